@@ -1,0 +1,1 @@
+"""Tools for maintainers who keep the patches; the only user of GitPython."""

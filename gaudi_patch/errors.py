@@ -1,0 +1,61 @@
+"""The one exception that users see, and the exit codes by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes, the same for every verb; the README documents them as a contract."""
+
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    ENVIRONMENT = 4
+    SMOKE = 5
+    HUMAN = 6
+    PENDING = 10
+    BUG = 70
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+@dataclass
+class GaudiPatchError(Exception):
+    """What a user is told: what happened, where, and what to do next.
+
+    ``code`` is stable and machine-readable; ``message`` says what happened and what was left as it was;
+    ``hint`` says what to do next. ``file`` and ``line`` point into a file when the fault is there.
+    """
+
+    exit: Exit
+    code: str
+    message: str
+    hint: str = ""
+    file: str = ""
+    line: int = 0
+    details: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+        return where + self.message
+
+    # Why: dataclass makes the class unhashable; tracebacks and contextlib put exceptions in sets.
+    __hash__ = Exception.__hash__
+
+
+def bad_patch(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:
+    """A patch file that is malformed or unsafe."""
+    return GaudiPatchError(Exit.USAGE, "bad-patch", message, hint, file, line)
+
+
+def bad_manifest(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:
+    """A manifest or lock that is malformed or contradicts itself."""
+    return GaudiPatchError(Exit.USAGE, "bad-manifest", message, hint, file, line)
+
+
+def refused(code: str, message: str, hint: str = "", file: str = "", line: int = 0) -> GaudiPatchError:
+    """Drift or a conflict: nothing was changed."""
+    return GaudiPatchError(Exit.REFUSED, code, message, hint, file, line)

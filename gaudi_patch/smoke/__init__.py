@@ -1,0 +1,1 @@
+"""Smoke checks: proof that the patched code runs, level by level."""
