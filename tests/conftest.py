@@ -1,0 +1,70 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import environments
+from tests.support.environments import Environment, EnvironmentUnavailableError
+
+
+def _unavailable(error: EnvironmentUnavailableError) -> None:
+    """Skip with the reason; with GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS=1 (as in CI) fail instead."""
+    if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
+        raise error
+    pytest.skip(f"environment not available: {error}")
+
+
+@pytest.fixture(scope="session")
+def torch_python() -> Path:
+    """An interpreter with PyTorch and LMCache's import dependencies."""
+    try:
+        return environments.torch_python()
+    except EnvironmentUnavailableError as error:
+        _unavailable(error)
+        raise
+
+
+@pytest.fixture(scope="session")
+def lmcache_wheel() -> Callable[..., Path]:
+    """``lmcache_wheel(version, python="3.11")``: the wheel of a release, cached."""
+
+    def get(version: str, python: str = "3.11") -> Path:
+        try:
+            return environments.wheel(version, python)
+        except EnvironmentUnavailableError as error:
+            _unavailable(error)
+            raise
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def lmcache_overlay() -> Callable[[str], Environment]:
+    """``lmcache_overlay(version)``: the shared environment of a release; it must not be changed."""
+
+    def get(version: str) -> Environment:
+        try:
+            return environments.overlay(version)
+        except EnvironmentUnavailableError as error:
+            _unavailable(error)
+            raise
+
+    return get
+
+
+@pytest.fixture
+def lmcache_copy(
+    lmcache_overlay: Callable[[str], Environment], tmp_path: Path
+) -> Callable[[str], Environment]:
+    """``lmcache_copy(version)``: a private copy of the environment of a release, free to be changed."""
+
+    def get(version: str) -> Environment:
+        lmcache_overlay(version)
+        return environments.overlay_copy(version, tmp_path)
+
+    return get
