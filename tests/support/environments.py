@@ -140,14 +140,10 @@ def torch_python() -> Path:
     if given:
         python = Path(given).expanduser().absolute()
         if not python.exists():
-            raise EnvironmentUnavailableError(
-                f"GAUDI_PATCH_TEST_TORCH_PYTHON names {python}, which does not exist"
-            )
+            raise EnvironmentUnavailableError(f"GAUDI_PATCH_TEST_TORCH_PYTHON names {python}, which does not exist")
         return python
     base = os.environ.get("GAUDI_PATCH_TEST_BASE_PYTHON") or sys.executable
-    version = _call(
-        [base, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], f"cannot run {base}"
-    ).strip()
+    version = _call([base, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], f"cannot run {base}").strip()
     key = _digest(_LAYOUT.encode(), version.encode(), REQUIREMENTS.read_bytes())
     prefix = cache_dir() / "torch" / f"py{version}-{key}"
     python = prefix / "bin" / "python"
@@ -322,10 +318,7 @@ def _pip() -> list[str]:
     for python in (sys.executable, os.environ.get("GAUDI_PATCH_TEST_TORCH_PYTHON")):
         if (
             python
-            and subprocess.run(
-                [python, "-m", "pip", "--version"], capture_output=True, check=False
-            ).returncode
-            == 0
+            and subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
         ):
             return [python, "-m", "pip"]
     raise EnvironmentUnavailableError(f"no pip: {sys.executable} -m pip does not run")

@@ -54,9 +54,7 @@ def fake_wheel(
         for path, data in (DEFAULT_FILES if files is None else files).items()
     }
     content[f"{info}/METADATA"] = metadata(version, name)
-    content[f"{info}/WHEEL"] = (
-        b"Wheel-Version: 1.0\nGenerator: tests (1)\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    )
+    content[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tests (1)\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     rows = [record_row(path, data) for path, data in content.items()]
     content[f"{info}/RECORD"] = ("\n".join([*rows, f"{info}/RECORD,,"]) + "\n").encode()
 
@@ -92,9 +90,7 @@ def unpack(wheel: Path, site_packages: Path, installer: str = "pip") -> Path:
     return info
 
 
-def fake_project(
-    directory: Path, version: str = "0.5.6", files: Mapping[str, str | bytes] | None = None
-) -> Path:
+def fake_project(directory: Path, version: str = "0.5.6", files: Mapping[str, str | bytes] | None = None) -> Path:
     """Write a source tree of ``lmcache`` built by setuptools, for editable installs; return it."""
     for path, data in (DEFAULT_FILES if files is None else files).items():
         file = directory / path

@@ -57,19 +57,20 @@ def test_a_changed_file_is_noticed(lmcache_copy: Callable[[str], Environment]) -
     assert changed_files(copy) == ["lmcache/__init__.py"]
 
 
-def _worker(cache: str, queue: multiprocessing.Queue[str]) -> None:
+def _worker(cache: str, torch_python: str, queue: multiprocessing.Queue[str]) -> None:
     os.environ["GAUDI_PATCH_TEST_CACHE"] = cache
+    os.environ["GAUDI_PATCH_TEST_TORCH_PYTHON"] = torch_python
     queue.put(str(environments.overlay(RELEASE).prefix))
 
 
 def test_concurrent_processes_make_an_overlay_once(
-    lmcache_overlay: Callable[[str], Environment], tmp_path: Path
+    lmcache_overlay: Callable[[str], Environment], torch_python: Path, tmp_path: Path
 ) -> None:
     lmcache_overlay(RELEASE)
     (tmp_path / "wheels").symlink_to(environments.cache_dir() / "wheels")
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[str] = context.Queue()
-    processes = [context.Process(target=_worker, args=(str(tmp_path), queue)) for _ in range(3)]
+    processes = [context.Process(target=_worker, args=(str(tmp_path), str(torch_python), queue)) for _ in range(3)]
     for process in processes:
         process.start()
     prefixes = {queue.get(timeout=120) for _ in processes}
