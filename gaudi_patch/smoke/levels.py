@@ -1,0 +1,56 @@
+"""The table of smoke levels: their order, and the probe that carries out each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROBES = Path(__file__).resolve().parent / "probes"
+EMULATOR = Path(__file__).resolve().parent.parent / "emulator"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level.
+
+    name: what the user asks for.
+    probe: file name under ``probes/``, run by path under the target interpreter.
+    needs: modules, other than LMCache and torch, without which the level cannot run.
+    """
+
+    name: str
+    probe: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return PROBES / self.probe
+
+
+# In the order in which they run: each level assumes what the one before it proves.
+LEVELS: tuple[Level, ...] = (
+    Level("imports", "imports.py"),
+    Level("kernels", "kernels.py", needs=("numpy",)),
+    Level("engine", "engine.py", needs=("numpy",)),
+)
+
+RULES: tuple[str, ...] = ("lazy", "eager")
+
+DEVICES: tuple[str, ...] = ("auto", "hpu", "emulated")
+
+
+def names() -> tuple[str, ...]:
+    """The levels' names, in the order in which they run."""
+    return tuple(level.name for level in LEVELS)
+
+
+def select(wanted: Sequence[str]) -> list[Level]:
+    """The levels named, each once, in the order of the table.
+
+    Raises ValueError for a name that is not in the table.
+    """
+    unknown = sorted(set(wanted) - set(names()))
+    if unknown:
+        raise ValueError(f"unknown smoke level {', '.join(unknown)}; there are {', '.join(names())}")
+    return [level for level in LEVELS if level.name in wanted]

@@ -1,0 +1,146 @@
+"""What a level's run amounts to: the probe's own result, believed only where everything agrees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from gaudi_patch.smoke.process import Finished
+
+Status = Literal["passed", "failed", "skipped"]
+
+# The probes' exit statuses (77 is what automake's test harness uses for a skip).
+EXIT_STATUS: Mapping[str, int] = {"passed": 0, "failed": 1, "skipped": 77}
+# The emulator's exit status where it cannot run here; EX_UNAVAILABLE of sysexits.h.
+EXIT_UNAVAILABLE = 69
+RESULT_LIMIT = 4 * 1024 * 1024
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LevelResult:
+    """The result of one level under one set of rules.
+
+    reason: why it failed or was skipped; what was checked, if it passed.
+    device: ``hpu`` a real one, ``emulated``, or ``none`` where nothing was run.
+    rules: ``lazy`` (PT_HPU_LAZY_MODE=1) or ``eager``.
+    checks: how many comparisons were made.
+    failures: those that failed, each with at least ``check`` and ``message``.
+    counters: what the device counted, by workload.
+    output_tail: the end of what the probe printed (at most 1 MB).
+    exit_code: the probe's exit status (negative: a signal), None where nothing was run.
+    """
+
+    level: str
+    status: Status
+    reason: str
+    seconds: float
+    device: str
+    rules: str
+    checks: int = 0
+    failures: tuple[dict[str, Any], ...] = ()
+    counters: dict[str, Any] = field(default_factory=dict)
+    output_tail: str = ""
+    exit_code: int | None = None
+
+
+class BadResultError(ValueError):
+    """A probe's result file is missing, incomplete or not in the form agreed on."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A probe's result file, checked."""
+
+    status: Status
+    reason: str
+    checks: int
+    failures: tuple[dict[str, Any], ...]
+    counters: dict[str, Any]
+
+
+def read(path: Path, *, level: str, rules: str, device: str) -> Reported:
+    """The result that a probe wrote to ``path``.
+
+    Raises BadResultError unless it is complete, speaks of this level, rules and device, and its
+    status follows from its checks: passed means at least one check and no failure.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(RESULT_LIMIT + 1)
+    except FileNotFoundError:
+        raise BadResultError("it wrote no result") from None
+    except OSError as error:
+        raise BadResultError(f"its result cannot be read ({error})") from None
+    if len(raw) > RESULT_LIMIT:
+        raise BadResultError("its result is larger than 4 MB")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BadResultError("its result is not JSON") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("complete") is not True:
+        raise BadResultError("its result is incomplete")
+    for key, expected in (("level", level), ("rules", rules), ("device", device)):
+        if data.get(key) != expected:
+            raise BadResultError(f"its result is for {key} {data.get(key)!r}, not {expected!r}")
+    status, reason, checks = data.get("status"), data.get("reason"), data.get("checks")
+    failures, counters = data.get("failures"), data.get("counters")
+    if (
+        status not in EXIT_STATUS
+        or not isinstance(reason, str)
+        or not reason
+        or type(checks) is not int
+        or not isinstance(failures, list)
+        or not all(isinstance(entry, dict) and "check" in entry and "message" in entry for entry in failures)
+        or not isinstance(counters, dict)
+    ):
+        raise BadResultError("its result lacks a field or has one of the wrong type")
+    if status == "passed" and (checks < 1 or failures):
+        raise BadResultError(f"it says passed with {checks} checks and {len(failures)} failures")
+    if status == "failed" and not failures:
+        raise BadResultError("it says failed and names no failure")
+    return Reported(cast(Status, status), reason, checks, tuple(failures), counters)
+
+
+def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str, timeout: float) -> LevelResult:
+    """One result from the way the probe ended and from what it reported, if anything.
+
+    Any disagreement between the two is a failure.
+    """
+    try:
+        reported: Reported | None = read(path, level=level, rules=rules, device=device)
+        why = ""
+    except BadResultError as error:
+        reported, why = None, str(error)
+    status: Status = "failed"
+    if finished.timed_out:
+        done = "finished its checks but did not exit" if reported else "was still running"
+        reason = f"timed out: the probe {done} after {timeout:g} s and was killed"
+    elif reported is None and device == "emulated" and finished.returncode == EXIT_UNAVAILABLE:
+        status = "skipped"
+        reason = f"no emulated HPU here: {finished.last_line or 'the emulator gave no reason'}"
+    elif reported is None:
+        detail = f": {finished.last_line}" if finished.last_line else ""
+        reason = f"the probe ended with {finished.ending} and {why}{detail}"
+    elif finished.returncode != EXIT_STATUS[reported.status]:
+        reason = f"the probe reported {reported.status} but ended with {finished.ending}"
+        if reported.status == "failed":
+            reason += f"; {reported.reason}"
+    else:
+        status, reason = reported.status, reported.reason
+    return LevelResult(
+        level=level,
+        status=status,
+        reason=reason,
+        seconds=finished.seconds,
+        device=device,
+        rules=rules,
+        checks=reported.checks if reported else 0,
+        failures=reported.failures if reported else (),
+        counters=reported.counters if reported else {},
+        output_tail=finished.tail,
+        exit_code=finished.returncode,
+    )

@@ -1,0 +1,189 @@
+"""LMCache's interfaces, release by release (0.3.7 to 0.5.6): the one place that knows their differences."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, beside this file
+    import _probe
+
+INSTANCE = "gaudi-patch-smoke"
+
+
+def release() -> tuple[int, ...]:
+    """The release as numbers, ``(0, 3, 9)`` for 0.3.9.post1."""
+    match = re.match(r"\d+(?:\.\d+)*", _probe.lmcache_version())
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def runtime_modules() -> list[str]:
+    """The runtime's modules by full name, its package first; empty where LMCache is not patched."""
+    try:
+        spec = importlib.util.find_spec("lmcache.gaudi")
+    except ImportError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    found = pkgutil.walk_packages(list(spec.submodule_search_locations), "lmcache.gaudi.")
+    return ["lmcache.gaudi", *sorted(module.name for module in found)]
+
+
+def serves_multiprocess() -> bool:
+    """Whether this release's multiprocess server can run without CUDA (it imports CuPy before 0.4.7)."""
+    return release() >= (0, 4, 7)
+
+
+@contextlib.contextmanager
+def vllm_platform() -> Iterator[None]:
+    """Where vLLM is not installed, let LMCache see the platform that vllm-gaudi registers.
+
+    Releases before 0.4.5 ask ``vllm.platforms.current_platform`` for the device. vllm-gaudi's answers
+    neither ``is_cuda_alike()`` nor ``is_xpu()``, and has the device type ``hpu``.
+    """
+    if _probe.installed("vllm"):
+        yield
+        return
+    package, platforms = types.ModuleType("vllm"), types.ModuleType("vllm.platforms")
+    platforms.current_platform = types.SimpleNamespace(  # type: ignore[attr-defined]
+        is_cuda_alike=lambda: False,
+        is_cuda=lambda: False,
+        is_rocm=lambda: False,
+        is_xpu=lambda: False,
+        device_type="hpu",
+        device_name="hpu",
+    )
+    package.platforms = platforms  # type: ignore[attr-defined]
+    stand_ins = {"vllm": package, "vllm.platforms": platforms}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
+
+
+def detected_device() -> str:
+    """The device type that LMCache chooses in this process."""
+    lmcache = _probe.load("lmcache")
+    if hasattr(lmcache, "torch_device_type"):  # from 0.4.5
+        return str(lmcache.torch_device_type)
+    utils = _probe.load("lmcache.integration.vllm.utils")
+    if hasattr(utils, "get_vllm_torch_dev"):  # 0.3.14 to 0.4.4
+        with vllm_platform():
+            return str(utils.get_vllm_torch_dev()[1])
+    return "cuda"  # hard-wired before 0.3.14
+
+
+def make_config(**settings: object) -> Foreign:
+    """An engine configuration from defaults and ``settings``, independent of the process's environment."""
+    config = _probe.load("lmcache.v1.config").LMCacheEngineConfig.from_defaults(**settings)
+    config.validate()
+    return config
+
+
+def make_metadata(
+    *,
+    kv_shape: tuple[int, int, int, int, int],
+    dtype: Foreign,
+    use_mla: bool,
+) -> Foreign:
+    """Engine metadata of a process that is alone; kv_shape: (layers, 1 or 2, chunk, heads, head size)."""
+    values: dict[str, object] = {
+        "model_name": "smoke",
+        "world_size": 1,
+        "local_world_size": 1,
+        "worker_id": 0,
+        "local_worker_id": 0,
+        "fmt": "vllm",
+        "kv_dtype": dtype,
+        "kv_shape": kv_shape,
+        "use_mla": use_mla,
+        "role": "worker",
+        "chunk_size": kv_shape[2],
+    }
+    if importlib.util.find_spec("lmcache.v1.metadata") is not None:  # from 0.3.13
+        cls = _probe.load("lmcache.v1.metadata").LMCacheMetadata
+    else:
+        cls = _probe.load("lmcache.config").LMCacheEngineMetadata
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
+    """The connector between vLLM's caches and memory objects that LMCache chooses for this device."""
+    package = _probe.load("lmcache.v1.gpu_connector")
+    if not hasattr(package, "CreateGPUConnector"):  # before 0.3.14 the vLLM adapter chooses
+        raise RuntimeError(
+            f"LMCache {_probe.lmcache_version()} has no connector for HPU: its vLLM adapter knows CUDA only"
+        )
+    engine_type = _probe.load("lmcache.utils").EngineType
+    with vllm_platform():
+        return package.CreateGPUConnector(config, metadata, engine_type.VLLM)
+
+
+def register(connector: Foreign, kvcaches: Sequence[Foreign]) -> None:
+    """Tell the connector of the caches, as the vLLM adapter does when the model is loaded."""
+    if hasattr(connector, "initialize_kvcaches_ptr"):
+        connector.initialize_kvcaches_ptr(kvcaches=list(kvcaches))
+
+
+class Allocator:
+    """Memory objects from the allocator that LMCache's CPU backend uses, from one pool of ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        try:
+            module = _probe.load("lmcache.v1.memory_allocators.mixed_memory_allocator")  # from 0.5.x
+        except ModuleNotFoundError:
+            module = _probe.load("lmcache.v1.memory_management")
+        self._allocator = module.MixedMemoryAllocator(size)
+        self._formats = _probe.load("lmcache.v1.memory_management").MemoryFormat
+        self._torch = _probe.load("torch")
+        parameters = inspect.signature(self._allocator.allocate).parameters
+        self._lists = "shapes" in parameters  # from 0.3.12
+
+    def allocate(self, shape: tuple[int, ...], dtype: Foreign, *, use_mla: bool) -> Foreign:
+        """One memory object: ``[2, layers, tokens, hidden]``, or ``[1, layers, tokens, head size]`` for MLA."""
+        fmt = self._formats.KV_MLA_FMT if use_mla else self._formats.KV_2LTD
+        size = self._torch.Size(shape)
+        arguments = ([size], [dtype]) if self._lists else (size, dtype)
+        memory_object = self._allocator.allocate(*arguments, fmt)
+        if memory_object is None:
+            raise MemoryError(f"LMCache's allocator has no room for {shape}")
+        return memory_object
+
+    def close(self) -> None:
+        """Give the pool back."""
+        self._allocator.close()
+
+
+def make_engine(config: Foreign, metadata: Foreign, connector: Foreign) -> Foreign:
+    """A cache engine with its storage backends running; end it with ``close_engine``."""
+    builder = _probe.load("lmcache.v1.cache_engine").LMCacheEngineBuilder
+    engine = builder.get_or_create(
+        INSTANCE,
+        config,
+        metadata,
+        connector,
+        lambda tensor, source: None,  # alone: there is nobody to broadcast to
+        lambda value, source: value,
+    )
+    if hasattr(engine, "post_init"):
+        engine.post_init()
+    return engine
+
+
+def close_engine() -> None:
+    """Stop the engine and its backends, and release its memory."""
+    _probe.load("lmcache.v1.cache_engine").LMCacheEngineBuilder.destroy(INSTANCE)

@@ -1,0 +1,232 @@
+"""What every probe shares: its arguments, its checks, its result file, its exit status.
+
+A probe is run by path under the target interpreter, ``python PROBE --result FILE --rules RULES
+--device DEVICE``; on the emulated HPU the emulator's folder stands before PROBE. It imports nothing of the
+tool that runs it. Its result goes into FILE as one JSON object; what it prints is for people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+# An object of torch or of LMCache: the probes are type-checked without either.
+Foreign: TypeAlias = Any
+
+EXIT = {"passed": 0, "failed": 1, "skipped": 77}
+MAX_FAILURES = 25
+_MAX_TEXT = 1500
+
+# Imported by LMCache under a name that its distribution's name does not give away.
+_DISTRIBUTIONS = {
+    "cpuinfo": "py-cpuinfo",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "opentelemetry": "opentelemetry-api",
+    "prometheus_client": "prometheus-client",
+    "yaml": "pyyaml",
+    "zmq": "pyzmq",
+}
+# Libraries that exist only for CUDA. LMCache declares some of them; on Gaudi they are not there.
+CUDA_LIBRARIES = ("cuda", "cufile", "cupy", "cupy_backends", "nixl", "nixl_cu12", "nixl_cu13", "pynvml")
+
+
+class Skip(Exception):  # noqa: N818 - control flow, not an error
+    """The level cannot be checked here; the message says why."""
+
+
+class _Enough(Exception):  # noqa: N818
+    """So many checks have failed that more would say nothing new."""
+
+
+def load(name: str) -> Foreign:
+    """Import a module of the target environment (untyped, since this file is checked without it)."""
+    return importlib.import_module(name)
+
+
+def installed(name: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def lmcache_version() -> str:
+    """The installed release, from its metadata."""
+    try:
+        return importlib.metadata.version("lmcache")
+    except importlib.metadata.PackageNotFoundError:
+        return "(unknown version)"
+
+
+def is_patched() -> bool:
+    """Whether the installed LMCache has the HPU runtime that the patches add."""
+    try:
+        return importlib.util.find_spec("lmcache") is not None and any(
+            (Path(folder) / "gaudi" / "__init__.py").is_file()
+            for folder in importlib.util.find_spec("lmcache").submodule_search_locations or ()  # type: ignore[union-attr]
+        )
+    except (ImportError, ValueError):
+        return False
+
+
+def advice() -> str:
+    """What to do about a failure, where that is known."""
+    if is_patched():
+        return ""
+    return f"LMCache {lmcache_version()} is not patched for HPU (it has no lmcache.gaudi): run `gaudi-patch apply`"
+
+
+def missing_dependency(error: BaseException) -> str:
+    """The dependency of LMCache that is not installed, where ``error`` comes of that; else empty.
+
+    Only what LMCache's metadata declares counts: any other missing module is a fault of the code.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, ModuleNotFoundError) and current.name:
+            top = current.name.partition(".")[0]
+            if top in _declared() and top not in CUDA_LIBRARIES and not installed(top):
+                return top
+        current = current.__cause__ or current.__context__
+    return ""
+
+
+def _declared() -> set[str]:
+    try:
+        requirements = importlib.metadata.requires("lmcache") or []
+    except importlib.metadata.PackageNotFoundError:
+        return set()
+    names = {_normal(re.split(r"[\s\[(<>=!~;]", line, maxsplit=1)[0]) for line in requirements}
+    return {name.replace("-", "_") for name in names} | {
+        module for module, distribution in _DISTRIBUTIONS.items() if _normal(distribution) in names
+    }
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+class Probe:
+    """The checks of one level, and what came of them.
+
+    rules: ``lazy`` or ``eager``. device: ``hpu`` or ``emulated``. scratch: an empty folder.
+    counters: whatever the level measures, by name; it goes into the result as it is.
+    summary: what was checked, for the result of a level that passed.
+    """
+
+    def __init__(self, level: str, rules: str, device: str, scratch: Path) -> None:
+        self.level, self.rules, self.device, self.scratch = level, rules, device, scratch
+        self.checks = 0
+        self.failures: list[dict[str, Any]] = []
+        self.counters: dict[str, Any] = {}
+        self.summary: list[str] = []
+        self._section: list[str] = []
+
+    @contextlib.contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Name what is checked inside; an exception there is a failure of that name, and goes no further.
+
+        Skip and a missing dependency of LMCache do go further: they end the level.
+        """
+        self._section.append(name)
+        try:
+            yield
+        except (Skip, _Enough):
+            raise
+        except Exception as error:
+            if dependency := missing_dependency(error):
+                raise Skip(f"LMCache's dependency {dependency!r} is not installed") from error
+            traceback.print_exc()
+            self.fail(describe(error))
+        finally:
+            self._section.pop()
+
+    def check(self, ok: bool, message: str | Callable[[], str], **detail: object) -> bool:
+        """Count one comparison; if it is not ``ok``, a failure with the message."""
+        self.checks += 1
+        if not ok:
+            self.checks -= 1
+            self.fail(message if isinstance(message, str) else message(), **detail)
+        return ok
+
+    def fail(self, message: str, **detail: object) -> None:
+        """Record a failed check. Raises to end the level after ``MAX_FAILURES``."""
+        self.checks += 1
+        entry = {"check": " / ".join(self._section) or self.level, "message": message[:_MAX_TEXT], **detail}
+        self.failures.append(entry)
+        print(f"FAILED {entry['check']}: {entry['message']}", file=sys.stderr, flush=True)
+        if len(self.failures) >= MAX_FAILURES:
+            raise _Enough
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line: what it is, and where in LMCache (or else in the probe) it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if "/lmcache/" in frame.filename.replace("\\", "/")] or frames
+    text = f"{type(error).__name__}: {error}"
+    if not inside:
+        return text
+    name = inside[-1].filename.replace("\\", "/").rpartition("site-packages/")[2]
+    return f"{text} ({name}:{inside[-1].lineno})"
+
+
+def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
+    """Run a probe's body and write its result; exits 0 passed, 1 failed, 77 skipped."""
+    parser = argparse.ArgumentParser(description=f"Smoke check, level {level}.")
+    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--rules", choices=("lazy", "eager"), required=True)
+    parser.add_argument("--device", choices=("hpu", "emulated"), required=True)
+    arguments, _ = parser.parse_known_args()
+    probe = Probe(level, arguments.rules, arguments.device, arguments.result.parent)
+    status, reason = _carry_out(probe, body)
+    data = {
+        "schema": 1,
+        "complete": True,
+        "level": level,
+        "rules": arguments.rules,
+        "device": arguments.device,
+        "status": status,
+        "reason": reason,
+        "checks": probe.checks,
+        "failures": probe.failures,
+        "counters": probe.counters,
+        "summary": probe.summary,
+    }
+    partial = arguments.result.with_suffix(".partial")
+    partial.write_text(json.dumps(data), encoding="utf-8")
+    partial.replace(arguments.result)
+    sys.exit(EXIT[status])
+
+
+def _carry_out(probe: Probe, body: Callable[[Probe], None]) -> tuple[str, str]:
+    try:
+        with probe.section(probe.level):
+            body(probe)
+    except Skip as skip:
+        # What has failed before is a failure, whatever could not be checked after it.
+        if not probe.failures:
+            return "skipped", str(skip)
+    except _Enough:
+        pass
+    if not probe.failures and probe.checks == 0:
+        probe.failures.append({"check": probe.level, "message": "nothing was checked"})
+    if probe.failures:
+        first = probe.failures[0]
+        more = f" (and {len(probe.failures) - 1} more)" if len(probe.failures) > 1 else ""
+        parts = [f"{first['check']}: {first['message']}{more}", advice()]
+        return "failed", "; ".join(part for part in parts if part)
+    return "passed", ", ".join([*probe.summary, f"{probe.checks} comparisons"])

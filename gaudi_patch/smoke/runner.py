@@ -1,0 +1,104 @@
+"""Run smoke levels in a target environment, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from gaudi_patch.smoke import outcome, process, target
+from gaudi_patch.smoke.levels import DEVICES, EMULATOR, RULES, Level, select
+from gaudi_patch.smoke.outcome import LevelResult
+
+__all__ = ["LevelResult", "run"]
+
+
+def run(
+    python: Path,
+    *,
+    levels: Sequence[str],
+    device: str = "auto",
+    rules: Sequence[str] = ("lazy", "eager"),
+    timeout: float = 300.0,
+    environ: Mapping[str, str] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> list[LevelResult]:
+    """Run ``levels`` under the interpreter ``python``, in the table's order, under each of ``rules``.
+
+    device: ``hpu`` a real one, ``emulated``, or ``auto``: a real one if there is one.
+    timeout: seconds for one level under one set of rules.
+    environ: the environment to start from; by default this process's.
+    on_progress: told in one line what starts and how it ended.
+
+    A level that cannot be run is skipped, with the reason. One that dies, hangs or gives no complete
+    result has failed. Nothing is written into the target.
+
+    Raises ValueError for a level, device or rules that do not exist.
+    """
+    chosen = select(levels)
+    if device not in DEVICES:
+        raise ValueError(f"unknown device {device!r}; there are {', '.join(DEVICES)}")
+    if not chosen or not rules:
+        raise ValueError("no smoke level or no rules asked for: nothing would be checked")
+    if unknown := sorted(set(rules) - set(RULES)):
+        raise ValueError(f"unknown rules {', '.join(unknown)}; there are {', '.join(RULES)}")
+    say = on_progress or (lambda line: None)
+    environ = os.environ if environ is None else environ
+    results: list[LevelResult] = []
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-smoke-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        needs = tuple(sorted({name for level in chosen for name in level.needs}))
+        try:
+            found = target.inspect(python, environ, scratch, needs)
+        except target.TargetError as error:
+            return [_not_run(level, rule, "failed", str(error)) for level in chosen for rule in _ordered(rules)]
+        used = target.choose_device(found, device)
+        for level in chosen:
+            for rule in _ordered(rules):
+                label = f"{level.name} ({rule})"
+                if reason := target.obstacle(found, level, used):
+                    result = _not_run(level, rule, "skipped", reason)
+                else:
+                    say(f"{label}: running on {'an HPU' if used == 'hpu' else 'the emulated HPU'}")
+                    result = _run_one(python, level, rule, used, timeout, environ, scratch)
+                say(f"{label}: {result.status} in {result.seconds:.1f} s: {result.reason}")
+                results.append(result)
+    return results
+
+
+def _ordered(rules: Sequence[str]) -> list[str]:
+    return [name for name in RULES if name in rules]
+
+
+def _not_run(level: Level, rules: str, status: outcome.Status, reason: str) -> LevelResult:
+    failures = ({"check": "interpreter", "message": reason},) if status == "failed" else ()
+    return LevelResult(level.name, status, reason, 0.0, "none", rules, failures=failures)
+
+
+def _run_one(
+    python: Path,
+    level: Level,
+    rules: str,
+    device: str,
+    timeout: float,
+    environ: Mapping[str, str],
+    parent: Path,
+) -> LevelResult:
+    scratch = parent / f"{level.name}-{rules}"
+    scratch.mkdir()
+    answer = scratch / "result.json"
+    command = [str(python)]
+    if device == "emulated":
+        command.append(str(EMULATOR))
+    command += [str(level.path), "--result", str(answer), "--rules", rules, "--device", device]
+    try:
+        finished = process.run(
+            command,
+            timeout=timeout,
+            environ=target.probe_environment(environ, rules=rules, scratch=scratch),
+            cwd=scratch,
+        )
+    except OSError as error:
+        return _not_run(level, rules, "failed", f"cannot run {python}: {error.strerror or error}")
+    return outcome.judge(finished, answer, level=level.name, rules=rules, device=device, timeout=timeout)

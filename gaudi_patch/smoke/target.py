@@ -1,0 +1,130 @@
+"""What the target interpreter offers: PyTorch, LMCache, the Habana software, a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gaudi_patch.smoke import process
+from gaudi_patch.smoke.levels import Level
+
+INSPECT = Path(__file__).resolve().parent / "probes" / "_inspect.py"
+_INSPECT_SECONDS = 120.0
+
+# Dropped from the probes' environment: what would let another package, start-up file or LMCache
+# configuration take part in the check. PYTHONPYCACHEPREFIX stays: it decides which bytecode runs.
+_DROPPED = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONSTARTUP",
+    "PYTHONINSPECT",
+    "PYTHONWARNINGS",
+    "PYTHONOPTIMIZE",
+    "PYTHONEXECUTABLE",
+    "PYTHONBREAKPOINT",
+    "HPU_EMULATOR_CONFIG",
+)
+_DROPPED_PREFIXES = ("LMCACHE_", "PYTEST_", "COV_CORE_")
+
+
+class TargetError(RuntimeError):
+    """The target interpreter cannot be run or asked."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target interpreter.
+
+    torch, lmcache: whether the module is found. missing: of the modules asked for, those not found.
+    habana: whether a habana_frameworks package is installed. hpu: whether it sees a device;
+    hpu_problem: why not.
+    """
+
+    torch: bool
+    lmcache: bool
+    habana: bool
+    hpu: bool
+    hpu_problem: str
+    missing: tuple[str, ...]
+
+
+def probe_environment(environ: Mapping[str, str], *, rules: str, scratch: Path) -> dict[str, str]:
+    """The environment of a probe: the caller's, cleaned, with the rules and a scratch folder set."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
+    }
+    kept.update(
+        PT_HPU_LAZY_MODE="1" if rules == "lazy" else "0",
+        PYTHONSAFEPATH="1",  # from 3.11; before, running by path puts only the probes' folder on sys.path
+        PYTHONDONTWRITEBYTECODE="1",  # a check leaves nothing in the target
+        PYTHONUNBUFFERED="1",  # so that a killed probe's last words are kept
+        PYTHONFAULTHANDLER="1",
+        TMPDIR=str(scratch),
+        LMCACHE_TRACK_USAGE="false",
+    )
+    return kept
+
+
+def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tuple[str, ...]) -> Target:
+    """Ask the interpreter, in a process of its own, without importing LMCache.
+
+    Raises TargetError where it cannot be run or does not answer.
+    """
+    answer = scratch / "inspect.json"
+    environ = probe_environment(environ, rules="lazy", scratch=scratch)
+    try:
+        finished = process.run(
+            [str(python), str(INSPECT), str(answer), *modules],
+            timeout=_INSPECT_SECONDS,
+            environ=environ,
+            cwd=scratch,
+        )
+    except OSError as error:
+        raise TargetError(f"cannot run {python}: {error.strerror or error}") from None
+    try:
+        data: dict[str, Any] = json.loads(answer.read_bytes())
+        return Target(
+            torch=data["torch"] is True,
+            lmcache=data["lmcache"] is True,
+            habana=data["habana"] is True,
+            hpu=data["hpu"] is True,
+            hpu_problem=str(data["hpu_problem"]),
+            missing=tuple(map(str, data["missing"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        detail = f": {finished.last_line}" if finished.last_line else ""
+        raise TargetError(f"{python} cannot be asked what it has ({finished.ending}{detail})") from None
+
+
+def choose_device(target: Target, wanted: str) -> str:
+    """``hpu`` or ``emulated``; ``none`` where a real one is asked for and there is none."""
+    if wanted == "emulated":
+        return "emulated"
+    if target.hpu:
+        return "hpu"
+    return "none" if wanted == "hpu" else "emulated"
+
+
+def obstacle(target: Target, level: Level, device: str) -> str:
+    """Why the level cannot be run at all; empty where it can."""
+    if not target.lmcache:
+        return "LMCache is not installed for this interpreter"
+    if not target.torch:
+        return "PyTorch is not installed for this interpreter"
+    lacking = [name for name in level.needs if name in target.missing]
+    if lacking:
+        return f"the check needs {', '.join(lacking)}, which this interpreter does not have"
+    if device == "none":
+        return f"no HPU: {target.hpu_problem}"
+    if device == "emulated" and target.habana:
+        return (
+            "the emulated HPU does not stand in for an installed habana_frameworks"
+            + (f", and that sees no device ({target.hpu_problem})" if not target.hpu else "")
+            + "; run the check where a Gaudi is visible, or in an environment without habana_frameworks"
+        )
+    return ""
