@@ -1,0 +1,108 @@
+"""An unpacked container image: its links followed as inside the image, its Python folders found, nothing run."""
+
+# ruff: noqa: PTH112, PTH115, PTH118, PTH206, PTH208
+# Why: links are followed by hand, part by part; pathlib would follow them on the host.
+
+from __future__ import annotations
+
+import errno
+import os
+from fnmatch import fnmatchcase
+
+#: As many links as Linux follows in one path.
+MAX_LINKS = 40
+
+#: Where environments are in images, relative to the root. ``*`` also matches hidden names (.venv, .local).
+PREFIXES = (
+    "*",
+    "*/*",
+    "*/*/*",
+    "*/envs/*",
+    "*/*/envs/*",
+    "home/*/*/envs/*",
+    "*/.pyenv/versions/*",
+    "*/*/.pyenv/versions/*",
+    "*/.local/share/uv/tools/*",
+    "*/.local/share/uv/python/*",
+    "*/.local/share/pipx/venvs/*",
+)
+LIBRARIES = ("lib/python3*", "lib64/python3*", "local/lib/python3*")
+PACKAGES = ("site-packages", "dist-packages")
+
+#: Not part of an image's file system, or without end.
+SKIPPED = frozenset({"proc", "sys", "dev"})
+
+
+class Image:
+    """The file system of an image unpacked at ``root``."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+
+    def on_host(self, path: str) -> str:
+        """Where the image's absolute path ``path`` is on the host; links not followed."""
+        return os.path.join(self.root, path.lstrip("/"))
+
+    def resolve(self, path: str) -> str:
+        """The host's path ``path``, below the root, with links followed as inside the image.
+
+        An absolute link starts at the image's root, and ``..`` never leads out of it. What does not exist is
+        kept as it is written; a circle of links raises OSError (ELOOP).
+        """
+        todo = os.path.relpath(path, self.root).split(os.sep)[::-1]
+        done: list[str] = []
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                del done[-1:]
+                continue
+            try:
+                link = os.readlink(os.path.join(self.root, *done, part))
+            except OSError:  # not a link, or not there
+                done.append(part)
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if link.startswith("/"):
+                done.clear()
+            todo.extend(link.split("/")[::-1])
+        return os.path.join(self.root, *done)
+
+    def site_folders(self) -> list[str]:
+        """The site-packages and dist-packages folders of the image, links followed, each once.
+
+        The search is as deep as ``PREFIXES``: it grows with the number of folders near the root, not with the image.
+        """
+        found: dict[str, None] = {}
+        for prefix in PREFIXES:
+            for folder in self._matching([self.root], prefix):
+                for library in LIBRARIES:
+                    for lib in self._matching([folder], library):
+                        for packages in PACKAGES:
+                            found.update(dict.fromkeys(self._matching([lib], packages)))
+        return list(found)
+
+    def _matching(self, folders: list[str], pattern: str) -> list[str]:
+        """The folders below ``folders`` that match ``pattern``."""
+        for part in pattern.split("/"):
+            found: dict[str, None] = {}
+            for folder in folders:
+                for name in self._names(folder, part):
+                    real = self.resolve(os.path.join(folder, name))
+                    if os.path.isdir(real):
+                        found[real] = None
+            folders = list(found)
+        return folders
+
+    def _names(self, folder: str, part: str) -> list[str]:
+        if "*" not in part:
+            return [part]
+        try:
+            names = os.listdir(folder)
+        except PermissionError:  # another user's home; what cannot be read cannot be patched either
+            return []
+        return sorted(n for n in names if fnmatchcase(n, part) and not (folder == self.root and n in SKIPPED))
