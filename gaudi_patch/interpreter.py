@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.probe_environment import describe, pythonpath
@@ -18,8 +18,7 @@ from gaudi_patch.probe_environment import describe, pythonpath
 PROBE_TIMEOUT = 60.0
 
 
-@dataclass(frozen=True)
-class Interpreter:
+class Interpreter(NamedTuple):
     """What a normal run of an interpreter would import from.
 
     ``path`` is its sys.path without the first entry (script or current folder), absolute, in order, with

@@ -28,7 +28,7 @@ class Target:
     root: Path | None = None
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Search:
     """What was found for a target.
 

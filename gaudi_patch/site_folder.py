@@ -13,9 +13,12 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 #: Follows the links of a path: os.path.realpath, or for an image the same relative to the image's root.
 Resolve = Callable[[str], str]
+
+METADATA_KINDS = frozenset({"dist-info", "egg-info", "egg-link", "egg"})
 
 
 def normalised(name: str) -> str:
@@ -23,8 +26,7 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@dataclass(frozen=True)
-class DistInfo:
+class DistInfo(NamedTuple):
     """A valid dist-info folder: ``version`` as METADATA writes it, ``url`` where it was installed from, or ''."""
 
     path: str
@@ -36,15 +38,14 @@ class DistInfo:
     python: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
-class Importable:
+class Importable(NamedTuple):
     """What ``import`` finds in one entry: a package, module, zip, or namespace (taken only as a last resort)."""
 
     path: str
     kind: str
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class SiteFolder:
     """What one entry holds. Paths have their links followed, but for their last part."""
 
@@ -71,18 +72,19 @@ def scan(entry: str, package: str, resolve: Resolve = os.path.realpath) -> SiteF
     folder = SiteFolder(path, found=_importable(path, package, names, resolve))
     for name in names:
         full = os.path.join(path, name)
-        stem, dot, kind = name.rpartition(".")
-        ours = normalised(stem.partition("-")[0]) == package
-        if dot and ours and kind == "dist-info":
+        stem, _, kind = name.rpartition(".")
+        if name.startswith("~") and _is_leftover(name, package):
+            folder.leftovers.append(full)
+        elif kind not in METADATA_KINDS or normalised(stem.partition("-")[0]) != package:
+            continue
+        elif kind == "dist-info":
             info = _dist_info(full, package, resolve)
             if isinstance(info, DistInfo):
                 folder.infos.append(info)
             else:
                 folder.broken.append((full, info))
-        elif dot and ours and kind in ("egg-info", "egg-link", "egg"):
+        else:
             folder.legacy.append(full)
-        elif name.startswith("~") and _is_leftover(name, package):
-            folder.leftovers.append(full)
     return folder
 
 
@@ -169,6 +171,9 @@ def _direct_url(path: str, resolve: Resolve) -> tuple[str, bool]:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return "", False
+    plain = re.search(r'"url"\s*:\s*"([^"\\]*)"', text)
+    if plain and '"editable"' not in text:
+        return plain[1], False  # json costs 2 ms, and most wheels that have this file came from a plain path
     import json
 
     try:
