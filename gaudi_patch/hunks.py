@@ -124,7 +124,7 @@ def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
     sides = [hunk.old for hunk in hunks]
     starts: list[int] = []
     end = 0
-    for number, (hunk, old, (count, first)) in enumerate(zip(hunks, sides, _occurrences(lines, sides), strict=True)):
+    for number, (hunk, old, (count, first)) in enumerate(zip(hunks, sides, occurrences(lines, sides), strict=True)):
         if old and not count:
             raise _not_found(lines, old, hunk, number)
         start, expected = (first, old[0]) if old else (0, b"")
@@ -151,7 +151,7 @@ def _not_found(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int) ->
     raise AssertionError("a hunk that fits its own line was not found")
 
 
-def _occurrences(lines: list[bytes], sides: list[list[bytes]]) -> list[tuple[int, int]]:
+def occurrences(lines: list[bytes], sides: list[list[bytes]]) -> list[tuple[int, int]]:
     """For each sequence of lines, how often it stands in ``lines`` and the index where it first does.
 
     Aho-Corasick with a whole line as one symbol: searching for the hunks one by one would cost hunks times file.
