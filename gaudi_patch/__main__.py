@@ -1,0 +1,5 @@
+"""`python -m gaudi_patch`."""
+
+from gaudi_patch.cli import main
+
+main()

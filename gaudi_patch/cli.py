@@ -1,0 +1,387 @@
+"""Options in, one Result out; the only place that exits.
+
+Everything heavy is imported inside the verbs: start-up decides how a command feels, and how completion does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.report import Color, Format, Result
+
+if TYPE_CHECKING:
+    from gaudi_patch.locate import Installation
+    from gaudi_patch.manifest import Manifest
+
+EXIT_CODES = """
+Exit codes: 0 the asked-for state holds - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
+3 not installed, unknown or refused version - 4 environment (not writable, no space, locked) -
+5 smoke failed, rolled back - 6 a human is needed - 10 (check) a series would apply - 70 a bug.
+"""
+
+app = typer.Typer(
+    name="gaudi-patch",
+    help="Patch an installed LMCache for Intel Gaudi: check, apply, roll back, and prove it.\n\n" + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+# Optional[...]: typer reads annotations at run time, and Python 3.10 must read them too.
+PythonOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--python", metavar="PYTHON", help="The target's interpreter, e.g. /opt/venv/bin/python."),
+]
+PathOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--path", metavar="DIR", help="A site-packages folder, or a git checkout of LMCache."),
+]
+RootOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--root", metavar="DIR", help="The root of an unpacked image; nothing in it is run."),
+]
+ManifestOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--manifest", metavar="DIR", help="A folder with manifest.toml in place of the built-in one."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (schema_version 1) on stdout.")]
+FormatOption = Annotated[
+    Format, typer.Option("--output-format", help="github adds annotations and a job summary.", show_default=True)
+]
+ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_COLOR are honoured.")]
+IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
+LockOption = Annotated[
+    float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from gaudi_patch.commands.version import version_text
+
+        typer.echo(version_text())
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def check(
+    python: PythonOption = None,
+    path: PathOption = None,
+    root: RootOption = None,
+    manifest: ManifestOption = None,
+    if_installed: IfInstalledOption = False,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Say what is installed, which series fits, and the state of each file.
+
+    Changes nothing and works on read-only media. The state of a file is decided by its
+    sha256 alone: pristine, patched, modified or missing.
+
+    Exits 0 when the series is applied (or none is needed), 10 when it would apply,
+    1 when files differ from both the release and the series, 3 when the version has no series.
+
+    Example, as a step of an image build that must not go on unpatched:
+
+        gaudi-patch check --python /opt/venv/bin/python
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.check import check as run
+
+        return run(*_target(python, path, root, manifest))
+
+    _finish("check", verb, output_format, color, as_json, if_installed)
+
+
+@app.command()
+def apply(
+    python: PythonOption = None,
+    path: PathOption = None,
+    root: RootOption = None,
+    manifest: ManifestOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Do everything but write.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Also print what changes, as one unified diff.")] = False,
+    allow_offset: Annotated[
+        bool, typer.Option("--allow-offset", help="Unknown version: try the nearest series, exact context, no fuzz.")
+    ] = False,
+    lock_timeout: LockOption = 10.0,
+    if_installed: IfInstalledOption = False,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Apply the series for the installed version: all files, or none.
+
+    The whole result is computed in memory and held against the lock before anything is
+    written; files are replaced atomically, backed up, recorded in RECORD, their bytecode
+    renewed, and everything is read back. A killed run is undone by the next one.
+
+    Applying again writes nothing and exits 0.
+
+    Example, in a Dockerfile, in the same RUN as the installation:
+
+        gaudi-patch apply --python /opt/venv/bin/python
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.apply import Options
+        from gaudi_patch.commands.apply import apply as run
+
+        chosen = Options(dry_run, diff, allow_offset, lock_timeout)
+        return run(*_target(python, path, root, manifest), chosen)
+
+    _finish("apply", verb, output_format, color, as_json, if_installed)
+
+
+@app.command()
+def rollback(
+    python: PythonOption = None,
+    path: PathOption = None,
+    root: RootOption = None,
+    manifest: ManifestOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where files were edited; keeps the edited copies.")
+    ] = False,
+    save_to: Annotated[
+        Path, typer.Option("--save-to", metavar="DIR", help="Where --force keeps edited copies.")
+    ] = Path(),
+    lock_timeout: LockOption = 10.0,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Restore the pristine files, byte for byte, RECORD and bytecode included.
+
+    Refuses when a patched file was edited since; --force keeps the edited copy as
+    NAME.gaudi-patch-saved-HASH in the current folder (--save-to) and restores the pristine file.
+
+    Example:
+        gaudi-patch rollback --python /opt/venv/bin/python
+
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.rollback import Options
+        from gaudi_patch.commands.rollback import rollback as run
+
+        return run(*_target(python, path, root, manifest), Options(force, save_to, lock_timeout))
+
+    _finish("rollback", verb, output_format, color, as_json)
+
+
+@app.command(name="list")
+def list_(
+    manifest: ManifestOption = None,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """List the LMCache releases that have a series, what each series brings, and the refused ones.
+
+    Example:
+        gaudi-patch list --json
+
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.listing import list_series
+        from gaudi_patch.manifest import load
+
+        return list_series(load(manifest))
+
+    _finish("list", verb, output_format, color, as_json)
+
+
+@app.command()
+def show(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="An LMCache release, e.g. 0.5.6.")],
+    manifest: ManifestOption = None,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Show the series for a release: why each patch is there, the files, the diffs.
+
+    Example:
+        gaudi-patch show 0.5.6 | less
+
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.listing import show as run
+        from gaudi_patch.manifest import load
+
+        return run(load(manifest), version)
+
+    _finish("show", verb, output_format, color, as_json)
+
+
+@app.command()
+def demo(
+    version: Annotated[
+        str,
+        typer.Option("--version", metavar="VERSION", help="The LMCache release (default: the newest with a series)."),
+    ] = "",
+    keep: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--keep", metavar="DIR", help="Make the environment in DIR and leave it there."),
+    ] = None,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Run the whole story in a throwaway environment: install, check, apply, check, roll back, check.
+
+    Installs LMCache alone from PyPI (a few MB, no dependencies), shows each step with its
+    result and time, and leaves nothing behind.
+
+    Example:
+        gaudi-patch demo --version 0.4.2
+
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.demo import demo as run
+
+        return run(version, keep)
+
+    _finish("demo", verb, output_format, color, as_json)
+
+
+dev = typer.Typer(help="For those who keep the patches.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(dev, name="dev")
+
+
+@dev.command()
+def lint(
+    manifest: ManifestOption = None,
+    write: Annotated[bool, typer.Option("--write", help="Renew manifest.lock.")] = False,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Hold the manifest, the lock and the diffs against the wheels.
+
+    Each series is applied to the wheel of its release in memory, and every result compiled.
+    Wheels come from PyPI once and are kept in GAUDI_PATCH_CACHE (~/.cache/gaudi-patch).
+
+    Example, after a patch was changed:
+
+        gaudi-patch dev lint --write
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.authoring.lint import lint as run
+
+        return run(manifest, write=write)
+
+    _finish("dev lint", verb, output_format, color, as_json)
+
+
+def _target(
+    python: Path | None, path: Path | None, root: Path | None, manifest: Path | None
+) -> tuple[Manifest, Installation]:
+    from gaudi_patch.locate import Target, locate
+    from gaudi_patch.manifest import load
+
+    loaded = load(manifest)
+    return loaded, locate(Target(python, path, root), loaded.package)
+
+
+def _finish(
+    command: str,
+    verb: Callable[[], Result],
+    output: Format,
+    color: Color,
+    as_json: bool,
+    if_installed: bool = False,
+) -> None:
+    """Run a verb, print its Result, and exit: every way out of the program goes through here."""
+    from gaudi_patch.report import show as print_result
+
+    result = _guarded(command, verb, if_installed)
+    print_result(result, Format.JSON if as_json else output, color)
+    raise typer.Exit(int(result.exit))
+
+
+def _guarded(command: str, verb: Callable[[], Result], if_installed: bool) -> Result:
+    import signal
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        return verb()
+    except GaudiPatchError as error:
+        if if_installed and error.code == "not-installed":
+            return Result(command, data={"installed": False}, warnings=[f"{error}: nothing to do"])
+        return Result(command, error.exit, errors=[error])
+    except KeyboardInterrupt:
+        return _interrupted(command, Exit.INTERRUPTED, "interrupted")
+    except _Terminated:
+        return _interrupted(command, Exit.TERMINATED, "terminated")
+    except OSError as error:
+        from gaudi_patch.disk import environment_error
+
+        fault = environment_error(error, f"running {command}")
+        return Result(command, fault.exit, errors=[fault])
+    except Exception as error:  # noqa: BLE001, RUF100 - the last line of defence: a bug is told as one
+        return _bug(command, error)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, so that a transaction is undone on the way out."""
+
+
+def _interrupted(command: str, code: Exit, what: str) -> Result:
+    error = GaudiPatchError(code, what, f"{what}; everything was put back", "run the same command again")
+    return Result(command, code, errors=[error])
+
+
+def _bug(command: str, error: Exception) -> Result:
+    import tempfile
+    import traceback
+
+    from gaudi_patch.commands.version import version_text
+
+    text = f"{version_text()}\n{' '.join(sys.argv)}\n\n{traceback.format_exc()}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="gaudi-patch-bug-", suffix=".txt", delete=False) as stream:
+            stream.write(text)
+        where = stream.name
+    except OSError:
+        sys.stderr.write(text)
+        where = "standard error"
+    fault = GaudiPatchError(
+        Exit.BUG,
+        "bug",
+        f"{type(error).__name__}: {error}. This is a bug of gaudi-patch; the target is as it was",
+        f"please report it with {where}",
+    )
+    return Result(command, Exit.BUG, errors=[fault])
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,222 @@
+"""`apply`: bring an installation to its series, as one transaction, and verify it from disk."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gaudi_patch import __version__, changes, plan, transaction
+from gaudi_patch.commands import describe
+from gaudi_patch.commands.check import drift, fault_of
+from gaudi_patch.disk import Disk, Image, environment_error, sha256
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.locate import Installation
+from gaudi_patch.manifest import Kind, Manifest, Series, Verdict
+from gaudi_patch.overlay import Overlay
+from gaudi_patch.plan import Plan, State
+from gaudi_patch.report import Diff, Result, Text
+from gaudi_patch.situation import LOCK_TIMEOUT, Situation, journal_home, lock, look
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `apply` was asked for."""
+
+    dry_run: bool = False
+    diff: bool = False
+    allow_offset: bool = False
+    lock_timeout: float = LOCK_TIMEOUT
+    disk: Disk = field(default_factory=Disk)
+
+
+def apply(manifest: Manifest, installation: Installation, options: Options) -> Result:
+    """Apply the series of the installed version. Exit 0 when the patched state holds, also if it did before.
+
+    With ``dry_run`` everything is done but the writing, and no lock is taken.
+    """
+    with _locked(installation, options) as recovered:
+        found = look(manifest, installation)
+        result = Result("apply", warnings=list(installation.warnings))
+        if recovered:
+            result.warnings.append(
+                f"an interrupted {recovered.verb} was undone first ({recovered.restored} files put back)"
+            )
+        found = _with_series(found, options)
+        if found.series is None and found.applied is None:
+            return _nothing_to_do(found, result)
+        if found.state is State.PATCHED:
+            return _already(found, result, options)
+        overlay = Overlay()
+        planned, leftover = _lay_out(found, overlay, options)
+        todo = overlay.changes()
+        if options.diff:
+            result.blocks.append(Diff(unified(planned)))
+        if options.dry_run:
+            _probe_writable(todo)
+            return _report(
+                found, planned, result, f"would apply series {planned.series.id}; nothing was written", changed=False
+            )
+        try:
+            home = journal_home(installation)
+            result.warnings += transaction.run(home, installation.root, "apply", todo, options.disk, leftover)
+        except OSError as error:
+            raise environment_error(error, f"applying series {planned.series.id}", "everything was put back") from error
+        after = look(manifest, installation)
+        if after.state is not State.PATCHED:
+            raise GaudiPatchError(
+                Exit.BUG,
+                "not-patched",
+                f"applied, but the disk says {after.state}",
+                "run `gaudi-patch check`",
+                str(installation.root),
+            )
+        return _report(after, planned, result, f"applied series {planned.series.id}; verified from disk", changed=True)
+
+
+@contextmanager
+def _locked(installation: Installation, options: Options) -> Iterator[transaction.Recovery | None]:
+    """The lock, and what was recovered under it. A dry run takes none and recovers nothing."""
+    with nullcontext() if options.dry_run else lock(installation, options.lock_timeout):
+        yield None if options.dry_run else recover(installation, options.disk)
+
+
+def recover(installation: Installation, disk: Disk) -> transaction.Recovery | None:
+    """Undo a killed run, under the lock."""
+    try:
+        return transaction.recover(journal_home(installation), installation.root, disk)
+    except OSError as error:
+        raise environment_error(error, "undoing an interrupted run", "its journal is kept for the next run") from error
+
+
+def _with_series(found: Situation, options: Options) -> Situation:
+    """Refuse what cannot be applied; with --allow-offset an unknown version gets the nearest series."""
+    fault = fault_of(found)
+    if fault is None or found.state is State.PARTIAL:
+        return found
+    nearest = found.verdict.nearest
+    if options.allow_offset and found.verdict.kind is Kind.UNKNOWN and found.applied is None and nearest is not None:
+        from dataclasses import replace
+
+        verdict = Verdict(Kind.SERIES, found.verdict.version, nearest)
+        return replace(found, series=nearest, verdict=verdict, state=None, files=())
+    raise drift(found) if fault.code == "drift" else fault
+
+
+def _lay_out(found: Situation, overlay: Overlay, options: Options) -> tuple[Plan, list[Path]]:
+    """The plan, laid on the overlay; also the folders of an older series that may be left empty."""
+    manifest, installation, series = found.manifest, found.installation, found.series
+    assert series is not None
+    unknown = found.state is None
+    locked = None if unknown else manifest.locked_files(series)
+    paths = sorted(locked) if locked is not None else [one.path for _, one in plan.parse_series(manifest, series)]
+    leftover: list[Path] = []
+    if found.applied is not None:
+        leftover = changes.unapply(overlay, installation, found.applied)
+    elif found.state is State.PARTIAL:
+        _take_back(found, series, overlay)
+    plan.refuse_compiled(installation.root, paths)
+    pristine = {path: overlay.get(plan.target(installation.root, installation.package, path)) for path in paths}
+    owner = _owner(installation)
+    planned = plan.build(manifest, series, pristine, locked=locked, owner=owner)
+    digests = {name: sha256(manifest.patch_bytes(name)) for name in series.patches}
+    facts = changes.Facts(digests, __version__, changes.stamp_ns(), unknown, found.applied)
+    changes.apply(overlay, installation, planned, facts)
+    return planned, leftover
+
+
+def _take_back(found: Situation, series: Series, overlay: Overlay) -> None:
+    """Files that something else patched become pristine on the overlay, by applying their hunks backwards."""
+    locked = found.locked
+    patched = {one.path for one in found.files if one.state is State.PATCHED}
+    root = found.installation.root
+    images = {path: overlay.get(root / path) for path in patched}
+    for one in plan.reverse(found.manifest, series, images, {path: locked[path] for path in patched}).files:
+        overlay.set(root / one.path, one.before)
+
+
+def _owner(installation: Installation) -> tuple[int, int]:
+    """Created files belong to whom the package belongs."""
+    info = (installation.root / installation.package).stat()
+    return info.st_uid, info.st_gid
+
+
+def _probe_writable(todo: list[transaction.Change]) -> None:
+    """A dry run says now what a real one would meet: os.access lies for root on immutable and read-only media."""
+    import os
+
+    for folder in sorted({change.path.parent for change in todo}):
+        existing = folder
+        while not existing.exists():
+            existing = existing.parent
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise environment_error(
+                PermissionError(13, "Permission denied", str(existing)), "looking at what apply would write"
+            )
+        if os.statvfs(existing).f_flag & os.ST_RDONLY:
+            raise environment_error(
+                OSError(30, "Read-only file system", str(existing)), "looking at what apply would write"
+            )
+
+
+def _nothing_to_do(found: Situation, result: Result) -> Result:
+    result.data = {**describe.data(found), "changed": False}
+    result.blocks.append(Text(f"nothing to do: {found.verdict.reason}", "good"))
+    return result
+
+
+def _already(found: Situation, result: Result, options: Options) -> Result:
+    result.data = {**describe.data(found), "changed": False}
+    name = found.applied.series if found.applied else found.series.id if found.series else ""
+    result.blocks += describe.blocks(found)
+    result.blocks.append(Text(f"series {name} is applied already; nothing was written", "good"))
+    if options.diff and found.series is not None:
+        result.blocks.append(Text("no difference"))
+    return result
+
+
+def _report(found: Situation, planned: Plan, result: Result, text: str, *, changed: bool) -> Result:
+    result.data = {
+        **describe.data(found),
+        "changed": changed,
+        "planned": [
+            {
+                "path": one.path,
+                "action": action(one),
+                "pre_sha256": one.before.sha256 if one.before else None,
+                "post_sha256": one.after.sha256 if one.after else None,
+            }
+            for one in planned.files
+        ],
+    }
+    result.blocks += describe.blocks(found)
+    result.blocks.append(Text(text, "good"))
+    for path, lines in planned.offsets.items():
+        moved = ", ".join(f"{line:+d}" for line in lines)
+        if not changed or found.applied is None or found.applied.offset:
+            result.warnings.append(f"{path}: hunks stand at other lines than in the patch ({moved})")
+    if changed:
+        result.blocks.append(Text("next: gaudi-patch smoke; restart processes that have LMCache loaded", "next"))
+    return result
+
+
+def action(one: plan.PlannedFile) -> str:
+    """What happens to a file."""
+    return "create" if one.before is None else "delete" if one.after is None else "modify"
+
+
+def unified(planned: Plan) -> str:
+    """The plan as one unified diff, for people: what was asked for, not what the patches say."""
+    out: list[str] = []
+    for one in planned.files:
+        before, after = _lines(one.before), _lines(one.after)
+        old, new = (f"a/{one.path}" if one.before else "/dev/null"), (f"b/{one.path}" if one.after else "/dev/null")
+        for line in difflib.unified_diff(before, after, old, new):
+            out.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
+    return "".join(out)
+
+
+def _lines(image: Image | None) -> list[str]:
+    return image.data.decode("utf-8", "backslashreplace").splitlines(keepends=True) if image else []

@@ -1,0 +1,188 @@
+"""The narrow seam to the file system: every step of a transaction goes through one method here.
+
+Bytes only. Nothing is ever opened for writing in place: uv and conda hardlink installed files to their
+cache, and a write through one name would change every environment (astral-sh/uv#10579).
+Tests subclass :class:`Disk` to kill the process, or to raise, at step *n*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gaudi_patch.errors import Exit, GaudiPatchError, refused
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest by which every state is decided."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What one path holds: the bytes, and the metadata that a replacement must carry over.
+
+    ``link`` is the target of a symbolic link (``uv --link-mode=symlink`` installs them); ``data`` are the
+    bytes behind it. ``owner`` is None for a file that does not exist yet.
+    """
+
+    data: bytes
+    mode: int = 0o644
+    mtime_ns: int | None = None
+    owner: tuple[int, int] | None = None
+    link: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.data)
+
+    def same_content(self, other: Image | None) -> bool:
+        """Whether both hold the same bytes in the same kind of file."""
+        return other is not None and self.data == other.data and self.link == other.link
+
+
+def read_image(path: Path) -> Image | None:
+    """Read what ``path`` holds, None when nothing is there; refuses what is neither file nor link to one.
+
+    The type is checked before the open, and the open is non-blocking, so that a FIFO cannot hang us.
+    """
+    try:
+        info = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    link = None
+    if stat.S_ISLNK(info.st_mode):
+        link = os.readlink(path)
+        try:
+            info = path.stat()
+        except FileNotFoundError:
+            raise refused(
+                "dangling-link", f"is a symbolic link to {link}, which does not exist", file=str(path)
+            ) from None
+    if not stat.S_ISREG(info.st_mode):
+        raise refused("not-a-file", "is not a regular file; nothing was changed", file=str(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:
+        data = stream.read()
+    return Image(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link)
+
+
+class Disk:
+    """The writes of a transaction. ``step`` is called before each; a test overrides it."""
+
+    def step(self, name: str, path: Path) -> None:
+        """Do nothing; the seam for fault injection and for recording the order of calls."""
+
+    def read(self, path: Path) -> Image | None:
+        return read_image(path)
+
+    def write_new(self, path: Path, image: Image) -> None:
+        """Create ``path`` (which must not exist) holding ``image``, durable once this returns."""
+        if image.link is not None:
+            self.step("symlink", path)
+            path.symlink_to(image.link)
+            return
+        self.step("write", path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as stream:
+            stream.write(image.data)
+            stream.flush()
+            if image.owner is not None and image.owner != (os.geteuid(), os.getegid()):
+                # Owner before mode: chown clears the set-id bits.
+                with contextlib.suppress(PermissionError):  # a non-root user cannot give files away
+                    os.fchown(descriptor, *image.owner)
+            os.fchmod(descriptor, image.mode)
+            if image.mtime_ns is not None:
+                os.utime(descriptor, ns=(image.mtime_ns, image.mtime_ns))
+            self.step("fsync", path)
+            os.fsync(descriptor)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self.step("replace", target)
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self.step("unlink", path)
+        path.unlink(missing_ok=True)
+
+    def mkdir(self, path: Path, mode: int = 0o755) -> None:
+        self.step("mkdir", path)
+        path.mkdir()
+        path.chmod(mode)  # mkdir's own argument is subject to the umask
+
+    def rmdir(self, path: Path) -> None:
+        self.step("rmdir", path)
+        path.rmdir()
+
+    def sync_directory(self, path: Path) -> None:
+        self.step("fsync-dir", path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def environment_error(error: OSError, doing: str, left: str = "nothing was changed") -> GaudiPatchError:
+    """Turn an operating-system error into what a user reads: what, where, by whom, and what was left."""
+    path = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename or b"")
+    hint = {
+        "EACCES": f"run as the owner of the folder (this process is uid {os.geteuid()}); in a Dockerfile: before USER",
+        "EPERM": "the file may be immutable (lsattr), or owned by somebody else",
+        "EROFS": "the file system is mounted read-only; patch the image where it is built",
+        "ENOSPC": "free some space and run the same command again",
+        "EDQUOT": "the disk quota is used up; free some space and run the same command again",
+    }.get(_errno_name(error), "")
+    message = f"{error.strerror or error} while {doing}; {left}"
+    return GaudiPatchError(Exit.ENVIRONMENT, _errno_name(error).lower() or "io-error", message, hint, path)
+
+
+def _errno_name(error: OSError) -> str:
+    import errno
+
+    return errno.errorcode.get(error.errno or 0, "")
+
+
+@contextlib.contextmanager
+def directory_lock(path: Path, timeout: float) -> Iterator[None]:
+    """Hold an exclusive advisory lock on the folder ``path`` itself, so that no lock file is ever left.
+
+    Raises ``locked`` (exit 4) when another process holds it for longer than ``timeout`` seconds, and
+    ``vanished`` when the folder was replaced while we waited (pip upgraded the package).
+    """
+    import fcntl
+    import time
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise GaudiPatchError(
+                        Exit.ENVIRONMENT,
+                        "locked",
+                        f"another gaudi-patch works on this installation (waited {timeout:g} s); nothing was changed",
+                        "wait for it to end, or raise --lock-timeout",
+                        str(path),
+                    ) from None
+                time.sleep(0.05)
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise GaudiPatchError(
+                Exit.ENVIRONMENT,
+                "vanished",
+                "the installation was replaced or removed while waiting for its lock; nothing was changed",
+                "run the same command again",
+                str(path),
+            )
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,123 @@
+"""The record of a transaction on disk: enough to undo it after a kill, at any step.
+
+Layout of the journal folder: ``journal.json`` and ``undo-N``, the bytes that change N replaced. The
+folder without a ``journal.json`` is what a finished transaction may leave when it is killed in its
+clean-up; it holds nothing that matters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gaudi_patch.disk import Image, read_image
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.state import Saved
+
+SCHEMA = 1
+FILE = "journal.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One change. ``before`` and ``after`` are None where the file does not exist."""
+
+    path: Path
+    before: Saved | None
+    after: Saved | None
+    temp: Path
+    undo: str
+    volatile: bool
+
+
+@dataclass(frozen=True)
+class Journal:
+    """``phase`` is "staging" while targets are untouched, "replacing" from then on."""
+
+    verb: str
+    phase: str
+    entries: tuple[Entry, ...]
+    directories: tuple[Path, ...]
+
+    def to_bytes(self, anchor: Path) -> bytes:
+        document = {
+            "schema_version": SCHEMA,
+            "verb": self.verb,
+            "phase": self.phase,
+            "pid": os.getpid(),
+            "directories": [_relative(path, anchor) for path in self.directories],
+            "entries": [
+                {
+                    "path": _relative(entry.path, anchor),
+                    "before": entry.before.to_json() if entry.before else None,
+                    "after": entry.after.to_json() if entry.after else None,
+                    "temp": _relative(entry.temp, anchor),
+                    "undo": entry.undo,
+                    "volatile": entry.volatile,
+                }
+                for entry in self.entries
+            ],
+        }
+        return json.dumps(document, indent=1).encode()
+
+
+def load(home: Path, anchor: Path) -> Journal | None:
+    """Read the journal of a killed transaction below ``home``, None when there is none.
+
+    ``anchor`` is the folder that its relative paths start from. Raises ``journal-damaged`` (exit 6).
+    """
+    image = read_image(home / FILE)
+    if image is None:
+        return None
+    try:
+        document = json.loads(image.data)
+        if document["schema_version"] > SCHEMA:
+            raise damaged(home / FILE, "was written by a newer gaudi-patch", "upgrade gaudi-patch and run it again")
+        return Journal(
+            document["verb"],
+            document["phase"],
+            tuple(_entry(item, anchor) for item in document["entries"]),
+            tuple(anchor / path for path in document["directories"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(home / FILE, f"cannot be understood ({type(error).__name__}: {error})") from error
+
+
+def damaged(file: Path, what: str, hint: str = "") -> GaudiPatchError:
+    return GaudiPatchError(
+        Exit.HUMAN,
+        "journal-damaged",
+        f"the journal of an interrupted run {what}; nothing was changed",
+        hint
+        or "reinstall the package (pip install --force-reinstall --no-deps lmcache==VERSION), then remove this folder",
+        str(file),
+    )
+
+
+def _entry(item: Mapping[str, Any], anchor: Path) -> Entry:
+    return Entry(
+        anchor / item["path"],
+        Saved.from_json(item["before"]) if item["before"] else None,
+        Saved.from_json(item["after"]) if item["after"] else None,
+        anchor / item["temp"],
+        item["undo"],
+        item["volatile"],
+    )
+
+
+def _relative(path: Path, anchor: Path) -> str:
+    # Why: an image root may be mounted elsewhere for the next run.
+    return str(path.relative_to(anchor)) if path.is_relative_to(anchor) else str(path)
+
+
+def matches(image: Image | None, saved: Saved | None) -> bool:
+    """Whether a path holds exactly what ``saved`` describes, in content and in kind of file."""
+    if image is None or saved is None:
+        return image is None and saved is None
+    if saved.link is not None or image.link is not None:
+        return image.link == saved.link
+    return image.sha256 == saved.sha256
