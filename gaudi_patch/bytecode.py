@@ -10,8 +10,8 @@ import base64
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gaudi_patch import compiling
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -19,8 +19,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 Output = compiling.Output
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """One cached .pyc of a source: its path, the interpreter's tag ("" for a legacy one), its -O level."""
 
     path: Path
@@ -28,8 +27,7 @@ class Variant:
     optimization: str
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A new source, to be checked and compiled: ``outputs`` are the .pyc wanted (none: only checked)."""
 
     path: Path

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from gaudi_patch import bytecode, record
 from gaudi_patch import state as applied_state
@@ -20,8 +20,7 @@ from gaudi_patch.state import Applied, AppliedFile, Saved
 SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What state.json says beside the files."""
 
     patches: Mapping[str, str]
@@ -122,7 +121,7 @@ def _stamped(plan: Plan, stamp: int) -> dict[str, Image | None]:
                 and before.mtime_ns // SECOND == stamp // SECOND
                 and len(before.data) == len(image.data)
             )
-            image = replace(image, mtime_ns=stamp + SECOND if clash else stamp)
+            image = image._replace(mtime_ns=stamp + SECOND if clash else stamp)
         images[one.path] = image
     return images
 
@@ -150,7 +149,7 @@ def _recompile(
         assert new is not None and new.mtime_ns is not None
         if overlay.get(source) is None:
             # A new module: cached as the package's own __init__ is, so that read-only images stay fast.
-            found = [replace(one, path=_sibling(one.path, installation, source)) for one in default]
+            found = [one._replace(path=_sibling(one.path, installation, source)) for one in default]
         outputs, spots = [], []
         for variant in found:
             if variant.tag != installation.cache_tag or installation.python is None:
@@ -289,7 +288,7 @@ def _restore_record(overlay: Overlay, installation: Installation, applied: Appli
         overlay.set(installation.record, original)
         return
     rows: dict[str, record.Entry | None] = {path: before.get(path) for path in mine | (ours & set(before))}
-    overlay.set(installation.record, replace(current, data=record.updated(current.data, rows)))
+    overlay.set(installation.record, current._replace(data=record.updated(current.data, rows)))
 
 
 def _is_cache_of(path: str, applied: Applied, installation: Installation, base: Path) -> bool:

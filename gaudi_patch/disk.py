@@ -12,8 +12,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 
@@ -23,8 +23,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """What one path holds: the bytes, and the metadata that a replacement must carry over.
 
     ``link`` is the target of a symbolic link (``uv --link-mode=symlink`` installs them); ``data`` are the

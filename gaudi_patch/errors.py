@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -22,7 +22,6 @@ class Exit(IntEnum):
     TERMINATED = 143
 
 
-@dataclass
 class GaudiPatchError(Exception):
     """What a user is told: what happened, where, and what to do next.
 
@@ -30,20 +29,23 @@ class GaudiPatchError(Exception):
     ``hint`` says what to do next. ``file`` and ``line`` point into a file when the fault is there.
     """
 
-    exit: Exit
-    code: str
-    message: str
-    hint: str = ""
-    file: str = ""
-    line: int = 0
-    details: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        exit: Exit,  # noqa: A002 - the word of the contract
+        code: str,
+        message: str,
+        hint: str = "",
+        file: str = "",
+        line: int = 0,
+        details: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.exit, self.code, self.message, self.hint = exit, code, message, hint
+        self.file, self.line, self.details = file, line, list(details)
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
         return where + self.message
-
-    # Why: dataclass makes the class unhashable; tracebacks and contextlib put exceptions in sets.
-    __hash__ = Exception.__hash__
 
 
 def bad_patch(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:

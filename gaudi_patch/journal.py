@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gaudi_patch.disk import Image, read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -22,8 +21,7 @@ SCHEMA = 1
 FILE = "journal.json"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One change. ``before`` and ``after`` are None where the file does not exist."""
 
     path: Path
@@ -34,8 +32,7 @@ class Entry:
     volatile: bool
 
 
-@dataclass(frozen=True)
-class Journal:
+class Journal(NamedTuple):
     """``phase`` is "staging" while targets are untouched, "replacing" from then on."""
 
     verb: str

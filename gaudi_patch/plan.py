@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch import state as applied_state
 from gaudi_patch.disk import Image, read_image
@@ -35,8 +34,7 @@ class State(str, Enum):
     OUTDATED = "outdated"
 
 
-@dataclass(frozen=True)
-class FileState:
+class FileState(NamedTuple):
     """One target: the hashes it may have, the one it has, and what follows from them."""
 
     path: str
@@ -46,8 +44,7 @@ class FileState:
     state: State
 
 
-@dataclass(frozen=True)
-class PlannedFile:
+class PlannedFile(NamedTuple):
     """One target's pristine and patched image; None where it does not exist."""
 
     path: str
@@ -55,8 +52,7 @@ class PlannedFile:
     after: Image | None
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The whole of what a series makes of an installation, in memory."""
 
     series: Series
@@ -176,7 +172,7 @@ def reverse(
             images[one.path] = None
         else:
             mode = one.old_mode if one.old_mode is not None else current.mode if current else 0o644
-            images[one.path] = replace(current, data=result, mode=mode) if current else Image(result, mode)
+            images[one.path] = current._replace(data=result, mode=mode) if current else Image(result, mode)
     for path, hashes in locked.items():
         image = images.get(path)
         if (image.sha256 if image else None) != hashes.before:
@@ -217,6 +213,8 @@ def refuse_compiled(root: Path, paths: Sequence[str]) -> None:
 
 def _backwards(applied: Sequence[Hunk]) -> list[Hunk]:
     """The hunks that undo ``applied``."""
+    from dataclasses import replace
+
     sides = {b"+": b"-", b"-": b"+", b" ": b" "}
     return [
         replace(

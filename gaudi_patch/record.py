@@ -11,11 +11,10 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Digest and size of a listed file; both empty for bytecode, as pip lists it."""
 
     digest: str = ""

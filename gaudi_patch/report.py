@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 
@@ -34,15 +34,13 @@ class Color(str, Enum):
     NEVER = "never"
 
 
-@dataclass(frozen=True)
-class Fields:
+class Fields(NamedTuple):
     """Names and values, one a line."""
 
     rows: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Rows under a heading; ``state_column`` is coloured by its word."""
 
     columns: Sequence[str]
@@ -51,15 +49,13 @@ class Table:
     state_column: int | None = None
 
 
-@dataclass(frozen=True)
-class Diff:
+class Diff(NamedTuple):
     """A unified diff, highlighted on a terminal."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A sentence; ``style`` is one of "", "good", "bad", "next"."""
 
     text: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gaudi_patch import journal, plan
 from gaudi_patch import state as applied_state
@@ -19,8 +19,7 @@ from gaudi_patch.state import Applied
 LOCK_TIMEOUT = 10.0
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(NamedTuple):
     """What was found. ``series`` is the one of the manifest, ``applied`` what state.json says."""
 
     manifest: Manifest

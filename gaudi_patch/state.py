@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gaudi_patch.disk import Image, read_image, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -20,8 +19,7 @@ STATE_FILE = "state.json"
 BACKUPS = "backup"
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(NamedTuple):
     """The metadata of a pristine file; its bytes lie in the backup named by the hash."""
 
     sha256: str
@@ -51,16 +49,14 @@ class Saved:
         }
 
 
-@dataclass(frozen=True)
-class AppliedFile:
+class AppliedFile(NamedTuple):
     """One target: what it was before (None: absent) and the sha256 it has now (None: deleted)."""
 
     before: Saved | None
     after: str | None
 
 
-@dataclass(frozen=True)
-class Applied:
+class Applied(NamedTuple):
     """The content of state.json."""
 
     package: str
@@ -75,7 +71,6 @@ class Applied:
     applied_at: str
     tool: str
     offset: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         document = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from gaudi_patch import bytecode, journal
 from gaudi_patch.disk import Disk, Image
@@ -20,8 +20,7 @@ from gaudi_patch.journal import Entry, Journal, matches
 from gaudi_patch.state import Saved
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One path, what it must hold now, and what it is to hold; None: nothing there.
 
     ``volatile`` marks bytecode: Python itself may rewrite it at any time, so that any content may be
@@ -34,8 +33,7 @@ class Change:
     volatile: bool = False
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(NamedTuple):
     """What was done about a killed run: its verb, and how many targets had to be put back."""
 
     verb: str
@@ -60,7 +58,7 @@ def run(
     record = _journal(home, verb, changes)
     try:
         _stage(home, anchor, record, changes, disk)
-        record = replace(record, phase="replacing")
+        record = record._replace(phase="replacing")
         _write_journal(home, anchor, record, disk)
         _replace_all(record, disk)
         _remove_empty(remove_directories, disk)

@@ -32,7 +32,7 @@ def generate(directory: Path, wheel_of: Callable[[str], Path], say: Callable[[st
     manifest = load(directory, require_lock=False)
     names = sorted({name for series in manifest.series for name in series.patches})
     digests = {name: sha256(_read(directory / name, manifest)) for name in names}
-    unlocked = _with_lock(manifest, {"schema": SCHEMA, "patches": digests, "series": {}})
+    unlocked = manifest._replace(lock={"schema": SCHEMA, "patches": digests, "series": {}})
     entries: dict[str, Any] = {}
     for series in manifest.series:
         say(f"series {series.id}")
@@ -56,12 +56,6 @@ def _hashes(manifest: Manifest, series: Series, wheel: Path) -> dict[str, list[s
         one.path: [one.before.sha256 if one.before else None, one.after.sha256 if one.after else None]
         for one in built.files
     }
-
-
-def _with_lock(manifest: Manifest, lock: dict[str, Any]) -> Manifest:
-    from dataclasses import replace
-
-    return replace(manifest, lock=lock)
 
 
 def _read(path: Path, manifest: Manifest) -> bytes:

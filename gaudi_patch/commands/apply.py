@@ -98,10 +98,8 @@ def _with_series(found: Situation, options: Options) -> Situation:
         return found
     nearest = found.verdict.nearest
     if options.allow_offset and found.verdict.kind is Kind.UNKNOWN and found.applied is None and nearest is not None:
-        from dataclasses import replace
-
         verdict = Verdict(Kind.SERIES, found.verdict.version, nearest)
-        return replace(found, series=nearest, verdict=verdict, state=None, files=())
+        return found._replace(series=nearest, verdict=verdict, state=None, files=())
     raise drift(found) if fault.code == "drift" else fault
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gaudi_patch import changes, plan, transaction
@@ -110,7 +110,7 @@ def _lay_out(found: Situation, overlay: Overlay) -> list[Path]:
     folders: dict[Path, None] = {}
     for one in plan.reverse(found.manifest, series, images, {path: locked[path] for path in patched}).files:
         # A new mtime, so that no timestamp .pyc of the patched file can pass for the pristine one.
-        image = replace(one.before, mtime_ns=changes.stamp_ns()) if one.before else None
+        image = one.before._replace(mtime_ns=changes.stamp_ns()) if one.before else None
         overlay.set(root / one.path, image)
         for variant in variants(root / one.path, installation.pycache_prefix):
             overlay.set(variant.path, None, volatile=True)
