@@ -1,6 +1,6 @@
 """An unpacked container image: its links followed as inside the image, its Python folders found, nothing run."""
 
-# ruff: noqa: PTH112, PTH115, PTH118, PTH206, PTH208
+# ruff: noqa: PTH112, PTH118, PTH206, PTH208
 # Why: links are followed by hand, part by part; pathlib would follow them on the host.
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ class Image:
             found: dict[str, None] = {}
             for folder in folders:
                 for name in self._names(folder, part):
-                    real = self.resolve(os.path.join(folder, name))
+                    try:
+                        real = self.resolve(os.path.join(folder, name))
+                    except OSError:  # a circle of links leads to no folder
+                        continue
                     if os.path.isdir(real):
                         found[real] = None
             folders = list(found)
