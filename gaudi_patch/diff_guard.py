@@ -183,14 +183,12 @@ class _Guard:
             self._fail("a combined diff (of a merge)", "compare with one parent: git diff --full-index PARENT MERGE")
         if text.startswith((b"*** ", b"***************")):
             self._fail("a context diff", _MAKE_IT)
-        if text.startswith((b"--- ", b"+++ ", b"@@ -")) and self._next == 0:
+        if text.startswith((b"--- ", b"+++ ", b"@@ -")):
             self._fail("a diff without its `diff --git` line", _MAKE_IT)
         if text.startswith((b"Binary files ", b"GIT binary patch")):
             self._fail("binary files are not patched")
         if self._next == 0:
             self._fail("text before the first `diff --git` line", _MAKE_IT)
-        if text.startswith((b" ", b"+", b"-")) and text != b"-- ":
-            self._fail("the hunk has more lines than its header counts")
         self._fail("neither a hunk nor a `diff --git` line", "nothing may follow a hunk; " + _MAKE_IT)
 
     def _modes(self) -> tuple[Kind, tuple[int | None, int | None]]:
@@ -303,6 +301,9 @@ class _Guard:
                 if (in_old and old) or (in_new and new):
                     self._fail("a line without a newline is not the last of its side", at=self._next)
                 ends = True
+        more = self._lines[self._next : self._next + 1]
+        if more and more[0].startswith((b" ", b"-", b"+")) and not more[0].startswith((b"-- ", b"--- ")):
+            self._fail("the hunk has more lines than its header counts")
         if not changes:
             self._fail("the hunk changes nothing", at=self._next)
         return ends or tag != b" "
