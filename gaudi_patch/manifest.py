@@ -173,7 +173,9 @@ def load(directory: Path | None = None, *, require_lock: bool = True) -> Manifes
     """
     directory = directory or default_directory()
     file = directory / "manifest.toml"
-    document, text = _read_toml(file)
+    text = _read_text(file)
+    lock = _read_lock(directory / "manifest.lock") if require_lock else {"patches": {}, "series": {}}
+    document = _parsed(lock, text) or _parse_toml(file, text)
     reader = _Reader(file, text)
     schema = document.get("schema")
     if schema != SCHEMA:
@@ -207,7 +209,7 @@ def load(directory: Path | None = None, *, require_lock: bool = True) -> Manifes
         _rules(reader, document, "refused"),
         _rules(reader, document, "upstream"),
         tuple({key: str(value) for key, value in entry.items()} for entry in reader.tables(document, "pairs")),
-        _read_lock(directory / "manifest.lock") if require_lock else {"patches": {}, "series": {}},
+        lock,
     )
 
 
@@ -302,17 +304,33 @@ class _Reader:
         return text
 
 
-def _read_toml(file: Path) -> tuple[dict[str, Any], str]:
+def parsed_copy(file: Path) -> dict[str, Any]:
+    """What the lock keeps of the manifest: its hash and its parsed form, which spares every run a TOML parser."""
+    text = _read_text(file)
+    return {"sha256": sha256(text.encode()), "document": _parse_toml(file, text)}
+
+
+def _parsed(lock: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+    copy = lock.get("manifest")
+    if isinstance(copy, dict) and copy.get("sha256") == sha256(text.encode()) and isinstance(copy["document"], dict):
+        return copy["document"]
+    return None
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad_manifest(f"cannot be read: {error}", str(file)) from error
+
+
+def _parse_toml(file: Path, text: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        text = file.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad_manifest(f"cannot be read: {error}", str(file)) from error
-    try:
-        return tomllib.loads(text), text
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         raise bad_manifest(

@@ -11,7 +11,7 @@ from gaudi_patch import bytecode, plan
 from gaudi_patch.authoring import wheels
 from gaudi_patch.disk import sha256
 from gaudi_patch.errors import bad_manifest
-from gaudi_patch.manifest import SCHEMA, Manifest, Series, load
+from gaudi_patch.manifest import SCHEMA, Manifest, Series, load, parsed_copy
 
 
 def release_of(series: Series) -> str:
@@ -40,7 +40,7 @@ def generate(directory: Path, wheel_of: Callable[[str], Path], say: Callable[[st
             "patches": list(series.patches),
             "files": _hashes(unlocked, series, wheel_of(release_of(series))),
         }
-    document = {"schema": SCHEMA, "patches": digests, "series": entries}
+    document = {"schema": SCHEMA, "manifest": parsed_copy(manifest.file), "patches": digests, "series": entries}
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
