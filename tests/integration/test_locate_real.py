@@ -1,0 +1,430 @@
+"""What locate says holds for real interpreters, pip, uv, setuptools and git: it is what import then loads."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.interpreter import ask
+from gaudi_patch.locate import Installation, Layout, Target, locate
+from gaudi_patch.site_folder import _is_leftover
+from tests.support import environments
+from tests.support.environments import EnvironmentUnavailableError, clean_environment
+from tests.support.fake_wheel import DEFAULT_FILES, fake_project, fake_wheel
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+SITE = Path("lib", f"python{PYTHON}", "site-packages")
+
+needs_uv = pytest.mark.skipif(importlib.util.find_spec("uv") is None, reason="uv is not installed")
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git on PATH")
+
+
+def run(*command: str | Path, cwd: Path | None = None, **env: str) -> str:
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=clean_environment() | env,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def make_venv(prefix: Path, *options: str) -> Path:
+    run(sys.executable, "-m", "venv", "--without-pip", *options, prefix)
+    return prefix / "bin" / "python"
+
+
+def pip(python: Path, *arguments: str | Path, **env: str) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check", "--python", python)
+    run(sys.executable, "-m", "pip", *quiet, *arguments, **env)
+
+
+def imported(python: Path, **env: str) -> Path:
+    """The package folder that a plain run of ``python`` really loads."""
+    out = run(python, "-c", "import lmcache; print(lmcache.__file__)", cwd=Path("/"), **env)
+    return Path(out.strip()).parent
+
+
+def agrees_with_import(found: Installation, python: Path, **env: str) -> bool:
+    return imported(python, **env).resolve() == found.root / "lmcache"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_wheel(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="module")
+def shared_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that every test leaves empty."""
+    return make_venv(tmp_path_factory.mktemp("shared") / "venv")
+
+
+@pytest.fixture
+def venv(shared_venv: Path) -> Iterator[Path]:
+    site = shared_venv.parents[1] / SITE
+    before = set(site.iterdir())
+    yield shared_venv
+    for path in set(site.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@pytest.fixture(scope="module")
+def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pythons")
+    return {
+        "venv": make_venv(folder / "venv"),
+        "venv with system packages": make_venv(folder / "open", "--system-site-packages"),
+        "base": Path(sys.base_prefix, "bin", f"python{PYTHON}"),
+    }
+
+
+class TestPathOfANormalRun:
+    """The probe runs isolated and still knows what a plain run sees."""
+
+    @pytest.mark.parametrize("kind", ["venv", "venv with system packages", "base"])
+    @pytest.mark.parametrize(
+        "variables",
+        [
+            {},
+            {"PYTHONPATH": "{tmp}/a:{tmp}/b"},
+            {"PYTHONPATH": "relative:"},
+            {"PYTHONPATH": ":{tmp}/a:/no/such/folder:{tmp}/a"},
+            {"PYTHONUSERBASE": "{tmp}/user"},
+            {"PYTHONUSERBASE": "{tmp}/user", "PYTHONNOUSERSITE": "1"},
+            {"HOME": "{tmp}/home"},
+            {"PYTHONUSERBASE": "{tmp}/user", "PYTHONPATH": "{tmp}/a"},
+            {"PYTHONUSERBASE": "{tmp}/no-such-folder"},
+        ],
+        ids=lambda variables: " ".join(f"{k}={v}" for k, v in variables.items()) or "plain",
+    )
+    def test_it_is_what_python_itself_says(
+        self,
+        pythons: dict[str, Path],
+        kind: str,
+        variables: dict[str, str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for user in (tmp_path / "user", tmp_path / "home" / ".local"):
+            (user / SITE).mkdir(parents=True)
+            (user / SITE / "b.pth").write_text("# comment\nextra\n\n/no/such/line\n")
+            (user / SITE / "a.pth").write_text(f"{tmp_path / 'absolute'}\n")
+            (user / SITE / "extra").mkdir()
+        for name in ("a", "b", "relative", "absolute"):
+            (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path)
+        env = {name: value.format(tmp=tmp_path) for name, value in variables.items()}
+        python = pythons[kind]
+        said = json.loads(run(python, "-c", "import sys, json; print(json.dumps(sys.path[1:]))", **env))
+        expected = list(dict.fromkeys(str(Path(tmp_path, entry)) for entry in said))
+        answer = ask(str(python), "lmcache", {**clean_environment(), **env})
+        existing = [entry for entry in answer.path if Path(entry).exists()]
+        assert existing == [entry for entry in expected if Path(entry).exists()]
+        assert answer.executable == python
+        assert answer.version == sys.version_info[:2]
+        assert answer.cache_tag == sys.implementation.cache_tag
+
+    def test_in_this_process_it_is_the_same_as_asked_from_outside(self, pythons: dict[str, Path]) -> None:
+        script = (
+            "import os, sys, json\n"
+            "from gaudi_patch.interpreter import own_interpreter\n"
+            "print(json.dumps(own_interpreter('lmcache', os.environ).path))"
+        )
+        for python in pythons.values():
+            inside = json.loads(run(python, "-c", script, PYTHONPATH=str(REPOSITORY)))
+            env = {**clean_environment(), "PYTHONPATH": str(REPOSITORY)}
+            assert inside == list(ask(str(python), "lmcache", env).path)
+
+    def test_what_pythonpath_and_the_current_folder_hold_cannot_take_over_the_probe(
+        self, pythons: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("json", "site", "sitecustomize", "os", "collections"):
+            (tmp_path / f"{name}.py").write_text("open('hijacked', 'w')\nraise SystemExit(1)\n")
+        monkeypatch.chdir(tmp_path)
+        answer = ask(str(pythons["venv"]), "lmcache", {**clean_environment(), "PYTHONPATH": str(tmp_path)})
+        assert answer.path[0] == str(tmp_path)
+        assert not (tmp_path / "hijacked").exists()
+
+    def test_the_places_of_bytecode_are_known(self, pythons: dict[str, Path]) -> None:
+        env = {**clean_environment(), "PYTHONPYCACHEPREFIX": "/var/cache/pyc"}
+        assert ask(str(pythons["venv"]), "lmcache", env).pycache_prefix == "/var/cache/pyc"
+        assert ask(str(pythons["venv"]), "lmcache", clean_environment()).pycache_prefix is None
+
+    def test_the_probe_writes_no_bytecode_into_the_environment(self, tmp_path: Path) -> None:
+        python = make_venv(tmp_path / "venv")
+        site = tmp_path / "venv" / SITE
+        (site / "hook.py").write_text("")
+        (site / "hook.pth").write_text("import hook\n")
+        env = clean_environment()
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        ask(str(python), "lmcache", env)
+        assert sorted(path.name for path in site.iterdir()) == ["hook.pth", "hook.py"]
+
+
+class TestWheels:
+    def test_pip(self, venv: Path, wheel: Path) -> None:
+        pip(venv, "install", wheel)
+        found = locate(Target(python=venv), environ={})
+        assert (found.layout, found.version) == (Layout.WHEEL, "0.5.6")
+        assert found.record is not None and b"lmcache/engine.py" in found.record.read_bytes()
+        assert found.warnings == ()
+        assert found.direct_url == wheel.as_uri()
+        assert agrees_with_import(found, venv)
+
+    @needs_uv
+    @pytest.mark.parametrize("mode", ["hardlink", "symlink", "copy", "clone"])
+    def test_uv(self, venv: Path, wheel: Path, tmp_path: Path, mode: str) -> None:
+        command = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--python", venv, wheel)
+        run(*command, UV_LINK_MODE=mode, UV_CACHE_DIR=str(tmp_path / "cache"))
+        found = locate(Target(python=venv), environ={})
+        engine = found.root / "lmcache" / "engine.py"
+        assert engine.is_symlink() == (mode == "symlink")
+        if mode in ("hardlink", "copy"):  # a file system without clones makes other links of them
+            assert (engine.stat().st_nlink > 1) == (mode == "hardlink")
+        assert found.record is not None
+        assert agrees_with_import(found, venv)
+
+    def test_a_target_folder(self, venv: Path, wheel: Path, tmp_path: Path) -> None:
+        pip(venv, "install", "--target", tmp_path / "dir", wheel)
+        found = locate(Target(path=tmp_path / "dir"), environ={})
+        assert found.root == tmp_path / "dir"
+        assert found.python is None
+        env = {"PYTHONPATH": str(tmp_path / "dir")}
+        found = locate(Target(python=venv), environ=env)
+        assert found.root == tmp_path / "dir"
+        assert agrees_with_import(found, venv, **env)
+
+    def test_a_users_install_and_a_second_one_beside_it(self, wheel: Path, tmp_path: Path) -> None:
+        python = make_venv(tmp_path / "venv", "--system-site-packages")
+        env = {"PYTHONUSERBASE": str(tmp_path / "user")}
+        pip(python, "install", "--user", wheel, **env)
+        found = locate(Target(python=python), environ=env)
+        assert found.root == tmp_path / "user" / SITE
+        assert agrees_with_import(found, python, **env)
+        with pytest.raises(GaudiPatchError) as caught:
+            locate(Target(python=python), environ={**env, "PYTHONNOUSERSITE": "1"})
+        assert caught.value.code == "not-installed"
+
+        pip(python, "install", "--ignore-installed", wheel, PYTHONNOUSERSITE="1")
+        with pytest.raises(GaudiPatchError) as caught:
+            locate(Target(python=python), environ=env)
+        assert caught.value.code == "ambiguous-installation"
+        for site in (tmp_path / "user" / SITE, tmp_path / "venv" / SITE):
+            assert f"--path {site}" in caught.value.hint
+            chosen = locate(Target(path=site), environ={**env, "VIRTUAL_ENV": str(tmp_path / "venv")})
+            assert chosen.root == site
+        assert imported(python, **env).parent == tmp_path / "venv" / SITE
+
+    def test_a_wheel_shadowed_by_pythonpath_is_refused(self, venv: Path, wheel: Path, tmp_path: Path) -> None:
+        pip(venv, "install", wheel)
+        source = fake_project(tmp_path / "src")
+        env = {"PYTHONPATH": str(source)}
+        with pytest.raises(GaudiPatchError) as caught:
+            locate(Target(python=venv), environ=env)
+        assert caught.value.code == "shadowed-installation"
+        assert caught.value.details[0] == str(imported(venv, **env))
+
+    def test_a_conda_like_environment_with_hardlinked_files(self, wheel: Path, tmp_path: Path) -> None:
+        packages = tmp_path / "pkgs" / "lmcache-0.5.6"
+        pip(make_venv(tmp_path / "builder"), "install", "--no-compile", "--target", packages, wheel)
+        python = make_venv(tmp_path / "envs" / "vllm")
+        (tmp_path / "envs" / "vllm" / "conda-meta").mkdir()
+        shutil.copytree(packages, tmp_path / "envs/vllm" / SITE, copy_function=os.link, dirs_exist_ok=True)
+        environ = {"CONDA_PREFIX": str(tmp_path / "envs" / "vllm")}
+        found = locate(Target(), environ=environ)
+        assert found.root == tmp_path / "envs/vllm" / SITE
+        assert "CONDA_PREFIX" in found.how
+        assert agrees_with_import(found, python)
+
+    def test_an_image_filled_by_pip(self, venv: Path, wheel: Path, tmp_path: Path) -> None:
+        pip(venv, "install", "--root", tmp_path / "image", "--prefix", "/usr/local", wheel)
+        found = locate(Target(root=tmp_path / "image"), environ={})
+        assert (found.layout, found.root) == (Layout.IMAGE, tmp_path / "image/usr/local" / SITE)
+        assert found.python_version == sys.version_info[:2]
+
+    def test_after_an_uninstall_it_is_not_installed(self, venv: Path, wheel: Path) -> None:
+        pip(venv, "install", wheel)
+        litter = locate(Target(python=venv), environ={}).root / "lmcache" / "left.orig"
+        litter.write_text("")
+        pip(venv, "uninstall", "--yes", "lmcache")
+        with pytest.raises(GaudiPatchError) as caught:
+            locate(Target(python=venv), environ={})
+        assert caught.value.code == "not-installed"
+        assert any(str(litter.parent) in detail for detail in caught.value.details)
+
+    def test_every_name_that_pip_gives_to_what_it_moves_aside_is_known(self) -> None:
+        names = run(
+            sys.executable,
+            "-c",
+            "import itertools\n"
+            "from pip._internal.utils.temp_dir import AdjacentTempDirectory as T\n"
+            "for name in ('lmcache', 'lmcache-0.5.6.dist-info'):\n"
+            "    print('\\n'.join(itertools.islice(T._generate_names(name), 300)))",
+        ).splitlines()
+        assert len(names) > 500
+        assert [name for name in names if not _is_leftover(name, "lmcache")] == []
+
+    @pytest.mark.wheels
+    @pytest.mark.parametrize("version", ["0.5.6", "0.4.2"])
+    def test_the_real_release(self, venv: Path, lmcache_wheel: Callable[..., Path], version: str) -> None:
+        pip(venv, "install", "--no-deps", "--no-compile", lmcache_wheel(version, PYTHON))
+        found = locate(Target(python=venv), environ={})
+        assert (found.version, found.layout, found.warnings) == (version, Layout.WHEEL, ())
+        assert (found.root / "lmcache" / "v1").is_dir()
+
+
+class TestOwnInterpreter:
+    def test_nothing_slow_is_loaded_and_nothing_is_started(self, venv: Path, wheel: Path) -> None:
+        pip(venv, "install", wheel)
+        script = (
+            "import sys\n"
+            "from gaudi_patch.locate import Target, locate\n"
+            "found = locate(Target())\n"
+            "print(found.own_interpreter, found.root)\n"
+            "print(*sys.modules)"
+        )
+        out = run(venv, "-c", script, cwd=Path("/"), PYTHONPATH=str(REPOSITORY)).splitlines()
+        assert out[0] == f"True {venv.parents[1] / SITE}"
+        slow = {"importlib.metadata", "email", "packaging", "subprocess", "json", "zipfile", "typer", "lmcache"}
+        assert slow.isdisjoint(out[1].split())
+
+    def test_the_active_environment_is_the_own_one_when_gaudi_patch_is_in_it(self, venv: Path, wheel: Path) -> None:
+        pip(venv, "install", wheel)
+        script = "from gaudi_patch.locate import *; print(locate(Target()).own_interpreter)"
+        env = {"PYTHONPATH": str(REPOSITORY), "VIRTUAL_ENV": str(venv.parents[1])}
+        assert run(venv, "-c", script, cwd=Path("/"), **env) == "True\n"
+
+
+def git(folder: Path, *arguments: str | Path) -> str:
+    identity = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "protocol.file.allow=always")
+    return run("git", *who, "-C", folder, *arguments, **identity)
+
+
+def repository(folder: Path) -> Path:
+    """A committed checkout of a project."""
+    fake_project(folder)
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "x")
+    return folder
+
+
+def keeps_state_out_of_sight(found: Installation) -> bool:
+    """Whether git neither lists a file in the state folder nor minds it."""
+    before = git(found.root, "status", "--porcelain", "--ignored")
+    found.state_dir.mkdir()
+    (found.state_dir / "journal").write_text("x")
+    git(found.root, "fsck")
+    return git(found.root, "status", "--porcelain", "--ignored") == before
+
+
+@needs_git
+class TestGit:
+    def test_a_clone_a_worktree_and_a_submodule(self, tmp_path: Path) -> None:
+        origin = repository(tmp_path / "origin")
+        git(tmp_path, "clone", "--quiet", origin, tmp_path / "clone")
+        git(tmp_path / "clone", "worktree", "add", "--quiet", tmp_path / "worktree")
+        outer = repository(tmp_path / "outer")
+        git(outer, "submodule", "--quiet", "add", str(origin), "third_party/lmcache")
+        folders = (tmp_path / "clone", tmp_path / "worktree", outer / "third_party/lmcache")
+        states = set()
+        for folder in folders:
+            found = locate(Target(path=folder), environ={})
+            real = git(folder, "rev-parse", "--absolute-git-dir").strip()
+            assert (found.layout, found.root, str(found.state_dir)) == (
+                Layout.CHECKOUT,
+                folder,
+                f"{real}/gaudi-patch",
+            )
+            assert keeps_state_out_of_sight(found)
+            states.add(found.state_dir)
+        assert len(states) == len(folders)
+
+    def test_an_environment_inside_a_checkout(self, tmp_path: Path, wheel: Path) -> None:
+        outer = repository(tmp_path / "LMCache")
+        python = make_venv(outer / ".venv")
+        pip(python, "install", wheel)
+        found = locate(Target(python=python), environ={})
+        assert (found.layout, found.root) == (Layout.WHEEL, outer / ".venv" / SITE)
+
+
+@pytest.fixture(scope="module")
+def setuptools() -> Path:
+    """The build backend that LMCache uses; one that builds wheels without the package ``wheel``."""
+    try:
+        return environments.wheel("80.9.0", PYTHON, name="setuptools")
+    except EnvironmentUnavailableError as error:
+        if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
+            raise
+        pytest.skip(f"no setuptools: {error}")
+
+
+@needs_git
+@pytest.mark.wheels
+class TestEditable:
+    @pytest.fixture
+    def builder(self, venv: Path, setuptools: Path) -> Path:
+        pip(venv, "install", "--no-index", setuptools)
+        return venv
+
+    @pytest.mark.parametrize("installer", ["pip", pytest.param("uv", marks=needs_uv)])
+    @pytest.mark.parametrize("layout", ["", "src/"])
+    def test_the_source_tree_is_found(self, builder: Path, tmp_path: Path, installer: str, layout: str) -> None:
+        source = fake_project(
+            tmp_path / "src tree", files={layout + name: data for name, data in DEFAULT_FILES.items()}
+        )
+        if layout:
+            project = source / "pyproject.toml"
+            project.write_text(project.read_text().replace("find]\n", 'find]\nwhere = ["src"]\n'))
+        git(source, "init", "--quiet")
+        options = ("--no-build-isolation", "--no-deps", "--editable", source)
+        if installer == "pip":
+            pip(builder, "install", *options)
+        else:
+            uv = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--python", builder)
+            run(*uv, *options, UV_CACHE_DIR=str(tmp_path / "cache"))
+        for target in (Target(python=builder), Target(path=builder.parents[1] / SITE)):
+            found = locate(target, environ={})
+            assert (found.layout, found.root) == (Layout.EDITABLE, source / layout)
+            assert found.state_dir == source / ".git" / "gaudi-patch"
+            assert found.record is None
+            assert agrees_with_import(found, builder)
+
+    def test_links_to_the_source_tree_are_refused(self, builder: Path, tmp_path: Path) -> None:
+        source = repository(tmp_path / "src")
+        strict = ("--config-settings", "editable_mode=strict")
+        pip(builder, "install", "--no-build-isolation", "--no-deps", *strict, "--editable", source)
+        with pytest.raises(GaudiPatchError) as caught:
+            locate(Target(python=builder), environ={})
+        assert caught.value.code == "strict-editable"
+        assert caught.value.details[0] == str(imported(builder))
+
+    def test_setup_py_develop_is_refused(self, builder: Path, tmp_path: Path) -> None:
+        source = repository(tmp_path / "src")
+        site = builder.parents[1] / SITE
+        # What setuptools up to 79 leaves: a link file, and the tree in easy-install.pth.
+        (source / "lmcache.egg-info").mkdir()
+        (source / "lmcache.egg-info" / "PKG-INFO").write_text("Name: lmcache\nVersion: 0.5.6\n")
+        (site / "lmcache.egg-link").write_text(f"{source}\n.")
+        (site / "easy-install.pth").write_text(f"{source}\n")
+        assert imported(builder) == source / "lmcache"
+        with pytest.raises(GaudiPatchError) as caught:
+            locate(Target(python=builder), environ={})
+        assert caught.value.code == "legacy-install"
+        assert f"--path {source}" in caught.value.hint
