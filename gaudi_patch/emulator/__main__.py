@@ -1,0 +1,32 @@
+"""Runs a script with the emulated HPU active: ``python -m gaudi_patch.emulator SCRIPT [ARGS]``, or by path."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def _package() -> str:
+    """The name under which this package is loaded; loads it when Python was given its folder."""
+    if __package__:
+        return __package__
+    if "hpu_emulator" not in sys.modules:
+        here = Path(__file__).resolve().parent
+        spec = importlib.util.spec_from_file_location(
+            "hpu_emulator", here / "__init__.py", submodule_search_locations=[str(here)]
+        )
+        if spec is None or spec.loader is None:
+            message = f"cannot load the package in {here}"
+            raise ImportError(message)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["hpu_emulator"] = module
+        spec.loader.exec_module(module)
+        # Python put the folder itself on the path; its modules must not be importable by their bare names.
+        sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != here]
+    return "hpu_emulator"
+
+
+if __name__ == "__main__":
+    sys.exit(importlib.import_module(f"{_package()}.cli").main(sys.argv[1:]))

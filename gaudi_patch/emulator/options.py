@@ -1,0 +1,138 @@
+"""What can be set on the emulated device, from code or from the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+ENVIRONMENT_PREFIX = "HPU_EMULATOR_"
+LAZY_VARIABLE = "PT_HPU_LAZY_MODE"
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "schedule": ("lazy", "reversed", "sync"),
+    "strict": ("off", "count", "raise"),
+    "noncontiguous_d2h": ("copy", "raise", "bridge"),
+}
+
+
+class EmulatorError(RuntimeError):
+    """The emulated device cannot be built, loaded or activated; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the emulated device.
+
+    Each can be set through the environment as ``HPU_EMULATOR_<NAME>``, which child processes inherit.
+    """
+
+    lazy: bool | None = None
+    """Lazy rules (operators gather in a graph until it is cut) or eager rules (each is a launch of its own).
+    None: as PT_HPU_LAZY_MODE says, whose default in the bridge is 1."""
+
+    schedule: str = "lazy"
+    """``lazy``: nothing runs before something waits for it. ``reversed``: the same, a device-wide wait runs the
+    streams in reverse order. ``sync``: everything runs when it is launched."""
+
+    poison: bool = True
+    """Fill fresh and freed device memory, and the host buffer of an unfinished copy, with 0xDB."""
+
+    strict: str = "count"
+    """Operators that the device has no kernel for: ``off`` run them, ``count`` count them as CPU fallbacks (and wait,
+    as a fallback does), ``raise`` NotImplementedError."""
+
+    noncontiguous_d2h: str = "copy"
+    """Copies to the host that bridge 1.19 loses (lazy: the host tensor is not contiguous) or misplaces (eager: the
+    source is not contiguous and the host tensor has a storage offset): ``copy`` them rightly, ``raise``, or do as the
+    ``bridge`` does."""
+
+    int64_as_int32: bool = False
+    """Carry int64 as int32 on the device: copies of values out of range raise, results wrap around."""
+
+    tolerant_index: bool = False
+    """index_select clamps and index_copy wraps indices that are out of range, for vLLM runners that pad with -1.
+    Off, they are device errors, raised by the next wait."""
+
+    signature_offsets: bool = True
+    """Count the storage offsets of views as part of a graph's signature, as lazy mode does."""
+
+    eager_stream_join: bool = False
+    """In eager rules, leaving the default stream makes the new stream wait for it (HPUStream.cpp:229). Off is
+    stricter than the bridge."""
+
+    autoload: bool = True
+    """Register ``torch.hpu`` at once. False: only when ``habana_frameworks.torch`` is imported, as on a host in lazy
+    mode, where PyTorch's autoload is off."""
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                message = f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"
+                raise ValueError(message)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _CHOICES and not isinstance(value, bool) and not (
+                field.name == "lazy" and value is None
+            ):
+                message = f"{field.name} must be true or false, not {value!r}"
+                raise ValueError(message)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
+        """Options given in code, then those of the environment, then the defaults; ``lazy`` is settled.
+
+        :raises TypeError: for an unknown option in ``given``.
+        :raises ValueError: for a value that an option does not take, or an unknown HPU_EMULATOR_ variable.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environ.items():
+            name = variable[len(ENVIRONMENT_PREFIX) :].lower()
+            if variable.startswith(ENVIRONMENT_PREFIX) and name in names:
+                values[name] = text if name in _CHOICES else _boolean(variable, text)
+        unknown = sorted(set(given) - names)
+        if unknown:
+            message = f"unknown option {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+            raise TypeError(message)
+        values.update(given)
+        if values.get("lazy") is None:
+            values["lazy"] = environ.get(LAZY_VARIABLE, "1") != "0"
+        return cls(**values)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process these options."""
+        variables = {LAZY_VARIABLE: "1" if self.lazy else "0"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "lazy" and value != field.default:
+                text = value if isinstance(value, str) else str(int(value))
+                variables[ENVIRONMENT_PREFIX + field.name.upper()] = text
+        return variables
+
+    def device_settings(self) -> dict[str, int]:
+        """The options as the compiled device takes them."""
+        settings: dict[str, int] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _CHOICES:
+                settings[field.name] = _CHOICES[field.name].index(value)
+            elif field.name != "autoload":
+                settings[field.name] = int(value)
+        return settings
+
+
+def _boolean(variable: str, text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in {"1", "true", "yes", "on"}:
+        return True
+    if lowered in {"0", "false", "no", "off"}:
+        return False
+    message = f"{variable} must be 0 or 1, not {text!r}"
+    raise ValueError(message)
+
+
+def real_environment() -> Mapping[str, str]:
+    """The process's environment."""
+    return os.environ

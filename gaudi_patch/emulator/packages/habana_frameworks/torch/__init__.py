@@ -1,0 +1,14 @@
+"""Mirrors ``habana_frameworks.torch`` of the bridge."""
+
+import os
+
+# The bridge does this, so that inductor starts no process pool.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+import torch
+
+import habana_frameworks.torch.core
+import habana_frameworks.torch.distributed.hccl
+import habana_frameworks.torch.hpu
+import habana_frameworks.torch.internal.bridge_config
+import habana_frameworks.torch.utils

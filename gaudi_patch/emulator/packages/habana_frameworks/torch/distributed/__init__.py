@@ -1,0 +1,1 @@
+"""Mirrors ``habana_frameworks.torch.distributed``."""

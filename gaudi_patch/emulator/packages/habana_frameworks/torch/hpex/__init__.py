@@ -1,0 +1,1 @@
+"""Mirrors ``habana_frameworks.torch.hpex``: kernels of Habana's own, here in plain PyTorch."""

@@ -1,0 +1,3 @@
+"""Mirrors ``habana_frameworks.torch.hpu.metrics``."""
+
+from .metrics import MetricNotFound, metric_global, metric_localcontext, metrics_dump

@@ -1,0 +1,26 @@
+"""The bridge's environment flags."""
+
+import contextlib
+import os
+
+
+def get_pt_hpu_gpu_migration():
+    return os.getenv("PT_HPU_GPU_MIGRATION", "0").lower() in {"1", "true"}
+
+
+def get_pt_hpu_lazy_mode():
+    return int(os.getenv("PT_HPU_LAZY_MODE", "1"))
+
+
+@contextlib.contextmanager
+def env_setting(name, value):
+    """Sets an environment flag for a with block."""
+    before = os.environ.get(name)
+    os.environ[name] = str(value)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

@@ -1,0 +1,3 @@
+"""Mirrors ``habana_frameworks.torch.utils``."""
+
+from . import experimental, internal
