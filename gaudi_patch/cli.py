@@ -16,6 +16,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.report import Color, Format, Result
 
 if TYPE_CHECKING:
+    from gaudi_patch.commands.smoke import Options as SmokeOptions
     from gaudi_patch.locate import Installation
     from gaudi_patch.manifest import Manifest
 
@@ -24,6 +25,9 @@ Exit codes: 0 the asked-for state holds - 1 refused (drift, conflict) - 2 usage,
 3 not installed, unknown or refused version - 4 environment (not writable, no space, locked) -
 5 smoke failed, rolled back - 6 a human is needed - 10 (check) a series would apply - 70 a bug.
 """
+
+DEVICES = ("auto", "hpu", "emulated")
+RULES = ("lazy", "eager")
 
 app = typer.Typer(
     name="gaudi-patch",
@@ -59,6 +63,14 @@ ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_
 IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
 LockOption = Annotated[
     float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
+]
+
+DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, hpu or emulated.")]
+RequireOption = Annotated[
+    str, typer.Option("--require", metavar="LEVELS", help="Levels that must not be skipped, e.g. kernels,engine.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--smoke-timeout", metavar="SECONDS", min=1.0, help="For each smoke level.")
 ]
 
 
@@ -122,6 +134,14 @@ def apply(
     allow_offset: Annotated[
         bool, typer.Option("--allow-offset", help="Unknown version: try the nearest series, exact context, no fuzz.")
     ] = False,
+    smoke: Annotated[
+        str,
+        typer.Option("--smoke", metavar="LEVELS", help="Smoke levels to run after it, e.g. imports,kernels,engine."),
+    ] = "imports,kernels,engine",
+    no_smoke: Annotated[bool, typer.Option("--no-smoke", help="Run no smoke checks.")] = False,
+    require: RequireOption = "",
+    device: DeviceOption = "auto",
+    timeout: TimeoutOption = 300.0,
     lock_timeout: LockOption = 10.0,
     if_installed: IfInstalledOption = False,
     as_json: JsonOption = False,
@@ -134,6 +154,10 @@ def apply(
     written; files are replaced atomically, backed up, recorded in RECORD, their bytecode
     renewed, and everything is read back. A killed run is undone by the next one.
 
+    Then smoke checks prove it, on an HPU or on the emulated HPU. If one fails, everything is
+    rolled back and the exit code is 5. A level that cannot run is skipped, with the reason:
+    --require LEVEL makes that a failure.
+
     Applying again writes nothing and exits 0.
 
     Example, in a Dockerfile, in the same RUN as the installation:
@@ -145,7 +169,8 @@ def apply(
         from gaudi_patch.commands.apply import Options
         from gaudi_patch.commands.apply import apply as run
 
-        chosen = Options(dry_run, diff, allow_offset, lock_timeout)
+        checks = None if no_smoke or dry_run else _smoke_options(smoke, device, "lazy,eager", require, timeout)
+        chosen = Options(dry_run, diff, allow_offset, lock_timeout, smoke=checks)
         return run(*_target(python, path, root, manifest), chosen)
 
     _finish("apply", verb, output_format, color, as_json, if_installed)
@@ -185,6 +210,46 @@ def rollback(
         return run(*_target(python, path, root, manifest), Options(force, save_to, lock_timeout))
 
     _finish("rollback", verb, output_format, color, as_json)
+
+
+@app.command()
+def smoke(
+    levels: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[LEVEL]...", help="imports, kernels, engine, ... (default: the first three)."),
+    ] = None,
+    python: PythonOption = None,
+    path: PathOption = None,
+    device: DeviceOption = "auto",
+    rules: Annotated[str, typer.Option("--rules", help="PT_HPU_LAZY_MODE rules: lazy, eager, or both.")] = "lazy,eager",
+    require: RequireOption = "",
+    timeout: TimeoutOption = 300.0,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Prove that the installed LMCache works on HPU, level by level.
+
+    imports: LMCache comes up without CUDA and finds the HPU. kernels: KV blocks are gathered and
+    scattered bit for bit as an independent oracle says. engine: LMCache's own engine stores, looks
+    up and retrieves over CPU, disk and a server.
+
+    Each level runs in a process of the target's interpreter, on a real HPU where there is one,
+    else on the emulated HPU (which needs PyTorch and g++). A skipped level is not a pass.
+
+    Example:
+
+        gaudi-patch smoke kernels engine --python /opt/venv/bin/python --device emulated
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.smoke import smoke as run
+        from gaudi_patch.locate import Target, locate
+
+        chosen = _smoke_options(",".join(levels or ()), device, rules, require, timeout, quiet=as_json)
+        return run(locate(Target(python, path)), chosen)
+
+    _finish("smoke", verb, output_format, color, as_json)
 
 
 @app.command(name="list")
@@ -294,6 +359,20 @@ def lint(
         return run(manifest, write=write)
 
     _finish("dev lint", verb, output_format, color, as_json)
+
+
+def _smoke_options(
+    levels: str, device: str, rules: str, require: str, timeout: float, *, quiet: bool = False
+) -> SmokeOptions:
+    from gaudi_patch.commands.smoke import Options
+
+    def split(text: str) -> tuple[str, ...]:
+        return tuple(part for part in text.replace(",", " ").split() if part)
+
+    for name, value, allowed in (("--device", (device,), DEVICES), ("--rules", split(rules), RULES)):
+        if not value or not set(value) <= set(allowed):
+            raise GaudiPatchError(Exit.USAGE, "usage", f"{name} takes {', '.join(allowed)}, not {' '.join(value)!r}")
+    return Options(split(levels), device, split(rules), split(require), timeout, quiet)
 
 
 def _target(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gaudi_patch import __version__, changes, plan, transaction
 from gaudi_patch.commands import describe
+from gaudi_patch.commands import smoke as smoke_checks
 from gaudi_patch.commands.check import drift, fault_of
 from gaudi_patch.disk import Disk, Image, environment_error, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -30,13 +31,52 @@ class Options:
     allow_offset: bool = False
     lock_timeout: float = LOCK_TIMEOUT
     disk: Disk = field(default_factory=Disk)
+    smoke: smoke_checks.Options | None = None
 
 
 def apply(manifest: Manifest, installation: Installation, options: Options) -> Result:
     """Apply the series of the installed version. Exit 0 when the patched state holds, also if it did before.
 
-    With ``dry_run`` everything is done but the writing, and no lock is taken.
+    With ``dry_run`` everything is done but the writing, and no lock is taken. With ``smoke`` the result is
+    proved after it was written; a failed level takes everything back and exits 5.
     """
+    result = _apply(manifest, installation, options)
+    if options.smoke is not None and result.data["changed"]:
+        return _prove(manifest, installation, options, result)
+    return result
+
+
+def _prove(manifest: Manifest, installation: Installation, options: Options, result: Result) -> Result:
+    """Run the smoke checks; what fails them is rolled back."""
+    from gaudi_patch.commands.rollback import Options as RollbackOptions
+    from gaudi_patch.commands.rollback import rollback
+
+    assert options.smoke is not None
+    if installation.python is None:
+        result.warnings.append("smoke checks skipped: no interpreter of the target can be run (--python names one)")
+        return result
+    try:
+        levels = smoke_checks.run(installation, options.smoke)
+        fault = smoke_checks.fault_of(levels, options.smoke)
+    except BaseException:
+        rollback(manifest, installation, RollbackOptions(lock_timeout=options.lock_timeout, disk=options.disk))
+        raise
+    result.data["smoke"] = [smoke_checks.as_data(one) for one in levels]
+    result.blocks += smoke_checks.blocks(levels)
+    skipped = [
+        f"smoke level {one.level} ({one.rules}) was skipped: {one.reason}" for one in levels if one.status == "skipped"
+    ]
+    result.warnings += skipped
+    if fault is None:
+        return result
+    rollback(manifest, installation, RollbackOptions(lock_timeout=options.lock_timeout, disk=options.disk))
+    fault.message += "; the series was rolled back"
+    result.data["changed"] = False
+    result.exit, result.errors = Exit.SMOKE, [fault]
+    return result
+
+
+def _apply(manifest: Manifest, installation: Installation, options: Options) -> Result:
     with _locked(installation, options) as recovered:
         found = look(manifest, installation)
         result = Result("apply", warnings=list(installation.warnings))
@@ -196,7 +236,7 @@ def _report(found: Situation, planned: Plan, result: Result, text: str, *, chang
         if not changed or found.applied is None or found.applied.offset:
             result.warnings.append(f"{path}: hunks stand at other lines than in the patch ({moved})")
     if changed:
-        result.blocks.append(Text("next: gaudi-patch smoke; restart processes that have LMCache loaded", "next"))
+        result.blocks.append(Text("next: restart processes that have LMCache loaded", "next"))
     return result
 
 
