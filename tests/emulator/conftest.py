@@ -1,0 +1,53 @@
+"""Fixtures of the emulated HPU's tests, and the count of conformance cases at the end."""
+
+from __future__ import annotations
+
+import collections
+import fcntl
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.emulator.support import run_script
+
+
+@pytest.fixture(scope="session")
+def once(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """``once(script, *arguments)``: a script's report; it runs once a session, pytest-xdist's workers included."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-") else base
+
+    def get(script: str, *arguments: str, timeout: float = 300) -> Any:
+        path = shared / "-".join([script, *arguments, "report.json"])
+        with path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                try:
+                    report = {"report": run_script(torch_python, script, *arguments, timeout=timeout)}
+                except AssertionError as error:
+                    report = {"died": str(error)}
+                path.write_text(json.dumps(report))
+        outcome = json.loads(path.read_text())
+        if "died" in outcome:
+            pytest.fail(outcome["died"], pytrace=False)
+        return outcome["report"]
+
+    return get
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many conformance cases were compared with the CPU, and how many were the same bits."""
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            properties = dict(report.user_properties)
+            if "conformance" in properties:
+                counts[properties["conformance"]][outcome] += 1
+    for mode, count in sorted(counts.items()):
+        total = sum(count.values())
+        terminalreporter.write_line(
+            f"conformance, {mode}: {count['passed']} of {total} cases bit for bit as on the CPU"
+        )

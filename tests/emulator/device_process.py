@@ -1,0 +1,42 @@
+"""What the scripts that run with an active device share: the modes, activation, and the report.
+
+A script of this folder runs in a process of its own, with PyTorch, and writes one JSON object to the file that its
+first argument names; the tests, which have no PyTorch, start it and read that (``support.run_script``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+#: A mode is the rules (lazy or eager) and the schedule. "sync" runs every operation at once: no fault can be seen.
+MODES: dict[str, dict[str, Any]] = {
+    "lazy": {"lazy": True, "schedule": "lazy"},
+    "eager": {"lazy": False, "schedule": "lazy"},
+    "lazy-reversed": {"lazy": True, "schedule": "reversed"},
+    "eager-reversed": {"lazy": False, "schedule": "reversed"},
+    "lazy-sync": {"lazy": True, "schedule": "sync"},
+    "eager-sync": {"lazy": False, "schedule": "sync"},
+}
+
+
+def activate(mode: str, **options: Any) -> Any:
+    """Activate the device in a mode and return the ``Emulator``; ``PT_HPU_LAZY_MODE`` agrees with it."""
+    settings = {**MODES[mode], **options}
+    os.environ["PT_HPU_LAZY_MODE"] = "1" if settings["lazy"] else "0"
+    import gaudi_patch.emulator
+
+    return gaudi_patch.emulator.activate(**settings)
+
+
+def report(path: str, result: Any) -> None:
+    """Write ``result`` as JSON; without it the parent says that the script died."""
+    Path(path).write_text(json.dumps(result))
+
+
+def arguments() -> list[str]:
+    """The script's arguments: the report's path, the mode, and its own."""
+    return sys.argv[1:]
