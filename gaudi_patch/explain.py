@@ -21,6 +21,7 @@ MAX_DIFFERENCES = 20  # that are listed
 _MAX_VOTES = 200  # for each line of the hunk: the places nearest to where it should stand
 _MAX_SHOWN = 120  # characters of a line in a sentence
 
+_Code = tuple[str, int, int, int, int]  # of difflib
 DifferenceKind = Literal["content", "white space", "line end", "missing", "extra"]
 
 
@@ -57,13 +58,15 @@ class Difference:
 class Fit:
     """Where a side of a hunk fits best. ``line`` is the file's, from 1, or 0 where nothing of it was found.
 
-    ``equal`` of its ``total`` lines stand there unchanged and in order; ``differences`` lists the first of the others.
+    ``equal`` of the ``total`` lines that were compared stand there unchanged and in order; ``differences`` lists the
+    first of the others, ``unlisted`` counts the rest.
     """
 
     line: int
     equal: int
     total: int
     differences: tuple[Difference, ...] = ()
+    unlisted: int = 0
 
     @property
     def similarity(self) -> float:
@@ -121,6 +124,8 @@ class Explanation:
         if self.line_ends:
             yield self.line_ends
         yield from map(str, fit.differences)
+        if fit.unlisted:
+            yield f"and {fit.unlisted} more differences"
 
 
 def explain(original: bytes, hunk: Hunk) -> Explanation:
@@ -152,23 +157,32 @@ def show(line: bytes) -> str:
 
 def _nearest(lines: list[bytes], side: list[bytes], expected: int) -> Fit:
     """Where ``side``, which stands nowhere as a whole, fits best."""
-    total = len(side)
     side = side[:MAX_LINES]
     keys = [line.strip() for line in side]
     start = _vote(lines, keys, expected)
     if start is None:
-        return Fit(0, 0, total)
+        return Fit(0, 0, len(side))
     slack = 3 + len(side) // 4
     low = max(0, start - slack)
     area = lines[low : start + len(side) + slack]
     # White space around the lines is left out, so that a file that was reformatted or has other line ends is lined
     # up line by line.
     matcher = SequenceMatcher(None, keys, [line.strip() for line in area], autojunk=False)
-    codes = matcher.get_opcodes()
-    inside = codes[codes[0][0] == "insert" : len(codes) - (codes[-1][0] == "insert")]
-    differences = list(_differences(inside, side, area, low))
+    codes = _inside(matcher.get_opcodes())
+    differences = list(_differences(codes, side, area, low))
     equal = len(side) - sum(difference.expected is not None for difference in differences)
-    return Fit(low + inside[0][3] + 1, equal, total, tuple(differences[:MAX_DIFFERENCES]))
+    shown = tuple(differences[:MAX_DIFFERENCES])
+    return Fit(low + codes[0][3] + 1, equal, len(side), shown, len(differences) - len(shown))
+
+
+def _inside(all_codes: Sequence[_Code]) -> list[_Code]:
+    """The codes without the file's lines before and after the side: at either edge no more lines than the side's."""
+    codes = list(all_codes[all_codes[0][0] == "insert" : len(all_codes) - (all_codes[-1][0] == "insert")])
+    tag, i1, i2, j1, j2 = codes[0]
+    codes[0] = (tag, i1, i2, max(j1, j2 - (i2 - i1)), j2)
+    tag, i1, i2, j1, j2 = codes[-1]
+    codes[-1] = (tag, i1, i2, j1, min(j2, j1 + (i2 - i1)))
+    return codes
 
 
 def _vote(lines: list[bytes], keys: list[bytes], expected: int) -> int | None:
@@ -187,9 +201,7 @@ def _vote(lines: list[bytes], keys: list[bytes], expected: int) -> int | None:
     return max(votes, key=lambda start: (votes[start], -abs(start - expected)), default=None)
 
 
-def _differences(
-    codes: Sequence[tuple[str, int, int, int, int]], side: list[bytes], area: list[bytes], low: int
-) -> Iterator[Difference]:
+def _differences(codes: Sequence[_Code], side: list[bytes], area: list[bytes], low: int) -> Iterator[Difference]:
     for _, i1, i2, j1, j2 in codes:
         for step, (expected, found) in enumerate(zip_longest(side[i1:i2], area[j1:j2])):
             if expected != found:

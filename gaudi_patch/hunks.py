@@ -88,7 +88,8 @@ def apply(original: bytes, hunks: Sequence[Hunk], *, allow_offset: bool = False)
         if start < end:
             raise ValueError(f"hunk {number + 1} overlaps the one before it")
         old = hunk.old
-        _compare(lines, old, hunk, number, start)
+        if misfit := _misfit(lines, old, hunk, number, start):
+            raise misfit
         out += lines[end:start]
         out += hunk.new
         end = start + len(old)
@@ -102,8 +103,8 @@ def offsets(original: bytes, hunks: Sequence[Hunk]) -> list[int]:
     return [start - hunk.index for hunk, start in zip(hunks, starts, strict=True)]
 
 
-def _compare(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, start: int) -> None:
-    """Raise HunkMismatch unless ``old`` is what stands at ``start`` and, for a hunk at the end, ends the file."""
+def _misfit(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, start: int) -> HunkMismatch | None:
+    """What is wrong unless ``old`` is what stands at ``start`` and, for a hunk at the end, ends the file."""
     stop = start + len(old)
     there = lines[start:stop]
     if there != old:
@@ -111,12 +112,13 @@ def _compare(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, star
             if expected != found:
                 same_text = expected.rstrip(b"\r\n") == found.rstrip(b"\r\n")
                 reason = "line endings differ" if same_text else "context differs"
-                raise HunkMismatch(hunk, number, reason, at, expected, found)
-        raise HunkMismatch(hunk, number, "past the end", len(lines) + 1, old[len(there)])
+                return HunkMismatch(hunk, number, reason, at, expected, found)
+        return HunkMismatch(hunk, number, "past the end", len(lines) + 1, old[len(there)])
     if start > len(lines):
-        raise HunkMismatch(hunk, number, "past the end", len(lines) + 1)
+        return HunkMismatch(hunk, number, "past the end", len(lines) + 1)
     if hunk.at_end and stop < len(lines):
-        raise HunkMismatch(hunk, number, "context differs", stop + 1, b"", lines[stop])
+        return HunkMismatch(hunk, number, "context differs", stop + 1, b"", lines[stop])
+    return None
 
 
 def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
@@ -126,7 +128,11 @@ def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
     end = 0
     for number, (hunk, old, (count, first)) in enumerate(zip(hunks, sides, occurrences(lines, sides), strict=True)):
         if old and not count:
-            raise _not_found(lines, old, hunk, number)
+            there = _misfit(lines, old, hunk, number, hunk.index)
+            assert there is not None
+            if there.reason != "line endings differ":
+                there = HunkMismatch(hunk, number, "not found", there.at, there.expected, there.found)
+            raise there
         start, expected = (first, old[0]) if old else (0, b"")
         if old and count > 1:
             # Why the whole file and not what is left of it: a copy before the last hunk is as good a guess for a
@@ -134,21 +140,11 @@ def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
             raise HunkMismatch(hunk, number, "not unique", start + 1, expected)
         if start < end or (hunk.index == 0 and start):
             raise HunkMismatch(hunk, number, "not found", start + 1, expected)
-        _compare(lines, old, hunk, number, start)
+        if misfit := _misfit(lines, old, hunk, number, start):
+            raise misfit
         starts.append(start)
         end = start + len(old)
     return starts
-
-
-def _not_found(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int) -> HunkMismatch:
-    """The mismatch for a hunk that stands nowhere, with what stands at its own line."""
-    try:
-        _compare(lines, old, hunk, number, hunk.index)
-    except HunkMismatch as there:
-        if there.reason == "line endings differ":
-            return there
-        return HunkMismatch(hunk, number, "not found", there.at, there.expected, there.found)
-    raise AssertionError("a hunk that fits its own line was not found")
 
 
 def occurrences(lines: list[bytes], sides: list[list[bytes]]) -> list[tuple[int, int]]:
