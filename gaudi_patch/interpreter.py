@@ -92,7 +92,10 @@ def ask(executable: str, package: str, environ: Mapping[str, str]) -> Interprete
         return _interpreter(facts, executable, own=False)
     except (ValueError, KeyError, TypeError) as error:
         errors = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise _cannot_run(executable, errors[-1] if errors else f"no answer ({error})") from error
+        telling = f"no answer ({error})"
+        if errors:  # a traceback says at its end what happened; a complaint about -I (Python 2) at its start
+            telling = errors[0] if "option" in errors[0].lower() else errors[-1]
+        raise _cannot_run(executable, telling) from error
 
 
 def _interpreter(facts: dict[str, object], asked: str, *, own: bool) -> Interpreter:
@@ -117,7 +120,7 @@ def _cannot_run(executable: str, why: str) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "interpreter-failed",
         f"the Python interpreter {executable} cannot be run: {why}",
-        "Name a Python 3.7 or newer of the environment that has LMCache with --python, or its site-packages "
+        "Name a Python 3.8 or newer of the environment that has LMCache with --python, or its site-packages "
         "folder with --path.",
     )
 

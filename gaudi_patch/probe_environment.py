@@ -3,10 +3,10 @@
 Run by path under the target interpreter, ``python -I -B probe_environment.py PACKAGE``: one JSON object as the
 last line of stdout. ``-I`` keeps PYTHONPATH, the user site and the current folder from hijacking the probe, and
 ``describe`` then adds what a run without ``-I`` would see. gaudi-patch also calls it in its own process, when
-that is the target. It imports nothing of gaudi_patch and runs on Python 3.7 or newer.
+that is the target. It imports nothing of gaudi_patch and runs on Python 3.8 or newer.
 """
 
-# ruff: noqa: PTH100, PTH109, PTH112, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH100, PTH109, PTH112, PTH118, PTH120, PTH208
 # Why: entries of sys.path are strings, compared as strings, and pathlib costs this script a third of its time.
 
 from __future__ import annotations

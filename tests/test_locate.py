@@ -709,6 +709,11 @@ class TestPython:
         ("script", "why"),
         [
             ("#!/bin/sh\necho broken >&2\nexit 3\n", "broken"),
+            (
+                "#!/bin/sh\nprintf 'Traceback (most recent call last):\\nImportError: no site\\n' >&2; exit 1\n",
+                "ImportError: no",
+            ),
+            ("#!/bin/sh\nprintf 'Unknown option: -I\\nTry -h\\n' >&2; exit 2\n", "Unknown option: -I"),
             ("#!/bin/sh\nexit 3\n", "3"),
             ("#!/bin/sh\necho hello\n", "no answer"),
             ("#!/bin/sh\necho '{}'\n", "no answer"),
