@@ -17,11 +17,14 @@ class Level:
     name: what the user asks for.
     probe: file name under ``probes/``, run by path under the target interpreter.
     needs: modules, other than LMCache and torch, without which the level cannot run.
+    brings_up_device: the probe imports habana_frameworks itself, at a moment of its choice; it is told
+    where the emulated one is, and is not run under the emulator.
     """
 
     name: str
     probe: str
     needs: tuple[str, ...] = ()
+    brings_up_device: bool = False
 
     @property
     def path(self) -> Path:
@@ -30,10 +33,13 @@ class Level:
 
 # In the order in which they run: each level assumes what the one before it proves.
 LEVELS: tuple[Level, ...] = (
-    Level("imports", "imports.py"),
+    Level("imports", "imports.py", brings_up_device=True),
     Level("kernels", "kernels.py", needs=("numpy",)),
     Level("engine", "engine.py", needs=("numpy",)),
 )
+
+# The folder with the emulated habana_frameworks.
+EMULATOR_PACKAGES = EMULATOR / "packages"
 
 RULES: tuple[str, ...] = ("lazy", "eager")
 

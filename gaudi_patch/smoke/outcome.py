@@ -14,8 +14,9 @@ Status = Literal["passed", "failed", "skipped"]
 
 # The probes' exit statuses (77 is what automake's test harness uses for a skip).
 EXIT_STATUS: Mapping[str, int] = {"passed": 0, "failed": 1, "skipped": 77}
-# The emulator's exit status where it cannot run here; EX_UNAVAILABLE of sysexits.h.
-EXIT_UNAVAILABLE = 69
+# How the emulator ends, and begins its message, where it cannot be had here (no compiler, for one).
+EMULATOR_UNAVAILABLE = 4
+EMULATOR_MESSAGE = "hpu emulator: "
 RESULT_LIMIT = 4 * 1024 * 1024
 SCHEMA = 1
 
@@ -119,9 +120,8 @@ def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str
     if finished.timed_out:
         done = "finished its checks but did not exit" if reported else "was still running"
         reason = f"timed out: the probe {done} after {timeout:g} s and was killed"
-    elif reported is None and device == "emulated" and finished.returncode == EXIT_UNAVAILABLE:
-        status = "skipped"
-        reason = f"no emulated HPU here: {finished.last_line or 'the emulator gave no reason'}"
+    elif reported is None and device == "emulated" and (obstacle := _emulator_obstacle(finished)):
+        status, reason = "skipped", f"no emulated HPU here: {obstacle}"
     elif reported is None:
         detail = f": {finished.last_line}" if finished.last_line else ""
         reason = f"the probe ended with {finished.ending} and {why}{detail}"
@@ -144,3 +144,9 @@ def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str
         output_tail=finished.tail,
         exit_code=finished.returncode,
     )
+
+
+def _emulator_obstacle(finished: Finished) -> str:
+    if finished.returncode != EMULATOR_UNAVAILABLE or EMULATOR_MESSAGE not in finished.tail:
+        return ""
+    return finished.tail.rpartition(EMULATOR_MESSAGE)[2].strip().partition("\n")[0][:500]

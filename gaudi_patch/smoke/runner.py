@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gaudi_patch.smoke import outcome, process, target
-from gaudi_patch.smoke.levels import DEVICES, EMULATOR, RULES, Level, select
+from gaudi_patch.smoke.levels import DEVICES, EMULATOR, EMULATOR_PACKAGES, RULES, Level, select
 from gaudi_patch.smoke.outcome import LevelResult
 
 __all__ = ["LevelResult", "run"]
@@ -89,9 +89,11 @@ def _run_one(
     scratch.mkdir()
     answer = scratch / "result.json"
     command = [str(python)]
-    if device == "emulated":
+    if device == "emulated" and not level.brings_up_device:
         command.append(str(EMULATOR))
     command += [str(level.path), "--result", str(answer), "--rules", rules, "--device", device]
+    if device == "emulated" and level.brings_up_device:
+        command += ["--habana-packages", str(EMULATOR_PACKAGES)]
     try:
         finished = process.run(
             command,

@@ -14,8 +14,8 @@ from gaudi_patch.smoke.levels import Level
 INSPECT = Path(__file__).resolve().parent / "probes" / "_inspect.py"
 _INSPECT_SECONDS = 120.0
 
-# Dropped from the probes' environment: what would let another package, start-up file or LMCache
-# configuration take part in the check. PYTHONPYCACHEPREFIX stays: it decides which bytecode runs.
+# Dropped from the probes' environment: what would let another package, start-up file, LMCache
+# configuration or emulator option take part in the check. PYTHONPYCACHEPREFIX stays: it decides which bytecode runs.
 _DROPPED = (
     "PYTHONPATH",
     "PYTHONHOME",
@@ -25,9 +25,9 @@ _DROPPED = (
     "PYTHONOPTIMIZE",
     "PYTHONEXECUTABLE",
     "PYTHONBREAKPOINT",
-    "HPU_EMULATOR_CONFIG",
 )
-_DROPPED_PREFIXES = ("LMCACHE_", "PYTEST_", "COV_CORE_")
+_DROPPED_PREFIXES = ("LMCACHE_", "HPU_EMULATOR_", "PYTEST_", "COV_CORE_")
+_KEPT = ("HPU_EMULATOR_CACHE",)
 
 
 class TargetError(RuntimeError):
@@ -39,13 +39,11 @@ class Target:
     """A target interpreter.
 
     torch, lmcache: whether the module is found. missing: of the modules asked for, those not found.
-    habana: whether a habana_frameworks package is installed. hpu: whether it sees a device;
-    hpu_problem: why not.
+    hpu: whether the installed Habana software sees a device; hpu_problem: why not.
     """
 
     torch: bool
     lmcache: bool
-    habana: bool
     hpu: bool
     hpu_problem: str
     missing: tuple[str, ...]
@@ -56,7 +54,7 @@ def probe_environment(environ: Mapping[str, str], *, rules: str, scratch: Path) 
     kept = {
         name: value
         for name, value in environ.items()
-        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
+        if name in _KEPT or (name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES))
     }
     kept.update(
         PT_HPU_LAZY_MODE="1" if rules == "lazy" else "0",
@@ -91,7 +89,6 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
         return Target(
             torch=data["torch"] is True,
             lmcache=data["lmcache"] is True,
-            habana=data["habana"] is True,
             hpu=data["hpu"] is True,
             hpu_problem=str(data["hpu_problem"]),
             missing=tuple(map(str, data["missing"])),
@@ -121,10 +118,6 @@ def obstacle(target: Target, level: Level, device: str) -> str:
         return f"the check needs {', '.join(lacking)}, which this interpreter does not have"
     if device == "none":
         return f"no HPU: {target.hpu_problem}"
-    if device == "emulated" and target.habana:
-        return (
-            "the emulated HPU does not stand in for an installed habana_frameworks"
-            + (f", and that sees no device ({target.hpu_problem})" if not target.hpu else "")
-            + "; run the check where a Gaudi is visible, or in an environment without habana_frameworks"
-        )
+    if device == "emulated" and target.hpu:
+        return "a real HPU is present, and the emulated one does not stand in for it"
     return ""

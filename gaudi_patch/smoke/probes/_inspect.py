@@ -38,7 +38,6 @@ def main() -> None:
     data = {
         "torch": found("torch"),
         "lmcache": found("lmcache"),
-        "habana": found("habana_frameworks"),
         "hpu": available,
         "hpu_problem": problem,
         "missing": [name for name in modules if not found(name)],

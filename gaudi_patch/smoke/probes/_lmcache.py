@@ -139,12 +139,33 @@ def register(connector: Foreign, kvcaches: Sequence[Foreign]) -> None:
         connector.initialize_kvcaches_ptr(kvcaches=list(kvcaches))
 
 
+def object_shapes(metadata: Foreign, connector: Foreign, tokens: int) -> tuple[list[tuple[int, ...]], list[Foreign]]:
+    """Shapes and dtypes of a memory object's tensors for ``tokens`` tokens, from where the engine takes them."""
+    if hasattr(metadata, "get_shapes"):  # from 0.3.12
+        return [tuple(shape) for shape in metadata.get_shapes(tokens)], list(metadata.get_dtypes())
+    return [tuple(connector.get_shape(tokens))], [metadata.kv_dtype]
+
+
+def object_tensors(memory_object: Foreign, count: int) -> list[Foreign]:
+    """The tensors of a memory object, ``[kv, layers, tokens, width]`` each."""
+    if count == 1:
+        return [memory_object.tensor]
+    return [memory_object.get_tensor(number) for number in range(count)]
+
+
+def object_on_device(memory_object: Foreign) -> Foreign:
+    """A memory object with the same content on the HPU, as the first rank has it after a broadcast (MLA)."""
+    management = _probe.load("lmcache.v1.memory_management")
+    raw = memory_object.raw_tensor if hasattr(memory_object, "raw_tensor") else memory_object.tensor.view(-1)
+    return management.TensorMemoryObj(raw_data=raw.to("hpu"), metadata=memory_object.metadata, parent_allocator=None)
+
+
 class Allocator:
     """Memory objects from the allocator that LMCache's CPU backend uses, from one pool of ``size`` bytes."""
 
     def __init__(self, size: int) -> None:
         try:
-            module = _probe.load("lmcache.v1.memory_allocators.mixed_memory_allocator")  # from 0.5.x
+            module = _probe.load("lmcache.v1.memory_allocators.mixed_memory_allocator")  # from 0.5.1
         except ModuleNotFoundError:
             module = _probe.load("lmcache.v1.memory_management")
         self._allocator = module.MixedMemoryAllocator(size)
@@ -153,14 +174,14 @@ class Allocator:
         parameters = inspect.signature(self._allocator.allocate).parameters
         self._lists = "shapes" in parameters  # from 0.3.12
 
-    def allocate(self, shape: tuple[int, ...], dtype: Foreign, *, use_mla: bool) -> Foreign:
-        """One memory object: ``[2, layers, tokens, hidden]``, or ``[1, layers, tokens, head size]`` for MLA."""
+    def allocate(self, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Foreign], *, use_mla: bool) -> Foreign:
+        """One memory object of tensors ``[kv, layers, tokens, width]``; kv is 1 for MLA, else 2."""
         fmt = self._formats.KV_MLA_FMT if use_mla else self._formats.KV_2LTD
-        size = self._torch.Size(shape)
-        arguments = ([size], [dtype]) if self._lists else (size, dtype)
+        sizes = [self._torch.Size(shape) for shape in shapes]
+        arguments = (sizes, list(dtypes)) if self._lists else (sizes[0], dtypes[0])
         memory_object = self._allocator.allocate(*arguments, fmt)
         if memory_object is None:
-            raise MemoryError(f"LMCache's allocator has no room for {shape}")
+            raise MemoryError(f"LMCache's allocator has no room for {shapes}")
         return memory_object
 
     def close(self) -> None:

@@ -190,7 +190,11 @@ def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--rules", choices=("lazy", "eager"), required=True)
     parser.add_argument("--device", choices=("hpu", "emulated"), required=True)
+    parser.add_argument("--habana-packages", type=Path, help="where an emulated habana_frameworks is")
     arguments, _ = parser.parse_known_args()
+    if arguments.habana_packages:
+        # In front, as an installed one would be found; the rest of the environment stays as it is.
+        sys.path.insert(0, str(arguments.habana_packages))
     probe = Probe(level, arguments.rules, arguments.device, arguments.result.parent)
     status, reason = _carry_out(probe, body)
     data = {

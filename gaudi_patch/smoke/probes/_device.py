@@ -1,0 +1,93 @@
+"""The device under the probe: which it is, and what it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+else:  # run by path, beside this file
+    import _probe
+
+COUNTED = (
+    "graph_launches",
+    "graph_compilation",
+    "h2d_copies",
+    "d2h_copies",
+    "bounce_bytes",
+    "pinned_bytes",
+    "device_syncs",
+    "view_writes",
+    "cpu_fallback",
+    "device_traffic_bytes",
+    "peak_staging_bytes",
+)
+
+
+def confirm(probe: _probe.Probe) -> None:
+    """Check that the device is the one that the result will name."""
+    habana = _probe.load("habana_frameworks")
+    emulated = bool(getattr(habana, "IS_EMULATED", False))
+    probe.check(
+        emulated == (probe.device == "emulated"),
+        f"habana_frameworks is {'emulated' if emulated else 'real'}, and the check is for {probe.device}",
+    )
+    internal = _probe.load("habana_frameworks.torch.utils.internal")
+    lazy = bool(internal.is_lazy())
+    probe.check(
+        lazy == (probe.rules == "lazy"),
+        f"the device follows {'lazy' if lazy else 'eager'} rules, and the check is for {probe.rules}",
+    )
+    torch = _probe.load("torch")
+    probe.check(torch.hpu.is_available(), "torch.hpu.is_available() is False")
+
+
+class Counts(dict[str, int]):
+    """What the device did in a stretch of code; empty for what this device does not count."""
+
+    def at_most(self, probe: _probe.Probe, name: str, limit: int, what: str) -> None:
+        """Check a count against its limit, where it was counted."""
+        if name in self:
+            probe.check(
+                self[name] <= limit,
+                f"{what}: {name} is {self[name]}, more than {limit}",
+                counter=name,
+                found=self[name],
+                limit=limit,
+            )
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Counts]:
+    """Count what the device does inside the block; the result is filled in at its end.
+
+    On a real HPU only the number of compiled graphs is to be had.
+    """
+    counts = Counts()
+    emulator = sys.modules.get("hpu_emulator")
+    if emulator is not None:
+        counters: Any = emulator.current().counters
+        counters.reset()
+        try:
+            yield counts
+        finally:
+            snapshot = counters.snapshot()
+            counts.update({name: int(snapshot[name]) for name in COUNTED})
+        return
+    before = _compiled()
+    yield counts
+    after = _compiled()
+    if before is not None and after is not None:
+        counts["graph_compilation"] = after - before
+
+
+def _compiled() -> int | None:
+    try:
+        metrics = _probe.load("habana_frameworks.torch.hpu.metrics")
+        stats = dict(metrics.metric_global("graph_compilation").stats())
+        return int(stats["TotalNumber"])
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError):
+        return None

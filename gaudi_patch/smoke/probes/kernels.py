@@ -1,0 +1,200 @@
+"""Level kernels: LMCache's connector moves KV between paged caches and memory objects, bit for bit.
+
+Every layout, dtype and block size, with random bits and random blocks, against an oracle that works token by
+token on the host. After each transfer the whole of every cache and object is compared, so that a write outside
+the request is seen wherever it lands. Then the number of launches, graphs, copies and waits.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _caches, _device, _lmcache, _probe
+    from gaudi_patch.smoke.probes._caches import Caches, Layout
+    from gaudi_patch.smoke.probes._rig import Rig
+else:  # run by path, with its neighbours beside it
+    sys.path.append(str(Path(__file__).resolve().parent))
+    import _caches
+    import _device
+    import _lmcache
+    import _probe
+    from _caches import Caches, Layout
+    from _rig import Rig
+
+np: Any = _probe.load("numpy")
+
+SEED = 20240229
+POOL_BYTES = 64 * 1024 * 1024
+# Tokens a block, and LMCache's chunk in tokens (a multiple of it).
+SIZES = ((16, 32), (128, 128), (256, 256))
+MAIN = _caches.LAYOUTS[0]
+MLA = next(layout for layout in _caches.LAYOUTS if layout.mla)
+
+
+def body(probe: _probe.Probe) -> None:
+    """All cases; the most usual layout and the counters first, so that their failures are told first."""
+    _device.confirm(probe)
+    bench = Bench(probe)
+    with probe.section("layouts"):
+        check_layout(bench, MAIN, "bfloat16", 128, 128)
+    with probe.section("counters"):
+        for layout in (MAIN, MLA):
+            check_counters(bench, layout)
+    with probe.section("layouts"):
+        for layout in _caches.LAYOUTS:
+            for dtype in _caches.DTYPES:
+                for block_size, chunk in SIZES:
+                    check_layout(bench, layout, dtype, block_size, chunk)
+    with probe.section("requests"):
+        check_requests(bench)
+    bench.allocator.close()
+    probe.counters["cases"] = bench.cases
+    probe.summary.append(f"{bench.cases} cases in {len(_caches.LAYOUTS)} layouts, {len(_caches.DTYPES)} dtypes")
+
+
+class Bench:
+    """What the cases share."""
+
+    def __init__(self, probe: _probe.Probe) -> None:
+        self.probe = probe
+        self.rng = np.random.default_rng(SEED)
+        self.allocator = _lmcache.Allocator(POOL_BYTES)
+        self.cases = 0
+
+    def rig(
+        self,
+        layout: Layout,
+        dtype: str = "bfloat16",
+        *,
+        chunk: int,
+        block_size: int,
+        blocks: int,
+        heads: Sequence[int] | None = None,
+        head_size: int | None = None,
+    ) -> Rig:
+        """Caches and a connector for them; two layers unless ``heads`` names more."""
+        self.cases += 1
+        caches = Caches(
+            layout,
+            dtype=dtype,
+            blocks=blocks,
+            block_size=block_size,
+            heads=heads or ((1, 1) if layout.mla else (2, 2)),
+            head_size=head_size or (24 if layout.mla else 8),
+            rng=self.rng,
+        )
+        return Rig(self.probe, caches, chunk, self.allocator, self.rng)
+
+
+def check_layout(bench: Bench, layout: Layout, dtype: str, block_size: int, chunk: int) -> None:
+    """Requests with a partial tail, a prefix that vLLM has, and tokens without a slot."""
+    tokens = 3 * chunk + chunk // 3
+    probe = bench.probe
+    with probe.section(f"{layout.name}, {dtype}, blocks of {block_size}, chunks of {chunk}"):
+        rig = bench.rig(layout, dtype, chunk=chunk, block_size=block_size, blocks=-(-tokens // block_size) + 3)
+        slots = rig.slots(tokens)
+        with probe.section("store"):
+            rig.store(slots, rig.spans(tokens))
+        with probe.section("load"):
+            rig.load(slots, rig.spans(tokens))
+        with probe.section("load after a cached prefix"):
+            # LMCache loads whole chunks: the prefix ends inside one, whose first tokens are not to be written.
+            rig.load(slots, rig.spans(tokens, chunk), cached=chunk + chunk // 2 + 1)
+        gaps = [-1 if token < 5 or token % 11 == 3 else slot for token, slot in enumerate(rig.slots(tokens))]
+        with probe.section("store with tokens that have no slot"):
+            rig.store(gaps, rig.spans(tokens))
+        with probe.section("load with tokens that have no slot"):
+            rig.load(gaps, rig.spans(tokens))
+
+
+def check_counters(bench: Bench, layout: Layout) -> None:
+    """What a request costs: see ``design.md`` of the runtime's budget in the README's table of counters."""
+    chunk, block_size = 64, 16
+    longest = 40 * chunk + 5
+    heads = (1,) * 4 if layout.mla else (2,) * 4
+    probe = bench.probe
+    with probe.section(layout.name):
+        rig = bench.rig(layout, chunk=chunk, block_size=block_size, blocks=longest // block_size + 4, heads=heads)
+        tokens = 16 * chunk + 21
+        objects = len(rig.spans(tokens))
+        useful = tokens * rig.token_bytes
+        for what, move, traffic in (("store", rig.store, 4.5), ("load", rig.load, 2.5)):
+            counts = move(rig.slots(tokens), rig.spans(tokens))
+            told = f"{what} of {objects} objects"
+            probe.counters[f"{layout.name}: {told}"] = dict(counts)
+            counts.at_most(probe, "graph_compilation", 0, f"{told}, after the caches were registered")
+            if probe.rules == "lazy":
+                counts.at_most(probe, "graph_launches", 3, told)
+            counts.at_most(probe, "device_syncs", 1, told)
+            counts.at_most(probe, "h2d_copies", 3 + (objects if what == "load" else 0), told)
+            counts.at_most(probe, "d2h_copies", 0 if what == "load" else objects, told)
+            counts.at_most(probe, "bounce_bytes", 0, told)
+            counts.at_most(probe, "view_writes", 0, told)
+            counts.at_most(probe, "cpu_fallback", 0, told)
+            counts.at_most(probe, "device_traffic_bytes", int(traffic * useful), told)
+        check_lengths(bench, rig, layout)
+        for what, move in (("store", rig.store), ("load", rig.load)):
+            counts = move(rig.slots(longest), rig.spans(longest))
+            counts.at_most(
+                probe, "peak_staging_bytes", 20 * chunk * rig.token_bytes, f"{what} of {longest // chunk} chunks"
+            )
+
+
+def check_lengths(bench: Bench, rig: Rig, layout: Layout) -> None:
+    """No prompt length, prefix or tail makes the device compile another graph."""
+    probe, chunk = bench.probe, rig.chunk
+    compiled = 0
+    for step in range(10):
+        tokens = chunk * (1 + 2 * step) + (7 * step * step + 3) % chunk
+        start = chunk * (step // 3)
+        slots = rig.slots(tokens)
+        stored = rig.store(slots, rig.spans(tokens, start))
+        loaded = rig.load(slots, rig.spans(tokens, start), cached=start + 5 * step)
+        for counts, what in ((stored, "store"), (loaded, "load")):
+            counts.at_most(probe, "device_syncs", 1, f"{what} of {tokens} tokens")
+            compiled += counts.get("graph_compilation", 0)
+    probe.counters[f"{layout.name}: graphs compiled for 10 other lengths"] = compiled
+    probe.check(compiled == 0, f"{compiled} graphs were compiled for 10 other prompt lengths, prefixes and tails")
+
+
+def check_requests(bench: Bench) -> None:
+    """Shapes of requests that do not depend on the layout."""
+    probe = bench.probe
+    for layout in (MAIN, MLA):
+        with probe.section(layout.name):
+            rig = bench.rig(layout, chunk=32, block_size=16, blocks=40)
+            tokens = 9 * 32 + 11
+            slots = rig.slots(tokens)
+            spans = rig.spans(tokens)
+            with probe.section("one object a call"):
+                rig.store(slots, spans[:2], single=True)
+                rig.load(slots, spans[-2:], single=True)
+            with probe.section("objects in another order"):
+                shuffled = [spans[number] for number in bench.rng.permutation(len(spans))]
+                rig.store(slots, shuffled)
+                rig.load(slots, shuffled, cached=40)
+            with probe.section("everything cached"):
+                rig.load(slots, spans, cached=tokens)
+            with probe.section("objects on the device"):
+                rig.load(slots, spans, on_device=True)
+                rig.load(slots, spans[1:], on_device=True, cached=40)
+    with probe.section("70000 slots"):
+        rig = bench.rig(MAIN, "int8", chunk=128, block_size=128, blocks=547, heads=(1, 1), head_size=8)
+        high = [69888 - token for token in range(3 * 128 + 50)]
+        rig.store(high, rig.spans(len(high)))
+        rig.load(high, rig.spans(len(high)))
+    if _lmcache.release() >= (0, 3, 12) and _probe.is_patched():
+        with probe.section("layers of different widths"):
+            for dtype in ("bfloat16", "float8_e4m3fn"):
+                rig = bench.rig(MAIN, dtype, chunk=32, block_size=16, blocks=16, heads=(2, 1, 2, 3, 1))
+                slots = rig.slots(5 * 32 + 9)
+                rig.store(slots, rig.spans(len(slots)))
+                rig.load(slots, rig.spans(len(slots)), cached=37)
+
+
+if __name__ == "__main__":
+    _probe.main("kernels", body)
