@@ -87,6 +87,8 @@ def without_metadata(search: Search) -> GaudiPatchError:
         Exit.NOT_FOUND,
         "not-installed",
         f"{package} is not installed for {search.where} ({search.how})",
-        "Activate the environment that has it, or name it with --python, --path or --root.",
+        "Give its site-packages folder, or the top of a git checkout, with --path."
+        if search.image or search.how.startswith("--path")
+        else "Activate the environment that has it, or name it with --python, --path or --root.",
         details=details,
     )

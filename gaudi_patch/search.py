@@ -193,6 +193,8 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
         raise bad_target(
             f"--path {path}: this is a package itself", f"Give the folder that holds it: {path.absolute().parent}"
         )
+    if search.is_empty and interpreters.python_in(str(path)) is not None:
+        raise bad_target(f"--path {path}: this is an environment, not its site-packages", f"Use --python {path}.")
     if interpreter is not None and folder.found is not None:
         imported = search_interpreter(interpreter, search.how, package).imported
         if imported is not None and os.path.realpath(imported.path) != os.path.realpath(folder.found.path):

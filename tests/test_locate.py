@@ -676,6 +676,12 @@ class TestPath:
         assert (failed.exit, failed.code) == (Exit.USAGE, "bad-target")
         assert str(tmp_path / "site") in failed.hint
 
+    def test_an_environment_folder_is_a_wrong_option_that_names_the_right_one(self, tmp_path: Path) -> None:
+        poisoned(tmp_path / "venv" / "bin" / "python3", tmp_path / "run")
+        failed = error(Target(path=tmp_path / "venv"))
+        assert (failed.exit, failed.code) == (Exit.USAGE, "bad-target")
+        assert f"--python {tmp_path / 'venv'}" in failed.hint
+
     def test_an_empty_folder_is_not_found(self, tmp_path: Path) -> None:
         assert error(Target(path=tmp_path)).exit is Exit.NOT_FOUND
 
