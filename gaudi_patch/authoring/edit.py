@@ -1,0 +1,77 @@
+"""`dev edit` and `dev refresh`: a series as commits, and the commits as a series again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gaudi_patch.authoring import lint, wheels, worktree
+from gaudi_patch.authoring.lock import release_of
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.manifest import Series, default_directory, load
+from gaudi_patch.report import Result, Text
+
+SERIES_FILE = "gaudi-patch-series"
+
+
+def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path | None = None) -> Result:
+    """Lay the pristine wheel and one commit for each patch of a series into a new git worktree."""
+    directory = directory or default_directory()
+    manifest = load(directory, require_lock=False)
+    series = series_of(manifest.series, version)
+    folder = folder or Path(f"{manifest.package}-{series.id}-edit")
+    repo = worktree.create(folder, manifest.package, wheel or wheels.fetch(manifest.package, release_of(series)))
+    worktree.lay(repo, manifest, series)
+    Path(repo.git_dir, SERIES_FILE).write_text(series.id)
+    result = Result(
+        "dev edit", data={"folder": str(folder.resolve()), "series": series.id, "patches": list(series.patches)}
+    )
+    result.blocks += [
+        Text(f"{folder}: LMCache {series.id} with {len(series.patches)} commits", "good"),
+        Text(
+            f"next: edit and amend (git rebase -i {worktree.PRISTINE}), then gaudi-patch dev refresh {folder}", "next"
+        ),
+    ]
+    return result
+
+
+def refresh(folder: Path, directory: Path | None) -> Result:
+    """Write the commits of a worktree back as the diffs of its series, and renew the lock."""
+    directory = directory or default_directory()
+    manifest = load(directory, require_lock=False)
+    repo = worktree.open_repo(folder)
+    series = series_of(manifest.series, Path(repo.git_dir, SERIES_FILE).read_text().strip())
+    found = worktree.commits(repo)
+    for number, commit in enumerate(found):
+        if not commit.patch:
+            raise GaudiPatchError(
+                Exit.REFUSED,
+                "unnamed-patch",
+                f"commit {number + 1} ({commit.subject}) has no `Patch: {series.id}/NAME.patch`; nothing was written",
+                "amend it with one, and describe it in manifest.toml (why, upstream, remove_when)",
+                str(folder),
+            )
+    names = tuple(commit.patch for commit in found)
+    if names != series.patches:
+        raise GaudiPatchError(
+            Exit.REFUSED,
+            "series-differs",
+            f"the commits are {', '.join(names)}; the manifest's series {series.id} is {', '.join(series.patches)}; "
+            "nothing was written",
+            "make `patches` of the series in manifest.toml list the same names in the same order",
+            str(manifest.file),
+        )
+    written = worktree.write_patches(directory, {commit.patch: commit.diff for commit in found})
+    result = lint.lint(directory, write=True)
+    result.command = "dev refresh"
+    result.data["patches_written"] = written
+    result.blocks.insert(0, Text(f"wrote {', '.join(written)}" if written else "no patch changed"))
+    return result
+
+
+def series_of(known: tuple[Series, ...], name: str) -> Series:
+    """The series with this id."""
+    for series in known:
+        if series.id == name:
+            return series
+    hint = f"series: {', '.join(series.id for series in known)}"
+    raise GaudiPatchError(Exit.NOT_FOUND, "unknown-series", f"the manifest has no series {name}", hint)
