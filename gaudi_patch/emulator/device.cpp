@@ -13,6 +13,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/HPUHooksInterface.h>
 #include <ATen/native/Resize.h>
@@ -227,9 +228,23 @@ struct Block {
   int64_t nbytes;
 };
 
+// The live blocks by address.  PyTorch wraps device memory by its bare address now and then (at::from_blob, in pickling
+// for one); such a storage has no Block of its own and is found here.
+struct LiveBlocks {
+  std::mutex mutex;
+  std::map<uintptr_t, Block*> by_address;
+};
+
+LiveBlocks& live_blocks() {
+  static auto* blocks = new LiveBlocks;
+  return *blocks;
+}
+
 void delete_block(void* context) {
   std::unique_ptr<Block> block(static_cast<Block*>(context));
   memory().freed(block->nbytes);
+  std::lock_guard<std::mutex> guard(live_blocks().mutex);
+  live_blocks().by_address.erase(reinterpret_cast<uintptr_t>(block->host->data()));
 }
 
 c10::Device current_device() {
@@ -249,18 +264,40 @@ c10::DataPtr allocate_block(size_t n) {
   auto host = c10::make_intrusive<StorageImpl>(
       StorageImpl::use_byte_size_t(), static_cast<int64_t>(n), std::move(host_data), nullptr, /*resizable=*/false);
   memory().allocated(static_cast<int64_t>(n));
-  return {ptr, new Block{std::move(host), static_cast<int64_t>(n)}, &delete_block, current_device()};
+  auto* block = new Block{std::move(host), static_cast<int64_t>(n)};
+  if (ptr) {
+    std::lock_guard<std::mutex> guard(live_blocks().mutex);
+    live_blocks().by_address[reinterpret_cast<uintptr_t>(ptr)] = block;
+  }
+  return {ptr, block, &delete_block, current_device()};
 }
 
-StorageImpl* host_of(const c10::Storage& storage) {
+// Where a storage's bytes are: the CPU storage that owns them, and the distance from its start.
+struct Place {
+  StorageImpl* host;
+  int64_t distance;
+};
+
+Place place_of(const c10::Storage& storage) {
   const auto& data = storage.data_ptr();
+  if (data.get_deleter() == &delete_block) {
+    return {static_cast<Block*>(data.get_context())->host.get(), 0};
+  }
+  const auto address = reinterpret_cast<uintptr_t>(data.get());
+  std::lock_guard<std::mutex> guard(live_blocks().mutex);
+  const auto& blocks = live_blocks().by_address;
+  auto found = blocks.upper_bound(address);
+  TORCH_CHECK(found != blocks.begin(), "hpu emulator: an hpu storage over memory that is not the device's");
+  --found;
+  const auto distance = static_cast<int64_t>(address - found->first);
   TORCH_CHECK(
-      data.get_deleter() == &delete_block, "hpu emulator: this hpu storage was not allocated by the emulated device");
-  return static_cast<Block*>(data.get_context())->host.get();
+      distance + static_cast<int64_t>(storage.nbytes()) <= found->second->nbytes,
+      "hpu emulator: an hpu storage over memory that is not the device's, or was freed");
+  return {found->second->host.get(), distance};
 }
 
 StorageImpl* host_of(const Tensor& tensor) {
-  return host_of(tensor.storage());
+  return place_of(tensor.storage()).host;
 }
 
 // Pinned memory is recognised by the base address of an allocation and by nothing else, as in the bridge
@@ -294,6 +331,9 @@ struct PinnedAllocator final : c10::Allocator {
       return {nullptr, c10::Device(c10::kCPU)};
     }
     void* ptr = aligned_allocation(n);
+    if (poison_enabled) {
+      std::memset(ptr, kPoison, n);
+    }
     std::lock_guard<std::mutex> guard(pinned_blocks().mutex);
     pinned_blocks().bases.insert(ptr);
     return {ptr, ptr, &free_pinned, c10::Device(c10::kCPU)};
@@ -864,12 +904,16 @@ Tensor new_view(
 
 // The same bytes as a CPU tensor.
 Tensor host_alias(const Tensor& tensor, std::optional<ScalarType> bits = std::nullopt) {
-  auto host = c10::intrusive_ptr<StorageImpl>::reclaim_copy(host_of(tensor));
+  const auto place = place_of(tensor.storage());
   const auto type = bits ? c10::scalarTypeToTypeMeta(*bits) : tensor.dtype();
   auto cpu = at::detail::make_tensor<c10::TensorImpl>(
-      c10::Storage(std::move(host)), DispatchKeySet(DispatchKey::CPU), type);
+      c10::Storage(c10::intrusive_ptr<StorageImpl>::reclaim_copy(place.host)), DispatchKeySet(DispatchKey::CPU), type);
   auto* impl = cpu.unsafeGetTensorImpl();
-  impl->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  const auto itemsize = static_cast<int64_t>(type.itemsize());
+  TORCH_CHECK(place.distance % itemsize == 0, "hpu emulator: device memory wrapped at an odd address");
+  impl->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset() + place.distance / itemsize);
+  impl->_set_conj(tensor.is_conj());
+  impl->_set_neg(tensor.is_neg());
   if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) {
     impl->set_wrapped_number(true);
   }
@@ -1698,7 +1742,7 @@ void run_view(const OperatorHandle& op, Stack* stack, size_t count) {
   for (auto& result : cpu) {
     stack->push_back(map_tensors(result, [&](const Tensor& t) {
       TORCH_CHECK(
-          t.storage().unsafeGetStorageImpl() == host_of(base), "hpu emulator: ", op.schema().name(),
+          t.storage().unsafeGetStorageImpl() == host_of(base) && place_of(base.storage()).distance == 0, "hpu emulator: ", op.schema().name(),
           " is declared a view, but returned other memory");
       return wrap_view(base, t);
     }));
@@ -1999,6 +2043,73 @@ void fallback(const OperatorHandle& op, Stack* stack) {
   stack->insert(stack->end(), results.begin(), results.end());
 }
 
+// Convolution has one entry for devices that PyTorch does not know: it runs as the general operator.
+void convolution(const OperatorHandle& /*op*/, Stack* stack) {
+  static const auto general = c10::Dispatcher::singleton().findSchemaOrThrow("aten::convolution", "");
+  fallback(general, stack);
+}
+
+void convolution_backward(const OperatorHandle& /*op*/, Stack* stack) {
+  static const auto general = c10::Dispatcher::singleton().findSchemaOrThrow("aten::convolution_backward", "");
+  // (grad_output, input, weight, stride, padding, dilation, transposed, output_padding, groups, output_mask); the
+  // general operator takes the bias's sizes after the weight.
+  const auto first = stack->end() - 10;
+  const auto& weight = first[2].toTensor();
+  const bool transposed = first[6].toBool();
+  const int64_t channels = transposed ? weight.size(1) * first[8].toInt() : weight.size(0);
+  stack->insert(first + 3, IValue(c10::List<int64_t>({channels})));
+  fallback(general, stack);
+}
+
+// Autocast with the bridge's default lists (hpu_ops/autocast_helpers.h:34-125).  Its third list, of operators that run in
+// the widest type of their arguments, is what type promotion does anyway.
+void autocast(const OperatorHandle& op, Stack* stack) {
+  enum class Cast { kNone, kLower, kLowerFirst, kFloat };
+  static const std::unordered_set<std::string> lower{
+      "addmm", "addbmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+      "conv_transpose3d", "dot", "dropout", "feature_dropout", "leaky_relu", "linear", "matmul", "mean", "mm", "mul",
+      "mv", "softmax", "log_softmax", "scaled_dot_product_attention"};
+  static const std::unordered_set<std::string> lower_first{"layer_norm", "group_norm", "instance_norm", "batch_norm"};
+  static const std::unordered_set<std::string> full{
+      "acos", "addcdiv", "asin", "atan2", "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+      "cdist", "cosh", "cosine_embedding_loss", "cosine_similarity", "cross_entropy_loss", "dist", "div", "divide",
+      "embedding", "embedding_bag", "erfinv", "exp", "expm1", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss",
+      "log", "log10", "log1p", "log2", "logsumexp", "margin_ranking_loss", "mse_loss", "multi_margin_loss",
+      "multilabel_margin_loss", "nll_loss", "pdist", "poisson_nll_loss", "pow", "reciprocal", "renorm", "rsqrt", "sinh",
+      "smooth_l1_loss", "soft_margin_loss", "softplus", "tan", "topk", "triplet_margin_loss", "true_divide"};
+  static auto* casts = new ska::flat_hash_map<const c10::FunctionSchema*, Cast>;
+  c10::impl::ExcludeDispatchKeyGuard no_autocast(DispatchKey::AutocastHPU);
+  const auto& schema = op.schema();
+  Cast cast;
+  {
+    Lock lock;
+    auto known = casts->find(&schema);
+    if (known == casts->end()) {
+      const auto name = schema.name().substr(schema.name().find("::") + 2);
+      const bool writes = schema.is_mutable();
+      const auto found = writes ? Cast::kNone
+          : lower.count(name)   ? Cast::kLower
+          : lower_first.count(name) ? Cast::kLowerFirst
+          : full.count(name)    ? Cast::kFloat
+                                : Cast::kNone;
+      known = casts->emplace(&schema, found).first;
+    }
+    cast = known->second;
+  }
+  if (cast != Cast::kNone) {
+    const auto type = cast == Cast::kFloat ? at::kFloat : at::autocast::get_autocast_dtype(kDevice);
+    const auto count = static_cast<ptrdiff_t>(schema.arguments().size());
+    const auto last = cast == Cast::kLowerFirst ? stack->end() - count + 1 : stack->end();
+    for (auto arg = stack->end() - count; arg != last; ++arg) {
+      *arg = map_tensors(*arg, [&](const Tensor& t) {
+        const bool eligible = is_device(t) && t.is_floating_point() && t.scalar_type() != at::kDouble;
+        return eligible && t.scalar_type() != type ? t.to(type) : t;
+      });
+    }
+  }
+  op.callBoxed(stack);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // 10. Registration.
 
@@ -2178,9 +2289,8 @@ TORCH_LIBRARY_IMPL(_, HPU, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
-// Without this any operator under torch.autocast raises.  It also means that autocast changes no dtype here.
 TORCH_LIBRARY_IMPL(_, AutocastHPU, m) {
-  m.fallback(torch::CppFunction::makeFallthrough());
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&autocast>());
 }
 
 TORCH_LIBRARY_IMPL(aten, HPU, m) {
@@ -2197,6 +2307,11 @@ TORCH_LIBRARY_IMPL(aten, HPU, m) {
   m.impl("set_.source_Tensor", TORCH_FN(set_tensor));
   m.impl("set_", TORCH_FN(set_nothing));
   m.impl("record_stream", TORCH_FN(record_stream));
+  m.impl("convolution_overrideable", torch::CppFunction::makeFromBoxedFunction<&convolution>());
+  m.impl("convolution_backward_overrideable", torch::CppFunction::makeFromBoxedFunction<&convolution_backward>());
+  // PyTorch would compose these of smaller operators for a device that it does not know; the device has kernels.
+  m.impl("native_layer_norm", torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  m.impl("native_group_norm", torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
 void set_option(const std::string& name, int64_t value) {

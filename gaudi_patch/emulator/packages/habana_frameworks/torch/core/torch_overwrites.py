@@ -22,3 +22,23 @@ def overwrite_torch_functions():
         return hpu.record_stream(self, stream) if self.device.type == "hpu" else original(self, stream)
 
     torch.Tensor.record_stream = record_stream
+
+    # PyTorch seeds the devices that it knows; these add the HPU.
+    seed_everything = torch.manual_seed
+
+    @wraps(seed_everything)
+    def manual_seed(seed):
+        hpu.manual_seed_all(int(seed))
+        return seed_everything(seed)
+
+    torch.manual_seed = torch.random.manual_seed = manual_seed
+
+    draw_seed = torch.seed
+
+    @wraps(draw_seed)
+    def seed():
+        drawn = draw_seed()
+        hpu.manual_seed_all(drawn)
+        return drawn
+
+    torch.seed = torch.random.seed = seed

@@ -8,7 +8,7 @@ import torch
 from ._utils import _get_device_index
 
 _is_lazy_mode = os.getenv("PT_HPU_LAZY_MODE", "1") != "0"
-_HPU_DEVICE_TYPE = 6  # c10::DeviceType::HPU
+_HPU_DEVICE_TYPE = 15  # c10::DeviceType::HPU
 
 
 class Stream(torch.Stream):
