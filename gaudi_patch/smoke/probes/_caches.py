@@ -117,10 +117,8 @@ class Caches:
         index = self._torch.tensor(slots, dtype=self._torch.int64).to("hpu")
         for number, base in enumerate(self._bases):
             rows = self._rng.integers(0, 256, (len(slots), self.truth[number].shape[1]), dtype=np.uint8)
-            value = self._torch.from_numpy(rows).view(base.dtype).view(len(slots), *base.shape[1:])
             flat = base if self.layout.view or self.layout.flat else base.view(-1, *base.shape[2:])
-            if not (self.layout.view or self.layout.flat):
-                value = value.view(len(slots), *flat.shape[1:])
+            value = self._torch.from_numpy(rows).view(base.dtype).view(len(slots), *flat.shape[1:])
             flat.index_copy_(0, index, value.to("hpu"))
             self.truth[number][slots] = rows
 

@@ -62,10 +62,17 @@ class Rig:
         """A new slot mapping for ``tokens`` tokens."""
         return _oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
 
-    def store(self, slots: Sequence[int], spans: Sequence[Span], *, single: bool = False) -> _device.Counts:
-        """Store and check the objects, their neighbours and the caches; single: one object a call."""
-        # What the forward pass has just computed is still under way when LMCache stores it.
+    def store(
+        self, slots: Sequence[int], spans: Sequence[Span], *, single: bool = False, counted: bool = False
+    ) -> _device.Counts:
+        """Store and check the objects, their neighbours and the caches.
+
+        single: one object a call. counted: the counts are of the transfer alone; otherwise what the forward
+        pass has just computed is still under way when LMCache stores it, and is counted too.
+        """
         self.caches.write_pending([slots[token] for start, end in spans for token in range(start, end)])
+        if counted:
+            self._torch.hpu.synchronize()
         objects, guards = self._objects(spans)
         for memory_object in objects:
             for content in self._contents(memory_object):
@@ -98,10 +105,12 @@ class Rig:
         cached: int = 0,
         single: bool = False,
         on_device: bool = False,
+        counted: bool = False,
     ) -> _device.Counts:
         """Load random objects and check every byte of the caches.
 
         cached: leading tokens that vLLM has itself. on_device: the objects lie on the HPU already.
+        single, counted: as for ``store``.
         """
         objects, guards = self._objects(spans)
         contents = [self._contents(item) for item in objects]
@@ -122,6 +131,8 @@ class Rig:
             )
             for plane, rows in zip(planes, after):  # noqa: B905
                 self.caches.truth[plane] = rows
+        if counted:
+            self._torch.hpu.synchronize()
         given = [_lmcache.object_on_device(item) for item in objects] if on_device else objects
         arguments = {**self._arguments(slots), "vllm_cached_tokens": cached}
         with _device.counting() as counts:

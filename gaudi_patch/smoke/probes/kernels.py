@@ -112,7 +112,12 @@ def check_layout(bench: Bench, layout: Layout, dtype: str, block_size: int, chun
 
 
 def check_counters(bench: Bench, layout: Layout) -> None:
-    """What a request costs: see ``design.md`` of the runtime's budget in the README's table of counters."""
+    """What a request costs, after the caches were registered.
+
+    A group of up to 8 chunks is one launch, so 16 chunks and a tail are three; one copy an object, and one of
+    the indices a launch; the device reads and writes the useful bytes once on a load (2 times their size), and
+    twice on a store, which joins the rows of all layers.
+    """
     chunk, block_size = 64, 16
     longest = 40 * chunk + 5
     heads = (1,) * 4 if layout.mla else (2,) * 4
@@ -123,7 +128,7 @@ def check_counters(bench: Bench, layout: Layout) -> None:
         objects = len(rig.spans(tokens))
         useful = tokens * rig.token_bytes
         for what, move, traffic in (("store", rig.store, 4.5), ("load", rig.load, 2.5)):
-            counts = move(rig.slots(tokens), rig.spans(tokens))
+            counts = move(rig.slots(tokens), rig.spans(tokens), counted=True)
             told = f"{what} of {objects} objects"
             probe.counters[f"{layout.name}: {told}"] = dict(counts)
             counts.at_most(probe, "graph_compilation", 0, f"{told}, after the caches were registered")
@@ -138,7 +143,7 @@ def check_counters(bench: Bench, layout: Layout) -> None:
             counts.at_most(probe, "device_traffic_bytes", int(traffic * useful), told)
         check_lengths(bench, rig, layout)
         for what, move in (("store", rig.store), ("load", rig.load)):
-            counts = move(rig.slots(longest), rig.spans(longest))
+            counts = move(rig.slots(longest), rig.spans(longest), counted=True)
             counts.at_most(
                 probe, "peak_staging_bytes", 20 * chunk * rig.token_bytes, f"{what} of {longest // chunk} chunks"
             )
@@ -152,8 +157,8 @@ def check_lengths(bench: Bench, rig: Rig, layout: Layout) -> None:
         tokens = chunk * (1 + 2 * step) + (7 * step * step + 3) % chunk
         start = chunk * (step // 3)
         slots = rig.slots(tokens)
-        stored = rig.store(slots, rig.spans(tokens, start))
-        loaded = rig.load(slots, rig.spans(tokens, start), cached=start + 5 * step)
+        stored = rig.store(slots, rig.spans(tokens, start), counted=True)
+        loaded = rig.load(slots, rig.spans(tokens, start), cached=start + 5 * step, counted=True)
         for counts, what in ((stored, "store"), (loaded, "load")):
             counts.at_most(probe, "device_syncs", 1, f"{what} of {tokens} tokens")
             compiled += counts.get("graph_compilation", 0)

@@ -1,0 +1,102 @@
+"""Storage backends for the engine: their configuration, and the lm:// server in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A combination of backends.
+
+    settings: for LMCache's configuration. slow: storing goes on in the background after ``store`` returns.
+    evicts: the pool is small, and what is pushed out of it is gone; keeps: it is still to be had elsewhere.
+    """
+
+    name: str
+    settings: dict[str, object] = field(default_factory=dict)
+    slow: bool = False
+    evicts: bool = False
+    keeps: bool = False
+
+
+@contextlib.contextmanager
+def backends(scratch: Path, roomy: float, small: float) -> Iterator[list[Backend]]:
+    """The backends to check, with the server running. roomy, small: sizes of the CPU pool in GB."""
+    with lm_server(scratch) as url:
+        yield [
+            Backend("CPU", {"local_cpu": True, "max_local_cpu_size": small}, evicts=True),
+            Backend(
+                "disk",
+                {"local_cpu": False, "max_local_cpu_size": roomy, **_disk(scratch / "disk")},
+                slow=True,
+            ),
+            Backend(
+                "CPU over disk",
+                {"local_cpu": True, "max_local_cpu_size": small, **_disk(scratch / "below")},
+                slow=True,
+                evicts=True,
+                keeps=True,
+            ),
+            Backend(
+                "lm://",
+                {
+                    "local_cpu": False,
+                    "max_local_cpu_size": roomy,
+                    "remote_url": url,
+                    "remote_serde": "naive",
+                },
+                slow=True,
+            ),
+        ]
+
+
+def _disk(folder: Path) -> dict[str, object]:
+    folder.mkdir(exist_ok=True)
+    return {"local_disk": f"file://{folder}/", "max_local_disk_size": 1.0}
+
+
+@contextlib.contextmanager
+def lm_server(scratch: Path) -> Iterator[str]:
+    """LMCache's own server on the loopback interface; its URL. It is stopped at the end.
+
+    Raises RuntimeError if it does not come up.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = scratch / "lm-server.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port), "cpu"],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_for(port, process, log)
+        yield f"lm://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        time.sleep(0.05)
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise RuntimeError(f"LMCache's lm:// server does not start: {lines[-1] if lines else 'it printed nothing'}")

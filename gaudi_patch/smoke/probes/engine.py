@@ -1,0 +1,253 @@
+"""Level engine: LMCache's own engine stores, finds and retrieves KV on this device, through each backend.
+
+The caches are compared whole after each request, so that a write outside it is seen. Blocks are overwritten as
+soon as a store returns, as a serving engine would: what was not copied by then is lost. On the emulated HPU the
+check is itself checked: with the waits taken out, it has to fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _backends, _caches, _device, _lmcache, _oracle, _probe
+    from gaudi_patch.smoke.probes._caches import Caches, Layout
+    from gaudi_patch.smoke.probes._oracle import Bytes
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, with its neighbours beside it
+    sys.path.append(str(Path(__file__).resolve().parent))
+    import _backends
+    import _caches
+    import _device
+    import _lmcache
+    import _oracle
+    import _probe
+    from _caches import Caches
+
+np: Any = _probe.load("numpy")
+
+SEEDS = {False: 20250301, True: 20250302}  # MHA, MLA: no prompt of one is in the backends of the other
+CHUNK = 64
+BLOCK_SIZE = 16
+LAYERS = 3
+BLOCKS = 96
+SETTLE_SECONDS = 30.0
+MHA = _caches.LAYOUTS[0]
+MLA = next(layout for layout in _caches.LAYOUTS if layout.mla)
+
+
+def body(probe: _probe.Probe) -> None:
+    """Both kinds of attention over all backends."""
+    _device.confirm(probe)
+    chunk_bytes = CHUNK * LAYERS * 2 * 2 * 128  # the larger of the two layouts: K and V, 2 bytes, width 128
+    gigabyte = 1024**3
+    with _backends.backends(probe.scratch, 64 * chunk_bytes / gigabyte, 13 * chunk_bytes / gigabyte) as found:
+        for layout, heads, head_size in ((MHA, 2, 64), (MLA, 1, 256)):
+            for backend in found:
+                with probe.section(f"{'MLA' if layout.mla else 'MHA'} over {backend.name}"):
+                    check_backend(Case(probe, layout, heads, head_size), backend)
+    probe.summary.append(f"MHA and MLA over {', '.join(backend.name for backend in found)}")
+
+
+def check_backend(case: Case, backend: _backends.Backend) -> None:
+    """All requests over one backend."""
+    with case.engine(backend):
+        prompt = case.prompt(3 * CHUNK + 20)
+        case.probe.check(case.lookup(prompt) == 0, "a prompt that was never stored is found")
+        case.store(prompt)
+        case.settle(prompt, len(prompt.tokens))
+        case.retrieve(prompt, "a prompt with a partial tail")
+        # Whole chunks that vLLM has are not asked for; of the next one it has some blocks.
+        case.retrieve(prompt, "a prompt whose prefix vLLM has", skipped=CHUNK, cached=CHUNK + BLOCK_SIZE + 5)
+        longer = case.prompt(5 * CHUNK, like=prompt, shared=2 * CHUNK + 10)
+        case.retrieve(longer, "a prompt that shares two chunks", expected=2 * CHUNK)
+        if backend.evicts:
+            check_eviction(case, prompt, backend)
+        elif backend.name == "disk" and case.probe.device == "emulated":
+            check_control(case)
+
+
+def check_eviction(case: Case, first: Prompt, backend: _backends.Backend) -> None:
+    """More is stored than the pool holds: the oldest is gone or comes from below, the newest is whole."""
+    for _ in range(3):
+        newest = case.prompt(4 * CHUNK)
+        case.store(newest)
+        case.settle(newest, len(newest.tokens))
+    case.retrieve(newest, "the newest prompt after eviction")
+    if backend.keeps:
+        case.settle(first, len(first.tokens))
+        case.retrieve(first, "a prompt that was evicted to the backend below")
+    else:
+        case.probe.check(
+            case.lookup(first) < len(first.tokens),
+            "the oldest prompt is still whole, although the pool cannot hold it: nothing was evicted",
+        )
+
+
+def check_control(case: Case) -> None:
+    """Without the device-wide wait, what reaches the disk must be wrong: else this level could not see it missing."""
+    prompt = case.prompt(2 * CHUNK)
+    with without_waits():
+        case.store(prompt)
+        case.settle(prompt, len(prompt.tokens), within=5.0)
+    found = case.lookup(prompt)
+    right = found == len(prompt.tokens) and case.would_retrieve(prompt)
+    case.probe.check(not right, "a store that does not wait for the device was not noticed on the emulated HPU")
+
+
+@contextlib.contextmanager
+def without_waits() -> Iterator[None]:
+    """Take the waits out of ``torch.hpu`` for a while; drains the device at the end."""
+    hpu = _probe.load("torch").hpu
+
+    def nothing(*arguments: object) -> None:
+        return None
+
+    owners = [(hpu, "synchronize"), (hpu.Event, "synchronize"), (hpu.Stream, "synchronize")]
+    kept = [(owner, name, getattr(owner, name)) for owner, name in owners]
+    for owner, name in owners:
+        setattr(owner, name, nothing)
+    try:
+        yield
+    finally:
+        for owner, name, value in kept:
+            setattr(owner, name, value)
+        hpu.synchronize()
+
+
+class Prompt:
+    """Tokens, and the rows that their KV must have in every plane once it was stored."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
+        self.rows: list[Bytes] = []
+
+
+class Case:
+    """An engine over one set of caches."""
+
+    def __init__(self, probe: _probe.Probe, layout: Layout, heads: int, head_size: int) -> None:
+        self.probe = probe
+        self._rng = np.random.default_rng(SEEDS[layout.mla])
+        self._torch = _probe.load("torch")
+        self.caches = Caches(
+            layout,
+            dtype="bfloat16",
+            blocks=BLOCKS,
+            block_size=BLOCK_SIZE,
+            heads=(heads,) * LAYERS,
+            head_size=head_size,
+            rng=self._rng,
+        )
+        self._shape = (LAYERS, self.caches.kv, CHUNK, heads, head_size)
+        self._engine: Foreign = None
+
+    @contextlib.contextmanager
+    def engine(self, backend: _backends.Backend) -> Iterator[None]:
+        """Run with an engine over this backend; it is closed at the end."""
+        config = _lmcache.make_config(
+            chunk_size=CHUNK, save_unfull_chunk=True, reserve_local_cpu_size=0.0, **backend.settings
+        )
+        metadata = _lmcache.make_metadata(kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla)
+        connector = _lmcache.make_connector(config, metadata)
+        self._engine = _lmcache.make_engine(config, metadata, connector)
+        try:
+            _lmcache.register(connector, self.caches.entries)
+            yield
+        finally:
+            _lmcache.close_engine()
+
+    def prompt(self, length: int, like: Prompt | None = None, shared: int = 0) -> Prompt:
+        """A new prompt; its first ``shared`` tokens are those of ``like``."""
+        tokens = [int(token) for token in self._rng.integers(0, 100_000, length)]
+        if like is not None:
+            tokens[:shared] = like.tokens[:shared]
+        prompt = Prompt(tokens)
+        if like is not None:
+            prompt.rows = like.rows
+        return prompt
+
+    def store(self, prompt: Prompt) -> None:
+        """Compute the prompt's KV into free blocks, store it, and give the blocks to somebody else at once."""
+        slots = self._slots(len(prompt.tokens))
+        self.caches.write_pending(slots)
+        prompt.rows = [plane[slots].copy() for plane in self.caches.truth]
+        self._engine.store(self._torch.tensor(prompt.tokens), **self._arguments(slots))
+        self.caches.write_pending(slots)
+
+    def lookup(self, prompt: Prompt) -> int:
+        """How many leading tokens the engine says it has."""
+        return int(self._engine.lookup(self._torch.tensor(prompt.tokens)))
+
+    def settle(self, prompt: Prompt, expected: int, within: float = SETTLE_SECONDS) -> None:
+        """Wait until what is stored in the background can be found; a check unless ``within`` is given."""
+        deadline = time.monotonic() + within
+        while (found := self.lookup(prompt)) != expected and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if within == SETTLE_SECONDS:
+            self.probe.check(found == expected, f"{found} of {expected} stored tokens are found after {within:g} s")
+
+    def retrieve(
+        self, prompt: Prompt, what: str, *, expected: int | None = None, skipped: int = 0, cached: int = 0
+    ) -> None:
+        """Retrieve into other blocks and compare all caches.
+
+        expected: leading tokens that the engine must have, by default all. skipped: leading tokens, whole
+        chunks, that are not asked for. cached: leading tokens whose rows must stay as they are.
+        """
+        with self.probe.section(what):
+            have = len(prompt.tokens) if expected is None else expected
+            found, slots = self._retrieve(prompt, have, skipped, cached)
+            self.probe.check(
+                found == have - skipped, f"{found} tokens were retrieved, {have - skipped} are there to be"
+            )
+            for token in range(max(skipped, cached), have):
+                for plane, rows in zip(self.caches.truth, prompt.rows):  # noqa: B905 - equal by construction
+                    plane[slots[token]] = rows[token]
+            self._compare(lambda problem: self.probe.check(not problem, f"after a retrieve, {problem}"))
+
+    def would_retrieve(self, prompt: Prompt) -> bool:
+        """Whether a retrieve gives what was computed; the caches' expected content follows what they hold."""
+        found, slots = self._retrieve(prompt, len(prompt.tokens), 0, 0)
+        now = self.caches.read()
+        right = found == len(prompt.tokens) and all(
+            bool((plane[slots] == rows).all())
+            for plane, rows in zip(now, prompt.rows)  # noqa: B905
+        )
+        self.caches.truth = now
+        return right
+
+    def _retrieve(self, prompt: Prompt, have: int, skipped: int, cached: int) -> tuple[int, list[int]]:
+        slots = self._slots(len(prompt.tokens))
+        # A serving engine asks for what lookup found, and the rest of the prompt has no KV yet.
+        tokens = self._torch.tensor(prompt.tokens[:have])
+        mask = self._torch.ones(have, dtype=self._torch.bool)
+        mask[:skipped] = False
+        self.caches.write_pending([slot for slot in range(0, self.caches.slots, 5) if slot not in set(slots)])
+        mapping = slots[:have]
+        arguments = {**self._arguments(mapping), "vllm_cached_tokens": cached, "req_id": "smoke"}
+        retrieved = self._engine.retrieve(tokens, mask, **arguments)
+        return int(retrieved.sum()), slots
+
+    def _slots(self, tokens: int) -> list[int]:
+        return _oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
+
+    def _arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
+        mapping = self._torch.tensor(list(slots), dtype=self._torch.int64)
+        if not _probe.is_patched():  # whose adapter kept it on the device
+            mapping = mapping.to("hpu")
+        return {"kvcaches": self.caches.entries, "slot_mapping": mapping}
+
+    def _compare(self, report: Callable[[str], object]) -> None:
+        for number, (found, expected) in enumerate(zip(self.caches.read(), self.caches.truth)):  # noqa: B905
+            problem = _oracle.difference(found[None], expected[None])
+            report(f"plane {number}: {problem}" if problem else "")
+
+
+if __name__ == "__main__":
+    _probe.main("engine", body)
