@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from .diff_guard import DEV_NULL, MAX_PATCH_BYTES, NO_NEWLINE, Head, Kind, Section, guard
+from .diff_guard import DEV_NULL, MAX_PATCH_BYTES, NO_NEWLINE, Head, Kind, Section, guard, show
 from .errors import bad_patch
 from .hunks import Hunk
 from .safepath import quote
@@ -123,7 +123,7 @@ def _build(sections: list[Section], data: bytes, name: str) -> Iterator[FileDiff
     try:
         files = PatchSet(text_lines())
     except UnidiffParseError as error:
-        raise bad_patch(f"unidiff does not read it: {str(error)!a}", name, at) from error
+        raise bad_patch(f"unidiff does not read it: {show(str(error))}", name, at) from error
     if len(files) != len(sections):
         raise bad_patch(f"unidiff reads {len(files)} files, not {len(sections)}", name, 1)
     for section, built in zip(sections, files, strict=True):

@@ -31,6 +31,7 @@ _EMPTY_BLOBS = (
     "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
 )
+_MAX_SHOWN = 200
 _MAKE_IT = "make it with: git diff --full-index (no other options)"
 _CRLF_HINT = "mark patches `*.patch -text` in .gitattributes and check them out again"
 
@@ -69,6 +70,12 @@ def guard(data: bytes, name: str) -> list[Section]:
     return _Guard(_lines(data, name), name).sections()
 
 
+def show(text: str | bytes) -> str:
+    """What a patch says, for a message: in ASCII, and cut where it would fill the screen."""
+    shown = ascii(text)
+    return shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
+
+
 def _lines(data: bytes, name: str) -> list[bytes]:
     """The patch's lines, once it is clear that it has some."""
     if len(data) > MAX_PATCH_BYTES:
@@ -101,13 +108,13 @@ class _Guard:
             # Why casefold: on a file system that ignores case the second would overwrite the first.
             key = section.path.casefold()
             if twin := seen.get(key):
-                self._fail(f"{section.path!a} is in the patch twice, first in line {twin.line}", at=section.line)
+                self._fail(f"{show(section.path)} is in the patch twice, first in line {twin.line}", at=section.line)
             seen[key] = section
         # With / sorted first, what is below a file comes right behind it.
         keys = sorted(seen, key=lambda key: key.replace("/", "\0"))
         for above, below in pairwise(keys):
             if below.startswith(above + "/"):
-                self._fail(f"{seen[below].path!a} is below a file of this patch", at=seen[below].line)
+                self._fail(f"{show(seen[below].path)} is below a file of this patch", at=seen[below].line)
         return sections
 
     def _fail(self, message: str, hint: str = "", at: int = 0) -> NoReturn:
@@ -149,11 +156,11 @@ class _Guard:
             heads = self._hunks(kind)
         elif kind is Kind.MODIFY:
             if modes[0] == modes[1] or old_blob:
-                self._fail(f"{path!a} has no hunk: the patch is truncated, or it changes nothing")
+                self._fail(f"{show(path)} has no hunk: the patch is truncated, or it changes nothing")
         else:
             blob = new_blob if kind is Kind.CREATE else old_blob
             if not blob or not any(empty.startswith(blob) for empty in _EMPTY_BLOBS):
-                self._fail(f"{path!a} has no hunk, and no index line that says it is empty")
+                self._fail(f"{show(path)} has no hunk, and no index line that says it is empty")
         return Section(path, kind, modes, (old_blob, new_blob), heads, line)
 
     def _git_line(self) -> tuple[bytes, bytes, str]:
@@ -170,10 +177,10 @@ class _Guard:
             old, new = old_path, new_path = rest[:half], rest[half + 1 :]
         if old_path[:2] != b"a/" or new_path[:2] != b"b/" or old_path[2:] != new_path[2:]:
             hint = "renames, copies and prefixes other than a/ and b/ are refused; " + _MAKE_IT
-            self._fail(f"not the same name after a/ and b/: {rest!a}", hint, at)
+            self._fail(f"not the same name after a/ and b/: {show(rest)}", hint, at)
         path = old_path[2:].decode("utf-8", "surrogateescape")
         if why := unsafe(path):
-            self._fail(f"the path {path!a} {why}", at=at)
+            self._fail(f"the path {show(path)} {why}", at=at)
         return old, new, path
 
     def _not_a_diff(self) -> NoReturn:
@@ -210,7 +217,7 @@ class _Guard:
         text = digits.decode("latin-1")
         if text not in _MODES:
             what = _OTHER_MODES.get(text, "neither 100644 nor 100755")
-            self._fail(f"mode {text!a}: {what}; only regular files are patched", at=self._next)
+            self._fail(f"mode {show(text)}: {what}; only regular files are patched", at=self._next)
         return _MODES[text]
 
     def _index(self, kind: Kind, modes: tuple[int | None, int | None]) -> tuple[str, str, int | None]:
@@ -245,7 +252,7 @@ class _Guard:
     def _same_name(self, rest: bytes, name: bytes) -> None:
         """The line that was just read must carry ``name``, and after a tab what it likes."""
         if rest.partition(b"\t")[0] != name:
-            self._fail(f"the name {rest!a} is not {name!a}, as the headers above it say", at=self._next)
+            self._fail(f"the name {show(rest)} is not {show(name)}, as the headers above it say", at=self._next)
 
     def _hunks(self, kind: Kind) -> list[Head]:
         heads: list[Head] = []

@@ -42,7 +42,7 @@ def unsafe(path: str) -> str:
 
 def _unsafe_part(part: str) -> str:
     if part in ("", ".", ".."):
-        return f"has the part {part!r}" if part else "has an empty part (//, or a / at the end)"
+        return f"has the part {part!a}" if part else "has an empty part (//, or a / at the end)"
     if part.endswith((".", " ")):
         return "has a part that ends in a dot or a space"
     if part.startswith("~"):
@@ -52,9 +52,9 @@ def _unsafe_part(part: str) -> str:
     if len(part.encode()) > _MAX_NAME_BYTES:
         return f"has a part longer than {_MAX_NAME_BYTES} bytes"
     if _DEVICES.fullmatch(part):
-        return f"has the reserved part {part!r}"
+        return f"has the reserved part {part!a}"
     if _STARTUP.fullmatch(part) or _BINARY.search(part):
-        return f"names {part!r}: start-up hooks, bytecode and shared libraries are not patched"
+        return f"names {part!a}: start-up hooks, bytecode and shared libraries are not patched"
     return ""
 
 

@@ -32,6 +32,10 @@ def facts(error: HunkMismatch) -> tuple[int, str, int, bytes, bytes | None]:
     return error.index, error.reason, error.at, error.expected, error.found
 
 
+def test_a_hunk_has_no_section_and_no_line_unless_it_is_told() -> None:
+    assert (FIVE.section, FIVE.line) == (b"", 0)
+
+
 @pytest.mark.parametrize(
     ("data", "lines"),
     [
