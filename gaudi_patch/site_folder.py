@@ -4,7 +4,7 @@ Folders are listed and the first lines of METADATA read by hand: importlib.metad
 first of several, and gives None for the version when that one is broken.
 """
 
-# ruff: noqa: PTH112, PTH113, PTH118, PTH123, PTH208
+# ruff: noqa: PTH112, PTH113, PTH118, PTH208
 # Why: entries of sys.path are strings; os.path is several times faster here.
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _is_leftover(name: str, package: str) -> bool:
 def _importable(path: str, package: str, names: list[str], resolve: Resolve) -> Importable | None:
     """What FileFinder takes from a folder: a package, then a module, then a part of a namespace package."""
     folder = os.path.join(path, package)
-    is_folder = package in names and os.path.isdir(resolve(folder))
+    is_folder = package in names and os.path.isdir(resolve(folder))  # its name as spelled, whatever the file system
     if is_folder:
         inside = os.listdir(resolve(folder))
         if any(_is_module(name, "__init__") for name in inside):
@@ -157,7 +157,7 @@ def _headers(path: str, resolve: Resolve) -> dict[str, str] | None:
                 if not line.strip():
                     break
                 name, colon, value = line.partition(":")
-                if colon and not line[0].isspace():
+                if colon:  # a continuation line starts with a space, so that its name is never looked for
                     found.setdefault(name.lower(), value.strip())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None

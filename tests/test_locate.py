@@ -321,7 +321,10 @@ class TestShadowing:
         assert (refused.exit, refused.code) == (Exit.REFUSED, "not-a-folder-install")
         assert refused.details == [str(tmp_path / "first" / name), str(info)]
 
-    @pytest.mark.parametrize("name", ["lmcache.txt", "lmcache.foo.py", "lmcache_x.py", "lmcache.d", "Lmcache.py"])
+    @pytest.mark.parametrize(
+        "name",
+        ["lmcache", "lmcache-0.5.txt", "lmcache.txt", "lmcache.foo.py", "lmcache_x.py", "lmcache.d", "Lmcache.py"],
+    )
     def test_files_that_import_would_not_take_shadow_nothing(self, tmp_path: Path, python: Python, name: str) -> None:
         install(tmp_path / "site")
         (tmp_path / "first").mkdir()
