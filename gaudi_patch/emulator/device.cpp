@@ -464,6 +464,7 @@ using Job = std::function<void()>;
 
 struct EventRecord {
   bool done = false;
+  bool asked = false;
   std::chrono::steady_clock::time_point time;
 };
 
@@ -484,10 +485,12 @@ struct Stream {
   std::deque<Work> queue;
   uint64_t issued = 0;
   uint64_t done = 0;
+  bool asked = false;
 };
 
 // The graph that is being gathered.
 struct Graph {
+  size_t ops = 0;
   std::vector<Job> jobs;
   Hash signature;
   ska::flat_hash_map<const StorageImpl*, uint32_t> ordinals; // every storage that the graph touches
@@ -495,6 +498,7 @@ struct Graph {
   std::string text; // filled only while tracing
 
   void clear() {
+    ops = 0;
     jobs.clear();
     signature = Hash();
     ordinals.clear();
@@ -517,10 +521,10 @@ class Runtime {
   }
 
   bool writes_pending(const StorageImpl* host) const {
-    return !graph.jobs.empty() && graph.written.count(host) != 0;
+    return graph.ops > 0 && graph.written.count(host) != 0;
   }
   bool reads_pending(const StorageImpl* host) const {
-    return !graph.jobs.empty() && graph.ordinals.count(host) != 0;
+    return graph.ops > 0 && graph.ordinals.count(host) != 0;
   }
 
   // One operator of the device.  `signature` must hold its name, attributes and shapes; what makes it depend on the
@@ -531,8 +535,26 @@ class Runtime {
       at::ArrayRef<std::pair<const StorageImpl*, int64_t>> operands,
       at::ArrayRef<const StorageImpl*> written,
       Job job) {
+    gather(name, signature, operands, written);
+    if (options.schedule == Options::kSync) {
+      attempt(job);
+    } else {
+      graph.jobs.push_back(std::move(job));
+    }
+    if (!options.lazy) {
+      launch("eager");
+    }
+  }
+
+  // Enters an operator in the graph's signature and in the counters.
+  void gather(
+      const std::string& name,
+      Hash signature,
+      at::ArrayRef<std::pair<const StorageImpl*, int64_t>> operands,
+      at::ArrayRef<const StorageImpl*> written) {
     ++counters.ops;
     ++counters.op_histogram[name];
+    ++graph.ops;
     for (const auto& [host, offset] : operands) {
       const auto ordinal = static_cast<uint32_t>(graph.ordinals.size());
       signature.mix(graph.ordinals.emplace(host, ordinal).first->second);
@@ -544,15 +566,11 @@ class Runtime {
     for (const auto* host : written) {
       graph.written.insert(host);
     }
-    graph.jobs.push_back(std::move(job));
-    if (!options.lazy) {
-      launch("eager");
-    }
   }
 
   // Ends the graph and puts it on the current stream.  Nothing happens when it is empty.
   bool launch(const char* cause) {
-    if (graph.jobs.empty()) {
+    if (graph.ops == 0) {
       return false;
     }
     ++counters.graph_launches;
@@ -565,7 +583,7 @@ class Runtime {
     }
     if (tracing) {
       std::ostringstream line;
-      line << "{\"kind\":\"graph\",\"cause\":" << quoted(cause) << ",\"ops\":" << graph.jobs.size()
+      line << "{\"kind\":\"graph\",\"cause\":" << quoted(cause) << ",\"ops\":" << graph.ops
            << ",\"stream\":" << current_stream << ",\"signature\":\"" << std::hex << graph.signature.a << std::dec
            << "\",\"text\":" << quoted(graph.text) << "}";
       trace.push_back(line.str());
@@ -584,6 +602,7 @@ class Runtime {
   uint64_t push(int64_t stream, Work work) {
     auto& s = streams_[stream];
     s.queue.push_back(std::move(work));
+    s.asked = false;
     const uint64_t sequence = ++s.issued;
     if (options.schedule == Options::kSync) {
       run(stream, sequence);
@@ -601,14 +620,7 @@ class Runtime {
         run(work.wait_stream, work.wait_sequence);
       }
       for (auto& job : work.jobs) {
-        try {
-          job();
-        } catch (const std::exception& error) {
-          ++counters.device_errors;
-          if (error_.empty()) {
-            error_ = error.what();
-          }
-        }
+        attempt(job);
         job = nullptr; // releases what it held before the next one runs
       }
       if (work.record) {
@@ -621,6 +633,17 @@ class Runtime {
 
   void run(int64_t stream) {
     run(stream, streams_[stream].issued);
+  }
+
+  void attempt(const Job& job) {
+    try {
+      job();
+    } catch (const std::exception& error) {
+      ++counters.device_errors;
+      if (error_.empty()) {
+        error_ = error.what();
+      }
+    }
   }
 
   void run_all() {
@@ -674,15 +697,18 @@ class Runtime {
     raise_device_error();
   }
 
-  // HPUStream.cpp:99-130.  A query must let a polling loop end, so work is done here, but only after the honest answer
-  // of the laziest device, "not yet", has been given once.
+  // HPUStream.cpp:99-130.  The laziest device answers "not yet"; but a loop that polls has to end, so the second query
+  // in a row does the work.
   bool query_stream(int64_t stream) {
     if (options.lazy && stream != current_stream) {
       launch("stream_query");
     }
-    const bool done = streams_[stream].queue.empty();
+    auto& s = streams_[stream];
+    if (!s.queue.empty() && !std::exchange(s.asked, true)) {
+      return false;
+    }
     run(stream);
-    return done;
+    return true;
   }
 
   void set_stream(int64_t stream) {
@@ -738,15 +764,17 @@ class Runtime {
   }
 
   bool query_event(const Event& event) {
-    if (!event.record || event.record->done) {
-      return true;
+    if (event.record && !event.record->done) {
+      if (!std::exchange(event.record->asked, true)) { // see query_stream
+        return false;
+      }
+      run(event.stream, event.sequence);
     }
-    run(event.stream, event.sequence); // see query_stream
-    return false;
+    return true;
   }
 
   int64_t pending() const {
-    auto count = static_cast<int64_t>(graph.jobs.size());
+    auto count = static_cast<int64_t>(graph.ops);
     for (const auto& [id, stream] : streams_) {
       for (const auto& work : stream.queue) {
         count += static_cast<int64_t>(work.jobs.size());
@@ -1556,6 +1584,15 @@ Inference infer(const OperatorHandle& op, const OpInfo& info, c10::ArrayRef<IVal
   if (!info.inferable) {
     return inference;
   }
+  if (info.name == "index" && info.out_args.back()) {
+    // index is structured: it comes with an output of the right shape, for which a boolean index has been through
+    // nonzero already, and its Meta kernel cannot take one.
+    inference.results.emplace_back();
+    inference.is_list.push_back(false);
+    inference.writes.push_back({shape_of(args.back().toTensor())});
+    inference.known = true;
+    return inference;
+  }
   PlainDispatch plain;
   Stack stack;
   const auto to_meta = [](const Tensor& tensor) {
@@ -1761,12 +1798,6 @@ void run_now(const OperatorHandle& op, const OpInfo& info, Stack* stack, const S
   auto& r = runtime();
   const auto seed = draw_seed(info, args);
   r.launch(cause);
-  ++r.counters.ops;
-  ++r.counters.op_histogram[info.name];
-  if (!r.options.lazy) {
-    ++r.counters.graph_launches;
-    ++r.counters.step_causes[cause];
-  }
   r.run(current_stream);
   r.raise_device_error();
   r.traced("op", ",\"cause\":" + quoted(cause) + ",\"name\":" + quoted(info.name));
@@ -1893,6 +1924,8 @@ void fallback(const OperatorHandle& op, Stack* stack) {
   if (r.options.strict != Options::kIgnore) {
     if (const char* reason = unsupported(info, args)) {
       TORCH_CHECK_NOT_IMPLEMENTED(r.options.strict != Options::kRaise, "hpu emulator: ", info.name, ": ", reason);
+      ++r.counters.ops;
+      ++r.counters.op_histogram[info.name];
       ++r.counters.cpu_fallback;
       ++r.counters.cpu_fallback_ops[info.name];
       run_now(op, info, stack, args, "cpu_fallback");
@@ -1932,6 +1965,7 @@ void fallback(const OperatorHandle& op, Stack* stack) {
   if (!inference.known) {
     ++r.counters.dynamic_ops;
     ++r.counters.dynamic_op_names[info.name];
+    r.gather(info.name, signature, operands, {}); // it is the last operator of the graph that it ends
     run_now(op, info, stack, args, "dynamic");
     return;
   }
@@ -2320,6 +2354,8 @@ void set_option(const std::string& name, int64_t value) {
   if (name == "lazy") {
     options.lazy = value != 0;
   } else if (name == "schedule") {
+    runtime().launch("synchronize");
+    runtime().run_all();
     options.schedule = static_cast<Options::Schedule>(value);
   } else if (name == "strict") {
     options.strict = static_cast<Options::Strict>(value);

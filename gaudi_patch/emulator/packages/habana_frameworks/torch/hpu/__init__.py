@@ -270,8 +270,10 @@ class device:
             set_device(self.idx)
 
     def __exit__(self, type, value, traceback):
+        # The bridge sets self.idx again here, which raises (or picks the last module) after any set_device(0); its
+        # intention is emulated instead.
         if self.prev_idx not in (-1, self.idx):
-            set_device(self.idx)
+            set_device.current_device_idx = self.prev_idx
         return False
 
 
