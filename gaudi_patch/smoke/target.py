@@ -62,6 +62,7 @@ def probe_environment(environ: Mapping[str, str], *, rules: str, scratch: Path) 
         PYTHONDONTWRITEBYTECODE="1",  # a check leaves nothing in the target
         PYTHONUNBUFFERED="1",  # so that a killed probe's last words are kept
         PYTHONFAULTHANDLER="1",
+        OMP_NUM_THREADS="1",  # as vLLM sets it; the probes' tensors are small, and more threads only wait
         TMPDIR=str(scratch),
         LMCACHE_TRACK_USAGE="false",
     )

@@ -83,7 +83,10 @@ def detected_device() -> str:
     if hasattr(utils, "get_vllm_torch_dev"):  # 0.3.14 to 0.4.4
         with vllm_platform():
             return str(utils.get_vllm_torch_dev()[1])
-    return "cuda"  # hard-wired before 0.3.14
+    # Before, the vLLM adapter asks nobody; patched, it asks the runtime.
+    if _probe.is_patched() and _probe.load("lmcache.gaudi.device").is_available():
+        return "hpu"
+    return "cuda"
 
 
 def make_config(**settings: object) -> Foreign:
@@ -124,10 +127,14 @@ def make_metadata(
 def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
     """The connector between vLLM's caches and memory objects that LMCache chooses for this device."""
     package = _probe.load("lmcache.v1.gpu_connector")
-    if not hasattr(package, "CreateGPUConnector"):  # before 0.3.14 the vLLM adapter chooses
-        raise RuntimeError(
-            f"LMCache {_probe.lmcache_version()} has no connector for HPU: its vLLM adapter knows CUDA only"
-        )
+    if not hasattr(package, "CreateGPUConnector"):
+        # Before 0.3.14 the vLLM adapter chooses, which cannot be had without vLLM; patched, it calls this.
+        if not _probe.is_patched():
+            raise RuntimeError(
+                f"LMCache {_probe.lmcache_version()} has no connector for HPU: its vLLM adapter knows CUDA only"
+            )
+        engine = types.SimpleNamespace(name="VLLM")
+        return _probe.load("lmcache.gaudi.connector").create_connector(config, metadata, engine)
     engine_type = _probe.load("lmcache.utils").EngineType
     with vllm_platform():
         return package.CreateGPUConnector(config, metadata, engine_type.VLLM)

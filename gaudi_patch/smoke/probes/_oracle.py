@@ -8,7 +8,7 @@ layer order, then the V planes.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 # Untyped: this file is checked where NumPy is not installed too.
@@ -66,9 +66,9 @@ def slot_map(tokens: int, blocks: int, block_size: int, rng: Random) -> list[int
 
 
 def difference(found: Bytes, expected: Bytes, rows: Sequence[int] | None = None) -> str:
-    """Where two arrays of rows differ, in words; empty where they are equal.
+    """Where the content of a memory object is not the expected, in words; empty where it is.
 
-    Both are ``[planes, rows, bytes]``; ``rows``: the rows to compare, by default all.
+    Both are ``[planes, tokens, bytes]``; ``rows``: the tokens to compare, by default all.
     """
     if found.shape != expected.shape:
         return f"shape {found.shape}, expected {expected.shape}"
@@ -82,6 +82,34 @@ def difference(found: Bytes, expected: Bytes, rows: Sequence[int] | None = None)
         return ""
     plane, row = (int(number) for number in places[0])
     return (
-        f"{len(places)} rows of {unequal.size} are wrong, the first in plane {plane}, row {row}: "
-        f"{found[plane, row][:8].tobytes().hex()}.. for {expected[plane, row][:8].tobytes().hex()}.."
+        f"{int(unequal.any(axis=0).sum())} of {unequal.shape[1]} tokens are wrong, in {_planes(unequal)}; "
+        f"the first is token {row}: {_sample(found[plane, row], expected[plane, row])}"
     )
+
+
+def wrong_rows(found: Sequence[Bytes], expected: Sequence[Bytes], request: Collection[int]) -> str:
+    """Where caches are not as expected, in words: within the slots that were to be written, and outside them."""
+    problems = []
+    for number, (now, then) in enumerate(zip(found, expected)):  # noqa: B905 - equal by construction
+        problems += [(number, int(row)) for row in np.flatnonzero((now != then).any(axis=1))]
+    if not problems:
+        return ""
+    slots = {row for _, row in problems}
+    outside = slots - set(request)
+    parts = []
+    if outside:
+        parts.append(f"{len(outside)} slots that were not to be written have changed (slot {min(outside)} first)")
+    if slots - outside:
+        parts.append(f"{len(slots - outside)} of {len(request)} slots to be written do not hold what they should")
+    plane, row = problems[0]
+    planes = len({number for number, _ in problems})
+    where = f"in {planes} of {len(found)} planes; slot {row} of plane {plane}"
+    return f"{' and '.join(parts)}, {where}: {_sample(found[plane][row], expected[plane][row])}"
+
+
+def _planes(unequal: Bytes) -> str:
+    return f"{int(unequal.any(axis=1).sum())} of {unequal.shape[0]} planes"
+
+
+def _sample(found: Bytes, expected: Bytes) -> str:
+    return f"{found[:8].tobytes().hex()}.. for {expected[:8].tobytes().hex()}.."

@@ -177,7 +177,9 @@ def describe(error: BaseException) -> str:
     """An exception in one line: what it is, and where in LMCache (or else in the probe) it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if "/lmcache/" in frame.filename.replace("\\", "/")] or frames
-    text = f"{type(error).__name__}: {error}"
+    # PyTorch appends the C++ stack to some messages.
+    message = str(error).partition("\nException raised from")[0]
+    text = f"{type(error).__name__}: {message}"
     if not inside:
         return text
     name = inside[-1].filename.replace("\\", "/").rpartition("site-packages/")[2]
