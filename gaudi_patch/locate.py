@@ -8,7 +8,7 @@ shadowed-installation, package-folder-missing, symlinked-package, not-a-folder-i
 strict-editable, editable-without-git, broken-checkout, bad-target, interpreter-failed, unreadable.
 """
 
-# ruff: noqa: PTH112, PTH113, PTH118, PTH120, PTH123
+# ruff: noqa: PTH112, PTH113, PTH118, PTH120
 # Why: entries of sys.path are strings; Path only in what is handed out.
 
 from __future__ import annotations

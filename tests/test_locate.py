@@ -334,7 +334,8 @@ class TestShadowing:
     def test_a_folder_without_init_shadows_nothing(self, tmp_path: Path, python: Python) -> None:
         install(tmp_path / "site")
         (tmp_path / "first" / "lmcache").mkdir(parents=True)
-        assert find(Target(python=python(tmp_path / "first", tmp_path / "site"))).root == tmp_path / "site"
+        found = find(Target(python=python(tmp_path / "first", tmp_path / "site")))
+        assert (found.root, found.warnings) == (tmp_path / "site", ())
 
     @pytest.mark.parametrize("member", ["lmcache/__init__.py", "lmcache.py"])
     def test_a_zip_on_the_path_that_holds_it_is_refused(self, tmp_path: Path, python: Python, member: str) -> None:
@@ -369,9 +370,11 @@ class TestShadowing:
             (folder / "__init__.py").unlink()
         else:
             folder.rename(tmp_path / "gone")
-        refused = error(Target(python=python(tmp_path / "site")))
+        (tmp_path / "rest" / "lmcache").mkdir(parents=True)
+        refused = error(Target(python=python(tmp_path / "site", tmp_path / "rest")))
         assert (refused.exit, refused.code) == (Exit.REFUSED, "package-folder-missing")
         assert refused.details == [str(info), str(folder)]
+        assert ("__init__.py" if what == "init" else "is missing") in str(refused)
 
     def test_metadata_here_and_the_package_there_is_refused_naming_both(self, tmp_path: Path, python: Python) -> None:
         info = install(tmp_path / "site")
@@ -509,6 +512,12 @@ class TestEditable:
         assert find(Target(python=python(tmp_path / "site"))).root == source / layout
         assert find(Target(path=tmp_path / "site")).root == source / layout
 
+    def test_a_folder_without_init_in_site_packages_does_not_hide_it(self, tmp_path: Path, python: Python) -> None:
+        source = checkout(tmp_path / "src")
+        install_editable(tmp_path / "site", source)
+        (tmp_path / "site" / "lmcache").mkdir()
+        assert find(Target(python=python(tmp_path / "site"))).root == source
+
     def test_path_lines_are_followed_and_import_lines_are_not_run(self, tmp_path: Path) -> None:
         source = checkout(tmp_path / "src", {"code/lmcache/__init__.py": ""})
         pth = f"# a comment\nimport os; os.mkdir({str(tmp_path / 'run')!r})\n\nrelative\n{source / 'code'}\n"
@@ -588,6 +597,15 @@ class TestCheckout:
             path.write_text("gitdir: /nonexistent\n" if dot_git == "dangling pointer" else "\xff\n", "latin-1")
         refused = error(Target(path=source))
         assert (refused.exit, refused.code) == (Exit.REFUSED, "broken-checkout")
+
+    def test_a_repository_without_the_package_is_no_checkout_of_it(self, tmp_path: Path) -> None:
+        source = checkout(tmp_path / "src", {"lmcache/notes.txt": ""})
+        assert error(Target(path=source)).code == "not-installed"
+
+    def test_site_packages_under_git_with_broken_metadata_are_no_checkout(self, tmp_path: Path) -> None:
+        source = checkout(tmp_path / "site")
+        (source / "lmcache-0.5.6.dist-info").mkdir()
+        assert error(Target(path=source)).code == "broken-metadata"
 
     def test_an_enclosing_repository_makes_no_checkout(self, tmp_path: Path) -> None:
         outer = checkout(tmp_path / "outer")
