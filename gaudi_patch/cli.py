@@ -345,6 +345,7 @@ app.add_typer(dev, name="dev")
 def lint(
     manifest: ManifestOption = None,
     write: Annotated[bool, typer.Option("--write", help="Renew manifest.lock.")] = False,
+    wheel: WheelOption = None,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -354,6 +355,9 @@ def lint(
     Each series is applied to the wheel of its release in memory, and every result compiled.
     Wheels come from PyPI once and are kept in GAUDI_PATCH_CACHE (~/.cache/gaudi-patch).
 
+    With --wheel the nearest series is held against a release that has none yet: which hunks still
+    fit, which are obsolete since upstream has the change, which conflict.
+
     Example, after a patch was changed:
 
         gaudi-patch dev lint --write
@@ -361,8 +365,9 @@ def lint(
 
     def verb() -> Result:
         from gaudi_patch.authoring.lint import lint as run
+        from gaudi_patch.authoring.watch import watch
 
-        return run(manifest, write=write)
+        return watch(manifest, wheel) if wheel is not None else run(manifest, write=write)
 
     _finish("dev lint", verb, output_format, color, as_json)
 
