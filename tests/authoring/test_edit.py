@@ -1,0 +1,124 @@
+"""`dev edit` and `dev refresh`: a series as commits and back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.authoring import edit, lint
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.manifest import load
+from tests.authoring.conftest import Shelf
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def kept(shelf: Shelf) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(shelf.directory)): path.read_bytes()
+        for path in shelf.directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_edit_gives_one_commit_a_patch_on_the_pristine_wheel(shelf: Shelf, tmp_path: Path) -> None:
+    edit.edit("1.0.0", tmp_path / "w", shelf.directory)
+    assert git(tmp_path / "w", "log", "--format=%s").splitlines() == [
+        "Route",
+        "Runtime",
+        "lmcache-1.0.0-py3-none-any.whl",
+    ]
+    assert "line_5 = 'hpu'" in (tmp_path / "w/lmcache/engine.py").read_text()
+
+
+def test_refresh_of_an_unchanged_worktree_writes_nothing(shelf: Shelf, tmp_path: Path) -> None:
+    before = kept(shelf)
+    edit.edit("1.0.0", tmp_path / "w", shelf.directory)
+    assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []
+    assert kept(shelf) == before
+
+
+def test_an_amended_commit_comes_back_as_its_patch_and_the_lock_follows(shelf: Shelf, tmp_path: Path) -> None:
+    edit.edit("1.0.0", tmp_path / "w", shelf.directory)
+    file = tmp_path / "w/lmcache/engine.py"
+    file.write_text(file.read_text().replace("line_10 = 10", "line_10 = 'ten'"))
+    git(tmp_path / "w", "commit", "--quiet", "--all", "--amend", "--no-edit")
+    result = edit.refresh(tmp_path / "w", shelf.directory)
+    assert result.data["patches_written"] == ["1.0.0/route.patch"]
+    assert b"+line_10 = 'ten'\n" in (shelf.directory / "1.0.0/route.patch").read_bytes()
+    assert lint.lint(shelf.directory, write=False).exit is Exit.OK
+
+
+def test_uncommitted_edits_are_refused_and_nothing_is_written(shelf: Shelf, tmp_path: Path) -> None:
+    before = kept(shelf)
+    edit.edit("1.0.0", tmp_path / "w", shelf.directory)
+    (tmp_path / "w/lmcache/new.py").write_text("")
+    with pytest.raises(GaudiPatchError, match="not committed"):
+        edit.refresh(tmp_path / "w", shelf.directory)
+    assert kept(shelf) == before
+
+
+@pytest.mark.parametrize(
+    ("message", "code"), [("More", "unnamed-patch"), ("More\n\nPatch: 1.0.0/more.patch", "series-differs")]
+)
+def test_a_commit_that_the_manifest_does_not_list_is_refused(
+    shelf: Shelf, tmp_path: Path, message: str, code: str
+) -> None:
+    before = kept(shelf)
+    edit.edit("1.0.0", tmp_path / "w", shelf.directory)
+    (tmp_path / "w/lmcache/new.py").write_text("")
+    git(tmp_path / "w", "add", "--all")
+    git(tmp_path / "w", "commit", "--quiet", "-m", message)
+    with pytest.raises(GaudiPatchError) as caught:
+        edit.refresh(tmp_path / "w", shelf.directory)
+    assert caught.value.code == code
+    assert kept(shelf) == before
+
+
+def test_a_folder_in_use_is_never_overwritten(shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/mine").write_text("x")
+    with pytest.raises(GaudiPatchError, match="not empty"):
+        edit.edit("1.0.0", tmp_path / "w", shelf.directory)
+    assert [path.name for path in (tmp_path / "w").iterdir()] == ["mine"]
+
+
+def test_a_folder_that_is_no_worktree_is_told_as_one(shelf: Shelf, tmp_path: Path) -> None:
+    with pytest.raises(GaudiPatchError) as caught:
+        edit.refresh(tmp_path, shelf.directory)
+    assert caught.value.exit is Exit.USAGE
+
+
+def test_lint_fails_on_a_patch_that_the_lock_does_not_know(shelf: Shelf) -> None:
+    file = shelf.directory / "1.0.0/route.patch"
+    file.write_bytes(file.read_bytes().replace(b"'hpu'", b"'HPU'"))
+    assert lint.lint(shelf.directory, write=False).exit is Exit.USAGE
+
+
+def test_lint_refuses_a_series_that_does_not_apply_to_its_wheel(shelf: Shelf) -> None:
+    file = shelf.directory / "1.0.0/route.patch"
+    file.write_bytes(file.read_bytes().replace(b" line_4 = 4\n", b" line_4 = 44\n"))
+    with pytest.raises(GaudiPatchError) as caught:
+        lint.lint(shelf.directory, write=True)
+    assert caught.value.code == "does-not-apply"
+
+
+def test_lint_refuses_a_series_whose_result_does_not_compile(shelf: Shelf) -> None:
+    file = shelf.directory / "1.0.0/route.patch"
+    file.write_bytes(file.read_bytes().replace(b"+line_5 = 'hpu'\n", b"+line_5 = 'hpu\n"))
+    with pytest.raises(GaudiPatchError) as caught:
+        lint.lint(shelf.directory, write=True)
+    assert caught.value.code == "not-python"
+
+
+def test_the_lock_keeps_the_parsed_manifest_and_a_changed_manifest_is_read_anew(shelf: Shelf) -> None:
+    lock = json.loads((shelf.directory / "manifest.lock").read_bytes())
+    assert lock["manifest"]["document"]["series"][0]["versions"] == "==1.0.0"
+    file = shelf.directory / "manifest.toml"
+    file.write_text(file.read_text().replace('why = "because"', 'why = "another reason"'))
+    assert {patch.why for patch in load(shelf.directory).patches.values()} == {"another reason"}
