@@ -30,11 +30,24 @@ class Facts(NamedTuple):
     previous: Applied | None = None  # the series that this one replaces
 
 
-def stamp_ns(environ: Mapping[str, str] = os.environ) -> int:
-    """The mtime that written files get: now, or SOURCE_DATE_EPOCH where that is earlier (reproducible layers)."""
-    now = time.time_ns()
+def source_date_ns(environ: Mapping[str, str] = os.environ) -> int | None:
+    """SOURCE_DATE_EPOCH in ns, for reproducible layers: no time that we write may be later. None without one."""
     epoch = environ.get("SOURCE_DATE_EPOCH", "")
-    return min(now, int(epoch) * SECOND) if epoch.isdigit() else now
+    return min(time.time_ns(), int(epoch) * SECOND) if epoch.isascii() and epoch.isdigit() else None
+
+
+def stamp_ns(environ: Mapping[str, str] = os.environ) -> int:
+    """The mtime that written files get: now, or SOURCE_DATE_EPOCH where that is earlier."""
+    date = source_date_ns(environ)
+    return time.time_ns() if date is None else date
+
+
+def saved(image: Image) -> Saved:
+    """What the state keeps of a pristine file; its mtime no later than SOURCE_DATE_EPOCH, as in a layer."""
+    date = source_date_ns()
+    if date is not None and image.mtime_ns is not None:
+        image = image._replace(mtime_ns=min(image.mtime_ns, date))
+    return Saved.of(image)
 
 
 def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts) -> Applied:
@@ -43,7 +56,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
     The overlay must show the pristine tree. Compiles every new .py with the target's interpreter before
     it returns.
     """
-    stamped = _stamped(plan, facts.stamp_ns)
+    stamped = _stamped(overlay, installation, plan, facts.stamp_ns)
     sources = [path for path, image in stamped.items() if path.endswith(".py") and image is not None]
     compiled, old_bytecode = _recompile(overlay, installation, stamped, sources)
     for path, image in stamped.items():
@@ -60,16 +73,12 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
         facts.patches,
         plan.series.capabilities,
         {
-            one.path: AppliedFile(Saved.of(one.before) if one.before else None, one.after.sha256 if one.after else None)
+            one.path: AppliedFile(saved(one.before) if one.before else None, one.after.sha256 if one.after else None)
             for one in plan.files
         },
-        {_relative(Path(name), installation.root): Saved.of(old) for name, old in old_bytecode.items()},
+        {_relative(Path(name), installation.root): saved(old) for name, old in old_bytecode.items()},
         _saved_record(overlay, installation),
-        tuple(
-            dict.fromkeys(
-                [*(facts.previous.directories if facts.previous else ()), *_new_folders(installation, stamped)]
-            )
-        ),
+        tuple(_folders(installation, stamped, compiled, facts.previous)),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.stamp_ns // SECOND)),
         facts.tool,
         facts.offset,
@@ -91,12 +100,13 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
     root, state_dir = installation.root, installation.state_dir
     folders = [root / path for path in applied.directories]
     for path, one in applied.files.items():
-        overlay.set(root / path, applied_state.restore(state_dir, one.before) if one.before else None)
+        pristine = applied_state.restore(state_dir, one.before, root / path) if one.before else None
+        overlay.set(root / path, pristine)
         if path.endswith(".py"):
             for variant in overlay.variants(root / path, installation.pycache_prefix):
                 overlay.set(variant.path, None, volatile=True)
-    for name, saved in applied.bytecode.items():
-        overlay.set(root / name, applied_state.restore(state_dir, saved), volatile=True)
+    for name, cached in applied.bytecode.items():
+        overlay.set(root / name, applied_state.restore(state_dir, cached, root / name), volatile=True)
     if installation.record is not None and applied.record is not None:
         _restore_record(overlay, installation, applied)
     for file in _state_files(installation.state_dir):
@@ -105,15 +115,19 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
     return [*folders, *caches, state_dir / applied_state.BACKUPS, state_dir]
 
 
-def _stamped(plan: Plan, stamp: int) -> dict[str, Image | None]:
+def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: int) -> dict[str, Image | None]:
     """The images to write, each with an mtime that no timestamp .pyc of the old file can have.
 
-    A .pyc holds second and size of its source: where both would be equal, the second is moved.
+    A .pyc holds second and size of its source: where both would be equal, the second is moved. A file that the
+    series before this one left just so keeps its mtime, since it is not written again.
     """
     images: dict[str, Image | None] = {}
     for one in plan.files:
         image = one.after
-        if image is not None:
+        now = overlay.on_disk(installation.root / one.path)
+        if image is not None and now is not None and image.same_content(now):
+            image = image._replace(mtime_ns=now.mtime_ns)
+        elif image is not None:
             before = one.before
             clash = (
                 before is not None
@@ -196,9 +210,8 @@ def _sibling(path: Path, installation: Installation, source: Path) -> Path:
 
 
 def _keep_backup(overlay: Overlay, installation: Installation, image: Image) -> None:
-    if image.link is None:
-        file = installation.state_dir / applied_state.BACKUPS / image.sha256
-        overlay.set(file, Image(image.data, 0o644, image.mtime_ns, image.owner))
+    file = installation.state_dir / applied_state.BACKUPS / image.sha256
+    overlay.set(file, Image(image.data, 0o644, saved(image).mtime_ns, image.owner))
 
 
 def _saved_record(overlay: Overlay, installation: Installation) -> Saved | None:
@@ -208,18 +221,26 @@ def _saved_record(overlay: Overlay, installation: Installation) -> Saved | None:
     if image is None:
         return None
     _keep_backup(overlay, installation, image)
-    return Saved.of(image)
+    return saved(image)
 
 
-def _new_folders(installation: Installation, images: Mapping[str, Image | None]) -> list[str]:
+def _folders(
+    installation: Installation,
+    images: Mapping[str, Image | None],
+    compiled: Iterable[Path],
+    previous: Applied | None,
+) -> list[str]:
+    """The folders that the series makes, parents first: those missing now, and those of the series before it."""
+    made = {installation.root / path for path in previous.directories} if previous else set()
     folders: dict[Path, None] = {}
-    for path, image in images.items():
-        folder = (installation.root / path).parent
-        missing = []
-        while image is not None and not folder.exists():
-            missing.append(folder)
+    files = [installation.root / path for path, image in images.items() if image is not None]
+    for file in [*files, *compiled]:
+        folder = file.parent
+        ours = []
+        while folder in made or not folder.exists():
+            ours.append(folder)
             folder = folder.parent
-        folders.update(dict.fromkeys(reversed(missing)))
+        folders.update(dict.fromkeys(reversed(ours)))
     return [_relative(folder, installation.root) for folder in folders]
 
 
@@ -267,10 +288,7 @@ def _restore_record(overlay: Overlay, installation: Installation, applied: Appli
     """RECORD as it was, to the byte; where somebody changed it since, our rows alone are put back."""
     assert installation.record is not None and installation.dist_info is not None and applied.record is not None
     current = overlay.get(installation.record)
-    original = applied_state.restore(installation.state_dir, applied.record)
-    if applied.record.link is not None:
-        overlay.set(installation.record, original)
-        return
+    original = applied_state.restore(installation.state_dir, applied.record, installation.record)
     base = installation.dist_info.parent
     ours = {_relative(installation.root / path, base) for path in applied.files}
     ours |= {_relative(installation.root / name, base) for name in applied.bytecode}

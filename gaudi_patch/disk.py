@@ -8,10 +8,10 @@ Tests subclass :class:`Disk` to kill the process, or to raise, at step *n*.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,16 +72,20 @@ def read_image(path: Path) -> Image | None:
 
 
 class Disk:
-    """The writes of a transaction. ``step`` is called before each; a test overrides it."""
+    """What a transaction does to the disk. ``step`` is called before each; a test overrides it."""
 
     def step(self, name: str, path: Path) -> None:
         """Do nothing; the seam for fault injection and for recording the order of calls."""
 
     def read(self, path: Path) -> Image | None:
+        self.step("read", path)
         return read_image(path)
 
-    def write_new(self, path: Path, image: Image) -> None:
-        """Create ``path`` (which must not exist) holding ``image``, durable once this returns."""
+    def write_new(self, path: Path, image: Image, like: Path | None = None) -> None:
+        """Create ``path`` (which must not exist) holding ``image``, durable once this returns.
+
+        Extended attributes (SELinux labels, capabilities) are taken from ``like`` as far as that is permitted.
+        """
         if image.link is not None:
             self.step("symlink", path)
             path.symlink_to(image.link)
@@ -91,11 +95,11 @@ class Disk:
         with open(descriptor, "wb") as stream:
             stream.write(image.data)
             stream.flush()
-            if image.owner is not None and image.owner != (os.geteuid(), os.getegid()):
-                # Owner before mode: chown clears the set-id bits.
-                with contextlib.suppress(PermissionError):  # a non-root user cannot give files away
-                    os.fchown(descriptor, *image.owner)
+            # Owner before mode: chown clears the set-id bits.
+            _give(descriptor, image.owner or _owner_of(path.parent))
             os.fchmod(descriptor, image.mode)
+            if like is not None:
+                _copy_attributes(like, descriptor)
             if image.mtime_ns is not None:
                 os.utime(descriptor, ns=(image.mtime_ns, image.mtime_ns))
             self.step("fsync", path)
@@ -110,9 +114,16 @@ class Disk:
         path.unlink(missing_ok=True)
 
     def mkdir(self, path: Path, mode: int = 0o755) -> None:
+        """Make a folder that belongs to whom its parent belongs; a set-gid parent hands its bit down."""
         self.step("mkdir", path)
         path.mkdir()
-        path.chmod(mode)  # mkdir's own argument is subject to the umask
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _give(descriptor, _owner_of(path.parent))
+            inherited = os.fstat(descriptor).st_mode & stat.S_ISGID
+            os.fchmod(descriptor, mode | inherited)  # mkdir's own argument is subject to the umask
+        finally:
+            os.close(descriptor)
 
     def rmdir(self, path: Path) -> None:
         self.step("rmdir", path)
@@ -125,6 +136,34 @@ class Disk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def set_time(self, path: Path, time_ns: int) -> None:
+        """Set the mtime of a folder."""
+        self.step("utime", path)
+        os.utime(path, ns=(time_ns, time_ns))
+
+
+def _owner_of(path: Path) -> tuple[int, int]:
+    info = path.stat()
+    return info.st_uid, info.st_gid
+
+
+def _give(descriptor: int, owner: tuple[int, int]) -> None:
+    info = os.fstat(descriptor)
+    if owner != (info.st_uid, info.st_gid):
+        with contextlib.suppress(PermissionError):  # a user who is not root cannot give files away
+            os.fchown(descriptor, *owner)
+
+
+def _copy_attributes(source: Path, descriptor: int) -> None:
+    # Best effort: file systems and containers differ in what they store and permit.
+    try:
+        names = os.listxattr(source)
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.setxattr(descriptor, name, os.getxattr(source, name))
 
 
 def environment_error(error: OSError, doing: str, left: str = "nothing was changed") -> GaudiPatchError:
@@ -142,46 +181,4 @@ def environment_error(error: OSError, doing: str, left: str = "nothing was chang
 
 
 def _errno_name(error: OSError) -> str:
-    import errno
-
     return errno.errorcode.get(error.errno or 0, "")
-
-
-@contextlib.contextmanager
-def directory_lock(path: Path, timeout: float) -> Iterator[None]:
-    """Hold an exclusive advisory lock on the folder ``path`` itself, so that no lock file is ever left.
-
-    Raises ``locked`` (exit 4) when another process holds it for longer than ``timeout`` seconds, and
-    ``vanished`` when the folder was replaced while we waited (pip upgraded the package).
-    """
-    import fcntl
-    import time
-
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise GaudiPatchError(
-                        Exit.ENVIRONMENT,
-                        "locked",
-                        f"another gaudi-patch works on this installation (waited {timeout:g} s); nothing was changed",
-                        "wait for it to end, or raise --lock-timeout",
-                        str(path),
-                    ) from None
-                time.sleep(0.05)
-        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
-            raise GaudiPatchError(
-                Exit.ENVIRONMENT,
-                "vanished",
-                "the installation was replaced or removed while waiting for its lock; nothing was changed",
-                "run the same command again",
-                str(path),
-            )
-        yield
-    finally:
-        os.close(descriptor)

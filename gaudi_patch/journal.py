@@ -1,8 +1,8 @@
 """The record of a transaction on disk: enough to undo it after a kill, at any step.
 
-Layout of the journal folder: ``journal.json`` and ``undo-N``, the bytes that change N replaced. The
-folder without a ``journal.json`` is what a finished transaction may leave when it is killed in its
-clean-up; it holds nothing that matters.
+Layout of the journal folder: ``journal.json``, and ``undo`` with all bytes that the changes replace, one
+after the other (one file, since each costs an fsync). The folder without a ``journal.json`` is what a
+transaction leaves when it is killed before its start or after its end; it holds nothing that matters.
 """
 
 from __future__ import annotations
@@ -19,26 +19,32 @@ from gaudi_patch.state import Saved
 
 SCHEMA = 1
 FILE = "journal.json"
+UNDO = "undo"
 
 
 class Entry(NamedTuple):
-    """One change. ``before`` and ``after`` are None where the file does not exist."""
+    """One change. ``before`` and ``after`` are None where there is no file; ``undo`` is where the undo file has it."""
 
     path: Path
     before: Saved | None
     after: Saved | None
     temp: Path
-    undo: str
+    undo: tuple[int, int] | None
     volatile: bool
 
 
 class Journal(NamedTuple):
-    """``phase`` is "staging" while targets are untouched, "replacing" from then on."""
+    """``phase`` is "staging" while targets are untouched, "replacing" from then on.
+
+    ``created`` are the folders that the transaction makes, parents first; ``removed`` those that it takes away
+    once they are empty, with their modes.
+    """
 
     verb: str
     phase: str
     entries: tuple[Entry, ...]
-    directories: tuple[Path, ...]
+    created: tuple[Path, ...]
+    removed: tuple[tuple[Path, int], ...]
 
     def to_bytes(self, anchor: Path) -> bytes:
         document = {
@@ -46,7 +52,8 @@ class Journal(NamedTuple):
             "verb": self.verb,
             "phase": self.phase,
             "pid": os.getpid(),
-            "directories": [_relative(path, anchor) for path in self.directories],
+            "created": [_relative(path, anchor) for path in self.created],
+            "removed": [[_relative(path, anchor), f"{mode:04o}"] for path, mode in self.removed],
             "entries": [
                 {
                     "path": _relative(entry.path, anchor),
@@ -78,9 +85,10 @@ def load(home: Path, anchor: Path) -> Journal | None:
             document["verb"],
             document["phase"],
             tuple(_entry(item, anchor) for item in document["entries"]),
-            tuple(anchor / path for path in document["directories"]),
+            tuple(anchor / path for path in document["created"]),
+            tuple((anchor / path, int(mode, 8)) for path, mode in document["removed"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(home / FILE, f"cannot be understood ({type(error).__name__}: {error})") from error
 
 
@@ -101,7 +109,7 @@ def _entry(item: Mapping[str, Any], anchor: Path) -> Entry:
         Saved.from_json(item["before"]) if item["before"] else None,
         Saved.from_json(item["after"]) if item["after"] else None,
         anchor / item["temp"],
-        item["undo"],
+        (int(item["undo"][0]), int(item["undo"][1])) if item["undo"] else None,
         item["volatile"],
     )
 
@@ -111,10 +119,15 @@ def _relative(path: Path, anchor: Path) -> str:
     return str(path.relative_to(anchor)) if path.is_relative_to(anchor) else str(path)
 
 
-def matches(image: Image | None, saved: Saved | None) -> bool:
-    """Whether a path holds exactly what ``saved`` describes, in content and in kind of file."""
+def same_content(image: Image | None, saved: Saved | None) -> bool:
+    """Whether a path holds what ``saved`` describes, in bytes and in kind of file."""
     if image is None or saved is None:
         return image is None and saved is None
-    if saved.link is not None or image.link is not None:
-        return image.link == saved.link
-    return image.sha256 == saved.sha256
+    return image.link == saved.link and image.sha256 == saved.sha256
+
+
+def matches(image: Image | None, saved: Saved | None) -> bool:
+    """The same, and in mode (of a link the mode is its target's, and not ours)."""
+    if not same_content(image, saved):
+        return False
+    return image is None or saved is None or saved.link is not None or image.mode == saved.mode

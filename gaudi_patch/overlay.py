@@ -19,10 +19,13 @@ class Overlay:
 
     def get(self, path: Path) -> Image | None:
         """What ``path`` is to hold."""
-        if path in self._new:
-            return self._new[path]
         if path not in self._disk:
             self._disk[path] = read_image(path)
+        return self._new.get(path, self._disk[path])
+
+    def on_disk(self, path: Path) -> Image | None:
+        """What ``path`` holds now, whatever was decided."""
+        self.get(path)
         return self._disk[path]
 
     def set(self, path: Path, image: Image | None, *, volatile: bool = False) -> None:

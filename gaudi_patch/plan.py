@@ -82,7 +82,9 @@ def inspect(root: Path, package: str, expected: Mapping[str, LockedFile]) -> tup
 
 def whole_state(files: Sequence[FileState]) -> State:
     """The state of an installation: of all its files on the same side, or why they are not."""
-    found = {one.state for one in files}
+    # A file of which only the mode changes has one hash: it says nothing about the side.
+    decisive = [one for one in files if one.before != one.after] or files
+    found = {one.state for one in decisive}
     if found == {State.PRISTINE} or found == {State.PATCHED}:
         return found.pop()
     if State.MODIFIED in found:
@@ -154,7 +156,7 @@ def build(
 def reverse(
     manifest: Manifest, series: Series, patched: Mapping[str, Image | None], locked: Mapping[str, LockedFile]
 ) -> Plan:
-    """The pristine images of a patched installation whose state is lost, by applying the series backwards.
+    """The pristine images of ``patched`` files whose state is lost, by applying the series backwards.
 
     Every result must have the pristine hash of the lock.
     """
@@ -162,6 +164,8 @@ def reverse(
 
     images: dict[str, Image | None] = dict(patched)
     for name, one in reversed(parse_series(manifest, series)):
+        if one.path not in patched:
+            continue
         current = images.get(one.path)
         data = current.data if current else b""
         try:
@@ -190,7 +194,7 @@ def pristine_images(
     for path in paths:
         if applied and path in applied.files:
             saved = applied.files[path].before
-            images[path] = applied_state.restore(state_dir, saved) if saved else None
+            images[path] = applied_state.restore(state_dir, saved, root / path) if saved else None
         else:
             images[path] = read_image(target(root, package, path))
     return images

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from gaudi_patch import journal, plan
 from gaudi_patch import state as applied_state
-from gaudi_patch.disk import directory_lock
 from gaudi_patch.journal import Journal
 from gaudi_patch.locate import Installation, Layout
+from gaudi_patch.locking import directory_lock
 from gaudi_patch.manifest import Kind, LockedFile, Manifest, Series, Verdict
 from gaudi_patch.plan import FileState, State
 from gaudi_patch.state import Applied
@@ -43,7 +43,7 @@ def journal_home(installation: Installation) -> Path:
     return installation.state_dir.with_name(installation.state_dir.name + ".journal")
 
 
-def lock(installation: Installation, timeout: float = LOCK_TIMEOUT) -> AbstractContextManager[None]:
+def lock(installation: Installation, timeout: float = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:
     """The lock of an installation: on the folder that holds the state, no file of its own."""
     return directory_lock(installation.state_dir.parent, timeout)
 

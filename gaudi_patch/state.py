@@ -95,9 +95,9 @@ class Applied(NamedTuple):
 
     def backups(self) -> set[str]:
         """The hashes of all backups that this state needs."""
-        needed = {one.before.sha256 for one in self.files.values() if one.before and one.before.link is None}
-        needed |= {saved.sha256 for saved in self.bytecode.values() if saved.link is None}
-        if self.record and self.record.link is None:
+        needed = {one.before.sha256 for one in self.files.values() if one.before}
+        needed |= {saved.sha256 for saved in self.bytecode.values()}
+        if self.record:
             needed.add(self.record.sha256)
         return needed
 
@@ -155,14 +155,25 @@ def damaged(file: Path, what: str) -> GaudiPatchError:
     )
 
 
-def restore(state_dir: Path, saved: Saved) -> Image:
-    """The pristine image of a file, its backup held against its hash first."""
-    if saved.link is not None:
-        return Image(b"", saved.mode, saved.mtime_ns, saved.owner, saved.link)
+def restore(state_dir: Path, saved: Saved, path: Path) -> Image:
+    """The pristine image of the file ``path``, its backup held against its hash first.
+
+    A link becomes a file where what it led to is gone or changed since (``uv cache clean``).
+    """
     file = state_dir / BACKUPS / saved.sha256
     image = read_image(file)
     if image is None:
         raise damaged(file, "this backup is missing")
     if sha256(image.data) != saved.sha256:
         raise damaged(file, "this backup was changed: its sha256 is not its name")
-    return Image(image.data, saved.mode, saved.mtime_ns, saved.owner)
+    return Image(image.data, saved.mode, saved.mtime_ns, saved.owner, _sound_link(saved, path))
+
+
+def _sound_link(saved: Saved, path: Path) -> str | None:
+    if saved.link is None:
+        return None
+    try:
+        data = (path.parent / saved.link).read_bytes()
+    except OSError:
+        return None
+    return saved.link if sha256(data) == saved.sha256 else None

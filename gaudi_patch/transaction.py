@@ -3,20 +3,23 @@
 The promise: when :func:`run` returns, every change is on disk and was read back; when it raises, every
 target is as it was before; when the process is killed, :func:`recover` undoes what was done, however
 often it is killed itself. The order is staged data, fsync, journal, fsync, replace, fsync of the folders,
-verification, and only then the removal of the journal, which is the commit.
+verification, and only then the removal of the journal, which is the commit. SIGINT and SIGTERM undo; they
+wait where a half-done undo or commit would be left.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch import bytecode, journal
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, Image, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-from gaudi_patch.journal import Entry, Journal, matches
+from gaudi_patch.journal import Entry, Journal, matches, same_content
 from gaudi_patch.state import Saved
 
 
@@ -47,33 +50,38 @@ def run(
     changes: Sequence[Change],
     disk: Disk,
     remove_directories: Sequence[Path] = (),
+    folder_time_ns: int | None = None,
 ) -> list[str]:
     """Carry out ``changes`` as one transaction with its journal in the folder ``home``.
 
     Relative paths in the journal start from ``anchor``. ``remove_directories`` are removed in the end
-    where they are empty. Returns warnings about litter that could not be cleared after the commit.
+    where they are empty. Folders whose content changed get the mtime ``folder_time_ns`` (None: that of the
+    change). Returns warnings about what could not be cleared after the commit.
     Raises what the step at fault raised, after everything was undone; ``undo-failed`` (exit 4) when that
     was impossible now, with the journal kept for the next run.
     """
-    record = _journal(home, verb, changes)
+    record = _journal(verb, changes, remove_directories)
+    began = False
     try:
+        disk.mkdir(home)
+        began = True
         _stage(home, anchor, record, changes, disk)
         record = record._replace(phase="replacing")
         _write_journal(home, anchor, record, disk)
         _replace_all(record, disk)
-        _remove_empty(remove_directories, disk)
+        _remove_empty([path for path, _ in record.removed], disk)
         _sync_folders(record, disk)
         _verify(changes, disk)
-        disk.unlink(home / journal.FILE)
+        with _uninterrupted():
+            disk.unlink(home / journal.FILE)
+            disk.sync_directory(home)  # the commit is durable before the undo file goes
     except BaseException as error:
-        _undo_after(error, home, anchor, record, disk)
+        if began:
+            with _uninterrupted():
+                _undo_after(error, home, anchor, record, disk)
         raise
-    return _clear(home, disk)
-
-
-def pending(home: Path, anchor: Path) -> Journal | None:
-    """The journal of a killed run, to be recovered by the next run that may write."""
-    return journal.load(home, anchor)
+    with _uninterrupted():
+        return [*_clear(home, disk), *_set_folder_times(home, record, folder_time_ns, disk)]
 
 
 def recover(home: Path, anchor: Path, disk: Disk) -> Recovery | None:
@@ -83,52 +91,75 @@ def recover(home: Path, anchor: Path, disk: Disk) -> Recovery | None:
     put back all the same, and the journal is kept.
     """
     record = journal.load(home, anchor)
-    if record is None:
-        if home.is_dir():  # killed in the clean-up after its commit, or before its journal was written
-            _clear(home, disk)
-        return None
-    return Recovery(record.verb, _undo(home, record, disk))
+    with _uninterrupted():
+        if record is None:
+            if home.is_dir():  # killed in the clean-up after its commit, or before its journal was written
+                _clear(home, disk)
+            return None
+        return Recovery(record.verb, _undo(home, record, disk))
 
 
-def _journal(home: Path, verb: str, changes: Sequence[Change]) -> Journal:
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait to the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[Path]) -> Journal:
     token = f"{os.getpid():x}"
-    entries = tuple(
-        Entry(
-            change.path,
-            Saved.of(change.before) if change.before else None,
-            Saved.of(change.after) if change.after else None,
-            change.path.with_name(f".gaudi-patch-{token}-{number}.tmp"),
-            f"undo-{number}",
-            change.volatile,
-        )
-        for number, change in enumerate(changes)
+    entries = []
+    position = 0
+    for number, change in enumerate(changes):
+        undo = None
+        if change.before is not None and change.before.link is None:
+            undo = (position, len(change.before.data))
+            position += len(change.before.data)
+        before = Saved.of(change.before) if change.before else None
+        after = Saved.of(change.after) if change.after else None
+        temp = change.path.with_name(f".gaudi-patch-{token}-{number}.tmp")
+        entries.append(Entry(change.path, before, after, temp, undo, change.volatile))
+    removed = sorted({path for path in remove_directories if path.is_dir()})
+    return Journal(
+        verb,
+        "staging",
+        tuple(entries),
+        tuple(_missing_folders(changes)),
+        tuple((path, path.stat().st_mode & 0o7777) for path in removed),
     )
+
+
+def _missing_folders(changes: Sequence[Change]) -> list[Path]:
+    """The folders that have to be made, parents first."""
     folders: dict[Path, None] = {}
     for change in changes:
-        if change.after is None:
-            continue
         missing = []
         folder = change.path.parent
-        while not folder.exists():
+        while change.after is not None and not folder.exists():
             missing.append(folder)
             folder = folder.parent
         folders.update(dict.fromkeys(reversed(missing)))
-    return Journal(verb, "staging", entries, tuple(folders))
+    return list(folders)
 
 
 def _stage(home: Path, anchor: Path, record: Journal, changes: Sequence[Change], disk: Disk) -> None:
     """Everything that needs space, before the first target is touched."""
-    disk.mkdir(home)
     _write_journal(home, anchor, record, disk)
     disk.sync_directory(home.parent)
-    for folder in record.directories:
+    for folder in record.created:
         disk.mkdir(folder)
-        disk.sync_directory(folder.parent)
+    replaced = [
+        change.before.data
+        for entry, change in zip(record.entries, changes, strict=True)
+        if entry.undo is not None and change.before is not None
+    ]
+    disk.write_new(home / journal.UNDO, Image(b"".join(replaced), 0o600))
     for entry, change in zip(record.entries, changes, strict=True):
-        if change.before is not None and change.before.link is None:
-            disk.write_new(home / entry.undo, Image(change.before.data, 0o600))
         if change.after is not None:
-            disk.write_new(entry.temp, change.after)
+            disk.write_new(entry.temp, change.after, like=entry.path)
 
 
 def _write_journal(home: Path, anchor: Path, record: Journal, disk: Disk) -> None:
@@ -161,10 +192,15 @@ def _remove_empty(folders: Sequence[Path], disk: Disk) -> None:
             disk.rmdir(folder)
 
 
+def _touched_folders(record: Journal) -> list[Path]:
+    """The folders whose entries change, those that exist, parents first."""
+    folders = {entry.path.parent for entry in record.entries} | {path.parent for path, _ in record.removed}
+    folders |= {path.parent for path in record.created}
+    return sorted(folder for folder in folders if folder.is_dir())
+
+
 def _sync_folders(record: Journal, disk: Disk) -> None:
-    for folder in sorted({entry.path.parent for entry in record.entries}):
-        while not folder.exists():
-            folder = folder.parent
+    for folder in _touched_folders(record):
         disk.sync_directory(folder)
 
 
@@ -172,13 +208,11 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
     """Success is only what the disk gives back."""
     for change in changes:
         found = disk.read(change.path)
-        if change.volatile:
-            holds = not _same(found, change.before) or _same(change.before, change.after)
-        else:
-            holds = _same(found, change.after) and (
-                found is None or change.after is None or found.mode == change.after.mode
-            )
-        if not holds:
+        after = Saved.of(change.after) if change.after else None
+        # Python may have written bytecode again; what must not be there is the old one.
+        before = Saved.of(change.before) if change.before else None
+        holds = not same_content(found, before) if change.volatile else matches(found, after)
+        if not holds and not matches(found, after):
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "verify-failed",
@@ -188,14 +222,8 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
             )
 
 
-def _same(one: Image | None, other: Image | None) -> bool:
-    return one is None and other is None if one is None or other is None else one.same_content(other)
-
-
 def _undo_after(error: BaseException, home: Path, anchor: Path, record: Journal, disk: Disk) -> None:
     try:
-        if not home.is_dir():
-            return  # its creation was the step that failed
         if record.phase == "replacing" and not (home / journal.FILE).exists():
             # Interrupted right after the commit: undoing needs its journal again, as it may be killed too.
             _write_journal(home, anchor, record, disk)
@@ -204,7 +232,7 @@ def _undo_after(error: BaseException, home: Path, anchor: Path, record: Journal,
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "undo-failed",
-            f"{error}; and undoing it failed too: {second}. The journal is kept",
+            f"{error or type(error).__name__}; and undoing it failed too: {second}. The journal is kept",
             "when the disk is well again, run any apply or rollback: it puts everything back first",
             str(home),
         ) from error
@@ -213,15 +241,16 @@ def _undo_after(error: BaseException, home: Path, anchor: Path, record: Journal,
 def _undo(home: Path, record: Journal, disk: Disk) -> int:
     restored, strangers = _undo_entries(home, record, disk)
     if strangers:
-        names = ", ".join(f"{entry.path} (original kept as {home / entry.undo})" for entry in strangers)
+        names = ", ".join(str(entry.path) for entry in strangers)
         raise GaudiPatchError(
             Exit.HUMAN,
             "third-state",
             f"an interrupted {record.verb} is undone but for files that somebody edited since: {names}",
-            f"put the originals back or keep your edits, then remove {home}",
+            f"reinstall the package, or keep your edits and remove {home}",
             str(strangers[0].path),
         )
     disk.unlink(home / journal.FILE)
+    disk.sync_directory(home)
     _clear(home, disk)
     return restored
 
@@ -229,10 +258,15 @@ def _undo(home: Path, record: Journal, disk: Disk) -> int:
 def _undo_entries(home: Path, record: Journal, disk: Disk) -> tuple[int, list[Entry]]:
     restored = 0
     strangers = []
+    wanted = {entry.path for entry in record.entries if entry.before is not None}
+    for folder, mode in record.removed:
+        if not folder.exists():
+            disk.mkdir(folder, mode)
     for entry in reversed(record.entries):
         found = disk.read(entry.path)
         if not matches(found, entry.before):
-            if matches(found, entry.after) or entry.volatile:
+            ours = same_content(found, entry.after) or same_content(found, entry.before)
+            if ours or entry.volatile:
                 _put_back(home, entry, disk)
                 restored += 1
             else:
@@ -240,10 +274,10 @@ def _undo_entries(home: Path, record: Journal, disk: Disk) -> tuple[int, list[En
         if entry.before is None and entry.path.suffix == ".py":
             # Python may have cached a module that is now gone; its folder would stay importable.
             for variant in bytecode.variants(entry.path):
-                disk.unlink(variant.path)
+                if variant.path not in wanted:
+                    disk.unlink(variant.path)
         disk.unlink(entry.temp)
-    folders = [*record.directories, *(path / "__pycache__" for path in record.directories)]
-    _remove_empty(folders, disk)
+    _remove_empty([*record.created, *(path / "__pycache__" for path in record.created)], disk)
     _sync_folders(record, disk)
     return restored, strangers
 
@@ -254,13 +288,15 @@ def _put_back(home: Path, entry: Entry, disk: Disk) -> None:
         return
     saved = entry.before
     data = b""
-    if saved.link is None:
-        image = disk.read(home / entry.undo)
-        if image is None or image.sha256 != saved.sha256:
-            raise journal.damaged(home / entry.undo, "has lost the bytes of a file that must be put back")
-        data = image.data
+    if entry.undo is not None:
+        start, length = entry.undo
+        undo = disk.read(home / journal.UNDO)
+        data = undo.data[start : start + length] if undo else b""
+        if sha256(data) != saved.sha256:
+            raise journal.damaged(home / journal.UNDO, f"has lost the bytes of {entry.path}, which must be put back")
     disk.unlink(entry.temp)
-    disk.write_new(entry.temp, Image(data, saved.mode, saved.mtime_ns, saved.owner, saved.link))
+    image = Image(data, saved.mode, saved.mtime_ns, saved.owner, saved.link)
+    disk.write_new(entry.temp, image, like=entry.path)
     disk.replace(entry.temp, entry.path)
 
 
@@ -273,4 +309,16 @@ def _clear(home: Path, disk: Disk) -> list[str]:
         disk.sync_directory(home.parent)
     except OSError as error:
         return [f"could not remove {home}: {error.strerror}; the next run does it"]
+    return []
+
+
+def _set_folder_times(home: Path, record: Journal, time_ns: int | None, disk: Disk) -> list[str]:
+    """For reproducible layers: a folder's mtime is as much a part of a layer as a file's."""
+    if time_ns is None:
+        return []
+    try:
+        for folder in sorted({*_touched_folders(record), *record.created, home.parent}):
+            disk.set_time(folder, time_ns)
+    except OSError as error:
+        return [f"could not set the time of {error.filename}: {error.strerror}"]
     return []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gaudi_patch import __version__, changes, plan, transaction
 from gaudi_patch.commands import describe
 from gaudi_patch.commands import smoke as smoke_checks
-from gaudi_patch.commands.check import drift, fault_of
+from gaudi_patch.commands.check import drift, fault_of, interrupted
+from gaudi_patch.commands.exclusive import exclusive
 from gaudi_patch.disk import Disk, Image, environment_error, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.locate import Installation
@@ -19,7 +19,7 @@ from gaudi_patch.manifest import Kind, Manifest, Series, Verdict
 from gaudi_patch.overlay import Overlay
 from gaudi_patch.plan import Plan, State
 from gaudi_patch.report import Diff, Result, Text
-from gaudi_patch.situation import LOCK_TIMEOUT, Situation, journal_home, lock, look
+from gaudi_patch.situation import LOCK_TIMEOUT, Situation, journal_home, look
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,15 @@ def _prove(manifest: Manifest, installation: Installation, options: Options, res
 
 
 def _apply(manifest: Manifest, installation: Installation, options: Options) -> Result:
-    with _locked(installation, options) as recovered:
+    # A dry run takes no lock and recovers nothing.
+    held: AbstractContextManager[list[str]] = nullcontext([])
+    if not options.dry_run:
+        held = exclusive(installation, options.lock_timeout, options.disk)
+    with held as warnings:
         found = look(manifest, installation)
-        result = Result("apply", warnings=list(installation.warnings))
-        if recovered:
-            result.warnings.append(
-                f"an interrupted {recovered.verb} was undone first ({recovered.restored} files put back)"
-            )
+        if found.interrupted:
+            raise interrupted(found)
+        result = Result("apply", warnings=[*installation.warnings, *warnings])
         found = _with_series(found, options)
         if found.series is None and found.applied is None:
             return _nothing_to_do(found, result)
@@ -101,7 +103,9 @@ def _apply(manifest: Manifest, installation: Installation, options: Options) -> 
             )
         try:
             home = journal_home(installation)
-            result.warnings += transaction.run(home, installation.root, "apply", todo, options.disk, leftover)
+            result.warnings += transaction.run(
+                home, installation.root, "apply", todo, options.disk, leftover, changes.source_date_ns()
+            )
         except OSError as error:
             raise environment_error(error, f"applying series {planned.series.id}", "everything was put back") from error
         after = look(manifest, installation)
@@ -114,21 +118,6 @@ def _apply(manifest: Manifest, installation: Installation, options: Options) -> 
                 str(installation.root),
             )
         return _report(after, planned, result, f"applied series {planned.series.id}; verified from disk", changed=True)
-
-
-@contextmanager
-def _locked(installation: Installation, options: Options) -> Iterator[transaction.Recovery | None]:
-    """The lock, and what was recovered under it. A dry run takes none and recovers nothing."""
-    with nullcontext() if options.dry_run else lock(installation, options.lock_timeout):
-        yield None if options.dry_run else recover(installation, options.disk)
-
-
-def recover(installation: Installation, disk: Disk) -> transaction.Recovery | None:
-    """Undo a killed run, under the lock."""
-    try:
-        return transaction.recover(journal_home(installation), installation.root, disk)
-    except OSError as error:
-        raise environment_error(error, "undoing an interrupted run", "its journal is kept for the next run") from error
 
 
 def _with_series(found: Situation, options: Options) -> Situation:
@@ -189,13 +178,13 @@ def _probe_writable(todo: list[transaction.Change]) -> None:
         existing = folder
         while not existing.exists():
             existing = existing.parent
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise environment_error(
-                PermissionError(13, "Permission denied", str(existing)), "looking at what apply would write"
-            )
         if os.statvfs(existing).f_flag & os.ST_RDONLY:
             raise environment_error(
                 OSError(30, "Read-only file system", str(existing)), "looking at what apply would write"
+            )
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise environment_error(
+                PermissionError(13, "Permission denied", str(existing)), "looking at what apply would write"
             )
 
 

@@ -25,19 +25,7 @@ def check(manifest: Manifest, installation: Installation) -> Result:
     found = look(manifest, installation)
     result = Result("check", data=describe.data(found), blocks=describe.blocks(found))
     result.warnings += installation.warnings
-    if found.interrupted:
-        result.exit = Exit.REFUSED
-        result.errors.append(
-            GaudiPatchError(
-                Exit.REFUSED,
-                "interrupted",
-                f"an interrupted {found.interrupted.verb} left its journal; files may be on both sides",
-                "run any apply or rollback: it puts everything back first",
-                str(installation.state_dir),
-            )
-        )
-        return result
-    fault = fault_of(found)
+    fault = interrupted(found) if found.interrupted else fault_of(found)
     if fault is not None:
         result.exit, result.errors = fault.exit, [fault]
         return result
@@ -58,6 +46,18 @@ def check(manifest: Manifest, installation: Installation) -> Result:
         elif found.series is None:
             result.warnings.append(f"series {found.applied.series} is applied, but the manifest no longer has it")
     return result
+
+
+def interrupted(found: Situation) -> GaudiPatchError:
+    """A killed run left its journal: neither side holds until the next apply or rollback."""
+    assert found.interrupted is not None
+    return GaudiPatchError(
+        Exit.REFUSED,
+        "interrupted",
+        f"an interrupted {found.interrupted.verb} left its journal; files may be on both sides",
+        "run any apply or rollback: it puts everything back first",
+        str(found.installation.state_dir),
+    )
 
 
 def fault_of(found: Situation) -> GaudiPatchError | None:

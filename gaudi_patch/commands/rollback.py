@@ -8,8 +8,8 @@ from pathlib import Path
 from gaudi_patch import changes, plan, transaction
 from gaudi_patch.bytecode import variants
 from gaudi_patch.commands import describe
-from gaudi_patch.commands.apply import recover
 from gaudi_patch.commands.check import fault_of
+from gaudi_patch.commands.exclusive import exclusive
 from gaudi_patch.disk import Disk, Image, environment_error, read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.locate import Installation
@@ -17,7 +17,7 @@ from gaudi_patch.manifest import Manifest
 from gaudi_patch.overlay import Overlay
 from gaudi_patch.plan import FileState, State
 from gaudi_patch.report import Result, Text
-from gaudi_patch.situation import LOCK_TIMEOUT, Situation, journal_home, lock, look
+from gaudi_patch.situation import LOCK_TIMEOUT, Situation, journal_home, look
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,9 @@ def rollback(manifest: Manifest, installation: Installation, options: Options) -
     Works from the state alone, whatever the manifest says now; where a series was applied by something
     else and there is no state, its hunks are applied backwards and held against the lock.
     """
-    with lock(installation, options.lock_timeout):
-        recovered = recover(installation, options.disk)
+    with exclusive(installation, options.lock_timeout, options.disk) as warnings:
         found = look(manifest, installation)
-        result = Result("rollback", warnings=list(installation.warnings))
-        if recovered:
-            result.warnings.append(
-                f"an interrupted {recovered.verb} was undone first ({recovered.restored} files put back)"
-            )
+        result = Result("rollback", warnings=[*installation.warnings, *warnings])
         if found.applied is None and found.state not in (State.PATCHED, State.PARTIAL):
             return _nothing_to_roll_back(found, result)
         edited = [one for one in found.files if one.state in (State.MODIFIED, State.MISSING)]
@@ -53,7 +48,9 @@ def rollback(manifest: Manifest, installation: Installation, options: Options) -
         todo = overlay.changes()
         try:
             home = journal_home(installation)
-            result.warnings += transaction.run(home, installation.root, "rollback", todo, options.disk, folders)
+            result.warnings += transaction.run(
+                home, installation.root, "rollback", todo, options.disk, folders, changes.source_date_ns()
+            )
         except OSError as error:
             raise environment_error(error, "rolling back", "everything was put back to the patched state") from error
         return _verified(manifest, found, result, saved)

@@ -1,0 +1,64 @@
+"""The command line as a user runs it: a process of its own, its exit code, its streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.environments import clean_environment
+
+#: A run that takes longer hangs.
+TIMEOUT = 300
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object of --json."""
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+    @property
+    def code_of_error(self) -> str:
+        """The stable code of the only error of --json."""
+        (error,) = self.json["errors"]
+        return str(error["code"])
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line of gaudi-patch, by the interpreter that runs the tests."""
+    return [sys.executable, "-m", "gaudi_patch", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a run: no colour, no CI, nothing of the parent's Python."""
+    dropped = ("GITHUB_", "NO_COLOR", "FORCE_COLOR", "CI", "SOURCE_DATE_EPOCH")
+    kept = {name: value for name, value in clean_environment().items() if not name.startswith(dropped)}
+    return kept | {"COLUMNS": "100"} | more
+
+
+def gaudi_patch(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done:
+    """Run gaudi-patch to its end and return what it left."""
+    done = subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        env=environment(**(env or {})),
+        cwd=cwd or Path(os.sep),
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)

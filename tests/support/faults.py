@@ -1,0 +1,93 @@
+"""Faults on purpose: a process killed, or an error raised, at step *n* of a transaction."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gaudi_patch.disk import Disk
+
+#: GAUDI_PATCH_TEST_FULL=1 tries every combination; without it a spread of them is tried.
+FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
+
+#: The exit code of a process that SIGKILL ended, as a shell gives it.
+KILLED = 137
+
+
+class Recorder(Disk):
+    """Writes down each step and does it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Path]] = []
+
+    def step(self, name: str, path: Path) -> None:
+        self.calls.append((name, path))
+
+
+class KillAt(Disk):
+    """Ends the process before step ``at``: nothing runs after it, no handler, no clean-up."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.count = 0
+
+    def step(self, name: str, path: Path) -> None:
+        if self.count == self.at:
+            os._exit(KILLED)
+        self.count += 1
+
+
+class FailAt(Disk):
+    """Raises OSError before step ``at``: once, or from then on (a disk that is full, or dead)."""
+
+    def __init__(self, at: int, number: int, *, from_then_on: bool = False) -> None:
+        self.at = at
+        self.number = number
+        self.from_then_on = from_then_on
+        self.count = 0
+        self.failed = False
+
+    def step(self, name: str, path: Path) -> None:
+        if self.count == self.at or (self.from_then_on and self.count > self.at):
+            self.failed = True
+            self.count += 1
+            raise OSError(self.number, os.strerror(self.number), str(path))
+        self.count += 1
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run ``work`` in a process of its own; its exit code, 0 when it ended, 70 when it raised."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns about fork with threads (pytest-xdist has some); the child only writes files and ends.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of fsyncs on a disk would only measure the disk."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=parent, prefix="gaudi-patch-tests-") as folder:
+        yield Path(folder).resolve()
+
+
+def copy_tree(source: Path, target: Path) -> Path:
+    """A copy with links, modes and times; what was at ``target`` goes."""
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(source, target, symlinks=True)
+    return target
