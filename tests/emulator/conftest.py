@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.emulator.support import run_script
+from tests.emulator.support import ForkServer, run_script
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +36,14 @@ def once(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return outcome["report"]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def forks(torch_python: Path) -> Iterator[ForkServer]:
+    """Runs short programs that need PyTorch, without the time that its import takes."""
+    server = ForkServer(torch_python)
+    yield server
+    server.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

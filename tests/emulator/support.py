@@ -59,6 +59,34 @@ def run_script(
         return json.loads(report.read_text())
 
 
+class ForkServer:
+    """Runs short programs with PyTorch, each in a fork of one process that has imported it (``fork_server.py``)."""
+
+    def __init__(self, python: Path) -> None:
+        self._process = subprocess.Popen(
+            [str(python), "-B", str(HERE / "fork_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+
+    def run(self, program: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a program as ``python -c`` would, gaudi_patch importable, in a clean environment with ``env`` added."""
+        assert self._process.stdin
+        assert self._process.stdout
+        environment = clean_environment() | dict(env or {})
+        request = {"program": program, "environment": environment, "path": [str(REPOSITORY)]}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return subprocess.CompletedProcess(program, answer["returncode"], answer["stdout"], answer["stderr"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=60)
+
+
 def decorated(paths: list[Path], decorators: set[str]) -> list[str]:
     """The names of the functions that carry one of ``decorators``, found without importing the files."""
     return [name for path in sorted(paths) for name, *_ in decorator_arguments(path, decorators)]

@@ -83,18 +83,23 @@ class Environment:
 
 
 def clean_environment() -> dict[str, str]:
-    """The process's environment without what would leak a parent's Python setup or device into a child."""
+    """The process's environment without what would leak a parent's Python setup or device into a child.
+
+    HPU_EMULATOR_CACHE stays: where the compiled device lies changes nothing that a test looks at.
+    """
     dropped = (
         "PYTHON",
         "VIRTUAL_ENV",
         "HPU_EMULATOR_",
         "PT_HPU_",
         "HABANA_",
+        "HLS_",
         "LMCACHE_",
         "COVERAGE_",
         "COV_CORE_",
     )
-    return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    kept = {"HPU_EMULATOR_CACHE"}
+    return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(dropped)}
 
 
 def cache_dir() -> Path:
