@@ -110,6 +110,8 @@ def test_several_hunks_count_lines_of_the_original() -> None:
         (TEN.replace(b"\n", b"\r\n"), [FIVE], (0, "line endings differ", 2, b"2\n", b"2\r\n")),
         (TEN.replace(b"4\n", b"4\r\n"), [FIVE], (0, "line endings differ", 4, b"4\n", b"4\r\n")),
         (TEN.replace(b"4\n", b"4 \n"), [FIVE], (0, "context differs", 4, b"4\n", b"4 \n")),
+        (TEN.replace(b"4\n", b"4X\n"), [FIVE], (0, "context differs", 4, b"4\n", b"4X\n")),
+        (TEN, [hunk(4, 4, b" 4X\n", b"-5\n", b" 6\n")], (0, "context differs", 4, b"4X\n", b"4\n")),
         (TEN[:14], [FIVE], (0, "past the end", 8, b"8\n", None)),
         (TEN[:15], [FIVE], (0, "line endings differ", 8, b"8\n", b"8")),
         (b"", [FIVE], (0, "past the end", 1, b"2\n", None)),
@@ -135,6 +137,7 @@ def test_a_mismatch_reads_as_a_sentence() -> None:
         (TEN, hunk(9, 9, b" 9\n", b"+x\n"), 10, b"10\n"),
         (TEN, hunk(8, 8, b" 8\n", b"-9\n"), 10, b"10\n"),
         (b"a\n", hunk(0, 1, b"+x\n"), 1, b"a\n"),
+        (TEN, hunk(0, 1, b"+x\n"), 1, b"1\n"),
         (b"a\nb\n", hunk(1, 1, b"-a\n", b"+x\n"), 2, b"b\n"),
         (b"a\nb\n", hunk(1, 0, b"-a\n"), 2, b"b\n"),
     ],
@@ -242,6 +245,11 @@ def test_two_hunks_never_share_one_place() -> None:
     assert facts(error) == (1, "not found", 2, b"2\n", None)
 
 
+def test_a_hunk_without_old_lines_behind_another_is_not_found() -> None:
+    error = mismatch(TEN, FIVE, hunk(0, 1, b"+x\n"), allow_offset=True)
+    assert facts(error) == (1, "not found", 1, b"", None)
+
+
 def test_a_hunk_at_the_beginning_stays_there() -> None:
     (top,) = make_hunks(TEN, b"0\n" + TEN)
     assert apply(TEN + b"#\n", [top], allow_offset=True) == b"0\n" + TEN + b"#\n"
@@ -252,6 +260,8 @@ def test_a_hunk_at_the_end_moves_with_the_end() -> None:
     (bottom,) = make_hunks(TEN, TEN + b"11\n")
     assert apply(b"#\n" + TEN, [bottom], allow_offset=True) == b"#\n" + TEN + b"11\n"
     assert facts(mismatch(TEN + b"#\n", bottom, allow_offset=True)) == (0, "context differs", 11, b"", b"#\n")
+    with pytest.raises(HunkMismatch, match="context differs"):
+        offsets(TEN + b"#\n", [bottom])
 
 
 @pytest.mark.parametrize(
