@@ -135,9 +135,10 @@ def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
             )
         engine = types.SimpleNamespace(name="VLLM")
         return _probe.load("lmcache.gaudi.connector").create_connector(config, metadata, engine)
-    engine_type = _probe.load("lmcache.utils").EngineType
+    utils = _probe.load("lmcache.utils")
+    vllm = utils.EngineType.VLLM if hasattr(utils, "EngineType") else "vllm"  # a string in 0.3.14
     with vllm_platform():
-        return package.CreateGPUConnector(config, metadata, engine_type.VLLM)
+        return package.CreateGPUConnector(config, metadata, vllm)
 
 
 def register(connector: Foreign, kvcaches: Sequence[Foreign]) -> None:

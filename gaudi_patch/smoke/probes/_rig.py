@@ -152,6 +152,20 @@ class Rig:
         self._free([*objects, *guards])
         return counts
 
+    def refuses(self, slots: Sequence[int], spans: Sequence[Span]) -> None:
+        """Check that a load and a store with these slots raise, and leave the caches as they are."""
+        objects, guards = self._objects(spans)
+        for name in ("batched_to_gpu", "batched_from_gpu"):
+            try:
+                getattr(self._connector, name)(objects, *_columns(spans), **self._arguments(slots))
+            except (IndexError, ValueError, RuntimeError):
+                refused = True
+            else:
+                refused = False
+            self._probe.check(refused, f"{name} takes a slot outside the caches without an error")
+            self._check_caches("refused request", ())
+        self._free([*objects, *guards])
+
     def _arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
         mapping = self._torch.tensor(list(slots), dtype=self._torch.int64).to(self._slot_device)
         return {"kvcaches": self.caches.entries, "slot_mapping": mapping}

@@ -51,6 +51,15 @@ def body(probe: _probe.Probe) -> None:
                     check_layout(bench, layout, dtype, block_size, chunk)
     with probe.section("requests"):
         check_requests(bench)
+        check_sizes(bench)
+        if _probe.is_patched():
+            check_refusals(bench)
+    with probe.section("streams reversed"), _device.streams_reversed() as reverse:
+        if reverse:
+            rig = bench.rig(MAIN, chunk=32, block_size=16, blocks=90)
+            slots = rig.slots(40 * 32 + 7)
+            rig.store(slots, rig.spans(len(slots)))
+            rig.load(slots, rig.spans(len(slots)), cached=50)
     bench.allocator.close()
     probe.counters["cases"] = bench.cases
     probe.summary.append(f"{bench.cases} cases in {len(_caches.LAYOUTS)} layouts, {len(_caches.DTYPES)} dtypes")
@@ -187,11 +196,6 @@ def check_requests(bench: Bench) -> None:
             with probe.section("objects on the device"):
                 rig.load(slots, spans, on_device=True)
                 rig.load(slots, spans[1:], on_device=True, cached=40)
-    with probe.section("70000 slots"):
-        rig = bench.rig(MAIN, "int8", chunk=128, block_size=128, blocks=547, heads=(1, 1), head_size=8)
-        high = [69888 - token for token in range(3 * 128 + 50)]
-        rig.store(high, rig.spans(len(high)))
-        rig.load(high, rig.spans(len(high)))
     if _lmcache.release() >= (0, 3, 12) and _probe.is_patched():
         with probe.section("layers of different widths"):
             for dtype in ("bfloat16", "float8_e4m3fn"):
@@ -199,6 +203,31 @@ def check_requests(bench: Bench) -> None:
                 slots = rig.slots(5 * 32 + 9)
                 rig.store(slots, rig.spans(len(slots)))
                 rig.load(slots, rig.spans(len(slots)), cached=37)
+
+
+def check_sizes(bench: Bench) -> None:
+    """Slot numbers above 65535, and rows as wide as a model's."""
+    probe = bench.probe
+    with probe.section("70000 slots"):
+        rig = bench.rig(MAIN, "int8", chunk=128, block_size=128, blocks=547, heads=(1, 1), head_size=8)
+        high = [69888 - token for token in range(3 * 128 + 50)]
+        rig.store(high, rig.spans(len(high)))
+        rig.load(high, rig.spans(len(high)))
+    with probe.section("chunks of 4 MB"):
+        rig = bench.rig(MAIN, chunk=256, block_size=128, blocks=9, heads=(8, 8, 8, 8), head_size=128)
+        slots = rig.slots(3 * 256 + 100)
+        rig.store(slots, rig.spans(len(slots)))
+        rig.load(slots, rig.spans(len(slots)), cached=300)
+
+
+def check_refusals(bench: Bench) -> None:
+    """A slot outside the caches is refused, and nothing is written: the device would wrap or clamp it."""
+    with bench.probe.section("a slot outside the caches"):
+        rig = bench.rig(MAIN, chunk=32, block_size=16, blocks=10)
+        for outside in (rig.caches.slots, rig.caches.slots + 4096):
+            slots = rig.slots(70)
+            slots[40] = outside
+            rig.refuses(slots, rig.spans(70))
 
 
 if __name__ == "__main__":
