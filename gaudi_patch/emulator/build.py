@@ -18,14 +18,14 @@ from typing import Any
 
 from .options import EmulatorError
 
-SOURCE = Path(__file__).resolve().parent / "device.cpp"
+SOURCE = Path(__file__).resolve().parent / "csrc" / "device.cpp"
 CACHE_VARIABLE = "HPU_EMULATOR_CACHE"
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall")
 
 
 def sources() -> list[Path]:
     """The C++ files whose content decides the library."""
-    return [SOURCE]
+    return sorted([*SOURCE.parent.glob("*.cpp"), *SOURCE.parent.glob("*.h")])
 
 
 def cache_directory() -> Path:
@@ -66,7 +66,7 @@ def library_path(torch: Any) -> Path:
     """Where the library for this PyTorch belongs, built or not."""
     digest = hashlib.sha256()
     for source in sources():
-        digest.update(source.read_bytes())
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
     version = getattr(torch.version, "git_version", "")
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
     digest.update(repr((torch.__version__, version, abi, platform.machine(), FLAGS)).encode())

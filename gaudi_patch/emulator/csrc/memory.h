@@ -1,0 +1,285 @@
+#pragma once
+
+#include "types.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+namespace hpu_emulator {
+
+constexpr size_t kAlignment = 128; // device cache line; LMCache and vllm-gaudi align their pools to it
+constexpr size_t kPageBytes = 4096;
+constexpr size_t kFreedPoisonBytes = size_t{1} << 20;
+constexpr size_t kQuarantineBytes = size_t{16} << 20;
+constexpr size_t kCacheBytes = size_t{256} << 20;
+
+// Memory.  A device storage's data pointer owns a Block, and the Block owns a CPU StorageImpl over the same bytes.
+// CPU aliases share that StorageImpl, so queued work keeps the bytes alive after Python has dropped the tensor, as a
+// stream-ordered allocator does, while the accounting below follows what the program holds.
+
+struct MemoryStats {
+  std::atomic<int64_t> live{0};
+  std::atomic<int64_t> peak{0}; // since reset_peak, for torch.hpu.max_memory_allocated
+  std::atomic<int64_t> window_peak{0}; // since the counters' reset
+  std::atomic<int64_t> window_base{0};
+  std::atomic<int64_t> allocations{0}, frees{0}, largest{0};
+  std::atomic<int64_t> total_allocations{0}, total_frees{0}; // not reset
+
+  static void raise_to(std::atomic<int64_t>& target, int64_t value) {
+    int64_t seen = target.load();
+    while (value > seen && !target.compare_exchange_weak(seen, value)) {
+    }
+  }
+  void allocated(int64_t n) {
+    const int64_t now = live.fetch_add(n) + n;
+    raise_to(peak, now);
+    raise_to(window_peak, now);
+    raise_to(largest, n);
+    ++allocations;
+    ++total_allocations;
+  }
+  void freed(int64_t n) {
+    live -= n;
+    ++frees;
+    ++total_frees;
+  }
+};
+
+inline MemoryStats& memory() {
+  static auto* stats = new MemoryStats;
+  return *stats;
+}
+
+inline std::atomic<bool> poison_enabled{true};
+
+// Device memory.  A freed block is poisoned and kept for a while, so that a stale address reads poison instead of
+// crashing or, worse, reading the old data; then it is used again, which spares the page faults of fresh memory.
+class Pool {
+ public:
+  void* take(size_t n) {
+    const size_t size = rounded(n);
+    void* ptr = nullptr;
+    bool poisoned = false;
+    {
+      std::lock_guard<std::mutex> guard(mutex_);
+      auto found = free_.find(size);
+      if (found != free_.end() && !found->second.empty()) {
+        ptr = found->second.back();
+        found->second.pop_back();
+        cached_ -= size;
+        poisoned = size <= kFreedPoisonBytes;
+      }
+    }
+    if (!ptr) {
+      TORCH_CHECK_WITH(
+          OutOfMemoryError, posix_memalign(&ptr, kAlignment, size) == 0, "hpu emulator: cannot allocate ", n, " bytes");
+    }
+    if (poison_enabled && !poisoned) {
+      std::memset(ptr, kPoison, n);
+    }
+    return ptr;
+  }
+
+  void give_back(void* ptr, size_t n) {
+    const size_t size = rounded(n);
+    std::memset(ptr, kPoison, std::min(size, kFreedPoisonBytes));
+    std::lock_guard<std::mutex> guard(mutex_);
+    quarantine_.emplace_back(ptr, size);
+    quarantined_ += size;
+    while (quarantined_ > kQuarantineBytes) {
+      const auto [old, length] = quarantine_.front();
+      quarantine_.pop_front();
+      quarantined_ -= length;
+      if (cached_ + length > kCacheBytes) {
+        std::free(old);
+      } else {
+        free_[length].push_back(old);
+        cached_ += length;
+      }
+    }
+  }
+
+ private:
+  // Sizes in steps of an eighth, so that blocks of about the same size serve each other.
+  static size_t rounded(size_t n) {
+    size_t step = kAlignment;
+    while (step * 8 < n) {
+      step *= 2;
+    }
+    return (n + step - 1) / step * step;
+  }
+
+  std::mutex mutex_;
+  std::deque<std::pair<void*, size_t>> quarantine_;
+  std::unordered_map<size_t, std::vector<void*>> free_;
+  size_t quarantined_ = 0, cached_ = 0;
+};
+
+inline Pool& pool() {
+  static auto* p = new Pool;
+  return *p;
+}
+
+struct Allocation {
+  void* ptr;
+  size_t nbytes;
+};
+
+inline void free_allocation(void* context) {
+  std::unique_ptr<Allocation> allocation(static_cast<Allocation*>(context));
+  pool().give_back(allocation->ptr, allocation->nbytes);
+}
+
+struct Block {
+  c10::intrusive_ptr<StorageImpl> host;
+  int64_t nbytes;
+};
+
+// The live blocks by address.  PyTorch wraps device memory by its bare address now and then (at::from_blob, in pickling
+// for one); such a storage has no Block of its own and is found here.
+struct LiveBlocks {
+  std::mutex mutex;
+  std::map<uintptr_t, Block*> by_address;
+};
+
+inline LiveBlocks& live_blocks() {
+  static auto* blocks = new LiveBlocks;
+  return *blocks;
+}
+
+inline void delete_block(void* context) {
+  std::unique_ptr<Block> block(static_cast<Block*>(context));
+  memory().freed(block->nbytes);
+  std::lock_guard<std::mutex> guard(live_blocks().mutex);
+  live_blocks().by_address.erase(reinterpret_cast<uintptr_t>(block->host->data()));
+}
+
+inline c10::Device current_device() {
+  return {kDevice, 0};
+}
+
+inline c10::DataPtr allocate_block(size_t n) {
+  void* ptr = nullptr;
+  c10::DataPtr host_data(nullptr, c10::Device(c10::kCPU));
+  if (n > 0) {
+    ptr = pool().take(n);
+    host_data = c10::DataPtr(ptr, new Allocation{ptr, n}, &free_allocation, c10::Device(c10::kCPU));
+  }
+  auto host = c10::make_intrusive<StorageImpl>(
+      StorageImpl::use_byte_size_t(), static_cast<int64_t>(n), std::move(host_data), nullptr, /*resizable=*/false);
+  memory().allocated(static_cast<int64_t>(n));
+  auto* block = new Block{std::move(host), static_cast<int64_t>(n)};
+  if (ptr) {
+    std::lock_guard<std::mutex> guard(live_blocks().mutex);
+    live_blocks().by_address[reinterpret_cast<uintptr_t>(ptr)] = block;
+  }
+  return {ptr, block, &delete_block, current_device()};
+}
+
+// Where a storage's bytes are: the CPU storage that owns them, and the distance from its start.
+struct Place {
+  StorageImpl* host;
+  int64_t distance;
+};
+
+inline Place place_of(const c10::Storage& storage) {
+  const auto& data = storage.data_ptr();
+  if (data.get_deleter() == &delete_block) {
+    return {static_cast<Block*>(data.get_context())->host.get(), 0};
+  }
+  const auto address = reinterpret_cast<uintptr_t>(data.get());
+  std::lock_guard<std::mutex> guard(live_blocks().mutex);
+  const auto& blocks = live_blocks().by_address;
+  auto found = blocks.upper_bound(address);
+  TORCH_CHECK(found != blocks.begin(), "hpu emulator: an hpu storage over memory that is not the device's");
+  --found;
+  const auto distance = static_cast<int64_t>(address - found->first);
+  TORCH_CHECK(
+      distance + static_cast<int64_t>(storage.nbytes()) <= found->second->nbytes,
+      "hpu emulator: an hpu storage over memory that is not the device's, or was freed");
+  return {found->second->host.get(), distance};
+}
+
+inline StorageImpl* host_of(const Tensor& tensor) {
+  return place_of(tensor.storage()).host;
+}
+
+// Pinned memory is recognised by the base address of an allocation and by nothing else, as in the bridge
+// (backend/synapse_helpers/host_memory.cpp:114-131): a slice of a pinned buffer counts as unpinned.
+struct PinnedBlocks {
+  std::mutex mutex;
+  std::unordered_set<const void*> bases;
+
+  bool contains(const void* ptr) {
+    std::lock_guard<std::mutex> guard(mutex);
+    return bases.count(ptr) != 0;
+  }
+};
+
+inline PinnedBlocks& pinned_blocks() {
+  static auto* blocks = new PinnedBlocks;
+  return *blocks;
+}
+
+inline void free_pinned(void* ptr) {
+  {
+    std::lock_guard<std::mutex> guard(pinned_blocks().mutex);
+    pinned_blocks().bases.erase(ptr);
+  }
+  std::free(ptr);
+}
+
+struct PinnedAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t n) override {
+    if (n == 0) {
+      return {nullptr, c10::Device(c10::kCPU)};
+    }
+    void* ptr = nullptr;
+    TORCH_CHECK_WITH(
+        OutOfMemoryError, posix_memalign(&ptr, kPageBytes, n) == 0, "hpu emulator: cannot pin ", n, " bytes");
+    if (poison_enabled) {
+      std::memset(ptr, kPoison, n);
+    }
+    std::lock_guard<std::mutex> guard(pinned_blocks().mutex);
+    pinned_blocks().bases.insert(ptr);
+    return {ptr, ptr, &free_pinned, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override {
+    return &free_pinned;
+  }
+  void copy_data(void* dest, const void* src, size_t count) const override {
+    default_copy_data(dest, src, count);
+  }
+};
+
+struct DeviceAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t n) override {
+    return allocate_block(n);
+  }
+  void copy_data(void* dest, const void* src, size_t count) const override {
+    default_copy_data(dest, src, count);
+  }
+};
+
+inline PinnedAllocator pinned_allocator;
+inline DeviceAllocator device_allocator;
+
+inline bool is_pinned(const Tensor& host) {
+  return host.is_contiguous() && pinned_blocks().contains(host.const_data_ptr());
+}
+
+} // namespace hpu_emulator

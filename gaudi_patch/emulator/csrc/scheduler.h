@@ -1,0 +1,387 @@
+#pragma once
+
+#include "counters.h"
+#include "hash.h"
+#include "types.h"
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/util/flat_hash_map.h>
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+namespace hpu_emulator {
+
+// Scheduler.  In lazy rules operators gather in one graph, shared by all threads as in the bridge
+// (habana_lazy/lazy_executor.cpp:196); in eager rules each is a graph of its own.  A launched graph, a copy and an event
+// are entries of the FIFO of the stream they were issued on.  Entries run only when something waits for them.
+
+using Job = std::function<void()>;
+
+struct EventRecord {
+  bool done = false;
+  bool asked = false;
+  std::chrono::steady_clock::time_point time;
+};
+
+struct Event {
+  int64_t stream = -1;
+  uint64_t sequence = 0;
+  std::shared_ptr<EventRecord> record; // null until recorded
+};
+
+struct Work {
+  std::vector<Job> jobs;
+  int64_t wait_stream = -1; // run that stream up to wait_sequence first
+  uint64_t wait_sequence = 0;
+  std::shared_ptr<EventRecord> record; // set done when reached
+};
+
+struct Stream {
+  std::deque<Work> queue;
+  uint64_t issued = 0;
+  uint64_t done = 0;
+  bool asked = false;
+};
+
+// The graph that is being gathered.
+struct Graph {
+  size_t ops = 0;
+  std::vector<Job> jobs;
+  Hash signature;
+  ska::flat_hash_map<const StorageImpl*, uint32_t> ordinals; // every storage that the graph touches
+  std::unordered_set<const StorageImpl*> written;
+  std::string text; // filled only while tracing
+
+  void clear() {
+    ops = 0;
+    jobs.clear();
+    signature = Hash();
+    ordinals.clear();
+    written.clear();
+    text.clear();
+  }
+};
+
+inline thread_local int64_t current_stream = 0; // per thread, as in backend/habana_device/HPUStream.cpp:54
+
+class Runtime {
+ public:
+  Options options;
+  Counters counters;
+  Graph graph;
+
+  static Runtime& get() {
+    static auto* runtime = new Runtime; // leaked on purpose: a process may end with work pending
+    return *runtime;
+  }
+
+  bool writes_pending(const StorageImpl* host) const {
+    return graph.ops > 0 && graph.written.count(host) != 0;
+  }
+  bool reads_pending(const StorageImpl* host) const {
+    return graph.ops > 0 && graph.ordinals.count(host) != 0;
+  }
+
+  // One operator of the device.  `signature` must hold its name, attributes and shapes; what makes it depend on the
+  // graph it stands in is added here.
+  void enqueue(
+      const std::string& name,
+      Hash signature,
+      at::ArrayRef<std::pair<const StorageImpl*, int64_t>> operands,
+      at::ArrayRef<const StorageImpl*> written,
+      Job job) {
+    gather(name, signature, operands, written);
+    if (options.schedule == Options::kSync) {
+      attempt(job);
+    } else {
+      graph.jobs.push_back(std::move(job));
+    }
+    if (!options.lazy) {
+      launch("eager");
+    }
+  }
+
+  // Enters an operator in the graph's signature and in the counters.
+  void gather(
+      const std::string& name,
+      Hash signature,
+      at::ArrayRef<std::pair<const StorageImpl*, int64_t>> operands,
+      at::ArrayRef<const StorageImpl*> written) {
+    ++counters.ops;
+    ++counters.op_histogram[name];
+    ++graph.ops;
+    for (const auto& [host, offset] : operands) {
+      const auto ordinal = static_cast<uint32_t>(graph.ordinals.size());
+      signature.mix(graph.ordinals.emplace(host, ordinal).first->second);
+      // A view's offset is a constant of the recipe: backend/kernel/hpu_habana_cache.cpp:197-211,
+      // habana_lazy/ops/index.h:121-124.
+      signature.mix(options.signature_offsets ? static_cast<uint64_t>(offset) : 0);
+    }
+    graph.signature.mix(signature);
+    for (const auto* host : written) {
+      graph.written.insert(host);
+    }
+  }
+
+  // Ends the graph and puts it on the current stream.  Nothing happens when it is empty.
+  bool launch(const char* cause) {
+    if (graph.ops == 0) {
+      return false;
+    }
+    ++counters.graph_launches;
+    ++counters.step_causes[cause];
+    if (recipes_.insert(graph.signature).second) {
+      ++counters.graph_compilation;
+      ++counters.recipe_cache_misses;
+    } else {
+      ++counters.recipe_cache_hits;
+    }
+    if (tracing) {
+      std::ostringstream line;
+      line << "{\"kind\":\"graph\",\"cause\":" << quoted(cause) << ",\"ops\":" << graph.ops
+           << ",\"stream\":" << current_stream << ",\"signature\":\"" << std::hex << graph.signature.a << std::dec
+           << "\",\"text\":" << quoted(graph.text) << "}";
+      trace.push_back(line.str());
+    }
+    Work work;
+    work.jobs = std::move(graph.jobs);
+    graph.clear();
+    push(std::move(work));
+    return true;
+  }
+
+  uint64_t push(Work work) {
+    return push(current_stream, std::move(work));
+  }
+
+  uint64_t push(int64_t stream, Work work) {
+    auto& s = streams_[stream];
+    s.queue.push_back(std::move(work));
+    s.asked = false;
+    const uint64_t sequence = ++s.issued;
+    if (options.schedule == Options::kSync) {
+      run(stream, sequence);
+    }
+    return sequence;
+  }
+
+  // Runs a stream up to and including `sequence`.  Device errors are kept for the next wait, as on a device.
+  void run(int64_t stream, uint64_t sequence) {
+    auto& s = streams_[stream];
+    while (s.done < sequence && !s.queue.empty()) {
+      Work work = std::move(s.queue.front());
+      s.queue.pop_front();
+      if (work.wait_stream >= 0) {
+        run(work.wait_stream, work.wait_sequence);
+      }
+      for (auto& job : work.jobs) {
+        attempt(job);
+        job = nullptr; // releases what it held before the next one runs
+      }
+      if (work.record) {
+        work.record->done = true;
+        work.record->time = std::chrono::steady_clock::now();
+      }
+      ++s.done;
+    }
+  }
+
+  void run(int64_t stream) {
+    run(stream, streams_[stream].issued);
+  }
+
+  void attempt(const Job& job) {
+    try {
+      job();
+    } catch (const std::exception& error) {
+      ++counters.device_errors;
+      if (error_.empty()) {
+        error_ = error.what();
+      }
+    }
+  }
+
+  void run_all() {
+    std::vector<int64_t> ids;
+    for (const auto& [id, stream] : streams_) {
+      if (!stream.queue.empty()) {
+        ids.push_back(id);
+      }
+    }
+    if (options.schedule == Options::kReversed) {
+      std::reverse(ids.begin(), ids.end());
+    }
+    for (auto id : ids) {
+      run(id);
+    }
+  }
+
+  void raise_device_error() {
+    if (!error_.empty()) {
+      std::string what;
+      what.swap(error_);
+      TORCH_CHECK(false, "hpu emulator: device error in work issued earlier: ", what);
+    }
+  }
+
+  // torch.hpu.synchronize: StepMarker, then the whole device (hpu/csrc/bindings.cpp:188-201).
+  void synchronize() {
+    ++counters.device_syncs;
+    launch("synchronize");
+    run_all();
+    traced("synchronize", "");
+    raise_device_error();
+  }
+
+  void mark_step() {
+    ++counters.mark_steps;
+    if (!launch("mark_step")) {
+      ++counters.empty_mark_steps;
+    }
+  }
+
+  // The graph is launched only when the stream is *not* the current one (HPUStream.cpp:147-158): the pending operators
+  // belong to the current stream and are not waited for.
+  void synchronize_stream(int64_t stream) {
+    ++counters.stream_syncs;
+    if (options.lazy && stream != current_stream) {
+      launch("stream_synchronize");
+    }
+    run(stream);
+    traced("stream_synchronize", ",\"stream\":" + std::to_string(stream));
+    raise_device_error();
+  }
+
+  // HPUStream.cpp:99-130.  The laziest device answers "not yet"; but a loop that polls has to end, so the second query
+  // in a row does the work.
+  bool query_stream(int64_t stream) {
+    if (options.lazy && stream != current_stream) {
+      launch("stream_query");
+    }
+    auto& s = streams_[stream];
+    if (!s.queue.empty() && !std::exchange(s.asked, true)) {
+      return false;
+    }
+    run(stream);
+    return true;
+  }
+
+  void set_stream(int64_t stream) {
+    if (stream == current_stream) {
+      return;
+    }
+    if (options.lazy) {
+      launch("set_stream"); // HPUStream.cpp:222-226
+    } else if (options.eager_stream_join && current_stream == 0) {
+      // HPUStream.cpp:229-236: eager mode makes the new stream wait for the default one.  Off unless asked for: code
+      // should not lean on it, since the way back has no such wait.
+      Work wait;
+      wait.wait_stream = 0;
+      wait.wait_sequence = streams_[0].issued;
+      push(stream, std::move(wait));
+    }
+    current_stream = stream;
+  }
+
+  int64_t new_stream() {
+    return next_stream_++;
+  }
+
+  // HPUEvent.cpp:90-98: recording on another stream than the current one does not launch, so it does not cover the
+  // operators that are still being gathered.
+  void record_event(Event& event, int64_t stream) {
+    if (options.lazy && stream == current_stream) {
+      launch("event_record");
+    }
+    event.record = std::make_shared<EventRecord>();
+    event.stream = stream;
+    Work work;
+    work.record = event.record;
+    event.sequence = push(stream, std::move(work));
+  }
+
+  void wait_event(const Event& event, int64_t stream) {
+    if (!event.record || event.stream == stream) { // HPUEvent.cpp:118-126
+      return;
+    }
+    Work work;
+    work.wait_stream = event.stream;
+    work.wait_sequence = event.sequence;
+    push(stream, std::move(work));
+  }
+
+  void synchronize_event(const Event& event) {
+    ++counters.event_syncs;
+    if (event.record) {
+      run(event.stream, event.sequence);
+    }
+    raise_device_error();
+  }
+
+  bool query_event(const Event& event) {
+    if (event.record && !event.record->done) {
+      if (!std::exchange(event.record->asked, true)) { // see query_stream
+        return false;
+      }
+      run(event.stream, event.sequence);
+    }
+    return true;
+  }
+
+  int64_t pending() const {
+    auto count = static_cast<int64_t>(graph.ops);
+    for (const auto& [id, stream] : streams_) {
+      for (const auto& work : stream.queue) {
+        count += static_cast<int64_t>(work.jobs.size());
+      }
+    }
+    return count;
+  }
+
+  void reset(bool signatures) {
+    counters = Counters();
+    memory().window_base = memory().live.load();
+    memory().window_peak = memory().live.load();
+    if (signatures) {
+      recipes_.clear();
+    }
+  }
+
+  // Host memory that a queued host-to-device copy has yet to read.
+  std::vector<std::pair<const char*, size_t>> host_reads;
+
+  bool tracing = false;
+  std::vector<std::string> trace;
+
+  void traced(const char* kind, const std::string& fields) {
+    if (tracing) {
+      trace.push_back(std::string("{\"kind\":\"") + kind + "\"" + fields + "}");
+    }
+  }
+
+ private:
+  std::map<int64_t, Stream> streams_{{0, Stream()}};
+  int64_t next_stream_ = 1;
+  std::unordered_set<Hash, HashOfHash> recipes_;
+  std::string error_;
+};
+
+// Kernels of queued work run under the dispatcher's plain state, whatever the thread that happens to wait for them has
+// set: no autograd, no autocast, no Python modes.
+struct PlainDispatch {
+  c10::impl::ForceDispatchKeyGuard guard{
+      DispatchKeySet(DispatchKey::BackendSelect),
+      c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset | c10::python_ks};
+};
+
+} // namespace hpu_emulator
