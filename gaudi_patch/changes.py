@@ -211,7 +211,7 @@ def _sibling(path: Path, installation: Installation, source: Path) -> Path:
 
 def _keep_backup(overlay: Overlay, installation: Installation, image: Image) -> None:
     file = installation.state_dir / applied_state.BACKUPS / image.sha256
-    overlay.set(file, Image(image.data, 0o644, saved(image).mtime_ns, image.owner))
+    overlay.set(file, Image(image.data, 0o644, saved(image).mtime_ns))
 
 
 def _saved_record(overlay: Overlay, installation: Installation) -> Saved | None:

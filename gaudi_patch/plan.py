@@ -254,7 +254,9 @@ def _result(one: FileDiff, current: Image | None, data: bytes, owner: tuple[int,
         return None
     if current is None:
         return Image(data, one.new_mode if one.new_mode is not None else 0o644, owner=owner)
-    return Image(data, one.new_mode if one.new_mode is not None else current.mode, owner=current.owner)
+    changed = one.new_mode is not None and one.new_mode != one.old_mode
+    mode = one.new_mode if changed and one.new_mode is not None else current.mode
+    return Image(data, mode, owner=current.owner)
 
 
 def _compare_with_lock(

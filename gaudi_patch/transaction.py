@@ -263,13 +263,13 @@ def _undo_entries(home: Path, record: Journal, disk: Disk) -> tuple[int, list[En
         if not folder.exists():
             disk.mkdir(folder, mode)
     for entry in reversed(record.entries):
-        found = disk.read(entry.path)
-        if not matches(found, entry.before):
+        found = disk.read(entry.path) if record.phase == "replacing" else None
+        if record.phase == "replacing" and not matches(found, entry.before):
             ours = same_content(found, entry.after) or same_content(found, entry.before)
             if ours or entry.volatile:
                 _put_back(home, entry, disk)
                 restored += 1
-            else:
+            elif not os.path.lexists(entry.temp):  # with its temp in place the file was never replaced by us
                 strangers.append(entry)
         if entry.before is None and entry.path.suffix == ".py":
             # Python may have cached a module that is now gone; its folder would stay importable.
