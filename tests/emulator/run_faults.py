@@ -284,7 +284,7 @@ def wait_event_on_the_wrong_stream():
 
 
 def _peek(address: int, count: int) -> torch.Tensor:
-    """``count`` floats at an address. The kernel reads them (into a pipe): an address that may not be read is an error."""
+    """``count`` floats at an address. The kernel reads them, into a pipe: what may not be read is an error."""
     libc = ctypes.CDLL(None, use_errno=True)
     read_end, write_end = os.pipe()
     written = libc.write(write_end, ctypes.c_void_p(address), ctypes.c_size_t(4 * count))

@@ -20,8 +20,10 @@ from typing import Any
 import device_process
 import torch
 
-#: How long after the end a thread may take to finish its iteration before it counts as stuck.
-GRACE = 30.0
+#: A thread that has not ended this many seconds after the given time is stuck.
+GRACE = 120.0
+#: What each thread does at least, however slow the machine is.
+ITERATIONS = 20
 
 
 def _iteration(stream: Any, rng: random.Random) -> None:
@@ -73,7 +75,7 @@ def main() -> None:
     def work(number: int) -> None:
         rng = random.Random(number)
         stream = torch.hpu.Stream()
-        while time.monotonic() < end and len(errors) < 5:
+        while (time.monotonic() < end or counts[number] < ITERATIONS) and len(errors) < 5:
             try:
                 _iteration(stream, rng)
             except Exception:

@@ -19,6 +19,6 @@ def test_six_threads_with_streams_and_pinned_copies(torch_python: Path, mode: st
     report = run_script(torch_python, "run_stress.py", mode, "4", str(THREADS))
     assert report["stuck"] == 0, "threads are deadlocked"
     assert report["errors"] == []
-    assert min(report["iterations"]) > 0, report["iterations"]
-    assert sum(report["iterations"]) > 10 * THREADS
+    assert len(report["iterations"]) == THREADS
+    assert min(report["iterations"]) >= 20
     assert report["pending"] == 0
