@@ -542,7 +542,8 @@ class _Terminated(BaseException):
 
 
 def _interrupted(command: str, code: Exit, what: str) -> Result:
-    error = GaudiPatchError(code, what, f"{what}; everything was put back", "run the same command again")
+    message = f"{what}; no file is left half-way"
+    error = GaudiPatchError(code, what, message, "gaudi-patch check says what holds; run the same command again")
     return Result(command, code, errors=[error])
 
 
@@ -558,12 +559,14 @@ def _bug(command: str, error: Exception) -> Result:
             stream.write(text)
         where = stream.name
     except OSError:
-        sys.stderr.write(text)
+        from gaudi_patch.report import narrate
+
+        narrate([text])
         where = "standard error"
     fault = GaudiPatchError(
         Exit.BUG,
         "bug",
-        f"{type(error).__name__}: {error}. This is a bug of gaudi-patch; the target is as it was",
+        f"{type(error).__name__}: {error}. This is a bug of gaudi-patch; no file is left half-way",
         f"please report it with {where}",
     )
     return Result(command, Exit.BUG, errors=[fault])

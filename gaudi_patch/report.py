@@ -122,7 +122,7 @@ STYLES = {
 }
 
 
-def wants_color(stream: IO[str], color: Color) -> bool:
+def wants_color(stream: IO[str] | None, color: Color) -> bool:
     """NO_COLOR wins over FORCE_COLOR (https://no-color.org); a dumb terminal gets none."""
     if color is not Color.AUTO:
         return color is Color.ALWAYS
@@ -130,7 +130,11 @@ def wants_color(stream: IO[str], color: Color) -> bool:
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return _is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def show(result: Result, output: Format, color: Color) -> None:
@@ -143,7 +147,7 @@ def show(result: Result, output: Format, color: Color) -> None:
         _write(sys.stdout, "".join(_workflow_command("warning", {}, text) for text in result.warnings))
         _job_summary(result)
     if result.blocks:
-        if output is Format.TEXT and (wants_color(sys.stdout, color) or sys.stdout.isatty()):
+        if output is Format.TEXT and sys.stdout and (wants_color(sys.stdout, color) or _is_terminal(sys.stdout)):
             _rich(result.blocks, color)
         else:
             _write(sys.stdout, "".join(plain(block) for block in result.blocks))
@@ -227,8 +231,8 @@ def _rich(blocks: Sequence[Block], color: Color) -> None:
     try:
         for block in blocks:
             console.print(_renderable(block), soft_wrap=isinstance(block, Text))
-    except BrokenPipeError:
-        _stdout_is_gone()
+    except OSError:
+        _forget(sys.stdout)
 
 
 def _renderable(block: Block) -> Any:  # noqa: ANN401 - rich's own type is a union of protocols
@@ -264,22 +268,27 @@ def _renderable(block: Block) -> Any:  # noqa: ANN401 - rich's own type is a uni
     return table
 
 
-def _write(stream: IO[str], text: str) -> None:
+def _write(stream: IO[str] | None, text: str) -> None:
+    """Write and flush; a stream that is closed, gone or full is as good as quiet and changes no exit code."""
+    if stream is None:  # closed by the parent: `>&-`
+        return
     try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        _stdout_is_gone()
-    except UnicodeEncodeError:  # LANG=C and a name that is not ASCII
-        stream.write(text.encode("ascii", "backslashreplace").decode())
-        stream.flush()
-
-
-def _stdout_is_gone() -> None:
-    """`gaudi-patch show | head` closes the pipe: behave as if quiet, and keep Python from complaining at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(null, stream.fileno())
+            stream.write(text)
+        except UnicodeEncodeError:  # LANG=C and a name that is not ASCII
+            stream.write(text.encode("ascii", "backslashreplace").decode())
+        stream.flush()
+    except (OSError, ValueError):
+        _forget(stream)
+
+
+def _forget(stream: IO[str]) -> None:
+    """`gaudi-patch show | head` closes the pipe, a log disk is full: keep Python from complaining at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, stream.fileno())
+        stream.flush()  # what is left in its buffer
+    except (OSError, ValueError):
+        return  # it has no descriptor, or is closed: nothing is left to be flushed at exit
+    finally:
+        os.close(null)
