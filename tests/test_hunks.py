@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from gaudi_patch.hunks import Hunk, HunkMismatch, apply, offsets, split
+from gaudi_patch.hunks import Hunk, HunkMismatch, apply, occurrences, offsets, split
 from tests.support.unified import make_hunks, moved, reverse
 
 TEN = b"".join(b"%d\n" % number for number in range(1, 11))
@@ -298,3 +300,17 @@ def test_many_hunks_of_few_lines_are_each_found_once() -> None:
     assert len(hunks) > 1000
     found = offsets(b"#\n" + old, hunks)
     assert found == [0] * len(hunks)
+
+
+@given(st.text("ab", max_size=40), st.lists(st.text("abc", min_size=1, max_size=6), max_size=8))
+@example("aabab", ["ab", "b", "aab", "abab", "bab", "ba", "c", "aababa"])
+@example("baaab", ["baa", "aab", "aa", "a"])
+@example("ab", ["b", "ab"])
+@example("b", ["ab"])
+@example("b", ["ab", "aa"])
+def test_occurrences_are_counted_as_by_looking_everywhere(text: str, words: list[str]) -> None:
+    lines, *sides = ([letter.encode() + b"\n" for letter in word] for word in (text, *words))
+    for word, (count, first) in zip(words, occurrences(lines, sides), strict=True):
+        places = [at for at in range(len(text)) if text.startswith(word, at)]
+        assert count == len(places), word
+        assert not places or first == places[0], word
