@@ -1,0 +1,108 @@
+"""Faults put in on purpose: where the check does not notice them, it is the check that has failed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe, _vllm_engine
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, beside this file
+    import _probe
+
+
+def tensors(objects: Sequence[Foreign]) -> list[Foreign]:
+    """The tensors of memory objects, as bytes."""
+    torch = _probe.load("torch")
+    return [memory_object.tensor.view(torch.uint8) for memory_object in objects]
+
+
+@contextlib.contextmanager
+def changed(objects: Sequence[Foreign], change: Callable[[list[Foreign]], None]) -> Iterator[None]:
+    """Change cached objects for the time of the block; they are put back as they were."""
+    found = tensors(objects)
+    kept = [tensor.clone() for tensor in found]
+    change([memory_object.tensor for memory_object in objects])
+    try:
+        yield
+    finally:
+        for tensor, before in zip(found, kept, strict=True):
+            tensor.copy_(before)
+
+
+def zero(found: list[Foreign]) -> None:
+    """All KV zero, as if the load had been skipped."""
+    for tensor in found:
+        tensor.zero_()
+
+
+def negate(found: list[Foreign]) -> None:
+    """All KV with the other sign."""
+    for tensor in found:
+        tensor.neg_()
+
+
+def exchange(found: list[Foreign]) -> None:
+    """The first half's KV for the second half's, chunk by chunk: another request's KV."""
+    half = len(found) // 2
+    for one, other in zip(found[:half], found[half:], strict=True):
+        before = one.clone()
+        one.copy_(other)
+        other.copy_(before)
+
+
+class UnsynchronisedStores:
+    """While active, LMCache's connector stores without waiting for the device.
+
+    What stands in the memory objects when the store returns is noted: it is what a storage backend would write out.
+    """
+
+    def __init__(self, engine: _vllm_engine.Engine) -> None:
+        self._connector = engine.adapter.lmcache_engine.gpu_connector
+        self._noted: list[tuple[Foreign, Foreign]] = []
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Stores in the block do not wait."""
+        names = [name for name in ("batched_from_gpu", "from_gpu") if hasattr(self._connector, name)]
+        originals = {name: getattr(self._connector, name) for name in names}
+        for name in names:
+            setattr(self._connector, name, self._store(originals[name]))
+        try:
+            yield
+        finally:
+            for name in names:
+                setattr(self._connector, name, originals[name])
+
+    def put_back(self) -> int:
+        """Write what was noted into the objects, as if read from storage; gives their number."""
+        for memory_object, content in self._noted:
+            tensors([memory_object])[0].copy_(content)
+        return len(self._noted)
+
+    def _store(self, original: Callable[..., Foreign]) -> Callable[..., Foreign]:
+        def store(objects: Foreign, *arguments: Foreign, **options: Foreign) -> Foreign:
+            with _without_waiting():
+                answer = original(objects, *arguments, **options)
+                stored = objects if isinstance(objects, (list, tuple)) else [objects]
+                self._noted += [(entry, tensors([entry])[0].clone()) for entry in stored]
+            return answer
+
+        return store
+
+
+@contextlib.contextmanager
+def _without_waiting() -> Iterator[None]:
+    hpu = _probe.load("torch").hpu
+    places = [(hpu, "synchronize"), (hpu.Event, "synchronize"), (hpu.Stream, "synchronize")]
+    originals = [(place, name, place.__dict__[name]) for place, name in places if name in place.__dict__]
+    try:
+        for place, name, _ in originals:
+            setattr(place, name, lambda *arguments: None)
+        yield
+    finally:
+        for place, name, original in originals:
+            setattr(place, name, original)
+        hpu.synchronize()

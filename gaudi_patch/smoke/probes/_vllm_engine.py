@@ -1,0 +1,267 @@
+"""A vLLM engine with LMCache in this process: made, asked, and closed so that nothing of it stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, beside this file
+    import _probe
+
+PLUGIN_FOLDER = Path(__file__).resolve().parent.parent / "vllm_plugin"
+PLUGIN = "gaudi_smoke_hpu"
+CHUNK, BLOCK = 64, 32
+MAX_MODEL_LEN = 1024
+_ENTRY_POINTS = f"""[vllm.platform_plugins]
+{PLUGIN} = {PLUGIN}:register
+[vllm.general_plugins]
+{PLUGIN} = {PLUGIN}:register_models
+"""
+_METADATA = f"Metadata-Version: 2.1\nName: {PLUGIN}\nVersion: 0\n"
+
+
+def uses_vllm_gaudi() -> bool:
+    """Whether the real platform is there; it then takes the plugin's place."""
+    return importlib.util.find_spec("vllm_gaudi") is not None
+
+
+def block_size() -> int:
+    """Tokens in a block: vllm-gaudi's kernels want 128."""
+    return 128 if uses_vllm_gaudi() else BLOCK
+
+
+def chunk_size() -> int:
+    """Tokens in one of LMCache's chunks: two blocks."""
+    return 2 * block_size()
+
+
+def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platform: bool) -> None:
+    """Set what vLLM and LMCache read from the environment when they are imported; children inherit it.
+
+    settings: LMCache's configuration. own_platform: use the plugin even where vllm-gaudi is installed.
+    """
+    paths = [str(PLUGIN_FOLDER)]
+    if own_platform or not uses_vllm_gaudi():
+        info = scratch / "entry_points" / f"{PLUGIN}-0.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "METADATA").write_text(_METADATA, encoding="utf-8")
+        (info / "entry_points.txt").write_text(_ENTRY_POINTS, encoding="utf-8")
+        paths.append(str(info.parent))
+        os.environ["VLLM_PLUGINS"] = PLUGIN
+    sys.path[:0] = paths
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.update(
+        VLLM_CACHE_ROOT=str(scratch.parent / "vllm-cache"),
+        VLLM_CONFIG_ROOT=str(scratch / "vllm-config"),
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_USE_V1="1",
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_HOST_IP="127.0.0.1",
+        DO_NOT_TRACK="1",
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "2"),
+        GLOO_SOCKET_IFNAME=os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        LMCACHE_TRACK_USAGE="false",
+        VLLM_SKIP_WARMUP="true",
+    )
+    defaults = {"chunk_size": chunk_size(), "local_cpu": True, "max_local_cpu_size": 0.25}
+    for name, value in {**defaults, **settings}.items():
+        os.environ[f"LMCACHE_{name.upper()}"] = str(value)
+
+
+class Errors:
+    """The first lines of what LMCache logged as errors: it logs and goes on where it should fail."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        make = logging.getLogRecordFactory()
+
+        def watch(*arguments: Foreign, **options: Foreign) -> logging.LogRecord:
+            record = make(*arguments, **options)
+            if record.levelno >= logging.ERROR and record.name.startswith("lmcache"):
+                lines = [line for line in record.getMessage().strip().splitlines() if line.strip()]
+                self.lines.append(" … ".join(dict.fromkeys([lines[0], lines[-1]]))[:400] if lines else "")
+            return record
+
+        logging.setLogRecordFactory(watch)
+
+    @property
+    def first(self) -> str:
+        """What LMCache said first, to be added to a failure; empty where it said nothing."""
+        return f" (LMCache logged: {self.lines[0]})" if self.lines else ""
+
+
+@dataclasses.dataclass
+class Answer:
+    """tokens: what was generated. prompt: its length. local, external: tokens of the prompt that vLLM and the
+    connector said they had, at the request's first scheduling. output: vLLM's own number of cached tokens.
+    """
+
+    tokens: list[int]
+    prompt: int
+    local: int
+    external: int
+    output: int | None
+
+
+class Engine:
+    """``LLM`` with a KV connector.
+
+    folder: the checkpoint. model: ``llama`` or ``pattern`` (own platform only). blocks: how many KV blocks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: str = "llama",
+        dtype: str = "float32",
+        blocks: int = 96,
+        prefix_caching: bool = True,
+        connector: str = "LMCacheConnectorV1",
+        extra: dict[str, object] | None = None,
+        ranks: int = 1,
+        batched_tokens: int = 512,
+        requests: int = 4,
+    ) -> None:
+        started = time.monotonic()
+        vllm = _probe.load("vllm")
+        config = _probe.load("vllm.config")
+        engine_args = _probe.load("vllm.engine.arg_utils").EngineArgs
+        options: dict[str, object] = {
+            "model": str(folder),
+            "skip_tokenizer_init": True,
+            "dtype": dtype,
+            "enforce_eager": True,
+            "max_model_len": MAX_MODEL_LEN,
+            "max_num_seqs": requests,
+            "max_num_batched_tokens": max(batched_tokens, block_size()),
+            "enable_chunked_prefill": True,
+            "enable_prefix_caching": prefix_caching,
+            "block_size": block_size(),
+            "num_gpu_blocks_override": blocks,
+            "tensor_parallel_size": ranks,
+            "disable_log_stats": True,
+            "async_scheduling": False,
+            "additional_config": {} if model == "llama" else {"smoke_model": model},
+            "seed": 0,
+            "kv_transfer_config": config.KVTransferConfig(
+                kv_connector=connector,
+                kv_role="kv_both",
+                kv_connector_extra_config=extra or {},
+            ),
+        }
+        if ranks > 1:
+            options["distributed_executor_backend"] = "mp"
+        known = {field.name for field in dataclasses.fields(engine_args)}
+        self.llm = vllm.LLM(**{name: value for name, value in options.items() if name in known})
+        self._sampling = vllm.SamplingParams
+        self._lookups: dict[str, list[tuple[int, int]]] = {}
+        self.scheduler.connector.get_num_new_matched_tokens = self._watch(
+            self.scheduler.connector.get_num_new_matched_tokens
+        )
+        self.seconds_to_start = time.monotonic() - started
+
+    @property
+    def core(self) -> Foreign:
+        """VLLM's EngineCore, which runs in this process."""
+        return self.llm.llm_engine.engine_core.engine_core
+
+    @property
+    def scheduler(self) -> Foreign:
+        """VLLM's scheduler."""
+        return self.core.scheduler
+
+    @property
+    def runner(self) -> Foreign:
+        """The model runner of the only rank."""
+        worker = self.core.model_executor.driver_worker
+        return getattr(worker, "worker", worker).model_runner
+
+    @property
+    def adapter(self) -> Foreign:
+        """LMCache's worker-side adapter in this process."""
+        state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
+        return state.get_kv_transfer_group()._lmcache_engine
+
+    def problems(self) -> list[str]:
+        """Why LMCache does not serve, rank by rank; empty where it does."""
+        if uses_vllm_gaudi() and not hasattr(self.runner, "after_load"):
+            return [] if getattr(self.adapter, "lmcache_engine", None) is not None else ["LMCache has no engine"]
+        return [text for text in self.llm.collective_rpc("lmcache_problem") if text]
+
+    def generate(self, prompts: Sequence[Sequence[int]], count: int = 8) -> list[Answer]:
+        """Continue each prompt greedily by ``count`` tokens; all prompts are given at once."""
+        sampling = self._sampling(temperature=0.0, max_tokens=count, ignore_eos=True, detokenize=False)
+        self._lookups.clear()
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        answers = []
+        for output in self.llm.generate(inputs, sampling, use_tqdm=False):
+            seen = [entry for name, entry in self._lookups.items() if name.split("-")[0] == output.request_id]
+            local, external = seen[0][0] if seen else (0, 0)
+            tokens = [int(token) for token in output.outputs[0].token_ids]
+            answers.append(Answer(tokens, len(output.prompt_token_ids), local, external, output.num_cached_tokens))
+        return answers
+
+    def forget_prefixes(self) -> None:
+        """Empty vLLM's own prefix cache, so that only LMCache can serve the next request."""
+        if self.llm.reset_prefix_cache() is False:
+            raise RuntimeError("vLLM did not reset its prefix cache: a request still holds blocks")
+
+    def hot_cache(self) -> dict[Foreign, Foreign]:
+        """LMCache's objects in host memory, by key."""
+        backends = self.adapter.lmcache_engine.storage_manager.storage_backends
+        return dict(backends["LocalCPUBackend"].hot_cache)
+
+    def close(self) -> None:
+        """Shut engine, connector (both roles) and LMCache down."""
+        core, connector = self.core, self.scheduler.connector
+        # vLLM frees PyTorch's caching allocator at the end; HPU does not have one, and the call raises.
+        _probe.load("torch").accelerator.empty_cache = lambda: None
+        core.shutdown()
+        if "connector" not in inspect.getsource(type(self.scheduler).shutdown):  # vLLM before 0.11
+            connector.shutdown()
+        state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
+        if state.has_kv_transfer_group():
+            state.ensure_kv_transfer_shutdown()
+        builder = _probe.load("lmcache.v1.cache_engine").LMCacheEngineBuilder
+        for name in list(builder._instances):
+            builder.destroy(name)
+
+    def _watch(self, ask: Foreign) -> Foreign:
+        def matched(request: Foreign, computed: int) -> Foreign:
+            answer = ask(request, computed)
+            found = answer[0] if isinstance(answer, tuple) else answer
+            if found is not None:  # None: ask again later
+                self._lookups.setdefault(request.request_id, []).append((computed, int(found)))
+            return answer
+
+        return matched
+
+
+def threads_left() -> list[str]:
+    """Threads that keep the process from ending, by name."""
+    deadline = time.monotonic() + 5.0
+    while True:
+        left = [
+            thread.name
+            for thread in threading.enumerate()
+            if not thread.daemon and thread is not threading.main_thread() and thread.is_alive()
+        ]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.05)

@@ -1,0 +1,230 @@
+"""Cases and servers in processes of their own, none of which outlives its case."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+else:  # run by path, beside this file
+    import _probe
+
+_PR_SET_CHILD_SUBREAPER = 36
+# How long helpers (multiprocessing's resource tracker) may take to notice that their process has ended.
+_GRACE_SECONDS = 10.0
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever a case leaves behind (Linux), so that it is found and ended."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
+    """The environment of a case or server.
+
+    sockets: where vLLM's and LMCache's sockets go; short, since a socket's path may have 107 characters.
+    habana_packages: the folder of the emulated habana_frameworks; empty on a real HPU.
+    """
+    environ = dict(os.environ)
+    environ.update(
+        PYTHONHASHSEED="0",  # vLLM and LMCache derive the keys of cached blocks from it
+        VLLM_RPC_BASE_PATH=str(sockets),
+    )
+    if habana_packages:
+        environ["PYTHONPATH"] = habana_packages
+    return environ
+
+
+@contextlib.contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A folder for sockets, removed with what is in it."""
+    folder = Path(tempfile.mkdtemp(prefix="gps-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_case(
+    probe: _probe.Probe, name: str, command: list[str], environ: dict[str, str], folder: Path, timeout: float
+) -> bool:
+    """Run a case's process and take its result over; True if it passed.
+
+    A case that hangs is killed with all its children and has failed. One that cannot be checked here is said in the
+    summary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    answer, log = folder / "result.json", folder / "output.txt"
+    command = [sys.executable, *command, "--result", str(answer), "--rules", probe.rules, "--device", probe.device]
+    print(f"-- {name}", flush=True)
+    began = time.monotonic()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environ, cwd=folder
+        )
+        try:
+            status: int | None = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            status = None
+        left = _end_all_but_servers(0.0 if status is None else _GRACE_SECONDS)
+        process.wait()
+    seconds = round(time.monotonic() - began, 1)
+    with probe.section(name):
+        before = len(probe.failures)
+        _take_over(probe, name, answer, status, _tail(log), timeout)
+        probe.counters.setdefault(name, {})["seconds"] = seconds
+        if status is not None:
+            probe.check(not left, f"processes were left: {'; '.join(left)}")
+        print(f"   {seconds} s", flush=True)
+        return len(probe.failures) == before
+    return False
+
+
+def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None, tail: str, timeout: float) -> None:
+    if status is None:
+        print(tail, flush=True)
+        finished = "finished but did not exit" if answer.exists() else "was still running"
+        probe.fail(f"the case {finished} after {timeout:g} s and was killed; its last words: {_last_line(tail)}")
+        return
+    try:
+        data = json.loads(answer.read_bytes())
+    except (OSError, ValueError):
+        print(tail, flush=True)
+        probe.fail(f"the process ended with status {status} and gave no result; its last words: {_last_line(tail)}")
+        return
+    probe.checks += data["checks"]
+    probe.counters[name] = data["counters"]
+    if data["status"] == "skipped":
+        probe.summary.append(f"{name} not checked ({data['reason']})")
+        return
+    for failure in data["failures"]:
+        probe.checks -= 1  # counted once more by fail
+        with probe.section(failure["check"].partition(" / ")[2] or failure["check"]):
+            probe.fail(failure["message"])
+    if data["status"] != "passed":
+        print(tail, flush=True)
+    elif status != 0:
+        probe.fail(f"it reported {data['status']} but ended with status {status}")
+    probe.summary += data["summary"]
+
+
+_known: set[int] = set()
+
+
+@contextlib.contextmanager
+def server(command: list[str], environ: dict[str, str], folder: Path, port: int, timeout: float) -> Iterator[None]:
+    """A server's process while the block runs; it is told to end, then killed.
+
+    Raises RuntimeError where it ends, or does not listen on ``port`` after ``timeout`` seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "output.txt"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            cwd=folder,
+        )
+    _known.add(process.pid)
+    try:
+        _wait_for_port(process, port, timeout, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _known.discard(process.pid)
+        _end_all_but_servers(_GRACE_SECONDS)
+
+
+def _wait_for_port(process: subprocess.Popen[bytes], port: int, timeout: float, log: Path) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            print(_tail(log), flush=True)
+            if missing := re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", _tail(log)):
+                _refuse_or_skip(missing.group(1))
+            raise RuntimeError(f"the server ended with status {process.returncode}: {_last_line(_tail(log))}")
+        with socket.socket() as client:
+            client.settimeout(1)
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"the server does not listen after {timeout:g} s: {_last_line(_tail(log))}")
+
+
+def _refuse_or_skip(module: str) -> None:
+    top = module.partition(".")[0]
+    if top == "lmcache" or top in _probe.CUDA_LIBRARIES:
+        raise RuntimeError(f"LMCache's server needs {module}, which is not there on a Gaudi host")
+    raise _probe.Skip(f"LMCache's server needs {module}, which is not installed")
+
+
+def _end_all_but_servers(grace: float) -> list[str]:
+    """Wait ``grace`` seconds for all children to end, kill those that have not; their command lines."""
+    deadline = time.monotonic() + grace
+    while (left := _descendants(os.getpid())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    commands = []
+    for pid in left:
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            os.kill(pid, signal.SIGKILL)
+            commands.append(command.strip()[:200])
+    return commands
+
+
+def _descendants(root: int) -> list[int]:
+    """The processes that come from ``root``, except servers and what comes from them."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                parents[int(entry.parent.name)] = int(fields[1])
+    found: list[int] = []
+    for pid in parents:
+        current = pid
+        while current in parents and current not in _known:
+            current = parents[current]
+            if current == root:
+                found.append(pid)
+                break
+    return found
+
+
+def _tail(log: Path) -> str:
+    return log.read_bytes()[-20000:].decode("utf-8", "replace")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][-300:] if lines else "none"

@@ -1,0 +1,68 @@
+"""Prompts as token numbers, what the cache must say of them, and what the model must answer."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe, _vllm_engine
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, beside this file
+    import _probe
+    import _vllm_engine
+
+ANSWER = 8
+
+
+def prompt(seed: int, length: int, vocabulary: int) -> list[int]:
+    """A prompt of random tokens."""
+    source = random.Random(seed)  # noqa: S311  nothing secret
+    return [source.randrange(3, vocabulary) for _ in range(length)]
+
+
+def vocabulary(folder: Path) -> int:
+    """The number of tokens that the checkpoint knows."""
+    return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+
+
+def expected_hit(engine: _vllm_engine.Engine, stored: int, length: int, shared: int, local: int = 0) -> int:
+    """How many tokens the connector must add for a prompt.
+
+    stored: the length of the prompt that was stored. length: of the prompt that is looked up. shared: how many tokens
+    both begin with. local: what vLLM has itself.
+
+    LMCache serves whole chunks; a last chunk that is not full is stored up to 0.3.10 (``save_unfull_chunk``), and
+    serves the very same prompt only. Of a prompt that is cached whole, the last token is computed all the same.
+    """
+    chunk = _vllm_engine.chunk_size()
+    tail = bool(getattr(engine.adapter.config, "save_unfull_chunk", False))
+    found = stored if tail and shared == length == stored else shared // chunk * chunk
+    if found == length:
+        found -= 1
+    return max(0, found - local)
+
+
+class Reference:
+    """The answers of the same weights without engine, pages and device; None where there are none to compute."""
+
+    def __init__(self, folder: Path, dtype: str, *, available: bool) -> None:
+        self._folder, self._dtype, self._available = folder, dtype, available
+        self._first: dict[tuple[int, ...], list[int]] = {}
+
+    def answer(self, tokens: Sequence[int], count: int = ANSWER) -> list[int] | None:
+        """The right continuation; where it cannot be computed, the first answer that was noted."""
+        key = (*tokens, -count)
+        if key not in self._first and self._available:
+            torch = _probe.load("torch")
+            models: Foreign = _probe.load("gaudi_smoke_hpu.models")
+            dtype = getattr(torch, self._dtype)
+            self._first[key] = models.reference(self._folder, dtype, list(tokens), count)
+        return self._first.get(key)
+
+    def note(self, tokens: Sequence[int], answer: list[int]) -> None:
+        """The engine's answer without a hit: what later ones are compared with where nothing was computed."""
+        self._first.setdefault((*tokens, -len(answer)), answer)

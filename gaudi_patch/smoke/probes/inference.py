@@ -1,0 +1,140 @@
+"""Level inference: a vLLM engine answers prompts from LMCache, with the same tokens as without it.
+
+Each case is a process of its own (``inference_case.py``), with LMCache's servers beside it where it needs one. The
+platform is vllm-gaudi where it is installed, else the plugin in ``vllm_plugin``, which hands KV caches over as
+vllm-gaudi does. Options, beside a probe's own: ``--model DIR`` a real checkpoint (Llama's architecture, or any under
+vllm-gaudi) in place of tiny random ones; ``--cases A,B`` some of the cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _lmcache, _probe, _vllm_processes
+else:  # run by path, with its neighbours beside it
+    sys.path.append(str(Path(__file__).resolve().parent))
+    import _lmcache
+    import _probe
+    import _vllm_processes
+
+CASES = (
+    "answers",
+    "latent-attention",
+    "disk",
+    "file-store",
+    "lm-server",
+    "multiprocess",
+    "two-ranks",
+    "two-ranks-latent-attention",
+)
+_CASE_SECONDS = 300.0
+
+
+class Level:
+    """What the cases have in common."""
+
+    def __init__(self, probe: _probe.Probe) -> None:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--habana-packages", default="")
+        parser.add_argument("--model")
+        parser.add_argument("--cases", default=",".join(CASES))
+        parser.add_argument("--case-seconds", type=float, default=_CASE_SECONDS)
+        options, _ = parser.parse_known_args()
+        self.probe, self.model, self.seconds = probe, options.model, options.case_seconds
+        self.habana_packages = options.habana_packages
+        self.cases = [name.strip() for name in options.cases.split(",") if name.strip()]
+        if unknown := sorted(set(self.cases) - set(CASES)):
+            raise ValueError(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+
+    def run(self, name: str, *extra: str, case: str = "", folder: str = "") -> bool:
+        """One case in its process; True if it passed."""
+        command = [str(Path(__file__).with_name("inference_case.py")), "--case", case or name, *extra]
+        if self.model:
+            command += ["--model", self.model]
+        with _vllm_processes.socket_folder() as sockets:
+            environ = _vllm_processes.environment(sockets, self.habana_packages)
+            return _vllm_processes.run_case(
+                self.probe, name, command, environ, self.probe.scratch / (folder or name), self.seconds
+            )
+
+    def server_environment(self, sockets: Path) -> dict[str, str]:
+        """A server's environment: as a case's."""
+        return _vllm_processes.environment(sockets, self.habana_packages)
+
+    def file_store(self) -> None:
+        """LMCache's file store: one engine fills it and ends, another one is served from it."""
+        store = self.probe.scratch / "file-store-content"
+        store.mkdir()
+        self._outlives("file-store", f"fs://localhost:0{store}/")
+
+    def lm_server(self) -> None:
+        """LMCache's own server, which outlives the engine that filled it."""
+        port = _vllm_processes.free_port()
+        folder = self.probe.scratch / "lm-server-process"
+        command = ["-m", "lmcache.v1.server", "127.0.0.1", str(port)]
+        with _vllm_processes.socket_folder() as sockets, self.probe.section("lm-server"):
+            environ = self.server_environment(sockets)
+            with _vllm_processes.server(command, environ, folder, port, self.seconds):
+                self._outlives("lm-server", f"lm://127.0.0.1:{port}")
+
+    def _outlives(self, name: str, storage: str) -> None:
+        if self.run(name, "--storage", storage, "--phase", "store", case="outlives", folder=f"{name}-stores"):
+            self.run(name, "--storage", storage, "--phase", "load", case="outlives", folder=f"{name}-loads")
+
+    def multiprocess(self) -> None:
+        """LMCache's multiprocess mode, for the pairs that have it."""
+        if reason := _no_multiprocess():
+            self.probe.summary.append(f"multiprocess mode not checked ({reason})")
+            return
+        port = _vllm_processes.free_port()
+        command = [
+            *("-m", "lmcache.v1.multiprocess.server", "--host", "127.0.0.1", "--port", str(port)),
+            *("--chunk-size", str(64), "--l1-size-gb", "0.25", "--eviction-policy", "LRU"),
+            *("--supported-transfer-mode", "auto"),
+        ]
+        folder = self.probe.scratch / "multiprocess-server"
+        try:
+            with _vllm_processes.socket_folder() as sockets, self.probe.section("multiprocess"):
+                environ = self.server_environment(sockets)
+                with _vllm_processes.server(command, environ, folder, port, self.seconds):
+                    self.run("multiprocess", "--port", str(port))
+        except _probe.Skip as skip:  # the server alone needs it: the other cases go on
+            self.probe.summary.append(f"multiprocess mode not checked ({skip})")
+
+
+def _no_multiprocess() -> str:
+    if not _lmcache.serves_multiprocess():
+        return "this release's server is for CUDA only"
+    if _lmcache.release() < (0, 5, 5):
+        return "LMCache before 0.5.5 refuses vllm-gaudi's layout there"
+    vllm = tuple(int(part) for part in importlib.metadata.version(_vllm_distribution()).split(".")[:2])
+    return "this vLLM has no LMCacheMPConnector" if vllm < (0, 14) else ""
+
+
+def _vllm_distribution() -> str:
+    names = importlib.metadata.packages_distributions().get("vllm", ["vllm"])
+    return names[0]
+
+
+def body(probe: _probe.Probe) -> None:
+    """Run the cases; after a failure on an unpatched LMCache, none of the others."""
+    level = Level(probe)
+    _vllm_processes.adopt_orphans()
+    steps = {"file-store": level.file_store, "lm-server": level.lm_server, "multiprocess": level.multiprocess}
+    for name in level.cases:
+        if name in steps:
+            steps[name]()
+        elif not (level.model and "latent-attention" in name):
+            level.run(name)
+        if probe.failures and not _probe.is_patched():
+            probe.summary.append("the other cases were not run")
+            break
+
+
+if __name__ == "__main__":
+    _probe.main("inference", body)

@@ -1,0 +1,199 @@
+# mypy: disable-error-code="import-not-found,misc,no-any-return,untyped-decorator,unused-ignore"
+"""The model runner: it follows the scheduler's orders and calls the connector where vllm-gaudi's runner does.
+
+Mirrors ``execute_model`` and ``HpuKVConnectorModelRunnerMixin`` of ``vllm_gaudi/v1/worker/hpu_model_runner.py``
+(v0.26.0:910-940, 4349-4358, 4696-4733): the load is started before anything is computed, in a forward context that
+holds the list of the prefills' metadata where the step's metadata is LMCache's own and None where it is not; nothing is
+called per layer; the save is waited for after the whole step; load errors are not reported to the scheduler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import torch
+import vllm
+from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
+from vllm.forward_context import get_forward_context, set_forward_context
+from vllm.v1 import kv_cache_interface
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, KVConnectorOutput, ModelRunnerOutput
+from vllm.v1.worker.kv_connector_model_runner_mixin import KVConnectorModelRunnerMixin
+from vllm.v1.worker.utils import bind_kv_cache
+
+from . import caches, models
+from .foreign import Foreign
+
+RELEASE = tuple(int(part) for part in re.findall(r"\d+", vllm.__version__)[:3])
+
+
+@dataclasses.dataclass
+class RequestState:
+    """What the runner knows of a request: all its tokens, its blocks, how many tokens have KV."""
+
+    tokens: list[int]
+    blocks: list[int]
+    computed: int
+
+
+def fields_of(kind: Foreign, **values: Foreign) -> dict[str, Foreign]:
+    """Those of ``values`` that are fields of the dataclass ``kind``."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+class Runner:
+    """Runs one of :mod:`models` over paged KV caches on the device."""
+
+    def __init__(self, vllm_config: Foreign, rank: int, world: int) -> None:
+        self.vllm_config = vllm_config
+        self.block_size = int(vllm_config.cache_config.block_size)
+        self.requests: dict[str, RequestState] = {}
+        self.kv_caches: dict[str, caches.Cache] = {}
+        self.bound: list[Foreign] = []
+        self.num_blocks = 0
+        self.rank, self.world = rank, world
+        self.model: Foreign = None
+        # Called with the step's scheduler output after the load and before anything is computed.
+        self.after_load: list[Foreign] = []
+        self.preempted = 0
+
+    def load_model(self) -> None:
+        """Build the model that the configuration asks for, and name its layers in the forward context."""
+        kind = (self.vllm_config.additional_config or {}).get("smoke_model", "llama")
+        self.model = models.build(kind, self.vllm_config.model_config, self.rank, self.world)
+        context = self.vllm_config.compilation_config.static_forward_context
+        for name in self.layer_names():
+            context[name] = caches.CacheHolder()
+
+    def layer_names(self) -> list[str]:
+        """The layers' names, as vLLM's models have them."""
+        return [f"model.layers.{index}.self_attn.attn" for index in range(self.model.layers)]
+
+    def kv_cache_spec(self) -> dict[str, Foreign]:
+        """The specification from which vLLM computes the number of blocks."""
+        kind = kv_cache_interface.FullAttentionSpec
+        if self.model.use_mla:
+            kind = getattr(kv_cache_interface, "MLAAttentionSpec", kind)
+        spec = kind(
+            **fields_of(
+                kind,
+                block_size=self.block_size,
+                num_kv_heads=self.model.kv_heads,
+                head_size=self.model.head_size,
+                dtype=self.model.dtype,
+                use_mla=self.model.use_mla,
+            )
+        )
+        return dict.fromkeys(self.layer_names(), spec)
+
+    def initialize_kv_cache(self, kv_cache_config: Foreign) -> None:
+        """Allocate the caches, bind them to the forward context, and hand them to the connector."""
+        self.num_blocks = int(kv_cache_config.num_blocks)
+        for name in self.layer_names():
+            self.kv_caches[name] = caches.allocate(
+                num_blocks=self.num_blocks,
+                block_size=self.block_size,
+                heads=self.model.kv_heads,
+                head_size=self.model.head_size,
+                dtype=self.model.dtype,
+                use_mla=self.model.use_mla,
+                release=RELEASE,
+            )
+        bind_kv_cache(self.kv_caches, self.vllm_config.compilation_config.static_forward_context, self.bound)
+        if has_kv_transfer_group():
+            given = caches.hand_over(
+                self.kv_caches, num_blocks=self.num_blocks, block_size=self.block_size, release=RELEASE
+            )
+            get_kv_transfer_group().register_kv_caches(given)
+
+    def slots(self, state: RequestState, start: int, stop: int) -> Foreign:
+        """The slots of a request's positions [start, stop), int64 on the CPU."""
+        positions = np.arange(start, stop)
+        blocks = np.asarray(state.blocks, dtype=np.int64)
+        return torch.from_numpy(blocks[positions // self.block_size] * self.block_size + positions % self.block_size)
+
+    def execute_model(self, scheduler_output: Foreign) -> Foreign:
+        """One step of the engine."""
+        self._update(scheduler_output)
+        if not scheduler_output.total_num_scheduled_tokens:
+            if not has_kv_transfer_group():
+                return EMPTY_MODEL_RUNNER_OUTPUT
+            return KVConnectorModelRunnerMixin.kv_connector_no_forward(scheduler_output, self.vllm_config)
+        connector = get_kv_transfer_group() if has_kv_transfer_group() else None
+        if connector is not None:
+            with set_forward_context(self._context_metadata(scheduler_output), self.vllm_config):
+                connector.bind_connector_metadata(scheduler_output.kv_connector_metadata)
+                connector.start_load_kv(get_forward_context())
+        for hook in self.after_load:
+            hook(self, scheduler_output)
+        sampled = [
+            self._compute(self.requests[name], count) for name, count in scheduler_output.num_scheduled_tokens.items()
+        ]
+        finished: dict[str, Foreign] = {}
+        if connector is not None:
+            connector.wait_for_save()
+            sending, receiving = connector.get_finished(scheduler_output.finished_req_ids)
+            finished = {"finished_sending": sending, "finished_recving": receiving}
+            connector.clear_connector_metadata()
+        return self._output(scheduler_output, sampled, finished)
+
+    def _context_metadata(self, scheduler_output: Foreign) -> Foreign:
+        try:
+            from lmcache.integration.vllm.vllm_v1_adapter import LMCacheConnectorMetadata
+        except ImportError:
+            return None
+        if not isinstance(scheduler_output.kv_connector_metadata, LMCacheConnectorMetadata):
+            return None
+        return [name for name, count in scheduler_output.num_scheduled_tokens.items() if count > 1]
+
+    def _update(self, scheduler_output: Foreign) -> None:
+        for name in scheduler_output.finished_req_ids:
+            self.requests.pop(name, None)
+        for new in scheduler_output.scheduled_new_reqs:
+            tokens = [int(token) for token in new.prompt_token_ids]
+            self.requests[new.req_id] = RequestState(tokens, list(new.block_ids[0]), new.num_computed_tokens)
+        cached = scheduler_output.scheduled_cached_reqs
+        for index, name in enumerate(cached.req_ids):
+            state = self.requests[name]
+            state.computed = cached.num_computed_tokens[index]
+            blocks = cached.new_block_ids[index]
+            if hasattr(cached, "resumed_req_ids"):
+                resumed = name in cached.resumed_req_ids
+            else:
+                resumed = cached.resumed_from_preemption[index]
+            if resumed:
+                self.preempted += 1
+                state.blocks = list(blocks[0])
+            elif blocks is not None:
+                state.blocks += blocks[0]
+
+    def _compute(self, state: RequestState, count: int) -> list[int]:
+        stop = state.computed + count
+        context = self.slots(state, 0, stop)
+        pages = [self.kv_caches[name] for name in self.layer_names()]
+        token = self.model.step(state.tokens, state.computed, stop, context, pages)
+        state.computed = stop
+        if stop < len(state.tokens):  # the prompt goes on in a later step
+            return []
+        state.tokens.append(token)
+        return [token]
+
+    def _output(self, scheduler_output: Foreign, sampled: list[list[int]], finished: dict[str, Foreign]) -> Foreign:
+        names = list(scheduler_output.num_scheduled_tokens)
+        # 0.11.2 alone takes arrays.
+        tokens: list[Foreign] = [np.array(row) for row in sampled] if RELEASE[:2] == (0, 11) else sampled
+        return ModelRunnerOutput(
+            **fields_of(
+                ModelRunnerOutput,
+                req_ids=names,
+                req_id_to_index={name: index for index, name in enumerate(names)},
+                sampled_token_ids=tokens,
+                logprobs=None,
+                prompt_logprobs_dict={},
+                pooler_output=[],
+                kv_connector_output=KVConnectorOutput(**finished) if finished else None,
+                spec_token_ids=None,
+            )
+        )
