@@ -70,7 +70,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
         )
     if real_import:
         top = os.path.dirname(real_import)
-        is_checkout = os.path.lexists(os.path.join(top, ".git")) and not search.how.startswith("--path")
+        is_checkout = os.path.lexists(os.path.join(top, ".git"))
         return refusal(
             "no-metadata",
             f"{real_import} holds {package}, but neither a dist-info folder beside it nor a .git in {top} "

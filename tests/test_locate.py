@@ -308,7 +308,7 @@ class TestShadowing:
         (later / "__init__.py").touch()
         found = find(Target(python=python(tmp_path / "site", tmp_path / "later")))
         assert found.root == tmp_path / "site"
-        assert any(str(later) in warning for warning in found.warnings)
+        assert found.warnings == (f"{later} is left alone (never imported: another copy comes first)",)
 
     @pytest.mark.parametrize(
         "name", ["lmcache.py", "lmcache.pyc", "lmcache.so", "lmcache.cpython-312-x86_64-linux-gnu.so"]
@@ -390,12 +390,15 @@ class TestShadowing:
         refused = error(Target(python=python(tmp_path / "site")))
         assert (refused.exit, refused.code) == (Exit.REFUSED, "no-metadata")
         assert str(tmp_path / "site" / "lmcache") in str(refused)
+        assert "--path" not in refused.hint
+        assert "dist-info" in str(refused)
 
     def test_a_checkout_on_the_path_is_refused_with_the_way_to_patch_it(self, tmp_path: Path, python: Python) -> None:
         source = checkout(tmp_path / "src")
         refused = error(Target(python=python(source)))
         assert refused.code == "no-metadata"
         assert f"--path {source}" in refused.hint
+        assert "checkout" in str(refused)
 
 
 class TestLinks:
@@ -443,6 +446,13 @@ class TestLegacy:
         refused = error(Target(python=python(tmp_path / "site")))
         assert (refused.exit, refused.code) == (Exit.REFUSED, "legacy-install")
         assert refused.details == [str(tmp_path / "site" / name)]
+        assert f"imported from {tmp_path / 'site' / 'lmcache'}" in str(refused)
+        assert "--path" not in refused.hint
+        (tmp_path / "site" / "lmcache").rename(tmp_path / "gone")
+        (tmp_path / "site" / ".git").mkdir()
+        refused = error(Target(python=python(tmp_path / "site")))
+        assert refused.code == "legacy-install"
+        assert "imported" not in str(refused) and "--path" not in refused.hint
 
     def test_a_wheel_installed_over_an_older_kind_is_ambiguous(self, tmp_path: Path, python: Python) -> None:
         info = install(tmp_path / "site")
@@ -518,10 +528,12 @@ class TestEditable:
         (tmp_path / "site" / "lmcache").mkdir()
         assert find(Target(python=python(tmp_path / "site"))).root == source
 
-    def test_path_lines_are_followed_and_import_lines_are_not_run(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("line", ["{source}/code", "../src/code"])
+    def test_path_lines_are_followed_and_import_lines_are_not_run(self, tmp_path: Path, line: str) -> None:
         source = checkout(tmp_path / "src", {"code/lmcache/__init__.py": ""})
-        pth = f"# a comment\nimport os; os.mkdir({str(tmp_path / 'run')!r})\n\nrelative\n{source / 'code'}\n"
-        install_editable(tmp_path / "site", source, pth=pth)
+        (tmp_path / "site" / "rest" / "lmcache").mkdir(parents=True)
+        run = f"import os; os.mkdir({str(tmp_path / 'run')!r})"
+        install_editable(tmp_path / "site", source, pth=f"# a comment\n{run}\n\nrest\n{line.format(source=source)}\n")
         assert find(Target(path=tmp_path / "site")).root == source / "code"
         assert not (tmp_path / "run").exists()
 
@@ -918,7 +930,7 @@ class TestImage:
         (other / "__init__.py").touch()
         found = find(Target(root=tmp_path / "image"))
         assert found.dist_info == info
-        assert any(str(other) in warning for warning in found.warnings)
+        assert found.warnings == (f"{other} is left alone (another copy without metadata)",)
 
     def test_an_absolute_link_starts_at_the_images_root(self, tmp_path: Path) -> None:
         root = tmp_path / "image"
@@ -934,8 +946,10 @@ class TestImage:
         (root / "opt").mkdir(parents=True)
         (root / "opt/a").symlink_to(tmp_path / "host")
         (root / "opt/b").symlink_to("../../host")
-        (root / "opt/loop").symlink_to("loop")
+        (root / "opt/0-loop").symlink_to("0-loop")
         assert error(Target(root=root)).code == "not-installed"
+        info = install(root / "opt/venv/lib/python3.11/site-packages")
+        assert find(Target(root=root)).dist_info == info
 
     def test_a_package_folder_linked_to_the_host_is_refused(self, tmp_path: Path) -> None:
         site = tmp_path / "image/opt/venv/lib/python3.11/site-packages"
@@ -972,6 +986,20 @@ class TestImage:
         found = find(Target(root=root))
         assert (found.layout, found.root) == (Layout.EDITABLE, source)
         assert (found.dist_info, found.state_dir) == (info, source / ".git/gaudi-patch")
+
+    def test_path_lines_of_an_image_start_at_its_root(self, tmp_path: Path) -> None:
+        root = tmp_path / "image"
+        source = checkout(root / "workspace/LMCache", {"code/lmcache/__init__.py": ""})
+        site = root / "opt/venv/lib/python3.11/site-packages"
+        install_editable(site, Path("/workspace/LMCache"), pth="/workspace/LMCache/code\n")
+        assert find(Target(root=root)).root == source / "code"
+
+    @pytest.mark.parametrize("place", ["opt/venv/lib/python2.7/site-packages", "proc/1/lib/python3.11/site-packages"])
+    def test_other_places_are_not_looked_at(self, tmp_path: Path, place: str) -> None:
+        install(tmp_path / "image" / place)
+        assert error(Target(root=tmp_path / "image")).code == "not-installed"
+        info = install(tmp_path / "image/home/proc/venv/lib/python3.11/site-packages")
+        assert find(Target(root=tmp_path / "image")).dist_info == info
 
     def test_the_git_folder_of_an_image_is_not_taken_from_the_host(self, tmp_path: Path) -> None:
         host = checkout(tmp_path / "host")
