@@ -78,7 +78,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
         },
         {_relative(Path(name), installation.root): saved(old) for name, old in old_bytecode.items()},
         _saved_record(overlay, installation),
-        tuple(_folders(installation, stamped, compiled, facts.previous)),
+        tuple(_folders(installation, plan, stamped, compiled, facts.previous)),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.stamp_ns // SECOND)),
         facts.tool,
         facts.offset,
@@ -226,12 +226,21 @@ def _saved_record(overlay: Overlay, installation: Installation) -> Saved | None:
 
 def _folders(
     installation: Installation,
+    plan: Plan,
     images: Mapping[str, Image | None],
     compiled: Iterable[Path],
     previous: Applied | None,
 ) -> list[str]:
-    """The folders that the series makes, parents first: those missing now, and those of the series before it."""
+    """The folders that the series makes, parents first.
+
+    They are those missing now, those of the series before it, and those that hold nothing but files that the
+    series creates: whoever patched these before us made their folders too.
+    """
     made = {installation.root / path for path in previous.directories} if previous else set()
+    created = {installation.root / one.path for one in plan.files if one.before is None}
+    for folder in {file.parent for file in created}:
+        if folder.is_dir() and all(path in created or path.name == "__pycache__" for path in folder.iterdir()):
+            made.add(folder)
     folders: dict[Path, None] = {}
     files = [installation.root / path for path, image in images.items() if image is not None]
     for file in [*files, *compiled]:

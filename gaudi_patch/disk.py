@@ -59,10 +59,11 @@ def read_image(path: Path) -> Image | None:
         link = os.readlink(path)
         try:
             info = path.stat()
-        except FileNotFoundError:
-            raise refused(
-                "dangling-link", f"is a symbolic link to {link}, which does not exist", file=str(path)
-            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            what = f"is a symbolic link to {link}, which leads nowhere; nothing was changed"
+            raise refused("dangling-link", what, file=str(path)) from None
     if not stat.S_ISREG(info.st_mode):
         raise refused("not-a-file", "is not a regular file; nothing was changed", file=str(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -12,11 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gaudi_patch import state as applied_state
 from gaudi_patch.disk import Image, read_image
 from gaudi_patch.errors import GaudiPatchError, bad_patch, refused
 from gaudi_patch.manifest import LockedFile, Manifest, Series
-from gaudi_patch.state import Applied
 
 if TYPE_CHECKING:
     from gaudi_patch.diff import FileDiff
@@ -175,7 +173,8 @@ def reverse(
         if one.kind is diff.Kind.CREATE:
             images[one.path] = None
         else:
-            mode = one.old_mode if one.old_mode is not None else current.mode if current else 0o644
+            changed = one.old_mode is not None and one.old_mode != one.new_mode
+            mode = one.old_mode if changed and one.old_mode is not None else current.mode if current else 0o644
             images[one.path] = current._replace(data=result, mode=mode) if current else Image(result, mode)
     for path, hashes in locked.items():
         image = images.get(path)
@@ -186,31 +185,17 @@ def reverse(
     return Plan(series, tuple(PlannedFile(path, images[path], patched.get(path)) for path in sorted(images)), {})
 
 
-def pristine_images(
-    root: Path, package: str, paths: Sequence[str], applied: Applied | None, state_dir: Path
-) -> dict[str, Image | None]:
-    """The pristine image of each path: its backup where a series is applied, else what is on disk."""
-    images: dict[str, Image | None] = {}
-    for path in paths:
-        if applied and path in applied.files:
-            saved = applied.files[path].before
-            images[path] = applied_state.restore(state_dir, saved, root / path) if saved else None
-        else:
-            images[path] = read_image(target(root, package, path))
-    return images
-
-
 def refuse_compiled(root: Path, paths: Sequence[str]) -> None:
     """Refuse a module that is shadowed by a compiled extension: patching its source would do nothing."""
     for path in paths:
         source = root / path
         if source.suffix != ".py" or not source.parent.is_dir():
             continue
-        for entry in os.scandir(source.parent):
-            if entry.name.startswith(f"{source.stem}.") and entry.name.endswith((".so", ".pyd")):
+        for name in sorted(os.listdir(source.parent)):  # noqa: PTH208 - names are all that is asked for
+            if name.startswith(f"{source.stem}.") and name.endswith((".so", ".pyd")):
                 raise refused(
                     "compiled-module",
-                    f"is shadowed by the compiled {entry.name}: a patched source would never run; nothing was changed",
+                    f"is shadowed by the compiled {name}: a patched source would never run; nothing was changed",
                     file=str(source),
                 )
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gaudi_patch import __version__, changes, plan, transaction
+from gaudi_patch.bytecode import variants
 from gaudi_patch.commands import describe
 from gaudi_patch.commands import smoke as smoke_checks
-from gaudi_patch.commands.check import drift, fault_of, interrupted
+from gaudi_patch.commands.check import drift, fault_of, interrupted, unknown_version
 from gaudi_patch.commands.exclusive import exclusive
 from gaudi_patch.disk import Disk, Image, environment_error, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -91,6 +92,8 @@ def _apply(manifest: Manifest, installation: Installation, options: Options) -> 
             return _nothing_to_do(found, result)
         if found.state is State.PATCHED:
             return _already(found, result, options)
+        if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
+            raise unknown_version(found)
         overlay = Overlay()
         planned, leftover = _lay_out(found, overlay, options)
         todo = overlay.changes()
@@ -162,6 +165,9 @@ def _take_back(found: Situation, series: Series, overlay: Overlay) -> None:
     images = {path: overlay.get(root / path) for path in patched}
     for one in plan.reverse(found.manifest, series, images, {path: locked[path] for path in patched}).files:
         overlay.set(root / one.path, one.before)
+        # Bytecode of the patched code, kept as the pristine file's, would come back with a rollback.
+        for variant in variants(root / one.path, found.installation.pycache_prefix):
+            overlay.set(variant.path, None, volatile=True)
 
 
 def _owner(installation: Installation) -> tuple[int, int]:

@@ -34,7 +34,10 @@ def check(manifest: Manifest, installation: Installation) -> Result:
         return result
     result.exit = EXITS[found.state]
     if found.state in (State.PRISTINE, State.OUTDATED):
-        assert found.series is not None
+        if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
+            result.errors = [unknown_version(found)]
+            result.exit = result.errors[0].exit
+            return result
         refuse_compiled(installation.root, [one.path for one in found.files])
         for name in found.series.patches:
             manifest.patch_bytes(name)  # held against the lock: with pristine files, it applies by construction
