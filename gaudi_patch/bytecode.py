@@ -18,6 +18,9 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 
 Output = compiling.Output
 
+#: Seconds after which an interpreter is taken to hang.
+TIMEOUT = 120.0
+
 
 class Variant(NamedTuple):
     """One cached .pyc of a source: its path, the interpreter's tag ("" for a legacy one), its -O level."""
@@ -103,7 +106,9 @@ def _by_subprocess(requests: Sequence[compiling.Request], python: Path) -> list[
     question = json.dumps([request.to_json() for request in requests])
     command = [str(python), "-I", "-S", compiling.__file__]
     try:
-        done = subprocess.run(command, input=question.encode(), capture_output=True, timeout=120, check=False, cwd="/")
+        done = subprocess.run(
+            command, input=question.encode(), capture_output=True, timeout=TIMEOUT, check=False, cwd="/"
+        )
         answers = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise GaudiPatchError(

@@ -39,8 +39,8 @@ def directory_lock(path: Path, timeout: float) -> Iterator[list[str]]:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            lock_file = path / LOCK_FILE
             _wait(lambda: _make(path / LOCK_FILE), path, timeout)
+            lock_file = path / LOCK_FILE  # ours from here on, and not before
             warnings.append(f"{path} is on a file system without flock ({error.strerror}): locked by a file instead")
         if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise GaudiPatchError(

@@ -1,0 +1,133 @@
+"""The seam to the file system, and how its errors are told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.disk import Disk, Image, environment_error, read_image, sha256
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+
+def test_an_image_is_all_that_a_replacement_must_carry_over(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"data")
+    file.chmod(0o4750)
+    os.utime(file, ns=(1, 10**18 + 1))
+    image = read_image(file)
+    assert image == Image(b"data", 0o4750, 10**18 + 1, (file.stat().st_uid, file.stat().st_gid))
+    assert image is not None
+    assert image.sha256 == sha256(b"data")
+    (tmp_path / "link").symlink_to("x")
+    assert read_image(tmp_path / "link") == image._replace(link="x")
+    assert read_image(tmp_path / "none") is None
+    assert read_image(file / "below") is None
+
+
+def test_same_content_is_bytes_and_kind() -> None:
+    image = Image(b"x", 0o644)
+    assert image.same_content(Image(b"x", 0o600, 5))
+    assert not image.same_content(Image(b"y"))
+    assert not image.same_content(Image(b"x", link="there"))
+    assert not image.same_content(None)
+
+
+def test_a_link_that_may_not_be_followed_is_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to("x")
+
+    def denied(self: Path, **_: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "no", str(self))
+
+    monkeypatch.setattr(Path, "stat", denied)
+    with pytest.raises(PermissionError):
+        read_image(tmp_path / "link")
+
+
+def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"theirs")
+    with pytest.raises(FileExistsError):
+        Disk().write_new(tmp_path / "x", Image(b"ours"))
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for image in (Image(b"ours"), Image(b"", link="there")):
+        with pytest.raises(FileExistsError):
+            Disk().write_new(tmp_path / "link", image)
+    assert not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / "x").read_bytes() == b"theirs"
+
+
+def test_a_file_is_private_until_it_is_whole(tmp_path: Path) -> None:
+    """case_8: nobody reads a set-id file, or somebody else's, half written."""
+    seen = []
+
+    class Watch(Disk):
+        def step(self, name: str, path: Path) -> None:
+            if name == "fsync":
+                seen.append((path.read_bytes(), stat.S_IMODE(path.stat().st_mode)))
+
+    old = os.umask(0)
+    try:
+        Watch().write_new(tmp_path / "x", Image(b"data", 0o4755, 10**18))
+    finally:
+        os.umask(old)
+    assert seen == [(b"data", 0o4755)]
+    assert (tmp_path / "x").stat().st_mtime_ns == 10**18
+
+
+def test_descriptors_are_closed_when_a_step_fails(tmp_path: Path) -> None:
+    class Broken(Disk):
+        def step(self, name: str, path: Path) -> None:
+            if name == "fsync":
+                raise OSError(errno.EIO, "no")
+
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(5):
+        with pytest.raises(OSError, match="no"):
+            Broken().write_new(tmp_path / str(number), Image(b"x"))
+    with pytest.raises(NotADirectoryError):
+        Disk().sync_directory(tmp_path / "0")
+    Disk().sync_directory(tmp_path)
+    Disk().mkdir(tmp_path / "folder")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
+    Disk().unlink(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.EACCES, "eacces", "before USER"),
+        (errno.EPERM, "eperm", "lsattr"),
+        (errno.EROFS, "erofs", "read-only"),
+        (errno.ENOSPC, "enospc", "free some space"),
+        (errno.EDQUOT, "edquot", "quota"),
+        (errno.EIO, "eio", ""),
+    ],
+)
+def test_an_error_says_what_where_by_whom_and_what_is_left(number: int, code: str, words: str) -> None:
+    """case_3 case_4 case_6 case_7"""
+    error = environment_error(OSError(number, os.strerror(number), "/x/y"), "applying", "all is as before")
+    assert (error.exit, error.code, error.file) == (Exit.ENVIRONMENT, code, "/x/y")
+    assert error.message == f"{os.strerror(number)} while applying; all is as before"
+    assert words in error.hint
+    assert bool(error.hint) == bool(words)
+
+
+def test_an_error_without_number_or_name_is_told_too() -> None:
+    error = environment_error(OSError("strange"), "applying")
+    assert (error.code, error.file, error.message) == ("io-error", "", "strange while applying; nothing was changed")
+    assert environment_error(OSError(5, "x", b"/b\xff"), "applying").file == "/b\udcff"
+
+
+def test_what_is_refused_names_the_file(tmp_path: Path) -> None:
+    """case_17"""
+    with pytest.raises(GaudiPatchError) as caught:
+        read_image(tmp_path)
+    assert (caught.value.code, caught.value.file) == ("not-a-file", str(tmp_path))
