@@ -79,13 +79,17 @@ def test_a_file_is_private_until_it_is_whole(tmp_path: Path) -> None:
     assert (tmp_path / "x").stat().st_mtime_ns == 10**18
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_descriptors_are_closed_when_a_step_fails(tmp_path: Path) -> None:
     class Broken(Disk):
         def step(self, name: str, path: Path) -> None:
             if name == "fsync":
                 raise OSError(errno.EIO, "no")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for number in range(5):
         with pytest.raises(OSError, match="no"):
             Broken().write_new(tmp_path / str(number), Image(b"x"))
@@ -93,7 +97,7 @@ def test_descriptors_are_closed_when_a_step_fails(tmp_path: Path) -> None:
         Disk().sync_directory(tmp_path / "0")
     Disk().sync_directory(tmp_path)
     Disk().mkdir(tmp_path / "folder")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ APPLIED = Applied(
     series="0.5.6",
     patches={"a.patch": "ab"},
     capabilities=("x",),
-    files={"lmcache/a.py": AppliedFile(SAVED, "cd"), "lmcache/b.py": AppliedFile(None, "ef"), "c": AppliedFile(LINK, None)},
+    files={"a.py": AppliedFile(SAVED, "cd"), "b.py": AppliedFile(None, "ef"), "c.py": AppliedFile(LINK, None)},
     bytecode={"lmcache/__pycache__/a.pyc": SAVED._replace(sha256="11")},
     record=SAVED._replace(sha256="22"),
     directories=("lmcache/gaudi",),
     applied_at="2026-01-01T00:00:00Z",
     tool="1.0",
     offset=True,
-)  # fmt: skip
+)
 
 
 def put(folder: Path, data: bytes | dict[str, Any]) -> Path:
