@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,12 +63,19 @@ class Rig:
         return _oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
 
     def store(
-        self, slots: Sequence[int], spans: Sequence[Span], *, single: bool = False, counted: bool = False
+        self,
+        slots: Sequence[int],
+        spans: Sequence[Span],
+        *,
+        single: bool = False,
+        counted: bool = False,
+        before: Callable[[], object] = lambda: None,
     ) -> _device.Counts:
         """Store and check the objects, their neighbours and the caches.
 
         single: one object a call. counted: the counts are of the transfer alone; otherwise what the forward
-        pass has just computed is still under way when LMCache stores it, and is counted too.
+        pass has just computed is still under way when LMCache stores it, and is counted too. before: what is
+        given to the device just before the call, and counted.
         """
         self.caches.write_pending([slots[token] for start, end in spans for token in range(start, end)])
         if counted:
@@ -79,6 +86,7 @@ class Rig:
                 content.fill(STALE)
         arguments = self._arguments(slots)
         with _device.counting() as counts:
+            before()
             if single:
                 for memory_object, (start, end) in zip(objects, spans):  # noqa: B905 - equal by construction
                     self._connector.from_gpu(memory_object, start, end, **arguments)

@@ -151,6 +151,7 @@ def check_counters(bench: Bench, layout: Layout) -> None:
             counts.at_most(probe, "cpu_fallback", 0, told)
             counts.at_most(probe, "device_traffic_bytes", int(traffic * useful), told)
         check_lengths(bench, rig, layout)
+        check_pending(bench, rig)
         for what, move in (("store", rig.store), ("load", rig.load)):
             counts = move(rig.slots(longest), rig.spans(longest), counted=True)
             counts.at_most(
@@ -173,6 +174,18 @@ def check_lengths(bench: Bench, rig: Rig, layout: Layout) -> None:
             compiled += counts.get("graph_compilation", 0)
     probe.counters[f"{layout.name}: graphs compiled for 10 other lengths"] = compiled
     probe.check(compiled == 0, f"{compiled} graphs were compiled for 10 other prompt lengths, prefixes and tails")
+
+
+def check_pending(bench: Bench, rig: Rig) -> None:
+    """What the model has left pending does not become part of the request's graphs, which would be new ones."""
+    torch = _probe.load("torch")
+    other = torch.zeros(16, device="hpu")
+    for attempt in range(2):
+        slots = rig.slots(3 * rig.chunk)
+        torch.hpu.synchronize()
+        stored = rig.store(slots, rig.spans(len(slots)), counted=True, before=lambda: other.add_(1))
+        if attempt:  # the first compiles the addition
+            stored.at_most(bench.probe, "graph_compilation", 0, "store while the model's work is pending")
 
 
 def check_requests(bench: Bench) -> None:
