@@ -274,7 +274,7 @@ class _Guard:
                 self._fail("the hunk overlaps the one before it, or is out of order")
             if new_index != old_index + shift:
                 self._fail(f"the hunk's new start should be {old_index + shift + bool(new_count)}")
-            if kind is not Kind.MODIFY and (heads or (old_count, new_count)[kind is Kind.DELETE] or old_index):
+            if kind is not Kind.MODIFY and ((old_count, new_count)[kind is Kind.DELETE] or old_index):
                 self._fail(f"a patch that is to {kind.value} a file has one hunk, of all its lines")
             self._next += 1
             first = self._next
@@ -308,8 +308,8 @@ class _Guard:
                 if (in_old and old) or (in_new and new):
                     self._fail("a line without a newline is not the last of its side", at=self._next)
                 ends = True
-        more = self._lines[self._next : self._next + 1]
-        if more and more[0].startswith((b" ", b"-", b"+")) and not more[0].startswith((b"-- ", b"--- ")):
+        more = b"" if self._next == len(self._lines) else self._lines[self._next]
+        if more.startswith((b" ", b"-", b"+")) and not more.startswith((b"-- ", b"--- ")):
             self._fail("the hunk has more lines than its header counts")
         if not changes:
             self._fail("the hunk changes nothing", at=self._next)

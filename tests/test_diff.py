@@ -284,6 +284,15 @@ def test_unidiff_is_not_trusted_alone(forged: bytes, line: int, message: str, mo
     assert (error.line, error.message) == (line, message)
 
 
+def test_kinds_have_stable_names() -> None:
+    assert [kind.value for kind in Kind] == ["modify", "create", "delete"]
+
+
+def test_a_hint_is_given_where_there_is_something_to_do() -> None:
+    assert refusal(PATCH + b"+d\n").hint == ""
+    assert refusal(b"").hint == "make it with: git diff --full-index (no other options)"
+
+
 def test_the_hint_says_how_to_undo_a_conversion_to_crlf() -> None:
     assert "*.patch -text" in refusal(PATCH.replace(b"\n", b"\r\n")).hint
 
