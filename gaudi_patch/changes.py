@@ -63,7 +63,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
         overlay.set(installation.root / path, image)
     for name, old in old_bytecode.items():
         overlay.set(Path(name), None, volatile=True)
-        _keep_backup(overlay, installation, old)
+        _keep_backup(overlay, installation, old, facts.stamp_ns)
     for file, cached in compiled.items():
         overlay.set(file, cached, volatile=True)
     applied = Applied(
@@ -77,7 +77,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
             for one in plan.files
         },
         {_relative(Path(name), installation.root): saved(old) for name, old in old_bytecode.items()},
-        _saved_record(overlay, installation),
+        _saved_record(overlay, installation, facts.stamp_ns),
         tuple(_folders(installation, plan, stamped, compiled, facts.previous)),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.stamp_ns // SECOND)),
         facts.tool,
@@ -85,7 +85,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
     )
     for one in plan.files:
         if one.before is not None:
-            _keep_backup(overlay, installation, one.before)
+            _keep_backup(overlay, installation, one.before, facts.stamp_ns)
     _write_state(overlay, installation, applied, facts.stamp_ns)
     if installation.record is not None:
         _write_record(overlay, installation, applied, stamped, compiled, facts.stamp_ns)
@@ -209,18 +209,18 @@ def _sibling(path: Path, installation: Installation, source: Path) -> Path:
     return Path(installation.pycache_prefix) / source.parent.relative_to(source.parent.anchor) / name
 
 
-def _keep_backup(overlay: Overlay, installation: Installation, image: Image) -> None:
+def _keep_backup(overlay: Overlay, installation: Installation, image: Image, stamp: int) -> None:
     file = installation.state_dir / applied_state.BACKUPS / image.sha256
-    overlay.set(file, Image(image.data, 0o644, saved(image).mtime_ns))
+    overlay.set(file, Image(image.data, 0o644, stamp))
 
 
-def _saved_record(overlay: Overlay, installation: Installation) -> Saved | None:
+def _saved_record(overlay: Overlay, installation: Installation, stamp: int) -> Saved | None:
     if installation.record is None:
         return None
     image = overlay.get(installation.record)
     if image is None:
         return None
-    _keep_backup(overlay, installation, image)
+    _keep_backup(overlay, installation, image, stamp)
     return saved(image)
 
 
