@@ -190,6 +190,17 @@ def cut_by_synchronizing_another_stream():
 
 
 @program
+def cut_by_querying_another_stream():
+    side = torch.hpu.Stream()
+    return _pending(lambda t: side.query())
+
+
+@program
+def not_cut_by_querying_the_current_stream():
+    return _pending(lambda t: torch.hpu.current_stream().query())
+
+
+@program
 def not_cut_by_synchronizing_the_current_stream():
     return _pending(lambda t: torch.hpu.current_stream().synchronize())
 

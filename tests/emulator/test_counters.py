@@ -114,6 +114,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "cut_by_set_stream": _cut("set_stream"),
     "cut_by_event_record": _cut("event_record"),
     "cut_by_synchronizing_another_stream": _cut("stream_synchronize"),
+    "cut_by_querying_another_stream": _cut("stream_query"),
+    "not_cut_by_querying_the_current_stream": _NOT_CUT,
     "not_cut_by_synchronizing_the_current_stream": _NOT_CUT,
     "not_cut_by_an_event_recorded_on_another_stream": _NOT_CUT,
     "not_cut_by_a_copy_to_the_host_of_another_tensor": _NOT_CUT,
