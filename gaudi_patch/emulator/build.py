@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from .options import EmulatorError
 
@@ -62,7 +62,7 @@ def compiler() -> str:
     raise EmulatorError(message)
 
 
-def library_path(torch: Any) -> Path:
+def library_path(torch: ModuleType) -> Path:
     """Where the library for this PyTorch belongs, built or not."""
     digest = hashlib.sha256()
     for source in sources():
@@ -73,15 +73,16 @@ def library_path(torch: Any) -> Path:
     return cache_directory() / f"device-torch{torch.__version__}-{digest.hexdigest()[:16]}.so"
 
 
-def library(torch: Any) -> Path:
+def library(torch: ModuleType) -> Path:
     """The compiled device, built when the cache lacks it.
 
     :raises EmulatorError: when it cannot be built.
     """
     path = library_path(torch)
-    if path.exists():
-        return path
     try:
+        if path.exists():
+            _refuse_foreign(path.parent)
+            return path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_foreign(path.parent)
         with _locked(path.with_suffix(".lock")):
@@ -97,7 +98,9 @@ def _refuse_foreign(directory: Path) -> None:
     # The library is loaded as code: a folder that others can write to would let them run theirs.
     status = directory.stat()
     if status.st_uid not in (os.getuid(), 0) or (status.st_mode & stat.S_IWOTH):
-        message = f"{directory} belongs to, or can be written by, another user; set {CACHE_VARIABLE} to a folder of yours"
+        message = (
+            f"{directory} belongs to, or can be written by, another user; set {CACHE_VARIABLE} to a folder of yours"
+        )
         raise EmulatorError(message)
 
 
@@ -108,10 +111,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def compile_to(path: Path, torch: Any) -> None:
+def compile_to(path: Path, torch: ModuleType) -> None:
     """Compiles the device for ``torch`` and puts it at ``path`` in one step."""
     cxx = compiler()
-    root = Path(torch.__file__).parent
+    root = Path(str(torch.__file__)).parent
     print("hpu emulator: compiling the device, once for this PyTorch (15 to 40 s)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         target = Path(scratch) / path.name
@@ -121,8 +124,7 @@ def compile_to(path: Path, torch: Any) -> None:
         command += [str(SOURCE), "-o", str(target), f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ldl"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            message = (
-                f"the emulated HPU does not compile with {cxx} and PyTorch {torch.__version__}:\n{result.stderr[-4000:]}"
-            )
+            what = f"the emulated HPU does not compile with {cxx} and PyTorch {torch.__version__}"
+            message = f"{what}:\n{result.stderr[-4000:]}"
             raise EmulatorError(message)
         target.replace(path)

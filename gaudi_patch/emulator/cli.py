@@ -22,14 +22,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--lazy", action="store_const", const=True, default=None, help="lazy rules (PT_HPU_LAZY_MODE=1)")
-    mode.add_argument("--eager", dest="lazy", action="store_const", const=False, help="eager rules (PT_HPU_LAZY_MODE=0)")
+    mode.add_argument(
+        "--eager", dest="lazy", action="store_const", const=False, help="eager rules (PT_HPU_LAZY_MODE=0)"
+    )
     parser.add_argument("--schedule", choices=["lazy", "reversed", "sync"])
-    parser.add_argument("--strict", choices=["off", "count", "raise"], help="operators that the device has no kernel for")
+    parser.add_argument(
+        "--strict", choices=["off", "count", "raise"], help="operators that the device has no kernel for"
+    )
     parser.add_argument("--noncontiguous-d2h", choices=["copy", "raise", "bridge"])
     parser.add_argument("--no-poison", dest="poison", action="store_const", const=False, default=None)
     parser.add_argument("--int64-as-int32", action="store_const", const=True, default=None)
     parser.add_argument("--tolerant-index", action="store_const", const=True, default=None)
-    parser.add_argument("--counters", metavar="FILE", help="write the counters as JSON when the script ends ('-': stdout)")
+    parser.add_argument(
+        "--counters", metavar="FILE", help="write the counters as JSON when the script ends ('-': stdout)"
+    )
     parser.add_argument("--benchmark", action="store_true", help="print what the device costs, and run no script")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module instead of a script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGS]")

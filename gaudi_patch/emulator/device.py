@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from . import build
@@ -17,6 +18,7 @@ from .options import LAZY_VARIABLE, EmulatorError, Options
 PACKAGES = Path(__file__).resolve().parent / "packages"
 
 Counts = dict[str, Any]
+OptionValue = bool | str | None
 
 _lock = threading.RLock()
 _emulator: Emulator | None = None
@@ -25,7 +27,7 @@ _emulator: Emulator | None = None
 class Counters:
     """What the device has done since the last reset; names are explained in README.md."""
 
-    def __init__(self, ops: Any) -> None:
+    def __init__(self, ops: ModuleType) -> None:
         self._ops = ops
 
     def snapshot(self) -> Counts:
@@ -40,14 +42,11 @@ class Counters:
         """
         self._ops.reset_counters(signatures)
 
-    def __getitem__(self, name: str) -> Any:
-        return self.snapshot()[name]
-
 
 class Emulator:
     """The emulated device of this process. Made by :func:`activate`."""
 
-    def __init__(self, options: Options, ops: Any, library: Path) -> None:
+    def __init__(self, options: Options, ops: ModuleType, library: Path) -> None:
         self.options = options
         self.library = library
         self.counters = Counters(ops)
@@ -64,7 +63,7 @@ class Emulator:
         """The operators and copies that have been issued and not yet run."""
         return int(self._ops.pending())
 
-    def configure(self, **options: Any) -> None:
+    def configure(self, **options: OptionValue) -> None:
         """Changes options of the running device; ``lazy`` and ``autoload`` are fixed at activation.
 
         :raises ValueError: for those, and for a value that an option does not take.
@@ -105,7 +104,7 @@ def current() -> Emulator:
     return _emulator
 
 
-def activate(**options: Any) -> Emulator:
+def activate(**options: OptionValue) -> Emulator:
     """Brings up the emulated device in this process; see :class:`Options`.
 
     A second call returns the same device.
@@ -113,7 +112,7 @@ def activate(**options: Any) -> Emulator:
     :raises EmulatorError: when the device cannot be built, PyTorch already has another ``hpu`` backend, a real Gaudi
         is present, or an option contradicts the active device.
     """
-    global _emulator  # noqa: PLW0603  one device a process, as on a Gaudi host
+    global _emulator
     with _lock:
         if _emulator is not None:
             _refuse_contradiction(_emulator.options, options)
@@ -139,7 +138,7 @@ def activate(**options: Any) -> Emulator:
         return emulator
 
 
-def _refuse_contradiction(active: Options, given: dict[str, Any]) -> None:
+def _refuse_contradiction(active: Options, given: dict[str, OptionValue]) -> None:
     wanted = Options.read({**{n: getattr(active, n) for n in active.__dataclass_fields__}, **given}, {})
     for name in given:
         if getattr(wanted, name) != getattr(active, name):

@@ -73,8 +73,10 @@ class Options:
                 raise ValueError(message)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in _CHOICES and not isinstance(value, bool) and not (
-                field.name == "lazy" and value is None
+            if (
+                field.name not in _CHOICES
+                and not isinstance(value, bool)
+                and not (field.name == "lazy" and value is None)
             ):
                 message = f"{field.name} must be true or false, not {value!r}"
                 raise ValueError(message)
