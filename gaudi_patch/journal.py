@@ -88,7 +88,7 @@ def load(home: Path, anchor: Path) -> Journal | None:
             tuple(anchor / path for path in document["created"]),
             tuple((anchor / path, int(mode, 8)) for path, mode in document["removed"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(home / FILE, f"cannot be understood ({type(error).__name__}: {error})") from error
 
 

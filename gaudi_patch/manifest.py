@@ -149,7 +149,7 @@ class Manifest(NamedTuple):
             ) from error
         if sha256(data) != self.lock["patches"].get(name):
             hint = "maintainers: gaudi-patch dev lint --write"
-            if data.replace(b"\r\n", b"\n") != data:
+            if data and all(line.endswith(b"\r") for line in data.split(b"\n")[:-1]):
                 hint = (
                     "the file has CRLF line ends: it was converted on checkout; mark `*.patch -text` in .gitattributes"
                 )
@@ -331,7 +331,7 @@ def _parse_toml(file: Path, text: str) -> dict[str, Any]:
         import tomli as tomllib
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         line = re.search(r"line (\d+)", str(error))
         raise bad_manifest(
             f"is not valid TOML: {error}", str(file), int(line[1]) if line else text.count("\n") + 1
@@ -344,7 +344,7 @@ def _read_lock(file: Path) -> dict[str, Any]:
         lock = json.loads(file.read_bytes())
     except OSError as error:
         raise bad_manifest(f"cannot be read: {error.strerror}", str(file), hint=hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise bad_manifest(f"is not valid JSON: {error}", str(file), getattr(error, "lineno", 1), hint) from error
     if not isinstance(lock, dict) or lock.get("schema") != SCHEMA:
         found = lock.get("schema") if isinstance(lock, dict) else None

@@ -140,7 +140,7 @@ def load(state_dir: Path) -> Applied | None:
             document["gaudi_patch"],
             document["offset"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, f"cannot be understood ({type(error).__name__}: {error})") from error
 
 
