@@ -310,4 +310,4 @@ def body(probe: _probe.Probe) -> None:
 
 
 if __name__ == "__main__":
-    _probe.main("inference", body)
+    _vllm_engine.run("inference", body)

@@ -70,6 +70,8 @@ class PatternModel:
     ) -> list[tuple[int, int, int]]:
         """Where the caches do not hold what they must at positions [0, stop): (layer, part, position)."""
         wrong: list[tuple[int, int, int]] = []
+        if not stop:
+            return wrong
         slots = context[:stop].to("hpu")
         for layer, caches in enumerate(pages):
             for part, cache in enumerate(caches[:2]):

@@ -55,7 +55,8 @@ class Runner:
         self.num_blocks = 0
         self.rank, self.world = rank, world
         self.model: Foreign = None
-        # Called with the step's scheduler output after the load and before anything is computed.
+        # Called with the runner and the step's scheduler output, before the load, and between it and the computation.
+        self.before_load: list[Foreign] = []
         self.after_load: list[Foreign] = []
         self.preempted = 0
 
@@ -122,6 +123,8 @@ class Runner:
                 return EMPTY_MODEL_RUNNER_OUTPUT
             return KVConnectorModelRunnerMixin.kv_connector_no_forward(scheduler_output, self.vllm_config)
         connector = get_kv_transfer_group() if has_kv_transfer_group() else None
+        for hook in self.before_load:
+            hook(self, scheduler_output)
         if connector is not None:
             with set_forward_context(self._context_metadata(scheduler_output), self.vllm_config):
                 connector.bind_connector_metadata(scheduler_output.kv_connector_metadata)

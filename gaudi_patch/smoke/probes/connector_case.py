@@ -1,0 +1,199 @@
+"""One case of level connector, in a process of its own: ``--case NAME`` beside a probe's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe, _vllm_blocks, _vllm_engine, _vllm_prompts
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, with its neighbours beside it
+    sys.path.append(str(Path(__file__).resolve().parent))
+    import _probe
+    import _vllm_blocks
+    import _vllm_engine
+    import _vllm_prompts
+
+# Few, so that four requests do not fit and one of them is preempted.
+BLOCKS = 40
+ANSWER = 4
+
+
+class Case:
+    """An engine whose KV is a hash of the context, watched at every step."""
+
+    def __init__(self, probe: _probe.Probe, *, mla: bool = False) -> None:
+        self.probe = probe
+        _vllm_engine.prepare_environment(probe.scratch, {}, own_platform=True)
+        self.errors = _vllm_engine.Errors()
+        _probe.load("habana_frameworks.torch")
+        self.folder = _probe.load("gaudi_smoke_hpu.tiny").write(probe.scratch / "model", mla=mla)
+        try:
+            self.engine = _vllm_engine.Engine(self.folder, model="pattern", dtype="bfloat16", blocks=BLOCKS)
+        except Exception as error:
+            raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
+        for problem in self.engine.problems():
+            probe.fail(problem + self.errors.first)
+        self.watch = _vllm_blocks.Watch(self.engine.runner)
+        self.vocabulary = _vllm_prompts.vocabulary(self.folder)
+
+    def prompt(self, seed: int, length: int) -> list[int]:
+        """A prompt of random tokens."""
+        return _vllm_prompts.prompt(seed, length, self.vocabulary)
+
+    def ask(self, name: str, prompts: list[list[int]], *, external: int | None, local: int = 0, count: int = 0) -> None:
+        """Generate; every step's KV must be right, and the hits of each prompt as said (None: not looked at)."""
+        with self.probe.section(name):
+            answers = self.engine.generate(prompts, count or ANSWER)
+            for answer in answers:
+                if external is None:
+                    continue
+                self.probe.check(answer.local == local, f"vLLM had {answer.local} tokens, not {local}")
+                self.probe.check(
+                    answer.external == external,
+                    f"LMCache had {answer.external} of {answer.prompt} tokens, not {external}{self.errors.first}",
+                )
+            problems = self.watch.take()
+            for problem in problems:
+                self.probe.fail(problem)
+            if not problems:
+                self.probe.check(True, "KV compared")
+
+    def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
+        """The number of tokens that LMCache must add."""
+        return _vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
+
+    def close(self) -> None:
+        """Close the engine; nothing of it may stay."""
+        with self.probe.section("shutdown"):
+            self.engine.close()
+            left = _vllm_engine.threads_left()
+            self.probe.check(not left, f"threads are left: {', '.join(left)}")
+
+
+def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
+    """Miss, hits of all kinds, chunked prefill, preemption and resumption."""
+    case = Case(probe, mla=mla)
+    block, chunk = _vllm_engine.block_size(), _vllm_engine.chunk_size()
+    n = 4 * chunk + 44
+    p = case.prompt(1, n)
+    case.ask("miss", [p], external=0)
+    case.engine.forget_prefixes()
+    case.ask("full hit and a tail", [p], external=case.hit(n, n, n))
+    case.engine.forget_prefixes()
+    whole = case.prompt(2, 2 * chunk)
+    case.ask("miss of whole chunks", [whole], external=0)
+    case.engine.forget_prefixes()
+    case.ask("hit of the whole prompt", [whole], external=2 * chunk - 1)
+    case.engine.forget_prefixes()
+    short = case.prompt(3, chunk - 14)
+    case.ask("miss of less than a chunk", [short], external=0)
+    case.engine.forget_prefixes()
+    case.ask("less than a chunk again", [short], external=case.hit(len(short), len(short), len(short)))
+    case.engine.forget_prefixes()
+    _shared_prefix(case, p, block, chunk)
+    case.engine.forget_prefixes()
+    long = case.prompt(4, 900)
+    case.ask("miss in two steps", [long], external=0)
+    case.engine.forget_prefixes()
+    case.ask("hit of a long prompt", [long], external=case.hit(900, 900, 900))
+    case.engine.forget_prefixes()
+    _preemption(case, n)
+    probe.counters["kv_positions_compared"] = case.watch.tokens
+    case.close()
+    probe.summary.append(f"{'MLA' if mla else 'MHA'}: KV of {case.watch.tokens} positions bit-exact")
+
+
+def _shared_prefix(case: Case, p: list[int], block: int, chunk: int) -> None:
+    """Blocks that vLLM has itself, one of them in the middle of a chunk, may not be written again."""
+    had = 2 * chunk + block
+    case.ask("prefix", [p[: had + 10]], external=2 * chunk)
+    case.watch.invert(had)
+    case.ask("partial hit on a prefix that vLLM has", [p], external=case.hit(len(p), len(p), len(p), had), local=had)
+    case.watch.restore(had)
+
+
+def _preemption(case: Case, n: int) -> None:
+    prompts = [case.prompt(seed, n) for seed in range(10, 14)]
+    case.ask("preemption and resumption", prompts, external=None, count=140)
+    with case.probe.section("preemption and resumption"):
+        case.probe.check(case.watch.resumed > 0, "no request was preempted: nothing was tested")
+        answers = case.engine.generate([prompts[0]], 1)
+        case.probe.check(
+            answers[0].external + answers[0].local > 0, "nothing of a resumed request's prompt is cached", hits=0
+        )
+
+
+def latent_attention(probe: _probe.Probe) -> None:
+    """The same with MLA's cache."""
+    blocks(probe, mla=True)
+
+
+def failed_load(probe: _probe.Probe) -> None:
+    """A chunk that was found is gone when it is to be loaded: the step must fail, not go on with what is there."""
+
+    def lose_a_chunk(runner: Foreign, scheduler_output: Foreign) -> None:
+        cache = case.engine.adapter.lmcache_engine.storage_manager.storage_backends["LocalCPUBackend"].hot_cache
+        if scheduler_output.scheduled_new_reqs and cache:
+            cache.pop(next(iter(cache)))
+
+    case = Case(probe)
+    _must_fail(
+        case, "a chunk is lost between lookup and load", lambda: case.engine.runner.before_load.append(lose_a_chunk)
+    )
+
+
+def unseen_load(probe: _probe.Probe) -> None:
+    """A load is due, and the forward context comes without attention metadata: LMCache would skip it silently."""
+    case = Case(probe)
+
+    def without_metadata() -> None:
+        case.engine.runner._context_metadata = lambda scheduler_output: None
+
+    _must_fail(case, "a load is due and the context has no attention metadata", without_metadata)
+
+
+def _must_fail(case: Case, name: str, break_it: Foreign) -> None:
+    p = case.prompt(1, 4 * _vllm_engine.chunk_size() + 44)
+    case.ask("miss", [p], external=0)
+    case.engine.forget_prefixes()
+    break_it()
+    with case.probe.section(name):
+        try:
+            answers = case.engine.generate([p], ANSWER)
+        except Exception as error:
+            frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+            case.probe.check(
+                "start_load_kv" in frames, f"it failed, but elsewhere than in the load: {_probe.describe(error)}"
+            )
+            case.probe.summary.append(f"{name}: refused ({type(error).__name__})")
+        else:
+            problems = case.watch.take()
+            case.probe.fail(
+                f"the engine went on and answered from {answers[0].external} tokens that were not loaded"
+                + (f": {problems[0]}" if problems else "")
+            )
+    case.close()
+
+
+CASES = {
+    "blocks": blocks,
+    "latent-attention": latent_attention,
+    "failed-load": failed_load,
+    "unseen-load": unseen_load,
+}
+
+
+def body(probe: _probe.Probe) -> None:
+    """Run the case."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case", required=True)
+    CASES[parser.parse_known_args()[0].case](probe)
+
+
+if __name__ == "__main__":
+    _vllm_engine.run("connector", body)
