@@ -1,0 +1,72 @@
+"""The runtime as the shared patch carries it, and runs of the tests that need PyTorch.
+
+The modules in ``inside/`` import torch, so the interpreter with PyTorch runs them with its own pytest.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import gaudi_patch
+from tests.support.environments import clean_environment
+
+REPOSITORY = Path(gaudi_patch.__file__).parents[1]
+PATCHES = REPOSITORY / "patches"
+EMULATOR = REPOSITORY / "gaudi_patch" / "emulator"
+INSIDE = Path(__file__).parent / "inside"
+
+collect_ignore = ["inside"]
+
+
+def materialise(folder: Path) -> Path:
+    """Write the new files of the shared patch below ``folder``; nothing else is in that patch."""
+    name = ""
+    content: dict[str, list[str]] = {}
+    for line in (PATCHES / "common" / "gaudi-runtime.patch").read_text(encoding="utf-8").splitlines():
+        if line.startswith("--- "):
+            assert line == "--- /dev/null", line
+        elif line.startswith("+++ b/"):
+            name = line.removeprefix("+++ b/")
+            content[name] = []
+        elif line.startswith("+"):
+            content[name].append(line[1:])
+        else:
+            assert line.startswith(("diff --git ", "new file mode 100644", "index ", "@@ -0,0 +1")), line
+    for path, lines in content.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runtime_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds ``lmcache/gaudi`` and nothing else of LMCache."""
+    return materialise(tmp_path_factory.mktemp("runtime"))
+
+
+@pytest.fixture(scope="session")
+def inside(torch_python: Path, runtime_tree: Path) -> Callable[[str, str], None]:
+    """``inside(module, rules)``: run a module of ``inside/``; rules are ``lazy``, ``eager`` or ``host`` (no device)."""
+
+    def run(module: str, rules: str) -> None:
+        arguments = ["-q", "-W", "error", "-p", "no:cacheprovider", "-c", "/dev/null", "-rs"]
+        arguments += ["--rootdir", str(INSIDE), str(INSIDE / module)]
+        device = [] if rules == "host" else [str(EMULATOR), f"--{rules}"]
+        done = subprocess.run(
+            [str(torch_python), "-B", *device, str(INSIDE / "run.py"), *arguments],
+            capture_output=True,
+            text=True,
+            env=clean_environment() | {"PYTHONPATH": str(runtime_tree), "OMP_NUM_THREADS": "1"},
+            timeout=600,
+            check=False,
+        )
+        print(done.stdout[-1000:])
+        assert done.returncode == 0, f"{done.stdout[-12000:]}\n{done.stderr[-4000:]}"
+        assert " skipped" not in done.stdout.splitlines()[-1], done.stdout
+
+    return run

@@ -1,0 +1,38 @@
+"""On a host without an HPU the lines that the patches add do nothing, and nothing heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import torch
+from lmcache.gaudi import adapter, device, guards
+
+
+def test_importing_the_runtime_imports_neither_torch_nor_habana() -> None:
+    program = (
+        "import sys, lmcache.gaudi, lmcache.gaudi.device, lmcache.gaudi.adapter, lmcache.gaudi.guards; "
+        "assert not lmcache.gaudi.device.load_habana(); "
+        "assert not {'torch', 'numpy', 'habana_frameworks'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_nothing_is_found() -> None:
+    assert not device.load_habana()
+    assert not device.is_available()
+
+
+def test_other_devices_keep_their_index() -> None:
+    assert device.broadcast_device("cuda", 3) == "cuda:3"
+
+
+def test_the_adapter_is_left_alone() -> None:
+    load = SimpleNamespace(requests=[SimpleNamespace(req_id="r", load_spec=SimpleNamespace(can_load=True))])
+    adapter.refuse_unseen_load(load)
+    adapter.refuse_short_load("r", torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool))
+    assert adapter.slot_mapping_device("cuda") == "cuda"
+    assert adapter.register_kv_caches(SimpleNamespace()) is False
+    guards.refuse_degraded_mode(ValueError("boom"))
+    guards.refuse_moving_blocks()

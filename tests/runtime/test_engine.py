@@ -1,0 +1,58 @@
+"""The real LMCacheEngine of each release, patched, on the emulated HPU: store, lookup, retrieve."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.conftest import EMULATOR, INSIDE, PATCHES
+from tests.support import environments
+from tests.support.environments import Environment, clean_environment
+
+pytestmark = [pytest.mark.torch, pytest.mark.wheels]
+
+RELEASES = ["0.5.6", "0.4.4", "0.4.2"]
+
+
+@pytest.fixture(scope="module")
+def patched(
+    lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Environment]:
+    """``patched(version)``: a private copy of the release's environment, patched with git alone."""
+    folder = tmp_path_factory.mktemp("patched")
+
+    def get(version: str) -> Environment:
+        lmcache_overlay(version)
+        copy = environments.overlay_copy(version, folder)
+        for name in ("common/gaudi-runtime.patch", f"{version}/route.patch"):
+            command = ["git", "apply", "-p1", "--whitespace=nowarn", str(PATCHES / name)]
+            subprocess.run(command, cwd=copy.site_packages, check=True, env=_outside_any_repository(copy))
+        return copy
+
+    return get
+
+
+def _outside_any_repository(copy: Environment) -> dict[str, str]:
+    # Without this, git apply inside a checkout silently skips files outside its work tree.
+    return clean_environment() | {"GIT_CEILING_DIRECTORIES": str(copy.site_packages.parent)}
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_what_was_stored_is_retrieved_into_the_right_slots(
+    patched: Callable[[str], Environment], version: str, tmp_path: Path
+) -> None:
+    environment = patched(version)
+    for rules in ("lazy", "eager"):
+        done = subprocess.run(
+            [str(environment.python), "-B", str(EMULATOR), f"--{rules}", str(INSIDE / "engine.py"), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            env=clean_environment() | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "LMCACHE_TRACK_USAGE": "false"},
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{rules}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
+        assert done.stdout.splitlines()[-1] == "11 cases passed", done.stdout[-2000:]

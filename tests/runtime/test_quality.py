@@ -1,0 +1,44 @@
+"""The runtime's sources are held to the project's own rules."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.conftest import REPOSITORY
+from tests.support.environments import clean_environment
+
+
+@pytest.mark.parametrize("arguments", [["check", "--no-cache"], ["format", "--check", "--diff", "--no-cache"]])
+def test_ruff_has_nothing_to_say(runtime_tree: Path, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments, "--config", str(REPOSITORY / "pyproject.toml"), "lmcache"],
+        cwd=runtime_tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.torch
+def test_mypy_strict_has_nothing_to_say(runtime_tree: Path, torch_python: Path, tmp_path: Path) -> None:
+    # LMCache itself is not in the tree: its classes are Any here.
+    command = [str(torch_python), "-m", "mypy", "--strict", "--python-version", "3.10", "--ignore-missing-imports"]
+    done = subprocess.run(
+        [*command, "--explicit-package-bases", "--cache-dir", str(tmp_path), "-p", "lmcache.gaudi"],
+        cwd=runtime_tree,
+        capture_output=True,
+        text=True,
+        env=clean_environment() | {"MYPYPATH": str(runtime_tree)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_module_fits_a_few_screens(runtime_tree: Path) -> None:
+    lengths = {file.name: len(file.read_text().splitlines()) for file in runtime_tree.rglob("*.py")}
+    assert not {name: length for name, length in lengths.items() if length > 450}

@@ -1,0 +1,44 @@
+"""The runtime that the patches add, on the emulated HPU: each module of inside/ under the rules it is meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.mark.parametrize("rules", ["lazy", "eager"])
+def test_transfers_are_what_the_oracle_says(inside: Callable[[str, str], None], rules: str) -> None:
+    inside("test_transfer.py", rules)
+
+
+@pytest.mark.parametrize("rules", ["lazy", "eager"])
+def test_layouts_are_normalised_or_refused_with_the_reason(inside: Callable[[str, str], None], rules: str) -> None:
+    inside("test_layout.py", rules)
+
+
+def test_launches_graphs_copies_and_waits_stay_in_the_budget(inside: Callable[[str, str], None]) -> None:
+    inside("test_budget.py", "lazy")
+
+
+def test_eager_groups_are_compiled_once_where_a_compiler_is_registered(inside: Callable[[str, str], None]) -> None:
+    inside("test_compile.py", "eager")
+
+
+@pytest.mark.parametrize("rules", ["lazy", "eager"])
+def test_the_device_rules_of_the_bridge_are_kept(inside: Callable[[str, str], None], rules: str) -> None:
+    inside("test_device.py", rules)
+
+
+def test_requests_are_packed_as_the_oracle_says(inside: Callable[[str, str], None]) -> None:
+    inside("test_plan.py", "host")
+
+
+def test_what_cannot_work_is_refused_on_the_hpu(inside: Callable[[str, str], None]) -> None:
+    inside("test_guards.py", "lazy")
+
+
+def test_other_devices_are_left_alone(inside: Callable[[str, str], None]) -> None:
+    inside("test_elsewhere.py", "host")
