@@ -1,0 +1,58 @@
+"""LMCache environments, patched as a user would patch them, for the smoke checks to judge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.smoke import runner
+from gaudi_patch.smoke.outcome import LevelResult
+from tests.support import environments
+from tests.support.cli import gaudi_patch
+from tests.support.environments import Environment, clean_environment
+
+Overlay = Callable[[str], Environment]
+
+
+def judge(python: Path, *levels: str, rules: tuple[str, ...] = ("lazy",)) -> list[LevelResult]:
+    """Run smoke levels on the emulated HPU, with nothing of the developer's environment in the way."""
+    return runner.run(python, levels=levels, device="emulated", rules=rules, timeout=600, environ=clean_environment())
+
+
+def explain(results: list[LevelResult]) -> str:
+    """Results for a failed assertion."""
+    return "\n".join(
+        f"{one.level} ({one.rules}) {one.status}: {one.reason}\n{one.output_tail[-3000:]}" for one in results
+    )
+
+
+def patch(environment: Environment) -> Environment:
+    """Apply the series of the environment's release; without smoke checks, which the test runs itself."""
+    given = os.environ.get("GAUDI_PATCH_TEST_MANIFEST")  # as in tests/integration
+    manifest = ["--manifest", given] if given else []
+    done = gaudi_patch("apply", "--no-smoke", "--python", environment.python, *manifest)
+    assert done.code == 0, done.err
+    return environment
+
+
+@pytest.fixture(scope="session")
+def patched(lmcache_overlay: Overlay, tmp_path_factory: pytest.TempPathFactory) -> Overlay:
+    """``patched(version)``: an environment of this release with its series applied; not to be changed."""
+    made: dict[str, Environment] = {}
+
+    def get(version: str) -> Environment:
+        if version not in made:
+            lmcache_overlay(version)
+            made[version] = patch(environments.overlay_copy(version, tmp_path_factory.mktemp("patched")))
+        return made[version]
+
+    return get
+
+
+@pytest.fixture
+def patched_copy(lmcache_copy: Overlay) -> Overlay:
+    """``patched_copy(version)``: the same, for this test alone, free to be changed."""
+    return lambda version: patch(lmcache_copy(version))
