@@ -3,9 +3,6 @@
 Nothing is imported and, but for one question to an interpreter that is not this process, nothing is run.
 """
 
-# ruff: noqa: PTH112
-# Why: entries of sys.path are strings.
-
 from __future__ import annotations
 
 import os
@@ -216,7 +213,7 @@ def _interpreter_of(folder: str, package: str, environ: Mapping[str, str]) -> In
     executable = interpreters.python_in(active[1]) if active else None
     if active is None or executable is None:
         return None
-    if not os.path.isdir(active[1]) or not (folder + os.sep).startswith(os.path.realpath(active[1]) + os.sep):
+    if not (folder + os.sep).startswith(os.path.realpath(active[1]) + os.sep):
         return None
     found = interpreters.ask(executable, package, environ)
     return found if folder in map(os.path.realpath, found.path) else None

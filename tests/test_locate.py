@@ -510,8 +510,17 @@ class TestEditable:
         source = checkout(tmp_path / "src", {"python/lmcache/__init__.py": ""})
         install_editable(tmp_path / "site", source)
         finder = str(source / "python" / "lmcache")
-        found = find(Target(python=python(tmp_path / "site", finder_folder=finder)))
+        interpreter = python(tmp_path / "site", finder_folder=finder)
+        found = find(Target(python=interpreter))
         assert (found.root, found.state_dir) == (source / "python", source / ".git" / "gaudi-patch")
+        (tmp_path / "site" / "lmcache").mkdir()  # a folder without __init__ does not come before it
+        assert find(Target(python=interpreter)).root == source / "python"
+
+    def test_a_package_on_the_path_comes_before_a_finder(self, tmp_path: Path, python: Python) -> None:
+        source = checkout(tmp_path / "src")
+        install(tmp_path / "site")
+        finder = str(source / "lmcache")
+        assert find(Target(python=python(tmp_path / "site", finder_folder=finder))).root == tmp_path / "site"
 
     @pytest.mark.parametrize("layout", ["", "src/"])
     def test_without_a_finder_the_project_folder_is_looked_at(
@@ -653,6 +662,7 @@ class TestPath:
         assert (found.layout, found.root, found.how) == (Layout.WHEEL, tmp_path / "dir", f"--path {tmp_path / 'dir'}")
         assert (found.python, found.python_version, found.cache_tag) == (None, (3, 11), "cpython-311")
         assert found.pycache_prefix == "/var/cache/pyc"
+        assert find(Target(path=tmp_path / "dir"), {"PYTHONPYCACHEPREFIX": ""}).pycache_prefix is None
 
     @pytest.mark.parametrize("tag", ["py3-none-any", "cp310-abi3-linux_x86_64", "pp310-pypy310_pp73-linux_x86_64"])
     def test_a_tag_that_fits_many_pythons_says_nothing(self, tmp_path: Path, tag: str) -> None:
@@ -698,6 +708,24 @@ class TestPath:
         poisoned(tmp_path / "venv" / "bin" / "python", tmp_path / "run")
         find(Target(path=tmp_path / "dir"), {"VIRTUAL_ENV": str(tmp_path / "venv")})
         assert not (tmp_path / "run").exists()
+
+    def test_an_active_environment_that_is_gone_is_no_obstacle(self, tmp_path: Path) -> None:
+        install(tmp_path / "venv" / "dir")
+        found = find(Target(path=tmp_path / "venv" / "dir"), {"VIRTUAL_ENV": str(tmp_path / "venv")})
+        assert found.python is None
+
+    def test_a_folder_of_the_running_interpreter_without_it_is_not_found(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "site").mkdir()
+        install(tmp_path / "other")
+        monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), str(tmp_path / "other")])
+        assert error(Target(path=tmp_path / "site")).code == "not-installed"
+
+    def test_a_stray_init_beside_the_package_is_no_obstacle(self, tmp_path: Path) -> None:
+        install(tmp_path / "site")
+        (tmp_path / "site" / "__init__.py").touch()
+        assert find(Target(path=tmp_path / "site")).root == tmp_path / "site"
 
     def test_a_folder_that_is_not_there_is_a_wrong_option(self, tmp_path: Path) -> None:
         failed = error(Target(path=tmp_path / "missing"))
@@ -831,14 +859,24 @@ class TestDefault:
         found = find(Target(), {"PATH": f"{tmp_path}:{interpreter.parent}"})
         assert (found.root, found.how) == (tmp_path / "system", "python3 on PATH")
 
+    @pytest.mark.parametrize(
+        ("trace", "code"),
+        [
+            ("lmcache/__init__.py", "no-metadata"),
+            ("lmcache-0.5.6.dist-info/x", "broken-metadata"),
+            ("lmcache.egg-info/x", "legacy-install"),
+            ("lmcache-0.5.6.dist-info/METADATA", "package-folder-missing"),
+        ],
+    )
     def test_a_trace_in_the_running_interpreter_is_not_passed_over(
-        self, tmp_path: Path, python: Python, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, python: Python, monkeypatch: pytest.MonkeyPatch, trace: str, code: str
     ) -> None:
-        install(tmp_path / "own").rename(tmp_path / "moved")
+        (tmp_path / "own" / trace).parent.mkdir(parents=True)
+        (tmp_path / "own" / trace).write_text("Name: lmcache\nVersion: 0.5.6\n")
         install(tmp_path / "system")
         monkeypatch.setattr(sys, "path", [str(tmp_path / "own")])
         environ = {"PATH": str(python(tmp_path / "system", name="python3").parent)}
-        assert error(Target(), environ).code == "no-metadata"
+        assert error(Target(), environ).code == code
 
     @pytest.mark.parametrize("path", ["", "own"])
     def test_nothing_anywhere_is_not_found(self, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
@@ -922,6 +960,31 @@ class TestImage:
         refused = error(Target(root=tmp_path / "image"))
         assert refused.code == "ambiguous-installation"
         assert sorted(refused.details) == sorted(map(str, infos))
+
+    def test_a_package_without_metadata_is_refused(self, tmp_path: Path) -> None:
+        info = install(tmp_path / "image/opt/venv/lib/python3.11/site-packages")
+        info.rename(tmp_path / "moved")
+        refused = error(Target(root=tmp_path / "image"))
+        assert refused.code == "no-metadata"
+        assert refused.details == [str(info.parent / "lmcache")]
+
+    def test_a_folder_that_cannot_be_read_is_reported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        closed = tmp_path / "image/root/.local/lib/python3.11/site-packages"
+        home = tmp_path / "image/home/other"
+        info = install(tmp_path / "image/opt/venv/lib/python3.11/site-packages")
+        closed.mkdir(parents=True)
+        home.mkdir(parents=True)
+        listdir = os.listdir
+
+        def guarded(path: str) -> list[str]:  # chmod does not stop root
+            if path in (str(closed), str(home)):
+                raise PermissionError(13, "Permission denied", path)
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", guarded)
+        found = find(Target(root=tmp_path / "image"))
+        assert found.dist_info == info
+        assert found.warnings == (f"{closed} cannot be read: Permission denied",)
 
     def test_a_copy_without_metadata_in_another_environment_shadows_nothing(self, tmp_path: Path) -> None:
         info = install(tmp_path / "image/opt/venv/lib/python3.11/site-packages")
