@@ -94,6 +94,10 @@ def test_an_unsafe_path_is_refused_with_the_reason(path: str, why: str) -> None:
     [
         (b"a/x y.py", b"a/x y.py"),
         ("a/é.py".encode(), rb'"a/\303\251.py"'),
+        (b"~X ", b"~X "),
+        (b"~\xff", rb'"~\377"'),
+        (b"\x1f", rb'"\037"'),
+        (b"\x7f", rb'"\177"'),
         (b'a/"', rb'"a/\""'),
         (b"a\\b", rb'"a\\b"'),
         (bytes(range(7, 14)), rb'"\a\b\t\n\v\f\r"'),
