@@ -298,6 +298,16 @@ void mark_step(bool wait) {
   }
 }
 
+void begin_compiled() {
+  Lock lock;
+  runtime().begin_compiled();
+}
+
+void end_compiled() {
+  Lock lock;
+  runtime().end_compiled();
+}
+
 int64_t pending() {
   Lock lock;
   return runtime().pending();
@@ -334,6 +344,8 @@ TORCH_LIBRARY(hpu_emulator, m) {
   m.def("take_trace() -> str", &take_trace);
   m.def("synchronize() -> ()", &synchronize);
   m.def("mark_step(bool wait) -> ()", &mark_step);
+  m.def("begin_compiled() -> ()", &begin_compiled);
+  m.def("end_compiled() -> ()", &end_compiled);
   m.def("pending() -> int", &pending);
   m.def("memory_stats() -> int[]", &memory_stats);
   m.def("reset_peak_memory() -> ()", &reset_peak_memory);

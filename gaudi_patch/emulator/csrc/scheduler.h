@@ -106,8 +106,20 @@ class Runtime {
     } else {
       graph.jobs.push_back(std::move(job));
     }
-    if (!options.lazy) {
+    if (!options.lazy && compiled_depth_ == 0) {
       launch("eager");
+    }
+  }
+
+  // A torch.compile'd function is one launch, whatever the rules.
+  void begin_compiled() {
+    if (compiled_depth_++ == 0) {
+      launch("compiled");
+    }
+  }
+  void end_compiled() {
+    if (--compiled_depth_ == 0) {
+      launch("compiled");
     }
   }
 
@@ -374,6 +386,7 @@ class Runtime {
   int64_t next_stream_ = 1;
   std::unordered_set<Hash, HashOfHash> recipes_;
   std::string error_;
+  int compiled_depth_ = 0;
 };
 
 // Kernels of queued work run under the dispatcher's plain state, whatever the thread that happens to wait for them has

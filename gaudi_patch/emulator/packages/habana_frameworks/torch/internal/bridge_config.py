@@ -8,6 +8,10 @@ def get_pt_hpu_gpu_migration():
     return os.getenv("PT_HPU_GPU_MIGRATION", "0").lower() in {"1", "true"}
 
 
+def get_pt_compile_only_mode():
+    return os.getenv("PT_COMPILE_ONLY_MODE", "0").lower() in {"1", "true"}
+
+
 def get_pt_hpu_lazy_mode():
     return int(os.getenv("PT_HPU_LAZY_MODE", "1"))
 
