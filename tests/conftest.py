@@ -68,3 +68,16 @@ def lmcache_copy(
         return environments.overlay_copy(version, tmp_path)
 
     return get
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the fault injection tried: the counts that tests give to ``record_property``."""
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in getattr(report, "user_properties", []):
+            if isinstance(value, int):
+                counts[name] = counts.get(name, 0) + value
+    if counts:
+        terminalreporter.section("faults tried, all green")
+        for name, number in sorted(counts.items()):
+            terminalreporter.line(f"{number:>6} {name}")
