@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from .diff_guard import DEV_NULL, MAX_PATCH_BYTES, NO_NEWLINE, Head, Kind, Section, guard, show
+from .diff_guard import DEV_NULL, NO_NEWLINE, Head, Kind, Section, guard, show
 from .errors import bad_patch
 from .hunks import Hunk
 from .safepath import quote
@@ -28,7 +28,7 @@ from .safepath import quote
 if TYPE_CHECKING:
     from unidiff.patch import Hunk as BuiltHunk
 
-__all__ = ["MAX_PATCH_BYTES", "FileDiff", "Hunk", "Kind", "parse", "render"]
+__all__ = ["FileDiff", "Hunk", "Kind", "parse", "render"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from typing import NoReturn
 from .errors import bad_patch
 from .safepath import QUOTED, unquote, unsafe
 
-MAX_PATCH_BYTES = 64 << 20  # a few hundred bytes of memory a line: what a small CI runner still holds
+# The memory is about 450 bytes a line and a few times the bytes: below 1 GB with these, which a small CI runner has.
+MAX_PATCH_BYTES = 64 << 20
+MAX_PATCH_LINES = 1_000_000
 
 NO_NEWLINE = b"\\ No newline at end of file\n"
 DEV_NULL = b"/dev/null"
@@ -80,6 +82,8 @@ def _lines(data: bytes, name: str) -> list[bytes]:
     """The patch's lines, once it is clear that it has some."""
     if len(data) > MAX_PATCH_BYTES:
         raise bad_patch(f"the patch has {len(data)} bytes; at most {MAX_PATCH_BYTES} are read", name)
+    if (count := data.count(b"\n")) > MAX_PATCH_LINES:
+        raise bad_patch(f"the patch has {count} lines; at most {MAX_PATCH_LINES} are read", name)
     if not data.strip():
         raise bad_patch("the patch is empty", name, 1, _MAKE_IT)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -259,6 +259,13 @@ def test_a_patch_that_is_too_large_is_refused_before_it_is_read(monkeypatch: pyt
     assert refusal(PATCH + b"\n").message == f"the patch has {len(PATCH) + 1} bytes; at most {len(PATCH)} are read"
 
 
+def test_a_patch_of_too_many_lines_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert diff_guard.MAX_PATCH_LINES == 1_000_000
+    monkeypatch.setattr(diff_guard, "MAX_PATCH_LINES", 9)
+    assert one(PATCH)
+    assert refusal(PATCH + b"\n").message == "the patch has 10 lines; at most 9 are read"
+
+
 @pytest.mark.parametrize(
     ("forged", "line", "message"),
     [
