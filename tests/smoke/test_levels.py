@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.smoke.conftest import explain, judge
-from tests.support.environments import Environment
+from tests.support.environments import Environment, clean_environment
 
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 
@@ -127,3 +128,14 @@ def test_a_dependency_of_lmcache_that_is_not_there_skips_the_levels_by_name(patc
     results = judge(environment.python, *LEVELS)
     assert [one.status for one in results] == ["skipped"] * 3, explain(results)
     assert all("LMCache's dependency 'sortedcontainers' is not installed" in one.reason for one in results)
+
+
+def test_without_a_compiler_for_the_emulated_hpu_every_level_is_skipped(
+    lmcache_overlay: Overlay, tmp_path: Path
+) -> None:
+    environ = {**clean_environment(), "PATH": str(tmp_path), "HPU_EMULATOR_CACHE": str(tmp_path / "cache")}
+    environ.pop("CXX", None)
+    python = lmcache_overlay("0.4.2").python
+    results = runner.run(python, levels=LEVELS, device="emulated", rules=("lazy",), environ=environ)
+    assert [one.status for one in results] == ["skipped"] * 3, explain(results)
+    assert all("no C++ compiler was found" in one.reason for one in results), [one.reason for one in results]

@@ -44,6 +44,8 @@ MLA = next(layout for layout in _caches.LAYOUTS if layout.mla)
 def body(probe: _probe.Probe) -> None:
     """Both kinds of attention over all backends."""
     _device.confirm(probe)
+    for module in ("lmcache.v1.cache_engine", "lmcache.v1.server.__main__"):
+        _probe.load(module)  # what is missing for them is said by name, before a server is started
     chunk_bytes = CHUNK * LAYERS * 2 * 2 * 128  # the larger of the two layouts: K and V, 2 bytes, width 128
     gigabyte = 1024**3
     with _backends.backends(probe.scratch, 64 * chunk_bytes / gigabyte, 13 * chunk_bytes / gigabyte) as found:
