@@ -58,9 +58,7 @@ def lmcache_overlay() -> Callable[[str], Environment]:
 
 
 @pytest.fixture
-def lmcache_copy(
-    lmcache_overlay: Callable[[str], Environment], tmp_path: Path
-) -> Callable[[str], Environment]:
+def lmcache_copy(lmcache_overlay: Callable[[str], Environment], tmp_path: Path) -> Callable[[str], Environment]:
     """``lmcache_copy(version)``: a private copy of the environment of a release, free to be changed."""
 
     def get(version: str) -> Environment:
