@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
     except EmulatorError as error:
         print(f"hpu emulator: {error}", file=sys.stderr)
         return 4
+    except ValueError as error:  # an option in the environment
+        parser.error(str(error))
     if arguments.counters:
         atexit.register(_write_counters, emulator, arguments.counters)
     if arguments.module:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
 ENVIRONMENT_PREFIX = "HPU_EMULATOR_"
 LAZY_VARIABLE = "PT_HPU_LAZY_MODE"
+# Read elsewhere: the cache by build.py, the size of the device's memory by habana_frameworks/torch/hpu/memory.py.
+_OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", "HPU_EMULATOR_MEMORY_BYTES"}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("lazy", "reversed", "sync"),
@@ -92,8 +93,12 @@ class Options:
         values: dict[str, Any] = {}
         for variable, text in environ.items():
             name = variable[len(ENVIRONMENT_PREFIX) :].lower()
-            if variable.startswith(ENVIRONMENT_PREFIX) and name in names:
-                values[name] = text if name in _CHOICES else _boolean(variable, text)
+            if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
+                continue
+            if name not in names:
+                message = f"{variable} is no option; there are {', '.join(sorted(names))}"
+                raise ValueError(message)
+            values[name] = text if name in _CHOICES else _boolean(variable, text)
         unknown = sorted(set(given) - names)
         if unknown:
             message = f"unknown option {', '.join(unknown)}; there are {', '.join(sorted(names))}"
@@ -133,8 +138,3 @@ def _boolean(variable: str, text: str) -> bool:
         return False
     message = f"{variable} must be 0 or 1, not {text!r}"
     raise ValueError(message)
-
-
-def real_environment() -> Mapping[str, str]:
-    """The process's environment."""
-    return os.environ

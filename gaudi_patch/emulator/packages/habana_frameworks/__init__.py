@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The emulated stand-in for Habana's ``habana_frameworks``; see the emulator's README.md.
 
 Importing it brings up the emulated device when it is not up yet, so that a child process which inherits ``sys.path``

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.core`` ("htcore")."""
 
 import torch

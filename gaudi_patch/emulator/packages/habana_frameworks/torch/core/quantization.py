@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Inference set-up. On the device these set environment flags and mark constants; nothing here depends on them."""
 
 import os

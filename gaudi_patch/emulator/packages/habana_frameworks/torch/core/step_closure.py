@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """mark_step and step closures. In eager mode they do nothing, after one warning when this module is imported."""
 
 import threading

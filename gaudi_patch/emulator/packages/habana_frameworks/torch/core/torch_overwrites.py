@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """What the bridge changes in PyTorch itself, as far as programs see it."""
 
 from functools import wraps

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.dynamo``: the ``hpu_backend`` of torch.compile.
 
 A compiled graph is one launch, in eager rules too; nothing is compiled.

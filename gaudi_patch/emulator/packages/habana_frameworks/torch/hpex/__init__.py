@@ -1,1 +1,2 @@
+# mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.hpex``: kernels of Habana's own, here in plain PyTorch."""

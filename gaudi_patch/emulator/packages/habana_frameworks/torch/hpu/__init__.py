@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.hpu``, which is also ``torch.hpu``.
 
 Signatures are those of bridge 1.19, with no argument more: ``synchronize()`` takes none.

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Device indices."""
 
 import os

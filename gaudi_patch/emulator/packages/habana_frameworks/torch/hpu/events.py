@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Events, over the device guard of the emulated device."""
 
 import ctypes

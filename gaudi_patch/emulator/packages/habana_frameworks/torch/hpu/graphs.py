@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """HPU graphs. A graph's capture and replay are not emulated: the wrapped function is simply called.
 
 What a caller can see is kept: each call of a wrapped module is cut from what surrounds it, and ends in a launch.

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The device's random generator."""
 
 import torch

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Streams, over the device guard of the emulated device."""
 
 import ctypes

@@ -1,1 +1,2 @@
+# mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.internal``."""

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The bridge's environment flags."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.utils``."""
 
 from . import experimental, internal

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The few experimental entry points that vllm-gaudi uses."""
 
 import enum

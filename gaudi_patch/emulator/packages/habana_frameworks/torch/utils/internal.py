@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Which mode the process is in."""
 
 import logging

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Fused attention, composed of plain operators: right results, not the kernel's speed or memory."""
 
 import math

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Rotary embeddings in plain operators."""
 
 from enum import Enum

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.hpex.kernels``, as far as vllm-gaudi uses it."""
 
 from .Fp8FusedSDPA import fp8_fused_sdpa

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """RMS norm in plain operators."""
 
 import torch

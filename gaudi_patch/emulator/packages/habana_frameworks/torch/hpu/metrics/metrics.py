@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The bridge's metrics, served from the emulated device's counters. Times are 0: nothing is compiled here."""
 
 import json
