@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused_with_the_patch_or_the_file(
     assert (caught.value.exit, caught.value.code) == (Exit.REFUSED, code)
     if code == "does-not-apply":
         assert caught.value.file == str(target.manifest.directory / "tiny.patch")
-        text = Path(caught.value.file).read_bytes().splitlines()
+        text = Path(caught.value.file).read_bytes().split(b"\n")
         assert text[caught.value.line - 1].startswith(b"@@")
         assert caught.value.details
 
