@@ -7,6 +7,7 @@ A tool that changes a .py and leaves its unchecked-hash .pyc reports success whi
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import subprocess
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch import compiling
+from gaudi_patch.disk import read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 Output = compiling.Output
@@ -69,6 +71,25 @@ def _folders(source: Path, pycache_prefix: str | None) -> list[Path]:
     if pycache_prefix:
         folders.append(Path(pycache_prefix) / source.parent.relative_to(source.parent.anchor))
     return folders
+
+
+def stale(source: Path, pycache_prefix: str | None = None) -> list[Variant]:
+    """Cached variants that Python would run though they are not of ``source``: its patched text would do nothing.
+
+    These are unchecked-hash ones of another source, as far as this Python can tell (its own version's), and a
+    legacy one beside a source that is gone.
+    """
+    image = read_image(source)
+    if image is None:
+        return [one for one in variants(source, pycache_prefix) if not one.tag]
+    found = []
+    for variant in variants(source, pycache_prefix):
+        cached = read_image(variant.path) if variant.tag else None
+        if cached is None or mode_of(cached.data) != "unchecked" or cached.data[:4] != importlib.util.MAGIC_NUMBER:
+            continue
+        if cached.data[8:16] != importlib.util.source_hash(image.data):
+            found.append(variant)
+    return found
 
 
 def mode_of(data: bytes) -> str:

@@ -89,6 +89,7 @@ def test_patched_by_something_else_is_patched_and_can_be_rolled_back(few: Tiny) 
     """case_29: all hashes are the series': exit 0, nothing written; rollback applies the hunks backwards."""
     for path, data in FEW_PATCHED.items():
         _write(few.site / path, data)
+    scenarios.compile_all(few.site)
     before = tree(few.site, times=True)
     result = few.check()
     assert result.exit is Exit.OK
@@ -100,6 +101,28 @@ def test_patched_by_something_else_is_patched_and_can_be_rolled_back(few: Tiny) 
         assert (few.site / path).read_bytes() == FEW[path]
     assert not (few.site / "lmcache/gaudi").exists()
     assert few.check().exit is Exit.PENDING
+
+
+def test_bytecode_that_hides_what_something_else_patched_is_no_success(few: Tiny) -> None:
+    """case_46: another tool patched the sources and left unchecked bytecode of the old ones: the old code runs."""
+    legacy = few.site / "lmcache/old.pyc"
+    legacy.write_bytes(b"legacy")
+    for path, data in FEW_PATCHED.items():
+        _write(few.site / path, data)
+    stale = next((few.site / "lmcache/__pycache__").glob("engine.*"))
+    result = few.check()
+    assert refusal(result) == (Exit.REFUSED, "stale-bytecode")
+    assert result.errors[0].details == [str(stale), str(legacy)]
+    assert few.apply(dry_run=True).exit is Exit.OK
+    assert stale.exists()
+    assert few.apply().exit is Exit.OK
+    assert not stale.exists()
+    assert not legacy.exists()
+    assert few.check().exit is Exit.OK
+    assert few.rollback().exit is Exit.OK
+    assert few.check().exit is Exit.PENDING
+    for path in FEW:
+        assert (few.site / path).read_bytes() == FEW[path]
 
 
 def _write(path: Path, data: bytes | None) -> None:

@@ -11,7 +11,7 @@ from gaudi_patch import __version__, changes, plan, transaction
 from gaudi_patch.bytecode import variants
 from gaudi_patch.commands import describe
 from gaudi_patch.commands import smoke as smoke_checks
-from gaudi_patch.commands.check import drift, fault_of, interrupted, unknown_version
+from gaudi_patch.commands.check import drift, fault_of, interrupted, stale_bytecode, unknown_version
 from gaudi_patch.commands.exclusive import exclusive
 from gaudi_patch.disk import Disk, Image, environment_error, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -90,7 +90,7 @@ def _apply(manifest: Manifest, installation: Installation, options: Options) -> 
         found = _with_series(found, options)
         if found.series is None and found.applied is None:
             return _nothing_to_do(found, result)
-        if found.state is State.PATCHED:
+        if found.state is State.PATCHED and not stale_bytecode(found):
             return _already(found, result, options)
         if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
             raise unknown_version(found)
@@ -145,7 +145,7 @@ def _lay_out(found: Situation, overlay: Overlay, options: Options) -> tuple[Plan
     leftover: list[Path] = []
     if found.applied is not None:
         leftover = changes.unapply(overlay, installation, found.applied)
-    elif found.state is State.PARTIAL:
+    elif found.state in (State.PARTIAL, State.PATCHED):
         _take_back(found, series, overlay)
     plan.refuse_compiled(installation.root, paths)
     pristine = {path: overlay.get(plan.target(installation.root, installation.package, path)) for path in paths}

@@ -43,12 +43,29 @@ def check(manifest: Manifest, installation: Installation) -> Result:
             manifest.patch_bytes(name)  # held against the lock: with pristine files, it applies by construction
         result.blocks.append(Text(f"next: {describe.NEXT[found.state]}", "next"))
     elif found.state is State.PATCHED:
+        if old := stale_bytecode(found):
+            result.exit = Exit.REFUSED
+            what = "every source is patched, but Python would run cached bytecode of others; nothing was changed"
+            hint = "gaudi-patch apply removes it"
+            result.errors = [GaudiPatchError(Exit.REFUSED, "stale-bytecode", what, hint, str(old[0]), details=old)]
+            return result
         result.blocks.append(Text("patched: every file has the hash that the series gives it", "good"))
         if found.applied is None:
             result.warnings.append("patched by something else than gaudi-patch: there is no state, but rollback works")
         elif found.series is None:
             result.warnings.append(f"series {found.applied.series} is applied, but the manifest no longer has it")
     return result
+
+
+def stale_bytecode(found: Situation) -> list[str]:
+    """Bytecode that hides the patch. Our own apply leaves none, so it is looked for where we did not apply."""
+    if found.applied is not None:
+        return []
+    from gaudi_patch import bytecode
+
+    installation = found.installation
+    sources = [installation.root / one.path for one in found.files if one.path.endswith(".py")]
+    return [str(one.path) for source in sources for one in bytecode.stale(source, installation.pycache_prefix)]
 
 
 def interrupted(found: Situation) -> GaudiPatchError:
