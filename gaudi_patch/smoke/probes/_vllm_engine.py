@@ -242,8 +242,11 @@ class Engine:
     def close(self) -> None:
         """Shut engine, connector (both roles) and LMCache down."""
         core, connector = self.core, self.scheduler.connector
-        # vLLM frees PyTorch's caching allocator at the end; HPU does not have one, and the call raises.
-        _probe.load("torch").accelerator.empty_cache = lambda: None
+        # vLLM empties PyTorch's caching allocators at the end. HPU has none of them, and the calls raise or crash.
+        accelerator = _probe.load("torch").accelerator
+        for name in ("empty_cache", "empty_host_cache"):
+            if hasattr(accelerator, name):
+                setattr(accelerator, name, lambda: None)
         core.shutdown()
         if "connector" not in inspect.getsource(type(self.scheduler).shutdown):  # vLLM before 0.11
             connector.shutdown()

@@ -199,6 +199,9 @@ def _end_all_but_servers(grace: float) -> list[str]:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             os.kill(pid, signal.SIGKILL)
             commands.append(command.strip()[:200])
+    for pid in left:
+        with contextlib.suppress(ChildProcessError):  # not adopted: another process waits for it
+            os.waitpid(pid, 0)
     return commands
 
 

@@ -58,6 +58,10 @@ class CacheHolder:
     def __init__(self) -> None:
         self.kv_cache: Foreign = None
 
+    def bind_kv_cache(self, kv_cache: Foreign) -> None:
+        """How later releases of vLLM set it (seen in 0.32)."""
+        self.kv_cache = kv_cache
+
 
 def allocate(
     *,

@@ -47,6 +47,10 @@ class SmokeWorker(WorkerBase):
         """One full-attention layer's specification by layer name."""
         return self.model_runner.kv_cache_spec()
 
+    def get_supported_kv_cache_layouts(self) -> list[str]:
+        """Layer by layer, block by block, token by token; vLLM asks from 0.32 (vllm-gaudi has no release for it)."""
+        return ["LBNHC"]
+
     def determine_available_memory(self) -> int:
         """A fixed budget: nothing is profiled."""
         return CACHE_BYTES

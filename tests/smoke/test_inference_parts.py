@@ -1,0 +1,236 @@
+"""The parts of levels connector and inference that need no vLLM: models, controls, processes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+SMOKE = Path(__file__).resolve().parents[2] / "gaudi_patch" / "smoke"
+PROBES, PLUGIN = SMOKE / "probes", SMOKE / "vllm_plugin"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import a probe's module as it is imported under the target interpreter: by its bare name."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(PROBES))
+
+    def named(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield named
+    for name in set(sys.modules) - before:
+        if name.startswith("_vllm") or name in ("_probe", "_lmcache", "inference_case", "connector_case"):
+            del sys.modules[name]
+
+
+def _run(python: Path, code: str, folder: Path) -> str:
+    environ = {**os.environ, "PYTHONPATH": str(PLUGIN)}
+    done = subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, env=environ, cwd=folder, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("mla", [False, True])
+def test_the_tiny_model_answers_by_its_whole_context(torch_python: Path, tmp_path: Path, mla: bool) -> None:
+    code = f"""
+import random, torch
+from pathlib import Path
+from gaudi_smoke_hpu import models, tiny
+folder = tiny.write(Path('model'), mla={mla})
+prompt = [random.Random(1).randrange(3, 512) for _ in range(60)]
+prompt = [random.Random(n).randrange(3, 512) for n in range(60)]
+answers = {{tuple(models.reference(folder, torch.float32, prompt[:n] + [7] + prompt[n + 1:], 6)) for n in (0, 20, 40)}}
+right = models.reference(folder, torch.float32, prompt, 6)
+print(len(answers | {{tuple(right)}}), len(set(right)) > 2, right == models.reference(folder, torch.float32, prompt, 6))
+"""
+    assert _run(torch_python, code, tmp_path) == "4 True True"
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("fault", ["none", "bit", "swapped", "zero"])
+def test_the_pattern_model_sees_a_single_wrong_bit(torch_python: Path, tmp_path: Path, fault: str) -> None:
+    code = f"""
+import torch
+from types import SimpleNamespace as N
+from gaudi_smoke_hpu import pattern
+to, synchronize = torch.Tensor.to, None
+torch.Tensor.to = lambda self, *a, **k: self if a == ('hpu',) else to(self, *a, **k)
+torch.hpu = N(synchronize=lambda: None)
+model = pattern.PatternModel(N(hf_config=N(num_hidden_layers=2, num_key_value_heads=2, vocab_size=100), use_mla=False,
+                               dtype=torch.bfloat16, get_head_size=lambda: 8))
+pages = [(torch.zeros(64, 2, 8, dtype=torch.bfloat16), torch.zeros(64, 2, 8, dtype=torch.bfloat16)) for _ in range(2)]
+tokens, slots = list(range(5, 25)), torch.randperm(64, generator=torch.Generator().manual_seed(0))[:20]
+model.step(tokens, 0, 12, slots[:12], pages)
+model.step(tokens, 12, 20, slots, pages)
+raw = pages[1][0].view(torch.uint8).view(64, -1)
+fault = {fault!r}
+if fault == 'bit':
+    raw[slots[7], 31] ^= 4
+elif fault == 'swapped':
+    raw[slots[[3, 4]]] = raw[slots[[4, 3]]]
+elif fault == 'zero':
+    pages[0][1][slots[19]] = 0
+print(model.differing(tokens, 20, slots, pages))
+"""
+    wrong = {"none": [], "bit": [(1, 0, 7)], "swapped": [(1, 0, 3), (1, 0, 4)], "zero": [(0, 1, 19)]}[fault]
+    assert _run(torch_python, code, tmp_path) == str(wrong)
+
+
+def _case(load: Any, answers: list[list[int]], right: list[int], external: int = 4) -> tuple[Any, Any]:
+    """A case of level inference whose engine gives ``answers`` one after the other."""
+    module, probe_module = load("inference_case"), load("_probe")
+    engine_module = load("_vllm_engine")
+    probe = probe_module.Probe("inference", "lazy", "emulated", Path("/nonexistent"))
+    probe.counters["requests"] = []
+    case = object.__new__(module.Case)
+    case.probe = probe
+    case.errors = SimpleNamespace(first="")
+    case.reference = SimpleNamespace(answer=lambda tokens: right, note=lambda tokens, answer: None)
+    given = iter(answers)
+    case.engine = SimpleNamespace(
+        generate=lambda prompts, count: [engine_module.Answer(next(given), 9, 0, external, external) for _ in prompts]
+    )
+    return case, probe
+
+
+def test_a_wrong_answer_and_a_missing_hit_are_failures(load: Any) -> None:
+    case, probe = _case(load, [[1, 2]], right=[1, 3], external=0)
+    case.ask("hit", [[5]], external=[4])
+    assert [failure["check"] for failure in probe.failures] == ["hit", "hit"]
+    assert "0 of 9 tokens, not 4" in probe.failures[0]["message"]
+    assert "answered [1, 2], must be [1, 3]" in probe.failures[1]["message"]
+
+
+def test_a_right_answer_with_its_hit_passes(load: Any) -> None:
+    case, probe = _case(load, [[1, 3]], right=[1, 3])
+    case.ask("hit", [[5]], external=[4], local=[0])
+    assert (probe.failures, probe.checks) == ([], 3)
+
+
+def test_a_fault_that_changes_no_answer_fails_the_check_itself(load: Any) -> None:
+    case, probe = _case(load, [[1, 3], [9, 9]], right=[1, 3])
+    case.ask("control: zeroed KV", [[5]], external=[4], wrong=True)
+    assert "did not change the answer" in probe.failures[0]["message"]
+    case.ask("control: zeroed KV", [[5]], external=[4], wrong=True)
+    assert len(probe.failures) == 1
+
+
+class TestProcesses:
+    """What a case may do, and what is left of it."""
+
+    @pytest.fixture
+    def run(self, load: Any, tmp_path: Path) -> Any:
+        processes, probe_module = load("_vllm_processes"), load("_probe")
+        probe = probe_module.Probe("inference", "lazy", "emulated", tmp_path)
+        script = tmp_path / "case.py"
+        answer = (
+            "import argparse, json, pathlib\np = argparse.ArgumentParser()\np.add_argument('--result')\n"
+            "path = pathlib.Path(p.parse_known_args()[0].result)\n"
+            "def write(**o):\n path.write_text(json.dumps({'status': 'passed', 'checks': 2, 'failures': [],"
+            " 'counters': {}, 'summary': ['fine'], **o}))\n"
+        )
+
+        def case(code: str, timeout: float = 60.0) -> Any:
+            script.write_text(answer + code)
+            processes.run_case(probe, "case", [str(script)], dict(os.environ), tmp_path / "scratch", timeout)
+            return probe
+
+        return case
+
+    def test_a_result_is_taken_over(self, run: Any) -> None:
+        probe = run("write()")
+        assert (probe.failures, probe.checks, probe.summary) == ([], 3, ["fine"])
+
+    def test_a_failure_is_taken_over_with_its_name(self, run: Any) -> None:
+        probe = run(
+            "write(status='failed', failures=[{'check': 'inference / hit', 'message': 'wrong'}])\nraise SystemExit(1)"
+        )
+        assert [(f["check"], f["message"]) for f in probe.failures] == [("case / hit", "wrong")]
+
+    def test_a_case_that_hangs_is_killed(self, run: Any) -> None:
+        probe = run("import time\ntime.sleep(600)", timeout=1.0)
+        assert "was still running after 1 s" in probe.failures[0]["message"]
+
+    def test_a_case_that_finishes_and_does_not_exit_has_failed(self, run: Any) -> None:
+        probe = run("write()\nimport threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()", 2.0)
+        assert "finished but did not exit" in probe.failures[0]["message"]
+
+    def test_a_case_without_a_result_has_failed(self, run: Any) -> None:
+        assert "gave no result; its last words: oh" in run("print('oh')").failures[0]["message"]
+
+    def test_a_result_that_the_exit_status_contradicts_is_a_failure(self, run: Any) -> None:
+        assert "reported passed but ended with status 3" in run("write()\nraise SystemExit(3)").failures[0]["message"]
+
+
+def test_a_child_that_outlives_its_case_is_found_and_ended(tmp_path: Path) -> None:
+    """In a process of its own, since adopting orphans stays in force."""
+    code = f"""
+import os, sys, time, json
+from pathlib import Path
+sys.path.insert(0, {str(PROBES)!r})
+import _probe, _vllm_processes
+_vllm_processes._GRACE_SECONDS = 0.5
+_vllm_processes.adopt_orphans()
+probe = _probe.Probe('inference', 'lazy', 'emulated', Path('.'))
+case = Path('case.py')
+case.write_text('''
+import subprocess, sys, json
+from pathlib import Path
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)
+Path('pid').write_text(str(child.pid))
+path = sys.argv[sys.argv.index('--result') + 1]
+Path(path).write_text(json.dumps({{'status': 'passed', 'checks': 1, 'failures': [], 'counters': {{}}, 'summary': []}}))
+''')
+_vllm_processes.run_case(probe, 'case', [str(case.resolve())], dict(os.environ), Path('scratch').resolve(), 60)
+pid = int(Path('scratch/pid').read_text())
+state = Path(f'/proc/{{pid}}/stat')
+gone = not state.exists() or state.read_text().rpartition(')')[2].split()[0] == 'Z'
+print(json.dumps([gone, [f['message'] for f in probe.failures]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith('[true, ["processes were left: ')
+
+
+def test_a_server_that_does_not_start_is_said_so(load: Any, tmp_path: Path) -> None:
+    processes = load("_vllm_processes")
+    with (
+        pytest.raises(RuntimeError, match="ended with status 1: ZeroDivisionError"),
+        processes.server(["-c", "1/0"], dict(os.environ), tmp_path, processes.free_port(), 30.0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("module", "kind"), [("lmcache.c_ops", RuntimeError), ("httpx", None)])
+def test_a_server_without_its_module_is_a_fault_of_lmcache_or_a_skip(
+    load: Any, tmp_path: Path, module: str, kind: type[Exception] | None
+) -> None:
+    processes, probe = load("_vllm_processes"), load("_probe")
+    code = f'raise ModuleNotFoundError("No module named {module!r}")'
+    with (
+        pytest.raises(kind or probe.Skip, match=module),
+        processes.server(["-c", code], dict(os.environ), tmp_path, processes.free_port(), 30.0),
+    ):
+        pass
+
+
+def test_the_plugin_is_importable_neither_by_accident_nor_from_the_package() -> None:
+    from gaudi_patch.smoke import levels
+
+    assert importlib.util.find_spec("gaudi_smoke_hpu") is None
+    assert not (PLUGIN / "__init__.py").exists()
+    assert levels.PROBES == PROBES
