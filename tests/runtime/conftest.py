@@ -62,7 +62,7 @@ def inside(torch_python: Path, runtime_tree: Path) -> Callable[[str, str], None]
             capture_output=True,
             text=True,
             env=clean_environment() | {"PYTHONPATH": str(runtime_tree), "OMP_NUM_THREADS": "1"},
-            timeout=600,
+            timeout=1200,
             check=False,
         )
         print(done.stdout[-1000:])

@@ -51,7 +51,7 @@ def test_what_was_stored_is_retrieved_into_the_right_slots(
             capture_output=True,
             text=True,
             env=clean_environment() | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "LMCACHE_TRACK_USAGE": "false"},
-            timeout=600,
+            timeout=1200,
             check=False,
         )
         assert done.returncode == 0, f"{rules}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"

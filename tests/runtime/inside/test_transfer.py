@@ -25,7 +25,7 @@ from support import (
     spans_of,
 )
 
-settings.register_profile("runtime", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.register_profile("runtime", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("runtime")
 
 
