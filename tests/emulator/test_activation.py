@@ -341,6 +341,119 @@ def test_tolerant_index_is_off_unless_asked_for(run: Run) -> None:
     """)
 
 
+def test_eager_stream_join_is_the_bridges_wait_for_the_default_stream(run: Run) -> None:
+    run("""
+        import gaudi_patch.emulator as e
+        emulator = e.activate(lazy=False)
+        import torch
+        def result():
+            t, out = torch.ones(8, device="hpu"), torch.zeros(8).pin_memory()
+            torch.hpu.synchronize()
+            t.add_(4)
+            side = torch.hpu.Stream()
+            with torch.hpu.stream(side):
+                out.copy_(t, non_blocking=True)
+            side.synchronize()
+            value = out[0].item()
+            torch.hpu.synchronize()
+            return value
+        assert result() != 5
+        emulator.configure(eager_stream_join=True)
+        assert result() == 5
+    """)
+
+
+def test_a_trace_lists_what_was_issued(run: Run) -> None:
+    printed = run("""
+        import json
+        import gaudi_patch.emulator as e
+        emulator = e.activate(lazy=True)
+        import torch
+        t = torch.ones(8, device="hpu")
+        torch.hpu.synchronize()
+        emulator.trace(True)
+        u = t + 1
+        u.cpu()
+        torch.hpu.synchronize()
+        events = emulator.trace(False)
+        v = t + 2
+        torch.hpu.synchronize()
+        assert emulator.trace(False) == []
+        print(json.dumps(events))
+    """)
+    events = json.loads(printed)
+    assert [event["kind"] for event in events] == ["graph", "d2h", "synchronize"]
+    assert events[0]["cause"] == "d2h"
+    assert events[0]["ops"] == 1
+    assert events[1]["bytes"] == 32
+
+
+def test_options_that_are_fixed_cannot_be_configured(run: Run) -> None:
+    run("""
+        import gaudi_patch.emulator as e
+        emulator = e.activate(lazy=False)
+        for options, error in (({"lazy": True}, ValueError), ({"schedule": "fast"}, ValueError), ({"x": 1}, TypeError)):
+            try:
+                emulator.configure(**options)
+            except error:
+                pass
+            else:
+                raise AssertionError(options)
+        emulator.configure(schedule="reversed")
+        assert emulator.options.schedule == "reversed"
+        assert emulator.options.lazy is False
+    """)
+
+
+def test_a_compiled_function_is_one_launch(run: Run) -> None:
+    """As with torch.compile(backend="hpu_backend") under eager rules; a second call is the same recipe."""
+    run("""
+        import gaudi_patch.emulator as e
+        emulator = e.activate(lazy=False)
+        import torch
+        def gather(cache, index):
+            rows = cache.index_select(0, index)
+            return torch.cat([rows, rows + 1]) * 2
+        compiled = torch.compile(gather, backend="hpu_backend", dynamic=False, fullgraph=True)
+        cache, index = torch.arange(32.0).reshape(8, 4), torch.tensor([5, 0])
+        device = cache.to("hpu"), index.to("hpu")
+        compiled(*device)
+        torch.hpu.synchronize()
+        emulator.counters.reset()
+        result = compiled(*device)
+        counted = emulator.counters.snapshot()
+        assert counted["graph_launches"] == 1, counted
+        assert counted["step_causes"] == {"compiled": 1}
+        assert counted["graph_compilation"] == 0
+        assert torch.equal(result.cpu(), gather(cache, index))
+    """)
+
+
+def test_hpu_graphs_call_the_wrapped_module(run: Run) -> None:
+    run("""
+        import gaudi_patch.emulator as e
+        emulator = e.activate(lazy=True)
+        import torch
+        import habana_frameworks.torch as htorch
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 2)
+        reference = layer(torch.ones(3, 4)).detach()
+        wrapped = htorch.hpu.wrap_in_hpu_graph(layer.to("hpu"), disable_tensor_cache=True)
+        x = torch.ones(3, 4, device="hpu")
+        torch.hpu.synchronize()
+        emulator.counters.reset()
+        result = wrapped(x)
+        assert emulator.counters.snapshot()["graph_launches"] == 1
+        assert torch.equal(result.detach().cpu(), reference)
+        try:
+            htorch.hpu.HPUGraph().replay()
+        except NotImplementedError:
+            pass
+        else:
+            raise AssertionError("a replay did nothing and said nothing")
+    """)
+
+
 # --- the command line -----------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -432,6 +545,36 @@ def test_a_child_process_can_have_the_same_device(run: Run) -> None:
         environment = {**os.environ, **emulator.environment()}
         subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     """)
+
+
+def test_a_spawned_process_has_the_same_device(torch_python: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import multiprocessing
+
+        def work(queue):
+            import habana_frameworks.torch
+            import hpu_emulator
+            import torch
+            t = torch.ones(4, device="hpu") * 3
+            options = hpu_emulator.current().options
+            queue.put((t.sum().item(), options.lazy, options.schedule))
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("spawn")
+            queue = context.Queue()
+            child = context.Process(target=work, args=(queue,))
+            child.start()
+            assert queue.get(timeout=120) == (12.0, False, "reversed")
+            child.join()
+            assert child.exitcode == 0
+        """)
+    )
+    done = run_python(
+        torch_python, EMULATOR, "--eager", "--schedule", "reversed", script, importable=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_leaving_with_pending_work_is_no_error(run: Run) -> None:
