@@ -163,6 +163,11 @@ class Probe:
             self.fail(message if isinstance(message, str) else message(), **detail)
         return ok
 
+    def note(self, text: str) -> None:
+        """Add to the summary, once."""
+        if text not in self.summary:
+            self.summary.append(text)
+
     def fail(self, message: str, **detail: object) -> None:
         """Record a failed check. Raises to end the level after ``MAX_FAILURES``."""
         self.checks += 1

@@ -81,7 +81,11 @@ def check_eviction(case: Case, first: Prompt, backend: _backends.Backend) -> Non
         case.store(newest)
         case.settle(newest, len(newest.tokens))
     case.retrieve(newest, "the newest prompt after eviction")
-    if backend.keeps:
+    if backend.keeps and _lmcache.release() < (0, 3, 10):
+        # There the engine itself loses blocks that move between its backends during a retrieve, on any device
+        # (cache_engine.py, _process_tokens_internal: ``end < last_failed_block_start``).
+        case.probe.note("retrieving what was evicted to disk not checked (LMCache before 0.3.10 loses blocks)")
+    elif backend.keeps:
         case.settle(first, len(first.tokens))
         case.retrieve(first, "a prompt that was evicted to the backend below")
     else:
