@@ -57,18 +57,31 @@ def directory_lock(path: Path, timeout: float) -> Iterator[list[str]]:
             lock_file.unlink(missing_ok=True)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of the folder ``path`` right now. Writes nothing."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return not _flock(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return (path / LOCK_FILE).exists() and not _is_stale(path / LOCK_FILE)
+    finally:
+        os.close(descriptor)
+
+
 def _wait(attempt: Callable[[], bool], path: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while not attempt():
         if time.monotonic() >= deadline:
-            raise GaudiPatchError(
-                Exit.ENVIRONMENT,
-                "locked",
-                f"another gaudi-patch works on this installation (waited {timeout:g} s); nothing was changed",
-                "wait for it to end, or raise --lock-timeout",
-                str(path),
-            )
+            raise locked(path, f" (waited {timeout:g} s)")
         time.sleep(_PAUSE)
+
+
+def locked(path: Path, waited: str = "") -> GaudiPatchError:
+    """Another process is at work."""
+    what = f"another gaudi-patch works on this installation{waited}; nothing was changed"
+    return GaudiPatchError(Exit.ENVIRONMENT, "locked", what, "wait for it to end, or raise --lock-timeout", str(path))
 
 
 def _flock(descriptor: int) -> bool:

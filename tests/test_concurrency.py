@@ -19,6 +19,7 @@ from gaudi_patch.disk import Disk
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.support import scenarios
 from tests.support.cli import command, environment, gaudi_patch
+from tests.support.faults import KILLED, KillAt, Recorder, in_child
 from tests.support.tiny import Tiny, tree
 
 
@@ -117,6 +118,33 @@ def test_a_checkout_is_locked_too(few: Tiny, tmp_path: Path) -> None:
 
     with lock(installation, 0), pytest.raises(GaudiPatchError, match="another gaudi-patch"), lock(installation, 0):
         pass
+
+
+def test_a_check_during_a_run_does_not_take_it_for_a_killed_one(few: Tiny) -> None:
+    """case_64: the journal of a run at work is no interrupted run; once the process is gone, it is."""
+    recorder = Recorder()
+    few.apply(recorder)
+    few.rollback()
+    codes = []
+    for at in (len(recorder.calls) // 2,):
+        with held(few):
+            assert in_child(lambda at=at: transaction_killed(few, at)) == KILLED
+            codes += [few.check().errors[0].code, few.check().exit]
+            with pytest.raises(GaudiPatchError, match="another gaudi-patch"):
+                few.apply(dry_run=True)
+        codes += [few.check().errors[0].code, few.check().exit]
+    assert codes == ["locked", Exit.ENVIRONMENT, "interrupted", Exit.REFUSED]
+    few.rollback()
+
+
+def transaction_killed(target: Tiny, at: int) -> None:
+    """Killed at a step, with the lock held by somebody else: only a test can do that."""
+    from contextlib import nullcontext
+
+    from gaudi_patch.commands import exclusive
+
+    exclusive.lock = lambda *_: nullcontext([])  # type: ignore[assignment]
+    target.apply(KillAt(at))
 
 
 class Slow(Disk):

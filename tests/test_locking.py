@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.locking import LOCK_FILE, UNSUPPORTED, directory_lock
+from gaudi_patch.locking import LOCK_FILE, UNSUPPORTED, directory_lock, is_locked
 from tests.support.faults import in_child
+from tests.support.tiny import tree
 
 
 def refuse(path: Path, timeout: float = 0.0) -> str:
@@ -132,6 +133,34 @@ def test_without_flock_another_users_process_counts_as_alive(tmp_path: Path, mon
     monkeypatch.setattr(os, "kill", denied)
     (tmp_path / LOCK_FILE).write_text(json.dumps({"host": socket.gethostname(), "pid": 5}))
     assert refuse(tmp_path) == "locked"
+
+
+def test_whether_it_is_held_is_seen_without_a_trace(tmp_path: Path) -> None:
+    before = tree(tmp_path, times=True)
+    assert not is_locked(tmp_path)
+    with directory_lock(tmp_path, 0):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    assert tree(tmp_path, times=True) == before
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_whether_it_is_held_is_seen_without_flock_too(tmp_path: Path) -> None:
+    """case_65"""
+    assert not is_locked(tmp_path)
+    with directory_lock(tmp_path, 0):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whether_it_is_held_may_be_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(descriptor: int, how: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="no"):
+        is_locked(tmp_path)
 
 
 @pytest.mark.parametrize("number", sorted(UNSUPPORTED))

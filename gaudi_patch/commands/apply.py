@@ -84,7 +84,7 @@ def _apply(manifest: Manifest, installation: Installation, options: Options) -> 
         held = exclusive(installation, options.lock_timeout, options.disk)
     with held as warnings:
         found = look(manifest, installation)
-        if found.interrupted:
+        if found.interrupted:  # in a dry run only
             raise interrupted(found)
         result = Result("apply", warnings=[*installation.warnings, *warnings])
         found = _with_series(found, options)

@@ -69,8 +69,13 @@ def stale_bytecode(found: Situation) -> list[str]:
 
 
 def interrupted(found: Situation) -> GaudiPatchError:
-    """A killed run left its journal: neither side holds until the next apply or rollback."""
+    """A killed run left its journal: neither side holds until the next apply or rollback. Or one is at work now."""
+    from gaudi_patch.locking import is_locked, locked
+
     assert found.interrupted is not None
+    folder = found.installation.state_dir.parent
+    if is_locked(folder):
+        return locked(folder)
     return GaudiPatchError(
         Exit.REFUSED,
         "interrupted",
