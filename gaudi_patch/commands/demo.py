@@ -9,13 +9,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.locate import Installation, Target, locate
 from gaudi_patch.manifest import Manifest, load
 from gaudi_patch.report import Result, Table, Text, narrate
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.outcome import LevelResult
 
 
 @dataclass
@@ -40,47 +44,127 @@ class _Story:
         return result
 
 
-def demo(version: str, keep: Path | None) -> Result:
-    """Install LMCache into a new environment and run check, apply, check, rollback, check on it.
+#: What LMCache's modules import beside torch; its wheel also asks for CUDA packages, which must not come in.
+IMPORTS = (
+    "numpy", "numba", "msgspec", "cachetools", "pyyaml", "requests", "httpx", "prometheus_client", "py-cpuinfo",
+    "psutil", "aiohttp", "sortedcontainers", "transformers", "aiofile", "aiofiles", "pyzmq", "cryptography", "redis",
+    "fastapi", "uvicorn", "httptools",
+)  # fmt: skip
+#: What the table of counters shows, and how it is called there.
+COUNTERS = {
+    "graph_launches": "graph launches",
+    "graph_compilation": "graphs compiled",
+    "device_syncs": "device synchronizations",
+    "h2d_copies": "copies to the device",
+    "d2h_copies": "copies to the host",
+    "bounce_bytes": "bytes bounced by the bridge",
+    "device_traffic_bytes": "bytes moved on the device",
+}
 
-    Exit 0 when every step ended as it must and the tree is, to the byte, what the installer left;
-    the environment is removed unless ``keep`` names a folder for it.
+
+@dataclass(frozen=True)
+class Options:
+    """What `demo` was asked for; ``torch`` is the requirement of a PyTorch for the CPU, "" for no smoke checks."""
+
+    version: str = ""
+    keep: Path | None = None
+    torch: str = "torch==2.13.0"
+    quiet: bool = False
+
+
+def demo(options: Options) -> Result:
+    """Install LMCache into a new environment and run check, apply, smoke, rollback and check on it.
+
+    Exit 0 when every step ended as it must and the tree is, to the byte, what the installer left. The
+    unpatched release is put through the same kernel checks first, for the record of what the patch changes;
+    how it fares there decides nothing.
     """
     manifest = load()
-    version = version or _newest(manifest)
+    version = options.version or _newest(manifest)
     story = _Story()
-    with _folder(keep) as folder:
+    with _folder(options.keep) as folder:
         with _progress(f"making an environment in {folder}"):
             python = _environment(folder)
         with _progress(f"installing lmcache {version} from PyPI, without dependencies"):
-            _install(python, f"{manifest.package}=={version}")
+            _install(python, f"{manifest.package}=={version}", "--no-deps")
+        if options.torch:
+            with _progress(f"installing {options.torch} and what LMCache imports (the wheel's CUDA packages left out)"):
+                _install(python, options.torch, *IMPORTS)
         installation = locate(Target(python=python), manifest.package)
         before = _tree(installation.root)
-        _verbs(story, manifest, installation)
+        smoked = _verbs(story, manifest, installation, options)
         identical = _tree(installation.root) == before
         story.failed |= not identical
         story.rows.append(
             ("compare", "ok" if identical else "failed", "every byte as installed" if identical else "bytes differ", "")
         )
-    return _report(story, version, folder if keep else None)
+    return _report(story, version, folder if options.keep else None, smoked)
 
 
-def _verbs(story: _Story, manifest: Manifest, installation: Installation) -> None:
-    from gaudi_patch.commands import apply, check, rollback
+@dataclass
+class _Smoked:
+    """Results of the smoke checks on the stock and on the patched release."""
 
+    stock: list[LevelResult] = field(default_factory=list)
+    patched: list[LevelResult] = field(default_factory=list)
+
+
+def _verbs(story: _Story, manifest: Manifest, installation: Installation, options: Options) -> _Smoked:
+    from gaudi_patch.commands import apply, check, rollback, smoke
+
+    smoked = _Smoked()
     story.step("check", Exit.PENDING, lambda: check.check(manifest, installation))
+    if options.torch:
+        with _progress("the kernel checks on the unpatched release"):
+            stock = smoke.Options(("kernels",), "emulated", ("lazy",), quiet=options.quiet)
+            smoked.stock = smoke.run(installation, stock)
     story.step("apply", Exit.OK, lambda: apply.apply(manifest, installation, apply.Options()))
+    if story.failed:
+        return smoked  # nothing is patched: there is nothing to prove, nor to roll back
     story.step("check", Exit.OK, lambda: check.check(manifest, installation))
     story.step("apply again", Exit.OK, lambda: apply.apply(manifest, installation, apply.Options()))
+    if options.torch:
+        chosen = smoke.Options(device="emulated", require=smoke.AFTER_APPLY, quiet=options.quiet)
+
+        def prove() -> Result:
+            smoked.patched = smoke.run(installation, chosen)
+            fault = smoke.fault_of(smoked.patched, chosen)
+            passed = sum(one.status == "passed" for one in smoked.patched)
+            data = {"state": f"{passed} of {len(smoked.patched)} levels passed"}
+            return Result("smoke", Exit.SMOKE if fault else Exit.OK, data, errors=[fault] if fault else [])
+
+        story.step("smoke", Exit.OK, prove)
     story.step("rollback", Exit.OK, lambda: rollback.rollback(manifest, installation, rollback.Options()))
     story.step("check", Exit.PENDING, lambda: check.check(manifest, installation))
+    return smoked
 
 
-def _report(story: _Story, version: str, kept: Path | None) -> Result:
+def _report(story: _Story, version: str, kept: Path | None, smoked: _Smoked) -> Result:
+    from gaudi_patch.commands import smoke
+
     steps = [
         {"step": name, "status": status, "result": what, "seconds": took} for name, status, what, took in story.rows
     ]
-    result = Result("demo", data={"version": version, "steps": steps, "kept": str(kept) if kept else None})
+    counters = _counters(smoked)
+    result = Result(
+        "demo",
+        data={
+            "version": version,
+            "steps": steps,
+            "kept": str(kept) if kept else None,
+            "smoke": {
+                "stock": [asdict(one) for one in smoked.stock],
+                "patched": [asdict(one) for one in smoked.patched],
+            },
+        },
+    )
+    if smoked.patched:
+        result.blocks += smoke.blocks(smoked.patched)
+    if counters:
+        title = "Counted on the emulated HPU, lazy rules, after warm-up: the release as it is, and patched"
+        result.blocks.append(Table(("what", "counted", "stock", "patched"), counters, title))
+    for one in smoked.stock:
+        result.blocks.append(Text(f"unpatched, the kernel checks {one.status}: {one.reason}\n"))
     result.blocks.append(Table(("step", "status", "result", "time"), story.rows, f"LMCache {version}", state_column=1))
     if story.failed:
         result.exit = Exit.REFUSED
@@ -89,11 +173,27 @@ def _report(story: _Story, version: str, kept: Path | None) -> Result:
         )
         result.errors.append(fault)
         return result
-    result.blocks.append(
-        Text(f"demo succeeded: LMCache {version} was patched, verified, and rolled back to the byte", "good")
-    )
+    done = f"demo succeeded: LMCache {version} was patched, verified, and rolled back to the byte"
+    result.blocks.append(Text(done, "good"))
     result.blocks.append(Text(f"the environment is in {kept}" if kept else "nothing was left behind"))
     return result
+
+
+def _counters(smoked: _Smoked) -> list[tuple[str, str, str, str]]:
+    """One row a counter of each request that the patched release was counted on; "-" where stock did not get so far."""
+
+    def lazy(results: list[LevelResult]) -> dict[str, dict[str, int]]:
+        return next((one.counters for one in results if one.level == "kernels" and one.rules == "lazy"), {})
+
+    stock, patched = lazy(smoked.stock), lazy(smoked.patched)
+    rows = []
+    for request, counts in patched.items():
+        if not isinstance(counts, dict):
+            continue
+        for key, name in COUNTERS.items():
+            if key in counts:
+                rows.append((request, name, str(stock.get(request, {}).get(key, "-")), str(counts[key])))
+    return rows
 
 
 def _newest(manifest: Manifest) -> str:
@@ -125,9 +225,9 @@ def _environment(folder: Path) -> Path:
     return folder / "venv" / "bin" / "python"
 
 
-def _install(python: Path, requirement: str) -> None:
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", requirement]
-    _run(command, f"install {requirement}", "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)")
+def _install(python: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *arguments]
+    _run(command, f"install {arguments[0]}", "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)")
 
 
 def _run(command: list[str], what: str, hint: str) -> None:
