@@ -36,6 +36,10 @@ def test_requests_are_packed_as_the_oracle_says(inside: Callable[[str, str], Non
     inside("test_plan.py", "host")
 
 
+def test_buffers_are_reused_when_the_device_is_done_with_them(inside: Callable[[str, str], None]) -> None:
+    inside("test_staging.py", "host")
+
+
 def test_what_cannot_work_is_refused_on_the_hpu(inside: Callable[[str, str], None]) -> None:
     inside("test_guards.py", "lazy")
 

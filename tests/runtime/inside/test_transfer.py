@@ -112,6 +112,13 @@ def test_every_layout_and_dtype_is_moved_bit_for_bit(layout: str, dtype: torch.d
     check_request(caches, 32, 150, slots, 40, rng)
 
 
+def test_slots_beyond_16_bits_are_right() -> None:
+    rng = np.random.default_rng(11)
+    caches = make_caches("flat pair", torch.int8, blocks=9000, block_size=16, rows=[(1, 4)], rng=rng)
+    slots = np.arange(caches.slots - 200, caches.slots)[::-1].astype(np.int64).copy()
+    check_request(caches, 32, 200, slots, 0, rng)
+
+
 def test_a_request_without_live_tokens_touches_nothing() -> None:
     rng = np.random.default_rng(2)
     caches = make_caches("blocks", torch.bfloat16, blocks=4, block_size=8, rows=[(1, 4)], rng=rng)
