@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures.thread
 import dataclasses
 import importlib.util
@@ -48,6 +49,22 @@ def chunk_size() -> int:
     return 2 * block_size()
 
 
+def shared_folder(scratch: Path) -> Path:
+    """What the cases of a level share: the level says where it is."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shared", type=Path, default=scratch)
+    found: Path = parser.parse_known_args()[0].shared
+    return found
+
+
+def tiny_checkpoint(scratch: Path, *, mla: bool) -> Path:
+    """The tiny checkpoint; at one path for all cases, since the path is the model's name and part of LMCache's keys."""
+    folder: Path = _probe.load("gaudi_smoke_hpu.tiny").write(
+        shared_folder(scratch) / ("tiny-mla" if mla else "tiny-llama"), mla=mla
+    )
+    return folder
+
+
 def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platform: bool) -> None:
     """Set what vLLM and LMCache read from the environment when they are imported; children inherit it.
 
@@ -64,7 +81,7 @@ def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platf
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ.update(
-        VLLM_CACHE_ROOT=str(scratch.parent / "vllm-cache"),
+        VLLM_CACHE_ROOT=str(shared_folder(scratch) / "vllm-cache"),
         VLLM_CONFIG_ROOT=str(scratch / "vllm-config"),
         VLLM_ENABLE_V1_MULTIPROCESSING="0",
         VLLM_USE_V1="1",
@@ -93,7 +110,8 @@ class Errors:
 
         def watch(*arguments: Foreign, **options: Foreign) -> logging.LogRecord:
             record = make(*arguments, **options)
-            if record.levelno >= logging.ERROR and record.name.startswith("lmcache"):
+            about_metrics = "PrometheusLogger" in str(record.msg)  # both roles in one process: of no consequence
+            if record.levelno >= logging.ERROR and record.name.startswith("lmcache") and not about_metrics:
                 lines = [line for line in record.getMessage().strip().splitlines() if line.strip()]
                 self.lines.append(" … ".join(dict.fromkeys([lines[0], lines[-1]]))[:400] if lines else "")
             return record

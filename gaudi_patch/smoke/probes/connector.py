@@ -38,7 +38,8 @@ def body(probe: _probe.Probe) -> None:
         with _vllm_processes.socket_folder() as sockets:
             environ = _vllm_processes.environment(sockets, options.habana_packages)
             folder = probe.scratch / name
-            _vllm_processes.run_case(probe, name, [script, "--case", name], environ, folder, options.case_seconds)
+            command = [script, "--case", name, "--shared", str(probe.scratch)]
+            _vllm_processes.run_case(probe, name, command, environ, folder, options.case_seconds)
         if probe.failures and not _probe.is_patched():
             probe.summary.append("the other cases were not run")
             break

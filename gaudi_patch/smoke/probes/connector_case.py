@@ -31,13 +31,13 @@ class Case:
         _vllm_engine.prepare_environment(probe.scratch, {}, own_platform=True)
         self.errors = _vllm_engine.Errors()
         _probe.load("habana_frameworks.torch")
-        self.folder = _probe.load("gaudi_smoke_hpu.tiny").write(probe.scratch / "model", mla=mla)
+        self.folder = _vllm_engine.tiny_checkpoint(probe.scratch, mla=mla)
         try:
             self.engine = _vllm_engine.Engine(self.folder, model="pattern", dtype="bfloat16", blocks=BLOCKS)
         except Exception as error:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
-        for problem in self.engine.problems():
-            probe.fail(problem + self.errors.first)
+        if problems := self.engine.problems():
+            raise RuntimeError(problems[0] + self.errors.first)
         self.watch = _vllm_blocks.Watch(self.engine.runner)
         self.vocabulary = _vllm_prompts.vocabulary(self.folder)
 

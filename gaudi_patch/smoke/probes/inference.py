@@ -53,7 +53,8 @@ class Level:
 
     def run(self, name: str, *extra: str, case: str = "", folder: str = "") -> bool:
         """One case in its process; True if it passed."""
-        command = [str(Path(__file__).with_name("inference_case.py")), "--case", case or name, *extra]
+        script = str(Path(__file__).with_name("inference_case.py"))
+        command = [script, "--case", case or name, "--shared", str(self.probe.scratch), *extra]
         if self.model:
             command += ["--model", self.model]
         with _vllm_processes.socket_folder() as sockets:

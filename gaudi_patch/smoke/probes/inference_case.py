@@ -45,7 +45,7 @@ class Case:
         _probe.load("habana_frameworks.torch")
         given: Path | None = self.arguments.model
         dtype = "bfloat16" if _vllm_engine.uses_vllm_gaudi() else "float32"
-        self.folder = given or _probe.load("gaudi_smoke_hpu.tiny").write(probe.scratch / "model", mla=mla)
+        self.folder = given or _vllm_engine.tiny_checkpoint(probe.scratch, mla=mla)
         # bfloat16 has ties that another order of summation decides otherwise: there, the engine's own answer counts.
         self.reference = _vllm_prompts.Reference(self.folder, dtype, available=given is None and dtype == "float32")
         try:
@@ -53,8 +53,8 @@ class Case:
         except Exception as error:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
         self.vocabulary = _vllm_prompts.vocabulary(self.folder)
-        for problem in self.engine.problems():
-            probe.fail(problem + self.errors.first)
+        if problems := self.engine.problems():
+            raise RuntimeError(problems[0] + self.errors.first)
         probe.counters["engine_start_seconds"] = round(self.engine.seconds_to_start, 1)
         probe.counters["requests"] = []
 
