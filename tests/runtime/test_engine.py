@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.manifest import load
 from tests.runtime.conftest import EMULATOR, INSIDE, PATCHES
 from tests.support import environments
 from tests.support.environments import Environment, clean_environment
@@ -27,7 +28,9 @@ def patched(
     def get(version: str) -> Environment:
         lmcache_overlay(version)
         copy = environments.overlay_copy(version, folder)
-        for name in ("common/gaudi-runtime.patch", f"{version}/route.patch"):
+        series = load(PATCHES).by_id(version)
+        assert series is not None
+        for name in series.patches:
             command = ["git", "apply", "-p1", "--whitespace=nowarn", str(PATCHES / name)]
             subprocess.run(command, cwd=copy.site_packages, check=True, env=_outside_any_repository(copy))
         return copy
