@@ -164,7 +164,6 @@ def _stage(home: Path, anchor: Path, record: Journal, changes: Sequence[Change],
 
 def _write_journal(home: Path, anchor: Path, record: Journal, disk: Disk) -> None:
     temp = home / f"{journal.FILE}.new"
-    disk.unlink(temp)
     disk.write_new(temp, Image(record.to_bytes(anchor), 0o600))
     disk.replace(temp, home / journal.FILE)
     disk.sync_directory(home)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -106,10 +107,9 @@ def test_without_flock_a_file_is_the_lock_and_a_warning_is_given(tmp_path: Path)
 @pytest.mark.usefixtures("no_flock")
 def test_without_flock_the_file_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     """case_65: of a process of this host that is no more; of another host only a human can know."""
-    dead = os.fork()
-    if dead == 0:
-        os._exit(0)
-    os.waitpid(dead, 0)
+    process = subprocess.Popen(["true"])
+    process.wait()
+    dead = process.pid
     (tmp_path / LOCK_FILE).write_text(json.dumps({"host": socket.gethostname(), "pid": dead}))
     with directory_lock(tmp_path, 1):
         assert json.loads((tmp_path / LOCK_FILE).read_bytes())["pid"] == os.getpid()
