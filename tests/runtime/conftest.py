@@ -5,6 +5,7 @@ The modules in ``inside/`` import torch, so the interpreter with PyTorch runs th
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,22 @@ EMULATOR = REPOSITORY / "gaudi_patch" / "emulator"
 INSIDE = Path(__file__).parent / "inside"
 
 collect_ignore = ["inside"]
+
+# Modules of pytest and hypothesis, and what they import beyond the environment with PyTorch.
+_TEST_PACKAGES = (
+    "pytest",
+    "_pytest",
+    "py",
+    "pluggy",
+    "iniconfig",
+    "hypothesis",
+    "_hypothesis_globals",
+    "sortedcontainers",
+    "attr",
+    "attrs",
+    "exceptiongroup",
+    "tomli",
+)
 
 
 def materialise(folder: Path) -> Path:
@@ -50,7 +67,20 @@ def runtime_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def inside(torch_python: Path, runtime_tree: Path) -> Callable[[str, str], None]:
+def test_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pytest and hypothesis, pure Python both, as this interpreter has them."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in _TEST_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            source = Path(spec.origin)
+            source = source.parent if source.name == "__init__.py" else source
+            (folder / source.name).symlink_to(source)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inside(torch_python: Path, runtime_tree: Path, test_packages: Path) -> Callable[[str, str], None]:
     """``inside(module, rules)``: run a module of ``inside/``; rules are ``lazy``, ``eager`` or ``host`` (no device)."""
 
     def run(module: str, rules: str) -> None:
@@ -61,7 +91,7 @@ def inside(torch_python: Path, runtime_tree: Path) -> Callable[[str, str], None]
             [str(torch_python), "-B", *device, str(INSIDE / "run.py"), *arguments],
             capture_output=True,
             text=True,
-            env=clean_environment() | {"PYTHONPATH": str(runtime_tree), "OMP_NUM_THREADS": "1"},
+            env=clean_environment() | {"PYTHONPATH": f"{runtime_tree}:{test_packages}", "OMP_NUM_THREADS": "1"},
             timeout=1200,
             check=False,
         )

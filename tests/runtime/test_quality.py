@@ -27,7 +27,8 @@ def test_ruff_has_nothing_to_say(runtime_tree: Path, arguments: list[str]) -> No
 @pytest.mark.torch
 def test_mypy_strict_has_nothing_to_say(runtime_tree: Path, torch_python: Path, tmp_path: Path) -> None:
     # LMCache itself is not in the tree: its classes are Any here.
-    command = [str(torch_python), "-m", "mypy", "--strict", "--python-version", "3.10", "--ignore-missing-imports"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports"]
+    command += ["--python-version", "3.10", "--python-executable", str(torch_python)]
     done = subprocess.run(
         [*command, "--explicit-package-bases", "--cache-dir", str(tmp_path), "-p", "lmcache.gaudi"],
         cwd=runtime_tree,
