@@ -186,7 +186,7 @@ def _replace_all(record: Journal, disk: Disk) -> None:
 
 
 def _remove_empty(folders: Sequence[Path], disk: Disk) -> None:
-    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+    for folder in sorted(folders, reverse=True):  # what is below a folder comes before it
         if folder.is_dir() and not any(folder.iterdir()):
             disk.rmdir(folder)
 
@@ -231,7 +231,7 @@ def _undo_after(error: BaseException, home: Path, anchor: Path, record: Journal,
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "undo-failed",
-            f"{error or type(error).__name__}; and undoing it failed too: {second}. The journal is kept",
+            f"{str(error) or type(error).__name__}; and undoing it failed too: {second}. The journal is kept",
             "when the disk is well again, run any apply or rollback: it puts everything back first",
             str(home),
         ) from error
@@ -270,8 +270,8 @@ def _undo_entries(home: Path, record: Journal, disk: Disk) -> tuple[int, list[En
                 restored += 1
             elif not os.path.lexists(entry.temp):  # with its temp in place the file was never replaced by us
                 strangers.append(entry)
-        if entry.before is None and entry.path.suffix == ".py":
-            # Python may have cached a module that is now gone; its folder would stay importable.
+        if entry.path.suffix == ".py":
+            # Python may have cached what is now gone; the folder of a created module would stay importable.
             for variant in bytecode.variants(entry.path):
                 if variant.path not in wanted:
                     disk.unlink(variant.path)
@@ -305,7 +305,6 @@ def _clear(home: Path, disk: Disk) -> list[str]:
         for file in sorted(home.iterdir()):
             disk.unlink(file)
         disk.rmdir(home)
-        disk.sync_directory(home.parent)
     except OSError as error:
         return [f"could not remove {home}: {error.strerror}; the next run does it"]
     return []

@@ -41,6 +41,13 @@ class Hook(Disk):
             self.action()
 
 
+def _raise(error: BaseException) -> Callable[[], None]:
+    def action() -> None:
+        raise error
+
+    return action
+
+
 def at(target: Path) -> Callable[[Path], bool]:
     return lambda path: path == target
 
@@ -90,6 +97,99 @@ def test_data_is_durable_before_the_first_rename_and_folders_after_the_last(verb
     assert any(committed[0] < index < all_of("unlink", at(undo))[0] for index in synced_home)
     # Nothing is written after the commit.
     assert max(all_of("write")) < committed[0]
+
+
+@pytest.mark.parametrize("verb", ["apply", "rollback"])
+def test_an_undo_is_durable_before_its_journal_goes(verb: str, few: Tiny) -> None:
+    """case_5: the same order: what was put back, its folders, then the journal, then the bytes to put back."""
+    if verb == "rollback":
+        few.apply()
+    recorder = Recorder()
+    getattr(few, verb)(recorder)
+    commit = recorder.calls.index(("unlink", few.home / journal.FILE))
+    getattr(few, "rollback" if verb == "apply" else "apply")()
+    assert in_child(lambda: getattr(few, verb)(KillAt(commit))) == KILLED
+    undo = Recorder()
+    transaction.recover(few.home, few.site, undo)
+    names = [(name, path) for name, path in undo.calls if name != "read"]
+    done = names.index(("unlink", few.home / journal.FILE))
+    put_back = [index for index, (name, path) in enumerate(names[:done]) if name in ("replace", "unlink", "rmdir")]
+    assert len(put_back) > 5
+    for index in put_back:
+        folder = names[index][1].parent
+        if folder.is_dir():
+            assert ("fsync-dir", folder) in names[put_back[-1] : done], names[index]
+    written = [path for name, path in names[:done] if name == "write"]
+    assert written == [path for name, path in names[:done] if name == "fsync"]
+    assert ("fsync-dir", few.home) == names[done + 1]
+    assert names[done + 2] == ("unlink", few.home / journal.UNDO)
+
+
+@pytest.mark.parametrize("verb", ["apply", "rollback"])
+def test_killed_while_undoing_an_interrupt_at_the_commit(verb: str, few: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """case_2 case_11: the journal is gone already when Ctrl-C comes; the undo writes it again before it begins."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    other = "rollback" if verb == "apply" else "apply"
+    if verb == "rollback":
+        few.apply()
+    start = tree(few.site)
+    recorder = Recorder()
+    getattr(few, verb)(recorder)
+    end = tree(few.site)
+    after_commit = recorder.calls.index(("unlink", few.home / journal.FILE)) + 1
+    getattr(few, other)()
+    assert tree(few.site) == start
+
+    class Both(KillAt):
+        """Ctrl-C right after the journal is unlinked, and killed so many steps later."""
+
+        def step(self, name: str, path: Path) -> None:
+            super().step(name, path)
+            if self.count == after_commit + 1:
+                raise KeyboardInterrupt
+
+    for steps in range(1, 200):
+
+        def work(steps: int = steps) -> None:
+            with contextlib.suppress(KeyboardInterrupt):
+                getattr(few, verb)(Both(after_commit + steps))
+
+        code = in_child(work)
+        if [error.code for error in few.check().errors] != ["interrupted"]:
+            whole = {name: node for name, node in tree(few.site).items() if "journal" not in name}
+            assert whole in (start, end)
+        getattr(few, other)()
+        assert tree(few.site) == start
+        if code == 0:
+            break
+    assert code == 0
+    assert steps > 20
+
+
+def test_an_undo_that_fails_is_told_with_both_reasons_and_keeps_the_journal(few: Tiny) -> None:
+    """case_4: exit 4; where the journal is, and what to do when the disk is well again."""
+    recorder = Recorder()
+    few.apply(recorder)
+    few.rollback()
+    first = recorder.calls.index(("replace", few.site / "lmcache/engine.py"))
+    with pytest.raises(GaudiPatchError) as caught:
+        few.apply(FailAt(first + 1, 5, from_then_on=True))
+    error = caught.value
+    assert (error.exit, error.code, error.file) == (Exit.ENVIRONMENT, "undo-failed", str(few.home))
+    assert error.message.count("Input/output error") == 2
+    assert (few.home / journal.FILE).exists()
+    few.rollback()
+
+    class InterruptedAndBroken(FailAt):
+        def step(self, name: str, path: Path) -> None:
+            if self.count == self.at:
+                self.count += 1
+                raise KeyboardInterrupt
+            super().step(name, path)
+
+    with pytest.raises(GaudiPatchError, match="KeyboardInterrupt; and undoing it failed too"):
+        few.apply(InterruptedAndBroken(first + 1, 5, from_then_on=True))
+    assert few.rollback().exit is Exit.OK
 
 
 def test_no_file_of_ours_is_left_in_the_package(few: Tiny) -> None:
@@ -457,6 +557,9 @@ def test_extended_attributes_are_kept(tmp_path: Path) -> None:
         pytest.skip(f"this file system keeps no extended attributes: {error}")
     target.apply()
     assert os.getxattr(engine, "user.label") == b"gaudi"
+    with pytest.raises(GaudiPatchError):
+        target.rollback(Hook("fsync-dir", at(engine.parent), _raise(OSError(5, "I/O"))))
+    assert os.getxattr(engine, "user.label") == b"gaudi"
     target.rollback()
     assert os.getxattr(engine, "user.label") == b"gaudi"
 
@@ -583,7 +686,7 @@ def test_undo_keeps_bytecode_that_was_there_without_its_source(place: Path) -> N
         Change(orphan, Image(b"orphan", stat.S_IMODE(orphan.stat().st_mode)), None, volatile=True),
         Change(place / "zz.txt", None, Image(b"")),
     ]
-    fail = Hook("fsync-dir", at(place), lambda: (_ for _ in ()).throw(OSError(5, "I/O")))
+    fail = Hook("fsync-dir", at(place), _raise(OSError(5, "I/O")))
     with contextlib.suppress(OSError):
         carry_out(place, changes, fail)
     assert orphan.read_bytes() == b"orphan"
@@ -632,6 +735,6 @@ def test_the_times_of_touched_folders_are_set_when_asked_for(place: Path) -> Non
 
 
 def test_a_time_that_cannot_be_set_is_a_warning(place: Path) -> None:
-    fail = Hook("utime", lambda _: True, lambda: (_ for _ in ()).throw(OSError(1, "no", str(place))))
+    fail = Hook("utime", lambda _: True, _raise(OSError(1, "no", str(place))))
     (said,) = carry_out(place, [Change(place / "x", None, Image(b"x"))], fail, folder_time_ns=10**18)
     assert str(place) in said
