@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import environments
+from tests.support import environments, release_table
 from tests.support.environments import Environment, EnvironmentUnavailableError
 
 
@@ -68,6 +68,21 @@ def lmcache_copy(lmcache_overlay: Callable[[str], Environment], tmp_path: Path) 
     return get
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers that only these tests know."""
+    config.addinivalue_line("markers", "releases: all releases in full; runs only when asked for, with -m releases")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes a release, unless the command line's -m names it."""
+    if "releases" in str(config.getoption("-m")):
+        return
+    left_out = [item for item in items if item.get_closest_marker("releases")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("releases")]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the fault injection tried: the counts that tests give to ``record_property``."""
     counts: dict[str, int] = {}
@@ -79,3 +94,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults tried, all green")
         for name, number in sorted(counts.items()):
             terminalreporter.line(f"{number:>6} {name}")
+    reports = [one for status in ("passed", "failed") for one in terminalreporter.stats.get(status, [])]
+    if rows := release_table.rows_of(reports):
+        text = release_table.markdown(rows)
+        terminalreporter.section("releases and levels")
+        terminalreporter.line(text)
+        if target := os.environ.get("GAUDI_PATCH_TEST_TABLE"):
+            Path(target).write_text(text + "\n", encoding="utf-8")
