@@ -177,7 +177,7 @@ def _nearest(lines: list[bytes], side: list[bytes], expected: int) -> Fit:
 
 def _inside(all_codes: Sequence[_Code]) -> list[_Code]:
     """The codes without the file's lines before and after the side: at either edge no more lines than the side's."""
-    codes = list(all_codes[all_codes[0][0] == "insert" : len(all_codes) - (all_codes[-1][0] == "insert")])
+    codes = list(all_codes)
     tag, i1, i2, j1, j2 = codes[0]
     codes[0] = (tag, i1, i2, max(j1, j2 - (i2 - i1)), j2)
     tag, i1, i2, j1, j2 = codes[-1]

@@ -118,11 +118,32 @@ def test_a_hunk_of_an_edge_that_is_found_elsewhere_is_said_to_belong_there() -> 
     ]
 
 
+def test_a_hunk_of_the_beginning_that_fits_there_is_not_said_to_have_moved() -> None:
+    (top,) = make_hunks(BODY, b"new\n" + BODY)
+    assert said(BODY, top) == ["What it expects stands at line 1."]
+
+
+def test_a_long_hunk_that_moved_far_is_lined_up() -> None:
+    (delete,) = make_hunks(BODY, b"")
+    original = b"#\n" * 100 + BODY.replace(b"line 5\n", b"x\n") + b"#\n" * 100
+    assert explain(original, delete).nearest == Fit(101, 39, 40, (Difference(105, b"line 5\n", b"x\n"),))
+
+
+def test_lines_that_became_fewer_are_missing_behind_those_that_replace_them() -> None:
+    original = BODY.replace(b"line 18\nline 19\nline 20\n", b"x\n")
+    assert explain(original, HUNK).nearest.differences == (
+        Difference(18, b"line 18\n", b"x\n"),
+        Difference(19, b"line 19\n", None),
+        Difference(19, b"line 20\n", None),
+    )
+
+
 def test_a_file_that_should_be_empty_is_told() -> None:
     (create,) = make_hunks(b"", BODY)
     assert said(b"x\n", create) == ["The hunk expects an empty file."]
     assert said(BODY, create) == ["The change is already there, at line 1.", "The hunk expects an empty file."]
     assert explain(b"x\n", create).nearest.similarity == 0
+    assert explain(BODY, create).places == 0
 
 
 def test_a_file_to_be_deleted_that_differs_is_explained() -> None:

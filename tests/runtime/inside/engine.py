@@ -106,7 +106,9 @@ def usage_statistics() -> None:
         from lmcache.usage_context import UsageContext
     except ImportError:
         return
-    UsageContext._get_gpu_info(None)
+    collect = getattr(UsageContext, "_get_gpu_info", None)  # gone from later releases
+    if collect is not None:
+        collect(None)
 
 
 def main(folder: str) -> int:
