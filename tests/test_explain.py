@@ -129,6 +129,15 @@ def test_a_long_hunk_that_moved_far_is_lined_up() -> None:
     assert explain(original, delete).nearest == Fit(101, 39, 40, (Difference(105, b"line 5\n", b"x\n"),))
 
 
+def test_many_lines_outvote_one_that_stands_nearer() -> None:
+    (delete,) = make_hunks(BODY, b"")
+    top = b"".join(b"line %d\n" % number for number in range(1, 11))
+    moved = BODY.replace(top, b"x\n" * 10).replace(b"line 40\n", b"x\n")
+    nearest = explain(b"#\n" * 45 + b"line 40\n" + b"#\n" * 154 + moved, delete).nearest
+    assert (nearest.line, nearest.equal) == (201, 29)
+    assert nearest.differences[0] == Difference(201, b"line 1\n", b"x\n")
+
+
 def test_lines_that_became_fewer_are_missing_behind_those_that_replace_them() -> None:
     original = BODY.replace(b"line 18\nline 19\nline 20\n", b"x\n")
     assert explain(original, HUNK).nearest.differences == (
