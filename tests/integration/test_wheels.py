@@ -197,21 +197,6 @@ def test_import_runs_the_patched_code(copy: Venv, manifest: Path) -> None:
     assert Path(done.stdout.strip()).is_relative_to(copy.site_packages)
 
 
-def test_an_unknown_version_is_refused_with_the_nearest(manifest: Path, lmcache_wheel: Wheel, tmp_path: Path) -> None:
-    """case_51: a release that the manifest does not know exits 3 and names the nearest series."""
-    listed = gaudi_patch("list", "--manifest", manifest, "--json").json["data"]
-    known = {one["id"] for one in listed["series"]} | {one["versions"] for one in listed["refused"]}
-    if any("0.3.13" in one for one in known):
-        pytest.skip("the manifest knows 0.3.13")
-    target = installed(tmp_path / "venv", lmcache_wheel("0.3.13"), "pip")
-    before = tree(target.prefix, times=True)
-    for verb in ("check", "apply"):
-        done = patch(verb, target, manifest, "--json")
-        assert (done.code, done.code_of_error) == (3, "unknown-version")
-        assert "nearest series is" in done.json["errors"][0]["message"]
-    assert tree(target.prefix, times=True) == before
-
-
 def test_a_version_after_the_manifest_names_the_nearest(copy: Venv, manifest: Path) -> None:
     """case_51 case_52: the metadata says 9.9.9, the files are unknown: exit 3."""
     info = next(copy.site_packages.glob("lmcache-*.dist-info"))
@@ -346,7 +331,7 @@ def test_demo_tells_the_whole_story_and_leaves_nothing(lmcache_wheel: Wheel, tmp
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent), "TMPDIR": str(scratch)}
-    done = gaudi_patch("demo", "--version", "0.5.6", "--json", env=env)
+    done = gaudi_patch("demo", "--version", "0.5.6", "--no-smoke", "--json", env=env)
     assert done.code == 0, done
-    assert [step["status"] for step in done.json["data"]["steps"]] == ["ok"] * 7
+    assert [step["status"] for step in done.json["data"]["steps"]] == ["ok"] * 7, done
     assert list(scratch.iterdir()) == []
