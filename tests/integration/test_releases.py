@@ -73,7 +73,7 @@ ON_PYPI = (
 LEVEL_TIMEOUT = 1200
 
 
-@pytest.mark.parametrize("version", RELEASES)  # not yet ON_PYPI: releases without a series are told as unknown
+@pytest.mark.parametrize("version", ON_PYPI)
 def test_the_release_has_exactly_one_series(version: str) -> None:
     verdict = MANIFEST.verdict(version)
     assert verdict.kind is Kind.SERIES, verdict
