@@ -1,6 +1,6 @@
 """A real vLLM on the patched LMCache, pair by pair, on the emulated HPU.
 
-The first pair runs by default; ``GAUDI_PATCH_TEST_PAIRS=all`` runs all, ``GAUDI_PATCH_TEST_PAIRS=0.4.4x0.17.1`` one. To
+They run when asked for: ``GAUDI_PATCH_TEST_PAIRS=all``, or a list such as ``0.5.6x0.26.0,0.4.4x0.17.1``. To
 see a table, or the releases unpatched: ``python -m tests.support.vllm_pairs --help``.
 """
 

@@ -90,14 +90,14 @@ print(model.differing(tokens, 20, slots, pages))
 
 def _case(load: Any, answers: list[list[int]], right: list[int], external: int = 4) -> tuple[Any, Any]:
     """A case of level inference whose engine gives ``answers`` one after the other."""
-    module, probe_module = load("inference_case"), load("_probe")
+    module, probe_module = load("_vllm_case"), load("_probe")
     engine_module = load("_vllm_engine")
     probe = probe_module.Probe("inference", "lazy", "emulated", Path("/nonexistent"))
     probe.counters["requests"] = []
     case = object.__new__(module.Case)
     case.probe = probe
     case.errors = SimpleNamespace(first="")
-    case.reference = SimpleNamespace(answer=lambda tokens: right, note=lambda tokens, answer: None)
+    case.reference = SimpleNamespace(answer=lambda tokens: right, available=True)
     given = iter(answers)
     case.engine = SimpleNamespace(
         generate=lambda prompts, count: [engine_module.Answer(next(given), 9, 0, external, external) for _ in prompts]

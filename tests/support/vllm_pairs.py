@@ -38,7 +38,7 @@ class Pair:
         return f"{self.lmcache}x{self.vllm}"
 
 
-# The first is the one that CI runs.
+# The first is the one to run where one has to do.
 PAIRS = (
     Pair("0.5.6", "0.26.0"),
     Pair("0.5.6", "0.32.0"),

@@ -2,103 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures.thread
+import contextlib
 import dataclasses
-import importlib.util
 import inspect
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _probe, _vllm_setup
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
     import _probe
-
-PLUGIN_FOLDER = Path(__file__).resolve().parent.parent / "vllm_plugin"
-PLUGIN = "gaudi_smoke_hpu"
-CHUNK, BLOCK = 64, 32
-MAX_MODEL_LEN = 1024
-_ENTRY_POINTS = f"""[vllm.platform_plugins]
-{PLUGIN} = {PLUGIN}:register
-[vllm.general_plugins]
-{PLUGIN} = {PLUGIN}:register_models
-"""
-_METADATA = f"Metadata-Version: 2.1\nName: {PLUGIN}\nVersion: 0\n"
-
-
-def uses_vllm_gaudi() -> bool:
-    """Whether the real platform is there; it then takes the plugin's place."""
-    return importlib.util.find_spec("vllm_gaudi") is not None
-
-
-def block_size() -> int:
-    """Tokens in a block: vllm-gaudi's kernels want 128."""
-    return 128 if uses_vllm_gaudi() else BLOCK
-
-
-def chunk_size() -> int:
-    """Tokens in one of LMCache's chunks: two blocks."""
-    return 2 * block_size()
-
-
-def shared_folder(scratch: Path) -> Path:
-    """What the cases of a level share: the level says where it is."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shared", type=Path, default=scratch)
-    found: Path = parser.parse_known_args()[0].shared
-    return found
-
-
-def tiny_checkpoint(scratch: Path, *, mla: bool) -> Path:
-    """The tiny checkpoint; at one path for all cases, since the path is the model's name and part of LMCache's keys."""
-    folder: Path = _probe.load("gaudi_smoke_hpu.tiny").write(
-        shared_folder(scratch) / ("tiny-mla" if mla else "tiny-llama"), mla=mla
-    )
-    return folder
-
-
-def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platform: bool) -> None:
-    """Set what vLLM and LMCache read from the environment when they are imported; children inherit it.
-
-    settings: LMCache's configuration. own_platform: use the plugin even where vllm-gaudi is installed.
-    """
-    paths = [str(PLUGIN_FOLDER)]
-    if own_platform or not uses_vllm_gaudi():
-        info = scratch / "entry_points" / f"{PLUGIN}-0.dist-info"
-        info.mkdir(parents=True, exist_ok=True)
-        (info / "METADATA").write_text(_METADATA, encoding="utf-8")
-        (info / "entry_points.txt").write_text(_ENTRY_POINTS, encoding="utf-8")
-        paths.append(str(info.parent))
-        os.environ["VLLM_PLUGINS"] = PLUGIN
-    sys.path[:0] = paths
-    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ.update(
-        VLLM_CACHE_ROOT=str(shared_folder(scratch) / "vllm-cache"),
-        VLLM_CONFIG_ROOT=str(scratch / "vllm-config"),
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        VLLM_USE_V1="1",
-        VLLM_WORKER_MULTIPROC_METHOD="spawn",
-        VLLM_NO_USAGE_STATS="1",
-        VLLM_HOST_IP="127.0.0.1",
-        DO_NOT_TRACK="1",
-        HF_HUB_OFFLINE="1",
-        TOKENIZERS_PARALLELISM="false",
-        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "2"),
-        GLOO_SOCKET_IFNAME=os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-        LMCACHE_TRACK_USAGE="false",
-        VLLM_SKIP_WARMUP="true",
-    )
-    defaults = {"chunk_size": chunk_size(), "local_cpu": True, "max_local_cpu_size": 0.25}
-    for name, value in {**defaults, **settings}.items():
-        os.environ[f"LMCACHE_{name.upper()}"] = str(value)
+    import _vllm_setup
 
 
 class Errors:
@@ -166,12 +88,12 @@ class Engine:
             "skip_tokenizer_init": True,
             "dtype": dtype,
             "enforce_eager": True,
-            "max_model_len": MAX_MODEL_LEN,
+            "max_model_len": _vllm_setup.max_model_len(),
             "max_num_seqs": requests,
-            "max_num_batched_tokens": max(batched_tokens, block_size()),
+            "max_num_batched_tokens": max(batched_tokens, _vllm_setup.block_size()),
             "enable_chunked_prefill": True,
             "enable_prefix_caching": prefix_caching,
-            "block_size": block_size(),
+            "block_size": _vllm_setup.block_size(),
             "num_gpu_blocks_override": blocks,
             "tensor_parallel_size": ranks,
             "disable_log_stats": True,
@@ -190,6 +112,7 @@ class Engine:
         self.llm = vllm.LLM(**{name: value for name, value in options.items() if name in known})
         self._sampling = vllm.SamplingParams
         self._lookups: dict[str, list[tuple[int, int]]] = {}
+        self._lookups_off = False
         self.scheduler.connector.get_num_new_matched_tokens = self._watch(
             self.scheduler.connector.get_num_new_matched_tokens
         )
@@ -219,8 +142,8 @@ class Engine:
 
     def problems(self) -> list[str]:
         """Why LMCache does not serve, rank by rank; empty where it does."""
-        if uses_vllm_gaudi() and not hasattr(self.runner, "after_load"):
-            return [] if getattr(self.adapter, "lmcache_engine", None) is not None else ["LMCache has no engine"]
+        if _vllm_setup.uses_vllm_gaudi():  # its workers cannot be asked; the hits will tell
+            return []
         return [text for text in self.llm.collective_rpc("lmcache_problem") if text]
 
     def generate(self, prompts: Sequence[Sequence[int]], count: int = 8) -> list[Answer]:
@@ -275,8 +198,20 @@ class Engine:
         for name in list(builder._instances):
             builder.destroy(name)
 
+    @contextlib.contextmanager
+    def without_lookups(self) -> Iterator[None]:
+        """Requests in the block get nothing from the connector: vLLM's own prefix cache serves them, or nobody."""
+        self._lookups_off = True
+        try:
+            yield
+        finally:
+            self._lookups_off = False
+
     def _watch(self, ask: Foreign) -> Foreign:
         def matched(request: Foreign, computed: int) -> Foreign:
+            if self._lookups_off:
+                self._lookups.setdefault(request.request_id, []).append((computed, 0))
+                return 0, False
             answer = ask(request, computed)
             found = answer[0] if isinstance(answer, tuple) else answer
             if found is not None:  # None: ask again later

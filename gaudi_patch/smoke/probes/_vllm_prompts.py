@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_engine
+    from gaudi_patch.smoke.probes import _probe, _vllm_engine, _vllm_setup
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
     import _probe
     import _vllm_engine
+    import _vllm_setup
 
 ANSWER = 8
 
@@ -38,7 +39,7 @@ def expected_hit(engine: _vllm_engine.Engine, stored: int, length: int, shared: 
     LMCache serves whole chunks; a last chunk that is not full is stored up to 0.3.10 (``save_unfull_chunk``), and
     serves the very same prompt only. Of a prompt that is cached whole, the last token is computed all the same.
     """
-    chunk = _vllm_engine.chunk_size()
+    chunk = _vllm_setup.chunk_size()
     tail = bool(getattr(engine.adapter.config, "save_unfull_chunk", False))
     found = stored if tail and shared == length == stored else shared // chunk * chunk
     if found == length:
@@ -47,22 +48,28 @@ def expected_hit(engine: _vllm_engine.Engine, stored: int, length: int, shared: 
 
 
 class Reference:
-    """The answers of the same weights without engine, pages and device; None where there are none to compute."""
+    """The right answers: of the same weights without engine, pages and device, where they can be had.
+
+    Else (a checkpoint of the user's, or bfloat16, whose ties another order of summation decides otherwise) what the
+    engine itself answers without LMCache, which has to be noted.
+    """
 
     def __init__(self, folder: Path, dtype: str, *, available: bool) -> None:
-        self._folder, self._dtype, self._available = folder, dtype, available
-        self._first: dict[tuple[int, ...], list[int]] = {}
+        self._folder, self._dtype, self.available = folder, dtype, available
+        self._known: dict[tuple[int, ...], list[int]] = {}
 
     def answer(self, tokens: Sequence[int], count: int = ANSWER) -> list[int] | None:
-        """The right continuation; where it cannot be computed, the first answer that was noted."""
+        """The right continuation; None where it has to be noted and was not yet."""
         key = (*tokens, -count)
-        if key not in self._first and self._available:
+        if key not in self._known and self.available:
             torch = _probe.load("torch")
             models: Foreign = _probe.load("gaudi_smoke_hpu.models")
             dtype = getattr(torch, self._dtype)
-            self._first[key] = models.reference(self._folder, dtype, list(tokens), count)
-        return self._first.get(key)
+            self._known[key] = models.reference(self._folder, dtype, list(tokens), count)
+        return self._known.get(key)
 
     def note(self, tokens: Sequence[int], answer: list[int]) -> None:
-        """The engine's answer without a hit: what later ones are compared with where nothing was computed."""
-        self._first.setdefault((*tokens, -len(answer)), answer)
+        """The engine's answer without LMCache; where nothing can be computed, it is the right one."""
+        if not self.available:
+            key = (*tokens, -len(answer))
+            self._known[key] = answer

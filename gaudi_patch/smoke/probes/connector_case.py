@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_blocks, _vllm_engine, _vllm_prompts
+    from gaudi_patch.smoke.probes import _probe, _vllm_blocks, _vllm_engine, _vllm_prompts, _vllm_setup
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
@@ -17,6 +17,7 @@ else:  # run by path, with its neighbours beside it
     import _vllm_blocks
     import _vllm_engine
     import _vllm_prompts
+    import _vllm_setup
 
 # Few, so that four requests do not fit and one of them is preempted.
 BLOCKS = 40
@@ -28,10 +29,10 @@ class Case:
 
     def __init__(self, probe: _probe.Probe, *, mla: bool = False) -> None:
         self.probe = probe
-        _vllm_engine.prepare_environment(probe.scratch, {}, own_platform=True)
+        _vllm_setup.prepare_environment(probe.scratch, {}, own_platform=True)
         self.errors = _vllm_engine.Errors()
         _probe.load("habana_frameworks.torch")
-        self.folder = _vllm_engine.tiny_checkpoint(probe.scratch, mla=mla)
+        self.folder = _vllm_setup.tiny_checkpoint(probe.scratch, mla=mla)
         try:
             self.engine = _vllm_engine.Engine(self.folder, model="pattern", dtype="bfloat16", blocks=BLOCKS)
         except Exception as error:
@@ -62,6 +63,8 @@ class Case:
                 self.probe.fail(problem)
             if not problems:
                 self.probe.check(True, "KV compared")
+            return
+        raise _probe.Skip("a request failed, and with it the engine")
 
     def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
         """The number of tokens that LMCache must add."""
@@ -78,7 +81,7 @@ class Case:
 def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Miss, hits of all kinds, chunked prefill, preemption and resumption."""
     case = Case(probe, mla=mla)
-    block, chunk = _vllm_engine.block_size(), _vllm_engine.chunk_size()
+    block, chunk = _vllm_setup.block_size(), _vllm_setup.chunk_size()
     n = 4 * chunk + 44
     p = case.prompt(1, n)
     case.ask("miss", [p], external=0)
@@ -158,7 +161,7 @@ def unseen_load(probe: _probe.Probe) -> None:
 
 
 def _must_fail(case: Case, name: str, break_it: Foreign) -> None:
-    p = case.prompt(1, 4 * _vllm_engine.chunk_size() + 44)
+    p = case.prompt(1, 4 * _vllm_setup.chunk_size() + 44)
     case.ask("miss", [p], external=0)
     case.engine.forget_prefixes()
     break_it()

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _lmcache, _probe, _vllm_processes
+    from gaudi_patch.smoke.probes import _lmcache, _probe, _vllm_processes, _vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _lmcache
     import _probe
     import _vllm_processes
+    import _vllm_setup
 
 CASES = (
     "answers",
@@ -95,7 +96,7 @@ class Level:
         port = _vllm_processes.free_port()
         command = [
             *("-m", "lmcache.v1.multiprocess.server", "--host", "127.0.0.1", "--port", str(port)),
-            *("--chunk-size", str(64), "--l1-size-gb", "0.25", "--eviction-policy", "LRU"),
+            *("--chunk-size", str(_vllm_setup.chunk_size()), "--l1-size-gb", "0.25", "--eviction-policy", "LRU"),
             *("--supported-transfer-mode", "auto"),
         ]
         folder = self.probe.scratch / "multiprocess-server"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,128 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_controls, _vllm_engine, _vllm_prompts
+    from gaudi_patch.smoke.probes import _probe, _vllm_case, _vllm_controls, _vllm_engine, _vllm_setup
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
+    import _vllm_case
     import _vllm_controls
     import _vllm_engine
-    import _vllm_prompts
-
-LENGTH_IN_CHUNKS = 4.6875  # 300 tokens of chunks of 64: four whole chunks and a tail
-
-
-def arguments() -> argparse.Namespace:
-    """What the level tells its cases, beside what every probe is told."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--case", required=True)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--storage", default="")
-    parser.add_argument("--phase", choices=("store", "load"), default="store")
-    return parser.parse_known_args()[0]
-
-
-class Case:
-    """An engine and what it must answer."""
-
-    def __init__(self, probe: _probe.Probe, settings: dict[str, object], **options: Foreign) -> None:
-        self.probe, self.arguments = probe, arguments()
-        mla = bool(options.pop("mla", False))
-        _vllm_engine.prepare_environment(probe.scratch, settings, own_platform=False)
-        self.errors = _vllm_engine.Errors()
-        _probe.load("habana_frameworks.torch")
-        given: Path | None = self.arguments.model
-        dtype = "bfloat16" if _vllm_engine.uses_vllm_gaudi() else "float32"
-        self.folder = given or _vllm_engine.tiny_checkpoint(probe.scratch, mla=mla)
-        # bfloat16 has ties that another order of summation decides otherwise: there, the engine's own answer counts.
-        self.reference = _vllm_prompts.Reference(self.folder, dtype, available=given is None and dtype == "float32")
-        try:
-            self.engine = _vllm_engine.Engine(self.folder, dtype=dtype, **options)
-        except Exception as error:
-            raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
-        self.vocabulary = _vllm_prompts.vocabulary(self.folder)
-        if problems := self.engine.problems():
-            raise RuntimeError(problems[0] + self.errors.first)
-        probe.counters["engine_start_seconds"] = round(self.engine.seconds_to_start, 1)
-        probe.counters["requests"] = []
-
-    @property
-    def length(self) -> int:
-        """The length of the usual prompt."""
-        return int(LENGTH_IN_CHUNKS * _vllm_engine.chunk_size())
-
-    def prompt(self, seed: int, length: int | None = None) -> list[int]:
-        """A prompt of the usual or another length."""
-        return _vllm_prompts.prompt(seed, length or self.length, self.vocabulary)
-
-    def ask(
-        self,
-        name: str,
-        prompts: list[list[int]],
-        *,
-        external: list[int] | None = None,
-        local: list[int] | None = None,
-        wrong: bool = False,
-    ) -> list[_vllm_engine.Answer]:
-        """Generate, and compare the answers with the reference and the hits with what is expected, if given.
-
-        wrong: a fault was put in, and the answers must differ from the right ones.
-        """
-        with self.probe.section(name):
-            began = time.monotonic()
-            answers = self.engine.generate(prompts, _vllm_prompts.ANSWER)
-            seconds = round((time.monotonic() - began) / len(prompts), 3)
-            for number, (tokens, answer) in enumerate(zip(prompts, answers, strict=True)):
-                self.probe.counters["requests"].append(
-                    {"request": name, "prompt": answer.prompt, "vllm": answer.local, "lmcache": answer.external}
-                    | {"seconds": seconds}
-                )
-                self._compare_hits(answer, number, external, local)
-                if not wrong and not answer.external:
-                    self.reference.note(tokens, answer.tokens)
-                right = self.reference.answer(tokens)
-                if wrong:
-                    self.probe.check(
-                        answer.tokens != right, "the fault put in on purpose did not change the answer: check is blind"
-                    )
-                else:
-                    self.probe.check(
-                        answer.tokens == right,
-                        f"answered {answer.tokens}, must be {right}; {answer.external} of {answer.prompt} tokens came "
-                        f"from LMCache{self.errors.first}",
-                    )
-            return answers
-        return []
-
-    def _compare_hits(
-        self, answer: _vllm_engine.Answer, number: int, external: list[int] | None, local: list[int] | None
-    ) -> None:
-        if local is not None:
-            self.probe.check(answer.local == local[number], f"vLLM had {answer.local} tokens, not {local[number]}")
-        if external is not None:
-            self.probe.check(
-                answer.external == external[number],
-                f"LMCache had {answer.external} of {answer.prompt} tokens, not {external[number]}{self.errors.first}",
-            )
-
-    def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
-        """The number of tokens that LMCache must add."""
-        return _vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
-
-    def close(self) -> None:
-        """Close the engine; nothing of it may stay."""
-        with self.probe.section("shutdown"):
-            self.engine.close()
-            left = _vllm_engine.threads_left()
-            self.probe.check(not left, f"threads are left: {', '.join(left)}")
+    import _vllm_setup
 
 
 def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Miss, hit, partial hit, tail, several at once; then the negative controls."""
-    case = Case(probe, {}, mla=mla)
-    block, chunk, n = _vllm_engine.block_size(), _vllm_engine.chunk_size(), case.length
+    case = _vllm_case.Case(probe, {}, mla=mla)
+    block, chunk, n = _vllm_setup.block_size(), _vllm_setup.chunk_size(), case.length
     p, q = case.prompt(1), case.prompt(2)
     case.ask("miss", [p], external=[0])
     keys_p = set(case.engine.hot_cache())
@@ -142,7 +34,7 @@ def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     longer = p[: 3 * chunk] + case.prompt(3, chunk)
     case.ask("partial hit", [longer], external=[case.hit(n, len(longer), 3 * chunk)], local=[0])
     case.engine.forget_prefixes()
-    short = p[: 2 * chunk + 2 * block // 2]
+    short = p[: 2 * chunk + block]
     case.ask("prefix of a stored prompt", [short], external=[case.hit(n, len(short), 2 * chunk)], local=[0])
     had = len(short) // block * block
     case.ask("hit beyond a prefix that vLLM has", [p], external=[case.hit(n, n, n, had)], local=[had])
@@ -160,8 +52,9 @@ def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     probe.summary.append(f"{'MLA' if mla else 'MHA'}: answers identical with {hit} of {n} tokens cached")
 
 
-def _controls(case: Case, p: list[int], q: list[int], keys_p: set[Foreign]) -> None:
-    chunks = case.length // _vllm_engine.chunk_size()
+def _controls(case: _vllm_case.Case, p: list[int], q: list[int], keys_p: set[Foreign]) -> None:
+    case.settle()
+    chunks = case.length // _vllm_setup.chunk_size()
     hits = [case.hit(case.length, case.length, case.length)]
     cached = case.engine.hot_cache()
     of_p = [cached[key] for key in cached if key in keys_p][:chunks]
@@ -185,15 +78,15 @@ def _controls(case: Case, p: list[int], q: list[int], keys_p: set[Foreign]) -> N
         case.probe.summary.append("store without synchronize not tried (on hardware it may win the race)")
 
 
-def _objects_of(case: Case, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
+def _objects_of(case: _vllm_case.Case, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
     """The cached objects of a prompt, found by storing nothing else since: the last ones in the cache."""
-    chunks = len(tokens) // _vllm_engine.chunk_size()
+    chunks = len(tokens) // _vllm_setup.chunk_size()
     cached = [entry for entry in case.engine.hot_cache().values() if all(entry is not other for other in exclude)]
     shape = exclude[0].tensor.shape
     return [entry for entry in cached if entry.tensor.shape == shape][-chunks:]
 
 
-def _store_without_waiting(case: Case) -> None:
+def _store_without_waiting(case: _vllm_case.Case) -> None:
     control = _vllm_controls.UnsynchronisedStores(case.engine)
     tokens = case.prompt(5)
     n = len(tokens)
@@ -213,10 +106,10 @@ def latent_attention(probe: _probe.Probe) -> None:
 def disk(probe: _probe.Probe) -> None:
     """The local disk backend, with nothing kept in memory."""
     folder = probe.scratch / "disk"
-    case = Case(probe, {"local_cpu": False, "local_disk": f"file://{folder}/", "max_local_disk_size": 0.25})
+    case = _vllm_case.Case(probe, {"local_cpu": False, "local_disk": f"file://{folder}/", "max_local_disk_size": 0.25})
     n, p = case.length, case.prompt(1)
     case.ask("miss", [p], external=[0])
-    _wait_for_files(probe, folder, n // _vllm_engine.chunk_size())
+    _wait_for_files(probe, folder, n // _vllm_setup.chunk_size())
     case.engine.forget_prefixes()
     case.ask("hit from disk", [p], external=[case.hit(n, n, n)], local=[0])
     case.close()
@@ -234,19 +127,19 @@ def _wait_for_files(probe: _probe.Probe, folder: Path, count: int) -> None:
 
 def outlives(probe: _probe.Probe) -> None:
     """A store that is there before and after the engine: one process stores, another one loads."""
-    given = arguments()
-    case = Case(probe, {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"})
+    given = _vllm_case.arguments()
+    case = _vllm_case.Case(probe, {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"})
     n, p = case.length, case.prompt(1)
     if given.phase == "store":
         case.ask("miss", [p], external=[0])
-        _wait_for_remote(case, n // _vllm_engine.chunk_size())
+        _wait_for_remote(case, n // _vllm_setup.chunk_size())
     else:
         case.ask("hit in a new process", [p], external=[case.hit(n, n, n)], local=[0])
         probe.summary.append(f"{given.storage.partition(':')[0]}: a new process was served from storage")
     case.close()
 
 
-def _wait_for_remote(case: Case, count: int) -> None:
+def _wait_for_remote(case: _vllm_case.Case, count: int) -> None:
     backend = case.engine.adapter.lmcache_engine.storage_manager.storage_backends["RemoteBackend"]
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and backend.put_tasks:
@@ -258,10 +151,10 @@ def _wait_for_remote(case: Case, count: int) -> None:
 
 def multiprocess(probe: _probe.Probe) -> None:
     """LMCache's multiprocess mode: the server, in its own process, is running already."""
-    given = arguments()
+    given = _vllm_case.arguments()
     extra: dict[str, object] = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": given.port}
-    case = Case(probe, {}, connector="LMCacheMPConnector", extra=extra)
-    chunk = _vllm_engine.chunk_size()
+    case = _vllm_case.Case(probe, {}, connector="LMCacheMPConnector", extra=extra)
+    chunk = _vllm_setup.chunk_size()
     p = case.prompt(1)
     hit = case.length // chunk * chunk
     case.ask("miss", [p], external=[0])
@@ -276,8 +169,8 @@ def multiprocess(probe: _probe.Probe) -> None:
 
 def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Two workers, each with its own device, hccl between them (gloo on the emulated HPU)."""
-    case = Case(probe, {}, ranks=2, mla=mla)
-    chunk = _vllm_engine.chunk_size()
+    case = _vllm_case.Case(probe, {}, ranks=2, mla=mla)
+    chunk = _vllm_setup.chunk_size()
     p = case.prompt(1)
     case.ask("miss", [p], external=[0])
     case.engine.forget_prefixes()
@@ -304,7 +197,7 @@ CASES = {
 
 def body(probe: _probe.Probe) -> None:
     """Run the case."""
-    given = arguments()
+    given = _vllm_case.arguments()
     print(json.dumps({"case": given.case, "pid": os.getpid()}), flush=True)
     CASES[given.case](probe)
 

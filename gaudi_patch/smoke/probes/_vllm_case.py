@@ -1,0 +1,153 @@
+"""A case of level inference: an engine, the answers it must give, the hits it must have."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe, _vllm_engine, _vllm_prompts, _vllm_setup
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, beside this file
+    import _probe
+    import _vllm_engine
+    import _vllm_prompts
+    import _vllm_setup
+
+LENGTH_IN_CHUNKS = 4.6875  # 300 tokens of chunks of 64: four whole chunks and a tail
+
+
+def arguments() -> argparse.Namespace:
+    """What the level tells its cases, beside what every probe is told."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case", required=True)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--storage", default="")
+    parser.add_argument("--phase", choices=("store", "load"), default="store")
+    return parser.parse_known_args()[0]
+
+
+class Case:
+    """An engine and what it must answer."""
+
+    def __init__(self, probe: _probe.Probe, settings: dict[str, object], **options: Foreign) -> None:
+        self.probe, self.arguments = probe, arguments()
+        mla = bool(options.pop("mla", False))
+        _vllm_setup.prepare_environment(probe.scratch, settings, own_platform=False)
+        self.errors = _vllm_engine.Errors()
+        _probe.load("habana_frameworks.torch")
+        if mla and _vllm_setup.uses_vllm_gaudi():
+            raise _probe.Skip("the tiny model with latent attention runs on the plugin's platform only")
+        if probe.device == "hpu" and options.get("ranks", 1) > _probe.load("torch").hpu.device_count():
+            raise _probe.Skip("there is one HPU only")
+        given: Path | None = self.arguments.model
+        dtype = "bfloat16" if _vllm_setup.uses_vllm_gaudi() else "float32"
+        self.folder = given or _vllm_setup.tiny_checkpoint(probe.scratch, mla=mla)
+        self.reference = _vllm_prompts.Reference(self.folder, dtype, available=given is None and dtype == "float32")
+        try:
+            self.engine = _vllm_engine.Engine(self.folder, dtype=dtype, **options)
+        except Exception as error:
+            raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
+        self.unsettled: list[tuple[str, list[int], _vllm_engine.Answer]] = []
+        self.vocabulary = _vllm_prompts.vocabulary(self.folder)
+        if problems := self.engine.problems():
+            raise RuntimeError(problems[0] + self.errors.first)
+        probe.counters["engine_start_seconds"] = round(self.engine.seconds_to_start, 1)
+        probe.counters["requests"] = []
+
+    @property
+    def length(self) -> int:
+        """The length of the usual prompt."""
+        return int(LENGTH_IN_CHUNKS * _vllm_setup.chunk_size())
+
+    def prompt(self, seed: int, length: int | None = None) -> list[int]:
+        """A prompt of the usual or another length."""
+        return _vllm_prompts.prompt(seed, length or self.length, self.vocabulary)
+
+    def ask(
+        self,
+        name: str,
+        prompts: list[list[int]],
+        *,
+        external: list[int] | None = None,
+        local: list[int] | None = None,
+        wrong: bool = False,
+    ) -> list[_vllm_engine.Answer]:
+        """Generate, and compare the answers with the reference and the hits with what is expected, if given.
+
+        wrong: a fault was put in, and the answers must differ from the right ones.
+        """
+        with self.probe.section(name):
+            began = time.monotonic()
+            answers = self.engine.generate(prompts, _vllm_prompts.ANSWER)
+            seconds = round((time.monotonic() - began) / len(prompts), 3)
+            for number, (tokens, answer) in enumerate(zip(prompts, answers, strict=True)):
+                self.probe.counters["requests"].append(
+                    {"request": name, "prompt": answer.prompt, "vllm": answer.local, "lmcache": answer.external}
+                    | {"seconds": seconds}
+                )
+                self._compare_hits(answer, number, external, local)
+                if not wrong and not self.reference.available:
+                    if not answer.external:
+                        self.reference.note(tokens, answer.tokens)
+                    else:
+                        self.unsettled.append((name, tokens, answer))
+                        continue
+                right = self.reference.answer(tokens)
+                if wrong:
+                    self.probe.check(
+                        answer.tokens != right, "the fault put in on purpose did not change the answer: check is blind"
+                    )
+                else:
+                    self._compare_answer(answer, right)
+            return answers
+        raise _probe.Skip("a request failed, and with it the engine")
+
+    def settle(self) -> None:
+        """Compare the answers that could not be compared at once with the engine's own, without LMCache.
+
+        vLLM's prefix cache gets the same number of tokens as LMCache had, so that the same kernels see the same shapes.
+        """
+        unsettled, self.unsettled = self.unsettled, []
+        for name, tokens, answer in unsettled:
+            with self.probe.section(name), self.engine.without_lookups():
+                self.engine.forget_prefixes()
+                self.engine.generate([tokens[: answer.local + answer.external]], 1)
+                (right,) = self.engine.generate([tokens], _vllm_prompts.ANSWER)
+                self.probe.check(right.external == 0, "the comparison itself was served by LMCache")
+                self.reference.note(tokens, right.tokens)
+                self._compare_answer(answer, right.tokens)
+        self.engine.forget_prefixes()
+
+    def _compare_answer(self, answer: _vllm_engine.Answer, right: list[int] | None) -> None:
+        self.probe.check(
+            answer.tokens == right,
+            f"answered {answer.tokens}, must be {right}; {answer.external} of {answer.prompt} tokens came "
+            f"from LMCache{self.errors.first}",
+        )
+
+    def _compare_hits(
+        self, answer: _vllm_engine.Answer, number: int, external: list[int] | None, local: list[int] | None
+    ) -> None:
+        if local is not None:
+            self.probe.check(answer.local == local[number], f"vLLM had {answer.local} tokens, not {local[number]}")
+        if external is not None:
+            self.probe.check(
+                answer.external == external[number],
+                f"LMCache had {answer.external} of {answer.prompt} tokens, not {external[number]}{self.errors.first}",
+            )
+
+    def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
+        """The number of tokens that LMCache must add."""
+        return _vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
+
+    def close(self) -> None:
+        """Close the engine; nothing of it may stay."""
+        self.settle()
+        with self.probe.section("shutdown"):
+            self.engine.close()
+            left = _vllm_engine.threads_left()
+            self.probe.check(not left, f"threads are left: {', '.join(left)}")

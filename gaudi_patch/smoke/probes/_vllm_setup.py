@@ -1,0 +1,101 @@
+"""Where a case's engine runs: the platform, its sizes, and what vLLM and LMCache read from the environment."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+else:  # run by path, beside this file
+    import _probe
+
+PLUGIN_FOLDER = Path(__file__).resolve().parent.parent / "vllm_plugin"
+PLUGIN = "gaudi_smoke_hpu"
+BLOCK = 32
+_ENTRY_POINTS = f"""[vllm.platform_plugins]
+{PLUGIN} = {PLUGIN}:register
+[vllm.general_plugins]
+{PLUGIN} = {PLUGIN}:register_models
+"""
+_METADATA = f"Metadata-Version: 2.1\nName: {PLUGIN}\nVersion: 0\n"
+
+
+def uses_vllm_gaudi() -> bool:
+    """Whether the engine runs on the real platform: where it is installed, unless the plugin has been chosen."""
+    return os.environ.get("VLLM_PLUGINS") != PLUGIN and importlib.util.find_spec("vllm_gaudi") is not None
+
+
+def block_size() -> int:
+    """Tokens in a block: vllm-gaudi's kernels want 128."""
+    return 128 if uses_vllm_gaudi() else BLOCK
+
+
+def chunk_size() -> int:
+    """Tokens in one of LMCache's chunks: two blocks."""
+    return 2 * block_size()
+
+
+def shared_folder(scratch: Path) -> Path:
+    """What the cases of a level share: the level says where it is."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shared", type=Path, default=scratch)
+    found: Path = parser.parse_known_args()[0].shared
+    return found
+
+
+def tiny_checkpoint(scratch: Path, *, mla: bool) -> Path:
+    """The tiny checkpoint; at one path for all cases, since the path is the model's name and part of LMCache's keys."""
+    folder: Path = _probe.load("gaudi_smoke_hpu.tiny").write(
+        shared_folder(scratch) / ("tiny-mla" if mla else "tiny-llama"), mla=mla
+    )
+    return folder
+
+
+def max_model_len() -> int:
+    """The longest request, in tokens."""
+    return 1024 if block_size() == BLOCK else 2048
+
+
+def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platform: bool) -> None:
+    """Set what vLLM and LMCache read from the environment when they are imported; children inherit it.
+
+    settings: LMCache's configuration. own_platform: use the plugin even where vllm-gaudi is installed.
+    """
+    paths = [str(PLUGIN_FOLDER)]
+    if own_platform or not uses_vllm_gaudi():
+        info = scratch / "entry_points" / f"{PLUGIN}-0.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "METADATA").write_text(_METADATA, encoding="utf-8")
+        (info / "entry_points.txt").write_text(_ENTRY_POINTS, encoding="utf-8")
+        paths.append(str(info.parent))
+        os.environ["VLLM_PLUGINS"] = PLUGIN
+    else:
+        # Online defragmentation moves blocks under LMCache, and contiguous paged attention turns prefix caching off.
+        os.environ.setdefault("VLLM_CONTIGUOUS_PA", "false")
+        os.environ.setdefault("VLLM_DEFRAG", "false")
+    sys.path[:0] = paths
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.update(
+        VLLM_CACHE_ROOT=str(shared_folder(scratch) / "vllm-cache"),
+        VLLM_CONFIG_ROOT=str(scratch / "vllm-config"),
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_USE_V1="1",
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_HOST_IP="127.0.0.1",
+        DO_NOT_TRACK="1",
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "2"),
+        GLOO_SOCKET_IFNAME=os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        LMCACHE_TRACK_USAGE="false",
+        VLLM_SKIP_WARMUP="true",
+    )
+    defaults = {"chunk_size": chunk_size(), "local_cpu": True, "max_local_cpu_size": 0.25}
+    for name, value in {**defaults, **settings}.items():
+        os.environ[f"LMCACHE_{name.upper()}"] = str(value)
