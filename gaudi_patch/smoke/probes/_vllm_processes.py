@@ -127,7 +127,8 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
         print(tail, flush=True)
     elif status != 0:
         probe.fail(f"it reported {data['status']} but ended with status {status}")
-    probe.summary += data["summary"]
+    else:
+        probe.summary += data["summary"]
 
 
 _known: set[int] = set()
