@@ -389,14 +389,18 @@ def test_a_target_edited_after_a_kill_needs_a_human(few: Tiny) -> None:
     assert tree(few.site) == before
 
 
-def test_a_lost_undo_file_needs_a_human(few: Tiny) -> None:
+@pytest.mark.parametrize("content", [b"x" * 10000, b"", None])
+def test_a_lost_undo_file_needs_a_human(content: bytes | None, few: Tiny) -> None:
     """case_72: the bytes to put back are held against their hash; nothing else is put in their place."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
     commit = recorder.calls.index(("unlink", few.home / journal.FILE))
     assert in_child(lambda: few.apply(KillAt(commit))) == KILLED
-    (few.home / journal.UNDO).write_bytes(b"x" * 10000)
+    undo = few.home / journal.UNDO
+    undo.unlink()
+    if content is not None:
+        undo.write_bytes(content)
     engine = (few.site / "lmcache/engine.py").read_bytes()
     for _ in range(2):
         with pytest.raises(GaudiPatchError, match="has lost the bytes") as caught:
@@ -496,6 +500,65 @@ def test_a_journal_of_a_mounted_image_is_recovered_elsewhere(few: Tiny, tmp_path
     moved = few.at(tmp_path / "elsewhere")
     assert moved.rollback().exit is Exit.OK
     assert tree(moved.site) == before
+
+
+def killed_before(few: Tiny, name: str, path: Path) -> None:
+    """`apply` killed before a step."""
+    recorder = Recorder()
+    few.apply(recorder)
+    few.rollback()
+    assert in_child(lambda: few.apply(KillAt(recorder.calls.index((name, path))))) == KILLED
+
+
+def test_only_what_was_replaced_is_put_back(few: Tiny) -> None:
+    """case_1: the number that is told is that of the files on the wrong side."""
+    recorder = Recorder()
+    few.apply(recorder)
+    few.rollback()
+    replaced = [path for name, path in recorder.calls if name == "replace" and path.name != journal.FILE]
+    killed_before(few, "replace", replaced[1])
+    assert any("(1 file put back)" in text for text in few.rollback().warnings)
+
+
+def test_a_mode_changed_after_a_kill_is_put_back_too(few: Tiny) -> None:
+    """case_2: of a file that was to be deleted, and was not yet."""
+    before = tree(few.site)
+    killed_before(few, "unlink", few.site / "lmcache/old.py")
+    (few.site / "lmcache/old.py").chmod(0o600)
+    assert few.rollback().exit is Exit.OK
+    assert tree(few.site) == before
+
+
+def test_nobody_else_may_read_the_journal(few: Tiny) -> None:
+    """It holds the bytes of files that may be private."""
+    killed_before(few, "unlink", few.home / journal.FILE)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in few.home.iterdir()}
+    assert modes == {journal.FILE: 0o600, journal.UNDO: 0o600}
+
+
+def test_an_undo_leaves_the_bytecode_of_other_modules(few: Tiny) -> None:
+    """tool.sh is a target, tool.py is none."""
+    cached = few.site / "lmcache/__pycache__/tool.cpython-399.pyc"
+    cached.write_bytes(b"cached")
+    before = tree(few.site)
+    killed_before(few, "unlink", few.home / journal.FILE)
+    few.rollback()
+    assert tree(few.site) == before
+
+
+def test_bytecode_that_python_wrote_again_is_not_held_against_us(few: Tiny) -> None:
+    """case_46: between the replacement and the look at it; only the old bytecode must not be there."""
+    pyc = next((few.site / "lmcache/__pycache__").glob("engine.*.pyc"))
+    old = pyc.read_bytes()
+    look = Hook("read", at(pyc), lambda: pyc.write_bytes(b"newer"))
+    assert few.apply(look).exit is Exit.OK
+    assert pyc.read_bytes() == b"newer"
+    few.rollback()
+    assert pyc.read_bytes() == old
+    with pytest.raises(GaudiPatchError) as caught:
+        few.apply(Hook("read", at(pyc), lambda: pyc.write_bytes(old)))
+    assert (caught.value.code, caught.value.file) == ("verify-failed", str(pyc))
+    assert few.check().exit is Exit.PENDING
 
 
 # What is kept of a file
