@@ -17,6 +17,9 @@ else:  # run by path, beside this file
 PLUGIN_FOLDER = Path(__file__).resolve().parent.parent / "vllm_plugin"
 PLUGIN = "gaudi_smoke_hpu"
 BLOCK = 32
+# For processes that share a cache. LMCache's default, Python's hash(), is not the same in two processes before Python
+# 3.12, whatever PYTHONHASHSEED says: a key contains None, whose hash is its address.
+SHARED_KEYS: dict[str, object] = {"pre_caching_hash_algorithm": "sha256_cbor"}
 _ENTRY_POINTS = f"""[vllm.platform_plugins]
 {PLUGIN} = {PLUGIN}:register
 [vllm.general_plugins]

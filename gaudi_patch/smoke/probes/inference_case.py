@@ -128,7 +128,8 @@ def _wait_for_files(probe: _probe.Probe, folder: Path, count: int) -> None:
 def outlives(probe: _probe.Probe) -> None:
     """A store that is there before and after the engine: one process stores, another one loads."""
     given = _vllm_case.arguments()
-    case = _vllm_case.Case(probe, {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"})
+    settings = {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"}
+    case = _vllm_case.Case(probe, {**settings, **_vllm_setup.SHARED_KEYS})
     n, p = case.length, case.prompt(1)
     if given.phase == "store":
         case.ask("miss", [p], external=[0])
@@ -169,7 +170,7 @@ def multiprocess(probe: _probe.Probe) -> None:
 
 def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Two workers, each with its own device, hccl between them (gloo on the emulated HPU)."""
-    case = _vllm_case.Case(probe, {}, ranks=2, mla=mla)
+    case = _vllm_case.Case(probe, _vllm_setup.SHARED_KEYS, ranks=2, mla=mla)
     chunk = _vllm_setup.chunk_size()
     p = case.prompt(1)
     case.ask("miss", [p], external=[0])
