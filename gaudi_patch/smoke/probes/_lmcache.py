@@ -197,17 +197,30 @@ class Allocator:
         self._allocator.close()
 
 
+@contextlib.contextmanager
+def _short_naps(module: Foreign) -> Iterator[None]:
+    """Before 0.3.10 closing an engine waits until its statistics thread has slept 10 s (observability.py)."""
+    made = module.LMCacheStatsLogger
+    if release() < (0, 3, 10):
+        module.LMCacheStatsLogger = lambda metadata, log_interval: made(metadata, log_interval=0.1)
+    try:
+        yield
+    finally:
+        module.LMCacheStatsLogger = made
+
+
 def make_engine(config: Foreign, metadata: Foreign, connector: Foreign) -> Foreign:
     """A cache engine with its storage backends running; end it with ``close_engine``."""
-    builder = _probe.load("lmcache.v1.cache_engine").LMCacheEngineBuilder
-    engine = builder.get_or_create(
-        INSTANCE,
-        config,
-        metadata,
-        connector,
-        lambda tensor, source: None,  # alone: there is nobody to broadcast to
-        lambda value, source: value,
-    )
+    module = _probe.load("lmcache.v1.cache_engine")
+    with _short_naps(module):
+        engine = module.LMCacheEngineBuilder.get_or_create(
+            INSTANCE,
+            config,
+            metadata,
+            connector,
+            lambda tensor, source: None,  # alone: there is nobody to broadcast to
+            lambda value, source: value,
+        )
     if hasattr(engine, "post_init"):
         engine.post_init()
     return engine
