@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -173,6 +174,15 @@ class TestProcesses:
     def test_a_result_that_the_exit_status_contradicts_is_a_failure(self, run: Any) -> None:
         assert "reported passed but ended with status 3" in run("write()\nraise SystemExit(3)").failures[0]["message"]
 
+    def test_a_process_that_ran_before_the_case_is_neither_counted_nor_ended(self, run: Any) -> None:
+        code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+        with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as other:
+            try:
+                probe = run("write()")
+                assert (probe.failures, other.poll()) == ([], None)
+            finally:
+                os.killpg(other.pid, signal.SIGKILL)
+
 
 def test_a_child_that_outlives_its_case_is_found_and_ended(tmp_path: Path) -> None:
     """In a process of its own, since adopting orphans stays in force."""
@@ -180,9 +190,9 @@ def test_a_child_that_outlives_its_case_is_found_and_ended(tmp_path: Path) -> No
 import os, sys, time, json
 from pathlib import Path
 sys.path.insert(0, {str(PROBES)!r})
-import _probe, _vllm_processes
+import _probe, _vllm_children, _vllm_processes
 _vllm_processes._GRACE_SECONDS = 0.5
-_vllm_processes.adopt_orphans()
+_vllm_children.adopt_orphans()
 probe = _probe.Probe('inference', 'lazy', 'emulated', Path('.'))
 case = Path('case.py')
 case.write_text('''

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,19 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _probe, _vllm_children
 else:  # run by path, beside this file
     import _probe
+    import _vllm_children
 
-_PR_SET_CHILD_SUBREAPER = 36
 # How long helpers (multiprocessing's resource tracker) may take to notice that their process has ended.
 _GRACE_SECONDS = 10.0
-
-
-def adopt_orphans() -> None:
-    """Become the parent of whatever a case leaves behind (Linux), so that it is found and ended."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
@@ -79,6 +71,7 @@ def run_case(
     answer, log = folder / "result.json", folder / "output.txt"
     command = [sys.executable, *command, "--result", str(answer), "--rules", probe.rules, "--device", probe.device]
     print(f"-- {name}", flush=True)
+    newcomers = _vllm_children.Newcomers()
     began = time.monotonic()
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -88,7 +81,7 @@ def run_case(
             status: int | None = process.wait(timeout)
         except subprocess.TimeoutExpired:
             status = None
-        left = _end_all_but_servers(0.0 if status is None else _GRACE_SECONDS)
+        left = newcomers.end(0.0 if status is None else _GRACE_SECONDS)
         process.wait()
     seconds = round(time.monotonic() - began, 1)
     with probe.section(name):
@@ -131,9 +124,6 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
         probe.summary += data["summary"]
 
 
-_known: set[int] = set()
-
-
 @contextlib.contextmanager
 def server(command: list[str], environ: dict[str, str], folder: Path, port: int, timeout: float) -> Iterator[None]:
     """A server's process while the block runs; it is told to end, then killed.
@@ -142,6 +132,7 @@ def server(command: list[str], environ: dict[str, str], folder: Path, port: int,
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "output.txt"
+    newcomers = _vllm_children.Newcomers()
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, *command],
@@ -151,7 +142,6 @@ def server(command: list[str], environ: dict[str, str], folder: Path, port: int,
             env=environ,
             cwd=folder,
         )
-    _known.add(process.pid)
     try:
         _wait_for_port(process, port, timeout, log)
         yield
@@ -162,8 +152,7 @@ def server(command: list[str], environ: dict[str, str], folder: Path, port: int,
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        _known.discard(process.pid)
-        _end_all_but_servers(_GRACE_SECONDS)
+        newcomers.end(_GRACE_SECONDS)
 
 
 def _wait_for_port(process: subprocess.Popen[bytes], port: int, timeout: float, log: Path) -> None:
@@ -187,42 +176,6 @@ def _refuse_or_skip(module: str) -> None:
     if top == "lmcache" or top in _probe.CUDA_LIBRARIES:
         raise RuntimeError(f"LMCache's server needs {module}, which is not there on a Gaudi host")
     raise _probe.Skip(f"LMCache's server needs {module}, which is not installed")
-
-
-def _end_all_but_servers(grace: float) -> list[str]:
-    """Wait ``grace`` seconds for all children to end, kill those that have not; their command lines."""
-    deadline = time.monotonic() + grace
-    while (left := _descendants(os.getpid())) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    commands = []
-    for pid in left:
-        with contextlib.suppress(OSError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            os.kill(pid, signal.SIGKILL)
-            commands.append(command.strip()[:200])
-    for pid in left:
-        with contextlib.suppress(ChildProcessError):  # not adopted: another process waits for it
-            os.waitpid(pid, 0)
-    return commands
-
-
-def _descendants(root: int) -> list[int]:
-    """The processes that come from ``root``, except servers and what comes from them."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            fields = entry.read_text().rpartition(")")[2].split()
-            if fields[0] != "Z":
-                parents[int(entry.parent.name)] = int(fields[1])
-    found: list[int] = []
-    for pid in parents:
-        current = pid
-        while current in parents and current not in _known:
-            current = parents[current]
-            if current == root:
-                found.append(pid)
-                break
-    return found
 
 
 def _tail(log: Path) -> str:

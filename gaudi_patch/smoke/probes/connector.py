@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_processes
+    from gaudi_patch.smoke.probes import _probe, _vllm_children, _vllm_processes
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
+    import _vllm_children
     import _vllm_processes
 
 CASES = ("blocks", "latent-attention", "failed-load", "unseen-load")
@@ -32,7 +33,7 @@ def body(probe: _probe.Probe) -> None:
     wanted = [name.strip() for name in options.cases.split(",") if name.strip()]
     if unknown := sorted(set(wanted) - set(CASES)):
         raise ValueError(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    _vllm_processes.adopt_orphans()
+    _vllm_children.adopt_orphans()
     script = str(Path(__file__).with_name("connector_case.py"))
     for name in wanted:
         with _vllm_processes.socket_folder() as sockets:

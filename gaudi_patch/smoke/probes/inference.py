@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _lmcache, _probe, _vllm_processes, _vllm_setup
+    from gaudi_patch.smoke.probes import _lmcache, _probe, _vllm_children, _vllm_processes, _vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _lmcache
     import _probe
+    import _vllm_children
     import _vllm_processes
     import _vllm_setup
 
@@ -126,7 +127,7 @@ def _vllm_distribution() -> str:
 def body(probe: _probe.Probe) -> None:
     """Run the cases; after a failure on an unpatched LMCache, none of the others."""
     level = Level(probe)
-    _vllm_processes.adopt_orphans()
+    _vllm_children.adopt_orphans()
     steps = {"file-store": level.file_store, "lm-server": level.lm_server, "multiprocess": level.multiprocess}
     for name in level.cases:
         if name in steps:
