@@ -330,12 +330,13 @@ def _parse_toml(file: Path, text: str) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(text)
+        document: dict[str, Any] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         line = re.search(r"line (\d+)", str(error))
         raise bad_manifest(
             f"is not valid TOML: {error}", str(file), int(line[1]) if line else text.count("\n") + 1
         ) from error
+    return document
 
 
 def _read_lock(file: Path) -> dict[str, Any]:

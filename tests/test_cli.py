@@ -472,8 +472,9 @@ def test_a_hunk_that_does_not_apply_is_marked_in_its_patch_and_explained(tmp_pat
 
 
 def commands(group: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, one in group.commands.items():
-        if hasattr(one, "commands"):
+    for name in group.list_commands(None):
+        one = group.get_command(None, name)
+        if hasattr(one, "list_commands"):
             yield from commands(one, (*prefix, name))
         else:
             yield (*prefix, name), one
@@ -496,6 +497,20 @@ def test_help_reads_like_a_manual_with_an_example(names: tuple[str, ...]) -> Non
 def test_the_verbs_are_those_of_the_manual() -> None:
     names = {" ".join(one) for one in ALL_COMMANDS}
     assert {"check", "apply", "rollback", "list", "show", "demo", "dev lint"} <= names
+
+
+def test_only_the_verb_that_is_invoked_is_imported(target: Tiny) -> None:
+    """Start-up does not grow with the verbs."""
+    code = (
+        "import sys\n"
+        "from gaudi_patch import cli\n"
+        f"sys.argv = ['gaudi-patch', *{arguments(target, 'check')!r}]\n"
+        "try:\n    cli.main()\n"
+        "except SystemExit:\n    pass\n"
+        "print(*sorted({f'gaudi_patch.cli.verbs.{verb}' for verb in cli.VERBS} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    assert done.stderr == "gaudi_patch.cli.verbs.check\n"
 
 
 def test_without_arguments_the_help_is_shown() -> None:

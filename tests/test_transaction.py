@@ -321,7 +321,7 @@ def test_a_signal_undoes_and_is_the_exit_code(
 
 def _signalled(target: Tiny, number: signal.Signals, at_step: int) -> None:
     """`gaudi-patch apply` in this process, which gets the signal twice from ``at_step`` on."""
-    from gaudi_patch import cli
+    from gaudi_patch.cli.run import guarded
 
     count = 0
 
@@ -333,7 +333,7 @@ def _signalled(target: Tiny, number: signal.Signals, at_step: int) -> None:
 
     Disk.step = step  # type: ignore[method-assign]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    result = cli._guarded("apply", lambda: target.apply(), False)
+    result = guarded("apply", lambda: target.apply(), False)
     os._exit(int(result.exit))
 
 

@@ -1,0 +1,71 @@
+"""Options in, one Result out. Each verb's options are a module of ``verbs``, imported when the verb is invoked.
+
+Start-up decides how a command feels: what a verb needs, nobody else waits for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context
+
+EXIT_CODES = """
+Exit codes: 0 the asked-for state holds - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
+3 not installed, unknown or refused version - 4 environment (not writable, no space, locked) -
+5 smoke failed, rolled back - 6 a human is needed - 10 (check) a series would apply - 70 a bug.
+"""
+
+#: In the order of the help.
+VERBS = ("check", "apply", "rollback", "smoke", "list", "show", "demo", "dev")
+
+
+class Verbs(TyperGroup):
+    """The verbs, each imported when it is asked for."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = typer.main.get_command(import_module(f"{__name__}.verbs.{cmd_name}").app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    name="gaudi-patch",
+    cls=Verbs,
+    help="Patch an installed LMCache for Intel Gaudi: check, apply, roll back, and prove it.\n\n" + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from gaudi_patch.commands.version import version_text
+
+        typer.echo(version_text())
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """The console script."""
+    app()

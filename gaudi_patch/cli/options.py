@@ -1,0 +1,57 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from gaudi_patch.report import Color, Format
+
+
+def verb_app(text: str | None = None) -> typer.Typer:
+    """Holds one verb's options, or with ``text`` a group of verbs; without what the program itself has."""
+    return typer.Typer(help=text, no_args_is_help=text is not None, add_completion=False, rich_markup_mode=None)
+
+
+# Optional[...]: typer reads annotations at run time, and Python 3.10 must read them too.
+PythonOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--python", metavar="PYTHON", help="The target's interpreter, e.g. /opt/venv/bin/python."),
+]
+PathOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--path", metavar="DIR", help="A site-packages folder, or a git checkout of LMCache."),
+]
+RootOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--root", metavar="DIR", help="The root of an unpacked image; nothing in it is run."),
+]
+ManifestOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--manifest", metavar="DIR", help="A folder with manifest.toml in place of the built-in one."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (schema_version 1) on stdout.")]
+FormatOption = Annotated[
+    Format, typer.Option("--output-format", help="github adds annotations and a job summary.", show_default=True)
+]
+ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_COLOR are honoured.")]
+IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
+LockOption = Annotated[
+    float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
+]
+
+DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, hpu or emulated.")]
+RequireOption = Annotated[
+    str, typer.Option("--require", metavar="LEVELS", help="Levels that must not be skipped, e.g. kernels,engine.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--smoke-timeout", metavar="SECONDS", min=1.0, help="For each smoke level.")
+]
+
+WheelOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--wheel", metavar="FILE", help="The release's wheel, where PyPI is not to be asked."),
+]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The worktree.")]

@@ -1,0 +1,124 @@
+"""Run a verb, print its Result, exit: the only place that does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.report import Color, Format, Result
+
+if TYPE_CHECKING:
+    from gaudi_patch.commands.smoke import Options as SmokeOptions
+    from gaudi_patch.locate import Installation
+    from gaudi_patch.manifest import Manifest
+
+DEVICES = ("auto", "hpu", "emulated")
+RULES = ("lazy", "eager")
+
+
+def smoke_options(
+    levels: str, device: str, rules: str, require: str, timeout: float, *, quiet: bool = False
+) -> SmokeOptions:
+    from gaudi_patch.commands.smoke import Options
+
+    def split(text: str) -> tuple[str, ...]:
+        return tuple(part for part in text.replace(",", " ").split() if part)
+
+    for name, value, allowed in (("--device", (device,), DEVICES), ("--rules", split(rules), RULES)):
+        if not value or not set(value) <= set(allowed):
+            raise GaudiPatchError(Exit.USAGE, "usage", f"{name} takes {', '.join(allowed)}, not {' '.join(value)!r}")
+    return Options(split(levels), device, split(rules), split(require), timeout, quiet)
+
+
+def target(
+    python: Path | None, path: Path | None, root: Path | None, manifest: Path | None
+) -> tuple[Manifest, Installation]:
+    from gaudi_patch.locate import Target, locate
+    from gaudi_patch.manifest import load
+
+    loaded = load(manifest)
+    return loaded, locate(Target(python, path, root), loaded.package)
+
+
+def finish(
+    command: str,
+    verb: Callable[[], Result],
+    output: Format,
+    color: Color,
+    as_json: bool,
+    if_installed: bool = False,
+) -> None:
+    """Run a verb, print its Result, and exit: every way out of the program goes through here."""
+    from gaudi_patch.report import show as print_result
+
+    result = guarded(command, verb, if_installed)
+    print_result(result, Format.JSON if as_json else output, color)
+    raise typer.Exit(int(result.exit))
+
+
+def guarded(command: str, verb: Callable[[], Result], if_installed: bool) -> Result:
+    import signal
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        return verb()
+    except GaudiPatchError as error:
+        if if_installed and error.code == "not-installed":
+            return Result(command, data={"installed": False}, warnings=[f"{error}: nothing to do"])
+        return Result(command, error.exit, errors=[error])
+    except KeyboardInterrupt:
+        return _interrupted(command, Exit.INTERRUPTED, "interrupted")
+    except _Terminated:
+        return _interrupted(command, Exit.TERMINATED, "terminated")
+    except OSError as error:
+        from gaudi_patch.disk import environment_error
+
+        fault = environment_error(error, f"running {command}")
+        return Result(command, fault.exit, errors=[fault])
+    except Exception as error:  # noqa: BLE001, RUF100 - the last line of defence: a bug is told as one
+        return _bug(command, error)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, so that a transaction is undone on the way out."""
+
+
+def _interrupted(command: str, code: Exit, what: str) -> Result:
+    message = f"{what}; no file is left half-way"
+    error = GaudiPatchError(code, what, message, "gaudi-patch check says what holds; run the same command again")
+    return Result(command, code, errors=[error])
+
+
+def _bug(command: str, error: Exception) -> Result:
+    import tempfile
+    import traceback
+
+    from gaudi_patch.commands.version import version_text
+
+    text = f"{version_text()}\n{' '.join(sys.argv)}\n\n{traceback.format_exc()}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="gaudi-patch-bug-", suffix=".txt", delete=False) as stream:
+            stream.write(text)
+        where = stream.name
+    except OSError:
+        from gaudi_patch.report import narrate
+
+        narrate([text])
+        where = "standard error"
+    fault = GaudiPatchError(
+        Exit.BUG,
+        "bug",
+        f"{type(error).__name__}: {error}. This is a bug of gaudi-patch; no file is left half-way",
+        f"please report it with {where}",
+    )
+    return Result(command, Exit.BUG, errors=[fault])

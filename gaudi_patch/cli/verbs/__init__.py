@@ -1,0 +1,1 @@
+"""The options of each verb: a module a verb, whose ``app`` holds them."""

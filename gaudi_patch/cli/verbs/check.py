@@ -1,0 +1,51 @@
+"""The options of `check`."""
+
+from __future__ import annotations
+
+from gaudi_patch.cli.options import (
+    ColorOption,
+    FormatOption,
+    IfInstalledOption,
+    JsonOption,
+    ManifestOption,
+    PathOption,
+    PythonOption,
+    RootOption,
+    verb_app,
+)
+from gaudi_patch.cli.run import finish, target
+from gaudi_patch.report import Color, Format, Result
+
+app = verb_app()
+
+
+@app.command()
+def check(
+    python: PythonOption = None,
+    path: PathOption = None,
+    root: RootOption = None,
+    manifest: ManifestOption = None,
+    if_installed: IfInstalledOption = False,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Say what is installed, which series fits, and the state of each file.
+
+    Changes nothing and works on read-only media. The state of a file is decided by its
+    sha256 alone: pristine, patched, modified or missing.
+
+    Exits 0 when the series is applied (or none is needed), 10 when it would apply,
+    1 when files differ from both the release and the series, 3 when the version has no series.
+
+    Example, as a step of an image build that must not go on unpatched:
+
+        gaudi-patch check --python /opt/venv/bin/python
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.commands.check import check as run
+
+        return run(*target(python, path, root, manifest))
+
+    finish("check", verb, output_format, color, as_json, if_installed)

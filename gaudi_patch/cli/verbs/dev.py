@@ -1,0 +1,151 @@
+"""The options of `dev`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from gaudi_patch.cli.options import (
+    ColorOption,
+    FolderArgument,
+    FormatOption,
+    JsonOption,
+    ManifestOption,
+    WheelOption,
+    verb_app,
+)
+from gaudi_patch.cli.run import finish
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.report import Color, Format, Result
+
+app = verb_app("For those who keep the patches.")
+
+
+@app.command()
+def lint(
+    manifest: ManifestOption = None,
+    write: Annotated[bool, typer.Option("--write", help="Renew manifest.lock.")] = False,
+    wheel: WheelOption = None,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Hold the manifest, the lock and the diffs against the wheels.
+
+    Each series is applied to the wheel of its release in memory, and every result compiled.
+    Wheels come from PyPI once and are kept in GAUDI_PATCH_CACHE (~/.cache/gaudi-patch).
+
+    With --wheel the nearest series is held against a release that has none yet: which hunks still
+    fit, which are obsolete since upstream has the change, which conflict.
+
+    Example, after a patch was changed:
+
+        gaudi-patch dev lint --write
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.authoring.lint import lint as run
+        from gaudi_patch.authoring.watch import watch
+
+        return watch(manifest, wheel) if wheel is not None else run(manifest, write=write)
+
+    finish("dev lint", verb, output_format, color, as_json)
+
+
+@app.command()
+def edit(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A release with a series.")],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="[DIR]", help="A new folder for the worktree (default: lmcache-VERSION-edit)."),
+    ] = None,
+    manifest: ManifestOption = None,
+    wheel: WheelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lay the pristine wheel and one commit for each patch into a new git worktree.
+
+    Edit, amend and reorder the commits with git, as quilt and StGit users do; then `dev refresh`
+    writes them back as diffs. No installation is touched.
+
+    Example:
+
+        gaudi-patch dev edit 0.5.6 /tmp/lmcache-0.5.6
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.authoring.edit import edit as run
+
+        return run(version, folder, manifest, wheel)
+
+    finish("dev edit", verb, Format.TEXT, Color.AUTO, as_json)
+
+
+@app.command()
+def refresh(folder: FolderArgument, manifest: ManifestOption = None, as_json: JsonOption = False) -> None:
+    """Write the commits of a worktree back as diffs, and renew the lock.
+
+    Three lines of context, full blob ids. Each commit names its patch by a trailer
+    `Patch: NAME`; the names must be those of the series in manifest.toml.
+
+    Example:
+
+        gaudi-patch dev refresh /tmp/lmcache-0.5.6
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.authoring.edit import refresh as run
+
+        return run(folder, manifest)
+
+    finish("dev refresh", verb, Format.TEXT, Color.AUTO, as_json)
+
+
+@app.command()
+def port(
+    versions: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="OLD NEW", help="The release to port from, and the one to port to."),
+    ] = None,
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--dir", metavar="DIR", help="A new folder for the worktree (default: lmcache-NEW-port)."),
+    ] = None,
+    go_on: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--continue", metavar="DIR", help="Go on in DIR after conflicts were resolved."),
+    ] = None,
+    give_up: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--abort", metavar="DIR", help="Give up the port in DIR."),
+    ] = None,
+    manifest: ManifestOption = None,
+    wheel: WheelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Carry a series to a new release by three-way merge.
+
+    Patches that merge are committed; what upstream has already is dropped; a real conflict stops
+    with both sides shown. At the end the patches, the series and the lock are written: a patch
+    whose text is unchanged stays shared.
+
+    Example:
+
+        gaudi-patch dev port 0.5.5 0.5.6
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.authoring import port as porting
+
+        if go_on is not None:
+            return porting.proceed(go_on)
+        if give_up is not None:
+            return porting.abort(give_up)
+        if len(versions or ()) != 2:
+            raise GaudiPatchError(Exit.USAGE, "usage", "dev port takes OLD and NEW", "gaudi-patch dev port 0.5.5 0.5.6")
+        old, new = versions or ("", "")
+        return porting.port(old, new, folder, manifest, wheel)
+
+    finish("dev port", verb, Format.TEXT, Color.AUTO, as_json)
