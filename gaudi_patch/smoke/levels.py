@@ -36,6 +36,8 @@ LEVELS: tuple[Level, ...] = (
     Level("imports", "imports.py", brings_up_device=True),
     Level("kernels", "kernels.py", needs=("numpy",)),
     Level("engine", "engine.py", needs=("numpy",)),
+    Level("connector", "connector.py", needs=("vllm",), brings_up_device=True),
+    Level("inference", "inference.py", needs=("vllm",), brings_up_device=True),
 )
 
 # The folder with the emulated habana_frameworks.
