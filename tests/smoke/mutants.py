@@ -146,6 +146,13 @@ MUTANTS = (
         "stacked[0].view(rows, *shapes[p])",
     ),
     Mutant(
+        "all planes of a part get the rows of its first, in a compiled graph only",
+        f"{_GAUDI}/kernels.py",
+        "stacked[number].view(rows, *shapes[p])",
+        "stacked[0 if torch.compiler.is_compiling() else number].view(rows, *shapes[p])",
+        rules="eager",
+    ),
+    Mutant(
         "the last row of every run is left out",
         f"{_GAUDI}/plan.py",
         "first - position, last - first))",

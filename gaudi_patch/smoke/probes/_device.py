@@ -94,6 +94,21 @@ def _compiled() -> int | None:
 
 
 @contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """On the emulated device, let functions under ``torch.compile`` run as they are written.
+
+    There a compiled function does what the written one does, and its compilation takes most of the time. On a real
+    device the compiled graph is what is to be checked, so nothing changes; nor does it before PyTorch 2.6.
+    """
+    set_stance = getattr(_probe.load("torch").compiler, "set_stance", None)
+    if "hpu_emulator" not in sys.modules or set_stance is None:
+        yield
+        return
+    with set_stance("force_eager"):
+        yield
+
+
+@contextlib.contextmanager
 def streams_reversed() -> Iterator[bool]:
     """Let the emulated device run its streams in reverse order when it is waited for; yields whether it does.
 
