@@ -60,8 +60,8 @@ def ask(executable: str, package: str, environ: Mapping[str, str]) -> Interprete
     if is_own(executable):
         return own_interpreter(package, environ)
     # Costs 5 ms; most runs do without.
-    import json
     import subprocess
+    from ast import literal_eval  # typer has imported ast
 
     probe = str(Path(__file__).with_name("probe_environment.py"))
     # The probe runs in "/", so that nothing here is imported by accident.
@@ -88,11 +88,11 @@ def ask(executable: str, package: str, environ: Mapping[str, str]) -> Interprete
     try:
         if done.returncode != 0:
             raise ValueError(f"exit status {done.returncode}")
-        facts = json.loads(lines[-1] if lines else "")
+        facts = literal_eval(lines[-1] if lines else "")
         return _interpreter(facts, executable, own=False)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
         errors = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        telling = f"no answer ({error})"
+        telling = f"no answer ({error.msg if isinstance(error, SyntaxError) else error})"
         if errors:  # a traceback says at its end what happened; a complaint about -I (Python 2) at its start
             telling = errors[0] if "option" in errors[0].lower() else errors[-1]
         raise _cannot_run(executable, telling) from error

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,7 +102,7 @@ def _make(file: Path) -> bool:
             file.unlink(missing_ok=True)
         return False
     with open(descriptor, "w", encoding="utf-8") as stream:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, stream)
+        json.dump({"host": os.uname().nodename, "pid": os.getpid()}, stream)
     return True
 
 
@@ -113,7 +112,7 @@ def _is_stale(file: Path) -> bool:
         host, pid = holder["host"], int(holder["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return False  # just being written, or not ours: a human decides
-    if host != socket.gethostname():
+    if host != os.uname().nodename:
         return False
     try:
         os.kill(pid, 0)

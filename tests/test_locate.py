@@ -41,7 +41,7 @@ def python(tmp_path: Path) -> Python:
             **facts,
         }
         program = folder / name
-        program.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(json.dumps(answer))}\n")
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(ascii(answer))}\n")
         program.chmod(0o755)
         return program
 

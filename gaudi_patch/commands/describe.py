@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gaudi_patch.manifest import Kind, Verdict
-from gaudi_patch.plan import State
+from gaudi_patch.plan import FileState, State
 from gaudi_patch.report import Block, Fields, Table
 from gaudi_patch.situation import Situation
 
@@ -58,8 +58,13 @@ def blocks(found: Situation) -> list[Block]:
         rows.append(("state", found.state.value))
     listed: list[Block] = [Fields(rows)]
     if found.files:
-        listed.append(Table(("state", "file"), [(one.state.value, one.path) for one in found.files], state_column=0))
+        listed.append(Table(("state", "file"), [(one.state.value, _file(one)) for one in found.files], state_column=0))
     return listed
+
+
+def _file(one: FileState) -> str:
+    new = one.state is State.PRISTINE and one.before is None
+    return f"{one.path} (not there: the series adds it)" if new else one.path
 
 
 def series_text(found: Situation) -> str:
