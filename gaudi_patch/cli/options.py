@@ -38,6 +38,14 @@ FormatOption = Annotated[
 ]
 ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_COLOR are honoured.")]
 IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
+ReportOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--report", metavar="FILE", help="Write an attestation of what was applied, as JSON."),
+]
+AgainstOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--against", metavar="FILE", help="Hold it against the attestation that apply --report wrote."),
+]
 LockOption = Annotated[
     float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
 ]

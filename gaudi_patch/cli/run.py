@@ -35,6 +35,12 @@ def smoke_options(
     return Options(split(levels), device, split(rules), split(require), timeout, quiet)
 
 
+def exclude(option: str, other: str, given: bool) -> None:
+    """Refuse two options that contradict each other."""
+    if given:
+        raise GaudiPatchError(Exit.USAGE, "usage", f"{option} and {other} exclude each other", "leave one of them out")
+
+
 def target(
     python: Path | None, path: Path | None, root: Path | None, manifest: Path | None
 ) -> tuple[Manifest, Installation]:

@@ -16,12 +16,13 @@ from gaudi_patch.cli.options import (
     ManifestOption,
     PathOption,
     PythonOption,
+    ReportOption,
     RequireOption,
     RootOption,
     TimeoutOption,
     verb_app,
 )
-from gaudi_patch.cli.run import finish, smoke_options, target
+from gaudi_patch.cli.run import exclude, finish, smoke_options, target
 from gaudi_patch.report import Color, Format, Result
 
 app = verb_app()
@@ -46,6 +47,7 @@ def apply(
     require: RequireOption = "",
     device: DeviceOption = "auto",
     timeout: TimeoutOption = 300.0,
+    report: ReportOption = None,
     lock_timeout: LockOption = 10.0,
     if_installed: IfInstalledOption = False,
     as_json: JsonOption = False,
@@ -64,9 +66,12 @@ def apply(
 
     Applying again writes nothing and exits 0.
 
+    --report FILE attests what is on disk afterwards: versions, patches, the sha256 of each file
+    before and after, capabilities, what the smoke checks proved. `check --against FILE` verifies it.
+
     Example, in a Dockerfile, in the same RUN as the installation:
 
-        gaudi-patch apply --python /opt/venv/bin/python
+        gaudi-patch apply --python /opt/venv/bin/python --report /etc/gaudi-patch.json
     """
 
     def verb() -> Result:
@@ -75,6 +80,12 @@ def apply(
 
         checks = None if no_smoke or dry_run else smoke_options(smoke, device, "lazy,eager", require, timeout)
         chosen = Options(dry_run, diff, allow_offset, lock_timeout, smoke=checks)
+        if report is not None:
+            from gaudi_patch.commands.attest import apply_and_attest
+
+            exclude("--report", "--if-installed", if_installed)
+            exclude("--report", "--dry-run", dry_run)
+            return apply_and_attest(*target(python, path, root, manifest), chosen, report)
         return run(*target(python, path, root, manifest), chosen)
 
     finish("apply", verb, output_format, color, as_json, if_installed)

@@ -1,0 +1,85 @@
+"""An attestation against an installation: each difference by name. Reads the disk, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from gaudi_patch import bytecode
+from gaudi_patch.attestation.document import patch_digests, series_id
+from gaudi_patch.manifest import LockedFile
+from gaudi_patch.plan import inspect, refuse_compiled
+from gaudi_patch.situation import Situation
+
+
+class Difference(NamedTuple):
+    """One thing that is not as attested: what it is, what the attestation says, what was found."""
+
+    what: str
+    attested: str
+    found: str
+
+    def sentence(self) -> str:
+        return f"{self.what}: attested {self.attested}, found {self.found}"
+
+
+def differences(attested: Mapping[str, Any], found: Situation) -> list[Difference]:
+    """Everything that is not as attested; empty where the attestation holds.
+
+    Only what is on disk decides, not what this gaudi-patch would apply: an image may be checked by another
+    version of it. Raises ``compiled-module`` (exit 1) where a compiled extension hides an attested source.
+    """
+    return [*_names(attested, found), *_journal(found), *_files(attested, found), *_unattested(attested, found)]
+
+
+def changed_packages(attested: Mapping[str, Any], now: Mapping[str, str | None]) -> list[Difference]:
+    """Packages beside LMCache that have another version now: the smoke results do not speak of these."""
+    return [
+        Difference(name, version or "not installed", now[name] or "not installed")
+        for name, version in sorted(attested["packages"].items())
+        if name in now and now[name] != version
+    ]
+
+
+def _names(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
+    installation = found.installation
+    if attested["package"]["name"] != installation.package:
+        yield Difference("package", attested["package"]["name"], installation.package)
+    if attested["package"]["version"] != installation.version:
+        yield Difference("version", attested["package"]["version"] or "none", installation.version or "none")
+    series = attested["series"]["id"] if attested["series"] else None
+    if series != series_id(found):
+        yield Difference("series", series or "none", series_id(found) or "none")
+    if found.applied is not None:
+        wanted = {one["name"]: one["sha256"] for one in attested["patches"]}
+        there = patch_digests(found)
+        for name in sorted({*wanted, *there}):
+            if wanted.get(name) != there.get(name):
+                yield Difference(f"patch {name}", wanted.get(name, "none"), there.get(name, "none"))
+
+
+def _journal(found: Situation) -> Iterator[Difference]:
+    if found.interrupted is not None:
+        yield Difference("transaction", "finished", f"an interrupted {found.interrupted.verb}")
+
+
+def _files(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
+    installation = found.installation
+    expected = {one["path"]: LockedFile(one["before"], one["after"]) for one in attested["files"]}
+    refuse_compiled(installation.root, sorted(expected))
+    for one in inspect(installation.root, installation.package, expected):
+        if one.current != one.after:
+            state = " (as the release has it)" if one.current is not None and one.current == one.before else ""
+            yield Difference(one.path, one.after or "no file", (one.current or "no file") + state)
+    for path in expected:
+        if path.endswith(".py"):
+            for old in bytecode.stale(installation.root / path, installation.pycache_prefix):
+                yield Difference(path, "run from its source", f"run from {old.path}, bytecode of another source")
+
+
+def _unattested(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
+    """Files that a series has patched here and of which the attestation says nothing."""
+    known = {one["path"] for one in attested["files"]}
+    for path, one in sorted((found.applied.files if found.applied else {}).items()):
+        if path not in known:
+            yield Difference(path, "not patched", one.after or "deleted")

@@ -1,0 +1,161 @@
+"""What is on disk, and what was proved about it -> the attestation. Reads nothing itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gaudi_patch.disk import sha256
+from gaudi_patch.manifest import Kind, Manifest
+from gaudi_patch.plan import FileState, State
+from gaudi_patch.situation import Situation
+
+ID = "urn:gaudi-patch:attestation:1"
+VERSION = 1
+
+
+class Proof(NamedTuple):
+    """What the smoke checks came to: the levels as JSON, and why there are none where there are none."""
+
+    levels: Sequence[Mapping[str, Any]] = ()
+    not_run: str = ""
+
+
+class Surroundings(NamedTuple):
+    """Where it was found: the interpreter and the packages beside LMCache."""
+
+    python: str | None
+    python_version: str | None
+    packages: Mapping[str, str | None]
+
+
+def build(
+    found: Situation, *, changed: bool, proof: Proof, around: Surroundings, tool: str, stamp_ns: int
+) -> dict[str, Any]:
+    """The attestation of a situation in which every file is patched, or none has to be.
+
+    ``changed``: whether the run that writes it has applied the series. Raises ValueError for any other situation:
+    there is nothing to attest then.
+    """
+    needed = found.state is State.PATCHED
+    if found.interrupted is not None or not (needed or found.verdict.kind is Kind.UPSTREAM):
+        raise ValueError(f"cannot attest an installation that is {found.state}, {found.verdict.kind}")
+    installation = found.installation
+    document: dict[str, Any] = {
+        "schema": ID,
+        "schema_version": VERSION,
+        "tool": {"name": "gaudi-patch", "version": tool},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp_ns // 1_000_000_000)),
+        "outcome": ("applied" if changed else "already-applied") if needed else "not-needed",
+        "package": {
+            "name": installation.package,
+            "version": installation.version,
+            "layout": installation.layout.value,
+            "root": str(installation.root),
+        },
+        "series": _series(found) if needed else None,
+        "patches": _patches(found) if needed else [],
+        "files": [_file(one) for one in found.files],
+        "capabilities": _capabilities(found) if needed else [],
+        "smoke": _smoke(proof),
+        "interpreter": (
+            {"executable": around.python, "version": around.python_version}
+            if around.python and around.python_version
+            else None
+        ),
+        "packages": dict(around.packages),
+    }
+    document["sha256"] = digest(document)
+    return document
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """The sha256 that a document must carry; schema.json says of what."""
+    content = {name: value for name, value in document.items() if name != "sha256"}
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())
+
+
+def _series(found: Situation) -> dict[str, Any]:
+    applied = found.applied
+    offset = applied is not None and applied.offset
+    return {
+        "id": series_id(found),
+        "matched_by": "offset" if offset else "hashes" if found.by_hash else "version",
+        "applied_at": applied.applied_at if applied else None,
+        "applied_by": applied.tool if applied else None,
+    }
+
+
+def series_id(found: Situation) -> str | None:
+    """The series whose patched files are there: state.json knows, else the manifest."""
+    if found.applied is not None:
+        return found.applied.series
+    return found.series.id if found.series is not None and found.state is State.PATCHED else None
+
+
+def _patches(found: Situation) -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "sha256": digest,
+            "why": found.manifest.patches[name].why if name in found.manifest.patches else "",
+            "upstream": found.manifest.patches[name].upstream if name in found.manifest.patches else "",
+        }
+        for name, digest in patch_digests(found).items()
+    ]
+
+
+def patch_digests(found: Situation) -> dict[str, str]:
+    """The patches that made the files what they are, in order, each with its sha256."""
+    order = found.series.patches if found.series is not None else ()
+    if found.applied is not None:
+        done = found.applied.patches  # state.json keeps them sorted
+        known = [name for name in order if name in done]
+        return {name: done[name] for name in [*known, *(name for name in done if name not in order)]}
+    return {name: found.manifest.lock["patches"][name] for name in order}
+
+
+def _file(one: FileState) -> dict[str, Any]:
+    action = "create" if one.before is None else "delete" if one.after is None else "modify"
+    return {"path": one.path, "action": action, "before": one.before, "after": one.current}
+
+
+def _capabilities(found: Situation) -> list[dict[str, str]]:
+    names = found.applied.capabilities if found.applied else found.series.capabilities if found.series else ()
+    return [_capability(found.manifest, name) for name in names]
+
+
+def _capability(manifest: Manifest, name: str) -> dict[str, str]:
+    about = manifest.capabilities.get(name, {})
+    return {"id": name, "summary": about.get("summary", ""), "evidence": about.get("evidence", "")}
+
+
+def _smoke(proof: Proof) -> dict[str, Any]:
+    levels = [
+        {
+            **{name: one[name] for name in ("level", "rules", "status", "device", "checks", "reason")},
+            "seconds": round(one["seconds"], 3),
+            "counters": _integers(one["counters"]),
+        }
+        for one in proof.levels
+    ]
+    passed = sorted({one["level"] for one in levels if one["status"] == "passed"})
+    skipped = sorted({one["level"] for one in levels if one["status"] == "skipped"})
+    if passed:
+        reason = f"passed: {', '.join(passed)}" + (f"; skipped: {', '.join(skipped)}" if skipped else "")
+        return {"status": "passed", "reason": reason, "levels": levels}
+    reason = proof.not_run or f"every level was skipped: {', '.join(skipped) or 'none was asked for'}"
+    return {"status": "not-run", "reason": reason, "levels": levels}
+
+
+def _integers(counters: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts, as far as they are numbers by workload."""
+    kept: dict[str, Any] = {}
+    for name, value in counters.items():
+        if isinstance(value, dict):
+            kept[name] = {key: number for key, number in value.items() if type(number) is int}
+        elif type(value) is int:
+            kept[name] = value
+    return kept

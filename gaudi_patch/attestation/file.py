@@ -1,0 +1,97 @@
+"""The attestation as a file: written whole or not at all, and believed only where it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gaudi_patch.attestation import schema
+from gaudi_patch.attestation.document import VERSION, digest
+from gaudi_patch.disk import Disk, Image, environment_error
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+#: More than any series can make of it; a file of another kind is not read to its end.
+LIMIT = 16 * 1024 * 1024
+
+
+def destination(path: Path) -> Path:
+    """Where ``path`` leads to, looked at before anything is changed: a file, or a name in a folder to write to.
+
+    Raises a usage error for what a file cannot be put in place of (a folder, a device such as /dev/stdout), an
+    environment error for a folder that is missing or not writable.
+    """
+    if str(path) == "-":
+        raise _usage("--report takes a file; nothing was changed", "--json prints the result on stdout")
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise _usage(f"--report {path}: is there and is no file; nothing was changed", "name a new file")
+    doing = "looking at where the attestation is to go"
+    if not target.parent.is_dir():
+        raise environment_error(FileNotFoundError(2, "No such folder", str(target.parent)), doing)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise environment_error(PermissionError(13, "Permission denied", str(target.parent)), doing)
+    return target
+
+
+def write(path: Path, document: dict[str, Any], disk: Disk) -> None:
+    """Put ``document`` in place of ``path``, durable once this returns; an OSError leaves what was there.
+
+    It can be read by everybody: the container that checks it seldom runs as the user that built it.
+    """
+    if faults := list(schema.faults(document)):
+        raise AssertionError(f"the attestation is not valid by its own schema: {'; '.join(faults)}")
+    data = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+    staged = path.with_name(f".{path.name}.gaudi-patch-{os.getpid()}")
+    try:
+        disk.write_new(staged, Image(data, 0o644))
+        disk.replace(staged, path)
+        disk.sync_directory(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The attestation in ``path``.
+
+    Raises ``bad-attestation`` (exit 2) where there is none, or it is damaged, was edited, or has another form.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LIMIT + 1)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        _bad(path, f"there is no attestation ({error.strerror})", "write one: gaudi-patch apply --report FILE")
+    except OSError as error:
+        raise environment_error(error, "reading the attestation") from error
+    if len(data) > LIMIT:
+        _bad(path, "is larger than any attestation")
+    try:
+        document = json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        _bad(path, f"is not valid JSON: {error}", line=getattr(error, "lineno", 0))
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if type(version) is int and version > VERSION:
+        _bad(path, f"was written by a newer gaudi-patch (schema_version {version})", "upgrade gaudi-patch")
+    faults = list(schema.faults(document))
+    if faults:
+        _bad(path, f"is no attestation: {faults[0]}", details=faults[:20] if len(faults) > 1 else [])
+    if document["sha256"] != digest(document):
+        _bad(path, "was changed after it was written: its sha256 is not that of its content")
+    found: dict[str, Any] = document
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _usage(message: str, hint: str) -> GaudiPatchError:
+    return GaudiPatchError(Exit.USAGE, "bad-report", message, hint)
+
+
+def _bad(
+    path: Path, what: str, hint: str = "write it anew: gaudi-patch apply --report FILE", line: int = 0,
+    details: list[str] | None = None,
+) -> NoReturn:  # fmt: skip
+    raise GaudiPatchError(Exit.USAGE, "bad-attestation", what, hint, str(path), line, details or [])
