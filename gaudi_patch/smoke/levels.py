@@ -8,6 +8,8 @@ from pathlib import Path
 
 PROBES = Path(__file__).resolve().parent / "probes"
 EMULATOR = Path(__file__).resolve().parent.parent / "emulator"
+# What vLLM's CPU build needs for the levels connector and inference where no vLLM is installed; for tests and the demo.
+VLLM_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-vllm.txt"
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,27 @@
 """A real vLLM on the patched LMCache, pair by pair, on the emulated HPU.
 
-They run when asked for: ``GAUDI_PATCH_TEST_PAIRS=all``, or a list such as ``0.5.6x0.26.0,0.4.4x0.17.1``. To
-see a table, or the releases unpatched: ``python -m tests.support.vllm_pairs --help``.
+Each pair takes an environment of up to 3 GB and minutes. ``GAUDI_PATCH_TEST_PAIRS=all``, or a list such as
+``0.5.6x0.26.0,0.4.4x0.17.1``, says which are run; without it the first one where environments are required (as in
+CI), else none. For the table of all pairs, or the releases unpatched: ``python -m tests.support.vllm_pairs --help``.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gaudi_patch.smoke import levels
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import vllm_pairs
 from tests.support.environments import EnvironmentUnavailableError
 from tests.support.vllm_pairs import PAIRS, Pair
 
-pytestmark = [pytest.mark.wheels, pytest.mark.torch]
-
-# Each pair takes an environment of up to 3 GB: run when asked for, by `all` or a list of names.
-_ASKED = os.environ.get("GAUDI_PATCH_TEST_PAIRS", "")
-WANTED = [pair for pair in PAIRS if _ASKED == "all" or str(pair) in _ASKED.split(",")]
+REQUIRED = os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1"
+WANTED = vllm_pairs.pairs_of(os.environ.get("GAUDI_PATCH_TEST_PAIRS") or (str(PAIRS[0]) if REQUIRED else ""))
+NOT_ASKED_FOR = pytest.mark.skip(reason="a pair takes minutes: ask for it with GAUDI_PATCH_TEST_PAIRS=all, or a list")
 # How the releases fail on HPU as they are.
 UNPATCHED = {
     Pair("0.5.6", "0.26.0"): ("connector", "blocks that vLLM had already"),
@@ -30,14 +30,18 @@ UNPATCHED = {
     Pair("0.3.10", "0.13.0"): ("inference", "Unsupported device platform"),
 }
 
+pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 
-def _check(pair: Pair, folder: Path, **options: object) -> list[LevelResult]:
-    if missing := {"connector", "inference"} - set(levels.names()):
-        pytest.skip(f"no smoke level {', '.join(sorted(missing))}")
+
+def _each(pairs: Iterable[Pair]) -> list[Any]:
+    return [pytest.param(pair, id=str(pair), marks=() if pair in WANTED else NOT_ASKED_FOR) for pair in pairs]
+
+
+def _check(pair: Pair, folder: Path, **options: Any) -> list[LevelResult]:
     try:
-        return vllm_pairs.check(pair, folder, **options)  # type: ignore[arg-type]
+        return vllm_pairs.check(pair, folder, **options)
     except EnvironmentUnavailableError as error:
-        if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
+        if REQUIRED:
             raise
         pytest.skip(f"environment not available: {error}")
 
@@ -46,7 +50,7 @@ def _explain(results: list[LevelResult]) -> str:
     return "\n".join(f"{one.level}: {one.status}: {one.reason}\n{one.output_tail[-3000:]}" for one in results)
 
 
-@pytest.mark.parametrize("pair", WANTED, ids=str)
+@pytest.mark.parametrize("pair", _each(PAIRS))
 def test_a_patched_pair_serves_vllm_from_the_cache(pair: Pair, tmp_path: Path) -> None:
     results = _check(pair, tmp_path)
     assert [one.status for one in results] == ["passed", "passed"], _explain(results)
@@ -55,7 +59,7 @@ def test_a_patched_pair_serves_vllm_from_the_cache(pair: Pair, tmp_path: Path) -
     assert max(hits) >= 256
 
 
-@pytest.mark.parametrize("pair", [pair for pair in WANTED if pair in UNPATCHED], ids=str)
+@pytest.mark.parametrize("pair", _each(UNPATCHED))
 def test_an_unpatched_pair_fails_in_words_that_lead_to_apply(pair: Pair, tmp_path: Path) -> None:
     level, words = UNPATCHED[pair]
     (result,) = _check(pair, tmp_path, levels=(level,), patched=False)

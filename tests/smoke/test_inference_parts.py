@@ -160,6 +160,17 @@ class TestProcesses:
         )
         assert [(f["check"], f["message"]) for f in probe.failures] == [("case / hit", "wrong")]
 
+    def test_a_case_that_cannot_be_checked_is_said_with_its_reason(self, run: Any) -> None:
+        probe = run("write(status='skipped', reason='there is one HPU only')\nraise SystemExit(77)")
+        assert (probe.failures, probe.counters["not_checked"]) == ([], {"case": "there is one HPU only"})
+        assert probe.summary == ["case not checked (there is one HPU only)"]
+
+    def test_a_level_of_which_no_case_could_be_checked_has_not_passed(self, run: Any, load: Any) -> None:
+        probe = run("write(status='skipped', reason='no redis')\nraise SystemExit(77)")
+        with pytest.raises(load("_probe").Skip, match="case: no redis"):
+            load("_vllm_processes").require_one(probe, ["case"])
+        load("_vllm_processes").require_one(probe, ["case", "another that was checked"])
+
     def test_a_case_that_hangs_is_killed(self, run: Any) -> None:
         probe = run("import time\ntime.sleep(600)", timeout=1.0)
         assert "was still running after 1 s" in probe.failures[0]["message"]

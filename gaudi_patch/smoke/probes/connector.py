@@ -44,6 +44,7 @@ def body(probe: _probe.Probe) -> None:
         if probe.failures and not _probe.is_patched():
             probe.summary.append("the other cases were not run")
             break
+    _vllm_processes.require_one(probe, wanted)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class Level:
     def multiprocess(self) -> None:
         """LMCache's multiprocess mode, for the pairs that have it."""
         if reason := _no_multiprocess():
-            self.probe.summary.append(f"multiprocess mode not checked ({reason})")
+            _vllm_processes.not_checked(self.probe, "multiprocess", reason)
             return
         port = _vllm_processes.free_port()
         command = [
@@ -107,7 +107,7 @@ class Level:
                 with _vllm_processes.server(command, environ, folder, port, self.seconds):
                     self.run("multiprocess", "--port", str(port))
         except _probe.Skip as skip:  # the server alone needs it: the other cases go on
-            self.probe.summary.append(f"multiprocess mode not checked ({skip})")
+            _vllm_processes.not_checked(self.probe, "multiprocess", str(skip))
 
 
 def _no_multiprocess() -> str:
@@ -137,6 +137,7 @@ def body(probe: _probe.Probe) -> None:
         if probe.failures and not _probe.is_patched():
             probe.summary.append("the other cases were not run")
             break
+    _vllm_processes.require_one(probe, level.cases)
 
 
 if __name__ == "__main__":
