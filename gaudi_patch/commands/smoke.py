@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -19,7 +20,10 @@ AFTER_APPLY = ("imports", "kernels", "engine")
 
 @dataclass(frozen=True)
 class Options:
-    """Levels to run (none: AFTER_APPLY), where, under which rules, and which must not be skipped."""
+    """Levels to run (none: AFTER_APPLY), where, under which rules, and which must not be skipped.
+
+    ``arguments``: more for the probes, by level.
+    """
 
     levels: Sequence[str] = ()
     device: str = "auto"
@@ -27,6 +31,7 @@ class Options:
     require: Sequence[str] = ()
     timeout: float = 300.0
     quiet: bool = False
+    arguments: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def smoke(installation: Installation, options: Options) -> Result:
@@ -61,6 +66,22 @@ def run(installation: Installation, options: Options) -> list[LevelResult]:
             raise GaudiPatchError(
                 Exit.USAGE, "unknown-level", f"there is no smoke level {name}", f"levels: {', '.join(known)}"
             )
+    python = interpreter_of(installation)
+    say = (lambda line: None) if options.quiet else (lambda line: narrate([line]))
+    ordered = [name for name in known if name in {*wanted, *options.require}]
+    return runner.run(
+        python,
+        levels=ordered,
+        device=options.device,
+        rules=options.rules,
+        timeout=options.timeout,
+        arguments=options.arguments,
+        on_progress=say,
+    )
+
+
+def interpreter_of(installation: Installation) -> Path:
+    """The target's interpreter. Raises ``no-interpreter`` where none of it can be run."""
     if installation.python is None:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
@@ -69,16 +90,7 @@ def run(installation: Installation, options: Options) -> list[LevelResult]:
             "name the target's interpreter with --python, or use --no-smoke",
             str(installation.root),
         )
-    say = (lambda line: None) if options.quiet else (lambda line: narrate([line]))
-    ordered = [name for name in known if name in {*wanted, *options.require}]
-    return runner.run(
-        installation.python,
-        levels=ordered,
-        device=options.device,
-        rules=options.rules,
-        timeout=options.timeout,
-        on_progress=say,
-    )
+    return installation.python
 
 
 def fault_of(results: Sequence[LevelResult], options: Options) -> GaudiPatchError | None:

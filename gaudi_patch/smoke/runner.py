@@ -11,7 +11,7 @@ from gaudi_patch.smoke import outcome, process, target
 from gaudi_patch.smoke.levels import DEVICES, EMULATOR, EMULATOR_PACKAGES, RULES, Level, select
 from gaudi_patch.smoke.outcome import LevelResult
 
-__all__ = ["LevelResult", "run"]
+__all__ = ["LevelResult", "run", "run_probe"]
 
 
 def run(
@@ -22,13 +22,15 @@ def run(
     rules: Sequence[str] = ("lazy", "eager"),
     timeout: float = 300.0,
     environ: Mapping[str, str] | None = None,
+    arguments: Mapping[str, Sequence[str]] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> list[LevelResult]:
     """Run ``levels`` under the interpreter ``python``, in the table's order, under each of ``rules``.
 
     device: ``hpu`` a real one, ``emulated``, or ``auto``: a real one if there is one.
-    timeout: seconds for one level under one set of rules.
+    timeout: seconds for one level under one set of rules, or for each of its processes one after the other.
     environ: the environment to start from; by default this process's.
+    arguments: more for the probes, by the level's name.
     on_progress: told in one line what starts and how it ended.
 
     A level that cannot be run is skipped, with the reason. One that dies, hangs or gives no complete
@@ -61,7 +63,8 @@ def run(
                     result = _not_run(level, rule, "skipped", reason)
                 else:
                     say(f"{label}: running on {'an HPU' if used == 'hpu' else 'the emulated HPU'}")
-                    result = _run_one(python, level, rule, used, timeout, environ, scratch)
+                    extra = (arguments or {}).get(level.name, ())
+                    result = run_probe(python, level, rule, used, timeout, environ, scratch, extra)
                 say(f"{label}: {result.status} in {result.seconds:.1f} s: {result.reason}")
                 results.append(result)
     return results
@@ -76,7 +79,7 @@ def _not_run(level: Level, rules: str, status: outcome.Status, reason: str) -> L
     return LevelResult(level.name, status, reason, 0.0, "none", rules, failures=failures)
 
 
-def _run_one(
+def run_probe(
     python: Path,
     level: Level,
     rules: str,
@@ -84,7 +87,9 @@ def _run_one(
     timeout: float,
     environ: Mapping[str, str],
     parent: Path,
+    arguments: Sequence[str] = (),
 ) -> LevelResult:
+    """Run one probe, with ``arguments`` of its own, in a new folder below ``parent``, and judge what came of it."""
     scratch = parent / f"{level.name}-{rules}"
     scratch.mkdir()
     answer = scratch / "result.json"
@@ -94,6 +99,10 @@ def _run_one(
     command += [str(level.path), "--result", str(answer), "--rules", rules, "--device", device]
     if device == "emulated" and level.brings_up_device:
         command += ["--habana-packages", str(EMULATOR_PACKAGES)]
+    if level.processes > 1:
+        command += ["--case-seconds", str(timeout)]
+        timeout *= level.processes
+    command += arguments
     try:
         finished = process.run(
             command,

@@ -74,6 +74,7 @@ class Caches:
 
     heads: a number for each layer. entries: what vLLM would register, one a layer. truth: for each plane,
     uint8 ``[slots, bytes a row]``, the K planes of all layers first. The padding block is not part of it.
+    copied: whether to make that copy; it is as large as the caches.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Caches:
         heads: Sequence[int],
         head_size: int,
         rng: Random,
+        copied: bool = True,
     ) -> None:
         self._torch = _probe.load("torch")
         self.layout = layout
@@ -100,7 +102,8 @@ class Caches:
         self.entries = [self._entry([tensor for _, tensor in sides]) for sides in made]
         for side in range(self.kv):
             self._bases += [sides[side][0] for sides in made]
-        self.truth = [self._bytes(base)[: self.slots] for base in self._bases]
+        if copied:
+            self.truth = self.read()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -124,7 +127,11 @@ class Caches:
 
     def read(self) -> list[Bytes]:
         """What the caches hold now, read as the model would read them, in the default stream's order."""
-        return [self._bytes(base)[: self.slots] for base in self._bases]
+        return [self.read_plane(number) for number in range(len(self._bases))]
+
+    def read_plane(self, number: int) -> Bytes:
+        """What one plane holds now, as for ``read``."""
+        return self._bytes(self._bases[number])[: self.slots]
 
     def _row_shape(self, heads: int) -> tuple[int, ...]:
         return (heads * self.head_size,) if self.layout.mla else (heads, self.head_size)

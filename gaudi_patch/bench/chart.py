@@ -1,0 +1,79 @@
+"""Bars in a terminal: stock and patched under each other, for each shape and direction. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gaudi_patch.bench.points import DIRECTIONS, Pair, Point
+from gaudi_patch.bench.workload import SHAPES, length_text
+
+WIDTH = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+class Bar(NamedTuple):
+    """One bar: which request, by which code, how long."""
+
+    group: str
+    code: str
+    value: float
+    text: str
+
+
+class Metric(NamedTuple):
+    """A figure of a point: its title, its value (None: not counted), its text."""
+
+    title: str
+    value: Callable[[Point], float | None]
+    text: Callable[[float], str]
+
+
+METRICS = (
+    Metric("Time, as a multiple of a memcpy of the same bytes", lambda one: one.times_memcpy, lambda x: f"{x:.1f}x"),
+    Metric("Graph launches", lambda one: one.counts.get("graph_launches"), lambda x: f"{x:.0f}"),
+)
+
+
+def longest(pairs: Sequence[Pair]) -> list[Pair]:
+    """Of each shape and direction the longest request that both sides have; else the longest."""
+    chosen = []
+    for shape in SHAPES:
+        for direction in DIRECTIONS:
+            of = [one for one in pairs if (one.shape, one.direction) == (shape.name, direction)]
+            if of:
+                chosen.append(max(of, key=lambda one: (None not in (one.stock, one.patched), one.tokens)))
+    return chosen
+
+
+def bars(pairs: Sequence[Pair], metric: Metric) -> list[Bar]:
+    """Bars of these requests; a side without a figure has none."""
+    found = []
+    for pair in pairs:
+        group = f"{pair.shape} {length_text(pair.tokens)} {pair.direction}"
+        for point in (pair.stock, pair.patched):
+            value = None if point is None else metric.value(point)
+            if point is not None and value is not None:
+                found.append(Bar(group, point.code, value, metric.text(value)))
+    return found
+
+
+def draw(title: str, shown: Sequence[Bar], *, ascii_only: bool) -> str:
+    """Lines of at most 80 columns; the longest bar takes ``WIDTH``."""
+    most = max((one.value for one in shown), default=0.0)
+    if not most:
+        return ""
+    names = max(len(one.group) for one in shown)
+    lines = [title]
+    before = ""
+    for one in shown:
+        length = one.value / most * WIDTH
+        bar = "#" * max(1, round(length)) if ascii_only else _blocks(length)
+        lines.append(f"  {one.group if one.group != before else '':<{names}}  {one.code:<7}  {bar} {one.text}")
+        before = one.group
+    return "\n".join(lines) + "\n"
+
+
+def _blocks(length: float) -> str:
+    eighths = max(1, round(length * 8))
+    return _EIGHTHS[8] * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

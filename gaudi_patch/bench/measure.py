@@ -1,0 +1,199 @@
+"""Measure what a request costs: run by path under the target interpreter, as a smoke probe is.
+
+``measure.py --result FILE --rules RULES --device DEVICE --work JSON``. The work names the shape of a model, the
+context lengths, and, where the installed code is not the one to measure, a folder that comes first on sys.path.
+
+One process measures one code on one shape, shortest context first, as a serving process would meet them. The
+caches are as large as the longest needs. For each context: a store and a load that are counted and checked byte
+by byte, then the same again and again against the clock, each beside a plain memcpy of as many bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _caches, _device, _lmcache, _port, _probe
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path; what the smoke probes share is in the folder beside this one
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "smoke" / "probes"))
+    import _caches
+    import _device
+    import _lmcache
+    import _port
+    import _probe
+
+np: Any = _probe.load("numpy")
+
+SEED = 20240229
+COPY_BYTES = 256 << 20  # the block that a memcpy copies again and again: larger than any cache of a processor
+OBJECT_SLACK = 8192  # an allocator aligns its objects
+DEVICE_SHARE = 0.9  # of the device's free memory that the caches may take
+MOST_RUNS, RUN_SECONDS = 5, 20.0
+
+
+def body(probe: _probe.Probe) -> None:
+    """All contexts; what was measured goes into the counters of the result."""
+    work = _work()
+    if work["tree"]:
+        sys.path.insert(0, work["tree"])
+    _device.confirm(probe)
+    where = str(_probe.load("lmcache").__file__)
+    if not where.startswith(work["expected"]):
+        raise RuntimeError(f"LMCache comes from {where}, not from {work['expected']}")
+    shape, contexts = work["shape"], list(work["contexts"])
+    free = _free_device_bytes()
+    for tokens in [one for one in contexts if one * shape["token_bytes"] > DEVICE_SHARE * free]:
+        contexts.remove(tokens)
+        reason = f"the caches need {tokens * shape['token_bytes'] >> 20} MiB, the device has {free >> 20} MiB free"
+        probe.counters.setdefault("skipped", []).append({"tokens": tokens, "reason": reason})
+    if not contexts:
+        raise _probe.Skip("the device's memory holds none of the contexts")
+    meter = Meter(probe, work, shape, max(contexts))
+    probe.counters["connector"] = type(meter.port.connector).__name__
+    probe.counters["points"] = points = []
+    for tokens in contexts:
+        with probe.section(f"{tokens} tokens"):
+            points += meter.context(tokens)
+    meter.allocator.close()
+
+
+def _work() -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", required=True, type=json.loads)
+    work: dict[str, Any] = parser.parse_known_args()[0].work
+    return work
+
+
+def _free_device_bytes() -> int:
+    stats = _probe.load("torch").hpu.memory_stats()
+    return int(stats["Limit"]) - int(stats["InUse"])
+
+
+class Meter:
+    """One code, one shape: the caches behind the connector, and what moving them costs."""
+
+    def __init__(self, probe: _probe.Probe, work: dict[str, Any], shape: dict[str, Any], longest: int) -> None:
+        self._probe, self._torch = probe, _probe.load("torch")
+        rng = np.random.default_rng(SEED)
+        chunk, block = work["chunk"], work["block"]
+        objects = -(-longest // chunk)
+        self.allocator = _lmcache.Allocator(longest * shape["token_bytes"] + objects * OBJECT_SLACK)
+        layout = next(one for one in _caches.LAYOUTS if one.mla == shape["mla"] and one.pad)
+        caches = _caches.Caches(
+            layout,
+            dtype="bfloat16",
+            blocks=-(-longest // block) + 2,
+            block_size=block,
+            heads=(shape["heads"],) * shape["layers"],
+            head_size=shape["head_size"],
+            rng=rng,
+            copied=False,
+        )
+        self.port = _port.Port(caches, chunk, self.allocator, rng)
+        probe.check(
+            self.port.token_bytes == shape["token_bytes"],
+            f"a token has {self.port.token_bytes} bytes, not {shape['token_bytes']}",
+        )
+        size = min(COPY_BYTES, longest * shape["token_bytes"])
+        self._blocks = np.ones(size, np.uint8), np.zeros(size, np.uint8)
+
+    def context(self, tokens: int) -> list[dict[str, Any]]:
+        """Store and load of a request of this length, once counted and checked, then timed."""
+        first = {name: dict(counts) for name, counts in self._checked(tokens).items()}
+        # A prompt that ends elsewhere, in a partial chunk: what compiles for it compiles for every new prompt.
+        other = tokens - self.port.chunk - self.port.chunk // 3
+        again = self._checked(other)
+        seconds = self._timed(tokens)
+        return [
+            {
+                "tokens": tokens,
+                "direction": name,
+                "bytes": tokens * self.port.token_bytes,
+                "counts": counts,
+                "other_tokens": other,
+                "compiled_for_other": again[name].get("graph_compilation"),
+                **seconds[name],
+            }
+            for name, counts in first.items()
+        ]
+
+    def _checked(self, tokens: int) -> dict[str, _device.Counts]:
+        """Counts of a store from some slots, and of a load into others; both compared byte by byte."""
+        spans = self.port.spans(tokens)
+        objects = [self.port.allocate(end - start) for start, end in spans]
+        counts = {}
+        for name in ("store", "load"):
+            slots = self.port.slots(tokens)
+            move = self._move(name, objects, spans, slots)
+            self._torch.hpu.synchronize()
+            with _device.counting() as counts[name]:
+                move()
+            wrong = self._different_planes(objects, spans, slots)
+            self._probe.check(not wrong, f"{name} of {tokens} tokens: {wrong} planes of the cache differ")
+        self.port.free(objects)
+        return counts
+
+    def _move(
+        self, name: str, objects: Sequence[Foreign], spans: Sequence[_port.Span], slots: Sequence[int]
+    ) -> Callable[[], None]:
+        connector = self.port.connector
+        call = connector.batched_from_gpu if name == "store" else connector.batched_to_gpu
+        arguments, columns = self.port.arguments(slots), _port.columns(spans)
+        return lambda: call(objects, *columns, **arguments)
+
+    def _different_planes(self, objects: Sequence[Foreign], spans: Sequence[_port.Span], slots: Sequence[int]) -> int:
+        """How many planes do not hold, in the slots of the request, what the objects hold."""
+        index = np.asarray(slots)
+        contents = [self.port.contents(one) for one in objects]
+        wrong = 0
+        for kind, layers in enumerate(self.port.kinds):
+            for place, number in enumerate(self.port.caches.plane_numbers(layers)):
+                rows = self.port.caches.read_plane(number)
+                wrong += not all(
+                    np.array_equal(rows[index[start:end]], content[kind][place])
+                    for content, (start, end) in zip(contents, spans)  # noqa: B905 - equal by construction
+                )
+        return wrong
+
+    def _timed(self, tokens: int) -> dict[str, dict[str, Any]]:
+        """The fastest of several runs, taken in turn: what else a machine does makes times longer, never shorter."""
+        spans = self.port.spans(tokens)
+        objects = [self.port.allocate(end - start) for start, end in spans]
+        slots = self.port.slots(tokens)
+        moves = {name: self._move(name, objects, spans, slots) for name in ("store", "load")}
+        moved: dict[str, list[float]] = {name: [] for name in moves}
+        copied: list[float] = []
+        begun = time.perf_counter()
+        while len(copied) < MOST_RUNS and (not copied or time.perf_counter() - begun < RUN_SECONDS):
+            copied.append(_seconds(lambda: self._copy(tokens * self.port.token_bytes)))
+            for name, move in moves.items():
+                moved[name].append(_seconds(lambda move=move: (move(), self._torch.hpu.synchronize())))  # type: ignore[misc]
+        self.port.free(objects)
+        return {
+            name: {"seconds": min(runs), "memcpy_seconds": min(copied), "runs": len(runs)}
+            for name, runs in moved.items()
+        }
+
+    def _copy(self, size: int) -> None:
+        """A memcpy of so many bytes by one thread, between blocks that are in memory already."""
+        source, target = self._blocks
+        for first in range(0, size, len(source)):
+            count = min(len(source), size - first)
+            np.copyto(target[:count], source[:count])
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    _probe.main("bench", body)

@@ -1,0 +1,124 @@
+"""What the measuring processes report, as points; and the pairs of them that people look at. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gaudi_patch.bench.workload import GIB, SHAPES, length_text
+
+DIRECTIONS = ("store", "load")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One direction of one request by one code.
+
+    bytes: of the KV that moves. counts: of the device; empty where it does not count. compiled_for_other: graphs
+    that a prompt of another length compiles after that. seconds, memcpy_seconds: the fastest of ``runs``.
+    """
+
+    code: str
+    shape: str
+    tokens: int
+    direction: str
+    bytes: int
+    counts: Mapping[str, int]
+    other_tokens: int
+    compiled_for_other: int | None
+    seconds: float
+    memcpy_seconds: float
+    runs: int
+
+    @property
+    def times_memcpy(self) -> float:
+        """The time as a multiple of a memcpy of the same bytes in the same process."""
+        return self.seconds / self.memcpy_seconds
+
+    def as_data(self) -> dict[str, Any]:
+        """JSON; ``times_memcpy`` and ``gb_per_second`` are derived."""
+        return {
+            **vars(self),
+            "counts": dict(self.counts),
+            "times_memcpy": round(self.times_memcpy, 3),
+            "gb_per_second": round(self.bytes / self.seconds / 1e9, 3),
+        }
+
+
+class Pair(NamedTuple):
+    """The same request by the stock and by the patched code; None where a side has no figure."""
+
+    shape: str
+    tokens: int
+    direction: str
+    stock: Point | None
+    patched: Point | None
+
+
+def points_of(code: str, shape: str, measured: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """The points of one measuring process."""
+    return [Point(code=code, shape=shape, **one) for one in measured]
+
+
+def pairs_of(points: Sequence[Point]) -> list[Pair]:
+    """Pairs in the order of the shapes, then by direction, then by length."""
+    found = {(one.shape, one.direction, one.tokens, one.code): one for one in points}
+    keys = sorted(
+        {key[:3] for key in found},
+        key=lambda key: ([shape.name for shape in SHAPES].index(key[0]), DIRECTIONS.index(key[1]), key[2]),
+    )
+    return [
+        Pair(shape, tokens, direction, *(found.get((shape, direction, tokens, code)) for code in ("stock", "patched")))
+        for shape, direction, tokens in keys
+    ]
+
+
+COUNT_COLUMNS = ("request", "launches", "compiled", "next length", "copies", "syncs")
+BYTE_COLUMNS = ("request", "KV", "bounced", "device traffic", "time", "GB/s")
+
+
+def count_row(pair: Pair) -> tuple[str, ...]:
+    """What the device was told to do: stock -> patched."""
+    return (
+        _request(pair),
+        _both(pair, lambda one: _count(one, "graph_launches")),
+        _both(pair, lambda one: _count(one, "graph_compilation")),
+        _both(pair, lambda one: "-" if one.compiled_for_other is None else str(one.compiled_for_other)),
+        _both(pair, lambda one: _count(one, "h2d_copies", "d2h_copies")),
+        _both(pair, lambda one: _count(one, "device_syncs")),
+    )
+
+
+def byte_row(pair: Pair) -> tuple[str, ...]:
+    """What moved, and in what time: stock -> patched."""
+    some = pair.patched or pair.stock
+    assert some is not None
+    return (
+        _request(pair),
+        f"{some.bytes / GIB:.1f} GiB" if some.bytes >= GIB else f"{some.bytes >> 20} MiB",
+        _both(pair, lambda one: _share(one, "bounce_bytes", "{:.0%}")),
+        _both(pair, lambda one: _share(one, "device_traffic_bytes", "{:.1f}x")),
+        _both(pair, lambda one: f"{one.times_memcpy:.1f}x"),
+        _both(pair, lambda one: f"{one.bytes / one.seconds / 1e9:.2f}"),
+    )
+
+
+def _request(pair: Pair) -> str:
+    return f"{pair.direction} {length_text(pair.tokens)}"
+
+
+def _both(pair: Pair, text: Any) -> str:  # noqa: ANN401 - a function of a point
+    stock = "-" if pair.stock is None else text(pair.stock)
+    patched = "-" if pair.patched is None else text(pair.patched)
+    return f"{stock} -> {patched}"
+
+
+def _count(point: Point, *names: str) -> str:
+    if not all(name in point.counts for name in names):
+        return "-"
+    return str(sum(point.counts[name] for name in names))
+
+
+def _share(point: Point, name: str, form: str) -> str:
+    return form.format(point.counts[name] / point.bytes) if name in point.counts else "-"

@@ -1,0 +1,135 @@
+"""Run the measuring script for each shape and each code, in processes of the target's interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gaudi_patch.bench import trees
+from gaudi_patch.bench.points import Point, points_of
+from gaudi_patch.bench.workload import BLOCK, CHUNK, Shape, Skipped, fitting, length_text
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.situation import Situation
+from gaudi_patch.smoke import runner, target
+from gaudi_patch.smoke.levels import Level
+from gaudi_patch.smoke.outcome import LevelResult
+
+MEASURE = Level("bench", str(Path(__file__).resolve().with_name("measure.py")), needs=("numpy",))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, where, and with how much memory in bytes."""
+
+    shapes: Sequence[Shape]
+    contexts: Sequence[int]
+    device: str = "auto"
+    rules: str = "lazy"
+    memory: int = 0
+    timeout: float = 1800.0
+
+
+@dataclass
+class Measured:
+    """What came of it. ``failures``: code, shape and reason of the processes that gave no figures.
+
+    connectors: the class that moved the KV, by code.
+    """
+
+    device: str
+    points: list[Point] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    connectors: dict[str, str] = field(default_factory=dict)
+
+
+def run(found: Situation, python: Path, request: Request, say: Callable[[str], None]) -> Measured:
+    """Measure both codes of an installation; nothing is written into it.
+
+    Raises ``cannot-measure`` where the interpreter has no PyTorch, no device, or no means to emulate one.
+    """
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-bench-", ignore_cleanup_errors=True) as name:
+        scratch = Path(name)
+        try:
+            offered = target.inspect(python, os.environ, scratch, MEASURE.needs)
+        except target.TargetError as error:
+            raise _cannot(str(error)) from None
+        device = target.choose_device(offered, request.device)
+        if reason := target.obstacle(offered, MEASURE, device):
+            raise _cannot(reason)
+        codes = trees.codes(found, scratch / "tree")
+        measured = Measured(device)
+        for shape in request.shapes:
+            contexts, skipped = fitting(shape, request.contexts, request.memory)
+            measured.skipped += skipped
+            for code in codes if contexts else ():
+                lengths = ", ".join(map(length_text, contexts))
+                say(f"{shape.name}, {code.name}: measuring {lengths} on {_device_text(device)} ...")
+                folder = scratch / f"{shape.name}-{code.name}"
+                folder.mkdir()
+                arguments = ("--work", json.dumps(_work(shape, contexts, code, found.installation.package)))
+                result = runner.run_probe(
+                    python, MEASURE, request.rules, device, request.timeout, os.environ, folder, arguments
+                )
+                say(f"  {result.status} in {result.seconds:.0f} s: {result.reason}")
+                _add(measured, code.name, shape.name, result)
+    return measured
+
+
+def available_bytes() -> int:
+    """Memory that this machine, or the control group of this process, still has."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    group = Path("/sys/fs/cgroup")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, int((group / limit).read_text()) - int((group / used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(free, 0)
+
+
+def _work(shape: Shape, contexts: Sequence[int], code: trees.Code, package: str) -> dict[str, object]:
+    return {
+        "shape": {**vars(shape), "token_bytes": shape.token_bytes},
+        "contexts": list(contexts),
+        "chunk": CHUNK,
+        "block": BLOCK,
+        "tree": str(code.root) if code.laid_out else None,
+        "expected": str(code.root / package) + os.sep,
+    }
+
+
+def _add(measured: Measured, code: str, shape: str, result: LevelResult) -> None:
+    found = result.counters
+    measured.skipped += [
+        Skipped(shape, one["tokens"], one["reason"])
+        for one in found.get("skipped", ())
+        if not any((old.shape, old.tokens) == (shape, one["tokens"]) for old in measured.skipped)
+    ]
+    if result.status != "passed":
+        # Figures of a run that failed a comparison are figures of wrong work.
+        measured.failures.append((code, shape, result.reason))
+        return
+    measured.connectors[code] = found["connector"]
+    measured.points += points_of(code, shape, found["points"])
+
+
+def _device_text(device: str) -> str:
+    return "an HPU" if device == "hpu" else "the emulated HPU"
+
+
+def _cannot(reason: str) -> GaudiPatchError:
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "cannot-measure",
+        f"nothing was measured: {reason}",
+        "name an interpreter with LMCache and PyTorch with --python",
+    )

@@ -1,0 +1,143 @@
+"""What a start of gaudi-patch costs, as a multiple of an empty typer program; and what others take for the like.
+
+No time is asserted anywhere: a shared machine is no stopwatch. The programs run in turn, so that a drift of the
+machine hits all alike, and the medians are compared.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gaudi_patch.manifest import load
+from gaudi_patch.report import Result, Table, Text
+
+RUNS = 15
+#: Multiples of the empty program that are promised.
+BUDGETS = {"gaudi-patch check": 1.5}
+EMPTY = "empty typer program"
+_SOURCE = """
+import typer
+app = typer.Typer()
+@app.command()
+def check() -> None: ...
+@app.command()
+def other() -> None: ...
+app()
+"""
+
+
+class Program(NamedTuple):
+    """A command line, and the folder that it runs in."""
+
+    name: str
+    command: Sequence[str]
+    folder: Path
+
+
+class Timing(NamedTuple):
+    """Median seconds, and their multiple of the empty program's."""
+
+    name: str
+    seconds: float
+    times_empty: float
+    budget: float | None
+
+
+def bench(runs: int = RUNS) -> Result:
+    """Measure all programs that are here."""
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-bench-") as name:
+        chosen, missing = programs(Path(name))
+        timings = measure(chosen, runs)
+    rows = [
+        (
+            one.name,
+            f"{one.seconds * 1000:.0f} ms",
+            f"{one.times_empty:.2f}x",
+            f"{one.budget:g}x" if one.budget else "",
+        )
+        for one in timings
+    ]
+    data: dict[str, Any] = {"runs": runs, "programs": [one._asdict() for one in timings], "missing": missing}
+    result = Result("bench", data={"startup": data})
+    result.blocks.append(Table(("program", "median", "of empty", "budget"), rows, f"Start-up, {runs} runs each"))
+    if missing:
+        result.blocks.append(Text(f"not installed here: {', '.join(missing)}"))
+    return result
+
+
+def programs(scratch: Path) -> tuple[list[Program], list[str]]:
+    """The programs to compare, with what they need laid into ``scratch``; and the names of those not installed."""
+    from gaudi_patch.cli import VERBS
+
+    empty = scratch / "empty.py"
+    empty.write_text(_SOURCE, encoding="utf-8")
+    site = stand_in(scratch / "site-packages")
+    ours = [sys.executable, "-m", "gaudi_patch"]
+    found = [
+        Program(EMPTY, [sys.executable, str(empty), "check"], scratch),
+        Program("gaudi-patch check", [*ours, "check", "--path", str(site)], scratch),
+        Program("gaudi-patch list", [*ours, "list"], scratch),
+        Program("gaudi-patch --help", [*ours, "--help"], scratch),
+        *(Program(f"gaudi-patch {verb} --help", [*ours, verb, "--help"], scratch) for verb in VERBS),
+    ]
+    manifest = load()
+    # A patch that only creates files applies to an empty folder, so that git finds nothing to complain of.
+    creating = manifest.directory / "common" / "gaudi-runtime.patch"
+    others = (
+        ("git", "git apply --check", ["apply", "--check", str(creating)]),
+        ("patch-package", "patch-package --version", ["--version"]),
+    )
+    missing = []
+    for program, name, arguments in others:
+        where = shutil.which(program)
+        if where is None:
+            missing.append(program)
+        else:
+            found.append(Program(name, [where, *arguments], scratch))
+    return found, missing
+
+
+def stand_in(folder: Path) -> Path:
+    """An installation of a release with a series: `check` finds its files missing, at the cost of finding them."""
+    manifest = load()
+    version = manifest.series[-1].versions.removeprefix("==")
+    info = folder / f"lmcache-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lmcache\nVersion: {version}\n", encoding="utf-8")
+    (info / "RECORD").write_text("", encoding="utf-8")
+    (folder / "lmcache").mkdir()
+    (folder / "lmcache" / "__init__.py").write_text("", encoding="utf-8")
+    return folder
+
+
+def measure(chosen: Sequence[Program], runs: int) -> list[Timing]:
+    """Median times; one run of each is made before and not counted."""
+    times: dict[str, list[float]] = {one.name: [] for one in chosen}
+    for _ in range(runs + 1):
+        for one in chosen:
+            times[one.name].append(_once(one))
+    medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    return [
+        Timing(name, seconds, seconds / medians[chosen[0].name], BUDGETS.get(name)) for name, seconds in medians.items()
+    ]
+
+
+def _once(program: Program) -> float:
+    begun = time.perf_counter()
+    subprocess.run(
+        program.command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=program.folder,
+        check=False,
+    )
+    return time.perf_counter() - begun

@@ -1,0 +1,99 @@
+"""The patched and the stock code of one installation, each importable, without a change to the installation.
+
+One of them is the installation itself. The other is a temporary folder that comes before it on sys.path: links
+to the files of the package, and beside them the files that the series changes, as they are on that side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch import plan
+from gaudi_patch import state as applied_state
+from gaudi_patch.commands.check import fault_of
+from gaudi_patch.disk import Image, read_image
+from gaudi_patch.plan import State
+from gaudi_patch.situation import Situation
+
+STOCK, PATCHED = "stock", "patched"
+
+
+class Code(NamedTuple):
+    """One side: its name, where its package lies, and whether that folder must be put on sys.path."""
+
+    name: str
+    root: Path
+    laid_out: bool
+
+
+def codes(found: Situation, folder: Path) -> list[Code]:
+    """The stock and the patched code, in this order; the stock code alone where no series is needed.
+
+    ``folder`` is empty and takes what is laid out. Raises what `apply` would raise for an unknown or refused
+    version, and for files that are neither pristine nor patched.
+    """
+    fault = fault_of(found)
+    if fault is not None:
+        raise fault
+    root = found.installation.root
+    if found.state is None:
+        return [Code(STOCK, root, laid_out=False)]
+    installed = STOCK if found.state is State.PRISTINE else PATCHED
+    other = PATCHED if installed == STOCK else STOCK
+    images = _patched(found) if other == PATCHED else _pristine(found)
+    lay_out(root / found.installation.package, folder, images)
+    laid = {installed: Code(installed, root, laid_out=False), other: Code(other, folder, laid_out=True)}
+    return [laid[STOCK], laid[PATCHED]]
+
+
+def lay_out(package: Path, folder: Path, images: Mapping[str, Image | None]) -> None:
+    """Make ``folder / package.name``: links to what ``package`` holds, but for the paths in ``images``."""
+    changed = {Path(path): image for path, image in images.items()}
+    _link(package, folder, Path(package.name), changed)
+    for path, image in changed.items():
+        if image is not None:
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(image.data)
+
+
+def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Image | None]) -> None:
+    # Folders are made where something in them differs; __pycache__ is left out there: it may be of the other side.
+    for entry in sorted(source.iterdir()):
+        path = relative / entry.name
+        if path in changed or entry.name == "__pycache__":
+            continue
+        if entry.is_dir() and any(one.is_relative_to(path) for one in changed):
+            _link(entry, folder, path, changed)
+            continue
+        (folder / relative).mkdir(parents=True, exist_ok=True)
+        (folder / path).symlink_to(entry)
+
+
+def _pristine(found: Situation) -> dict[str, Image | None]:
+    """The pristine files: from the backups, each held against its hash, or by taking the series back in memory."""
+    installation = found.installation
+    if found.applied is not None:
+        return {
+            path: applied_state.restore(installation.state_dir, one.before, installation.root / path)
+            if one.before
+            else None
+            for path, one in found.applied.files.items()
+        }
+    assert found.series is not None
+    images = _on_disk(found)
+    planned = plan.reverse(found.manifest, found.series, images, found.locked)
+    return {one.path: one.before for one in planned.files}
+
+
+def _patched(found: Situation) -> dict[str, Image | None]:
+    """What the series makes of the pristine files, held against the lock."""
+    assert found.series is not None
+    planned = plan.build(found.manifest, found.series, _on_disk(found), locked=found.locked)
+    return {one.path: one.after for one in planned.files}
+
+
+def _on_disk(found: Situation) -> dict[str, Image | None]:
+    return {one.path: read_image(found.installation.root / one.path) for one in found.files}

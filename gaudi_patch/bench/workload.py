@@ -1,0 +1,114 @@
+"""What is measured: shapes of models, context lengths, and what of them fits into memory. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+GIB = 1 << 30
+#: LMCache's default chunk size and vllm-gaudi's default block size, in tokens.
+CHUNK, BLOCK = 256, 128
+_ELEMENT = 2  # bytes of a bfloat16
+# Of a measuring process beside caches and memory objects: PyTorch and LMCache, and the blocks for memcpy.
+_PROCESS_BYTES = 2 * GIB
+# The runtime's pinned ring and its buffers on the device, for groups of eight chunks.
+_STAGED_CHUNKS = 40
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The KV cache of one process that serves a model, in bfloat16.
+
+    heads: KV heads a layer. mla: one latent vector a token and layer, not K and V.
+    """
+
+    name: str
+    title: str
+    layers: int
+    heads: int
+    head_size: int
+    mla: bool = False
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token over all layers."""
+        return (1 if self.mla else 2) * self.layers * self.heads * self.head_size * _ELEMENT
+
+
+SHAPES = (
+    Shape("8b", "Llama-3.1-8B", 32, 8, 128),
+    Shape("70b-tp8", "Llama-3.1-70B, one of 8 ranks", 80, 1, 128),
+    Shape("mla", "DeepSeek-V3, MLA", 61, 1, 576, mla=True),
+)
+CONTEXTS = "2K,8K,32K,128K,256K"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A length that was not measured, and why."""
+
+    shape: str
+    tokens: int
+    reason: str
+
+
+def shapes_of(text: str) -> list[Shape]:
+    """The shapes named in a list with commas.
+
+    Raises ``usage`` for a name that is none, and for an empty list.
+    """
+    names = _words(text)
+    known = {shape.name: shape for shape in SHAPES}
+    if not names or not set(names) <= set(known):
+        raise _usage("--shapes", ", ".join(known), text)
+    return [shape for shape in SHAPES if shape.name in names]
+
+
+def contexts_of(text: str) -> list[int]:
+    """Context lengths in tokens, ascending: ``2K`` is 2048.
+
+    Raises ``usage`` for what is no length; the shortest is two chunks.
+    """
+    lengths = set()
+    for word in _words(text):
+        match = re.fullmatch(r"([0-9]{1,7})([Kk]?)", word)
+        if not match:
+            raise _usage("--contexts", f"lengths in tokens, e.g. {CONTEXTS}", text)
+        lengths.add(int(match[1]) * (1024 if match[2] else 1))
+    if not lengths or min(lengths) < 2 * CHUNK:
+        raise _usage("--contexts", f"lengths of at least {2 * CHUNK} tokens, e.g. {CONTEXTS}", text)
+    return sorted(lengths)
+
+
+def needed_bytes(shape: Shape, tokens: int) -> int:
+    """Host memory of a measuring process on the emulated HPU: caches, as much of memory objects, buffers."""
+    return (2 * tokens + _STAGED_CHUNKS * CHUNK) * shape.token_bytes + _PROCESS_BYTES
+
+
+def fitting(shape: Shape, contexts: Sequence[int], limit: int) -> tuple[list[int], list[Skipped]]:
+    """The lengths that ``limit`` bytes of memory allow, and the others with the reason."""
+    fit, skipped = [], []
+    for tokens in contexts:
+        needed = needed_bytes(shape, tokens)
+        if needed <= limit:
+            fit.append(tokens)
+        else:
+            reason = f"needs {needed / GIB:.0f} GiB of memory, {limit / GIB:.1f} GiB may be used"
+            skipped.append(Skipped(shape.name, tokens, reason))
+    return fit, skipped
+
+
+def length_text(tokens: int) -> str:
+    """``2K`` for 2048."""
+    return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.replace(",", " ").split() if word]
+
+
+def _usage(option: str, allowed: str, text: str) -> GaudiPatchError:
+    return GaudiPatchError(Exit.USAGE, "usage", f"{option} takes {allowed}, not {text!r}")

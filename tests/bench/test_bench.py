@@ -1,0 +1,197 @@
+"""`gaudi-patch bench` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from gaudi_patch.bench import runs
+from gaudi_patch.bench.points import Point
+from gaudi_patch.bench.runs import Measured
+from gaudi_patch.commands import bench as command
+from gaudi_patch.errors import Exit
+from tests.bench.conftest import MakePoint
+from tests.support import tiny
+from tests.support.cli import Done, gaudi_patch
+from tests.support.environments import Environment
+
+ZEROS = ("graph_compilation", "bounce_bytes", "view_writes", "cpu_fallback")
+
+
+@pytest.fixture(scope="module")
+def real(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The JSON of one small run on a pristine release, its SVG, and the tree before and after."""
+    environment = lmcache_overlay("0.5.6")
+    drawn = tmp_path_factory.mktemp("bench") / "bench.svg"
+    before = tiny.tree(environment.site_packages / "lmcache", times=True)
+    options = ("--shapes", "70b-tp8,mla", "--contexts", "768,1K,256K", "--memory", "6", "--svg", drawn, "--json")
+    done = gaudi_patch("bench", "--python", environment.python, "--device", "emulated", *options)
+    assert done.code == 0, done.out + done.err
+    assert tiny.tree(environment.site_packages / "lmcache", times=True) == before
+    return {"done": done, "svg": drawn, "data": done.json["data"]}
+
+
+@pytest.mark.torch
+@pytest.mark.wheels
+def test_both_codes_are_measured_for_each_shape_length_and_direction(real: dict[str, Any]) -> None:
+    found = {(one["code"], one["shape"], one["tokens"], one["direction"]) for one in real["data"]["points"]}
+    assert found == {
+        (code, shape, tokens, direction)
+        for code in ("stock", "patched")
+        for shape in ("70b-tp8", "mla")
+        for tokens in (768, 1024)
+        for direction in ("store", "load")
+    }
+    assert real["data"]["connectors"] == {"stock": "VLLMPagedMemHPUConnectorV2", "patched": "GaudiConnector"}
+    assert real["data"]["device"] == "emulated"
+    assert real["data"]["failures"] == []
+
+
+@pytest.mark.torch
+@pytest.mark.wheels
+def test_what_does_not_fit_into_memory_is_named(real: dict[str, Any]) -> None:
+    assert {(one["shape"], one["tokens"]) for one in real["data"]["skipped"]} == {("70b-tp8", 262144), ("mla", 262144)}
+    assert all("GiB" in one["reason"] for one in real["data"]["skipped"])
+
+
+@pytest.mark.torch
+@pytest.mark.wheels
+def test_every_point_has_the_figures_that_are_promised(real: dict[str, Any]) -> None:
+    sizes = {shape["name"]: shape["token_bytes"] for shape in real["data"]["shapes"]}
+    for one in real["data"]["points"]:
+        assert one["bytes"] == one["tokens"] * sizes[one["shape"]]
+        assert one["seconds"] > 0
+        assert one["memcpy_seconds"] > 0
+        assert one["runs"] >= 1
+        assert one["other_tokens"] % real["data"]["chunk_tokens"]
+        assert {"graph_launches", "graph_compilation", "h2d_copies", "d2h_copies", "device_syncs"} <= set(one["counts"])
+
+
+@pytest.mark.torch
+@pytest.mark.wheels
+def test_the_patched_code_keeps_the_budgets_where_the_stock_code_does_not(real: dict[str, Any]) -> None:
+    points = {(one["code"], one["shape"], one["tokens"], one["direction"]): one for one in real["data"]["points"]}
+    for (code, shape, tokens, direction), one in points.items():
+        if code != "patched":
+            continue
+        stock = points["stock", shape, tokens, direction]
+        assert all(one["counts"][name] == 0 for name in ZEROS)
+        assert one["compiled_for_other"] == 0 < stock["compiled_for_other"]
+        assert one["counts"]["device_syncs"] == 1 < stock["counts"]["device_syncs"]
+        # 768 tokens are a group of two chunks and one of one; 1024 are one of four.
+        assert one["counts"]["graph_launches"] == (2 if tokens == 768 else 1) < stock["counts"]["graph_launches"]
+
+
+@pytest.mark.torch
+@pytest.mark.wheels
+def test_the_svg_of_a_real_run_has_a_bar_for_each_point_and_figure(real: dict[str, Any]) -> None:
+    root = ElementTree.parse(real["svg"]).getroot()
+    bars = [one for one in root.iter() if "bar" in one.attrib.get("class", "").split()]
+    assert len(bars) == 2 * len(real["data"]["points"])
+    assert real["data"]["svg"] == str(real["svg"])
+
+
+def _usage(*arguments: str | Path) -> Done:
+    return gaudi_patch("bench", *arguments, "--json")
+
+
+def test_an_interpreter_without_pytorch_is_refused_with_the_reason(tmp_path: Path) -> None:
+    small = tiny.make(tmp_path)
+    import venv
+
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    site = next((tmp_path / "venv" / "lib").iterdir()) / "site-packages"
+    for name in ("lmcache", small.dist_info.name):
+        (site / name).parent.mkdir(exist_ok=True)
+        (small.site / name).rename(site / name)
+    done = _usage("--python", tmp_path / "venv/bin/python", "--manifest", small.manifest.directory)
+    assert (done.code, done.code_of_error) == (4, "cannot-measure")
+    (error,) = done.json["errors"]
+    assert "PyTorch is not installed for this interpreter" in error["message"]
+    assert "--python" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--contexts", "2M"), "--contexts takes lengths"),
+        (("--shapes", "13b"), "--shapes takes 8b"),
+        (("--rules", "both"), "--rules takes"),
+        (("--rules", "lazy,eager"), "one of lazy, eager"),
+        (("--device", "gpu"), "--device takes"),
+        (("--svg", "/no/such/folder/a.svg"), "no such folder"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_runs(arguments: tuple[str, str], said: str, tmp_path: Path) -> None:
+    small = tiny.make(tmp_path)
+    done = _usage("--path", small.site, "--manifest", small.manifest.directory, *arguments)
+    assert (done.code, done.code_of_error) == (2, "usage")
+    assert said in done.json["errors"][0]["message"]
+
+
+def _shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: Measured) -> Any:
+    monkeypatch.setattr(command, "run", lambda *arguments: measured)
+    small = tiny.make(tmp_path)
+    return command.bench(small.manifest, small.installation, command.Options(quiet=True, memory=1))
+
+
+def test_a_stock_code_that_fails_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
+) -> None:
+    measured = Measured("emulated", [make_point("patched")], failures=[("stock", "8b", "TypeError: no tensor")])
+    result = _shown(monkeypatch, tmp_path, measured)
+    assert result.exit is Exit.OK
+    assert result.warnings == ["stock code, 8b: no figures: TypeError: no tensor"]
+
+
+def test_a_patched_code_that_fails_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
+) -> None:
+    measured = Measured("emulated", [make_point("stock")], failures=[("patched", "8b", "3 planes differ")])
+    result = _shown(monkeypatch, tmp_path, measured)
+    assert result.exit is Exit.SMOKE
+    assert [error.code for error in result.errors] == ["bench-failed"]
+
+
+def test_a_run_that_measured_nothing_is_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result = _shown(monkeypatch, tmp_path, Measured("emulated"))
+    assert result.exit is Exit.ENVIRONMENT
+    assert result.errors[0].code == "cannot-measure"
+
+
+def test_tables_and_bars_are_printed_with_what_the_device_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
+) -> None:
+    from gaudi_patch.report import plain
+
+    result = _shown(monkeypatch, tmp_path, Measured("emulated", [make_point("stock"), make_point("patched")]))
+    text = "".join(plain(block) for block in result.blocks)
+    assert "Llama-3.1-8B, 128 KiB a token, stock -> patched: counts" in text
+    assert re.search(r"8b 2K store +stock ", text)
+    assert "say nothing of a Gaudi's times" in text
+    assert json.loads(result.to_json())["data"]["points"][0]["code"] == "stock"
+
+
+def test_memory_that_is_free_is_told_in_bytes() -> None:
+    assert 0 < runs.available_bytes() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_figures_of_a_process_that_failed_a_comparison_do_not_count(make_point: MakePoint) -> None:
+    from gaudi_patch.smoke.outcome import LevelResult
+
+    one: Point = make_point("patched")
+    point = {name: value for name, value in vars(one).items() if name not in ("code", "shape")}
+    counters = {"connector": "GaudiConnector", "points": [point]}
+    for status, kept in (("passed", 1), ("failed", 0)):
+        measured = Measured("emulated")
+        result = LevelResult("bench", status, "why", 1.0, "emulated", "lazy", counters=counters)  # type: ignore[arg-type]
+        runs._add(measured, "patched", "8b", result)
+        assert len(measured.points) == kept
+        assert len(measured.failures) == 1 - kept
