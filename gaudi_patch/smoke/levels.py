@@ -21,12 +21,14 @@ class Level:
     needs: modules, other than LMCache and torch, without which the level cannot run.
     brings_up_device: the probe imports habana_frameworks itself, at a moment of its choice; it is told
     where the emulated one is, and is not run under the emulator.
+    processes: how many the probe runs one after the other; each of them may take as long as a level that is only one.
     """
 
     name: str
     probe: str
     needs: tuple[str, ...] = ()
     brings_up_device: bool = False
+    processes: int = 1
 
     @property
     def path(self) -> Path:
@@ -38,8 +40,8 @@ LEVELS: tuple[Level, ...] = (
     Level("imports", "imports.py", brings_up_device=True),
     Level("kernels", "kernels.py", needs=("numpy",)),
     Level("engine", "engine.py", needs=("numpy",)),
-    Level("connector", "connector.py", needs=("vllm",), brings_up_device=True),
-    Level("inference", "inference.py", needs=("vllm",), brings_up_device=True),
+    Level("connector", "connector.py", needs=("vllm",), brings_up_device=True, processes=4),
+    Level("inference", "inference.py", needs=("vllm",), brings_up_device=True, processes=10),
 )
 
 # The folder with the emulated habana_frameworks.

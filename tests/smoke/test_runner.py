@@ -23,7 +23,7 @@ import argparse, json, os, pathlib, signal, subprocess, sys, time
 parser = argparse.ArgumentParser()
 for name in ("--result", "--rules", "--device"):
     parser.add_argument(name)
-args = parser.parse_args()
+args, more = parser.parse_known_args()
 def result(**changes):
     data = {"schema": 1, "complete": True, "level": "imports", "rules": args.rules, "device": args.device,
             "status": "passed", "reason": "fine", "checks": 3, "failures": [], "counters": {"launches": 2}}
@@ -60,11 +60,11 @@ def run(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(runner, "EMULATOR", emulator)
 
     def call(
-        source: str, *, python: Path = target, needs: tuple[str, ...] = (), **options: object
+        source: str, *, python: Path = target, needs: tuple[str, ...] = (), processes: int = 1, **options: object
     ) -> list[LevelResult]:
         probe = tmp_path / "probe.py"
         probe.write_text(PRELUDE + source)
-        monkeypatch.setattr(levels, "LEVELS", (Level("imports", str(probe), needs),))
+        monkeypatch.setattr(levels, "LEVELS", (Level("imports", str(probe), needs, processes=processes),))
         settings: dict[str, object] = {"rules": ("lazy",), "timeout": 60.0, **options}
         return runner.run(python, levels=["imports"], **settings)  # type: ignore[arg-type]
 
@@ -299,6 +299,18 @@ def test_a_check_writes_nothing_into_the_target(run: Run, bare: Callable[..., Pa
     (result,) = run("import torch, lmcache; result()", python=python, environ=environ)
     assert result.status == "passed"
     assert files() == before
+
+
+def test_a_probe_gets_its_levels_arguments_and_no_others(run: Run) -> None:
+    (result,) = run("result(reason=' '.join(more))", arguments={"imports": ["--model", "m"], "engine": ["--other"]})
+    assert result.reason == "--model m"
+
+
+def test_a_level_of_several_processes_has_the_time_for_each_of_them(run: Run) -> None:
+    (result,) = run("time.sleep(1.2)\nresult(reason=' '.join(more))", processes=8, timeout=0.8)
+    assert (result.status, result.reason) == ("passed", "--case-seconds 0.8")
+    (result,) = run("time.sleep(60)", processes=2, timeout=0.4)
+    assert "was still running after 0.8 s" in result.reason
 
 
 def test_levels_run_in_the_tables_order_whatever_the_order_asked_for() -> None:

@@ -102,7 +102,7 @@ def check(
         levels=levels,
         device="emulated",
         rules=rules,
-        timeout=3600,
+        timeout=600,
         environ=environments.clean_environment(),
         on_progress=lambda line: print(f"{pair}: {line}", file=sys.stderr, flush=True),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -27,7 +28,7 @@ app = verb_app()
 def smoke(
     levels: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[LEVEL]...", help="imports, kernels, engine, ... (default: the first three)."),
+        typer.Argument(metavar="[LEVEL]...", help="imports, kernels, engine (the default); connector, inference."),
     ] = None,
     python: PythonOption = None,
     path: PathOption = None,
@@ -35,6 +36,13 @@ def smoke(
     rules: Annotated[str, typer.Option("--rules", help="PT_HPU_LAZY_MODE rules: lazy, eager, or both.")] = "lazy,eager",
     require: RequireOption = "",
     timeout: TimeoutOption = 300.0,
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model", metavar="DIR", help="Level inference: a checkpoint, in place of a tiny random one."),
+    ] = None,
+    cases: Annotated[
+        str, typer.Option("--cases", metavar="NAMES", help="Level inference: some of its cases, e.g. answers,disk.")
+    ] = "",
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -43,7 +51,9 @@ def smoke(
 
     imports: LMCache comes up without CUDA and finds the HPU. kernels: KV blocks are gathered and
     scattered bit for bit as an independent oracle says. engine: LMCache's own engine stores, looks
-    up and retrieves over CPU, disk and a server.
+    up and retrieves over CPU, disk and a server. connector: vLLM's scheduler and LMCache's adapter
+    move KV bit for bit through hits, shared prefixes, preemption and failed loads. inference: a vLLM
+    engine answers from the cache as it does without. The last two need vLLM, and run only by name.
 
     Each level runs in a process of the target's interpreter, on a real HPU where there is one,
     else on the emulated HPU (which needs PyTorch and g++). A skipped level is not a pass.
@@ -51,13 +61,20 @@ def smoke(
     Example:
 
         gaudi-patch smoke kernels engine --python /opt/venv/bin/python --device emulated
+
+    Example, on a Gaudi host with vllm-gaudi:
+
+        gaudi-patch smoke inference --device hpu --model /models/Llama-3.2-1B
     """
 
     def verb() -> Result:
+        from dataclasses import replace
+
         from gaudi_patch.commands.smoke import smoke as run
         from gaudi_patch.locate import Target, locate
 
         chosen = smoke_options(",".join(levels or ()), device, rules, require, timeout, quiet=as_json)
-        return run(locate(Target(python, path)), chosen)
+        extra = [*(("--model", str(model.resolve())) if model else ()), *(("--cases", cases) if cases else ())]
+        return run(locate(Target(python, path)), replace(chosen, arguments={"inference": extra}))
 
     finish("smoke", verb, output_format, color, as_json)
