@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gaudi_patch.commands import demo_setup, demo_vllm
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.locate import Installation, Target, locate
 from gaudi_patch.manifest import Manifest, load
 from gaudi_patch.report import Result, Table, Text, narrate
 
 if TYPE_CHECKING:
+    from gaudi_patch.commands import smoke
     from gaudi_patch.smoke.outcome import LevelResult
 
 
@@ -44,12 +41,6 @@ class _Story:
         return result
 
 
-#: What LMCache's modules import beside torch; its wheel also asks for CUDA packages, which must not come in.
-IMPORTS = (
-    "numpy", "numba", "msgspec", "cachetools", "pyyaml", "requests", "httpx", "prometheus_client", "py-cpuinfo",
-    "psutil", "aiohttp", "sortedcontainers", "transformers", "aiofile", "aiofiles", "pyzmq", "cryptography", "redis",
-    "fastapi", "uvicorn", "httptools",
-)  # fmt: skip
 #: What the table of counters shows, and how it is called there.
 COUNTERS = {
     "graph_launches": "graph launches",
@@ -64,36 +55,38 @@ COUNTERS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What `demo` was asked for; ``torch`` is the requirement of a PyTorch for the CPU, "" for no smoke checks."""
+    """What `demo` was asked for.
+
+    ``torch`` is the requirement of a PyTorch for the CPU, "" for no smoke checks; ``full`` adds vLLM.
+    """
 
     version: str = ""
     keep: Path | None = None
     torch: str = "torch==2.13.0"
     quiet: bool = False
+    full: bool = False
 
 
 def demo(options: Options) -> Result:
     """Install LMCache into a new environment and run check, apply, smoke, rollback and check on it.
 
     Exit 0 when every step ended as it must and the tree is, to the byte, what the installer left. The
-    unpatched release is put through the same kernel checks first, for the record of what the patch changes;
+    unpatched release is put through the same checks first, for the record of what the patch changes;
     how it fares there decides nothing.
     """
     manifest = load()
     version = options.version or _newest(manifest)
+    if options.full:
+        demo_setup.refuse_older(version)
     story = _Story()
-    with _folder(options.keep) as folder:
-        with _progress(f"making an environment in {folder}"):
-            python = _environment(folder)
-        with _progress(f"installing lmcache {version} from PyPI, without dependencies"):
-            _install(python, f"{manifest.package}=={version}", "--no-deps")
-        if options.torch:
-            with _progress(f"installing {options.torch} and what LMCache imports (the wheel's CUDA packages left out)"):
-                _install(python, options.torch, *IMPORTS)
+    with demo_setup.folder(options.keep) as folder:
+        with demo_setup.progress(f"making an environment in {folder}"):
+            python = demo_setup.environment(folder)
+        demo_setup.install_lmcache(python, f"{manifest.package}=={version}", options.torch, vllm=options.full)
         installation = locate(Target(python=python), manifest.package)
-        before = _tree(installation.root)
+        before = demo_setup.tree(installation.root)
         smoked = _verbs(story, manifest, installation, options)
-        identical = _tree(installation.root) == before
+        identical = demo_setup.tree(installation.root) == before
         story.failed |= not identical
         story.rows.append(
             ("compare", "ok" if identical else "failed", "every byte as installed" if identical else "bytes differ", "")
@@ -115,9 +108,12 @@ def _verbs(story: _Story, manifest: Manifest, installation: Installation, option
     smoked = _Smoked()
     story.step("check", Exit.PENDING, lambda: check.check(manifest, installation))
     if options.torch:
-        with _progress("the kernel checks on the unpatched release"):
-            stock = smoke.Options(("kernels",), "emulated", ("lazy",), quiet=options.quiet)
-            smoked.stock = smoke.run(installation, stock)
+        with demo_setup.progress("the same checks on the unpatched release"):
+            levels = ("kernels", *(demo_vllm.LEVELS if options.full else ()))
+            smoked.stock = smoke.run(
+                installation,
+                smoke.Options(levels, "emulated", ("lazy",), quiet=options.quiet, arguments=demo_vllm.STOCK_ARGUMENTS),
+            )
     story.step("apply", Exit.OK, lambda: apply.apply(manifest, installation, apply.Options()))
     if story.failed:
         return smoked  # nothing is patched: there is nothing to prove, nor to roll back
@@ -125,18 +121,25 @@ def _verbs(story: _Story, manifest: Manifest, installation: Installation, option
     story.step("apply again", Exit.OK, lambda: apply.apply(manifest, installation, apply.Options()))
     if options.torch:
         chosen = smoke.Options(device="emulated", require=smoke.AFTER_APPLY, quiet=options.quiet)
-
-        def prove() -> Result:
-            smoked.patched = smoke.run(installation, chosen)
-            fault = smoke.fault_of(smoked.patched, chosen)
-            passed = sum(one.status == "passed" for one in smoked.patched)
-            data = {"state": f"{passed} of {len(smoked.patched)} levels passed"}
-            return Result("smoke", Exit.SMOKE if fault else Exit.OK, data, errors=[fault] if fault else [])
-
-        story.step("smoke", Exit.OK, prove)
+        story.step("smoke", Exit.OK, lambda: _prove(installation, chosen, smoked))
+    if options.full:
+        wanted = demo_vllm.LEVELS
+        with_vllm = smoke.Options(wanted, "emulated", ("lazy",), require=wanted, quiet=options.quiet)
+        story.step("smoke with vLLM", Exit.OK, lambda: _prove(installation, with_vllm, smoked))
     story.step("rollback", Exit.OK, lambda: rollback.rollback(manifest, installation, rollback.Options()))
     story.step("check", Exit.PENDING, lambda: check.check(manifest, installation))
     return smoked
+
+
+def _prove(installation: Installation, chosen: smoke.Options, smoked: _Smoked) -> Result:
+    from gaudi_patch.commands import smoke
+
+    results = smoke.run(installation, chosen)
+    smoked.patched += results
+    fault = smoke.fault_of(results, chosen)
+    passed = sum(one.status == "passed" for one in results)
+    data = {"state": f"{passed} of {len(results)} levels passed"}
+    return Result("smoke", Exit.SMOKE if fault else Exit.OK, data, errors=[fault] if fault else [])
 
 
 def _report(story: _Story, version: str, kept: Path | None, smoked: _Smoked) -> Result:
@@ -163,8 +166,9 @@ def _report(story: _Story, version: str, kept: Path | None, smoked: _Smoked) -> 
     if counters:
         title = "Counted on the emulated HPU, lazy rules, after warm-up: the release as it is, and patched"
         result.blocks.append(Table(("what", "counted", "stock", "patched"), counters, title))
+    result.blocks += demo_vllm.blocks(smoked.stock, smoked.patched)
     for one in smoked.stock:
-        result.blocks.append(Text(f"unpatched, the kernel checks {one.status}: {one.reason}\n"))
+        result.blocks.append(Text(f"unpatched, level {one.level} {one.status}: {one.reason}\n"))
     result.blocks.append(Table(("step", "status", "result", "time"), story.rows, f"LMCache {version}", state_column=1))
     if story.failed:
         result.exit = Exit.REFUSED
@@ -200,57 +204,3 @@ def _newest(manifest: Manifest) -> str:
     from packaging.version import Version
 
     return max((series.versions.removeprefix("==") for series in manifest.series), key=Version)
-
-
-@contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    with ExitStack() as stack:
-        if keep is None:
-            yield Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gaudi-patch-demo-"))).resolve()
-            return
-        if keep.exists() and any(keep.iterdir()):
-            raise GaudiPatchError(
-                Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new folder", str(keep)
-            )
-        keep.mkdir(parents=True, exist_ok=True)
-        yield keep.resolve()
-
-
-def _environment(folder: Path) -> Path:
-    _run(
-        [sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")],
-        "make a virtual environment",
-        "apt install python3-venv",
-    )
-    return folder / "venv" / "bin" / "python"
-
-
-def _install(python: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *arguments]
-    _run(command, f"install {arguments[0]}", "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)")
-
-
-def _run(command: list[str], what: str, hint: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()[-8:]
-        raise GaudiPatchError(
-            Exit.ENVIRONMENT, "demo-set-up", f"could not {what} (exit {done.returncode})", hint, details=lines
-        )
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[None]:
-    started = time.perf_counter()
-    narrate([f"{text} ..."])
-    yield
-    narrate([f"  done in {time.perf_counter() - started:.1f} s"])
-
-
-def _tree(root: Path) -> dict[str, str]:
-    """Every file below ``root`` with its hash."""
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-        if path.is_file()
-    }

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, verb_app
-from gaudi_patch.cli.run import finish
+from gaudi_patch.cli.run import exclude, finish
 from gaudi_patch.report import Color, Format, Result
 
 app = verb_app()
@@ -33,6 +33,9 @@ def demo(
     no_smoke: Annotated[
         bool, typer.Option("--no-smoke", help="Install LMCache alone and run no smoke checks.")
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Install vLLM too, and let it answer prompts from the patched LMCache.")
+    ] = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -42,7 +45,8 @@ def demo(
     Installs LMCache from PyPI without its CUDA packages, and PyTorch (a CPU build: where pip's
     index gives the CUDA one, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index). Shows each step
     with its result and time, and what the emulated HPU counted before and after the patch.
-    Leaves nothing behind.
+    Leaves nothing behind. --full takes minutes and 2.5 GB, and adds a table of prompts, cache hits,
+    answers and times.
 
     Example:
 
@@ -53,6 +57,7 @@ def demo(
         from gaudi_patch.commands.demo import Options
         from gaudi_patch.commands.demo import demo as run
 
-        return run(Options(version, keep, "" if no_smoke else torch, as_json))
+        exclude("--full", "--no-smoke", full and no_smoke)
+        return run(Options(version, keep, "" if no_smoke else torch, as_json, full))
 
     finish("demo", verb, output_format, color, as_json)

@@ -87,7 +87,7 @@ class Case:
             for number, (tokens, answer) in enumerate(zip(prompts, answers, strict=True)):
                 self.probe.counters["requests"].append(
                     {"request": name, "prompt": answer.prompt, "vllm": answer.local, "lmcache": answer.external}
-                    | {"seconds": seconds}
+                    | {"seconds": seconds, "answer": answer.tokens}
                 )
                 self._compare_hits(answer, number, external, local)
                 if not wrong and not self.reference.available:
