@@ -1,0 +1,115 @@
+"""The command line of vLLM: what LMCache and the checks depend on; pure."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: One letter forms, from vLLM's own help.
+_SHORT = {"-tp": "tensor-parallel-size", "-pp": "pipeline-parallel-size", "-dp": "data-parallel-size"}
+_OPTION = re.compile(r"--[A-Za-z]|-(tp|pp|dp)(=|$)")
+_KV = "kv-transfer-config"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options by name without dashes (``True`` for one without a value), and the KV transfer configuration.
+
+    ``problem`` says why the line cannot be read; it then tells nothing else.
+    """
+
+    options: Mapping[str, str | bool] = field(default_factory=dict)
+    kv: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def from_file(self) -> bool:
+        """Whether vLLM reads further options from a file of its own, which is not read here."""
+        return "config" in self.options
+
+    @property
+    def connector(self) -> str:
+        return str(self.kv.get("kv_connector") or "")
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """The connector's own settings; those named ``lmcache.*`` override LMCache's configuration."""
+        found = self.kv.get("kv_connector_extra_config")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def lmcache_settings(self) -> dict[str, Any]:
+        return {name[8:]: value for name, value in self.extra.items() if name.startswith("lmcache.")}
+
+    def number(self, name: str, default: int) -> int:
+        """The whole number given for an option, or what vLLM takes without it."""
+        value = self.options.get(name)
+        try:
+            return int(value) if isinstance(value, str) else default
+        except ValueError:
+            return default
+
+    @property
+    def ranks(self) -> int:
+        """How many processes own a card each."""
+        names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
+        product = 1
+        for name in names:
+            product *= self.number(name, 1)
+        return product
+
+    @property
+    def prefix_caching(self) -> bool:
+        """Whether prefixes are cached: vLLM does unless told otherwise, for models without state-space layers."""
+        return "no-enable-prefix-caching" not in self.options
+
+
+def parse(line: str) -> Arguments:
+    """Read a vLLM command line, with or without ``vllm serve MODEL`` before its options."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        return Arguments(problem=f"the quotes do not match: {error}")
+    options: dict[str, str | bool] = {}
+    kv: dict[str, Any] = {}
+    while words:
+        word = words.pop(0)
+        if not _OPTION.match(word):
+            continue  # vllm, serve, the model
+        name, equals, value = word.partition("=")
+        if not equals and words and not _OPTION.match(words[0]):
+            value, equals = words.pop(0), "="
+        head, dot, rest = (_SHORT.get(name) or name.lstrip("-")).partition(".")
+        key = head.replace("_", "-")
+        if key != _KV:
+            options[key] = value if equals else True
+        elif dot:
+            _put(kv, rest, _value(value))
+        else:
+            given = _value(value)
+            if not isinstance(given, dict):
+                return Arguments(problem=f"--{_KV} must be a JSON object, not {value!r}")
+            kv.update(given)
+    return Arguments(options, kv)
+
+
+def _put(table: dict[str, Any], path: str, value: object) -> None:
+    """``--kv-transfer-config.kv_connector_extra_config.use_native true``: the first dot nests, names keep theirs."""
+    first, dot, rest = path.partition(".")
+    if not dot:
+        table[path] = value
+        return
+    inner = table.setdefault(first, {})
+    if isinstance(inner, dict):
+        inner[rest] = value
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,180 @@
+"""What the checks look at: gathered when the first one asks, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gaudi_patch.doctor import installed
+from gaudi_patch.doctor.arguments import Arguments
+from gaudi_patch.doctor.host import Host
+from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.locate import Installation, locate
+from gaudi_patch.manifest import Manifest
+from gaudi_patch.report import Result
+from gaudi_patch.search import Target
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+PROBES = Path(__file__).resolve().parent / "probes"
+_PROBE_SECONDS = 120.0
+_MARK = "gaudi-patch-doctor: "
+
+#: https://github.com/HabanaAI/hl-thunk-open/blob/master/include/specs/common/pci_ids.h
+HABANA_VENDOR = "0x1da3"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """LMCache's configuration as the installed LMCache loads it.
+
+    ``warnings`` is what it logged on the way, ``aliases`` its own table of old names. ``problem`` says why there are
+    no values; ``refused`` whether LMCache ran and did not take them, or could not be run at all.
+    """
+
+    values: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    aliases: Mapping[str, str] | None = None
+    problem: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One host, one target, one configuration.
+
+    ``arguments`` is None without a vLLM command line, ``config`` without a configuration file: LMCache then takes
+    its environment variables and defaults.
+    """
+
+    host: Host
+    target: Target
+    manifest: Manifest
+    arguments: Arguments | None = None
+    config: Path | None = None
+
+    def lacking(self, need: str) -> str:
+        """Why ``need`` is not met; "" where it is."""
+        if need == "running":
+            return "" if self.host.running else "an unpacked image runs nothing: run doctor in the container"
+        if need == "arguments":
+            if self.arguments is None:
+                return "no vLLM command line was given: --vllm-args"
+            return "the vLLM command line cannot be read" if self.arguments.problem else ""
+        if need == "connector":
+            missing = self.lacking("arguments")
+            return missing or ("" if self.uses_lmcache else "the command line gives no LMCache connector")
+        assert need == "settings", need
+        return "LMCache's configuration is not loaded: see config.load" if self.settings.problem else ""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        return self.host.environ
+
+    @property
+    def uses_lmcache(self) -> bool:
+        return self.arguments is not None and "LMCache" in self.arguments.connector
+
+    @property
+    def ranks(self) -> int | None:
+        """How many processes own a card; None where the command line is not known."""
+        return None if self.lacking("arguments") or self.arguments is None else self.arguments.ranks
+
+    @cached_property
+    def installed(self) -> installed.Installed:
+        return installed.look(self.target, self.environ, self.manifest.package)
+
+    def version(self, package: str) -> Version | None:
+        """The version of an installed package; None where there is none, or one that is no version."""
+        from packaging.version import InvalidVersion, Version
+
+        found = self.installed.packages.get(package)
+        try:
+            return Version(found.version) if found else None
+        except InvalidVersion:
+            return None
+
+    @cached_property
+    def cards(self) -> list[str]:
+        """The PCI addresses of the Gaudi cards."""
+        devices = "/sys/bus/pci/devices"
+        return [one for one in self.host.names(devices) if self.host.read(f"{devices}/{one}/vendor") == HABANA_VENDOR]
+
+    @property
+    def is_gaudi(self) -> bool:
+        """Whether this is meant to run on Gaudi: it has the cards, or the software for them."""
+        return bool(self.cards) or "habana-torch-plugin" in self.installed.packages
+
+    @cached_property
+    def lmcache(self) -> Installation | GaudiPatchError:
+        """The one LMCache, or why there is none."""
+        try:
+            return locate(self.target, self.manifest.package, self.environ)
+        except GaudiPatchError as error:
+            return error
+
+    @cached_property
+    def patch(self) -> Result | GaudiPatchError:
+        """What `gaudi-patch check` says of it."""
+        from gaudi_patch.commands.check import check
+
+        if isinstance(self.lmcache, GaudiPatchError):
+            return self.lmcache
+        try:
+            return check(self.manifest, self.lmcache)
+        except GaudiPatchError as error:
+            return error
+
+    @property
+    def is_patched(self) -> bool:
+        return not isinstance(self.patch, GaudiPatchError) and self.patch.data["state"] == "patched"
+
+    @cached_property
+    def hpu(self) -> Mapping[str, Any]:
+        """What torch.hpu and pyhlml say in a process of the target; ``problem`` where that cannot be asked."""
+        return self._probe("hpu.py", {})
+
+    @cached_property
+    def settings(self) -> Settings:
+        """LMCache's configuration, loaded by LMCache itself."""
+        if isinstance(self.lmcache, GaudiPatchError):
+            return Settings({}, problem="LMCache was not found")
+        file = self.config or self.environ.get("LMCACHE_CONFIG_FILE")
+        overrides = self.arguments.lmcache_settings if self.arguments else {}
+        told = self._probe("settings.py", {"file": str(file) if file else None, "overrides": overrides})
+        return Settings(
+            told.get("values", {}),
+            tuple(told.get("warnings", ())),
+            told.get("aliases"),
+            told.get("problem", ""),
+            told.get("stage") == "load",
+        )
+
+    def _probe(self, name: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a probe under the target's interpreter, in the environment that a server would have."""
+        if reason := self.lacking("running"):
+            return {"problem": reason}
+        if self.installed.python is None:
+            return {"problem": self.installed.problem or "no interpreter of the target is known: name it with --python"}
+        environ = {
+            **self.environ,
+            "PYTHONSAFEPATH": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LMCACHE_TRACK_USAGE": "false",
+            "LMCACHE_LOG_LEVEL": "WARNING",
+        }
+        command = [str(self.installed.python), str(PROBES / name), json.dumps(question)]
+        done = self.host.run(command, _PROBE_SECONDS, environ)
+        if isinstance(done, str):
+            return {"problem": f"{self.installed.python} cannot be run: {done}"}
+        lines = [line for line in done.tail.splitlines() if line.startswith(_MARK)]
+        if not lines:
+            ending = "no answer in time" if done.timed_out else done.ending
+            return {"problem": f"{self.installed.python} gave no answer ({ending}) {done.last_line}".rstrip()}
+        answer: dict[str, Any] = json.loads(lines[-1].removeprefix(_MARK))
+        return answer

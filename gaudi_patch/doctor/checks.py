@@ -1,0 +1,36 @@
+"""Every check, in the order in which they are shown: from the bus up to the store."""
+
+from __future__ import annotations
+
+from gaudi_patch.doctor import (
+    devices,
+    environment,
+    keys,
+    lmcache_config,
+    pairing,
+    patch,
+    refused_features,
+    software,
+    storage,
+    vllm_args,
+)
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Check, Finding
+
+CHECKS: tuple[Check, ...] = (
+    *devices.CHECKS,
+    *software.CHECKS,
+    *pairing.CHECKS,
+    *patch.CHECKS,
+    *environment.CHECKS,
+    *vllm_args.CHECKS,
+    *lmcache_config.CHECKS,
+    *keys.CHECKS,
+    *refused_features.CHECKS,
+    *storage.CHECKS,
+)
+
+
+def run(case: Case) -> list[Finding]:
+    """The finding of every check, each once: an identifier is never missing."""
+    return [check(case) for check in CHECKS]

@@ -1,0 +1,153 @@
+"""The cards: on the bus, driven, given to this container, and seen by PyTorch."""
+
+from __future__ import annotations
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
+
+_NO_CARDS = "no Gaudi card was seen on this host"
+_ON_HOST = "run doctor on the Gaudi host, in the container that is to serve"
+_FIELDS = "index,module_id,name,driver_version"
+
+
+@check(
+    "device.cards",
+    "Gaudi cards on the PCI bus",
+    why="without a card nothing runs on HPU; the other device checks depend on this one",
+    source="https://github.com/HabanaAI/hl-thunk-open/blob/master/include/specs/common/pci_ids.h",
+    needs=("running",),
+)
+def cards(case: Case) -> Answer:
+    if case.cards:
+        return ok(f"{len(case.cards)} on the PCI bus")
+    if not case.host.names("/sys/bus/pci/devices"):
+        return unknown("/sys/bus/pci/devices cannot be read, so that cards cannot be seen", _ON_HOST)
+    return unknown(_NO_CARDS, _ON_HOST)
+
+
+@check(
+    "device.driver",
+    "the habanalabs driver is loaded",
+    why="the cards are reached through the kernel driver habanalabs only",
+    source=sources.VERIFICATION,
+    needs=("running",),
+)
+def driver(case: Case) -> Answer:
+    if "habanalabs" in case.host.names("/sys/module"):
+        version = case.host.read("/sys/module/habanalabs/version")
+        return ok(f"habanalabs {version} is loaded" if version else "habanalabs is loaded")
+    if case.cards:
+        return failure(
+            f"{len(case.cards)} card(s) on the PCI bus, but the driver habanalabs is not loaded",
+            "on the host: modprobe habanalabs; if that fails, install habanalabs-dkms and look into dmesg",
+        )
+    return unknown(_NO_CARDS, _ON_HOST)
+
+
+@check(
+    "device.nodes",
+    "device files of the cards",
+    why="a container sees the cards on the bus, and can use only those that its runtime gave it",
+    source=sources.DOCKER,
+    needs=("running",),
+)
+def nodes(case: Case) -> Answer:
+    found = [f"accel/{name}" for name in case.host.names("/dev/accel") if name.removeprefix("accel").isdigit()]
+    found += [name for name in case.host.names("/dev") if name.startswith("hl") and name[2:].isdigit()]
+    if found and case.cards:
+        return ok(f"{len(found)} of {len(case.cards)} card(s) have a device file here: /dev/{', /dev/'.join(found)}")
+    if case.cards:
+        return failure(
+            f"{len(case.cards)} card(s) on the PCI bus, but no /dev/accel/accel* and no /dev/hl*",
+            "start the container with --runtime=habana -e HABANA_VISIBLE_DEVICES=all (on bare metal: load the driver)",
+        )
+    return unknown(_NO_CARDS, _ON_HOST)
+
+
+@check(
+    "device.hl-smi",
+    "hl-smi lists the cards",
+    why="hl-smi talks to each card; one that is missing there failed to start",
+    source=sources.HL_SMI,
+    needs=("running",),
+)
+def hl_smi(case: Case) -> Answer:
+    done = case.host.tool("hl-smi", "-Q", _FIELDS, "-f", "csv,noheader")
+    if done is None:
+        return unknown("hl-smi is not on PATH", "it is part of the package habanalabs-firmware-tools")
+    if isinstance(done, str):
+        return unknown(f"hl-smi cannot be run: {done}")
+    if done.timed_out:
+        return failure(f"hl-smi did not answer in {done.seconds:.0f} s", "a card hangs: look into dmesg, then reset it")
+    if done.returncode != 0:
+        what = f"hl-smi failed ({done.ending}): {done.last_line}"
+        return failure(what, "look into dmesg; reload the driver, or reboot") if case.cards else unknown(what)
+    rows = [line for line in done.tail.splitlines() if line.count(",") == _FIELDS.count(",")]
+    if not rows:
+        what = "hl-smi ran and lists no card"
+        return failure(what, "look into dmesg for cards that failed to start") if case.cards else unknown(what)
+    names = sorted({row.split(",")[2].strip() for row in rows})
+    if len(rows) < len(case.cards) and not _in_container(case):
+        return failure(
+            f"hl-smi lists {len(rows)} of {len(case.cards)} cards on the PCI bus",
+            "look into dmesg for the card that is missing; reset it with hl-smi -r -i ADDRESS, or reboot",
+        )
+    return ok(f"{len(rows)} card(s), {', '.join(names)}, driver {rows[0].split(',')[3].strip()}")
+
+
+def _in_container(case: Case) -> bool:
+    """Docker and Podman leave these; others hand only some cards in too, which Kubernetes says by a variable."""
+    marks = (case.host.path("/.dockerenv"), case.host.path("/run/.containerenv"))
+    return any(one.exists() for one in marks) or "KUBERNETES_SERVICE_HOST" in case.environ
+
+
+@check(
+    "device.pyhlml",
+    "the management library counts the cards",
+    why="monitoring goes through it; a count that differs shows a library that does not fit the driver",
+    source=f"{sources.HABANA}/API_Reference_Guides/HLML_API_Reference/index.html",
+    needs=("running",),
+)
+def pyhlml(case: Case) -> Answer:
+    told = case.hpu.get("hlml")
+    if told is None:
+        return unknown(str(case.hpu["problem"]))
+    if not told["installed"]:
+        return unknown("pyhlml is not installed in the target", "pip install habana-pyhlml, if you monitor with it")
+    if "reason" in told:
+        what = f"pyhlml cannot be used: {told['reason']}"
+        fix = "install the habanalabs-firmware-tools of the driver's release"
+        return failure(what, fix) if case.cards else unknown(what)
+    if told["count"] == 0 and case.cards:
+        return failure("pyhlml counts no card", "see device.driver and device.nodes")
+    return ok(f"pyhlml counts {told['count']} card(s)")
+
+
+@check(
+    "device.torch-hpu",
+    "torch.hpu in a process of the target",
+    why="vLLM and LMCache reach the card through torch.hpu; it is the first thing to work",
+    source=sources.bridge("python_packages/habana_frameworks/torch/hpu/__init__.py"),
+    needs=("running",),
+)
+def torch_hpu(case: Case) -> Answer:
+    told = case.hpu.get("torch")
+    if told is None:
+        return unknown(str(case.hpu["problem"]))
+    if not told["installed"]:
+        return unknown(str(told["reason"]))
+    if told["available"] and told["count"] > 0:
+        return ok(f"torch.hpu.is_available(), {told['count']} device(s)")
+    reason = told.get("reason") or "torch.hpu.is_available() is False"
+    if "reason" in told:
+        return failure(
+            f"habana_frameworks cannot be used: {reason}",
+            "install the PyTorch and the habana-torch-plugin of one Gaudi release; see software.torch",
+        )
+    if case.cards:
+        return failure(reason, "see device.driver and device.nodes; then whether another process owns the cards")
+    return unknown(f"{reason}, and {_NO_CARDS}", _ON_HOST)
+
+
+CHECKS = (cards, driver, nodes, hl_smi, pyhlml, torch_hpu)

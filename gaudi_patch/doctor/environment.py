@@ -1,0 +1,277 @@
+"""Environment variables that change what runs on the card, or what LMCache finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+from gaudi_patch.errors import GaudiPatchError
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+_NOT_SET = "not set"
+_GIVE_LINE = "give the server's command line with --vllm-args"
+
+
+def _on(value: str | None) -> bool:
+    """What vllm-gaudi takes for true (vllm_gaudi/extension/config.py, boolean)."""
+    return value is not None and value.lower() in ("true", "t", "1", "yes", "y", "on")
+
+
+def _version(case: Case) -> str:
+    return "" if isinstance(case.lmcache, GaudiPatchError) else case.lmcache.version
+
+
+def _within(version: str, versions: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return bool(version) and SpecifierSet(versions).contains(version, prereleases=True)
+
+
+@check(
+    "env.lazy-mode",
+    "PT_HPU_LAZY_MODE",
+    why="1 (lazy) and 0 (eager, torch.compile) run other code; in lazy mode `import torch` alone brings no torch.hpu, "
+    "so that an unpatched LMCache takes the CPU",
+    source=sources.bridge("python_packages/habana_frameworks/autoload/__init__.py"),
+    needs=("running",),
+)
+def lazy_mode(case: Case) -> Answer:
+    value = case.environ.get("PT_HPU_LAZY_MODE")
+    if value not in (None, "0", "1"):
+        return warning(f"PT_HPU_LAZY_MODE={value}: the bridge takes anything but 0 for lazy", "set it to 0 or 1")
+    if value == "1" and case.is_gaudi and not case.is_patched:
+        return warning("PT_HPU_LAZY_MODE=1 with an unpatched LMCache", "gaudi-patch apply, or PT_HPU_LAZY_MODE=0")
+    return ok(f"PT_HPU_LAZY_MODE={value}" if value else f"{_NOT_SET}: the installed bridge decides")
+
+
+@check(
+    "env.gpu-migration",
+    "PT_HPU_GPU_MIGRATION",
+    why="it makes torch.cuda.is_available() true: LMCache 0.3.7 to 0.4.3 then import CUDA kernels, 0.5.2 and 0.5.3 "
+    "take the device for CUDA",
+    source=sources.vllm_gaudi("vllm_gaudi/__init__.py"),
+    needs=("running",),
+)
+def gpu_migration(case: Case) -> Answer:
+    if not _on(case.environ.get("PT_HPU_GPU_MIGRATION")):
+        return ok("off")
+    what = "PT_HPU_GPU_MIGRATION is on"
+    fix = "unset PT_HPU_GPU_MIGRATION: the patched LMCache does not need it"
+    if _within(_version(case), ">=0.3.7,<0.4.4") and not case.is_patched:
+        return failure(f"{what}, and LMCache {_version(case)} is not patched: its import fails", fix)
+    if _within(_version(case), ">=0.5.2,<0.5.4") and not case.is_patched:
+        return failure(f"{what}, and LMCache {_version(case)} is not patched: it takes CUDA", fix)
+    return warning(what, fix)
+
+
+@check(
+    "env.visible-devices",
+    "HABANA_VISIBLE_DEVICES",
+    why="the container runtime gives a container the cards that it lists, and none without it",
+    source=sources.TENANTS,
+    needs=("running",),
+)
+def visible_devices(case: Case) -> Answer:
+    value = case.environ.get("HABANA_VISIBLE_DEVICES")
+    if value is None:
+        return ok(f"{_NOT_SET}: outside of containers it is not needed")
+    if value == "all":
+        return ok("all")
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    fix = "HABANA_VISIBLE_DEVICES=all, or indices such as 0,1,2,3 (hl-smi -Q index,module_id -f csv)"
+    if not parts or value in ("none", "void"):
+        what = f"HABANA_VISIBLE_DEVICES={value!r} gives the container no card"
+        return failure(what, fix) if case.is_gaudi else warning(what, fix)
+    if not all(part.isdigit() for part in parts):
+        return unknown(f"HABANA_VISIBLE_DEVICES={value} is no list of indices", fix)
+    if len(set(parts)) < len(parts):
+        return warning(f"HABANA_VISIBLE_DEVICES={value} names a card twice", fix)
+    if case.cards and (beyond := [part for part in parts if int(part) >= len(case.cards)]):
+        return failure(f"HABANA_VISIBLE_DEVICES={value}, but this host has {len(case.cards)} card(s): {beyond}", fix)
+    if case.ranks and len(parts) < case.ranks:
+        return failure(f"{len(parts)} card(s) in HABANA_VISIBLE_DEVICES for {case.ranks} ranks", fix)
+    return ok(value)
+
+
+@check(
+    "env.visible-modules",
+    "HABANA_VISIBLE_MODULES",
+    why="each rank takes the module at its own place in the list; without an entry for it, it cannot start",
+    source=sources.bridge("python_packages/habana_frameworks/torch/distributed/hccl/__init__.py"),
+    needs=("running",),
+)
+def visible_modules(case: Case) -> Answer:
+    value = case.environ.get("HABANA_VISIBLE_MODULES")
+    if value is None:
+        return ok(f"{_NOT_SET}: all modules")
+    parts = [part.strip() for part in value.split(",")]
+    fix = "give module numbers 0 to 7, each once, one for each rank (hl-smi -Q index,module_id -f csv)"
+    if not all(part.isdigit() for part in parts):
+        return failure(f"HABANA_VISIBLE_MODULES={value!r} is no list of numbers: the bridge cannot read it", fix)
+    if len(set(parts)) < len(parts) or any(int(part) > 7 for part in parts):
+        return failure(f"HABANA_VISIBLE_MODULES={value} names a module twice, or one above 7", fix)
+    if case.ranks and len(parts) < case.ranks:
+        return failure(f"{len(parts)} module(s) in HABANA_VISIBLE_MODULES for {case.ranks} ranks", fix)
+    return ok(value)
+
+
+@check(
+    "env.module-id",
+    "HLS_MODULE_ID",
+    why="a process takes exactly the card that it names; inherited by all ranks, they all want the same one",
+    source=sources.ASSIGNMENT,
+    needs=("running",),
+)
+def module_id(case: Case) -> Answer:
+    value = case.environ.get("HLS_MODULE_ID")
+    if value is None:
+        return ok(_NOT_SET)
+    fix = "unset HLS_MODULE_ID and list the modules in HABANA_VISIBLE_MODULES"
+    if case.ranks is None:
+        return warning(f"HLS_MODULE_ID={value}: right for one process only", fix)
+    return failure(f"HLS_MODULE_ID={value} for {case.ranks} ranks", fix) if case.ranks > 1 else ok(value)
+
+
+@check(
+    "env.device-type",
+    "DEVICE_TYPE, LMCACHE_DEVICE_BACKEND",
+    why="LMCache 0.5.2 and later take the device that they name before any other",
+    source=sources.lmcache("v1/platform/_device_detect.py"),
+    needs=("running",),
+)
+def device_type(case: Case) -> Answer:
+    given = {name: case.environ[name] for name in ("DEVICE_TYPE", "LMCACHE_DEVICE_BACKEND") if case.environ.get(name)}
+    wrong = {name: value for name, value in given.items() if value.strip().lower() != "hpu"}
+    listed = ", ".join(f"{name}={value}" for name, value in given.items())
+    if not wrong:
+        return ok(listed or _NOT_SET)
+    answer = failure if case.is_gaudi else warning
+    return answer(f"{listed}: LMCache takes another device than the HPU", f"unset {' and '.join(wrong)}")
+
+
+@check(
+    "env.plugins",
+    "VLLM_PLUGINS",
+    why="vLLM loads only the plugins that it lists; vllm-gaudi's platform is called hpu",
+    source=sources.vllm_gaudi("setup.py"),
+    needs=("running",),
+)
+def plugins(case: Case) -> Answer:
+    value = case.environ.get("VLLM_PLUGINS")
+    if value is None:
+        return ok(f"{_NOT_SET}: all plugins are loaded")
+    if "hpu" in [part.strip() for part in value.split(",")]:
+        return ok(value)
+    answer = failure if case.is_gaudi else warning
+    return answer(f"VLLM_PLUGINS={value!r} leaves vllm-gaudi's platform out", "unset VLLM_PLUGINS, or add hpu to it")
+
+
+@check(
+    "env.fake-hpu",
+    "VLLM_USE_FAKE_HPU",
+    why="vllm-gaudi then takes code paths for tests without a card",
+    source=sources.vllm_gaudi("vllm_gaudi/extension/utils.py"),
+    needs=("running",),
+)
+def fake_hpu(case: Case) -> Answer:
+    value = case.environ.get("VLLM_USE_FAKE_HPU", "0")
+    if value == "0":
+        return ok("off")
+    answer = failure if case.cards else warning
+    return answer(f"VLLM_USE_FAKE_HPU={value}", "unset VLLM_USE_FAKE_HPU")
+
+
+_DEFRAG_FIX = "keep prefix caching on, or set VLLM_CONTIGUOUS_PA=false (or VLLM_DEFRAG=false)"
+
+
+@check(
+    "env.defragmentation",
+    "blocks that move: VLLM_DEFRAG, VLLM_CONTIGUOUS_PA, prefix caching",
+    why="vllm-gaudi's online defragmentation moves KV blocks and tells only itself: LMCache would load into, and store "
+    "from, blocks of other requests (the patched LMCache refuses to start)",
+    source=sources.vllm_gaudi("vllm_gaudi/extension/features.py"),
+    needs=("running",),
+)
+def defragmentation(case: Case) -> Answer:
+    explicit, contiguous = case.environ.get("VLLM_DEFRAG"), case.environ.get("VLLM_CONTIGUOUS_PA")
+    if explicit is not None:
+        return failure("VLLM_DEFRAG is on", _DEFRAG_FIX) if _on(explicit) else ok("VLLM_DEFRAG is off")
+    plugin = case.version("vllm-gaudi")
+    if plugin is not None and plugin.release < (0, 18):
+        if _on(case.environ.get("VLLM_UNIFIED_ATTN")):
+            return failure(f"vllm-gaudi {plugin} defragments with VLLM_UNIFIED_ATTN", "unset VLLM_UNIFIED_ATTN")
+        return ok(f"vllm-gaudi {plugin} does not defragment without VLLM_UNIFIED_ATTN")
+    if plugin is not None and plugin.release < (0, 19):
+        return ok(f"vllm-gaudi {plugin} does not defragment unless VLLM_DEFRAG asks for it")
+    if contiguous is not None and not _on(contiguous):
+        return ok("VLLM_CONTIGUOUS_PA is off")
+    if contiguous is not None:
+        return _defragments(plugin, "VLLM_CONTIGUOUS_PA is on")
+    if case.arguments is None or case.arguments.problem:
+        return unknown("whether prefix caching is on is not known", _GIVE_LINE)
+    if not case.arguments.prefix_caching:
+        return _defragments(plugin, "--no-enable-prefix-caching")
+    if case.arguments.from_file:
+        return unknown("vLLM's --config file may turn prefix caching off; it is not read here", _GIVE_LINE)
+    return ok("prefix caching is on (for models with state-space layers vLLM may turn it off)")
+
+
+def _defragments(plugin: Version | None, cause: str) -> Answer:
+    if plugin is None:
+        return warning(f"{cause}: vllm-gaudi 0.19 and later then defragment", _DEFRAG_FIX)
+    return failure(f"{cause}: vllm-gaudi {plugin} then defragments", _DEFRAG_FIX)
+
+
+@check(
+    "env.unified-attention",
+    "VLLM_UNIFIED_ATTN",
+    why="vllm-gaudi 0.13 to 0.17 then returns before any call of the KV connector: nothing is stored or loaded",
+    source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py", "v0.17.1"),
+    needs=("running",),
+)
+def unified_attention(case: Case) -> Answer:
+    if not _on(case.environ.get("VLLM_UNIFIED_ATTN")):
+        return ok("off")
+    plugin = case.version("vllm-gaudi")
+    if plugin is None:
+        return unknown("VLLM_UNIFIED_ATTN is on, and the version of vllm-gaudi is not known", "unset VLLM_UNIFIED_ATTN")
+    if plugin.release < (0, 18):
+        return failure(f"VLLM_UNIFIED_ATTN is on with vllm-gaudi {plugin}", "unset VLLM_UNIFIED_ATTN")
+    return ok(f"vllm-gaudi {plugin} no longer knows VLLM_UNIFIED_ATTN")
+
+
+@check(
+    "env.dynamic-kv-quant",
+    "VLLM_DYNAMIC_KV_QUANT",
+    why="with QUANT_CONFIG, KV blocks carry scales that vllm-gaudi does not hand to the connector: keys would come "
+    "back without their values and scales",
+    source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py"),
+    needs=("running",),
+)
+def dynamic_kv_quant(case: Case) -> Answer:
+    if "VLLM_DYNAMIC_KV_QUANT" not in case.environ:
+        return ok(_NOT_SET)
+    if "QUANT_CONFIG" not in case.environ:
+        return ok("set, without QUANT_CONFIG: it has no effect on the KV cache")
+    return failure(
+        "VLLM_DYNAMIC_KV_QUANT with QUANT_CONFIG", "unset VLLM_DYNAMIC_KV_QUANT; fp8_inc with static scales works"
+    )
+
+
+CHECKS = (
+    lazy_mode,
+    gpu_migration,
+    visible_devices,
+    visible_modules,
+    module_id,
+    device_type,
+    plugins,
+    fake_hpu,
+    defragmentation,
+    unified_attention,
+    dynamic_kv_quant,
+)

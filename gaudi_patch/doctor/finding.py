@@ -1,0 +1,83 @@
+"""What a check is, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from gaudi_patch.doctor.case import Case
+
+
+class Level(str, Enum):
+    """How a check ended. ``UNKNOWN`` says what could not be seen, and never stands for good or bad."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+    UNKNOWN = "unknown"
+
+
+class Answer(NamedTuple):
+    """What a check saw, and what to do about it."""
+
+    level: Level
+    what: str
+    fix: str = ""
+
+
+class Finding(NamedTuple):
+    """An answer with what is always true of its check: why it matters, and where that is known from."""
+
+    id: str
+    level: Level
+    what: str
+    why: str
+    fix: str
+    source: str
+
+
+class Check(NamedTuple):
+    """One check. ``id`` is stable: guides and scripts name it.
+
+    ``needs`` are the parts of a case that it cannot do without; where one is missing, the answer is unknown with
+    the reason, and ``run`` is not called.
+    """
+
+    id: str
+    asks: str
+    why: str
+    source: str
+    needs: Sequence[str]
+    run: Callable[[Case], Answer]
+
+    def __call__(self, case: Case) -> Finding:
+        reasons = (case.lacking(need) for need in self.needs)
+        reason = next((one for one in reasons if one), "")
+        answer = Answer(Level.UNKNOWN, reason) if reason else self.run(case)
+        return Finding(self.id, answer.level, answer.what, self.why, answer.fix, self.source)
+
+
+def check(
+    name: str, asks: str, *, why: str, source: str, needs: Sequence[str] = ()
+) -> Callable[[Callable[[Case], Answer]], Check]:
+    """Make a check of a function that looks at a case."""
+    return lambda run: Check(name, asks, why, source, needs, run)
+
+
+def ok(what: str) -> Answer:
+    return Answer(Level.OK, what)
+
+
+def warning(what: str, fix: str) -> Answer:
+    return Answer(Level.WARNING, what, fix)
+
+
+def failure(what: str, fix: str) -> Answer:
+    return Answer(Level.FAILURE, what, fix)
+
+
+def unknown(what: str, fix: str = "") -> Answer:
+    """``what`` could not be seen; ``fix`` is what would tell."""
+    return Answer(Level.UNKNOWN, what, fix)

@@ -1,0 +1,126 @@
+"""The one way from the checks to the host: its files, environment, tools, disks and network.
+
+A folder in place of ``/`` and another environment make another host of it, which is how the tests simulate one, and
+how an unpacked image is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.interpreter import which
+from gaudi_patch.smoke import process
+from gaudi_patch.smoke.process import Finished
+
+#: Seconds for a tool such as hl-smi: it answers within one or two, and hangs where a card does.
+TOOL_SECONDS = 20.0
+CONNECT_SECONDS = 2.0
+#: What a disk is measured with, and for how long at most.
+SAMPLE_BYTES = 64 * 1024 * 1024
+SAMPLE_SECONDS = 3.0
+_BLOCK = 4 * 1024 * 1024
+
+
+class Bandwidth(NamedTuple):
+    """Bytes a second, written through to the disk, and read back."""
+
+    write: float
+    read: float
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host. ``running`` is False for an image, whose environment is not known and whose programs are not run.
+
+    ``sample`` is how many bytes a disk is measured with.
+    """
+
+    root: Path = Path("/")
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    running: bool = True
+    sample: int = SAMPLE_BYTES
+
+    def path(self, name: str) -> Path:
+        """Where the host's absolute path ``name`` is."""
+        return self.root / name.lstrip("/")
+
+    def read(self, name: str) -> str | None:
+        """The text of a file; None where it is not there or may not be read."""
+        try:
+            return self.path(name).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder; none where it is not there or may not be read."""
+        try:
+            return sorted(entry.name for entry in self.path(folder).iterdir())
+        except OSError:
+            return []
+
+    def tool(self, name: str, *arguments: str) -> Finished | str | None:
+        """Run a program on PATH: how it ended, or why it could not be started; None where there is none."""
+        found = which(name, self.environ) if self.running and self.environ.get("PATH") else None
+        return None if found is None else self.run([found, *arguments], TOOL_SECONDS)
+
+    def run(self, command: list[str], timeout: float, environ: Mapping[str, str] | None = None) -> Finished | str:
+        """Run ``command`` in an empty folder, with its time limited: how it ended, or why it could not be started."""
+        with tempfile.TemporaryDirectory(prefix="gaudi-patch-doctor-", ignore_cleanup_errors=True) as folder:
+            try:
+                return process.run(command, timeout=timeout, environ=environ or self.environ, cwd=Path(folder))
+            except OSError as error:
+                return error.strerror or str(error)
+
+    def connect(self, name: str, port: int) -> str:
+        """Why nothing answers at a TCP address; "" where something does."""
+        try:
+            socket.create_connection((name, port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            return error.strerror or str(error) or type(error).__name__
+        return ""
+
+    def unwritable(self, folder: str) -> str:
+        """Why no file can be made in ``folder``; "" where one can. It is tried: access rights do not tell of NFS."""
+        try:
+            tempfile.TemporaryFile(dir=self.path(folder)).close()
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    def free_space(self, folder: str) -> int:
+        """Bytes that this user may still write below ``folder``."""
+        return shutil.disk_usage(self.path(folder)).free
+
+    def existing(self, folder: str) -> str:
+        """``folder``, or the nearest folder above it that exists."""
+        path = Path(folder)
+        while not self.path(str(path)).is_dir() and path != path.parent:
+            path = path.parent
+        return str(path)
+
+    def bandwidth(self, folder: str) -> Bandwidth:
+        """Write and read a temporary file in ``folder`` and take it away again; OSError where that fails."""
+        block = os.urandom(_BLOCK)
+        with tempfile.NamedTemporaryFile(dir=self.path(folder), prefix=".gaudi-patch-doctor-") as file:
+            begun, size = time.perf_counter(), 0
+            while size < self.sample and time.perf_counter() - begun < SAMPLE_SECONDS:
+                size += file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            written = time.perf_counter() - begun
+            # Most file systems drop the kernel's copy on request; where one does not, memory is measured.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            begun = time.perf_counter()
+            while file.read(_BLOCK):
+                pass
+            seconds = time.perf_counter() - begun
+        return Bandwidth(size / written, size / seconds)

@@ -1,0 +1,97 @@
+"""What is installed in the target: names, versions and requirements, read from its folders; nothing is imported."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.search import Search, Target, search_default, search_folder, search_image
+from gaudi_patch.site_folder import normalised
+
+#: numpy-1.26.4.dist-info, and the older habana_media_loader-1.19.0-py3.10.egg-info
+_METADATA = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py\d\.\d+)?\.(dist|egg)-info")
+
+
+class Package(NamedTuple):
+    """An installed distribution: its version, and the folder of its metadata."""
+
+    version: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The packages of a target by normalised name, the first on the path for each.
+
+    ``python`` is None where no interpreter is known, or may be run. ``problem`` says why the target cannot be
+    looked at; there are no packages then.
+    """
+
+    python: Path | None = None
+    how: str = ""
+    packages: Mapping[str, Package] = field(default_factory=dict)
+    torch: Path | None = None
+    problem: str = ""
+    hint: str = ""
+
+    def requirements(self, package: str, of: str) -> list[str]:
+        """What ``package`` asks of the distribution ``of``, without extras: ``["transformers>=5.4"]``."""
+        if package not in self.packages:
+            return []
+        folder = self.packages[package].path
+        for name in ("METADATA", "PKG-INFO"):
+            try:
+                text = (folder / name).read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            found = re.findall(r"^Requires-Dist: *([\w.-]+)([^;\n]*)(;?.*)$", text.split("\n\n")[0], re.MULTILINE)
+            return [f"{one}{spec.strip()}" for one, spec, marker in found if normalised(one) == of and not marker]
+        return []
+
+    def torch_cuda(self) -> str | None:
+        """The CUDA version that PyTorch was built for, "" for none; None where that cannot be read."""
+        if self.torch is None:
+            return None
+        try:
+            text = (self.torch / "version.py").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        found = re.search(r"^cuda\b[^=\n]*= *(None|['\"]([^'\"]*)['\"])", text, re.MULTILINE)
+        return None if found is None else found[2] or ""
+
+
+def look(target: Target, environ: Mapping[str, str], package: str) -> Installed:
+    """Read the packages of a target. A wrong --python, --path or --root is a usage error, and raised."""
+    try:
+        search = _search(target, environ, package)
+    except GaudiPatchError as error:
+        if error.exit is Exit.USAGE:
+            raise
+        return Installed(problem=error.message, hint=error.hint)
+    packages: dict[str, Package] = {}
+    torch = None
+    for folder in search.folders:
+        try:
+            names = sorted(os.listdir(folder.path))  # noqa: PTH208 - names alone
+        except OSError:  # a zip file, or gone: import passes over it too
+            continue
+        for name in names:
+            if match := _METADATA.fullmatch(name):
+                packages.setdefault(normalised(match["name"]), Package(match["version"], Path(folder.path, name)))
+        if torch is None and "torch" in names:
+            torch = Path(search.resolve(str(Path(folder.path, "torch"))))
+    python = search.interpreter.executable if search.interpreter else None
+    return Installed(python, search.how, packages, torch)
+
+
+def _search(target: Target, environ: Mapping[str, str], package: str) -> Search:
+    if target.root is not None:
+        return search_image(target.root, package)
+    if target.path is not None:
+        return search_folder(target.path, package, environ)
+    return search_default(target.python, package, environ)

@@ -1,0 +1,68 @@
+"""Whether processes that share a cache compute the same keys; else each finds nothing of the others."""
+
+from __future__ import annotations
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
+from gaudi_patch.errors import GaudiPatchError
+
+
+def _sharing(case: Case) -> str:
+    """Why several processes must agree on keys; "" where one process keeps them to itself."""
+    values = case.settings.values
+    if values.get("remote_url") or values.get("remote_storage_plugins"):
+        return "a remote store is shared with other processes"
+    if values.get("enable_pd"):
+        return "prefill and decode are two processes"
+    if case.arguments is not None and case.arguments.connector == "LMCacheMPConnector":
+        return "the cache is in a server's process"
+    if case.ranks is not None and case.ranks > 1:
+        return f"{case.ranks} ranks and the scheduler look the same keys up"
+    return ""
+
+
+@check(
+    "env.hash-seed",
+    "PYTHONHASHSEED",
+    why="without it vLLM starts each process's chain of keys at random: no process finds what another one stored",
+    source=sources.vllm("v1/core/kv_cache_utils.py") + " (init_none_hash)",
+    needs=("running", "settings"),
+)
+def hash_seed(case: Case) -> Answer:
+    value, sharing = case.environ.get("PYTHONHASHSEED"), _sharing(case)
+    if value is not None and value.isdigit():
+        return ok(f"PYTHONHASHSEED={value}; it has to be the same for every process that shares the cache")
+    if sharing:
+        return failure(f"PYTHONHASHSEED is {value or 'not set'}, and {sharing}", "export PYTHONHASHSEED=0, everywhere")
+    if case.ranks is None:
+        return unknown("not set; needed as soon as there are several ranks", "give the command line with --vllm-args")
+    return ok("not set, and one process keeps its keys to itself")
+
+
+@check(
+    "config.hash-algorithm",
+    "pre_caching_hash_algorithm",
+    why="builtin is Python's hash(), and keys hold None, whose hash is its address before Python 3.12: keys differ "
+    "between processes whatever PYTHONHASHSEED says",
+    source=sources.lmcache("v1/token_database.py") + "; https://github.com/python/cpython/pull/99541",
+    needs=("settings",),
+)
+def hash_algorithm(case: Case) -> Answer:
+    name, sharing = case.settings.values.get("pre_caching_hash_algorithm"), _sharing(case)
+    if name is None:
+        return ok("this LMCache has one algorithm only")
+    if name != "builtin":
+        return ok(str(name))
+    if not sharing:
+        return ok("builtin, and one process keeps its keys to itself")
+    python = None if isinstance(case.lmcache, GaudiPatchError) else case.lmcache.python_version
+    if python is None:
+        return unknown(f"builtin, and {sharing}; the target's Python is not known", "take sha256_cbor")
+    if python < (3, 12):
+        what = f"builtin on Python {python[0]}.{python[1]}, and {sharing}"
+        return failure(what, "pre_caching_hash_algorithm: sha256_cbor, in all of them")
+    return ok(f"builtin on Python {python[0]}.{python[1]}: the same in all processes with one PYTHONHASHSEED")
+
+
+CHECKS = (hash_seed, hash_algorithm)

@@ -1,0 +1,75 @@
+"""LMCache itself, and the state of the patch: what `gaudi-patch check` says."""
+
+from __future__ import annotations
+
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.manifest import Kind
+
+_NOT_FOUND = "LMCache was not found, see patch.installation"
+
+
+@check(
+    "patch.installation",
+    "one LMCache, where import looks",
+    why="two copies, or one that another path hides, and the patch would go where nothing is imported from",
+    source="gaudi-patch check --help",
+)
+def installation(case: Case) -> Answer:
+    found = case.lmcache
+    if not isinstance(found, GaudiPatchError):
+        return ok(f"LMCache {found.version or 'of unknown version'} in {found.root}")
+    if found.code == "not-installed" or case.installed.problem:
+        return unknown(found.message, found.hint)
+    return failure(found.message, found.hint)
+
+
+@check(
+    "patch.series",
+    "a series of patches for this LMCache",
+    why="releases up to 0.4.2 do not know the HPU, 0.4.3 and 0.4.4 crash, later ones overwrite shared blocks",
+    source="https://github.com/LMCache/LMCache/pull/2822; gaudi-patch list",
+)
+def series(case: Case) -> Answer:
+    found = case.lmcache
+    if isinstance(found, GaudiPatchError):
+        return unknown(_NOT_FOUND)
+    if not found.version:
+        return unknown("a git checkout is matched by its files: see patch.state")
+    verdict = case.manifest.verdict(found.version)
+    if verdict.kind is Kind.SERIES and verdict.series is not None:
+        return ok(f"series {verdict.series.id}")
+    if verdict.kind is Kind.UPSTREAM:
+        return ok(f"none needed: {verdict.reason}")
+    what = verdict.reason or f"the manifest has no series for LMCache {found.version}"
+    fix = verdict.advice or "see gaudi-patch list; a newer gaudi-patch may have it"
+    return failure(what, fix) if case.is_gaudi else warning(what, fix)
+
+
+@check(
+    "patch.state",
+    "every file is patched, by its hash",
+    why="an unpatched LMCache on Gaudi crashes or overwrites blocks that vLLM shares between requests",
+    source="gaudi-patch show VERSION",
+)
+def state(case: Case) -> Answer:
+    found, result = case.lmcache, case.patch
+    if isinstance(found, GaudiPatchError):
+        return unknown(_NOT_FOUND)
+    if isinstance(result, GaudiPatchError):
+        return failure(result.message, result.hint)
+    if result.exit is Exit.OK:
+        applied = result.data["applied_series"] or result.data["series"]
+        return ok(f"patched, series {applied}" if applied else "nothing to patch")
+    if result.exit is Exit.PENDING:
+        what, fix = f"not patched: LMCache {found.version} is {result.data['state']}", "gaudi-patch apply"
+    else:
+        (error,) = result.errors
+        what, fix = error.message, error.hint
+    # A release without its patch may be what a laptop is for; files that differ are a fault everywhere.
+    harmless = result.exit in (Exit.PENDING, Exit.NOT_FOUND) and not case.is_gaudi
+    return warning(what, fix) if harmless else failure(what, fix)
+
+
+CHECKS = (installation, series, state)

@@ -1,0 +1,44 @@
+"""Run under the target interpreter: what pyhlml and torch.hpu see. No device is acquired: a server may own them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from typing import Any
+
+
+def found(name: str) -> bool:
+    """Whether a top-level module can be found, without importing it."""
+    return importlib.util.find_spec(name) is not None
+
+
+def torch_hpu() -> dict[str, Any]:
+    """Availability and count of torch.hpu; ``reason`` where there is none."""
+    for name in ("torch", "habana_frameworks"):
+        if not found(name):
+            return {"installed": False, "reason": f"{name} is not installed in the target"}
+    try:
+        importlib.import_module("habana_frameworks.torch")
+        hpu = importlib.import_module("torch").hpu
+        return {"installed": True, "available": bool(hpu.is_available()), "count": int(hpu.device_count())}
+    except Exception as error:  # whatever the vendor's package raises where a library or the driver is missing
+        return {"installed": True, "available": False, "count": 0, "reason": f"{type(error).__name__}: {error}"}
+
+
+def hlml() -> dict[str, Any]:
+    """The number of cards that the management library counts."""
+    if not found("pyhlml"):
+        return {"installed": False}
+    try:
+        library = importlib.import_module("pyhlml")
+        library.hlmlInit()
+        count = int(library.hlmlDeviceGetCount())
+        library.hlmlShutdown()
+        return {"installed": True, "count": count}
+    except Exception as error:  # its own error classes, or a missing shared library
+        return {"installed": True, "reason": f"{type(error).__name__}: {error}"}
+
+
+sys.stdout.write("\ngaudi-patch-doctor: " + json.dumps({"torch": torch_hpu(), "hlml": hlml()}) + "\n")

@@ -1,0 +1,125 @@
+"""Features of LMCache that have no implementation on HPU; the patched LMCache refuses to start with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, Check, failure, ok, unknown
+from gaudi_patch.errors import GaudiPatchError
+
+_RUNTIME = "lmcache/gaudi/guards.py of the patched LMCache"
+
+#: Given the settings: what is wrong, or "".
+Test = Callable[[Mapping[str, Any]], str]
+
+
+def _is_on(name: str) -> Test:
+    return lambda values: f"{name} is {values[name]}" if values.get(name) else ""
+
+
+def _serde(values: Mapping[str, Any]) -> str:
+    value = values.get("remote_serde")
+    return "" if value in (None, "naive") else f"remote_serde is {value}"
+
+
+def _device(name: str, wanted: Callable[[Mapping[str, Any]], object]) -> Test:
+    def test(values: Mapping[str, Any]) -> str:
+        device = str(values.get(name) or "").split(":")[0]
+        return f"{name} is {values.get(name)}" if wanted(values) and device != "cpu" else ""
+
+    return test
+
+
+def _nixl(values: Mapping[str, Any]) -> object:
+    extra = values.get("extra_config")
+    return isinstance(extra, dict) and extra.get("enable_nixl_storage")
+
+
+def _refusal(name: str, asks: str, why: str, test: Test, fix: str, source: str = _RUNTIME) -> Check:
+    def run(case: Case) -> Answer:
+        what = test(case.settings.values)
+        return failure(what, fix) if what else ok("not used")
+
+    return Check(name, asks, why, source, ("settings",), run)
+
+
+def _lazy_allocator(case: Case) -> Answer:
+    if not case.settings.values.get("enable_lazy_memory_allocator"):
+        return ok("not used")
+    if isinstance(case.lmcache, GaudiPatchError):
+        return unknown("the files of LMCache are not known")
+    try:
+        text = Path(case.lmcache.root, "lmcache/v1/lazy_memory_allocator.py").read_bytes()
+    except OSError:
+        return ok("on; this release keeps it elsewhere, without CUDA's runtime")
+    if b".cudart()" in text:
+        fix = "enable_lazy_memory_allocator: false"
+        return failure("enable_lazy_memory_allocator is on, and this release pins with CUDA's runtime", fix)
+    return ok("on; this release pins without CUDA's runtime")
+
+
+CHECKS = (
+    _refusal(
+        "config.layerwise",
+        "use_layerwise",
+        "vllm-gaudi never calls the connector layer by layer",
+        _is_on("use_layerwise"),
+        "use_layerwise: false",
+        sources.vllm_gaudi("vllm_gaudi/ops/hpu_attention.py"),
+    ),
+    _refusal(
+        "config.blending",
+        "enable_blending",
+        "it works layer by layer, which vllm-gaudi never does",
+        _is_on("enable_blending"),
+        "enable_blending: false",
+        sources.vllm_gaudi("vllm_gaudi/ops/hpu_attention.py"),
+    ),
+    _refusal(
+        "config.serde",
+        "remote_serde",
+        "CacheGen codes and decodes on a CUDA device",
+        _serde,
+        "remote_serde: naive",
+    ),
+    _refusal(
+        "config.gds",
+        "gds_path",
+        "GPUDirect Storage reads into CUDA memory",
+        _is_on("gds_path"),
+        "remove gds_path; local_disk keeps chunks on an NVMe or a mounted share",
+    ),
+    _refusal(
+        "config.p2p",
+        "enable_p2p",
+        "it registers device memory with NIXL, which cannot address HPU memory",
+        _is_on("enable_p2p"),
+        "enable_p2p: false; share through a remote store",
+    ),
+    _refusal(
+        "config.pd-device",
+        "pd_buffer_device",
+        "NIXL cannot address HPU memory; a buffer on the host works",
+        _device("pd_buffer_device", lambda values: values.get("enable_pd")),
+        "pd_buffer_device: cpu",
+    ),
+    _refusal(
+        "config.nixl-device",
+        "nixl_buffer_device",
+        "NIXL cannot address HPU memory; a buffer on the host works",
+        _device("nixl_buffer_device", _nixl),
+        "nixl_buffer_device: cpu",
+    ),
+    Check(
+        "config.lazy-allocator",
+        "enable_lazy_memory_allocator",
+        "from 0.3.13 to 0.5.0 it pins memory with CUDA's runtime",
+        _RUNTIME,
+        ("settings",),
+        _lazy_allocator,
+    ),
+)

@@ -1,0 +1,126 @@
+"""The Gaudi software, and what was pulled in beside it."""
+
+from __future__ import annotations
+
+import re
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+
+_PLUGIN = "habana-torch-plugin"
+_CUDA = re.compile(r"(cupy-cuda|cuda-(python|bindings|pathfinder)|nvidia-|cufile-python|nixl-cu)")
+
+
+@check(
+    "software.interpreter",
+    "the target's interpreter",
+    why="all else is read from, or asked of, this environment",
+    source="gaudi-patch check --help",
+)
+def interpreter(case: Case) -> Answer:
+    found = case.installed
+    if found.problem:
+        return failure(found.problem, found.hint)
+    if found.python is None:
+        return unknown(f"no interpreter is known ({found.how}); files are read, nothing is asked", "--python PYTHON")
+    return ok(f"{found.python} ({found.how})")
+
+
+def _release(version: str) -> str:
+    """1.24.0 of 1.24.0-743, 1.24.0.743 and 1.24.0-bd87f71."""
+    found = re.match(r"\d+\.\d+\.\d+", version)
+    return found[0] if found else version
+
+
+def gaudi_versions(case: Case) -> dict[str, str]:
+    """The parts of the Gaudi software whose version can be seen here."""
+    found = {}
+    if (driver := case.host.read("/sys/module/habanalabs/version")) and case.host.running:
+        found["driver"] = driver
+    status = case.host.read("/var/lib/dpkg/status") or ""
+    if match := re.search(r"^Package: habanalabs-graph\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE):
+        found["SynapseAI"] = match[1]
+    if _PLUGIN in case.installed.packages:
+        found[_PLUGIN] = case.installed.packages[_PLUGIN].version
+    return found
+
+
+@check(
+    "software.synapse",
+    "driver, SynapseAI and plugin of one release",
+    why="the PyTorch plugin is built for the graph compiler and the runtime of its own release",
+    source=sources.VERIFICATION,
+)
+def synapse(case: Case) -> Answer:
+    found = gaudi_versions(case)
+    listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    if len(found) < 2:
+        seen = f"only {listed} can be seen" if found else "no Gaudi software can be seen"
+        return unknown(f"{seen} (the packages of rpm systems are not read)", "rpm -q habanalabs-graph; hl-smi")
+    short = {name: _release(version).rpartition(".")[0] for name, version in found.items()}
+    if {"SynapseAI", _PLUGIN} <= set(found) and short["SynapseAI"] != short[_PLUGIN]:
+        return failure(f"of different releases: {listed}", f"install the {_PLUGIN} of the SynapseAI that is there")
+    if len(set(short.values())) > 1:
+        return warning(f"of different releases: {listed}", "bring the host's driver to the release of the software")
+    return ok(listed)
+
+
+@check(
+    "software.habana",
+    "Intel's PyTorch plugin",
+    why="torch.hpu is part of habana-torch-plugin, which is not on PyPI",
+    source=f"{sources.HABANA}/Installation_Guide/Installers_Appendix.html",
+)
+def habana(case: Case) -> Answer:
+    if found := case.installed.packages.get(_PLUGIN):
+        return ok(f"{_PLUGIN} {found.version}")
+    what = f"{_PLUGIN} is not installed in the target"
+    fix = "name the environment that serves with --python, or start from an image of vault.habana.ai"
+    return failure(f"{len(case.cards)} Gaudi card(s), but {what}", fix) if case.cards else unknown(what, fix)
+
+
+@check(
+    "software.torch",
+    "PyTorch with Gaudi support",
+    why="`pip install lmcache` may replace Gaudi's PyTorch with the CUDA one, which the plugin cannot load",
+    source=f"{sources.HABANA}/Installation_Guide/Installers_Appendix.html; LMCache 0.3.2 METADATA (torch==2.7.0)",
+)
+def torch(case: Case) -> Answer:
+    found = case.installed.packages.get("torch")
+    if found is None:
+        return unknown("PyTorch is not installed in the target")
+    cuda = case.installed.torch_cuda()
+    if cuda:
+        what = f"PyTorch {found.version} is built for CUDA {cuda}"
+        if case.is_gaudi:
+            return failure(
+                what, "install the torch of your Gaudi release again; install LMCache with pip install --no-deps"
+            )
+        return unknown(f"{what}; no Gaudi software is beside it, so that it may be meant")
+    if re.search(r"\+hpu|git", found.version):
+        return ok(f"PyTorch {found.version}")
+    return unknown(
+        f"PyTorch {found.version}: whether it has Gaudi support cannot be told from its version",
+        "device.torch-hpu tells, on a Gaudi host",
+    )
+
+
+@check(
+    "software.cuda-packages",
+    "CUDA packages that LMCache pulled in",
+    why="they show that LMCache was installed with its dependencies: gigabytes that cannot run here, and perhaps "
+    "another PyTorch",
+    source="Requires-Dist of LMCache 0.3.10 and later: cupy, cuda-python, nixl",
+)
+def cuda_packages(case: Case) -> Answer:
+    found = sorted(name for name in case.installed.packages if _CUDA.match(name))
+    if not found:
+        return ok("none") if case.installed.packages else unknown("no package of the target can be seen")
+    listed = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+    if not case.is_gaudi:
+        return unknown(f"{listed}: no Gaudi software is beside them, so that they may be meant")
+    return warning(f"{listed}", "pip uninstall them; install LMCache with pip install --no-deps")
+
+
+CHECKS = (interpreter, synapse, habana, torch, cuda_packages)

@@ -1,0 +1,32 @@
+"""Where the checks know things from, so that a reader can follow them."""
+
+from __future__ import annotations
+
+HABANA = "https://docs.habana.ai/en/latest"
+VERIFICATION = f"{HABANA}/Installation_Guide/SW_Verification.html"
+DOCKER = f"{HABANA}/Installation_Guide/Installation_Methods/Docker_Installation.html"
+HL_SMI = f"{HABANA}/Management_and_Monitoring/Embedded_System_Tools_Guide/System_Management_Interface_Tool.html"
+TENANTS = f"{HABANA}/Orchestration/Multiple_Tenants_on_HPU/Multiple_Dockers_each_with_Single_Workload.html"
+ASSIGNMENT = f"{HABANA}/PyTorch/PyTorch_Scaling_Guide/Gaudi_Assignment.html"
+
+UPSTREAM = "https://github.com/LMCache/LMCache/pull/2822"
+
+
+def bridge(path: str) -> str:
+    """A file of gaudi-pytorch-bridge 1.19, the newest that is public."""
+    return f"https://github.com/HabanaAI/gaudi-pytorch-bridge/blob/5a56187e/{path}"
+
+
+def vllm_gaudi(path: str, tag: str = "v0.26.0") -> str:
+    """A file of vllm-gaudi."""
+    return f"https://github.com/vllm-project/vllm-gaudi/blob/{tag}/{path}"
+
+
+def vllm(path: str) -> str:
+    """A file of vLLM."""
+    return f"https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/{path}"
+
+
+def lmcache(path: str) -> str:
+    """A file of an LMCache release as its wheel has it."""
+    return f"LMCache 0.5.6, lmcache/{path}"

@@ -1,0 +1,164 @@
+"""vLLM's command line: the connector, its role, and what the KV cache looks like."""
+
+from __future__ import annotations
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+
+#: vllm-gaudi's own, unless the user gives another (vllm_gaudi/platform.py)
+BLOCK_SIZE = 128
+
+_IN_PROCESS = ("LMCacheConnectorV1", "LMCacheConnectorV1Dynamic")
+_EXAMPLE = '--kv-transfer-config \'{"kv_connector":"LMCacheConnectorV1","kv_role":"kv_both"}\''
+
+
+@check(
+    "vllm.arguments",
+    "the command line can be read",
+    why="connector, block size and ranks are decided there",
+    source=sources.vllm("config/kv_transfer.py"),
+)
+def arguments(case: Case) -> Answer:
+    if case.arguments is None:
+        return unknown(case.lacking("arguments"), "--vllm-args 'MODEL --kv-transfer-config ...'")
+    if case.arguments.problem:
+        return failure(case.arguments.problem, f"for example {_EXAMPLE}")
+    return ok(f"{len(case.arguments.options)} option(s), {len(case.arguments.kv)} of the KV transfer")
+
+
+@check(
+    "vllm.connector",
+    "the KV connector",
+    why="vllm-gaudi passes attention metadata on to LMCache's own connector only: inside a MultiConnector LMCache "
+    "loads nothing, and says that it did",
+    source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py"),
+    needs=("arguments",),
+)
+def connector(case: Case) -> Answer:
+    assert case.arguments is not None
+    name = case.arguments.connector
+    if name in (*_IN_PROCESS, "LMCacheMPConnector"):
+        return ok(name)
+    if name == "MultiConnector":
+        return failure("MultiConnector", "give LMCacheConnectorV1 as the connector itself")
+    if case.arguments.from_file and not name:
+        return unknown("vLLM's --config file may name one; it is not read here", "give it with --vllm-args")
+    what = f"{name} is not LMCache's" if name else "no --kv-transfer-config: vLLM runs without LMCache"
+    return warning(what, _EXAMPLE)
+
+
+@check(
+    "vllm.use-native",
+    "use_native",
+    why="vLLM's built-in copy of the adapter moves slot mappings with .cuda()",
+    source=sources.vllm("distributed/kv_transfer/kv_connector/v1/lmcache_integration/vllm_v1_adapter.py"),
+    needs=("connector",),
+)
+def use_native(case: Case) -> Answer:
+    assert case.arguments is not None
+    if case.arguments.extra.get("use_native"):
+        return failure("use_native is on", "leave use_native out of kv_connector_extra_config")
+    return ok("off")
+
+
+@check(
+    "vllm.role",
+    "kv_role",
+    why="a producer loads nothing and a consumer stores nothing; vLLM refuses a connector without a role",
+    source=sources.vllm("config/kv_transfer.py"),
+    needs=("connector",),
+)
+def role(case: Case) -> Answer:
+    assert case.arguments is not None
+    value = case.arguments.kv.get("kv_role")
+    if value == "kv_both":
+        return ok("kv_both")
+    if value not in ("kv_producer", "kv_consumer"):
+        return failure(
+            f"kv_role is {value or 'missing'}", "kv_both; kv_producer and kv_consumer for prefill and decode"
+        )
+    if case.settings.problem:
+        return unknown(f"{value}: right for disaggregated prefill only, which LMCache's configuration tells")
+    if not (case.settings.values.get("enable_pd") or case.settings.values.get("remote_url")):
+        half = "loads" if value == "kv_producer" else "stores"
+        return warning(f"{value}: this server never {half}, and no other one shares its cache", "kv_role: kv_both")
+    return ok(f"{value}, with a partner")
+
+
+@check(
+    "vllm.block-size",
+    "--block-size",
+    why="Gaudi's paged attention is built for blocks of 128 tokens",
+    source=sources.vllm_gaudi("vllm_gaudi/platform.py"),
+    needs=("arguments",),
+)
+def block_size(case: Case) -> Answer:
+    assert case.arguments is not None
+    size = case.arguments.number("block-size", BLOCK_SIZE)
+    if size % BLOCK_SIZE:
+        return warning(f"blocks of {size} tokens", "leave --block-size out: vllm-gaudi takes 128")
+    return ok(f"{size} tokens")
+
+
+@check(
+    "vllm.kv-cache-dtype",
+    "--kv-cache-dtype",
+    why="vllm-gaudi knows fp8_inc alone beside the model's own dtype",
+    source=sources.vllm_gaudi("vllm_gaudi/platform.py") + " (is_kv_cache_dtype_supported)",
+    needs=("arguments",),
+)
+def kv_cache_dtype(case: Case) -> Answer:
+    assert case.arguments is not None
+    value = str(case.arguments.options.get("kv-cache-dtype", "auto"))
+    if value == "fp8_inc":
+        return ok("fp8_inc; its scales are not stored: share it only between instances of one calibration")
+    if value.startswith("fp8"):
+        return failure(f"--kv-cache-dtype {value}", "--kv-cache-dtype fp8_inc, or leave it out")
+    return ok(value)
+
+
+@check(
+    "vllm.ranks",
+    "cards for all ranks",
+    why="each rank owns one card",
+    source=sources.bridge("backend/habana_device/HPUGuardImpl.h"),
+    needs=("running", "arguments"),
+)
+def ranks(case: Case) -> Answer:
+    assert case.arguments is not None
+    wanted = case.arguments.ranks
+    told = case.hpu.get("torch", {})
+    count = told.get("count") or len(case.cards)
+    if not count:
+        return unknown(f"{wanted} rank(s); no card was seen here")
+    if wanted > count:
+        fix = "lower --tensor-parallel-size, or give the container more cards"
+        return failure(f"{wanted} ranks for {count} card(s)", fix)
+    return ok(f"{wanted} rank(s), {count} card(s)")
+
+
+@check(
+    "vllm.multiprocess",
+    "LMCache in a server of its own",
+    why="on HPU the engine drives the transfer; the server serves that only when told to, and clients wait 300 s",
+    source=sources.lmcache("v1/multiprocess/config.py") + " (--supported-transfer-mode, default lmcache_driven)",
+    needs=("connector",),
+)
+def multiprocess(case: Case) -> Answer:
+    assert case.arguments is not None
+    if case.arguments.connector != "LMCacheMPConnector":
+        return ok("not used")
+    version = case.version("lmcache")
+    if version is None:
+        return unknown("the version of LMCache is not known")
+    if version.release < (0, 5, 5):
+        return failure(
+            f"LMCacheMPConnector with LMCache {version}: layers of (K, V) pairs are not served", "LMCache 0.5.5"
+        )
+    return warning(
+        "the server's own command line cannot be seen", "start it with: lmcache server --supported-transfer-mode auto"
+    )
+
+
+CHECKS = (arguments, connector, use_native, role, block_size, kv_cache_dtype, ranks, multiprocess)

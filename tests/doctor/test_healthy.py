@@ -1,0 +1,132 @@
+"""Where nothing is wrong the doctor says so, and where nothing can be seen it says that."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.commands.doctor import Options, doctor
+from gaudi_patch.doctor.case import HABANA_VENDOR
+from gaudi_patch.doctor.checks import CHECKS
+from gaudi_patch.doctor.host import Host
+from gaudi_patch.errors import Exit
+from gaudi_patch.manifest import load
+from gaudi_patch.search import Target
+from tests.doctor.hosts import Gaudi, findings, not_ok
+from tests.support.cli import gaudi_patch
+
+
+def test_a_healthy_gaudi_host_has_nothing_to_complain_about(gaudi: Gaudi) -> None:
+    result = gaudi.run()
+    assert not_ok(result) == {}
+    assert result.exit is Exit.OK
+    assert result.errors == []
+
+
+def test_every_check_answers_once_in_json_whatever_can_be_seen(gaudi: Gaudi) -> None:
+    names = [check.id for check in CHECKS]
+    assert len(set(names)) == len(names)
+    assert [one["id"] for one in gaudi.run(arguments=False).data["findings"]] == names
+
+
+def test_this_machine_has_no_failure() -> None:
+    """Not a Gaudi host: everything that needs one is unknown, and unknown is no failure."""
+    done = gaudi_patch("doctor", "--json")
+    levels = {one["id"]: one["level"] for one in done.json["data"]["findings"]}
+    assert [name for name, level in levels.items() if level == "failure"] == []
+    assert (done.code, done.json["errors"]) == (0, [])
+    vendors = [file.read_text().strip() for file in Path("/sys/bus/pci/devices").glob("*/vendor")]
+    assert levels["device.cards"] == ("ok" if HABANA_VENDOR in vendors else "unknown")
+
+
+def test_an_empty_host_is_all_unknown_and_no_failure(tmp_path: Path) -> None:
+    """A laptop without anything: no PCI bus, no tool, no package, no LMCache."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "root").mkdir()
+    result = doctor(load(), Target(path=tmp_path / "site"), Options(), Host(tmp_path / "root", {}))
+    assert set(not_ok(result).values()) == {"unknown"}
+    assert result.exit is Exit.OK
+
+
+def test_an_image_is_read_and_nothing_of_it_is_run(gaudi: Gaudi) -> None:
+    """Its packages are known; its environment, its devices and LMCache's configuration are not."""
+    marker = gaudi.folder / "ran"
+    gaudi.prefix.rename(gaudi.root / "venv")
+    gaudi.tool("hl-smi", f"touch {marker}")
+    python = gaudi.root / "venv/bin/python"
+    python.unlink()
+    python.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    python.chmod(0o755)
+    result = doctor(gaudi.manifest, Target(root=gaudi.root), Options())
+    found = findings(result)
+    assert found["software.habana"]["level"] == "ok"
+    assert found["patch.state"]["what"] == "patched, series 0.5.6"
+    assert found["software.pairing"]["level"] == "ok"
+    assert {one for one, level in not_ok(result).items() if level != "unknown"} == set()
+    assert "run doctor in the container" in found["env.lazy-mode"]["what"]
+    assert not marker.exists()
+
+
+def test_nothing_is_left_behind(gaudi: Gaudi) -> None:
+    """The disk is measured with a file that goes away, and the target gets no bytecode."""
+    gaudi.run()
+    before = sorted(gaudi.folder.rglob("*"))
+    gaudi.run()
+    assert sorted(gaudi.folder.rglob("*")) == before
+    assert not list(gaudi.site.rglob("*.pyc"))
+
+
+@pytest.mark.parametrize("name", ["config", "python"])
+def test_a_file_that_is_not_there_is_a_usage_error(name: str, tmp_path: Path) -> None:
+    done = gaudi_patch("doctor", f"--{name}", tmp_path / "nowhere", "--json")
+    assert (done.code, done.json["errors"][0]["code"]) == (2, "usage" if name == "config" else "bad-target")
+
+
+def test_an_interpreter_that_cannot_run_is_a_finding(gaudi: Gaudi) -> None:
+    gaudi.python.unlink()
+    gaudi.python.write_text("#!/bin/sh\nexit 7\n")
+    gaudi.python.chmod(0o755)
+    found = findings(gaudi.run())
+    assert found["software.interpreter"]["level"] == "failure"
+    assert found["config.load"]["level"] == "unknown"
+
+
+def test_json_tells_what_why_fix_and_source_of_each(gaudi: Gaudi) -> None:
+    gaudi.config["use_layerwise"] = True
+    result = gaudi.run()
+    document = json.loads(result.to_json())
+    assert document["data"]["count"]["failure"] == 1
+    (error,) = document["errors"]
+    assert (error["code"], document["exit_code"]) == ("config.layerwise", 4)
+    one = findings(result)["config.layerwise"]
+    assert set(one) == {"id", "level", "what", "why", "fix", "source"}
+    assert all(one.values())
+    assert error["hint"] == one["fix"]
+    for each in document["data"]["findings"]:
+        assert each["why"], each
+        assert each["source"], each
+
+
+def test_the_text_has_the_warning_in_full_and_one_row_for_one_reason(gaudi: Gaudi) -> None:
+    """On the command line, in a pipe; failures go to stderr as those of other verbs do."""
+    gaudi.config.update(chunk_size=200, use_layerwise=True)
+    gaudi.run()
+    done = gaudi_patch(
+        "doctor", "--python", gaudi.python, "--config", gaudi.folder / "lmcache.yaml",
+        "--manifest", gaudi.folder / "tiny/patches", env={"PYTHONHASHSEED": "0", "PATH": os.defpath},
+    )  # fmt: skip
+    assert done.code == 4
+    assert "warning: config.chunk-size: chunks of 200 tokens" in done.out
+    assert "fix:    chunk_size: 256" in done.out
+    assert "error: config.layerwise: use_layerwise is True" in done.err
+    assert "next: use_layerwise: false" in done.err
+    (row,) = [line for line in done.out.splitlines() if "vllm.use-native" in line]
+    assert "vllm.connector" in row
+    github = gaudi_patch(
+        "doctor", "--python", gaudi.python, "--config", gaudi.folder / "lmcache.yaml",
+        "--manifest", gaudi.folder / "tiny/patches", "--output-format", "github", env={"PYTHONHASHSEED": "0"},
+    )  # fmt: skip
+    assert "::error title=gaudi-patch config.layerwise::" in github.out
