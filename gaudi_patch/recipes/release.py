@@ -1,0 +1,108 @@
+"""What an LMCache release can do on Gaudi, as far as a configuration depends on it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gaudi_patch.errors import refused
+from gaudi_patch.manifest import Manifest, Series
+
+#: Longest key that LMCache's lm:// protocol takes, in all releases (lmcache/v1/protocol.py, MAX_KEY_LENGTH).
+LM_KEY_LENGTH = 150
+
+
+class Release(NamedTuple):
+    """An LMCache release, the Python that runs it (None: not known), and the vllm-gaudi that pairs with it."""
+
+    version: str
+    capabilities: frozenset[str]
+    python: tuple[int, int] | None
+    vllm_gaudi: str
+
+    def before(self, version: str) -> bool:
+        """Whether this release is older than ``version``."""
+        from packaging.version import Version
+
+        return Version(self.version) < Version(version)
+
+    @property
+    def hash_algorithm(self) -> str:
+        """What keys are made with.
+
+        sha256_cbor gives the same key in every process. vLLM returns it as bytes from 0.11 on, which LMCache
+        before 0.3.13 cannot write into a key (lmcache/utils.py, ``{self.chunk_hash:x}``).
+        """
+        return "builtin" if self.before("0.3.13") else "sha256_cbor"
+
+    @property
+    def hash_digits(self) -> int:
+        """Hexadecimal digits of a hash in a key: from 0.4.6 on, sha256 is folded to 64 bits."""
+        return 64 if self.hash_algorithm != "builtin" and self.before("0.4.6") else 16
+
+
+def known(manifest: Manifest, series: Series | None, version: str, python: tuple[int, int] | None) -> Release:
+    """The release ``version``, with the capabilities of its series; all of them where upstream needs no series.
+
+    Raises a refusal where no vllm-gaudi pairs with it.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    pairs = [
+        pair["vllm_gaudi"]
+        for pair in manifest.pairs
+        if SpecifierSet(pair["lmcache"]).contains(version, prereleases=True)
+    ]
+    if not pairs:
+        why = f" {series.notes}" if series is not None and series.notes else ""
+        raise refused(
+            "no-pair",
+            f"no vllm-gaudi works with LMCache {version}, so that no mode can.{why}",
+            "see `gaudi-patch list`",
+        )
+    capabilities = series.capabilities if series is not None else tuple(manifest.capabilities)
+    return Release(version, frozenset(capabilities), python, "; or ".join(pairs))
+
+
+def refuse_private_keys(release: Release, what: str) -> None:
+    """Refuse processes that share a cache where each would name the same chunk differently.
+
+    Keys of these releases contain ``hash(None)``, which is an address before Python 3.12, and so is another one
+    in each process, whatever PYTHONHASHSEED says.
+    """
+    if release.hash_algorithm == "builtin" and release.python is not None and release.python < (3, 12):
+        raise refused(
+            "keys-differ",
+            f"{what} with LMCache {release.version} on Python {'.'.join(map(str, release.python))}: its keys contain "
+            "hash(None), which differs between processes before Python 3.12, so that none would find what another "
+            "one stored",
+            "take LMCache 0.3.13 or later, or Python 3.12",
+        )
+
+
+def refuse_long_keys(release: Release, model: str, ranks: int) -> None:
+    """Refuse a model whose keys are longer than the lm:// protocol takes: the first store would fail."""
+    # vllm@model@world_size@rank@hash@dtype; before 0.3.9.post2 there was no dtype, later the engine's name went.
+    key = f"vllm@{model}@{ranks}@{ranks - 1}@{'f' * release.hash_digits}@float8_e4m3fn"
+    if len(key) > LM_KEY_LENGTH:
+        raise refused(
+            "key-too-long",
+            f"keys of model {model!r} would have {len(key)} characters, and lm:// takes {LM_KEY_LENGTH}",
+            "serve the model from a shorter path, or share a folder: --storage DIR",
+        )
+
+
+def refuse_multiprocess(release: Release) -> None:
+    """Refuse multiprocess mode in releases where it cannot work on HPU."""
+    if "mp-engine-driven" in release.capabilities:
+        return
+    if release.before("0.3.10"):
+        reason = "it has none"
+    elif release.before("0.4.6"):
+        reason = "its server reads device memory by CUDA's IPC handles, which HPU memory does not have"
+    else:
+        reason = "it takes no (key, value) pair of caches, which is what vllm-gaudi gives it"
+    raise refused(
+        "mode-refused",
+        f"LMCache {release.version} has no multiprocess mode that works on HPU: {reason}",
+        "take LMCache 0.5.5 or later, or another mode",
+    )

@@ -1,0 +1,80 @@
+"""Have the target's own LMCache load a recipe, in a process of the target's interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.recipes.compose import Recipe
+from gaudi_patch.recipes.text import CONFIG
+from gaudi_patch.smoke import process
+from gaudi_patch.smoke.target import probe_environment
+
+SCRIPT = Path(__file__).with_name("load_config.py")
+TIMEOUT = 120.0
+
+
+def validate(recipe: Recipe, python: Path) -> bool:
+    """Raise unless LMCache loads every value as it was written, without a warning.
+
+    Returns whether the refusals of the patched runtime were asked too: they are not there before `apply`.
+    """
+    if not recipe.config:
+        _ask(python, "server", *recipe.server)
+        return False
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-") as folder:
+        file = Path(folder, CONFIG)
+        file.write_text(recipe.files[CONFIG], encoding="utf-8")
+        answer = _ask(python, "file", str(file), *recipe.config)
+    faults = [f"it does not know {key}" for key in answer["unknown"]]
+    faults += [f"it has another name for {key}" for key in answer["renamed"]]
+    for key, value in recipe.config.items():
+        expected = value.removeprefix("file://") if key == "local_disk" and isinstance(value, str) else value
+        if answer["values"][key] != expected:
+            faults.append(f"it loads {key} as {answer['values'][key]!r}, not as {expected!r}")
+    faults += answer["warnings"]
+    if answer["guard"]:
+        faults.append(answer["guard"])
+    if faults:
+        raise _rejected(faults)
+    return answer["guard"] is not None
+
+
+def _ask(python: Path, *arguments: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-") as folder:
+        scratch = Path(folder)
+        answer = scratch / "answer.json"
+        done = process.run(
+            [str(python), str(SCRIPT), str(answer), *arguments],
+            timeout=TIMEOUT,
+            environ=probe_environment(os.environ, rules="lazy", scratch=scratch),
+            cwd=scratch,
+        )
+        try:
+            found: dict[str, Any] = json.loads(answer.read_bytes())
+            return found
+        except (OSError, ValueError):
+            last = done.last_line or done.ending
+    if done.timed_out or last.startswith(("ModuleNotFoundError", "ImportError")):
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "cannot-validate",
+            f"LMCache could not be imported by {python}, so that nothing was checked; nothing was written",
+            "install what is missing, or write the recipe unchecked: --lmcache VERSION",
+            details=["no answer in time" if done.timed_out else last],
+        )
+    raise _rejected([last])
+
+
+def _rejected(details: list[str]) -> GaudiPatchError:
+    fault = refused(
+        "recipe-rejected",
+        "the installed LMCache does not take this configuration as it is meant; nothing was written",
+        "please report it, with `gaudi-patch --version`",
+    )
+    fault.details = details
+    return fault
