@@ -11,6 +11,7 @@ from gaudi_patch.manifest import Series, default_directory, load
 from gaudi_patch.report import Result, Text
 
 SERIES_FILE = "gaudi-patch-series"
+WHEEL_FILE = "gaudi-patch-wheel"
 
 
 def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path | None = None) -> Result:
@@ -22,6 +23,8 @@ def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path 
     repo = worktree.create(folder, manifest.package, wheel or wheels.fetch(manifest.package, release_of(series)))
     worktree.lay(repo, manifest, series)
     Path(repo.git_dir, SERIES_FILE).write_text(series.id)
+    if wheel is not None:
+        Path(repo.git_dir, WHEEL_FILE).write_text(str(wheel.resolve()))
     result = Result(
         "dev edit", data={"folder": str(folder.resolve()), "series": series.id, "patches": list(series.patches)}
     )
@@ -60,12 +63,20 @@ def refresh(folder: Path, directory: Path | None) -> Result:
             "make `patches` of the series in manifest.toml list the same names in the same order",
             str(manifest.file),
         )
-    written = worktree.write_patches(directory, {commit.patch: commit.diff for commit in found})
-    result = lint.lint(directory, write=True)
+    # A shared patch has the line numbers of one release; those of another are no change.
+    changed = {one.patch: one.diff for one in found if not _kept(directory / one.patch, one.diff)}
+    written = worktree.write_patches(directory, changed)
+    given = Path(repo.git_dir, WHEEL_FILE)
+    known = {release_of(series): Path(given.read_text())} if given.exists() else {}
+    result = lint.lint(directory, write=True, known=known)
     result.command = "dev refresh"
     result.data["patches_written"] = written
     result.blocks.insert(0, Text(f"wrote {', '.join(written)}" if written else "no patch changed"))
     return result
+
+
+def _kept(file: Path, diff: bytes) -> bool:
+    return file.is_file() and worktree.same_text(file.read_bytes(), diff)
 
 
 def series_of(known: tuple[Series, ...], name: str) -> Series:

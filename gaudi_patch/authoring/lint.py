@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from gaudi_patch.authoring import lock, wheels
+from gaudi_patch.diff import Kind, parse
 from gaudi_patch.disk import Disk, Image, read_image
-from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import default_directory, load
-from gaudi_patch.report import Result, Text, narrate
+from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest
+from gaudi_patch.manifest import Manifest, default_directory, load
+from gaudi_patch.report import Result, Table, Text, narrate
 
 
-def lint(directory: Path | None, *, write: bool) -> Result:
-    """Apply every series to its wheel in memory, compile the results, and compare the lock; ``write`` renews it."""
+def lint(directory: Path | None, *, write: bool, known: Mapping[str, Path] | None = None) -> Result:
+    """Apply every series to its wheel in memory, compile the results, and compare the lock; ``write`` renews it.
+
+    known: wheels of releases that PyPI is not to be asked for.
+    """
     directory = directory or default_directory()
     manifest = load(directory, require_lock=False)
+    _refuse_strays(manifest)
+    given = known or {}
     data = lock.generate(
-        directory, lambda version: wheels.fetch(manifest.package, version), lambda text: narrate([text])
+        directory,
+        lambda version: given.get(version) or wheels.fetch(manifest.package, version),
+        lambda text: narrate([text]),
     )
     file = directory / "manifest.lock"
     existing = read_image(file)
-    result = Result("dev lint", data={"series": [series.id for series in manifest.series], "written": False})
+    sizes = routing(manifest)
+    names = [series.id for series in manifest.series]
+    result = Result("dev lint", data={"series": names, "routing_lines": sizes, "written": False})
+    result.blocks.append(_sizes(manifest, sizes))
     if existing is not None and existing.data == data:
         result.blocks.append(Text(f"{len(manifest.series)} series apply, compile, and match the lock", "good"))
         return result
@@ -42,3 +54,32 @@ def lint(directory: Path | None, *, write: bool) -> Result:
     result.data["written"] = True
     result.blocks.append(Text(f"wrote {file}: {len(manifest.series)} series", "good"))
     return result
+
+
+def routing(manifest: Manifest) -> dict[str, int]:
+    """By series, the lines that it adds to and removes from files of the release; files of its own do not count."""
+    changed = {
+        name: sum(
+            tag != b" "
+            for one in parse((manifest.directory / name).read_bytes(), name)
+            if one.kind is not Kind.CREATE
+            for hunk in one.hunks
+            for tag, _ in hunk.lines
+        )
+        for name in manifest.patches
+    }
+    return {series.id: sum(changed[name] for name in series.patches) for series in manifest.series}
+
+
+def _sizes(manifest: Manifest, sizes: Mapping[str, int]) -> Table:
+    rows = [(series.id, str(len(series.patches)), str(sizes[series.id])) for series in manifest.series]
+    return Table(("series", "patches", "lines changed"), rows, "Lines changed in the release's own files")
+
+
+def _refuse_strays(manifest: Manifest) -> None:
+    """No diff lies about that no series uses, and no release has two series."""
+    there = {str(path.relative_to(manifest.directory)) for path in manifest.directory.rglob("*.patch")}
+    if stray := sorted(there - set(manifest.patches)):
+        raise bad_manifest(f"no series uses {', '.join(stray)}", str(manifest.file), hint="list it, or remove it")
+    for series in manifest.series:
+        manifest.verdict(lock.release_of(series))  # raises where two claim the release

@@ -1,18 +1,18 @@
-"""`dev port OLD NEW`: carry a series to a new release by three-way merge."""
+"""`dev port OLD NEW`: carry a series to a new release by three-way merge, and prove it there."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gaudi_patch.authoring import lint, wheels, worktree
+from gaudi_patch.authoring import lint, naming, proof, shelf, wheels, worktree
 from gaudi_patch.authoring.edit import SERIES_FILE, series_of
 from gaudi_patch.authoring.lock import release_of
-from gaudi_patch.disk import Disk, Image
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-from gaudi_patch.manifest import Manifest, Series, default_directory, load
+from gaudi_patch.manifest import default_directory, load
 from gaudi_patch.report import Block, Diff, Result, Table, Text
 
 if TYPE_CHECKING:
@@ -21,12 +21,25 @@ if TYPE_CHECKING:
 PLAN_FILE = "gaudi-patch-port.json"
 
 
-def port(old: str, new: str, folder: Path | None, directory: Path | None, wheel: Path | None = None) -> Result:
+class Options(NamedTuple):
+    """How to port.
+
+    wheel: of the new release, where PyPI is not to be asked. smoke: whether to prove the series; python: whose
+    packages to do it with, default those of the running interpreter.
+    """
+
+    wheel: Path | None = None
+    smoke: bool = True
+    python: Path | None = None
+
+
+def port(old: str, new: str, folder: Path | None, directory: Path | None, options: Options = Options()) -> Result:  # noqa: B008
     """Cherry-pick each patch of series ``old`` onto the wheel of release ``new``.
 
     What merges is committed; what is there upstream already is dropped, and said; the first real conflict
-    stops with both sides shown (exit 1), to be resolved and continued or aborted. In the end the patches, the
-    manifest and the lock are written.
+    stops with both sides shown (exit 1), to be resolved and continued or aborted. In the end the new series is
+    drafted, held against the wheels, and put through the smoke checks; only then are the patches, the manifest and
+    the lock written.
     """
     directory = directory or default_directory()
     manifest = load(directory, require_lock=False)
@@ -36,16 +49,16 @@ def port(old: str, new: str, folder: Path | None, directory: Path | None, wheel:
             Exit.USAGE,
             "exists",
             f"the manifest has a series {new} already; nothing was changed",
-            "",
+            f"gaudi-patch dev edit {new}",
             str(manifest.file),
         )
     folder = folder or Path(f"{manifest.package}-{new}-port")
     started = time.time()
+    new_wheel = options.wheel or wheels.fetch(manifest.package, new)
     repo = worktree.create(folder, manifest.package, wheels.fetch(manifest.package, release_of(series)))
     worktree.lay(repo, manifest, series)
     picks = [commit.hexsha for commit in reversed(list(repo.iter_commits(f"{worktree.PRISTINE}..HEAD")))]
     repo.git.checkout("--quiet", "-b", "ported", worktree.PRISTINE)
-    new_wheel = wheel or wheels.fetch(manifest.package, new)
     worktree.unpack(repo, manifest.package, new_wheel)
     repo.git.commit("--quiet", "--allow-empty", "--message", f"{new_wheel.name}\n\nThe pristine wheel.")
     repo.git.tag("--force", worktree.PRISTINE)
@@ -54,30 +67,33 @@ def port(old: str, new: str, folder: Path | None, directory: Path | None, wheel:
         "new": new,
         "todo": picks,
         "dropped": [],
-        "sources": {},
         "started": started,
         "directory": str(directory.resolve()),
+        "wheel": str(new_wheel.resolve()),
+        "smoke": options.smoke,
+        "python": str(options.python.absolute()) if options.python else "",
     }
     Path(repo.git_dir, SERIES_FILE).write_text(new)
     return _go_on(repo, plan)
 
 
 def proceed(folder: Path) -> Result:
-    """Go on after a conflict was resolved (`git add`)."""
+    """Go on after a conflict was resolved (`git add`), or after commits were amended that failed the checks."""
     repo = worktree.open_repo(folder)
     plan = _load(repo)
-    unmerged = repo.git.diff("--name-only", "--diff-filter=U").split()
-    marked = [
-        path for path in repo.git.diff("--name-only", "HEAD").split() if _has_markers(Path(repo.working_dir, path))
-    ]
-    if unmerged or marked:
-        raise refused(
-            "unresolved",
-            f"unresolved: {', '.join(sorted({*unmerged, *marked}))}",
-            "resolve, and `git add` the files",
-            str(folder),
-        )
-    _commit(repo, plan, plan["todo"].pop(0))
+    if plan["todo"]:
+        unmerged = repo.git.diff("--name-only", "--diff-filter=U").split()
+        marked = [
+            path for path in repo.git.diff("--name-only", "HEAD").split() if _has_markers(Path(repo.working_dir, path))
+        ]
+        if unmerged or marked:
+            raise refused(
+                "unresolved",
+                f"unresolved: {', '.join(sorted({*unmerged, *marked}))}",
+                "resolve, and `git add` the files",
+                str(folder),
+            )
+        _commit(repo, plan, plan["todo"].pop(0))
     return _go_on(repo, plan)
 
 
@@ -105,28 +121,22 @@ def _go_on(repo: git.Repo, plan: dict[str, Any]) -> Result:
         _commit(repo, plan, plan["todo"].pop(0))
     _save(repo, plan)
     result = _finish(repo, plan)
-    Path(repo.git_dir, PLAN_FILE).unlink()
+    if result.exit is Exit.OK:
+        Path(repo.git_dir, PLAN_FILE).unlink()
     return result
 
 
 def _commit(repo: git.Repo, plan: dict[str, Any], sha: str) -> None:
-    """Commit what was picked; under its old name where the text is the same, so that it stays shared."""
-    diff = worktree.staged_diff(repo)
-    name = _name(repo, sha)
-    if not diff:
-        plan["dropped"].append(name)
-        return
-    file = Path(plan["directory"], name)
-    if not (file.is_file() and worktree.same_text(file.read_bytes(), diff)):
-        plan["sources"][(fresh := f"{plan['new']}/{Path(name).name}")] = name
+    """Commit what was picked, under the message of its source; nothing where the release has the change."""
+    message = str(repo.commit(sha).message)
+    if worktree.staged_diff(repo):
+        repo.git.commit("--quiet", "--message", message)
     else:
-        fresh = name
-    text = str(repo.commit(sha).message).replace(f"{worktree.TRAILER}{name}", f"{worktree.TRAILER}{fresh}")
-    repo.git.commit("--quiet", "--message", text)
+        plan["dropped"].append(worktree.trailer(message))
 
 
 def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
-    name = _name(repo, sha)
+    name = worktree.trailer(str(repo.commit(sha).message))
     folder = Path(repo.working_dir)
     files = repo.git.diff("--name-only", "--diff-filter=U").split()
     both_sides = repo.git.diff("--no-color")
@@ -136,68 +146,61 @@ def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
         f"resolve and `git add` in {folder}, then gaudi-patch dev port --continue {folder} (or --abort)",
         str(folder),
     )
-    done = [_name(repo, one.hexsha) for one in reversed(list(repo.iter_commits(f"{worktree.PRISTINE}..HEAD")))]
+    done = [worktree.trailer(str(one.message)) for one in repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)]
     data = {"conflict": name, "files": files, "merged": done, "dropped": plan["dropped"]}
     return Result("dev port", Exit.REFUSED, data, [Diff(both_sides)], errors=[fault])
 
 
 def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
-    """Write the patches (shared ones stay shared), the series, and the lock."""
-    directory = Path(plan["directory"])
+    """Draft the series, prove it, and take it over; shared patches stay shared."""
+    directory, wheel = Path(plan["directory"]), Path(plan["wheel"])
     manifest = load(directory, require_lock=False)
-    old = series_of(manifest.series, plan["old"])
-    ported = worktree.commits(repo)
-    fresh = {commit.patch: commit.diff for commit in ported if commit.patch in plan["sources"]}
-    worktree.write_patches(directory, fresh)
-    _append_series(manifest, old, plan, [commit.patch for commit in ported])
-    checked = lint.lint(directory, write=True)
-    rows = [(commit.patch, "new" if commit.patch in fresh else "shared", commit.subject) for commit in ported]
+    named = naming.name(repo, manifest, plan["new"])
+    fresh = [one.new for one in named if one.new is not None]
+    names = [one.patch for one in named]
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-port-") as scratch:
+        drafted = Path(scratch, "patches")
+        shelf.draft(manifest, drafted, series_of(manifest.series, plan["old"]), plan["new"], names, fresh)
+        linted = lint.lint(drafted, write=True, known={plan["new"]: wheel})
+        python = Path(plan["python"]) if plan["python"] else None
+        proved = proof.prove(drafted, wheel, python) if plan["smoke"] else Result("smoke")
+        result = _report(plan, named, linted.data["routing_lines"][plan["new"]], proved)
+        if result.exit is Exit.OK:
+            shelf.publish(drafted, directory, [one.patch.name for one in fresh])
+            naming.retitle(repo, names)
+    if result.errors:
+        folder = repo.working_dir
+        result.errors[0].message += "; nothing was written to the patches"
+        result.errors[0].hint = f"amend the commits in {folder}, then gaudi-patch dev port --continue {folder}"
+    return result
+
+
+def _report(plan: dict[str, Any], named: list[naming.Named], lines: int, proved: Result) -> Result:
+    rows = [(one.patch, "new" if one.new else "shared", one.subject) for one in named]
     rows += [(name, "obsolete", "upstream has the change") for name in plan["dropped"]]
     seconds = time.time() - plan["started"]
-    blocks: list[Block] = [
-        Table(("patch", "is", "what"), rows, f"Series {plan['new']}, ported from {plan['old']}"),
-        Text(f"the series is in the manifest and in the lock; {seconds:.0f} s since the port began", "good"),
-        Text(
-            "next: gaudi-patch smoke on an installation of that release, and look at its capabilities in manifest.toml",
-            "next",
-        ),
-    ]
+    title = f"Series {plan['new']}, ported from {plan['old']}: {lines} lines of the release changed"
+    blocks: list[Block] = [Table(("patch", "is", "what"), rows, title)]
+    smoked = proved.data.get("smoke", [])
+    passed = sum(one["status"] == "passed" for one in smoked)
+    if smoked:
+        blocks += proved.blocks[-1:]  # the table of levels; how it was applied is of no interest here
+    if proved.exit is Exit.OK:
+        checks = f"{passed} of {len(smoked)} smoke checks passed" if smoked else "no smoke check was run"
+        blocks += [
+            Text(f"{checks}; {seconds:.0f} s since the port began", "good" if passed else "bad"),
+            Text("next: look at its capabilities, and at why and remove_when of its patches, in manifest.toml", "next"),
+        ]
     data = {
         "series": plan["new"],
-        "patches": [commit.patch for commit in ported],
-        "new": sorted(fresh),
+        "patches": [one.patch for one in named],
+        "new": sorted(one.patch for one in named if one.new),
         "dropped": plan["dropped"],
+        "routing_lines": lines,
+        "smoke": smoked,
         "seconds": seconds,
     }
-    return Result("dev port", checked.exit, data, blocks, errors=checked.errors)
-
-
-def _append_series(manifest: Manifest, old: Series, plan: dict[str, Any], names: list[str]) -> None:
-    """Add the series to manifest.toml as text: comments and order of what is there stay."""
-    lines = ["", "[[series]]", f'versions = "=={plan["new"]}"', f"patches = {json.dumps(names)}"]
-    lines.append(f"capabilities = {json.dumps(list(old.capabilities))}")
-    for name in names:
-        if name not in plan["sources"]:
-            continue
-        source = manifest.patches[plan["sources"][name]]
-        lines += ["", f'[patch."{name}"]']
-        lines += [
-            f"{key} = {json.dumps(getattr(source, key), ensure_ascii=False)}"
-            for key in ("why", "upstream", "remove_when")
-        ]
-    text = manifest.file.read_text(encoding="utf-8")
-    data = (text.rstrip("\n") + "\n" + "\n".join(lines) + "\n").encode()
-    disk = Disk()
-    temp = manifest.file.with_name(f".{manifest.file.name}.new")
-    disk.unlink(temp)
-    disk.write_new(temp, Image(data, 0o644))
-    disk.replace(temp, manifest.file)
-    disk.sync_directory(manifest.directory)
-
-
-def _name(repo: git.Repo, sha: str) -> str:
-    text = str(repo.commit(sha).message)
-    return next((line[len(worktree.TRAILER) :] for line in text.splitlines() if line.startswith(worktree.TRAILER)), "")
+    return Result("dev port", proved.exit, data, blocks, proved.warnings, proved.errors)
 
 
 def _has_markers(path: Path) -> bool:

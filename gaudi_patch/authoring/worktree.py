@@ -7,6 +7,7 @@ fails on machines without a git binary.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,6 +127,23 @@ def message(patch: Patch) -> str:
     return f"{subject}\n\n{patch.why}\n\n{trailers}"
 
 
+def trailer(text: str) -> str:
+    """The patch that a commit message names; "" for none."""
+    named = [line[len(TRAILER) :].strip() for line in text.splitlines() if line.startswith(TRAILER)]
+    return named[-1] if named else ""
+
+
+_REASONS = re.compile(r"[^\n]*\n+(?P<why>.+?)\n+Upstream: ([^\n]+)\nRemove-when: ([^\n]+)\n", re.DOTALL)
+
+
+def reasons(text: str) -> tuple[str, str, str] | None:
+    """Why, upstream and remove_when from a commit message as ``message`` writes it; None where one is missing."""
+    found = _REASONS.match(text)
+    if found is None:
+        return None
+    return " ".join(found["why"].split()), found[2].strip(), found[3].strip()
+
+
 def commits(repo: git.Repo) -> list[Commit]:
     """The patches of the worktree in order, with their diffs in the form that is kept."""
     if repo.is_dirty(untracked_files=True):
@@ -142,10 +160,7 @@ def commits(repo: git.Repo) -> list[Commit]:
                 "merge", f"{commit.hexsha[:10]} is a merge: a patch has one parent", file=str(repo.working_dir)
             )
         text = str(commit.message)
-        named = [line[len(TRAILER) :].strip() for line in text.splitlines() if line.startswith(TRAILER)]
-        found.append(
-            Commit(commit.hexsha, named[-1] if named else "", text.splitlines()[0], diff_of(repo, commit.hexsha))
-        )
+        found.append(Commit(commit.hexsha, trailer(text), text.splitlines()[0], diff_of(repo, commit.hexsha)))
     return found
 
 

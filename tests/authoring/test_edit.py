@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.authoring import edit, lint
+from gaudi_patch.authoring import edit, lint, port
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.manifest import load
-from tests.authoring.conftest import Shelf
+from tests.authoring.conftest import BASE, ENGINE, Shelf
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -52,6 +52,17 @@ def test_an_amended_commit_comes_back_as_its_patch_and_the_lock_follows(shelf: S
     assert result.data["patches_written"] == ["1.0.0/route.patch"]
     assert b"+line_10 = 'ten'\n" in (shelf.directory / "1.0.0/route.patch").read_bytes()
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
+
+
+def test_a_shared_patch_keeps_the_line_numbers_of_the_release_that_it_was_made_for(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    moved = shelf.release("1.0.1", {**BASE, "lmcache/engine.py": "moved = True\n" + ENGINE})
+    port.port("1.0.0", "1.0.1", tmp_path / "ported", shelf.directory, port.Options(smoke=False))
+    before = kept(shelf)
+    edit.edit("1.0.1", tmp_path / "w", shelf.directory, moved)
+    assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []
+    assert kept(shelf) == before
 
 
 def test_uncommitted_edits_are_refused_and_nothing_is_written(shelf: Shelf, tmp_path: Path) -> None:
@@ -98,6 +109,35 @@ def test_lint_fails_on_a_patch_that_the_lock_does_not_know(shelf: Shelf) -> None
     file = shelf.directory / "1.0.0/route.patch"
     file.write_bytes(file.read_bytes().replace(b"'hpu'", b"'HPU'"))
     assert lint.lint(shelf.directory, write=False).exit is Exit.USAGE
+
+
+def test_lint_refuses_a_diff_that_no_series_uses(shelf: Shelf) -> None:
+    (shelf.directory / "common/left.patch").write_bytes((shelf.directory / "1.0.0/route.patch").read_bytes())
+    with pytest.raises(GaudiPatchError, match=r"no series uses common/left\.patch"):
+        lint.lint(shelf.directory, write=True)
+
+
+def test_lint_refuses_a_release_with_two_series(shelf: Shelf) -> None:
+    file = shelf.directory / "manifest.toml"
+    text = file.read_text()
+    entry = text[text.index("[[series]]") : text.index("[patch.")]
+    file.write_text(text.replace(entry, entry + entry.replace("[[series]]", '[[series]]\nid = "again"')))
+    with pytest.raises(GaudiPatchError, match="claimed by two series"):
+        lint.lint(shelf.directory, write=True)
+
+
+@pytest.mark.parametrize("key", ["why", "upstream", "remove_when"])
+def test_lint_refuses_a_patch_without_its_reasons(shelf: Shelf, key: str) -> None:
+    file = shelf.directory / "manifest.toml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith(f"{key} =")]
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(GaudiPatchError, match=key):
+        lint.lint(shelf.directory, write=True)
+
+
+def test_lint_counts_the_lines_that_a_series_changes_in_the_release(shelf: Shelf) -> None:
+    # One line replaced and one removed; the module that the series adds does not count.
+    assert lint.lint(shelf.directory, write=False).data["routing_lines"] == {"1.0.0": 3}
 
 
 def test_lint_refuses_a_series_that_does_not_apply_to_its_wheel(shelf: Shelf) -> None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from gaudi_patch.authoring import lint, port
+from gaudi_patch.authoring import edit, lint, port, proof, wheels
 from gaudi_patch.authoring.watch import watch
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.manifest import load
+from gaudi_patch.report import Result, Text
 from tests.authoring.conftest import BASE, ENGINE, Shelf, changed
+
+UNPROVED = port.Options(smoke=False)
+FAULT = GaudiPatchError(Exit.SMOKE, "smoke-failed", "1 of 6 smoke checks failed")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def kept(shelf: Shelf) -> dict[str, bytes]:
@@ -30,7 +39,7 @@ def series(shelf: Shelf, name: str) -> tuple[str, ...]:
 
 def test_moved_lines_merge_and_the_patch_stays_shared(shelf: Shelf, tmp_path: Path) -> None:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": "moved = True\n" + ENGINE})
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
+    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     assert result.exit is Exit.OK
     assert series(shelf, "1.0.1") == ("common/runtime.patch", "1.0.0/route.patch")
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
@@ -38,27 +47,114 @@ def test_moved_lines_merge_and_the_patch_stays_shared(shelf: Shelf, tmp_path: Pa
 
 def test_changed_context_gives_the_release_a_patch_of_its_own(shelf: Shelf, tmp_path: Path) -> None:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_3 = 3\n", "line_3 = 'three'\n"))})
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
+    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     assert result.data["new"] == ["1.0.1/route.patch"]
     assert series(shelf, "1.0.1") == ("common/runtime.patch", "1.0.1/route.patch")
     manifest = load(shelf.directory)
     assert manifest.patches["1.0.1/route.patch"].why == "because"
-    assert "# kept" in (shelf.directory / "manifest.toml").read_text()
+
+
+def test_the_manifest_keeps_its_comments_and_its_order(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_3 = 3\n", "line_3 = 'three'\n"))})
+    before = (shelf.directory / "manifest.toml").read_text()
+    port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
+    after = (shelf.directory / "manifest.toml").read_text()
+    assert [one.id for one in load(shelf.directory).series] == ["1.0.1", "1.0.0"]  # newest first
+    assert after.index('[patch."1.0.1/route.patch"]') < after.index('[patch."1.0.0/route.patch"]')
+    old, new = before.splitlines(), after.splitlines()
+    assert [line for line in difflib.ndiff(old, new) if line.startswith("- ")] == []
 
 
 def test_what_upstream_has_is_dropped_and_said(shelf: Shelf, tmp_path: Path) -> None:
     there = changed(ENGINE, ("line_5 = 5\n", "line_5 = 'hpu'\n"), ("line_25 = 25\n", ""))
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": there})
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
+    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     assert result.data["dropped"] == ["1.0.0/route.patch"]
     assert series(shelf, "1.0.1") == ("common/runtime.patch",)
+
+
+def test_a_wheel_that_is_not_released_is_never_asked_for(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = shelf.release("1.0.1", BASE)
+
+    def fetch(package: str, version: str, python: str = "3.11") -> Path:
+        assert version == "1.0.0"
+        return shelf.wheel(version)
+
+    monkeypatch.setattr(wheels, "fetch", fetch)
+    options = port.Options(wheel=wheel, smoke=False)
+    assert port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, options).exit is Exit.OK
+
+
+def test_after_a_port_the_worktree_refreshes_to_what_was_written(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_3 = 3\n", "line_3 = 'three'\n"))})
+    port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
+    before = kept(shelf)
+    assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []
+    assert kept(shelf) == before
+
+
+def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.release("1.0.1", {**BASE, "lmcache/engine.py": "moved = True\n" + ENGINE})
+    answers = [Result("apply", Exit.SMOKE, errors=[FAULT]), Result("apply", data={"smoke": [{"status": "passed"}]})]
+    proved: list[str] = []
+
+    def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
+        found = load(directory).by_id("1.0.1")
+        assert found is not None
+        proved.extend(found.patches)
+        return answers.pop(0)
+
+    monkeypatch.setattr(proof, "prove", prove)
+    before = kept(shelf)
+    failed = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
+    assert failed.exit is Exit.SMOKE
+    assert "nothing was written" in failed.errors[0].message
+    assert "--continue" in failed.errors[0].hint
+    assert kept(shelf) == before
+    file = tmp_path / "w/lmcache/engine.py"
+    file.write_text(file.read_text().replace("line_10 = 10", "line_10 = 'ten'"))
+    git(tmp_path / "w", "commit", "--quiet", "--all", "--amend", "--no-edit")
+    assert port.proceed(tmp_path / "w").exit is Exit.OK
+    # The amended commit is no longer the patch that 1.0.0 has.
+    assert proved[2:] == ["common/runtime.patch", "1.0.1/route.patch"]
+    assert series(shelf, "1.0.1") == ("common/runtime.patch", "1.0.1/route.patch")
+    assert b"+line_10 = 'ten'\n" in (shelf.directory / "1.0.1/route.patch").read_bytes()
+
+
+def test_smoke_checks_that_cannot_run_are_told_and_not_taken_for_passed(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.release("1.0.1", BASE)
+    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)  # by an interpreter without PyTorch
+    assert {one["status"] for one in result.data["smoke"]} == {"skipped"}
+    assert any("PyTorch is not installed" in warning for warning in result.warnings)
+    assert "0 of 6 smoke checks passed" in "".join(one.text for one in result.blocks if isinstance(one, Text))
+
+
+def test_a_commit_that_does_not_say_what_it_is_stops_the_port(conflict: Shelf, tmp_path: Path) -> None:
+    before = kept(conflict)
+    resolve(tmp_path / "w/lmcache/engine.py")
+    git(tmp_path / "w", "commit", "--quiet", "-m", "The route")
+    git(tmp_path / "w", "commit", "--quiet", "--allow-empty", "-m", "Nothing")
+    with pytest.raises(GaudiPatchError, match="does not say what it is"):
+        port.proceed(tmp_path / "w")
+    assert kept(conflict) == before
+
+
+def resolve(file: Path) -> None:
+    text = file.read_text()
+    start, end = text.index("<<<<<<<"), text.index("\n", text.index(">>>>>>>")) + 1
+    file.write_text(text[:start] + "line_5 = 'hpu or cuda'\n" + text[end:])
+    git(file.parent, "add", "--all")
 
 
 @pytest.fixture
 def conflict(shelf: Shelf, tmp_path: Path) -> Shelf:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_5 = 5\n", "line_5 = 'cuda'\n"))})
     before = kept(shelf)
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
+    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     assert result.exit is Exit.REFUSED
     assert result.data["conflict"] == "1.0.0/route.patch"
     assert kept(shelf) == before
@@ -69,11 +165,7 @@ def conflict(shelf: Shelf, tmp_path: Path) -> Shelf:
 
 
 def test_a_resolved_conflict_goes_on_to_a_series(conflict: Shelf, tmp_path: Path) -> None:
-    file = tmp_path / "w/lmcache/engine.py"
-    text = file.read_text()
-    start, end = text.index("<<<<<<<"), text.index("\n", text.index(">>>>>>>")) + 1
-    file.write_text(text[:start] + "line_5 = 'hpu or cuda'\n" + text[end:])
-    subprocess.run(["git", "add", "--all"], cwd=tmp_path / "w", check=True)
+    resolve(tmp_path / "w/lmcache/engine.py")
     result = port.proceed(tmp_path / "w")
     assert result.exit is Exit.OK
     assert b"+line_5 = 'hpu or cuda'\n" in (conflict.directory / "1.0.1/route.patch").read_bytes()
@@ -81,7 +173,7 @@ def test_a_resolved_conflict_goes_on_to_a_series(conflict: Shelf, tmp_path: Path
 
 
 def test_conflict_markers_are_never_committed(conflict: Shelf, tmp_path: Path) -> None:
-    subprocess.run(["git", "add", "--all"], cwd=tmp_path / "w", check=True)
+    git(tmp_path / "w", "add", "--all")
     with pytest.raises(GaudiPatchError, match="unresolved"):
         port.proceed(tmp_path / "w")
 
@@ -96,7 +188,7 @@ def test_an_aborted_port_leaves_the_patches_as_they_were(conflict: Shelf, tmp_pa
 
 def test_a_release_that_has_a_series_is_not_ported_over(shelf: Shelf, tmp_path: Path) -> None:
     with pytest.raises(GaudiPatchError, match="already"):
-        port.port("1.0.0", "1.0.0", tmp_path / "w", shelf.directory)
+        port.port("1.0.0", "1.0.0", tmp_path / "w", shelf.directory, UNPROVED)
 
 
 @pytest.mark.parametrize(

@@ -123,17 +123,23 @@ def port(
     ] = None,
     manifest: ManifestOption = None,
     wheel: WheelOption = None,
+    python: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--python", metavar="PYTHON", help="An interpreter with PyTorch, for the smoke checks."),
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="Prove the series before it is written.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Carry a series to a new release by three-way merge.
+    """Carry a series to a new release by three-way merge, and prove it there.
 
     Patches that merge are committed; what upstream has already is dropped; a real conflict stops
-    with both sides shown. At the end the patches, the series and the lock are written: a patch
-    whose text is unchanged stays shared.
+    with both sides shown. Then the new series is held against its wheel and put through the smoke
+    checks, in a throwaway environment that sees the packages of --python. Only what passes is
+    written: patches, series and lock. A patch whose text other releases have stays shared.
 
     Example:
 
-        gaudi-patch dev port 0.5.5 0.5.6
+        gaudi-patch dev port 0.5.5 0.5.6 --python /opt/torch/bin/python
     """
 
     def verb() -> Result:
@@ -146,6 +152,6 @@ def port(
         if len(versions or ()) != 2:
             raise GaudiPatchError(Exit.USAGE, "usage", "dev port takes OLD and NEW", "gaudi-patch dev port 0.5.5 0.5.6")
         old, new = versions or ("", "")
-        return porting.port(old, new, folder, manifest, wheel)
+        return porting.port(old, new, folder, manifest, porting.Options(wheel, smoke, python))
 
     finish("dev port", verb, Format.TEXT, Color.AUTO, as_json)
