@@ -55,6 +55,12 @@ class Diff(NamedTuple):
     text: str
 
 
+class Markdown(NamedTuple):
+    """Markdown, rendered on a terminal and left as it is elsewhere."""
+
+    text: str
+
+
 class Text(NamedTuple):
     """A sentence; ``style`` is one of "", "good", "bad", "next"."""
 
@@ -62,7 +68,7 @@ class Text(NamedTuple):
     style: str = ""
 
 
-Block = Fields | Table | Diff | Text
+Block = Fields | Table | Diff | Markdown | Text
 
 
 @dataclass
@@ -226,8 +232,12 @@ def _job_summary(result: Result) -> None:
 def _rich(blocks: Sequence[Block], color: Color) -> None:
     from rich.console import Console
 
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit here, with a code of its own
+
     force = True if wants_color(sys.stdout, color) else None
-    console = Console(force_terminal=force, no_color=not wants_color(sys.stdout, color), highlight=False, markup=False)
+    console = _Console(force_terminal=force, no_color=not wants_color(sys.stdout, color), highlight=False, markup=False)
     try:
         for block in blocks:
             console.print(_renderable(block), soft_wrap=isinstance(block, Text))
@@ -240,6 +250,10 @@ def _renderable(block: Block) -> Any:  # noqa: ANN401 - rich's own type is a uni
         from rich.syntax import Syntax
 
         return Syntax(block.text.rstrip("\n"), "diff", theme="ansi_dark", background_color="default", word_wrap=False)
+    if isinstance(block, Markdown):
+        import rich.markdown
+
+        return rich.markdown.Markdown(block.text, code_theme="ansi_dark", hyperlinks=False)
     if isinstance(block, Text):
         import rich.text
 

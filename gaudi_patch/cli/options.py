@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
+from gaudi_patch.cli.manual import Manual
 from gaudi_patch.report import Color, Format
+
+
+class _App(typer.Typer):
+    """Its commands have the help of a manual page."""
+
+    def command(self, name: str | None = None, **more: Any) -> Any:  # noqa: ANN401 - typer's own annotations
+        return super().command(name, cls=Manual, **more)
 
 
 def verb_app(text: str | None = None) -> typer.Typer:
     """Holds one verb's options, or with ``text`` a group of verbs; without what the program itself has."""
-    return typer.Typer(help=text, no_args_is_help=text is not None, add_completion=False, rich_markup_mode=None)
+    return _App(help=text, no_args_is_help=text is not None, add_completion=False, rich_markup_mode=None)
 
 
 # Optional[...]: typer reads annotations at run time, and Python 3.10 must read them too.
 PythonOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--python", metavar="PYTHON", help="The target's interpreter, e.g. /opt/venv/bin/python."),
+    # An interpreter has to be executable, not readable.
+    typer.Option(
+        "--python", metavar="PYTHON", readable=False, help="The target's interpreter, e.g. /opt/venv/bin/python."
+    ),
 ]
 PathOption = Annotated[
     Optional[Path],  # noqa: UP045
@@ -37,6 +48,9 @@ FormatOption = Annotated[
     Format, typer.Option("--output-format", help="github adds annotations and a job summary.", show_default=True)
 ]
 ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_COLOR are honoured.")]
+NoPagerOption = Annotated[
+    bool, typer.Option("--no-pager", help="Print at once; GAUDI_PATCH_PAGER and PAGER name another pager than less.")
+]
 IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
 ReportOption = Annotated[
     Optional[Path],  # noqa: UP045

@@ -58,12 +58,23 @@ def finish(
     color: Color,
     as_json: bool,
     if_installed: bool = False,
+    pager: bool = False,
 ) -> None:
-    """Run a verb, print its Result, and exit: every way out of the program goes through here."""
+    """Run a verb, print its Result, and exit: every way out of the program goes through here.
+
+    ``pager``: the text is long, and goes through a pager on a terminal.
+    """
     from gaudi_patch.report import show as print_result
 
     result = guarded(command, verb, if_installed)
-    print_result(result, Format.JSON if as_json else output, color)
+    shown = Format.JSON if as_json else output
+    if pager and shown is Format.TEXT and not result.errors:
+        from gaudi_patch.pager import paged
+
+        with paged():
+            print_result(result, shown, color)
+    else:
+        print_result(result, shown, color)
     raise typer.Exit(int(result.exit))
 
 

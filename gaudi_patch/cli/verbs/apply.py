@@ -71,7 +71,15 @@ def apply(
 
     Example, in a Dockerfile, in the same RUN as the installation:
 
-        gaudi-patch apply --python /opt/venv/bin/python --report /etc/gaudi-patch.json
+        gaudi-patch apply --python /opt/venv/bin/python
+
+    Example, in a build that must not go on unproved, attested:
+
+        gaudi-patch apply --require kernels,engine --report /etc/gaudi-patch.json
+
+    Example, to see what it would do:
+
+        gaudi-patch apply --dry-run --diff
     """
 
     def verb() -> Result:

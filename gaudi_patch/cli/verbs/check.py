@@ -32,7 +32,7 @@ def check(
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Say what is installed, which series fits, and the state of each file.
+    """Say what is installed, which series fits, and what state it is in.
 
     Changes nothing and works on read-only media. The state of a file is decided by its
     sha256 alone: pristine, patched, modified or missing.
@@ -49,7 +49,7 @@ def check(
 
     Example, in a running container:
 
-        gaudi-patch check --python /opt/venv/bin/python --against /etc/gaudi-patch.json
+        gaudi-patch check --python python3 --against /etc/gaudi-patch.json
     """
 
     def verb() -> Result:

@@ -40,8 +40,9 @@ def demo(
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Run the whole story in a throwaway environment: install, check, apply, prove, roll back, compare.
+    """Run the whole story in a throwaway environment.
 
+    Install, check, apply, prove, roll back, compare.
     Installs LMCache from PyPI without its CUDA packages, and PyTorch (a CPU build: where pip's
     index gives the CUDA one, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index). Shows each step
     with its result and time, and what the emulated HPU counted before and after the patch.

@@ -55,7 +55,7 @@ def doctor(
 
     Example:
 
-        gaudi-patch doctor --config lmcache.yaml --vllm-args 'MODEL --tensor-parallel-size 8'
+        gaudi-patch doctor --config lmcache.yaml --vllm-args 'MODEL -tp 8'
     """
 
     def verb() -> Result:

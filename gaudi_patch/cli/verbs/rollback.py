@@ -41,14 +41,20 @@ def rollback(
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Restore the pristine files, byte for byte, RECORD and bytecode included.
+    """Restore the pristine files, byte for byte.
+
+    RECORD and cached bytecode are restored too.
 
     Refuses when a patched file was edited since; --force keeps the edited copy as
     NAME.gaudi-patch-saved-HASH in the current folder (--save-to) and restores the pristine file.
 
     Example:
+
         gaudi-patch rollback --python /opt/venv/bin/python
 
+    Example, where a patched file was edited since:
+
+        gaudi-patch rollback --python /opt/venv/bin/python --force --save-to /tmp
     """
 
     def verb() -> Result:

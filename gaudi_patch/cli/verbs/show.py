@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, verb_app
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.report import Color, Format, Result
 
@@ -17,15 +17,22 @@ app = verb_app()
 def show(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="An LMCache release, e.g. 0.5.6.")],
     manifest: ManifestOption = None,
+    no_pager: NoPagerOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Show the series for a release: why each patch is there, the files, the diffs.
+    """Show the series for a release: why each patch is there, and its diff.
+
+    On a terminal it is highlighted and goes through a pager.
 
     Example:
-        gaudi-patch show 0.5.6 | less
 
+        gaudi-patch show 0.5.6
+
+    Example, the diffs alone:
+
+        gaudi-patch show 0.5.6 --json | jq -r '.data.patches[].diff'
     """
 
     def verb() -> Result:
@@ -34,4 +41,4 @@ def show(
 
         return run(load(manifest), version)
 
-    finish("show", verb, output_format, color, as_json)
+    finish("show", verb, output_format, color, as_json, pager=not no_pager)

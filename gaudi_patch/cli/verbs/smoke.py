@@ -60,7 +60,7 @@ def smoke(
 
     Example:
 
-        gaudi-patch smoke kernels engine --python /opt/venv/bin/python --device emulated
+        gaudi-patch smoke kernels engine --python /opt/venv/bin/python
 
     Example, on a Gaudi host with vllm-gaudi:
 

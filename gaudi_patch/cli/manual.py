@@ -1,0 +1,56 @@
+"""The help of a verb as a manual page: what it does, its options, and examples to copy."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from typer._click import Context, HelpFormatter
+
+
+class Example(NamedTuple):
+    """When to use it ("" for any time), and the lines to type."""
+
+    when: str
+    lines: tuple[str, ...]
+
+
+def split(text: str) -> tuple[str, list[Example]]:
+    """A docstring without its examples, and the examples.
+
+    One begins with a line ``Example:`` or ``Example, WHEN:`` and ends with the next one.
+    """
+    head, *rest = re.split(r"^Example(?:, ([^:]+))?:\n", text, flags=re.MULTILINE)
+    examples = [
+        Example(" ".join((when or "").split()), tuple(textwrap.dedent(lines.strip("\n")).rstrip().splitlines()))
+        for when, lines in zip(rest[::2], rest[1::2], strict=True)
+    ]
+    return head.rstrip(), examples
+
+
+class Manual(TyperCommand):
+    """A command whose examples end its help, line for line: a line that is wrapped cannot be copied."""
+
+    def __init__(self, name: str | None, *, help: str | None = None, **more: Any) -> None:  # noqa: A002, ANN401
+        text, self.examples = split(help or "")
+        super().__init__(name, help=text, **more)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The first sentence, whole: it is wrapped where click would cut it."""
+        paragraph = " ".join((self.help or "").partition("\n\n")[0].split())
+        return paragraph.partition(". ")[0].rstrip(".") + "."
+
+    def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the examples."""
+        with formatter.section("Examples"):
+            for number, one in enumerate(self.examples):
+                if number:
+                    formatter.write("\n")
+                if one.when:
+                    formatter.write_text(f"{one.when[0].upper()}{one.when[1:]}:")
+                for line in one.lines:
+                    formatter.write(f"{'':{formatter.current_indent + 2}}{line}\n")
