@@ -37,6 +37,8 @@ OBJECT_SLACK = 8192  # an allocator aligns its objects
 DEVICE_SHARE = 0.9  # of the device's free memory that the caches may take
 MOST_RUNS, RUN_SECONDS = 5, 20.0
 
+Took = tuple[float, float]  # seconds by the clock, and of all processors that worked for this process
+
 
 def body(probe: _probe.Probe) -> None:
     """All contexts; what was measured goes into the counters of the result."""
@@ -168,16 +170,21 @@ class Meter:
         objects = [self.port.allocate(end - start) for start, end in spans]
         slots = self.port.slots(tokens)
         moves = {name: self._move(name, objects, spans, slots) for name in ("store", "load")}
-        moved: dict[str, list[float]] = {name: [] for name in moves}
-        copied: list[float] = []
+        moved: dict[str, list[Took]] = {name: [] for name in moves}
+        copied: list[Took] = []
         begun = time.perf_counter()
         while len(copied) < MOST_RUNS and (not copied or time.perf_counter() - begun < RUN_SECONDS):
-            copied.append(_seconds(lambda: self._copy(tokens * self.port.token_bytes)))
+            copied.append(_took(lambda: self._copy(tokens * self.port.token_bytes)))
             for name, move in moves.items():
-                moved[name].append(_seconds(lambda move=move: (move(), self._torch.hpu.synchronize())))  # type: ignore[misc]
+                moved[name].append(_took(lambda move=move: (move(), self._torch.hpu.synchronize())))  # type: ignore[misc]
         self.port.free(objects)
+        memcpy = _fastest(copied)
         return {
-            name: {"seconds": min(runs), "memcpy_seconds": min(copied), "runs": len(runs)}
+            name: {
+                **_fastest(runs),
+                **{f"memcpy_{key}": value for key, value in memcpy.items()},
+                "runs": len(runs),
+            }
             for name, runs in moved.items()
         }
 
@@ -189,10 +196,14 @@ class Meter:
             np.copyto(target[:count], source[:count])
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+def _took(work: Callable[[], object]) -> Took:
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _fastest(runs: Sequence[Took]) -> dict[str, float]:
+    return {"seconds": min(wall for wall, _ in runs), "cpu_seconds": min(cpu for _, cpu in runs)}
 
 
 if __name__ == "__main__":

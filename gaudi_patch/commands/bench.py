@@ -17,6 +17,11 @@ from gaudi_patch.manifest import Manifest
 from gaudi_patch.report import Block, Result, Table, Text, narrate
 from gaudi_patch.situation import look
 
+HOW = (
+    "Time, CPU time: multiples of a memcpy of the same bytes by one thread. Next length: graphs\n"
+    "compiled for a prompt of another length after that. Bounced: copied once more by the bridge,\n"
+    "since the memory is not pinned.\n"
+)
 NOTES = {
     "emulated": "Emulated HPU: counts and bytes are those of the device's rules. Times compare the two codes on\n"
     "this machine, where the host does the device's work; they say nothing of a Gaudi's times.\n",
@@ -109,7 +114,7 @@ def _blocks(pairs: Sequence[points.Pair], measured: Measured, title: str) -> lis
     if measured.skipped:
         rows = [(one.shape, workload.length_text(one.tokens), one.reason) for one in measured.skipped]
         blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))
-    blocks.append(Text(f"{title}\n{NOTES[measured.device]}"))
+    blocks.append(Text(f"{title}\n{HOW}{NOTES[measured.device]}"))
     return blocks
 
 

@@ -34,7 +34,9 @@ def make_point() -> MakePoint:
             "counts": counts,
             "other_tokens": tokens - 300,
             "compiled_for_other": 1,
+            "cpu_seconds": seconds * 1.5,
             "memcpy_seconds": 0.1,
+            "memcpy_cpu_seconds": 0.1,
             "runs": 3,
         }
         return Point(code=code, shape=shape, tokens=tokens, direction=direction, seconds=seconds, **values | others)

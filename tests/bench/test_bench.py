@@ -67,8 +67,7 @@ def test_every_point_has_the_figures_that_are_promised(real: dict[str, Any]) -> 
     sizes = {shape["name"]: shape["token_bytes"] for shape in real["data"]["shapes"]}
     for one in real["data"]["points"]:
         assert one["bytes"] == one["tokens"] * sizes[one["shape"]]
-        assert one["seconds"] > 0
-        assert one["memcpy_seconds"] > 0
+        assert min(one[name] for name in ("seconds", "cpu_seconds", "memcpy_seconds", "memcpy_cpu_seconds")) > 0
         assert one["runs"] >= 1
         assert one["other_tokens"] % real["data"]["chunk_tokens"]
         assert {"graph_launches", "graph_compilation", "h2d_copies", "d2h_copies", "device_syncs"} <= set(one["counts"])

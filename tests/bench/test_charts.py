@@ -46,7 +46,7 @@ def test_a_row_shows_stock_and_patched_and_a_dash_for_what_was_not_counted(
 ) -> None:
     pair, lone = _pairs(measured)[0], _pairs(measured)[-1]
     assert points.count_row(pair) == ("store 2K", "544 -> 3", "3 -> 3", "1 -> 1", "7 -> 7", "1 -> 1")
-    assert points.byte_row(pair)[2:5] == ("50% -> 50%", "4.0x -> 4.0x", "10.0x -> 2.5x")
+    assert points.byte_row(pair)[2:] == ("50% -> 50%", "4.0x -> 4.0x", "10.0x -> 2.5x", "15.0x -> 3.8x")
     assert points.count_row(lone)[1] == "- -> 5"
     uncounted = make_point("patched", launches=None, compiled_for_other=None)
     row = points.count_row(Pair("8b", 2048, "store", None, uncounted))
@@ -57,7 +57,7 @@ def test_a_row_shows_stock_and_patched_and_a_dash_for_what_was_not_counted(
 
 def test_a_point_is_told_in_json_with_the_figures_that_follow_from_it(make_point: MakePoint) -> None:
     data = make_point("stock", seconds=0.5).as_data()
-    assert data["times_memcpy"] == 5.0
+    assert (data["times_memcpy"], data["cpu_times_memcpy"]) == (5.0, 7.5)
     assert data["counts"]["graph_launches"] == 8
     assert data["code"] == "stock"
 
