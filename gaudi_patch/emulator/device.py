@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from . import build
-from .options import LAZY_VARIABLE, EmulatorError, Options
+from .options import EmulatorError, Options
 
 PACKAGES = Path(__file__).resolve().parent / "packages"
 
@@ -84,6 +84,8 @@ class Emulator:
         return variables
 
     def _apply(self) -> None:
+        # A spawned process starts from the environment alone, and must have its parent's device.
+        self.options.export(os.environ)
         for name, value in self.options.device_settings().items():
             self._ops.set_option(name, value)
 
@@ -119,8 +121,6 @@ def activate(**options: OptionValue) -> Emulator:
             return _emulator
         settled = Options.read(options, os.environ)
         _refuse_real_device()
-        # habana_frameworks reads the variable, once; it has to agree with the device.
-        os.environ[LAZY_VARIABLE] = "1" if settled.lazy else "0"
         torch = importlib.import_module("torch")
         if hasattr(torch, "hpu"):
             message = "PyTorch already has an hpu backend in this process"

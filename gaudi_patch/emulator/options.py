@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 ENVIRONMENT_PREFIX = "HPU_EMULATOR_"
@@ -117,6 +117,14 @@ class Options:
                 text = value if isinstance(value, str) else str(int(value))
                 variables[ENVIRONMENT_PREFIX + field.name.upper()] = text
         return variables
+
+    def export(self, environ: MutableMapping[str, str]) -> None:
+        """Make ``environ`` say these options, and no others."""
+        wanted = self.environment()
+        for field in dataclasses.fields(self):
+            if field.name != "lazy":
+                environ.pop(ENVIRONMENT_PREFIX + field.name.upper(), None)
+        environ.update(wanted)
 
     def device_settings(self) -> dict[str, int]:
         """The options as the compiled device takes them."""

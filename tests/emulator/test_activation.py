@@ -547,20 +547,7 @@ def test_a_child_process_can_have_the_same_device(run: Run) -> None:
     """)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        "lazy",
-        pytest.param(
-            "schedule",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="a spawned process gets the rules of its parent, but not its other options",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("option", ["lazy", "schedule"])
 def test_a_spawned_process_has_its_parents_device(torch_python: Path, tmp_path: Path, option: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(
