@@ -21,7 +21,7 @@ Exit codes: 0 the asked-for state holds - 1 refused (drift, conflict) - 2 usage,
 """
 
 #: In the order of the help.
-VERBS = ("check", "apply", "rollback", "smoke", "list", "show", "doctor", "bench", "recipe", "demo", "dev")
+VERBS = ("check", "apply", "rollback", "smoke", "list", "show", "doctor", "bench", "recipe", "guide", "demo", "dev")
 
 
 class Verbs(TyperGroup):

@@ -47,7 +47,9 @@ def recipe(
     as_json: JsonOption = False,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Write a configuration of LMCache, and the scripts that start vLLM with it, for one way to deploy it.
+    """Write a configuration of LMCache, and the scripts that start vLLM with it.
+
+    Without MODE, list the ways to deploy LMCache.
 
     The installed LMCache loads the configuration first, in a process of its own interpreter, and
     has to take every value as it is written. A mode that the release cannot do on an HPU is
@@ -56,6 +58,10 @@ def recipe(
     Example:
 
         gaudi-patch recipe memory --python /opt/venv/bin/python --out ~/lmcache
+
+    Example, a store that hosts share, for a release that is not installed here:
+
+        gaudi-patch recipe shared --lmcache 0.5.6 --storage /mnt/lmcache
     """
 
     def verb() -> Result:
