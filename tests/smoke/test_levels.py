@@ -97,6 +97,14 @@ def test_bytecode_that_is_not_of_the_patched_source_is_found(patched_copy: Overl
     assert f"{module} runs the bytecode in" in result.reason
 
 
+def test_a_module_that_lmcache_has_under_two_names_passes_with_its_bytecode(patched_copy: Overlay) -> None:
+    # lmcache.c_ops is lmcache.non_cuda_equivalents in 0.4.5; pip leaves bytecode of it.
+    environment = patched_copy("0.4.5")
+    environment.run("-m", "compileall", "-q", environment.site_packages / "lmcache")
+    (result,) = judge(environment.python, "imports")
+    assert result.status == "passed", explain([result])
+
+
 def _prepend(environment: Environment, path: str, line: str) -> None:
     file = environment.site_packages / path
     file.write_text(f"{line}\n{file.read_text()}")

@@ -25,18 +25,19 @@ def stale_modules(package: str) -> Iterator[tuple[str, str]]:
         if isinstance(loader, importlib.machinery.SourcelessFileLoader):
             yield name, f"runs {origin}, bytecode without a source"
         elif isinstance(loader, importlib.machinery.SourceFileLoader) and origin:
-            problem = _problem(name, module, loader, Path(origin))
+            problem = _problem(module, loader, Path(origin))
             if problem:
                 yield name, problem
 
 
-def _problem(name: str, module: types.ModuleType, loader: importlib.machinery.SourceFileLoader, source: Path) -> str:
+def _problem(module: types.ModuleType, loader: importlib.machinery.SourceFileLoader, source: Path) -> str:
     try:
         fresh = compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
     except (OSError, SyntaxError, ValueError) as error:
         return f"{source} cannot be compiled: {error}"
     cached = getattr(module, "__cached__", None)
-    if cached and Path(cached).exists() and loader.get_code(name) != fresh:
+    # By the loader's own name: LMCache 0.4.4 and 0.4.5 put one module under a second name too (lmcache.c_ops).
+    if cached and Path(cached).exists() and loader.get_code(loader.name) != fresh:
         return f"runs the bytecode in {cached}, which is not what {source} compiles to"
     known = set(_codes(fresh))
     for function in _functions(module):
