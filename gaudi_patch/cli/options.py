@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from gaudi_patch.cli import completion
 from gaudi_patch.cli.manual import Manual
 from gaudi_patch.report import Color, Format
 
@@ -64,9 +65,18 @@ LockOption = Annotated[
     float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
 ]
 
-DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, hpu or emulated.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="auto, hpu or emulated.", autocompletion=completion.devices),
+]
 RequireOption = Annotated[
-    str, typer.Option("--require", metavar="LEVELS", help="Levels that must not be skipped, e.g. kernels,engine.")
+    str,
+    typer.Option(
+        "--require",
+        metavar="LEVELS",
+        help="Levels that must not be skipped, e.g. kernels,engine.",
+        autocompletion=completion.levels,
+    ),
 ]
 TimeoutOption = Annotated[
     float, typer.Option("--smoke-timeout", metavar="SECONDS", min=1.0, help="For each smoke level.")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import (
     ColorOption,
     DeviceOption,
@@ -41,7 +42,12 @@ def apply(
     ] = False,
     smoke: Annotated[
         str,
-        typer.Option("--smoke", metavar="LEVELS", help="Smoke levels to run after it, e.g. imports,kernels,engine."),
+        typer.Option(
+            "--smoke",
+            metavar="LEVELS",
+            help="Smoke levels to run after it.",
+            autocompletion=completion.levels,
+        ),
     ] = "imports,kernels,engine",
     no_smoke: Annotated[bool, typer.Option("--no-smoke", help="Run no smoke checks.")] = False,
     require: RequireOption = "",

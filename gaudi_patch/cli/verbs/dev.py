@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import (
     ColorOption,
     FolderArgument,
@@ -56,7 +57,10 @@ def lint(
 
 @app.command()
 def edit(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="A release with a series.")],
+    version: Annotated[
+        str,
+        typer.Argument(metavar="VERSION", help="A release with a series.", autocompletion=completion.versions),
+    ],
     folder: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Argument(metavar="[DIR]", help="A new folder for the worktree (default: lmcache-VERSION-edit)."),
@@ -107,7 +111,11 @@ def refresh(folder: FolderArgument, manifest: ManifestOption = None, as_json: Js
 def port(
     versions: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="OLD NEW", help="The release to port from, and the one to port to."),
+        typer.Argument(
+            metavar="OLD NEW",
+            help="The release to port from, and the one to port to.",
+            autocompletion=completion.versions,
+        ),
     ] = None,
     folder: Annotated[
         Optional[Path],  # noqa: UP045

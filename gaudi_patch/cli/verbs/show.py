@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.report import Color, Format, Result
@@ -15,7 +16,10 @@ app = verb_app()
 
 @app.command()
 def show(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="An LMCache release, e.g. 0.5.6.")],
+    version: Annotated[
+        str,
+        typer.Argument(metavar="VERSION", help="An LMCache release, e.g. 0.5.6.", autocompletion=completion.versions),
+    ],
     manifest: ManifestOption = None,
     no_pager: NoPagerOption = False,
     as_json: JsonOption = False,

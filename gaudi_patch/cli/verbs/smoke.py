@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import (
     ColorOption,
     DeviceOption,
@@ -28,12 +29,24 @@ app = verb_app()
 def smoke(
     levels: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[LEVEL]...", help="imports, kernels, engine (the default); connector, inference."),
+        typer.Argument(
+            metavar="[LEVEL]...",
+            help="imports, kernels, engine (the default); connector, inference.",
+            autocompletion=completion.levels,
+        ),
     ] = None,
     python: PythonOption = None,
     path: PathOption = None,
     device: DeviceOption = "auto",
-    rules: Annotated[str, typer.Option("--rules", help="PT_HPU_LAZY_MODE rules: lazy, eager, or both.")] = "lazy,eager",
+    rules: Annotated[
+        str,
+        typer.Option(
+            "--rules",
+            metavar="RULES",
+            help="PT_HPU_LAZY_MODE rules: lazy, eager, or both.",
+            autocompletion=completion.rules,
+        ),
+    ] = "lazy,eager",
     require: RequireOption = "",
     timeout: TimeoutOption = 300.0,
     model: Annotated[

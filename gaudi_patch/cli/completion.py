@@ -1,0 +1,37 @@
+"""What the shell is offered for arguments and values; nothing, and no error, where nothing is known."""
+
+from __future__ import annotations
+
+
+def versions(incomplete: str) -> list[str]:
+    """The releases with a series, newest first as in the manifest."""
+    from gaudi_patch.errors import GaudiPatchError
+    from gaudi_patch.manifest import load
+
+    try:
+        return [one.id for one in load().series if one.id.startswith(incomplete)]
+    except GaudiPatchError:
+        return []
+
+
+def levels(incomplete: str) -> list[str]:
+    """Smoke levels; of a list with commas, its last."""
+    from gaudi_patch.smoke.levels import names
+
+    done, comma, last = incomplete.rpartition(",")
+    taken = done.split(",")
+    return [f"{done}{comma}{name}" for name in names() if name.startswith(last) and name not in taken]
+
+
+def devices(incomplete: str) -> list[str]:
+    """Values of --device."""
+    from gaudi_patch.cli.run import DEVICES
+
+    return [name for name in DEVICES if name.startswith(incomplete)]
+
+
+def rules(incomplete: str) -> list[str]:
+    """Values of --rules."""
+    from gaudi_patch.cli.run import RULES
+
+    return [name for name in RULES if name.startswith(incomplete)]
