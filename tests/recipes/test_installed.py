@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.recipes.test_compose import words
 from tests.support.cli import Done, gaudi_patch
 from tests.support.environments import Environment
 
@@ -103,6 +106,28 @@ def test_files_are_written_once_and_never_over_others(lmcache_overlay: Overlay, 
     again = recipe(environment, "disk", "--out", out)
     assert (again.code, again.code_of_error) == (1, "would-overwrite")
     assert (out / "lmcache.yaml").read_text() == mine
+
+
+def test_the_doctor_finds_no_fault_with_a_recipe(lmcache_overlay: Overlay, tmp_path: Path) -> None:
+    environment, out = lmcache_overlay("0.5.6"), tmp_path / "out"
+    assert recipe(environment, "disk", "--storage", tmp_path / "kv", "--cpu-gb", "0.5", "--out", out).code == 0
+    script = (out / "serve.sh").read_text()
+    variables = dict(re.findall(r"(?:export |)(\b(?:VLLM|PYTHON)\w+)=(\w+)", script))
+    assert len(variables) == 3
+    done = gaudi_patch(
+        *("doctor", "--json", "--python", environment.python, "--config", out / "lmcache.yaml"),
+        *("--vllm-args", shlex.join(words(script))),
+        env=variables,
+    )
+    found = {one["id"]: one for one in done.json["data"]["findings"]}
+    mine = [
+        one
+        for name, one in found.items()
+        if name.startswith(("config.", "vllm."))
+        or name in ("env.hash-seed", "env.defragmentation", "env.unified-attention", "storage.local-disk")
+    ]
+    assert len(mine) > 20
+    assert [one for one in mine if one["level"] != "ok" and one["id"] != "vllm.ranks"] == []  # no card is seen here
 
 
 # Keys
