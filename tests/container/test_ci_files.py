@@ -1,0 +1,136 @@
+"""Every `run` of the GitHub workflow and of the action, every line of the GitLab job, carried out.
+
+What stands for what: tests/support/container.py, tests/support/ci.py, tests/support/docker_stand_in.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import Any
+
+import pytest
+
+from gaudi_patch import __version__
+from tests.container.conftest import FILES
+from tests.support import ci
+from tests.support.container import Container
+from tests.support.wheelhouse import LMCACHE
+
+WORKFLOW = ci.read(FILES / "github-workflow.yml")
+JOB = ci.read(FILES / "gitlab-ci.yml")["gaudi-image"]
+ACTION = ci.read(FILES / "action" / "action.yml")
+
+
+def stays(text: str, container: Container) -> str:
+    """The attestation that a job kept names what was built."""
+    document: dict[str, Any] = json.loads(text)
+    assert document["package"]["version"] == LMCACHE
+    assert document["package"]["root"].startswith(str(container.root))
+    return str(document["outcome"])
+
+
+@pytest.mark.wheels
+@pytest.mark.torch
+def test_the_workflow_patches_a_plain_environment_on_a_runner_without_a_gaudi(container: Container) -> None:
+    runner = ci.Runner(container, container.root / "checkout", env=dict(WORKFLOW["env"]))
+    steps = [one for one in WORKFLOW["jobs"]["patch"]["steps"] if "run" in one]
+    assert len(steps) == 2
+    printed = [runner.step(one) for one in steps]
+    assert "verified from disk" in printed[-1]
+    assert "patched: every file has the hash" in printed[-1]
+    assert "gaudi-patch apply: exit 0" in (runner.folder / "summary.md").read_text()
+
+
+@pytest.mark.wheels
+@pytest.mark.torch
+def test_the_workflow_builds_checks_and_attests_the_image(shared_container: Container) -> None:
+    container = shared_container
+    runner = ci.Runner(container, container.root / "workflow", env={**WORKFLOW["env"], "SMOKE": "imports"})
+    shutil.copy(FILES / "Dockerfile.pip", runner.folder)
+    for step in WORKFLOW["jobs"]["image"]["steps"]:
+        if "run" in step:
+            runner.step(step)
+    assert (container.root / "image").read_text().split() == [WORKFLOW["env"]["IMAGE"], WORKFLOW["env"]["BASE"]]
+    assert stays((runner.folder / "gaudi-patch.json").read_text(), container) == "applied"
+    (upload,) = [one["with"] for one in WORKFLOW["jobs"]["image"]["steps"] if "upload" in one.get("uses", "")]
+    assert (runner.folder / upload["path"]).is_file()
+
+    # The same check in a container whose file was edited since.
+    (engine,) = container.base.glob("lib/*/site-packages/lmcache/gaudi/__init__.py")
+    pristine = engine.read_text()
+    engine.write_text(f"{pristine}# edited\n")
+    (check,) = [one for one in WORKFLOW["jobs"]["image"]["steps"] if "--against" in one.get("run", "")]
+    with pytest.raises(ci.StepError, match=r"ended with 1\s[^$]*lmcache/gaudi/__init__\.py"):
+        runner.step(check)
+    engine.write_text(pristine)
+
+
+@pytest.mark.wheels
+@pytest.mark.torch
+def test_the_gitlab_job_builds_checks_attests_and_pushes_the_image(shared_container: Container) -> None:
+    container = shared_container
+    given = {
+        "CI_REGISTRY": "registry.example", "CI_REGISTRY_IMAGE": "registry.example/group/project",
+        "CI_REGISTRY_USER": "user", "CI_REGISTRY_PASSWORD": "secret", "CI_COMMIT_SHORT_SHA": "0123abcd",
+    }  # fmt: skip
+    variables = {
+        name: re.sub(r"\$(CI_\w+)", lambda one: given[one[1]], text) for name, text in JOB["variables"].items()
+    }
+    runner = ci.Runner(container, container.root / "gitlab", env={**given, **variables, "SMOKE": "imports"})
+    shutil.copy(FILES / "Dockerfile.pip", runner.folder)
+    runner.shell(["sh", "-e"], "\n".join(JOB["script"]), {})
+    image = "registry.example/group/project/vllm-gaudi-lmcache:0123abcd"
+    assert (container.root / "pushed").read_text() == image
+    assert (container.root / "login").read_text() == "user secret registry.example"
+    (kept,) = JOB["artifacts"]["paths"]
+    assert stays((runner.folder / kept).read_text(), container) == "applied"
+
+
+@pytest.mark.wheels
+@pytest.mark.torch
+def test_the_action_installs_applies_and_checks(container: Container) -> None:
+    runner = ci.Runner(container, container.root / "checkout")
+    runner.inputs = {name: str(one.get("default", "")) for name, one in ACTION["inputs"].items()}
+    runner.inputs |= {"python": str(container.base / "bin" / "python3"), "smoke": "imports", "require": "imports"}
+    install = f"python3 -m pip install --quiet --no-deps lmcache=={LMCACHE}"
+    runner.shell(["sh", "-e"], install, {})
+    for step in ACTION["runs"]["steps"]:
+        runner.step(step)
+    kept = runner.interpolate(ACTION["outputs"]["attestation"]["value"])
+    document = json.loads((runner.folder / kept).read_text())
+    assert (document["outcome"], document["smoke"]["status"]) == ("applied", "passed")
+
+    runner.inputs |= {"smoke": "none"}
+    runner.step(ACTION["runs"]["steps"][1])
+    assert json.loads((runner.folder / kept).read_text())["outcome"] == "already-applied"
+
+    runner.inputs |= {"attestation": "missing/folder.json"}
+    with pytest.raises(ci.StepError, match="ended with 4"):
+        runner.step(ACTION["runs"]["steps"][1])
+
+
+def commands(document: Any) -> list[str]:
+    return re.findall(r"gaudi-patch==\S+|lmcache==\S+", json.dumps(document))
+
+
+def test_the_files_name_this_release_once_and_by_variable() -> None:
+    assert WORKFLOW["env"]["GAUDI_PATCH_VERSION"] == JOB["variables"]["GAUDI_PATCH_VERSION"] == __version__
+    assert ACTION["inputs"]["version"]["default"] == __version__
+    assert WORKFLOW["env"]["LMCACHE_VERSION"] == JOB["variables"]["LMCACHE_VERSION"] == LMCACHE
+    for document in (WORKFLOW, JOB, ACTION):
+        assert not re.search(r"==\d", "".join(commands(document)))
+
+
+def test_no_input_is_pasted_into_a_script() -> None:
+    """`${{ }}` inside `run` would run what a pull request writes; inputs go through the environment."""
+    steps = [*ACTION["runs"]["steps"], *(one for job in WORKFLOW["jobs"].values() for one in job["steps"])]
+    assert all("${{" not in step.get("run", "") for step in steps)
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+
+
+def test_only_actions_of_github_itself_are_used_and_by_version() -> None:
+    used = [one["uses"] for job in WORKFLOW["jobs"].values() for one in job["steps"] if "uses" in one]
+    assert used
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", one) for one in used)

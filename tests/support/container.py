@@ -1,0 +1,122 @@
+"""What the steps of an image build run in, where there is no container engine: a fresh root of files.
+
+Taken as it is: every command, word for word, by the shell that would run it, with the variables that ARG, ENV or the
+CI system would give it. Put in place of something else:
+
+- the base image: a virtual environment over the tests' PyTorch environment, first on PATH, its PYTHONPATH set as in
+  Habana's images (a folder that only root can read, and one without packages);
+- PyPI: a folder of wheels, gaudi-patch built from this checkout among them; nothing else can be reached;
+- the paths /opt/gaudi-patch and /etc/gaudi-patch.json: the same below the root, by --build-arg where there is an ARG;
+- useradd: a stand-in that writes down what it was asked for;
+- USER: setpriv, where the tests run as root; that user keeps the right to read everything, since the interpreter may
+  lie in root's home, but none to write. Without root the steps go on as who runs the tests;
+- COPY --from: the file of that name in ``images``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.installers import uv_binary
+
+TIMEOUT = 1200
+PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json")
+
+
+@dataclass
+class Container:
+    """A root of files and what a shell in it sees. ``wheels`` stands for PyPI, ``base`` for the base image."""
+
+    root: Path
+    base: Path
+    wheels: Path
+    env: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str] = field(default_factory=dict)
+    user: str = "root"
+    image: str = ""
+
+    def __post_init__(self) -> None:
+        for folder in ("etc", "opt", "usr/local/bin", "home", "root", "usr/lib/habanalabs", "stand-ins"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        (self.root / "root").chmod(0o700)
+        self.stand_in("useradd", f'#!/bin/sh\necho "$@" >> {self.root}/useradd.log\n')
+
+    def stand_in(self, name: str, script: str) -> None:
+        """Put a command first on PATH."""
+        file = self.root / "stand-ins" / name
+        file.write_text(script)
+        file.chmod(0o755)
+
+    def start(self, image: str) -> None:
+        """FROM: the variables of a Gaudi image, and nothing of those who run the tests."""
+        self.image = image
+        self.user, self.arguments = "root", {}
+        path = [self.root / "stand-ins", self.root / "usr/local/bin", self.base / "bin", "/usr/bin", "/bin"]
+        self.env = {
+            "PATH": os.pathsep.join(map(str, path)),
+            "HOME": str(self.root / "home"),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": f"{self.root}/root:{self.root}/usr/lib/habanalabs/",
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_CACHE_DIR": "on",
+            "UV_OFFLINE": "1",
+            "UV_FIND_LINKS": str(self.wheels),
+            "UV_PYTHON_DOWNLOADS": "never",
+            # The compiled device is the same for every root.
+            "HPU_EMULATOR_CACHE": os.environ.get("HPU_EMULATOR_CACHE", str(Path.home() / ".cache" / "hpu-emulator")),
+        }
+
+    def copy(self, image: str, source: str, target: str) -> None:
+        """COPY --from: only uv's image is known, and its uv is that of the tests."""
+        assert image.startswith("ghcr.io/astral-sh/uv:") and source == "/uv", (image, source)
+        shutil.copy(uv_binary(), self.root / target.lstrip("/"))
+
+    def run(
+        self, command: Sequence[str], more: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as the container's user, who owns nothing."""
+        prefix: list[str] = []
+        if self.user != "root" and os.geteuid() == 0:
+            # no_setuid_fixup: without it access(2) forgets that right.
+            kept = ["--securebits=+no_setuid_fixup", "--inh-caps=-all,+dac_read_search"]
+            kept.append("--ambient-caps=+dac_read_search")
+            prefix = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", *kept]
+        return subprocess.run(
+            [*prefix, *command],
+            env={**self.env, **(more or {})},
+            cwd=cwd or self.root,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=TIMEOUT,
+            check=False,
+        )
+
+    def here(self, text: str) -> str:
+        """A text in which the image's paths are those below the root."""
+        for path in PATHS:
+            text = text.replace(path, f"{self.root}{path}")
+        return text
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """The same by the arguments of our Dockerfiles."""
+        return {"GAUDI_PATCH_HOME": self.here(PATHS[0]), "ATTESTATION": self.here(PATHS[1])}
+
+    def save(self, name: str = "container") -> None:
+        """So that another process can go on."""
+        about = {"base": str(self.base), "wheels": str(self.wheels), "env": self.env, "user": self.user}
+        (self.root / f"{name}.json").write_text(json.dumps(about))
+
+    @classmethod
+    def load(cls, root: Path, name: str = "container") -> Container:
+        about = json.loads((root / f"{name}.json").read_text())
+        return cls(root, Path(about["base"]), Path(about["wheels"]), env=about["env"], user=about["user"])

@@ -1,0 +1,60 @@
+"""A folder of wheels that stands for PyPI: gaudi-patch of this checkout, LMCache, and what both import."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.support import environments
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LMCACHE = "0.5.6"
+#: What the Dockerfiles' NEEDS name.
+NEEDS = ("aiofile", "aiofiles", "awscrt", "nvtx", "redis", "sortedcontainers")
+
+
+def make(folder: Path) -> Path:
+    """Fill ``folder``. What comes from PyPI is kept in the cache of environments; gaudi-patch is built each time."""
+    python = environments.torch_python()
+    version = environments._interpreter(python).version
+    folder.mkdir(parents=True)
+    pip = [*environments._pip(), "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY)]
+    environments._call(pip, "cannot build the wheel of gaudi-patch")
+    (built,) = folder.glob("gaudi_patch-*.whl")
+    key = environments._digest(version.encode(), (REPOSITORY / "pyproject.toml").read_bytes(), repr(NEEDS).encode())
+    cached = environments.cache_dir() / "wheelhouses" / key
+    with environments._made_once(cached) as missing:
+        if missing:
+            cached.mkdir(parents=True)
+            download = [
+                str(python),
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--only-binary",
+                ":all:",
+                "--dest",
+                str(cached),
+            ]
+            environments._call([*download, str(built), *NEEDS], "cannot download what gaudi-patch and LMCache import")
+    for wheel in [*cached.glob("*.whl"), environments.wheel(LMCACHE, version)]:
+        if not wheel.name.startswith("gaudi_patch-"):
+            shutil.copy(wheel, folder)
+    folder.chmod(0o755)
+    return folder
+
+
+def base_image(prefix: Path) -> Path:
+    """An environment over the PyTorch environment, as a base image has one: with pip, without LMCache."""
+    python = environments.torch_python()
+    about = environments._interpreter(python)
+    environments._call([str(python), "-m", "venv", "--without-pip", str(prefix)], "cannot make an environment")
+    site = prefix / "lib" / f"python{about.version}" / "site-packages"
+    (site / "_base_image.pth").write_text("".join(f"{path}\n" for path in {about.purelib, about.platlib}))
+    # By its name alone it would be the machine's own.
+    for name in ("pip", "pip3"):
+        script = prefix / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {prefix}/bin/python3 -m pip "$@"\n')
+        script.chmod(0o755)
+    return prefix
