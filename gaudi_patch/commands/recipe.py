@@ -101,17 +101,18 @@ def _result(mode: str, release: Release, recipe: Recipe, out: Path | None, *, ch
 def write(files: Mapping[str, str], folder: Path) -> None:
     """Write the files of a recipe; a file that is there and says something else is left, and nothing is written."""
     other = [
-        name for name, content in files.items() if (file := folder / name).exists() and file.read_text() != content
+        name
+        for name, content in files.items()
+        if (file := folder / name).exists() and file.read_bytes() != content.encode()
     ]
     if other:
-        fault = GaudiPatchError(
+        raise GaudiPatchError(
             Exit.REFUSED,
             "would-overwrite",
             f"{', '.join(other)} is there already, and differs; nothing was written",
             "name another folder with --out, or remove it",
             str(folder),
         )
-        raise fault
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         file = folder / name

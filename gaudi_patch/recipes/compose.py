@@ -218,7 +218,8 @@ def _lm_address(given: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not given.startswith("lm://") or not host or not port or parts.path.strip("/"):
+    # A host with colons is an IPv6 address, which LMCache's server cannot bind.
+    if not given.startswith("lm://") or not host or ":" in host or not port or parts.path.strip("/"):
         raise _usage(f"--storage {given!r}: takes lm://HOST:PORT, or an absolute folder")
     return host, port
 

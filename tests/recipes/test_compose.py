@@ -119,6 +119,8 @@ def test_a_disaggregated_recipe_takes_a_folder_in_place_of_a_server() -> None:
         ("mixed", "fs://host:1/x"),
         ("remote", "lm://host"),
         ("remote", "lm://host:99999"),
+        ("remote", "lm://host:1/path"),
+        ("remote", "lm://[::1]:1"),
         ("remote", "redis://host:1"),
     ],
 )

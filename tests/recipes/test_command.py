@@ -1,0 +1,58 @@
+"""`recipe` without an installation: what is listed, written, refused, and with which exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.recipes.compose import MODES
+from tests.support.cli import gaudi_patch
+
+
+def test_without_a_mode_the_modes_are_listed() -> None:
+    done = gaudi_patch("recipe", "--json")
+    assert [one["mode"] for one in done.json["data"]["modes"]] == list(MODES)
+
+
+def test_a_recipe_that_nothing_has_loaded_says_so(tmp_path: Path) -> None:
+    done = gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--out", tmp_path / "out")
+    assert done.code == 0
+    assert "no LMCache has loaded this" in done.err
+    assert "takes it as it is written" not in done.out
+    assert (tmp_path / "out" / "serve.sh").is_file()
+    assert gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--json").json["data"]["checked"] is False
+
+
+def test_without_a_folder_the_files_are_printed_and_nothing_is_written(tmp_path: Path) -> None:
+    done = gaudi_patch("recipe", "remote", "--lmcache", "0.4.2", cwd=tmp_path)
+    for name in ("server.sh", "lmcache.yaml", "serve.sh"):
+        assert f"==> {name} <==" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "code"),
+    [
+        (["nonsense", "--lmcache", "0.5.6"], 2, "unknown-mode"),
+        (["memory", "--lmcache", "0.5.6", "--chunk-size", "100"], 2, "usage"),
+        (["memory", "--lmcache", "0.5.6", "--python", "python3"], 2, "usage"),
+        (["memory", "--lmcache", "0.3.5"], 3, "refused-version"),
+        (["memory", "--lmcache", "99"], 3, "unknown-version"),
+        (["memory", "--lmcache", "0.3.7"], 1, "no-pair"),
+        (["multiprocess", "--lmcache", "0.5.4"], 1, "mode-refused"),
+    ],
+)
+def test_a_refusal_has_its_code_and_writes_nothing(
+    arguments: list[str], exit_code: int, code: str, tmp_path: Path
+) -> None:
+    done = gaudi_patch("recipe", *arguments, "--json", "--out", tmp_path / "out")
+    assert (done.code, done.code_of_error) == (exit_code, code)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_text_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "serve.sh").write_bytes(b"\xff")
+    done = gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--out", tmp_path, "--json")
+    assert (done.code, done.code_of_error) == (1, "would-overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["serve.sh"]
