@@ -46,6 +46,7 @@ def body(probe: _probe.Probe) -> None:
     if work["tree"]:
         sys.path.insert(0, work["tree"])
     _device.confirm(probe)
+    _device.register_compiler(probe)
     where = str(_probe.load("lmcache").__file__)
     if not where.startswith(work["expected"]):
         raise RuntimeError(f"LMCache comes from {where}, not from {work['expected']}")

@@ -75,8 +75,9 @@ def run(found: Situation, python: Path, request: Request, say: Callable[[str], N
                 result = runner.run_probe(
                     python, MEASURE, request.rules, device, request.timeout, os.environ, folder, arguments
                 )
-                say(f"  {result.status} in {result.seconds:.0f} s: {result.reason}")
-                _add(measured, code.name, shape.name, result)
+                good = result.status == "passed"
+                say(f"  {result.status} in {result.seconds:.0f} s: {result.reason if good else _reason(code, result)}")
+                _add(measured, code, shape.name, result)
     return measured
 
 
@@ -107,7 +108,7 @@ def _work(shape: Shape, contexts: Sequence[int], code: trees.Code, package: str)
     }
 
 
-def _add(measured: Measured, code: str, shape: str, result: LevelResult) -> None:
+def _add(measured: Measured, code: trees.Code, shape: str, result: LevelResult) -> None:
     found = result.counters
     measured.skipped += [
         Skipped(shape, one["tokens"], one["reason"])
@@ -116,10 +117,16 @@ def _add(measured: Measured, code: str, shape: str, result: LevelResult) -> None
     ]
     if result.status != "passed":
         # Figures of a run that failed a comparison are figures of wrong work.
-        measured.failures.append((code, shape, result.reason))
+        measured.failures.append((code.name, shape, _reason(code, result)))
         return
-    measured.connectors[code] = found["connector"]
-    measured.points += points_of(code, shape, found["points"])
+    measured.connectors[code.name] = found["connector"]
+    measured.points += points_of(code.name, shape, found["points"])
+
+
+def _reason(code: trees.Code, result: LevelResult) -> str:
+    """Why there are no figures: the first failure where the script told one; paths as within the installation."""
+    told = str(result.failures[0]["message"]) if result.failures else result.reason
+    return told.replace(f"{code.root}{os.sep}", "")
 
 
 def _device_text(device: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from gaudi_patch.bench import runs
 from gaudi_patch.bench.points import Point
 from gaudi_patch.bench.runs import Measured
+from gaudi_patch.bench.trees import Code
 from gaudi_patch.commands import bench as command
 from gaudi_patch.errors import Exit
 from tests.bench.conftest import MakePoint
@@ -191,6 +192,16 @@ def test_figures_of_a_process_that_failed_a_comparison_do_not_count(make_point: 
     for status, kept in (("passed", 1), ("failed", 0)):
         measured = Measured("emulated")
         result = LevelResult("bench", status, "why", 1.0, "emulated", "lazy", counters=counters)  # type: ignore[arg-type]
-        runs._add(measured, "patched", "8b", result)
+        runs._add(measured, Code("patched", Path("/site"), laid_out=False), "8b", result)
         assert len(measured.points) == kept
         assert len(measured.failures) == 1 - kept
+
+
+def test_a_failure_is_told_by_its_cause_and_the_path_within_the_package() -> None:
+    from gaudi_patch.smoke.outcome import LevelResult
+
+    failures = ({"check": "bench", "message": "TypeError: no (/tmp/x/tree/lmcache/a.py:7)"},)
+    result = LevelResult("bench", "failed", "more words", 1.0, "emulated", "lazy", failures=failures)
+    measured = Measured("emulated")
+    runs._add(measured, Code("stock", Path("/tmp/x/tree"), laid_out=True), "8b", result)
+    assert measured.failures == [("stock", "8b", "TypeError: no (lmcache/a.py:7)")]

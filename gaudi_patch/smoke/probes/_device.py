@@ -45,6 +45,18 @@ def confirm(probe: _probe.Probe) -> None:
     probe.check(torch.hpu.is_available(), "torch.hpu.is_available() is False")
 
 
+def register_compiler(probe: _probe.Probe) -> None:
+    """In eager rules, have the backend of torch.compile registered, as habana_frameworks itself does on import.
+
+    The emulated one leaves that to PyTorch, which looks for backends once its registry is imported: a second or two
+    that most programs can do without. Where it is missing, code that asks for it runs operator by operator.
+    """
+    if probe.rules == "eager":
+        registry = _probe.load("torch._dynamo.backends.registry")
+        known = registry.list_backends(exclude_tags=())
+        probe.check("hpu_backend" in known, f"torch.compile has no hpu_backend, only {', '.join(known)}")
+
+
 class Counts(dict[str, int]):
     """What the device did in a stretch of code; empty for what this device does not count."""
 

@@ -38,6 +38,7 @@ MLA = next(layout for layout in _caches.LAYOUTS if layout.mla)
 def body(probe: _probe.Probe) -> None:
     """All cases; the most usual layout and the counters first, so that their failures are told first."""
     _device.confirm(probe)
+    _device.register_compiler(probe)
     bench = Bench(probe)
     with probe.section("layouts"):
         check_layout(bench, MAIN, "bfloat16", 128, 128)
@@ -156,8 +157,7 @@ def check_counters(bench: Bench, layout: Layout) -> None:
             told = f"{what} of {objects} objects"
             probe.counters[f"{layout.name}: {told}"] = dict(counts)
             counts.at_most(probe, "graph_compilation", 0, f"{told}, after the caches were registered")
-            if probe.rules == "lazy":
-                counts.at_most(probe, "graph_launches", 3, told)
+            counts.at_most(probe, "graph_launches", 3, told)
             counts.at_most(probe, "device_syncs", 1, told)
             counts.at_most(probe, "h2d_copies", 3 + (objects if what == "load" else 0), told)
             counts.at_most(probe, "d2h_copies", 0 if what == "load" else objects, told)
