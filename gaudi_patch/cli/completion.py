@@ -35,3 +35,17 @@ def rules(incomplete: str) -> list[str]:
     from gaudi_patch.cli.run import RULES
 
     return [name for name in RULES if name.startswith(incomplete)]
+
+
+def modes(incomplete: str) -> list[str]:
+    """Modes of a recipe."""
+    from gaudi_patch.recipes.compose import MODES
+
+    return [name for name in MODES if name.startswith(incomplete)]
+
+
+def guides(incomplete: str) -> list[str]:
+    """Names of guides."""
+    from gaudi_patch.guides import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]

@@ -141,6 +141,7 @@ def _multiprocess(release: Release, settings: Settings) -> Recipe:
         *_start(files),
         "It needs no card, and holds --cpu-gb for all ranks. Run it where no card is visible, such as in a container "
         "of its own: whether it would claim one was not tried on hardware.",
+        "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus beside what the engine needs.",
     )
     return Recipe(files, server=server, notes=notes)
 

@@ -7,12 +7,16 @@ for the command line of the multiprocess server. Imports nothing of gaudi_patch.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import logging
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+
+#: For its metrics; the wheel asks for them, and an installation without dependencies lacks them.
+SERVER_NEEDS = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus")
 
 
 class _Collect(logging.Handler):
@@ -84,6 +88,9 @@ def load_server(arguments: list[str]) -> dict[str, Any]:
     server = parse_args_to_mp_server_config(parsed)
     parse_args_to_config(parsed)
     parse_args_to_http_frontend_config(parsed)
+    # What it imports when it starts, and would only then say that it misses.
+    for name in ("lmcache.v1.multiprocess.http_server", *SERVER_NEEDS):
+        importlib.import_module(name)
     return {"values": {"chunk_size": server.chunk_size, "port": server.port}}
 
 

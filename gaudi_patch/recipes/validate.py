@@ -63,7 +63,7 @@ def _ask(python: Path, *arguments: str) -> dict[str, Any]:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "cannot-validate",
-            f"LMCache could not be imported by {python}, so that nothing was checked; nothing was written",
+            f"LMCache, or what it needs for this mode, could not be imported by {python}; nothing was written",
             "install what is missing, or write the recipe unchecked: --lmcache VERSION",
             details=["no answer in time" if done.timed_out else last],
         )

@@ -88,7 +88,7 @@ def test_guides_and_smoke_levels_that_a_guide_names_exist(name: str) -> None:
 
 _UNITS = r"(GB/s|GB|GiB|MiB|MB|KB|TB|bytes|tokens|ms|seconds|minutes|hours|tok/s|%|x faster)"
 _NUMBER = re.compile(rf"(?<![\w.])\d[\d.,]*(\s?{_UNITS}(?!\w)|\u00d7)")
-_MARK = re.compile(r"\((source|computed|target|setting)[:)]")
+_MARK = re.compile(r"\((source|computed|measured|target|setting)[:)]")
 
 
 def statements(markdown: str) -> list[str]:

@@ -26,19 +26,25 @@ def recipe(environment: Environment, mode: str, *more: str | Path) -> Done:
     return gaudi_patch("recipe", mode, "--python", environment.python, "--json", *more)
 
 
-# Two that between them have every key of a configuration, and the one that has a server's command line instead.
-@pytest.mark.parametrize("mode", ["disk", "disaggregated", "multiprocess"])
+# The two between them have every key of a configuration. The third, which has none, is tested with vLLM's environment.
+@pytest.mark.parametrize("mode", ["disk", "disaggregated"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_release_itself_takes_every_mode_that_it_can_do(lmcache_overlay: Overlay, version: str, mode: str) -> None:
     environment = lmcache_overlay(version)
     done = recipe(environment, mode)
-    if mode == "multiprocess" and version != "0.5.6":
-        assert done.code_of_error == "mode-refused"
-    elif mode == "disaggregated" and version == "0.3.9" and _python(environment) < (3, 12):
+    if mode == "disaggregated" and version == "0.3.9" and _python(environment) < (3, 12):
         assert done.code_of_error == "keys-differ"
     else:
         assert done.code == 0, done.out
         assert (done.json["data"]["lmcache"], done.json["data"]["checked"]) == (version, True)
+
+
+def test_a_server_that_misses_what_it_imports_is_not_called_fine(lmcache_copy: Overlay) -> None:
+    environment = lmcache_copy("0.5.6")
+    (environment.site_packages / "httpx.py").write_text("raise ModuleNotFoundError(\"No module named 'httpx'\")\n")
+    done = recipe(environment, "multiprocess")
+    assert (done.code, done.code_of_error) == (4, "cannot-validate")
+    assert done.json["errors"][0]["details"] == ["ModuleNotFoundError: No module named 'httpx'"]
 
 
 def test_a_patched_release_also_asks_its_own_refusals(lmcache_copy: Overlay) -> None:

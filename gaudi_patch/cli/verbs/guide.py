@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, JsonOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.report import Color, Format, Result
@@ -15,7 +16,9 @@ app = verb_app()
 
 @app.command()
 def guide(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A guide; none: list them.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="A guide; none: list them.", autocompletion=completion.guides)
+    ] = "",
     no_pager: NoPagerOption = False,
     as_json: JsonOption = False,
     color: ColorOption = Color.AUTO,

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, JsonOption, ManifestOption, PathOption, PythonOption, verb_app
 from gaudi_patch.cli.run import finish, target
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -17,7 +18,12 @@ app = verb_app()
 
 @app.command()
 def recipe(
-    mode: Annotated[str, typer.Argument(metavar="[MODE]", help="memory, disk, remote, ...; none: list them.")] = "",
+    mode: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODE]", help="memory, disk, remote, ...; none: list them.", autocompletion=completion.modes
+        ),
+    ] = "",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", metavar="DIR", help="Write the files into DIR (default: print them)."),
@@ -39,7 +45,13 @@ def recipe(
     cpu_gb: Annotated[float, typer.Option("--cpu-gb", metavar="GB", min=0.1, help="Host memory for each rank.")] = 5.0,
     disk_gb: Annotated[float, typer.Option("--disk-gb", metavar="GB", min=0.1, help="Disk for each rank.")] = 50.0,
     lmcache: Annotated[
-        str, typer.Option("--lmcache", metavar="VERSION", help="For this release, installed or not; checked by none.")
+        str,
+        typer.Option(
+            "--lmcache",
+            metavar="VERSION",
+            help="For this release, installed or not; checked by none.",
+            autocompletion=completion.versions,
+        ),
     ] = "",
     python: PythonOption = None,
     path: PathOption = None,
