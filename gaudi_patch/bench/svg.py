@@ -63,7 +63,7 @@ def _panel(root: ElementTree.Element, x: int, y: int, metric: Metric, pairs: Seq
         _text(panel, middle, floor + 14, length_text(pair.tokens), "small", "middle")
         for side, code in enumerate(("stock", "patched")):
             value = next((v for p, c, v in values if p is pair and c == code), None)
-            left = middle + (side - 1) * (BAR + 12) + (12 if side else 0)
+            left = middle + (12 if side else -12 - BAR)
             if value is None:
                 _text(panel, left + BAR / 2, floor - 4, "-", "small", "middle")
                 continue
