@@ -389,7 +389,22 @@ def test_a_target_edited_after_a_kill_needs_a_human(few: Tiny) -> None:
     assert tree(few.site) == before
 
 
-@pytest.mark.parametrize("content", [b"x" * 10000, b"", None])
+def test_every_file_that_was_edited_after_a_kill_is_named(few: Tiny) -> None:
+    recorder = Recorder()
+    few.apply(recorder)
+    few.rollback()
+    commit = recorder.calls.index(("unlink", few.home / journal.FILE))
+    assert in_child(lambda: few.apply(KillAt(commit))) == KILLED
+    edited = [few.site / "lmcache/engine.py", few.site / "lmcache/gaudi/__init__.py"]
+    for path in edited:
+        path.write_bytes(b"# mine\n")
+    with pytest.raises(GaudiPatchError) as caught:
+        few.rollback()
+    named = sorted(map(str, edited), key=caught.value.message.index)
+    assert caught.value.file == named[0]
+
+
+@pytest.mark.parametrize("content", [*(letter * 10000 for letter in (b"v", b"w", b"x", b"y", b"z")), b"", None])
 def test_a_lost_undo_file_needs_a_human(content: bytes | None, few: Tiny) -> None:
     """case_72: the bytes to put back are held against their hash; nothing else is put in their place."""
     recorder = Recorder()
@@ -407,6 +422,9 @@ def test_a_lost_undo_file_needs_a_human(content: bytes | None, few: Tiny) -> Non
             few.rollback()
         assert (caught.value.exit, caught.value.code) == (Exit.HUMAN, "journal-damaged")
     assert (few.site / "lmcache/engine.py").read_bytes() == engine
+    if content:
+        garbage = [path for path in few.site.rglob("*") if path.is_file() and set(path.read_bytes()) == set(content)]
+        assert garbage == [undo]
 
 
 @pytest.mark.parametrize(
