@@ -91,8 +91,8 @@ def _mixed(release: Release, settings: Settings) -> Recipe:
     entries = _engine(release, settings, more)
     files = {
         CONFIG: text.yaml(release, entries),
-        "mi300x.sh": text.serve(release, settings.arguments, "kv_both", gaudi=False),
-        "gaudi.sh": text.serve(release, settings.arguments, "kv_both"),
+        "mi300x.sh": _serve(release, settings, entries, gaudi=False),
+        "gaudi.sh": _serve(release, settings, entries),
     }
     notes = (
         f"The folder is mounted on both hosts, and {CONFIG} is the same on both. Nothing in it is ever removed.",
@@ -110,8 +110,8 @@ def _disaggregated(release: Release, settings: Settings) -> Recipe:
         **server,
         CONFIG: text.yaml(release, entries),
         # Not kv_producer: up to 0.3.10 that fails without NIXL, for the want of a disagg_spec.
-        "prefill.sh": text.serve(release, settings.arguments, "kv_both"),
-        "decode.sh": text.serve(release, decode.arguments, "kv_consumer"),
+        "prefill.sh": _serve(release, settings, entries),
+        "decode.sh": _serve(release, decode, entries, "kv_consumer"),
     }
     notes = (
         *_start(server),
@@ -164,9 +164,27 @@ def _one_host(
     release: Release, settings: Settings, more: Sequence[Entry], *notes: str, server: Mapping[str, str] | None = None
 ) -> Recipe:
     entries = _engine(release, settings, more)
-    serve = text.serve(release, settings.arguments, "kv_both")
-    files = {**(server or {}), CONFIG: text.yaml(release, entries), "serve.sh": serve}
+    files = {
+        **(server or {}),
+        CONFIG: text.yaml(release, entries),
+        "serve.sh": _serve(release, settings, entries),
+    }
     return Recipe(files, _config(entries), notes=notes)
+
+
+def _serve(
+    release: Release, settings: Settings, entries: Sequence[Entry], role: str = "kv_both", *, gaudi: bool = True
+) -> str:
+    environment = []
+    if str(_config(entries).get("remote_url")).startswith("fs:"):
+        # By default all write a chunk through one temporary file: two engines that store the same prompt at once
+        # would rename it under each other, and a third could read half of it.
+        own = f'{{\\"fs_connector_relative_tmp_dir\\": \\"tmp-$(uname -n)-{settings.port}\\"}}'
+        environment = [
+            "# Chunks are written in a folder of this engine's own, then moved into place.",
+            f'export LMCACHE_EXTRA_CONFIG="{own}"',
+        ]
+    return text.serve(release, settings.arguments, role, gaudi=gaudi, environment=environment)
 
 
 def _engine(release: Release, settings: Settings, more: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -31,6 +31,7 @@ def serve(
     role: str,
     *,
     gaudi: bool = True,
+    environment: Sequence[str] = (),
     connector: str = "LMCacheConnectorV1",
     extra: Mapping[str, object] | None = None,
 ) -> str:
@@ -43,6 +44,7 @@ def serve(
     command += ["--kv-transfer-config", json.dumps(transfer)]
     setup = [] if extra else [f'export LMCACHE_CONFIG_FILE="$here/{CONFIG}"']
     setup.append("export PYTHONHASHSEED=0  # the same wherever this cache is used")
+    setup += environment
     if gaudi:
         setup += [
             "# vllm-gaudi must not move KV blocks: LMCache would load into, and store from, blocks of others.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -138,6 +139,33 @@ def test_two_modes_between_them_have_every_key() -> None:
     """So that the tests on real releases need no other."""
     both = {**recipe("disk").config, **recipe("disaggregated").config}
     assert set(both) == {key for mode in IN_PROCESS for key in recipe(mode).config}
+
+
+def extra_config(script: str, tmp_path: Path) -> dict[str, object] | None:
+    """What the script gives LMCache beside its file."""
+    fake = tmp_path / "vllm"
+    fake.write_text('#!/bin/sh\nprintf "%s" "$LMCACHE_EXTRA_CONFIG"\n')
+    fake.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=path, check=True)
+    found: dict[str, object] | None = json.loads(done.stdout) if done.stdout else None
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_engines_that_share_a_folder_never_share_a_temporary_file(mode: str, tmp_path: Path) -> None:
+    """LMCache's default is the chunk's name with .tmp, the same in all engines."""
+    found = recipe(mode, storage="/mnt/kv") if mode in ("disaggregated", "shared", "mixed") else recipe(mode)
+    shares = str(found.config.get("remote_url")).startswith("fs:")
+    assert shares == (mode in ("shared", "mixed", "disaggregated"))
+    folders = [extra_config(one, tmp_path) for one in found.files.values() if "vllm serve" in one]
+    if not shares:
+        assert not any(folders)
+        return
+    names = [str((one or {})["fs_connector_relative_tmp_dir"]) for one in folders]
+    assert all(name.startswith(f"tmp-{os.uname().nodename}-80") for name in names)
+    if mode == "disaggregated":
+        assert len(set(names)) == 2, "prefill and decode may be on one host"
 
 
 # What a release cannot do

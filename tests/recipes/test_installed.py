@@ -136,6 +136,22 @@ def test_the_doctor_finds_no_fault_with_a_recipe(lmcache_overlay: Overlay, tmp_p
     assert [one for one in mine if one["level"] != "ok" and one["id"] != "vllm.ranks"] == []  # no card is seen here
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_release_reads_the_folder_for_temporary_files_from_the_environment(
+    version: str, lmcache_overlay: Overlay, tmp_path: Path
+) -> None:
+    environment = lmcache_overlay(version)
+    config = _config(environment, tmp_path)
+    (value,) = re.findall(r"LMCACHE_EXTRA_CONFIG=(.*)", config.with_name("serve.sh").read_text())
+    code = (
+        "import sys\nfrom lmcache.v1.config import LMCacheEngineConfig\n"
+        "config = LMCacheEngineConfig.from_file(sys.argv[1])\nconfig.update_config_from_env()\n"
+        "print('found:', config.get_extra_config_value('fs_connector_relative_tmp_dir', None))"
+    )
+    done = environment.run("-c", code, config, env={"LMCACHE_EXTRA_CONFIG": shlex.split(value)[0]})
+    assert "found: tmp-$(uname -n)-8000" in done.stdout, done.stderr[-2000:]
+
+
 # Keys
 
 
