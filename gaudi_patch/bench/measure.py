@@ -113,7 +113,8 @@ class Meter:
         # A prompt that ends elsewhere, in a partial chunk: what compiles for it compiles for every new prompt.
         other = tokens - self.port.chunk - self.port.chunk // 3
         again = self._checked(other)
-        seconds = self._timed(tokens)
+        with _device.unpoisoned():
+            seconds = self._timed(tokens)
         return [
             {
                 "tokens": tokens,

@@ -23,8 +23,9 @@ HOW = (
     "since the memory is not pinned.\n"
 )
 NOTES = {
-    "emulated": "Emulated HPU: counts and bytes are those of the device's rules. Times compare the two codes on\n"
-    "this machine, where the host does the device's work; they say nothing of a Gaudi's times.\n",
+    "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two codes where the\n"
+    "host does the device's work. It counts what the bridge would copy besides (bounces, whole caches\n"
+    "behind views) and takes no time for it; compiling takes none either. They are no times of a Gaudi.\n",
     "hpu": "Times and compiled graphs of this HPU; it counts nothing else that can be read.\n",
 }
 

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -80,10 +81,9 @@ class Pool {
       std::lock_guard<std::mutex> guard(mutex_);
       auto found = free_.find(size);
       if (found != free_.end() && !found->second.empty()) {
-        ptr = found->second.back();
+        std::tie(ptr, poisoned) = found->second.back();
         found->second.pop_back();
         cached_ -= size;
-        poisoned = size <= kFreedPoisonBytes;
       }
     }
     if (!ptr) {
@@ -98,18 +98,21 @@ class Pool {
 
   void give_back(void* ptr, size_t n) {
     const size_t size = rounded(n);
-    std::memset(ptr, kPoison, std::min(size, kFreedPoisonBytes));
+    const bool poisoned = poison_enabled;
+    if (poisoned) {
+      std::memset(ptr, kPoison, std::min(size, kFreedPoisonBytes));
+    }
     std::lock_guard<std::mutex> guard(mutex_);
-    quarantine_.emplace_back(ptr, size);
+    quarantine_.emplace_back(ptr, size, poisoned && size <= kFreedPoisonBytes);
     quarantined_ += size;
     while (quarantined_ > kQuarantineBytes) {
-      const auto [old, length] = quarantine_.front();
+      const auto [old, length, filled] = quarantine_.front();
       quarantine_.pop_front();
       quarantined_ -= length;
       if (cached_ + length > kCacheBytes) {
         std::free(old);
       } else {
-        free_[length].push_back(old);
+        free_[length].emplace_back(old, filled);
         cached_ += length;
       }
     }
@@ -126,8 +129,9 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::deque<std::pair<void*, size_t>> quarantine_;
-  std::unordered_map<size_t, std::vector<void*>> free_;
+  // Each block with whether poison fills all of it.
+  std::deque<std::tuple<void*, size_t, bool>> quarantine_;
+  std::unordered_map<size_t, std::vector<std::pair<void*, bool>>> free_;
   size_t quarantined_ = 0, cached_ = 0;
 };
 
