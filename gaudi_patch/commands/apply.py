@@ -39,16 +39,20 @@ def apply(manifest: Manifest, installation: Installation, options: Options) -> R
     """Apply the series of the installed version. Exit 0 when the patched state holds, also if it did before.
 
     With ``dry_run`` everything is done but the writing, and no lock is taken. With ``smoke`` the result is
-    proved after it was written; a failed level takes everything back and exits 5.
+    proved after it was written; a failed level takes everything back and exits 5. What was patched before is
+    proved only where levels are required, and left as it is.
     """
+    required = options.smoke is not None and bool(options.smoke.require)
+    if required and installation.python is None:
+        raise smoke_checks.no_interpreter(installation)
     result = _apply(manifest, installation, options)
-    if options.smoke is not None and result.data["changed"]:
+    if options.smoke is not None and (result.data["changed"] or required):
         return _prove(manifest, installation, options, result)
     return result
 
 
 def _prove(manifest: Manifest, installation: Installation, options: Options, result: Result) -> Result:
-    """Run the smoke checks; what fails them is rolled back."""
+    """Run the smoke checks; what this run has applied and fails them is rolled back."""
     from gaudi_patch.commands.rollback import Options as RollbackOptions
     from gaudi_patch.commands.rollback import rollback
 
@@ -56,11 +60,16 @@ def _prove(manifest: Manifest, installation: Installation, options: Options, res
     if installation.python is None:
         result.warnings.append("smoke checks skipped: no interpreter of the target can be run (--python names one)")
         return result
+
+    def take_back() -> None:
+        if result.data["changed"]:
+            rollback(manifest, installation, RollbackOptions(lock_timeout=options.lock_timeout, disk=options.disk))
+
     try:
         levels = smoke_checks.run(installation, options.smoke)
         fault = smoke_checks.fault_of(levels, options.smoke)
     except BaseException:
-        rollback(manifest, installation, RollbackOptions(lock_timeout=options.lock_timeout, disk=options.disk))
+        take_back()
         raise
     result.data["smoke"] = [smoke_checks.as_data(one) for one in levels]
     result.blocks += smoke_checks.blocks(levels)
@@ -70,8 +79,8 @@ def _prove(manifest: Manifest, installation: Installation, options: Options, res
     result.warnings += skipped
     if fault is None:
         return result
-    rollback(manifest, installation, RollbackOptions(lock_timeout=options.lock_timeout, disk=options.disk))
-    fault.message += "; the series was rolled back"
+    take_back()
+    fault.message += "; the series was rolled back" if result.data["changed"] else "; nothing was changed"
     result.data["changed"] = False
     result.exit, result.errors = Exit.SMOKE, [fault]
     return result

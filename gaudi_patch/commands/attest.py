@@ -61,7 +61,7 @@ def _proof(result: Result, options: Options) -> document.Proof:
     if "smoke" in result.data:
         return document.Proof(levels=result.data["smoke"])
     if not result.data["changed"]:
-        return document.Proof(not_run="nothing was changed, and smoke checks run after a change")
+        return document.Proof(not_run="nothing was changed, and no level was required")
     if options.smoke is None:
         return document.Proof(not_run="--no-smoke")
     return document.Proof(not_run="no interpreter of the target can be run")

@@ -83,14 +83,19 @@ def run(installation: Installation, options: Options) -> list[LevelResult]:
 def interpreter_of(installation: Installation) -> Path:
     """The target's interpreter. Raises ``no-interpreter`` where none of it can be run."""
     if installation.python is None:
-        raise GaudiPatchError(
-            Exit.ENVIRONMENT,
-            "no-interpreter",
-            "no interpreter of the target can be run, so that nothing can be proved",
-            "name the target's interpreter with --python, or use --no-smoke",
-            str(installation.root),
-        )
+        raise no_interpreter(installation)
     return installation.python
+
+
+def no_interpreter(installation: Installation) -> GaudiPatchError:
+    """An image root, for one: its files can be patched, but nothing of it can be run."""
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "no-interpreter",
+        "no interpreter of the target can be run, so that nothing can be proved; nothing was changed",
+        "name the target's interpreter with --python, or use --no-smoke",
+        str(installation.root),
+    )
 
 
 def fault_of(results: Sequence[LevelResult], options: Options) -> GaudiPatchError | None:

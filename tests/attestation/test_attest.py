@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -78,8 +79,6 @@ def test_when_every_level_was_skipped_nothing_is_called_passed(
 def test_in_an_image_that_cannot_be_run_it_says_that_nothing_was_proved(
     tmp_path: Path, report: Path, smoked: SmokeOptions
 ) -> None:
-    from dataclasses import replace
-
     image = replace(tiny.make(tmp_path / "i"), python=None)
     apply(image, report, smoked)
     document = written(report)
@@ -98,6 +97,14 @@ def test_applying_again_attests_the_same_files_and_no_new_proof(attested: Tiny, 
     assert [again[key] for key in ("files", "patches", "series")] == [
         first[key] for key in ("files", "patches", "series")
     ]
+
+
+def test_applying_again_with_required_levels_attests_a_proof(
+    attested: Tiny, report: Path, smoked: SmokeOptions
+) -> None:
+    apply(attested, report, replace(smoked, require=("kernels",)))
+    document = written(report)
+    assert (document["outcome"], document["smoke"]["status"]) == ("already-applied", "passed")
 
 
 def test_what_something_else_patched_is_attested_as_that(target: Tiny, report: Path) -> None:

@@ -70,7 +70,7 @@ def apply(
     rolled back and the exit code is 5. A level that cannot run is skipped, with the reason:
     --require LEVEL makes that a failure.
 
-    Applying again writes nothing and exits 0.
+    Applying again writes nothing and exits 0; with --require the smoke checks run all the same.
 
     --report FILE attests what is on disk afterwards: versions, patches, the sha256 of each file
     before and after, capabilities, what the smoke checks proved. `check --against FILE` verifies it.
