@@ -205,3 +205,15 @@ def test_a_failure_is_told_by_its_cause_and_the_path_within_the_package() -> Non
     measured = Measured("emulated")
     runs._add(measured, Code("stock", Path("/tmp/x/tree"), laid_out=True), "8b", result)
     assert measured.failures == [("stock", "8b", "TypeError: no (lmcache/a.py:7)")]
+
+
+def test_the_command_line_has_the_defaults_of_the_verb() -> None:
+    """They are written twice, so that start-up imports nothing of bench."""
+    import inspect
+
+    from gaudi_patch.cli.verbs.bench import bench
+
+    parameters = inspect.signature(bench).parameters
+    defaults = command.Options()
+    for name in ("shapes", "contexts", "device", "rules", "memory", "timeout"):
+        assert parameters[name].default == getattr(defaults, name), name
