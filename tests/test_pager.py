@@ -59,7 +59,7 @@ def on_terminal(*arguments: str, **env: str) -> tuple[int, str]:
     return finish(*start(*arguments, **env))
 
 
-@pytest.mark.parametrize("verb", [SHOW, ("list",)])
+@pytest.mark.parametrize("verb", [SHOW, ("list",), ("guide", "quick-start")])
 def test_long_output_goes_through_the_pager_with_its_colours(verb: tuple[str, ...], recorder: tuple[str, Path]) -> None:
     program, kept = recorder
     code, text = on_terminal(*verb, GAUDI_PATCH_PAGER=program)
