@@ -10,8 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: One letter forms, from vLLM's own help.
-_SHORT = {"-tp": "tensor-parallel-size", "-pp": "pipeline-parallel-size", "-dp": "data-parallel-size"}
-_OPTION = re.compile(r"--[A-Za-z]|-(tp|pp|dp)(=|$)")
+_SHORT = {
+    "-tp": "tensor-parallel-size",
+    "-pp": "pipeline-parallel-size",
+    "-dp": "data-parallel-size",
+    "-dpl": "data-parallel-size-local",
+    "-n": "nnodes",
+}
+_OPTION = re.compile(r"--[A-Za-z]|-(tp|pp|dpl?|n)(=|$)")
 _KV = "kv-transfer-config"
 
 
@@ -55,12 +61,10 @@ class Arguments:
 
     @property
     def ranks(self) -> int:
-        """How many processes own a card each."""
-        names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
-        product = 1
-        for name in names:
-            product *= self.number(name, 1)
-        return product
+        """How many processes own a card each, on this host of ``--nnodes``."""
+        data = self.number("data-parallel-size-local", self.number("data-parallel-size", 1))
+        world = self.number("tensor-parallel-size", 1) * self.number("pipeline-parallel-size", 1) * data
+        return -(-world // max(1, self.number("nnodes", 1)))
 
     @property
     def prefix_caching(self) -> bool:

@@ -106,7 +106,7 @@ def _in_container(case: Case) -> bool:
     "device.pyhlml",
     "the management library counts the cards",
     why="monitoring goes through it; a count that differs shows a library that does not fit the driver",
-    source=f"{sources.HABANA}/API_Reference_Guides/HLML_API_Reference/index.html",
+    source=f"{sources.HABANA}/API_Reference_Guides/PYHLML_APIs/Common_APIs.html",
     needs=("running",),
 )
 def pyhlml(case: Case) -> Answer:

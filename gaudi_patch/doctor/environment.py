@@ -109,11 +109,13 @@ def visible_modules(case: Case) -> Answer:
     if value is None:
         return ok(f"{_NOT_SET}: all modules")
     parts = [part.strip() for part in value.split(",")]
-    fix = "give module numbers 0 to 7, each once, one for each rank (hl-smi -Q index,module_id -f csv)"
+    fix = "give module numbers, each once, one for each rank (hl-smi -Q index,module_id -f csv)"
     if not all(part.isdigit() for part in parts):
         return failure(f"HABANA_VISIBLE_MODULES={value!r} is no list of numbers: the bridge cannot read it", fix)
-    if len(set(parts)) < len(parts) or any(int(part) > 7 for part in parts):
-        return failure(f"HABANA_VISIBLE_MODULES={value} names a module twice, or one above 7", fix)
+    if len(set(parts)) < len(parts):
+        return failure(f"HABANA_VISIBLE_MODULES={value} names a module twice", fix)
+    if any(int(part) > 7 for part in parts):
+        return warning(f"HABANA_VISIBLE_MODULES={value}: the bridge counts eight modules, 0 to 7", fix)
     if case.ranks and len(parts) < case.ranks:
         return failure(f"{len(parts)} module(s) in HABANA_VISIBLE_MODULES for {case.ranks} ranks", fix)
     return ok(value)
@@ -139,35 +141,43 @@ def module_id(case: Case) -> Answer:
 @check(
     "env.device-type",
     "DEVICE_TYPE, LMCACHE_DEVICE_BACKEND",
-    why="LMCache 0.5.2 and later take the device that they name before any other",
+    why="LMCache 0.5.2 and later try the device that they name before any other; a backend that is not there is an "
+    "error, a type that is not there a warning in the log",
     source=sources.lmcache("v1/platform/_device_detect.py"),
     needs=("running",),
 )
 def device_type(case: Case) -> Answer:
     given = {name: case.environ[name] for name in ("DEVICE_TYPE", "LMCACHE_DEVICE_BACKEND") if case.environ.get(name)}
-    wrong = {name: value for name, value in given.items() if value.strip().lower() != "hpu"}
     listed = ", ".join(f"{name}={value}" for name, value in given.items())
+    wrong = [name for name, value in given.items() if value.strip().lower() != "hpu"]
     if not wrong:
         return ok(listed or _NOT_SET)
-    answer = failure if case.is_gaudi else warning
-    return answer(f"{listed}: LMCache takes another device than the HPU", f"unset {' and '.join(wrong)}")
+    if _within(_version(case), "<0.5.2"):
+        return ok(f"{listed}: not read by LMCache {_version(case)}")
+    answer = failure if case.is_gaudi and "LMCACHE_DEVICE_BACKEND" in wrong else warning
+    return answer(f"{listed} is not the HPU", f"unset {' and '.join(wrong)}")
 
 
 @check(
     "env.plugins",
     "VLLM_PLUGINS",
-    why="vLLM loads only the plugins that it lists; vllm-gaudi's platform is called hpu",
-    source=sources.vllm_gaudi("setup.py"),
+    why="vLLM loads only the plugins that it lists: vllm-gaudi has one for the platform, hpu, and several for its "
+    "operators and models",
+    source=sources.vllm("plugins/__init__.py") + "; " + sources.vllm_gaudi("setup.py"),
     needs=("running",),
 )
 def plugins(case: Case) -> Answer:
     value = case.environ.get("VLLM_PLUGINS")
     if value is None:
         return ok(f"{_NOT_SET}: all plugins are loaded")
-    if "hpu" in [part.strip() for part in value.split(",")]:
-        return ok(value)
-    answer = failure if case.is_gaudi else warning
-    return answer(f"VLLM_PLUGINS={value!r} leaves vllm-gaudi's platform out", "unset VLLM_PLUGINS, or add hpu to it")
+    listed = value.split(",")
+    fix = "unset VLLM_PLUGINS, or add what is missing"
+    if "hpu" not in listed:
+        answer = failure if case.is_gaudi else warning
+        return answer(f"VLLM_PLUGINS={value!r} leaves vllm-gaudi's platform, hpu, out", fix)
+    names = case.installed.entry_points("vllm-gaudi", "vllm.general_plugins")
+    missing = [name for name in names if name not in listed]
+    return warning(f"VLLM_PLUGINS leaves out {', '.join(missing)}", fix) if missing else ok(value)
 
 
 @check(
@@ -257,6 +267,8 @@ def dynamic_kv_quant(case: Case) -> Answer:
         return ok(_NOT_SET)
     if "QUANT_CONFIG" not in case.environ:
         return ok("set, without QUANT_CONFIG: it has no effect on the KV cache")
+    if case.arguments is not None and not str(case.arguments.options.get("kv-cache-dtype", "")).startswith("fp8"):
+        return ok("set, and without --kv-cache-dtype fp8_inc it has no effect on the KV cache")
     return failure(
         "VLLM_DYNAMIC_KV_QUANT with QUANT_CONFIG", "unset VLLM_DYNAMIC_KV_QUANT; fp8_inc with static scales works"
     )

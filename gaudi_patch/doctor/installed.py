@@ -53,6 +53,17 @@ class Installed:
             return [f"{one}{spec.strip()}" for one, spec, marker in found if normalised(one) == of and not marker]
         return []
 
+    def entry_points(self, package: str, group: str) -> list[str]:
+        """The names that a distribution registers in an entry point group."""
+        if package not in self.packages:
+            return []
+        try:
+            text = (self.packages[package].path / "entry_points.txt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        section = re.search(rf"^\[{re.escape(group)}\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
+        return re.findall(r"^([^=\s]+) *=", section[1], re.MULTILINE) if section else []
+
     def torch_cuda(self) -> str | None:
         """The CUDA version that PyTorch was built for, "" for none; None where that cannot be read."""
         if self.torch is None:

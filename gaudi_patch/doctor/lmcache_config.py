@@ -72,6 +72,21 @@ def deprecated_keys(case: Case) -> Answer:
 
 
 @check(
+    "config.warnings",
+    "what else LMCache warned of",
+    why="LMCache changes settings that contradict each other, and says so in its log only",
+    source=sources.lmcache("v1/config.py") + " (_validate_config)",
+    needs=("settings",),
+)
+def warnings(case: Case) -> Answer:
+    told = [text for text in case.settings.warnings if not (_FAILED.match(text) or _UNKNOWN.match(text))]
+    told = [text for text in told if "deprecated" not in text]
+    return (
+        warning("; ".join(told), "set it as LMCache does, so that the file says what holds") if told else ok("nothing")
+    )
+
+
+@check(
     "config.pd-role",
     "pd_role and kv_role",
     why="a sender is vLLM's producer, a receiver its consumer; crossed, neither side gets what it waits for",
@@ -94,8 +109,8 @@ def pd_role(case: Case) -> Answer:
 @check(
     "config.chunk-size",
     "chunk size against block size",
-    why="a chunk that ends inside a block is never reused whole, and multiprocess mode needs whole blocks",
-    source=sources.lmcache("v1/multiprocess/transfer_context/base.py"),
+    why="a chunk that ends inside a block shares it with the next one; multiprocess mode refuses such chunks",
+    source=sources.lmcache("integration/vllm/vllm_multi_process_adapter.py") + " (lmcache_tokens_per_chunk)",
     needs=("settings",),
 )
 def chunk_size(case: Case) -> Answer:
@@ -177,12 +192,14 @@ def memory(case: Case) -> Answer:
     if limit.isdigit():
         gigabytes = min(gigabytes, int(limit) / 1024**3)
     ranks = case.ranks or 1
-    wanted = size * ranks
+    lower = f"max_local_cpu_size: {max(gigabytes * 0.5 / ranks, 0.1):.1f}, or more memory"
+    if size > gigabytes:
+        return failure(f"{size:g} GB for each rank, {gigabytes:.0f} GB in all", lower)
     seen = f"{size:g} GB for each of {ranks} rank(s), {gigabytes:.0f} GB in all"
-    if wanted > gigabytes:
-        return failure(seen, f"max_local_cpu_size: {max(gigabytes * 0.5 / ranks, 0.1):.1f}, or more memory")
-    if wanted > 0.8 * gigabytes:
-        return warning(f"{seen}: little is left for the model's weights on their way", "lower max_local_cpu_size")
+    if size * ranks > gigabytes:
+        return warning(f"{seen}: enough for MLA models only, where one rank keeps the pool", lower)
+    if size * ranks > 0.8 * gigabytes:
+        return warning(f"{seen}: little is left for the weights on their way to the cards", lower)
     return ok(seen)
 
 
@@ -191,6 +208,7 @@ CHECKS = (
     values,
     unknown_keys,
     deprecated_keys,
+    warnings,
     pd_role,
     chunk_size,
     unfull_chunk,

@@ -79,7 +79,7 @@ def bandwidth(case: Case) -> Answer:
         return ok("not used")
     notes = []
     for folder in folders:
-        if case.host.existing(folder) != folder.rstrip("/"):
+        if case.host.existing(folder) != (folder.rstrip("/") or "/"):
             return unknown(f"{folder} does not exist yet, so that nothing was measured", f"mkdir -p {folder}")
         try:
             measured = case.host.bandwidth(folder)
@@ -103,25 +103,19 @@ def remote(case: Case) -> Answer:
         return ok("not used")
     scheme, _, rest = str(url).partition("://")
     if scheme == "fs":
-        folder = "/" + rest.partition("/")[2]
-        if case.host.existing(folder) != folder.rstrip("/"):
-            return failure(f"{folder} of {url} does not exist", "mount the share, on every host that uses it")
-        if problem := case.host.unwritable(folder):
-            return failure(f"{folder} cannot be written to: {problem}", "chown it to the user that serves")
-        return ok(f"{folder} is there and may be written")
+        return _shared_folder(case, "/" + rest.partition("/")[2])
     if scheme not in _SERVERS:
         return unknown(f"{scheme}:// names no host and port that could be tried")
-    servers = []
-    for part in rest.rpartition("@")[2].split(","):
-        try:
-            split = urlsplit(f"{scheme}://{part.removeprefix(f'{scheme}://')}")
-            servers.append((split.hostname or "", split.port))
-        except ValueError as error:
-            return failure(f"{url}: {error}", f"remote_url: {scheme}://HOST:PORT")
+    servers = rest.rpartition("@")[2].split(",")  # a user and a password are not shown
     problems = []
-    for name, port in servers:
-        if not name or port is None:
-            return failure(f"{url} gives no host and port", f"remote_url: {scheme}://HOST:PORT")
+    for server in servers:
+        try:
+            split = urlsplit(f"{scheme}://{server.removeprefix(f'{scheme}://')}")
+            name, port = split.hostname, split.port
+        except ValueError:
+            name = port = None
+        if name is None or port is None:
+            return failure(f"{server!r} is no host and port", f"remote_url: {scheme}://HOST:PORT")
         if problem := case.host.connect(name, port):
             problems.append(f"{name}:{port}: {problem}")
     if len(problems) == len(servers):
@@ -129,6 +123,14 @@ def remote(case: Case) -> Answer:
     if problems:
         return warning("; ".join(problems), "start the servers that are missing")
     return ok(f"{len(servers)} server(s) accept connections")
+
+
+def _shared_folder(case: Case, folder: str) -> Answer:
+    if case.host.existing(folder) != (folder.rstrip("/") or "/"):
+        return failure(f"{folder} does not exist", "mount the share, on every host that uses it")
+    if problem := case.host.unwritable(folder):
+        return failure(f"{folder} cannot be written to: {problem}", "chown it to the user that serves")
+    return ok(f"{folder} is there and can be written to")
 
 
 CHECKS = (local_disk, bandwidth, remote)

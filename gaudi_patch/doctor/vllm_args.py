@@ -128,6 +128,8 @@ def kv_cache_dtype(case: Case) -> Answer:
 def ranks(case: Case) -> Answer:
     assert case.arguments is not None
     wanted = case.arguments.ranks
+    if case.arguments.options.get("distributed-executor-backend") == "ray":
+        return unknown(f"Ray places {wanted} rank(s), perhaps on several hosts", "ray status")
     told = case.hpu.get("torch", {})
     count = told.get("count") or len(case.cards)
     if not count:

@@ -39,6 +39,15 @@ PACKAGES = {
     "numpy": "2.2.6",
 }
 
+ENTRY_POINTS = """\
+    [vllm.general_plugins]
+    01.hpu_custom_utils = vllm_gaudi:register_utils
+    02.hpu_custom_ops = vllm_gaudi:register_ops
+
+    [vllm.platform_plugins]
+    hpu = vllm_gaudi:register
+    """
+
 HPU = """\
     import torch, types
     torch.hpu = types.SimpleNamespace(is_available=lambda: True, device_count=lambda: 8)
@@ -95,6 +104,8 @@ CONFIG = """\
                     self.put(key, json.loads(os.environ[f"LMCACHE_{key.upper()}"]), "environment variables")
 
         def validate(self):
+            if self.enable_blending:
+                logger.warning("Automatically setting save_unfull_chunk=True because enable_blending=True")
             if self.enable_pd:
                 assert self.pd_buffer_device is not None
     """
@@ -225,6 +236,7 @@ def _environment(gaudi: Gaudi) -> None:
     for name, version in PACKAGES.items():
         gaudi.package(name, version)
     gaudi.package("vllm_gaudi", "0.26.0", "Requires-Dist: transformers<6,>=5.4\n")
+    gaudi.module("vllm_gaudi-0.26.0.dist-info/entry_points.txt", ENTRY_POINTS)
     gaudi.module("torch/__init__.py", "__version__ = '2.11.0'\n")
     gaudi.module("torch/version.py", "cuda: Optional[str] = None\n")
     gaudi.module("habana_frameworks/__init__.py", "")

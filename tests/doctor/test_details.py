@@ -1,0 +1,179 @@
+"""What the table of broken hosts cannot show: other releases, other Pythons, ranges of versions, the measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from gaudi_patch.doctor import arguments, keys
+from gaudi_patch.doctor.case import Case, Settings
+from gaudi_patch.doctor.environment import defragmentation, device_type, gpu_migration
+from gaudi_patch.doctor.finding import Level
+from gaudi_patch.doctor.host import Host
+from gaudi_patch.doctor.pairing import pair_holds
+from gaudi_patch.doctor.storage import remote
+from gaudi_patch.manifest import load
+from gaudi_patch.search import Target
+from tests.doctor.hosts import Gaudi, findings
+
+
+def case_of(gaudi: Gaudi, line: str = "", **environ: str) -> Case:
+    host = Host(gaudi.root, {**environ, "PATH": str(gaudi.folder / "bin")})
+    return Case(host, Target(python=gaudi.python), gaudi.manifest, arguments.parse(line))
+
+
+def with_settings(case: Case, **values: object) -> Case:
+    case.__dict__["settings"] = Settings(values)  # as if LMCache had loaded them
+    return case
+
+
+@pytest.mark.parametrize(
+    ("plugin", "line", "environ", "level"),
+    [
+        ("0.26.0", "", {}, "ok"),
+        ("0.26.0", "--no-enable-prefix-caching", {}, "failure"),
+        ("0.26.0", "--no-enable-prefix-caching", {"VLLM_CONTIGUOUS_PA": "false"}, "ok"),
+        ("0.26.0", "--no-enable-prefix-caching", {"VLLM_DEFRAG": "0"}, "ok"),
+        ("0.26.0", "", {"VLLM_CONTIGUOUS_PA": "yes"}, "failure"),
+        ("0.26.0", "--config vllm.yaml", {}, "unknown"),
+        ("0.18.1rc1", "--no-enable-prefix-caching", {}, "ok"),
+        ("0.18.1rc1", "", {"VLLM_DEFRAG": "1"}, "failure"),
+        ("0.17.1", "--no-enable-prefix-caching", {}, "ok"),
+        ("0.17.1", "", {"VLLM_UNIFIED_ATTN": "1"}, "failure"),
+        (None, "--no-enable-prefix-caching", {}, "warning"),
+    ],
+)
+def test_blocks_move_as_each_vllm_gaudi_moves_them(
+    plugin: str | None, line: str, environ: dict[str, str], level: str, gaudi: Gaudi
+) -> None:
+    """The features of vllm-gaudi 0.17.1, 0.18.1rc1, 0.19 and later (vllm_gaudi/extension/features.py)."""
+    gaudi.package("vllm_gaudi", plugin)
+    assert defragmentation(case_of(gaudi, line, **environ)).level.value == level
+
+
+@pytest.mark.parametrize(("version", "level"), [("0.4.2", "failure"), ("0.4.5", "warning"), ("0.5.3", "failure")])
+def test_gpu_migration_breaks_some_releases_and_only_unpatched(version: str, level: str, gaudi: Gaudi) -> None:
+    gaudi.target.rollback()
+    info = gaudi.target.dist_info
+    (info / "METADATA").write_text((info / "METADATA").read_text().replace("0.5.6", version))
+    info.rename(gaudi.site / f"lmcache-{version}.dist-info")
+    assert gpu_migration(case_of(gaudi, PT_HPU_GPU_MIGRATION="1")).level.value == level
+
+
+def test_a_release_that_does_not_read_device_type_is_not_warned_of(gaudi: Gaudi) -> None:
+    case = case_of(gaudi, LMCACHE_DEVICE_BACKEND="cuda")
+    assert device_type(case).level is Level.FAILURE
+    assert not hasattr(case.lmcache, "code")
+    case.__dict__["lmcache"] = dataclasses.replace(case.lmcache, version="0.5.1")  # type: ignore[type-var]
+    assert device_type(case).level is Level.OK
+
+
+@pytest.mark.parametrize(("python", "level"), [((3, 11), Level.FAILURE), ((3, 12), Level.OK)])
+def test_builtin_keys_agree_between_processes_from_python_3_12_on(
+    python: tuple[int, int], level: Level, gaudi: Gaudi
+) -> None:
+    case = with_settings(case_of(gaudi, "-tp 8"), pre_caching_hash_algorithm="builtin")
+    case.__dict__["lmcache"] = dataclasses.replace(case.lmcache, python_version=python)  # type: ignore[type-var]
+    assert keys.hash_algorithm(case).level is level
+
+
+def test_the_claim_about_the_hash_of_none_holds_here() -> None:
+    """https://github.com/python/cpython/pull/99541"""
+    assert (hash(None) == 0xFCA86420) == (sys.version_info >= (3, 12))
+
+
+@pytest.mark.parametrize(
+    ("line", "values", "why"),
+    [
+        ("", {}, ""),
+        ("-tp 2", {}, "2 ranks"),
+        ("", {"remote_url": "lm://a:1"}, "remote store"),
+        ("", {"enable_pd": True}, "two processes"),
+        ("--kv-transfer-config.kv_connector LMCacheMPConnector", {}, "server"),
+    ],
+)
+def test_a_seed_is_asked_for_where_processes_share_keys(
+    line: str, values: dict[str, object], why: str, gaudi: Gaudi
+) -> None:
+    finding = keys.hash_seed(with_settings(case_of(gaudi, line), **values))
+    assert finding.level is (Level.FAILURE if why else Level.OK)
+    assert why in finding.what
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("0.13.0 (flat tuples, a note), 0.14.1 to 0.17.1", ["0.13.0.post1", "0.14.1", "0.17.1"], ["0.18.0"]),
+        ("0.18.1rc1 to 0.19.1", ["0.18.1rc1", "0.19.0", "0.19.1.post1"], ["0.18.0rc0", "0.20.0"]),
+        ("0.24.0", ["0.24.0"], ["0.24.1"]),
+        ("0.26.0 and later", ["0.26.0", "0.27.0rc0"], ["0.24.0"]),
+    ],
+)
+def test_the_ranges_of_the_manifest_are_read(text: str, inside: list[str], outside: list[str]) -> None:
+    assert [one for one in inside if not pair_holds(text, Version(one))] == []
+    assert [one for one in outside if pair_holds(text, Version(one))] == []
+
+
+def test_every_pair_of_the_manifest_can_be_read() -> None:
+    """Raises ValueError for a range in words that the doctor does not know."""
+    for pair in load().pairs:
+        pair_holds(pair["vllm_gaudi"], Version("0.26.0"))
+
+
+def test_a_container_may_show_fewer_cards_than_the_host_has(gaudi: Gaudi) -> None:
+    gaudi.hl_smi(4)
+    gaudi.file("/.dockerenv", "")
+    assert findings(gaudi.run())["device.hl-smi"]["level"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("url", "level", "what"),
+    [
+        ("redis://user:secret@127.0.0.1:{port}", "ok", "1 server"),
+        ("redis-sentinel://127.0.0.1:{port},127.0.0.1:1", "warning", "127.0.0.1:1"),
+        ("redis://127.0.0.1:port", "failure", "is no host and port"),
+        ("s3://bucket.example.com", "unknown", "no host and port"),
+    ],
+)
+def test_a_remote_store_is_tried_as_its_scheme_says(
+    url: str, level: str, what: str, gaudi: Gaudi, server: socket.socket
+) -> None:
+    port = server.getsockname()[1]
+    finding = remote(with_settings(case_of(gaudi), remote_url=url.format(port=port)))
+    assert (finding.level.value, what in finding.what) == (level, True), finding
+
+
+def test_a_password_in_a_url_is_never_shown(gaudi: Gaudi) -> None:
+    for url in ("redis://user:secret@127.0.0.1:1", "redis://user:secret@host", "redis://user:secret@host:port"):
+        assert "secret" not in str(remote(with_settings(case_of(gaudi), remote_url=url)))
+
+
+def test_a_disk_is_measured_and_the_file_is_gone(tmp_path: Path) -> None:
+    measured = Host(tmp_path, sample=8 * 1024 * 1024).bandwidth("/")
+    assert measured.write > 0
+    assert measured.read > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_no_figure(gaudi: Gaudi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    found = findings(gaudi.run())
+    assert found["storage.bandwidth"]["level"] == "unknown"
+    assert "No space left" in found["storage.bandwidth"]["what"]
+
+
+def test_a_tool_that_hangs_is_ended(gaudi: Gaudi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gaudi_patch.doctor.host.TOOL_SECONDS", 0.3)
+    gaudi.tool("hl-smi", "while :; do :; done")
+    found = findings(gaudi.run())["device.hl-smi"]
+    assert (found["level"], "did not answer" in found["what"]) == ("failure", True)
