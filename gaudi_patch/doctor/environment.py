@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 from gaudi_patch.errors import GaudiPatchError
 
-if TYPE_CHECKING:
-    from packaging.version import Version
-
 _NOT_SET = "not set"
-_GIVE_LINE = "give the server's command line with --vllm-args"
 
 
-def _on(value: str | None) -> bool:
+def is_on(value: str | None) -> bool:
     """What vllm-gaudi takes for true (vllm_gaudi/extension/config.py, boolean)."""
     return value is not None and value.lower() in ("true", "t", "1", "yes", "y", "on")
 
@@ -57,7 +51,7 @@ def lazy_mode(case: Case) -> Answer:
     needs=("running",),
 )
 def gpu_migration(case: Case) -> Answer:
-    if not _on(case.environ.get("PT_HPU_GPU_MIGRATION")):
+    if not is_on(case.environ.get("PT_HPU_GPU_MIGRATION")):
         return ok("off")
     what = "PT_HPU_GPU_MIGRATION is on"
     fix = "unset PT_HPU_GPU_MIGRATION: the patched LMCache does not need it"
@@ -195,85 +189,6 @@ def fake_hpu(case: Case) -> Answer:
     return answer(f"VLLM_USE_FAKE_HPU={value}", "unset VLLM_USE_FAKE_HPU")
 
 
-_DEFRAG_FIX = "keep prefix caching on, or set VLLM_CONTIGUOUS_PA=false (or VLLM_DEFRAG=false)"
-
-
-@check(
-    "env.defragmentation",
-    "blocks that move: VLLM_DEFRAG, VLLM_CONTIGUOUS_PA, prefix caching",
-    why="vllm-gaudi's online defragmentation moves KV blocks and tells only itself: LMCache would load into, and store "
-    "from, blocks of other requests (the patched LMCache refuses to start)",
-    source=sources.vllm_gaudi("vllm_gaudi/extension/features.py"),
-    needs=("running",),
-)
-def defragmentation(case: Case) -> Answer:
-    explicit, contiguous = case.environ.get("VLLM_DEFRAG"), case.environ.get("VLLM_CONTIGUOUS_PA")
-    if explicit is not None:
-        return failure("VLLM_DEFRAG is on", _DEFRAG_FIX) if _on(explicit) else ok("VLLM_DEFRAG is off")
-    plugin = case.version("vllm-gaudi")
-    if plugin is not None and plugin.release < (0, 18):
-        if _on(case.environ.get("VLLM_UNIFIED_ATTN")):
-            return failure(f"vllm-gaudi {plugin} defragments with VLLM_UNIFIED_ATTN", "unset VLLM_UNIFIED_ATTN")
-        return ok(f"vllm-gaudi {plugin} does not defragment without VLLM_UNIFIED_ATTN")
-    if plugin is not None and plugin.release < (0, 19):
-        return ok(f"vllm-gaudi {plugin} does not defragment unless VLLM_DEFRAG asks for it")
-    if contiguous is not None and not _on(contiguous):
-        return ok("VLLM_CONTIGUOUS_PA is off")
-    if contiguous is not None:
-        return _defragments(plugin, "VLLM_CONTIGUOUS_PA is on")
-    if case.arguments is None or case.arguments.problem:
-        return unknown("whether prefix caching is on is not known", _GIVE_LINE)
-    if not case.arguments.prefix_caching:
-        return _defragments(plugin, "--no-enable-prefix-caching")
-    if case.arguments.from_file:
-        return unknown("vLLM's --config file may turn prefix caching off; it is not read here", _GIVE_LINE)
-    return ok("prefix caching is on (for models with state-space layers vLLM may turn it off)")
-
-
-def _defragments(plugin: Version | None, cause: str) -> Answer:
-    if plugin is None:
-        return warning(f"{cause}: vllm-gaudi 0.19 and later then defragment", _DEFRAG_FIX)
-    return failure(f"{cause}: vllm-gaudi {plugin} then defragments", _DEFRAG_FIX)
-
-
-@check(
-    "env.unified-attention",
-    "VLLM_UNIFIED_ATTN",
-    why="vllm-gaudi 0.13 to 0.17 then returns before any call of the KV connector: nothing is stored or loaded",
-    source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py", "v0.17.1"),
-    needs=("running",),
-)
-def unified_attention(case: Case) -> Answer:
-    if not _on(case.environ.get("VLLM_UNIFIED_ATTN")):
-        return ok("off")
-    plugin = case.version("vllm-gaudi")
-    if plugin is None:
-        return unknown("VLLM_UNIFIED_ATTN is on, and the version of vllm-gaudi is not known", "unset VLLM_UNIFIED_ATTN")
-    if plugin.release < (0, 18):
-        return failure(f"VLLM_UNIFIED_ATTN is on with vllm-gaudi {plugin}", "unset VLLM_UNIFIED_ATTN")
-    return ok(f"vllm-gaudi {plugin} no longer knows VLLM_UNIFIED_ATTN")
-
-
-@check(
-    "env.dynamic-kv-quant",
-    "VLLM_DYNAMIC_KV_QUANT",
-    why="with QUANT_CONFIG, KV blocks carry scales that vllm-gaudi does not hand to the connector: keys would come "
-    "back without their values and scales",
-    source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py"),
-    needs=("running",),
-)
-def dynamic_kv_quant(case: Case) -> Answer:
-    if "VLLM_DYNAMIC_KV_QUANT" not in case.environ:
-        return ok(_NOT_SET)
-    if "QUANT_CONFIG" not in case.environ:
-        return ok("set, without QUANT_CONFIG: it has no effect on the KV cache")
-    if case.arguments is not None and not str(case.arguments.options.get("kv-cache-dtype", "")).startswith("fp8"):
-        return ok("set, and without --kv-cache-dtype fp8_inc it has no effect on the KV cache")
-    return failure(
-        "VLLM_DYNAMIC_KV_QUANT with QUANT_CONFIG", "unset VLLM_DYNAMIC_KV_QUANT; fp8_inc with static scales works"
-    )
-
-
 CHECKS = (
     lazy_mode,
     gpu_migration,
@@ -283,7 +198,4 @@ CHECKS = (
     device_type,
     plugins,
     fake_hpu,
-    defragmentation,
-    unified_attention,
-    dynamic_kv_quant,
 )

@@ -14,9 +14,10 @@ from packaging.version import Version
 
 from gaudi_patch.doctor import arguments, keys
 from gaudi_patch.doctor.case import Case, Settings
-from gaudi_patch.doctor.environment import defragmentation, device_type, gpu_migration
+from gaudi_patch.doctor.environment import device_type, gpu_migration
 from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
+from gaudi_patch.doctor.kv_blocks import defragmentation
 from gaudi_patch.doctor.pairing import pair_holds
 from gaudi_patch.doctor.storage import remote
 from gaudi_patch.manifest import load
