@@ -10,7 +10,7 @@ import pkgutil
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,14 +101,16 @@ def make_metadata(
     kv_shape: tuple[int, int, int, int, int],
     dtype: Foreign,
     use_mla: bool,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Foreign:
-    """Engine metadata of a process that is alone; kv_shape: (layers, 1 or 2, chunk, heads, head size)."""
+    """Engine metadata of one rank, by default alone; kv_shape: (layers, 1 or 2, chunk, heads, head size)."""
     values: dict[str, object] = {
         "model_name": "smoke",
-        "world_size": 1,
-        "local_world_size": 1,
-        "worker_id": 0,
-        "local_worker_id": 0,
+        "world_size": ranks,
+        "local_world_size": ranks,
+        "worker_id": rank,
+        "local_worker_id": rank,
         "fmt": "vllm",
         "kv_dtype": dtype,
         "kv_shape": kv_shape,
@@ -209,7 +211,13 @@ def _short_naps(module: Foreign) -> Iterator[None]:
         module.LMCacheStatsLogger = made
 
 
-def make_engine(config: Foreign, metadata: Foreign, connector: Foreign) -> Foreign:
+def make_engine(
+    config: Foreign,
+    metadata: Foreign,
+    connector: Foreign,
+    broadcast: Callable[[Foreign, int], None] = lambda tensor, source: None,  # alone: there is nobody to send to
+    broadcast_object: Callable[[object, int], object] = lambda value, source: value,
+) -> Foreign:
     """A cache engine with its storage backends running; end it with ``close_engine``."""
     module = _probe.load("lmcache.v1.cache_engine")
     with _short_naps(module):
@@ -218,8 +226,8 @@ def make_engine(config: Foreign, metadata: Foreign, connector: Foreign) -> Forei
             config,
             metadata,
             connector,
-            lambda tensor, source: None,  # alone: there is nobody to broadcast to
-            lambda value, source: value,
+            broadcast,
+            broadcast_object,
         )
     if hasattr(engine, "post_init"):
         engine.post_init()

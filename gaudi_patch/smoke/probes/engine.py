@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _backends, _caches, _device, _lmcache, _oracle, _probe
+    from gaudi_patch.smoke.probes import _backends, _caches, _device, _lmcache, _oracle, _probe, _ranks
     from gaudi_patch.smoke.probes._caches import Caches, Layout
     from gaudi_patch.smoke.probes._oracle import Bytes
     from gaudi_patch.smoke.probes._probe import Foreign
@@ -27,6 +27,7 @@ else:  # run by path, with its neighbours beside it
     import _lmcache
     import _oracle
     import _probe
+    import _ranks
     from _caches import Caches
 
 np: Any = _probe.load("numpy")
@@ -53,6 +54,8 @@ def body(probe: _probe.Probe) -> None:
             for backend in found:
                 with probe.section(f"{'MLA' if layout.mla else 'MHA'} over {backend.name}"):
                     check_backend(Case(probe, layout, heads, head_size), backend)
+        with probe.section("MLA with two ranks"):
+            check_ranks(Case(probe, MLA, 1, 256), Case(probe, MLA, 1, 256), found[0])
     probe.summary.append(f"MHA and MLA over {', '.join(backend.name for backend in found)}")
 
 
@@ -72,6 +75,19 @@ def check_backend(case: Case, backend: _backends.Backend) -> None:
             check_eviction(case, prompt, backend)
         elif backend.name == "disk" and case.probe.device == "emulated":
             check_control(case)
+
+
+def check_ranks(first: Case, second: Case, backend: _backends.Backend) -> None:
+    """MLA with tensor parallelism: rank 0 alone stores, and sends what it retrieves to the other."""
+    wire = _ranks.Wire()
+    prompt = first.prompt(3 * CHUNK + 20)
+    with first.engine(backend, 0, 2, wire.send_tensor, wire.send_object):
+        first.store(prompt)
+        first.settle(prompt, len(prompt.tokens))
+        first.retrieve(prompt, "rank 0")
+    with second.engine(backend, 1, 2, wire.receive_tensor, wire.receive_object):
+        second.retrieve(prompt, "rank 1")
+    first.probe.check(not wire.sent, f"{len(wire.sent)} of what rank 0 has sent was not received")
 
 
 def check_eviction(case: Case, first: Prompt, backend: _backends.Backend) -> None:
@@ -154,14 +170,18 @@ class Case:
         self._engine: Foreign = None
 
     @contextlib.contextmanager
-    def engine(self, backend: _backends.Backend) -> Iterator[None]:
-        """Run with an engine over this backend; it is closed at the end."""
+    def engine(
+        self, backend: _backends.Backend, rank: int = 0, ranks: int = 1, *broadcasts: Callable[..., Foreign]
+    ) -> Iterator[None]:
+        """Run with an engine over this backend; it is closed at the end. broadcasts: of tensors, and of objects."""
         config = _lmcache.make_config(
             chunk_size=CHUNK, save_unfull_chunk=True, reserve_local_cpu_size=0.0, **backend.settings
         )
-        metadata = _lmcache.make_metadata(kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla)
+        metadata = _lmcache.make_metadata(
+            kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla, rank=rank, ranks=ranks
+        )
         connector = _lmcache.make_connector(config, metadata)
-        self._engine = _lmcache.make_engine(config, metadata, connector)
+        self._engine = _lmcache.make_engine(config, metadata, connector, *broadcasts)
         try:
             _lmcache.register(connector, self.caches.entries)
             yield
