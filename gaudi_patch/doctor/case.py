@@ -64,7 +64,7 @@ class Case:
             return "" if self.host.running else "an unpacked image runs nothing: run doctor in the container"
         if need == "arguments":
             if self.arguments is None:
-                return "no vLLM command line was given: --vllm-args"
+                return "no vLLM command line was given; give it with --vllm-args 'MODEL --kv-transfer-config ...'"
             return "the vLLM command line cannot be read" if self.arguments.problem else ""
         if need == "connector":
             missing = self.lacking("arguments")

@@ -27,7 +27,7 @@ def load(case: Case) -> Answer:
     if settings.refused:
         return failure(f"LMCache does not take {where}: {settings.problem}", "correct the file; see LMCache's guide")
     if settings.problem:
-        return unknown(f"{where} was not loaded: {settings.problem}", "name LMCache's interpreter with --python")
+        return unknown(f"not loaded ({where}): {settings.problem}", "name LMCache's interpreter with --python")
     return ok(where)
 
 

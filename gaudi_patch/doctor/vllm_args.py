@@ -21,7 +21,7 @@ _EXAMPLE = '--kv-transfer-config \'{"kv_connector":"LMCacheConnectorV1","kv_role
 )
 def arguments(case: Case) -> Answer:
     if case.arguments is None:
-        return unknown(case.lacking("arguments"), "--vllm-args 'MODEL --kv-transfer-config ...'")
+        return unknown(case.lacking("arguments"))
     if case.arguments.problem:
         return failure(case.arguments.problem, f"for example {_EXAMPLE}")
     return ok(f"{len(case.arguments.options)} option(s), {len(case.arguments.kv)} of the KV transfer")
