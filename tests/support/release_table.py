@@ -31,16 +31,46 @@ def rows_of(reports: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for the patched releases and one for the unpatched, as far as there are rows."""
+    """A table for the patched releases and one for the unpatched, as far as there are rows.
+
+    Neighbours that fared alike share a line. Of unpatched releases, what each level fails on first is named.
+    """
     parts = []
+    columns = [f"{level}, {rules}" for level in LEVELS for rules in ("lazy", "eager")]
     for patched, title in ((True, "Patched"), (False, "As released, without the patch")):
         chosen = [one for one in rows if one["patched"] is patched]
         if chosen:
-            head = ["LMCache", *(f"{level}, {rules}" for level in LEVELS for rules in ("lazy", "eager"))]
+            head = ["LMCache", *columns] if patched else ["LMCache", *columns, "fails first on (lazy rules)"]
             lines = [f"{title}:", "", _line(head), _line(["---"] * len(head))]
-            lines += [_line([one["version"], *map(_cell, _ordered(one["levels"]))]) for one in chosen]
+            cells = [(one["version"], [*map(_cell, _ordered(one["levels"]))]) for one in chosen]
+            if not patched:
+                cells = [(version, [*found, _causes(one)]) for (version, found), one in zip(cells, chosen, strict=True)]
+                lines += [_line([_span(names), *found]) for names, found in _alike(cells)]
+            else:
+                lines += [_line([version, *found]) for version, found in cells]
             parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _alike(cells: Sequence[tuple[str, list[str]]]) -> list[tuple[list[str], list[str]]]:
+    groups: list[tuple[list[str], list[str]]] = []
+    for version, found in cells:
+        if groups and groups[-1][1] == found:
+            groups[-1][0].append(version)
+        else:
+            groups.append(([version], found))
+    return groups
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
+def _causes(row: Mapping[str, Any]) -> str:
+    failed = {
+        one["level"]: one["reason"] for one in row["levels"] if one["rules"] == "lazy" if one["status"] != "passed"
+    }
+    return "; ".join(f"{level}: {_short(failed[level], row['version'])}" for level in LEVELS if level in failed)
 
 
 def _ordered(levels: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:
@@ -51,14 +81,13 @@ def _ordered(levels: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | No
 def _cell(level: Mapping[str, Any] | None) -> str:
     if level is None:
         return "not run"
-    if level["status"] == "passed":
-        return f"passed ({level['checks']})"
-    return f"{level['status']}: {_short(level['reason'])}"
+    return str(level["status"])
 
 
-def _short(reason: str) -> str:
-    """The first failure alone, without where in the probe and what to do about it."""
-    first = re.split(r" \(/|; LMCache |; run ", reason, maxsplit=1)[0]
+def _short(reason: str, version: str) -> str:
+    """The first failure alone, without which check it was, where in the probe, and what to do about it."""
+    first = re.split(r" \(/|; LMCache |; run | \(and \d+ more| \(lmcache/", reason, maxsplit=1)[0]
+    first = first.partition(": ")[2].replace(f"LMCache {version}", "LMCache") or first
     first = re.sub(r"\s+", " ", first).replace("|", "\\|")
     return first if len(first) <= 120 else first[:117] + "..."
 
