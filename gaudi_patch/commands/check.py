@@ -114,12 +114,13 @@ def unknown_version(found: Situation) -> GaudiPatchError:
     verdict = found.verdict
     version = verdict.version or "of unknown version"
     nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
+    port = f" {verdict.nearest.id} {version}" if verdict.nearest and verdict.version else " OLD NEW"
     return GaudiPatchError(
         Exit.NOT_FOUND,
         "unknown-version",
         f"the manifest has no series for LMCache {version}{nearest}; nothing was changed",
         "see `gaudi-patch list` for the supported releases; `apply --allow-offset` tries the nearest series with exact "
-        "context; maintainers: gaudi-patch dev port",
+        f"context; maintainers: gaudi-patch dev port{port}",
         str(found.installation.root),
     )
 
