@@ -314,3 +314,31 @@ def test_occurrences_are_counted_as_by_looking_everywhere(text: str, words: list
         places = [at for at in range(len(text)) if text.startswith(word, at)]
         assert count == len(places), word
         assert not places or first == places[0], word
+
+
+def _hunk(start: int, *lines: tuple[bytes, bytes]) -> Hunk:
+    old = sum(tag != b"+" for tag, _ in lines)
+    return Hunk(start, old, start, sum(tag != b"-" for tag, _ in lines), lines)
+
+
+def test_hunks_that_were_found_over_one_another_are_refused() -> None:
+    first = _hunk(2, (b" ", b"b\n"), (b"-", b"c\n"), (b" ", b"d\n"))
+    second = _hunk(9, (b" ", b"d\n"), (b"-", b"e\n"), (b" ", b"f\n"))
+    with pytest.raises(HunkMismatch, match="hunk 2 does not apply at line 4: not found"):
+        apply(b"a\nb\nc\nd\ne\nf\n", [first, second], allow_offset=True)
+
+
+def test_the_third_hunk_that_overlaps_is_the_third() -> None:
+    hunks = [_hunk(at, (b" ", b"a\n"), (b"+", b"x\n"), (b" ", b"a\n")) for at in (1, 3, 4)]
+    with pytest.raises(ValueError, match="hunk 3 overlaps"):
+        apply(b"a\n" * 6, hunks)
+
+
+def test_a_hunk_past_the_end_names_the_line_after_the_last() -> None:
+    with pytest.raises(HunkMismatch, match="at line 4: past the end"):
+        apply(b"a\nb\nc\n", [Hunk(9, 0, 10, 1, ((b"+", b"x\n"),))])
+
+
+def test_line_endings_differ_in_long_lines_too() -> None:
+    with pytest.raises(HunkMismatch, match="line endings differ"):
+        apply(b"a longer line\r\nb\n", [_hunk(1, (b"-", b"a longer line\n"), (b" ", b"b\n"))])
