@@ -342,3 +342,9 @@ def test_a_hunk_past_the_end_names_the_line_after_the_last() -> None:
 def test_line_endings_differ_in_long_lines_too() -> None:
     with pytest.raises(HunkMismatch, match="line endings differ"):
         apply(b"a longer line\r\nb\n", [_hunk(1, (b"-", b"a longer line\n"), (b" ", b"b\n"))])
+
+
+def test_a_long_hunk_at_the_end_of_a_long_file_is_found() -> None:
+    lines = [b"%d\n" % number for number in range(700)]
+    hunk = _hunk(301, *((b" ", line) for line in lines[300:]), (b"+", b"x\n"))
+    assert apply(b"".join(lines), [hunk], allow_offset=True) == b"".join(lines) + b"x\n"
