@@ -58,11 +58,24 @@ def hash_algorithm(case: Case) -> Answer:
         return ok("builtin, and one process keeps its keys to itself")
     python = None if isinstance(case.lmcache, GaudiPatchError) else case.lmcache.python_version
     if python is None:
-        return unknown(f"builtin, and {sharing}; the target's Python is not known", "take sha256_cbor")
+        return unknown(f"builtin, and {sharing}; the target's Python is not known", _stable_keys(case))
     if python < (3, 12):
         what = f"builtin on Python {python[0]}.{python[1]}, and {sharing}"
-        return failure(what, "pre_caching_hash_algorithm: sha256_cbor, in all of them")
+        return failure(what, _stable_keys(case))
     return ok(f"builtin on Python {python[0]}.{python[1]}: the same in all processes with one PYTHONHASHSEED")
+
+
+def _stable_keys(case: Case) -> str:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        bytes_are_refused = Version(getattr(case.lmcache, "version", None) or "") < Version("0.3.13")
+    except InvalidVersion:
+        bytes_are_refused = False
+    if bytes_are_refused:
+        # vLLM's sha256_cbor gives bytes from 0.11 on, and LMCache before 0.3.13 writes keys as numbers: TypeError.
+        return "Python 3.12 or later: this LMCache cannot write the keys of sha256_cbor with vLLM 0.11"
+    return "pre_caching_hash_algorithm: sha256_cbor, in all of them"
 
 
 CHECKS = (hash_seed, hash_algorithm)
