@@ -76,7 +76,7 @@ def edit(
 
     Example:
 
-        gaudi-patch dev edit 0.5.6 /tmp/lmcache-0.5.6
+        gaudi-patch dev edit 0.5.6 lmcache-0.5.6
     """
 
     def verb() -> Result:
@@ -96,7 +96,7 @@ def refresh(folder: FolderArgument, manifest: ManifestOption = None, as_json: Js
 
     Example:
 
-        gaudi-patch dev refresh /tmp/lmcache-0.5.6
+        gaudi-patch dev refresh lmcache-0.5.6
     """
 
     def verb() -> Result:
