@@ -40,7 +40,7 @@ def write(path: Path, document: dict[str, Any], disk: Disk) -> None:
 
     It can be read by everybody: the container that checks it seldom runs as the user that built it.
     """
-    if faults := list(schema.faults(document)):
+    if faults := schema.faults(document):
         raise AssertionError(f"the attestation is not valid by its own schema: {'; '.join(faults)}")
     data = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
     staged = path.with_name(f".{path.name}.gaudi-patch-{os.getpid()}")
@@ -73,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is int and version > VERSION:
         _bad(path, f"was written by a newer gaudi-patch (schema_version {version})", "upgrade gaudi-patch")
-    faults = list(schema.faults(document))
+    faults = schema.faults(document)
     if faults:
         _bad(path, f"is no attestation: {faults[0]}", details=faults[:20] if len(faults) > 1 else [])
     if document["sha256"] != digest(document):

@@ -157,8 +157,8 @@ def bad(path: Path, target: Tiny) -> GaudiPatchError:
         (b"{", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
         (b'{"schema_version": NaN}', "NaN"),
-        (b"{}", "schema is missing"),
-        (b"[]", "is no object"),
+        (b"{}", "'schema' is a required property"),
+        (b"[]", "is not of type 'object'"),
         (b'{"schema_version": 2}', "newer gaudi-patch"),
     ],
 )

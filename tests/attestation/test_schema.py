@@ -1,15 +1,14 @@
-"""Our validator against the reference one, and the schema against what is published."""
+"""The schema is what is published, and refuses what is not an attestation."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 
 from gaudi_patch.attestation import schema
 from gaudi_patch.attestation.document import ID, VERSION
@@ -59,38 +58,24 @@ def test_the_schema_is_one_of_draft_2020_12_and_names_no_host() -> None:
     assert document["$id"] == ID == f"urn:gaudi-patch:attestation:{VERSION}"
 
 
-def test_an_attestation_is_valid_by_the_reference_validator(attested: Tiny, report: Path) -> None:
-    jsonschema.Draft202012Validator(schema.load()).validate(written(report))
-    assert list(schema.faults(written(report))) == []
+def test_an_attestation_is_valid(attested: Tiny, report: Path) -> None:
+    assert schema.faults(written(report)) == []
 
 
-def test_our_validator_agrees_with_the_reference_on_every_broken_document(
-    attested: Tiny, report: Path, record_property: pytest.RecordProperty
+def test_documents_broken_in_any_place_are_refused(
+    attested: Tiny, report: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    reference = jsonschema.Draft202012Validator(schema.load())
-    verdicts = []
-    for what, document in broken(written(report)):
-        verdicts.append(not list(schema.faults(document)))
-        assert verdicts[-1] == reference.is_valid(document), what
-    refused = verdicts.count(False)
-    assert refused > len(verdicts) / 2
-    record_property("broken attestations", refused)
+    """But where any text may stand, and where a key may be missing."""
+    refused = [what for what, document in broken(written(report)) if schema.faults(document)]
+    assert not {f"the whole: {wrong!r}" for wrong in WRONG} - set(refused)
+    for place in ("('sha256',)", "('files', 0, 'path')", "('outcome',)", "('package', 'name')"):
+        for wrong in ("None", "1", "''", "[]", "{}"):
+            assert f"{place}: {wrong}" in refused
+    record_property("broken attestations", len(refused))
 
 
 def test_a_fault_names_its_place(attested: Tiny, report: Path) -> None:
     document = written(report)
     document["files"][1]["after"] = "x"
-    assert next(schema.faults(document)).startswith("files[1].after does not have the form")
-
-
-def test_a_word_of_json_schema_that_is_not_known_is_an_error_and_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "load", lambda: {"maxLength": 1})
-    with pytest.raises(NotImplementedError, match="maxLength"):
-        list(schema.faults("long"))
-
-
-def test_a_text_that_ends_in_a_line_end_has_not_the_form(attested: Tiny, report: Path) -> None:
-    """Python's $ also matches before it; the reference validator inherits that."""
-    document = written(report)
-    document["created"] += "\n"
-    assert list(schema.faults(document))
+    (fault,) = schema.faults(document)
+    assert fault.startswith("files[1].after: 'x' does not match")
