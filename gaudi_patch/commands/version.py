@@ -19,7 +19,7 @@ def _tool() -> list[str]:
     from importlib import metadata
 
     lines = [f"gaudi-patch {__version__}", f"python {platform.python_version()} ({sys.executable})"]
-    for name in ("typer", "rich", "unidiff", "packaging", "gitpython"):
+    for name in ("typer", "rich", "unidiff", "packaging", "gitpython", "jsonschema"):
         try:
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
