@@ -287,6 +287,14 @@ def test_data_goes_to_stdout_and_narration_to_stderr(target: Tiny) -> None:
     assert "error:" not in out
 
 
+def test_a_file_that_the_series_adds_is_told_from_one_that_is_there(target: Tiny) -> None:
+    added, there = "lmcache/gaudi/__init__.py (not there: the series adds it)", "lmcache/engine.py"
+    lines = invoke(target, "check")[1].splitlines()
+    assert {f"pristine  {added}", f"pristine  {there}"} <= set(lines)
+    invoke(target, "apply")
+    assert added not in invoke(target, "check")[1]
+
+
 def test_plain_lines_are_not_wrapped_and_brackets_are_kept(target: Tiny) -> None:
     done = gaudi_patch(*arguments(target, "check"), env={"COLUMNS": "20"})
     assert f"0.5.6 in {target.site}" in done.out
