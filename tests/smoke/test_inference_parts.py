@@ -128,6 +128,23 @@ def test_a_fault_that_changes_no_answer_fails_the_check_itself(load: Any) -> Non
     assert len(probe.failures) == 1
 
 
+@pytest.mark.parametrize(
+    ("release", "python", "algorithm"),
+    [((0, 3, 13), (3, 11), "sha256_cbor"), ((0, 3, 10), (3, 12), "builtin"), ((0, 3, 10), (3, 11), "")],
+)
+def test_processes_share_keys_that_the_release_can_write(
+    load: Any, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], python: tuple[int, int], algorithm: str
+) -> None:
+    setup = load("_vllm_setup")
+    monkeypatch.setattr(setup._lmcache, "release", lambda: release)
+    monkeypatch.setattr(setup, "sys", SimpleNamespace(version_info=python))
+    if algorithm:
+        assert setup.stored_keys() == {"pre_caching_hash_algorithm": algorithm}
+    else:
+        with pytest.raises(load("_probe").Skip, match=r"Python 3\.12"):
+            setup.stored_keys()
+
+
 class TestProcesses:
     """What a case may do, and what is left of it."""
 

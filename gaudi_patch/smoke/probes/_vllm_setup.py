@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _lmcache, _probe
 else:  # run by path, beside this file
+    import _lmcache
     import _probe
 
 PLUGIN_FOLDER = Path(__file__).resolve().parent.parent / "vllm_plugin"
@@ -26,6 +27,19 @@ _ENTRY_POINTS = f"""[vllm.platform_plugins]
 {PLUGIN} = {PLUGIN}:register_models
 """
 _METADATA = f"Metadata-Version: 2.1\nName: {PLUGIN}\nVersion: 0\n"
+
+
+def stored_keys() -> dict[str, object]:
+    """Settings under which two processes find one another's chunks in a store.
+
+    Raises Skip where there are none: vLLM's sha256_cbor gives bytes from 0.11 on, and LMCache before 0.3.13 writes
+    keys as numbers.
+    """
+    if _lmcache.release() >= (0, 3, 13):
+        return SHARED_KEYS
+    if sys.version_info >= (3, 12):
+        return {"pre_caching_hash_algorithm": "builtin"}
+    raise _probe.Skip("LMCache before 0.3.13 has keys that two processes share only on Python 3.12 or later")
 
 
 def uses_vllm_gaudi() -> bool:

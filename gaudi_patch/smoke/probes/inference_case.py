@@ -129,7 +129,7 @@ def outlives(probe: _probe.Probe) -> None:
     """A store that is there before and after the engine: one process stores, another one loads."""
     given = _vllm_case.arguments()
     settings = {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"}
-    case = _vllm_case.Case(probe, {**settings, **_vllm_setup.SHARED_KEYS})
+    case = _vllm_case.Case(probe, {**settings, **_vllm_setup.stored_keys()})
     n, p = case.length, case.prompt(1)
     if given.phase == "store":
         case.ask("miss", [p], external=[0])
