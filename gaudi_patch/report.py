@@ -62,10 +62,11 @@ class Markdown(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A sentence; ``style`` is one of "", "good", "bad", "next"."""
+    """A sentence; ``style`` is one of "", "good", "bad", "next". ``verbatim``: lines that are to stay as they are."""
 
     text: str
     style: str = ""
+    verbatim: bool = False
 
 
 Block = Fields | Table | Diff | Markdown | Text
@@ -162,17 +163,18 @@ def show(result: Result, output: Format, color: Color) -> None:
         narrate(error_lines(error))
 
 
-def plain(block: Block) -> str:
-    """Lines that a script may read: no wrapping, no colour, columns two spaces apart."""
+def plain(block: Block, width: int | None = None) -> str:
+    """The lines of a pipe: no colour, columns two spaces apart, and 80 wide, unless COLUMNS says otherwise."""
+    from gaudi_patch import wrapping
+
+    width = wrapping.width_of() if width is None else width
     if isinstance(block, Fields):
-        width = max((len(name) for name, _ in block.rows), default=0) + 1
-        return "".join(f"{name + ':':<{width}} {value}\n" for name, value in block.rows)
+        return wrapping.fields(block.rows, width)
     if isinstance(block, Table):
-        rows = [[str(cell) for cell in row] for row in [block.columns, *block.rows]]
-        widths = [max(len(row[index]) for row in rows) for index in range(len(block.columns))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return (f"{block.title}\n" if block.title else "") + "\n".join(lines) + "\n"
-    return block.text if block.text.endswith("\n") else f"{block.text}\n"
+        title = f"{wrapping.prose(block.title, width)}\n" if block.title else ""
+        return title + wrapping.table(block.columns, block.rows, width)
+    text = wrapping.prose(block.text, width) if isinstance(block, Text) and not block.verbatim else block.text
+    return text if text.endswith("\n") else f"{text}\n"
 
 
 def error_lines(error: GaudiPatchError) -> list[str]:
@@ -241,6 +243,8 @@ def _rich(blocks: Sequence[Block], color: Color) -> None:
     try:
         for block in blocks:
             console.print(_renderable(block), soft_wrap=isinstance(block, Text))
+            if isinstance(block, Table):
+                console.print()
     except OSError:
         _forget(sys.stdout)
 
@@ -270,7 +274,10 @@ def _renderable(block: Block) -> Any:  # noqa: ANN401 - rich's own type is a uni
         return grid
     from rich import box
 
-    table = rich.table.Table(title=block.title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    # As wide as the same table in a pipe: two spaces between the columns.
+    table = rich.table.Table(
+        title=block.title or None, box=box.SIMPLE_HEAD, title_justify="left", show_edge=False, padding=(0, 1, 0, 0)
+    )
     for name in block.columns:
         table.add_column(name, overflow="fold")
     for row in block.rows:

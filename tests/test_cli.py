@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from gaudi_patch import cli
 from gaudi_patch.errors import Exit
 from tests.support import tiny
-from tests.support.cli import command, environment, gaudi_patch
+from tests.support.cli import command, environment, gaudi_patch, too_wide
 from tests.support.fake_wheel import fake_wheel, unpack
 from tests.support.tiny import Tiny, tree
 
@@ -295,7 +295,7 @@ def test_a_file_that_the_series_adds_is_told_from_one_that_is_there(target: Tiny
     assert added not in invoke(target, "check")[1]
 
 
-def test_plain_lines_are_not_wrapped_and_brackets_are_kept(target: Tiny) -> None:
+def test_a_path_with_spaces_is_never_broken_and_brackets_are_kept(target: Tiny) -> None:
     done = gaudi_patch(*arguments(target, "check"), env={"COLUMNS": "20"})
     assert f"0.5.6 in {target.site}" in done.out
     assert "\x1b" not in done.out
@@ -500,6 +500,27 @@ def test_help_reads_like_a_manual_with_an_example(names: tuple[str, ...]) -> Non
     for option in ALL_COMMANDS[names].params:
         if option.param_type_name == "option":
             assert option.help, f"{option.name} has no help"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("list",),
+        ("guide",),
+        ("recipe",),
+        ("doctor",),
+        ("show", "0.3.7"),
+        ("show", "0.5.6"),
+        *((*names, "--help") for names in ALL_COMMANDS),
+    ],
+    ids=" ".join,
+)
+def test_in_a_pipe_it_fits_80_columns(line: tuple[str, ...]) -> None:
+    done = gaudi_patch(*line, env={"COLUMNS": ""})
+    # What a patch holds is shown as it is.
+    ours = [text for text in done.out.splitlines() if not text.startswith(("+", "-", " ", "@@", "diff ", "index "))]
+    assert len(ours) > 3
+    assert too_wide("\n".join(ours if line[0] == "show" else done.out.splitlines())) == []
 
 
 def test_the_verbs_are_those_of_the_manual() -> None:

@@ -111,7 +111,7 @@ def _blocks(pairs: Sequence[points.Pair], measured: Measured, title: str) -> lis
     plain = not (sys.stdout.encoding or "").lower().startswith("utf")
     for metric in chart.METRICS:
         drawn = chart.draw(metric.title, chart.bars(chart.longest(pairs), metric), ascii_only=plain)
-        blocks += [Text(drawn)] if drawn else []
+        blocks += [Text(drawn, verbatim=True)] if drawn else []
     if measured.skipped:
         rows = [(one.shape, workload.length_text(one.tokens), one.reason) for one in measured.skipped]
         blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))

@@ -179,7 +179,7 @@ def _report(story: _Story, version: str, kept: Path | None, smoked: _Smoked) -> 
         return result
     done = f"demo succeeded: LMCache {version} was patched, verified, and rolled back to the byte"
     result.blocks.append(Text(done, "good"))
-    result.blocks.append(Text(f"the environment is in {kept}" if kept else "nothing was left behind"))
+    result.blocks.append(Text(f"the environment is in {kept}" if kept else "nothing was left behind", verbatim=True))
     return result
 
 

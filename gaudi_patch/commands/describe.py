@@ -8,6 +8,7 @@ from gaudi_patch.manifest import Kind, Verdict
 from gaudi_patch.plan import FileState, State
 from gaudi_patch.report import Block, Fields, Table
 from gaudi_patch.situation import Situation
+from gaudi_patch.wrapping import Whole
 
 
 def data(found: Situation) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def blocks(found: Situation) -> list[Block]:
     installation = found.installation
     version = installation.version or "of unknown version"
     rows = [
-        (installation.package, f"{version} in {installation.root}"),
+        (installation.package, Whole(f"{version} in {installation.root}")),
         ("chosen", installation.how),
         ("series", series_text(found)),
     ]

@@ -88,10 +88,10 @@ def _result(mode: str, release: Release, recipe: Recipe, out: Path | None, *, ch
     if out is not None:
         write(recipe.files, out)
         data["folder"] = str(out.resolve())
-        blocks += [Text(f"{out / name}", "good") for name in recipe.files]
+        blocks += [Text(f"{out / name}", "good", verbatim=True) for name in recipe.files]
     else:
         for name, content in recipe.files.items():
-            blocks += [Text(f"==> {name} <==", "next"), Text(content + "\n")]
+            blocks += [Text(f"==> {name} <==", "next"), Text(content + "\n", verbatim=True)]
     blocks += [Text(note) for note in recipe.notes]
     if checked:
         blocks.append(Text(f"LMCache {release.version} takes it as it is written", "good"))

@@ -129,6 +129,6 @@ def _verified(manifest: Manifest, before: Situation, result: Result, saved: list
     name = before.applied.series if before.applied else before.series.id if before.series else ""
     result.data = {**describe.data(after), "changed": True, "rolled_back": name, "saved": saved}
     result.blocks += describe.blocks(after)
-    result.blocks += [Text(f"kept your edited copy: {path}") for path in saved]
+    result.blocks += [Text(f"kept your edited copy: {path}", verbatim=True) for path in saved]
     result.blocks.append(Text(f"rolled back series {name}; verified from disk", "good"))
     return result

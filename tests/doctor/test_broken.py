@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
+from gaudi_patch import report
 from gaudi_patch.doctor.checks import CHECKS
 from gaudi_patch.errors import Exit
 from tests.doctor.hosts import CARDS, Gaudi, findings, not_ok
+from tests.support.cli import too_wide
 
 F, W, U = "failure", "warning", "unknown"
 
@@ -465,6 +467,7 @@ def test_is_found_with_its_advice_and_nothing_else_is(broken: Broken, gaudi: Gau
     failed = F in broken.expected.values()
     assert result.exit is (Exit.ENVIRONMENT if failed else Exit.OK)
     assert {error.code for error in result.errors} == {name for name, level in expected.items() if level == F}
+    assert too_wide("".join(report.plain(block, 80) for block in result.blocks)) == []
 
 
 def test_the_table_has_forty_hosts_and_configurations_and_every_check_fails_once() -> None:

@@ -62,3 +62,8 @@ def gaudi_patch(*arguments: str | Path, env: Mapping[str, str] | None = None, cw
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def too_wide(text: str, width: int = 80) -> list[str]:
+    """The lines of ``text`` that do not fit ``width``, but for those with a path or URL that cannot."""
+    return [line for line in text.splitlines() if len(line) > width and max(map(len, line.split())) <= width // 2]
