@@ -18,13 +18,13 @@ from gaudi_patch.report import Block, Result, Table, Text, narrate
 from gaudi_patch.situation import look
 
 HOW = (
-    "Time, CPU time: multiples of a memcpy of the same bytes by one thread. Next length: graphs\n"
-    "compiled for a prompt of another length after that. Bounced: copied once more by the bridge,\n"
+    "Time, CPU time: multiples of a memcpy of the same bytes by one thread. Next length: graphs "
+    "compiled for a prompt of another length after that. Bounced: copied once more by the bridge, "
     "since the memory is not pinned.\n"
 )
 NOTES = {
-    "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two codes where the\n"
-    "host does the device's work. It counts what the bridge would copy besides (bounces, whole caches\n"
+    "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two codes where the "
+    "host does the device's work. It counts what the bridge would copy besides (bounces, whole caches "
     "behind views) and takes no time for it; compiling takes none either. They are no times of a Gaudi.\n",
     "hpu": "Times and compiled graphs of this HPU; it counts nothing else that can be read.\n",
 }

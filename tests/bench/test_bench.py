@@ -175,7 +175,7 @@ def test_tables_and_bars_are_printed_with_what_the_device_is(
     text = "".join(plain(block) for block in result.blocks)
     assert "Llama-3.1-8B, 128 KiB a token, stock -> patched: counts" in text
     assert re.search(r"8b 2K store +stock ", text)
-    assert "They are no times of a Gaudi." in text
+    assert "They are no times of a Gaudi." in " ".join(text.split())
     assert json.loads(result.to_json())["data"]["points"][0]["code"] == "stock"
 
 
