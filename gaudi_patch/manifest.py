@@ -115,7 +115,7 @@ class Manifest(NamedTuple):
         if parsed is None:
             return self.series[-1] if self.series else None
         known = sorted(
-            ((number, series) for series in self.series if (number := _release(series))), key=lambda pair: pair[0]
+            ((number, series) for series in self.series if (number := newest_release(series))), key=lambda pair: pair[0]
         )
         below = [series for number, series in known if number <= parsed]
         return below[-1] if below else known[0][1] if known else None
@@ -209,7 +209,7 @@ def load(directory: Path | None = None, *, require_lock: bool = True) -> Manifes
         capabilities,
         _rules(reader, document, "refused"),
         _rules(reader, document, "upstream"),
-        tuple({key: str(value) for key, value in entry.items()} for entry in reader.tables(document, "pairs")),
+        tuple(_pair(reader, entry) for entry in reader.tables(document, "pairs")),
         lock,
     )
 
@@ -233,6 +233,13 @@ def _series(reader: _Reader, entry: Mapping[str, Any], patches: Mapping[str, Pat
             raise reader.fault(name, f"series {versions} claims it, but there is no [[capability]] with that id")
     identifier = str(entry.get("id") or versions.removeprefix("=="))
     return Series(identifier, versions, names, capabilities, str(entry.get("notes", "")))
+
+
+def _pair(reader: _Reader, entry: Mapping[str, Any]) -> Mapping[str, str]:
+    """Releases of LMCache, and the vllm-gaudi that goes with them; `pairs` reads what they say."""
+    keys = ("lmcache", "vllm_gaudi")
+    reader.only(entry, "pairs", set(keys))
+    return {key: reader.string(entry, key, "pairs") for key in keys}
 
 
 def _rules(reader: _Reader, document: Mapping[str, Any], key: str) -> tuple[Rule, ...]:
@@ -394,7 +401,7 @@ def _contains(specifier: str, version: str) -> bool:
     return parsed is not None and SpecifierSet(specifier).contains(parsed, prereleases=True)
 
 
-def _release(series: Series) -> Version | None:
+def newest_release(series: Series) -> Version | None:
     """The newest release that a specifier names."""
     numbers = [
         number for text in re.findall(r"[0-9][^,\s]*", series.versions) if (number := _version(text.rstrip(".*")))

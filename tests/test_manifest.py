@@ -48,7 +48,7 @@ reason = "upstream has it"
 
 [[pairs]]
 lmcache = "0.5.6"
-vllm = "0.14"
+vllm_gaudi = "0.14.1 to 0.17.1"
 
 [patch."common/a.patch"]
 why = "w"
@@ -153,7 +153,7 @@ def test_what_is_written_is_read(manifest: Manifest) -> None:
     assert second.capabilities == ()
     assert manifest.by_id("older") is second
     assert manifest.by_id("none") is None
-    assert manifest.pairs == ({"lmcache": "0.5.6", "vllm": "0.14"},)
+    assert manifest.pairs == ({"lmcache": "0.5.6", "vllm_gaudi": "0.14.1 to 0.17.1"},)
     assert manifest.patches["common/a.patch"].why == "w"
     assert manifest.capabilities["fast"]["summary"] == "it is fast"
 
@@ -180,6 +180,8 @@ def test_what_is_written_is_read(manifest: Manifest) -> None:
         ('[patch."0.5.6/b.patch"]', '[patch."0.5.6/c.patch"]', "b.patch", None),
         ('reason = "too old"', "", "reason must be a text", "[[refused]]"),
         ("[[pairs]]", "[pairs]", "must be a list of tables", "[pairs]"),
+        ('vllm_gaudi = "0.14.1', 'vllm = "0.14.1', "vllm: unknown key", "vllm ="),
+        ('lmcache = "0.5.6"\n', "", "lmcache must be a text that is not empty", None),
         ("[[refused]]", "[[refuse]]", "refuse: unknown key", "[[refuse]]"),
         ("schema = 1", "schema = 1\nschema = 2", "not valid TOML", "schema = 2"),
         ('package = "lmcache"', 'package = "lmcache', "not valid TOML", 'package = "lmcache'),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from packaging.version import Version
+
+from gaudi_patch import pairs
 from gaudi_patch.authoring import lock, wheels
 from gaudi_patch.diff import Kind, parse
 from gaudi_patch.disk import Disk, Image, read_image
@@ -77,9 +80,15 @@ def _sizes(manifest: Manifest, sizes: Mapping[str, int]) -> Table:
 
 
 def _refuse_strays(manifest: Manifest) -> None:
-    """No diff lies about that no series uses, and no release has two series."""
+    """No diff lies about that no series uses, all pairs can be read, and no release has two series."""
     there = {str(path.relative_to(manifest.directory)) for path in manifest.directory.rglob("*.patch")}
     if stray := sorted(there - set(manifest.patches)):
         raise bad_manifest(f"no series uses {', '.join(stray)}", str(manifest.file), hint="list it, or remove it")
+    for pair in manifest.pairs:
+        try:
+            pairs.holds(pair["vllm_gaudi"], Version("0"))
+            pairs.fitting(manifest, Version("0"))
+        except ValueError as error:  # what specifiers and versions raise is one, too
+            raise bad_manifest(f"pairs of {pair['lmcache']}: {error}", str(manifest.file)) from error
     for series in manifest.series:
         manifest.verdict(lock.release_of(series))  # raises where two claim the release

@@ -114,13 +114,12 @@ def unknown_version(found: Situation) -> GaudiPatchError:
     verdict = found.verdict
     version = verdict.version or "of unknown version"
     nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
-    port = f" {verdict.nearest.id} {version}" if verdict.nearest and verdict.version else " OLD NEW"
     return GaudiPatchError(
         Exit.NOT_FOUND,
         "unknown-version",
         f"the manifest has no series for LMCache {version}{nearest}; nothing was changed",
         "see `gaudi-patch list` for the supported releases; `apply --allow-offset` tries the nearest series with exact "
-        f"context; maintainers: gaudi-patch dev port{port}",
+        f"context{describe.port_hint(verdict)}",
         str(found.installation.root),
     )
 

@@ -86,6 +86,18 @@ def unknown_text(verdict: Verdict) -> str:
     return f"none for this version{nearest}"
 
 
+def port_hint(verdict: Verdict) -> str:
+    """What maintainers do about a release that the manifest does not know; "" for what is no version at all."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        Version(verdict.version or "0")
+    except InvalidVersion:
+        return ""
+    ends = f"{verdict.nearest.id} {verdict.version}" if verdict.nearest and verdict.version else "OLD NEW"
+    return f"; maintainers: gaudi-patch dev port {ends}"
+
+
 NEXT = {
     State.PRISTINE: "gaudi-patch apply",
     State.OUTDATED: "gaudi-patch apply updates it to the series of this gaudi-patch",

@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
+
+from gaudi_patch import pairs
+from gaudi_patch.commands.describe import port_hint
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import Kind, Manifest, Series
+from gaudi_patch.manifest import Kind, Manifest, Series, newest_release
 from gaudi_patch.report import Block, Diff, Fields, Result, Table, Text
 
 
 def list_series(manifest: Manifest) -> Result:
-    """Every release with a verdict: its series and what the series brings, or why there is none."""
+    """Every release with a verdict: what goes with it and what its series brings, or why there is none."""
     names = list(manifest.capabilities)
+    letters = dict(zip(names, ascii_letters[: len(names)], strict=True))
+    partners = {one.id: pairs.fitting(manifest, newest_release(one)) for one in manifest.series}
     rows = [
-        (one.id, str(len(one.patches)), *("yes" if name in one.capabilities else "-" for name in names))
+        (
+            one.id,
+            pairs.vllm(partners[one.id]),
+            pairs.vllm_gaudi(partners[one.id]),
+            "".join(letter if name in one.capabilities else "-" for name, letter in letters.items()),
+        )
         for one in manifest.series
     ]
     blocks: list[Block] = [
         Table(
-            ("series", "patches", *(str(number) for number, _ in enumerate(names, 1))),
+            ("LMCache", "vLLM", "vllm-gaudi", "capabilities"),
             rows,
-            "Series by LMCache release",
+            "LMCache releases, the vLLM and vllm-gaudi of each, and what its series brings",
         )
     ]
-    if names:
-        legend = [
-            (f"{number} {name}", manifest.capabilities[name].get("summary", "")) for number, name in enumerate(names, 1)
-        ]
-        blocks.append(Fields(legend))
+    legend = [(f"{letter} {name}", manifest.capabilities[name].get("summary", "")) for name, letter in letters.items()]
+    notes = [(one.id, one.notes) for one in manifest.series if one.notes]
+    blocks += [Fields(rows) for rows in (legend, notes) if rows]
     for kind, rules in (("refused", manifest.refused), ("upstream has it", manifest.upstream)):
         if rules:
-            listed = [(rule.versions, " ".join(part for part in (rule.reason, rule.advice) if part)) for rule in rules]
+            listed = [(rule.versions, "; ".join(part for part in (rule.reason, rule.advice) if part)) for rule in rules]
             blocks.append(Table((kind, "why, and what to do"), listed))
-    if manifest.pairs:
-        columns = list(dict.fromkeys(key for pair in manifest.pairs for key in pair))
-        blocks.append(
-            Table(columns, [[pair.get(key, "") for key in columns] for pair in manifest.pairs], "Releases that pair")
-        )
     data = {
         "package": manifest.package,
         "series": [
@@ -43,6 +47,9 @@ def list_series(manifest: Manifest) -> Result:
                 "versions": one.versions,
                 "patches": list(one.patches),
                 "capabilities": list(one.capabilities),
+                "notes": one.notes,
+                "vllm": pairs.vllm(partners[one.id]),
+                "vllm_gaudi": pairs.vllm_gaudi(partners[one.id]),
             }
             for one in manifest.series
         ],
@@ -51,7 +58,7 @@ def list_series(manifest: Manifest) -> Result:
             {"versions": rule.versions, "reason": rule.reason, "advice": rule.advice} for rule in manifest.refused
         ],
         "upstream": [{"versions": rule.versions, "reason": rule.reason} for rule in manifest.upstream],
-        "pairs": [dict(pair) for pair in manifest.pairs],
+        "pairs": [{**pair, "vllm": pairs.vllm([pair["vllm_gaudi"]])} for pair in manifest.pairs],
     }
     return Result("list", data=data, blocks=blocks)
 
@@ -120,5 +127,5 @@ def _series_for(manifest: Manifest, version: str) -> Series:
         Exit.NOT_FOUND,
         "unknown-version",
         f"the manifest has no series for LMCache {version}{nearest}",
-        "see `gaudi-patch list`",
+        f"see `gaudi-patch list` for the supported releases{port_hint(verdict)}",
     )

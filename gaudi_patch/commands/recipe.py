@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gaudi_patch.commands.check import fault_of
+from gaudi_patch.commands.describe import port_hint
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.locate import Installation
 from gaudi_patch.manifest import Kind, Manifest
@@ -60,7 +61,7 @@ def for_version(manifest: Manifest, version: str, mode: str, settings: Settings,
     if verdict.kind in (Kind.REFUSED, Kind.UNKNOWN):
         nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
         message = verdict.reason or f"the manifest has no series for it{nearest}"
-        hint = verdict.advice or "see `gaudi-patch list`"
+        hint = verdict.advice or f"see `gaudi-patch list` for the supported releases{port_hint(verdict)}"
         raise GaudiPatchError(Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {message}", hint)
     release = known(manifest, verdict.series, version, None)
     recipe = compose(_mode(mode), release, settings)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
+from gaudi_patch import pairs
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 from gaudi_patch.doctor.software import gaudi_versions
 from gaudi_patch.errors import GaudiPatchError
-
-if TYPE_CHECKING:
-    from packaging.version import Version
 
 _NO_PLUGIN = "vllm-gaudi is not installed in the target"
 
@@ -77,25 +71,6 @@ def gaudi_release(case: Case) -> Answer:
     return ok(f"vllm-gaudi {plugin} is validated on Gaudi software {software}")
 
 
-def pair_holds(text: str, version: Version) -> bool:
-    """Whether ``version`` is in ``"0.13.0 (a note), 0.14.1 to 0.17.1"`` or ``"0.26.0 and later"``."""
-    from packaging.specifiers import SpecifierSet
-
-    def specifiers() -> Iterator[str]:
-        for part in re.sub(r"\([^)]*\)", "", text).split(","):
-            words = part.split()
-            if len(words) == 3 and words[1] == "to":
-                yield f">={words[0]},<={words[2]}.post99"
-            elif words[1:] == ["and", "later"]:
-                yield f">={words[0]}"
-            elif len(words) == 1:
-                yield f"=={words[0]}.*"
-            else:
-                raise ValueError(f"not a range of versions: {part!r}")
-
-    return any(SpecifierSet(one).contains(version, prereleases=True) for one in specifiers())
-
-
 @check(
     "software.pairing",
     "LMCache and vllm-gaudi that fit",
@@ -103,25 +78,20 @@ def pair_holds(text: str, version: Version) -> bool:
     source="gaudi-patch list (the manifest's pairs)",
 )
 def pairing(case: Case) -> Answer:
-    from packaging.specifiers import SpecifierSet
-
     plugin = case.version("vllm-gaudi")
     found = case.lmcache
     if isinstance(found, GaudiPatchError) or not found.version:
         return unknown("the version of LMCache is not known")
     if plugin is None:
         return unknown(_NO_PLUGIN)
-    fitting = [
-        pair for pair in case.manifest.pairs if SpecifierSet(pair["lmcache"]).contains(found.version, prereleases=True)
-    ]
-    if any(pair_holds(pair["vllm_gaudi"], plugin) for pair in fitting):
+    if any(pairs.holds(text, plugin) for text in pairs.fitting(case.manifest, found.version)):
         return ok(f"LMCache {found.version} with vllm-gaudi {plugin}")
     if plugin.release < (0, 13):
         return failure(
             f"vllm-gaudi {plugin} calls no KV connector for LMCache, so that nothing is stored or loaded",
             "use vllm-gaudi 0.13.0 or later",
         )
-    others = [pair["lmcache"] for pair in case.manifest.pairs if pair_holds(pair["vllm_gaudi"], plugin)]
+    others = [pair["lmcache"] for pair in case.manifest.pairs if pairs.holds(pair["vllm_gaudi"], plugin)]
     return warning(
         f"LMCache {found.version} with vllm-gaudi {plugin} is no pair of the manifest",
         f"install LMCache {' or '.join(others)}" if others else "see gaudi-patch list for the pairs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gaudi_patch import pairs
 from gaudi_patch.errors import refused
 from gaudi_patch.manifest import Manifest, Series
 
@@ -45,14 +46,8 @@ def known(manifest: Manifest, series: Series | None, version: str, python: tuple
 
     Raises a refusal where no vllm-gaudi pairs with it.
     """
-    from packaging.specifiers import SpecifierSet
-
-    pairs = [
-        pair["vllm_gaudi"]
-        for pair in manifest.pairs
-        if SpecifierSet(pair["lmcache"]).contains(version, prereleases=True)
-    ]
-    if not pairs:
+    fitting = pairs.fitting(manifest, version)
+    if not fitting:
         why = f" {series.notes}" if series is not None and series.notes else ""
         raise refused(
             "no-pair",
@@ -60,7 +55,7 @@ def known(manifest: Manifest, series: Series | None, version: str, python: tuple
             "see `gaudi-patch list`",
         )
     capabilities = series.capabilities if series is not None else tuple(manifest.capabilities)
-    return Release(version, frozenset(capabilities), python, "; or ".join(pairs))
+    return Release(version, frozenset(capabilities), python, "; or ".join(fitting))
 
 
 def refuse_private_keys(release: Release, what: str) -> None:

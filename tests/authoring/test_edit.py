@@ -117,6 +117,18 @@ def test_lint_refuses_a_diff_that_no_series_uses(shelf: Shelf) -> None:
         lint.lint(shelf.directory, write=True)
 
 
+@pytest.mark.parametrize(
+    ("lmcache", "vllm_gaudi", "words"),
+    [(">=1.0", "from 0.13 on", "not a range of versions"), (">=1.0", "0.13 to x", "x"), ("one", "0.13", "one")],
+)
+def test_lint_refuses_pairs_that_nobody_can_read(shelf: Shelf, lmcache: str, vllm_gaudi: str, words: str) -> None:
+    with (shelf.directory / "manifest.toml").open("a") as stream:
+        stream.write(f'\n[[pairs]]\nlmcache = "{lmcache}"\nvllm_gaudi = "{vllm_gaudi}"\n')
+    with pytest.raises(GaudiPatchError, match=words) as caught:
+        lint.lint(shelf.directory, write=True)
+    assert caught.value.code == "bad-manifest"
+
+
 def test_lint_refuses_a_release_with_two_series(shelf: Shelf) -> None:
     file = shelf.directory / "manifest.toml"
     text = file.read_text()

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from gaudi_patch import pairs
 from gaudi_patch.doctor import arguments, keys
 from gaudi_patch.doctor.case import Case, Settings
 from gaudi_patch.doctor.environment import device_type, gpu_migration
 from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.doctor.kv_blocks import defragmentation
-from gaudi_patch.doctor.pairing import pair_holds
 from gaudi_patch.doctor.storage import remote
 from gaudi_patch.manifest import load
 from gaudi_patch.search import Target
@@ -118,14 +118,14 @@ def test_a_seed_is_asked_for_where_processes_share_keys(
     ],
 )
 def test_the_ranges_of_the_manifest_are_read(text: str, inside: list[str], outside: list[str]) -> None:
-    assert [one for one in inside if not pair_holds(text, Version(one))] == []
-    assert [one for one in outside if pair_holds(text, Version(one))] == []
+    assert [one for one in inside if not pairs.holds(text, Version(one))] == []
+    assert [one for one in outside if pairs.holds(text, Version(one))] == []
 
 
 def test_every_pair_of_the_manifest_can_be_read() -> None:
     """Raises ValueError for a range in words that the doctor does not know."""
     for pair in load().pairs:
-        pair_holds(pair["vllm_gaudi"], Version("0.26.0"))
+        pairs.holds(pair["vllm_gaudi"], Version("0.26.0"))
 
 
 def test_a_container_may_show_fewer_cards_than_the_host_has(gaudi: Gaudi) -> None:
