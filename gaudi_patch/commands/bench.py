@@ -24,8 +24,8 @@ HOW = (
 )
 NOTES = {
     "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two codes where the "
-    "host does the device's work. It counts what the bridge would copy besides (bounces, whole caches "
-    "behind views) and takes no time for it; compiling takes none either. They are no times of a Gaudi.\n",
+    "host does the device's work. Bounces take their time there; the copies of whole caches "
+    "behind views are counted and take none, and compiling takes none either. They are no times of a Gaudi.\n",
     "hpu": "Times and compiled graphs of this HPU; it counts nothing else that can be read.\n",
 }
 

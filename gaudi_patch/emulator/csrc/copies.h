@@ -3,6 +3,7 @@
 #include "lock.h"
 #include "scheduler.h"
 #include "tensors.h"
+#include "transfer.h"
 
 #include <algorithm>
 #include <cstring>
@@ -117,11 +118,11 @@ inline void copy_to_contiguous_device(const Tensor& to, const Tensor& from, bool
     r.launch("h2d_into_input");
   }
   count_copy(/*to_device=*/true, from, dma_bytes(from), non_blocking);
+  const bool pinned = is_pinned(from);
   const bool free_now = untouched(host);
   if (!non_blocking) {
-    schedule_copy(free_now, false, [to = host_alias(to), from] {
-      PlainDispatch plain;
-      to.copy_(from);
+    schedule_copy(free_now, false, [to = host_alias(to), from, pinned] {
+      transfer(to, from, /*to_device=*/true, pinned);
     });
     return;
   }
@@ -129,14 +130,13 @@ inline void copy_to_contiguous_device(const Tensor& to, const Tensor& from, bool
   const auto* begin = static_cast<const char*>(from.const_data_ptr());
   const auto extent = at::detail::computeStorageNbytes(from.sizes(), from.strides(), from.element_size());
   r.host_reads.emplace_back(begin, extent);
-  schedule_copy(free_now, true, [to = host_alias(to), from, begin, extent] {
+  schedule_copy(free_now, true, [to = host_alias(to), from, begin, extent, pinned] {
     auto& reads = runtime().host_reads;
     const auto found = std::find(reads.begin(), reads.end(), std::make_pair(begin, extent));
     if (found != reads.end()) {
       reads.erase(found);
     }
-    PlainDispatch plain;
-    to.copy_(from);
+    transfer(to, from, /*to_device=*/true, pinned);
   });
 }
 
@@ -211,10 +211,9 @@ inline void copy_device_to_host(const Tensor& to, const Tensor& source, bool non
   if (misplaced_by != 0) {
     target = to.as_strided(to.sizes(), to.strides(), 0);
   }
-  schedule_copy(free_now, non_blocking, [target, from = host_alias(from), lost] {
+  schedule_copy(free_now, non_blocking, [target, from = host_alias(from), lost, pinned = is_pinned(to)] {
     if (!lost) {
-      PlainDispatch plain;
-      target.copy_(from);
+      transfer(target, from, /*to_device=*/false, pinned);
     }
   });
 }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -31,6 +32,7 @@ struct OpInfo {
   std::vector<int> write_args;
   std::vector<bool> out_args; // kwarg-only outputs, by argument
   std::vector<int> return_args; // the argument that a result is, or -1
+  std::optional<OperatorHandle> into; // the overload that writes its one result into memory that is there already
 };
 
 inline const std::unordered_set<std::string>& movement_ops() {
@@ -43,6 +45,23 @@ inline const std::unordered_set<std::string>& movement_ops() {
 
 inline int find_arg(const c10::FunctionSchema& schema, const char* name) {
   return schema.argumentIndexWithName(name).value_or(-1);
+}
+
+// `index_select` to `index_select.out`: the same arguments, then the output, with a kernel of its own for the CPU.
+inline std::optional<OperatorHandle> overload_into(const c10::FunctionSchema& schema) {
+  const auto& overload = schema.overload_name();
+  const auto found = c10::Dispatcher::singleton().findSchema(
+      {schema.name(), overload.empty() ? "out" : overload + "_out"});
+  if (!found || !found->hasKernelForDispatchKey(DispatchKey::CPU)) {
+    return std::nullopt;
+  }
+  const auto& given = schema.arguments();
+  const auto& taken = found->schema().arguments();
+  const bool same = taken.size() == given.size() + 1 && found->schema().returns().size() == 1 &&
+      std::equal(given.begin(), given.end(), taken.begin(), [](const auto& one, const auto& other) {
+                      return one.name() == other.name() && *one.type() == *other.type();
+                    });
+  return same ? found : std::nullopt;
 }
 
 inline std::unique_ptr<OpInfo> describe_op(const OperatorHandle& op) {
@@ -110,6 +129,11 @@ inline std::unique_ptr<OpInfo> describe_op(const OperatorHandle& op) {
     info->index = OpInfo::Index::kSelect;
   } else if (info->name.rfind("index_copy", 0) == 0 || info->name.rfind("index_reduce", 0) == 0) {
     info->index = OpInfo::Index::kCopy;
+  }
+  const auto& returns = schema.returns();
+  if (info->moves_only && info->write_args.empty() && returns.size() == 1 &&
+      returns[0].type()->kind() == c10::TypeKind::TensorType) {
+    info->into = overload_into(schema);
   }
   info->takes_host_indices = info->name == "index" || info->name == "_index_put_impl_" || info->name == "index_put_";
   return info;

@@ -317,10 +317,32 @@ inline Stack host_arguments(const OpInfo& info, c10::ArrayRef<IValue> args) {
   return host;
 }
 
+constexpr const char* kAnnounced = "return the shape that its Meta kernel announced";
+
+// int64 results as the device holds them.
+inline void carry_results(const OpInfo& info, const Stack& args, const std::vector<Tensor>& targets) {
+  if (!runtime().options.int64_as_int32) {
+    return;
+  }
+  PlainDispatch plain;
+  std::for_each(targets.begin(), targets.end(), carry_as_int32);
+  for (int i : info.write_args) {
+    for_each_tensor(args[i], carry_as_int32);
+  }
+}
+
 // What runs when the device gets to it.
 inline Job make_job(const OperatorHandle& op, const OpInfo& info, Stack args, std::vector<Tensor> targets, uint64_t seed) {
   return [op, &info, args = std::move(args), targets = std::move(targets), seed]() {
     Stack call = args;
+    if (info.into && targets.size() == 1) { // writes the result where it belongs: large gathers need no second copy
+      const auto sizes = targets[0].sizes().vec();
+      call.emplace_back(targets[0]);
+      run_on_cpu(*info.into, info, call, seed);
+      TORCH_CHECK(targets[0].sizes() == sizes, "hpu emulator: ", info.name, " did not ", kAnnounced);
+      carry_results(info, args, targets);
+      return;
+    }
     run_on_cpu(op, info, call, seed);
     PlainDispatch plain;
     size_t n = 0;
@@ -328,18 +350,12 @@ inline Job make_job(const OperatorHandle& op, const OpInfo& info, Stack args, st
       if (info.return_args[i] < 0) {
         for_each_tensor(call[i], [&](const Tensor& t) {
           TORCH_CHECK(
-              n < targets.size() && targets[n].sizes() == t.sizes(), "hpu emulator: ", info.name,
-              " did not return the shape that its Meta kernel announced");
+              n < targets.size() && targets[n].sizes() == t.sizes(), "hpu emulator: ", info.name, " did not ", kAnnounced);
           targets[n++].copy_(t);
         });
       }
     }
-    if (runtime().options.int64_as_int32) {
-      std::for_each(targets.begin(), targets.end(), carry_as_int32);
-      for (int i : info.write_args) {
-        for_each_tensor(args[i], carry_as_int32);
-      }
-    }
+    carry_results(info, args, targets);
   };
 }
 

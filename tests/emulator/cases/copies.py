@@ -40,6 +40,21 @@ def copy_between_devices_in_place(on: Target):
 
 
 @compare
+def copy_of_any_length_from_any_address(on: Target):
+    # The copy moves whole cache lines once it has reached one: lengths and addresses on both sides of the edges.
+    results = []
+    for length in (1, 15, 63, 64, 65, 127, 129, 4095, 70_001):
+        host = pattern(torch.uint8, length + 9)
+        for start in (0, 1, 9):
+            t = torch.zeros(length, dtype=torch.uint8, device=on.type)
+            t.copy_(host[start : start + length])
+            back = torch.zeros(length + 18, dtype=torch.uint8)
+            back[start + 9 : start + 9 + length].copy_(t)
+            results += [t, OnHost(back)]
+    return tuple(results)
+
+
+@compare
 def copy_casts(on: Target):
     t = torch.zeros(6, dtype=torch.bfloat16, device=on.type)
     t.copy_(normal(6))
