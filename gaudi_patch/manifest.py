@@ -51,6 +51,15 @@ class Series(NamedTuple):
     notes: str = ""
 
 
+class Capability(NamedTuple):
+    """What a series brings; ``smoke``: the levels that check it."""
+
+    id: str
+    summary: str
+    evidence: str = ""
+    smoke: tuple[str, ...] = ()
+
+
 class Rule(NamedTuple):
     """Versions that get no series: refused with a reason, or not needed since upstream has it."""
 
@@ -84,7 +93,7 @@ class Manifest(NamedTuple):
     package: str
     series: tuple[Series, ...]
     patches: Mapping[str, Patch]
-    capabilities: Mapping[str, Mapping[str, str]]
+    capabilities: Mapping[str, Capability]
     refused: tuple[Rule, ...]
     upstream: tuple[Rule, ...]
     pairs: tuple[Mapping[str, str], ...]
@@ -190,8 +199,14 @@ def load(directory: Path | None = None, *, require_lock: bool = True) -> Manifes
         patches[name] = Patch(name, *(reader.string(table, key, where) for key in ("why", "upstream", "remove_when")))
     capabilities = {}
     for entry in reader.tables(document, "capability"):
-        reader.only(entry, "capability", {"id", "summary", "evidence"})
-        capabilities[reader.string(entry, "id", "capability")] = {key: str(value) for key, value in entry.items()}
+        reader.only(entry, "capability", set(Capability._fields))
+        found = Capability(
+            reader.string(entry, "id", "capability"),
+            reader.string(entry, "summary", "capability"),
+            str(entry.get("evidence", "")),
+            reader.strings(entry, "smoke", "capability"),
+        )
+        capabilities[found.id] = found
     series = tuple(_series(reader, entry, patches, capabilities) for entry in reader.tables(document, "series"))
     seen: set[str] = set()
     for one in series:

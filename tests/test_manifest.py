@@ -36,6 +36,7 @@ patches = ["common/a.patch"]
 id = "fast"
 summary = "it is fast"
 evidence = "a test"
+smoke = ["kernels"]
 
 [[refused]]
 versions = "<0.3.7"
@@ -155,7 +156,7 @@ def test_what_is_written_is_read(manifest: Manifest) -> None:
     assert manifest.by_id("none") is None
     assert manifest.pairs == ({"lmcache": "0.5.6", "vllm_gaudi": "0.14.1 to 0.17.1"},)
     assert manifest.patches["common/a.patch"].why == "w"
-    assert manifest.capabilities["fast"]["summary"] == "it is fast"
+    assert manifest.capabilities["fast"] == ("fast", "it is fast", "a test", ("kernels",))
 
 
 @pytest.mark.parametrize(

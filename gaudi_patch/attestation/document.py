@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gaudi_patch.disk import sha256
-from gaudi_patch.manifest import Kind, Manifest
+from gaudi_patch.manifest import Capability, Kind, Manifest
 from gaudi_patch.plan import FileState, State
 from gaudi_patch.situation import Situation
 
@@ -128,8 +128,8 @@ def _capabilities(found: Situation) -> list[dict[str, str]]:
 
 
 def _capability(manifest: Manifest, name: str) -> dict[str, str]:
-    about = manifest.capabilities.get(name, {})
-    return {"id": name, "summary": about.get("summary", ""), "evidence": about.get("evidence", "")}
+    about = manifest.capabilities.get(name) or Capability(name, "")
+    return {"id": name, "summary": about.summary, "evidence": about.evidence}
 
 
 def _smoke(proof: Proof) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from gaudi_patch.disk import Disk, Image, read_image
 from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest
 from gaudi_patch.manifest import Manifest, default_directory, load
 from gaudi_patch.report import Result, Table, Text, narrate
+from gaudi_patch.smoke import levels
 
 
 def lint(directory: Path | None, *, write: bool, known: Mapping[str, Path] | None = None) -> Result:
@@ -80,10 +81,13 @@ def _sizes(manifest: Manifest, sizes: Mapping[str, int]) -> Table:
 
 
 def _refuse_strays(manifest: Manifest) -> None:
-    """No diff lies about that no series uses, all pairs can be read, and no release has two series."""
+    """No diff lies about that no series uses, names and pairs can be read, and no release has two series."""
     there = {str(path.relative_to(manifest.directory)) for path in manifest.directory.rglob("*.patch")}
     if stray := sorted(there - set(manifest.patches)):
         raise bad_manifest(f"no series uses {', '.join(stray)}", str(manifest.file), hint="list it, or remove it")
+    for capability in manifest.capabilities.values():
+        if unknown := sorted(set(capability.smoke) - set(levels.names())):
+            raise bad_manifest(f"capability {capability.id}: no smoke level {', '.join(unknown)}", str(manifest.file))
     for pair in manifest.pairs:
         try:
             pairs.holds(pair["vllm_gaudi"], Version("0"))

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gaudi_patch.authoring import lint, naming, proof, shelf, wheels, worktree
+from gaudi_patch.authoring import lint, naming, port_report, proof, shelf, wheels, worktree
 from gaudi_patch.authoring.edit import SERIES_FILE, series_of
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.manifest import default_directory, load
-from gaudi_patch.report import Block, Diff, Result, Table, Text
+from gaudi_patch.report import Diff, Result, Text
 
 if TYPE_CHECKING:
     import git
@@ -148,7 +148,11 @@ def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
     )
     done = [worktree.trailer(str(one.message)) for one in repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)]
     data = {"conflict": name, "files": files, "merged": done, "dropped": plan["dropped"]}
-    return Result("dev port", Exit.REFUSED, data, [Diff(both_sides)], errors=[fault])
+    sides = (
+        f"HEAD is {plan['new']} with the patches so far, the parent is {plan['old']} before the patch, "
+        f"the other side is the patch. Merged: {len(done)}; still to come: {len(plan['todo']) - 1}."
+    )
+    return Result("dev port", Exit.REFUSED, data, [Diff(both_sides), Text(sides)], errors=[fault])
 
 
 def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
@@ -164,7 +168,7 @@ def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
         linted = lint.lint(drafted, write=True, known={plan["new"]: wheel})
         python = Path(plan["python"]) if plan["python"] else None
         proved = proof.prove(drafted, wheel, python) if plan["smoke"] else Result("smoke")
-        result = _report(plan, named, linted.data["routing_lines"][plan["new"]], proved)
+        result = port_report.report(repo, plan, named, load(drafted), linted.data["routing_lines"][plan["new"]], proved)
         if result.exit is Exit.OK:
             shelf.publish(drafted, directory, [one.patch.name for one in fresh])
             naming.retitle(repo, names)
@@ -173,34 +177,6 @@ def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
         result.errors[0].message += "; nothing was written to the patches"
         result.errors[0].hint = f"amend the commits in {folder}, then gaudi-patch dev port --continue {folder}"
     return result
-
-
-def _report(plan: dict[str, Any], named: list[naming.Named], lines: int, proved: Result) -> Result:
-    rows = [(one.patch, "new" if one.new else "shared", one.subject) for one in named]
-    rows += [(name, "obsolete", "upstream has the change") for name in plan["dropped"]]
-    seconds = time.time() - plan["started"]
-    title = f"Series {plan['new']}, ported from {plan['old']}: {lines} lines of the release changed"
-    blocks: list[Block] = [Table(("patch", "is", "what"), rows, title)]
-    smoked = proved.data.get("smoke", [])
-    passed = sum(one["status"] == "passed" for one in smoked)
-    if smoked:
-        blocks += proved.blocks[-1:]  # the table of levels; how it was applied is of no interest here
-    if proved.exit is Exit.OK:
-        checks = f"{passed} of {len(smoked)} smoke checks passed" if smoked else "no smoke check was run"
-        blocks += [
-            Text(f"{checks}; {seconds:.0f} s since the port began", "good" if passed else "bad"),
-            Text("next: look at its capabilities, and at why and remove_when of its patches, in manifest.toml", "next"),
-        ]
-    data = {
-        "series": plan["new"],
-        "patches": [one.patch for one in named],
-        "new": sorted(one.patch for one in named if one.new),
-        "dropped": plan["dropped"],
-        "routing_lines": lines,
-        "smoke": smoked,
-        "seconds": seconds,
-    }
-    return Result("dev port", proved.exit, data, blocks, proved.warnings, proved.errors)
 
 
 def _has_markers(path: Path) -> bool:

@@ -13,6 +13,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.locate import Target, locate
 from gaudi_patch.manifest import load
 from gaudi_patch.report import Result, narrate
+from gaudi_patch.smoke import levels
 
 #: The new environment sees what the given one has installed, behind what it has itself.
 _PATHS = (
@@ -24,7 +25,8 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
     """Install ``wheel`` beside the packages of ``python``, apply the series, and run the smoke checks.
 
     Nothing is written into the environment of ``python``, which brings PyTorch and what LMCache imports. The
-    Result is that of `apply`: exit 5 when a level fails; a level that cannot run here is a warning.
+    Result is that of `apply`: exit 5 when a level fails; a level that cannot run here, as those that need vLLM where
+    ``python`` has none, is a warning.
     """
     manifest = load(directory)
     python = python or Path(sys.executable)
@@ -32,7 +34,7 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
         narrate([f"smoke checks: {wheel.name} with the packages of {python}"])
         target = _environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), manifest.package)
-        return apply.apply(manifest, installation, apply.Options(smoke=smoke.Options()))
+        return apply.apply(manifest, installation, apply.Options(smoke=smoke.Options(levels.names())))
 
 
 def _environment(folder: Path, wheel: Path, python: Path) -> Path:
@@ -40,7 +42,9 @@ def _environment(folder: Path, wheel: Path, python: Path) -> Path:
     _run([str(python), "-m", "venv", "--without-pip", str(folder)], "make a virtual environment")
     target = folder / "bin" / "python"
     here, *_ = json.loads(_run([str(target), "-I", "-c", _PATHS], f"ask {target} where its packages are"))
-    Path(here, "_packages_of_the_given_python.pth").write_text("".join(f"{path}\n" for path in paths))
+    # addsitedir, so that what is there by a .pth file of its own (vLLM from a checkout, say) is found, too.
+    lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in paths)
+    Path(here, "_packages_of_the_given_python.pth").write_text(lines)
     options = ["--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel)]
     _run([sys.executable, "-m", "pip", "--python", str(target), "install", *options], f"install {wheel.name}")
     return target

@@ -32,7 +32,7 @@ def list_series(manifest: Manifest) -> Result:
             "LMCache releases, the vLLM and vllm-gaudi of each, and what its series brings",
         )
     ]
-    legend = [(f"{letter} {name}", manifest.capabilities[name].get("summary", "")) for name, letter in letters.items()]
+    legend = [(f"{letter} {name}", manifest.capabilities[name].summary) for name, letter in letters.items()]
     notes = [(one.id, one.notes) for one in manifest.series if one.notes]
     blocks += [Fields(rows) for rows in (legend, notes) if rows]
     for kind, rules in (("refused", manifest.refused), ("upstream has it", manifest.upstream)):
@@ -53,7 +53,7 @@ def list_series(manifest: Manifest) -> Result:
             }
             for one in manifest.series
         ],
-        "capabilities": {name: dict(value) for name, value in manifest.capabilities.items()},
+        "capabilities": {name: one._asdict() for name, one in manifest.capabilities.items()},
         "refused": [
             {"versions": rule.versions, "reason": rule.reason, "advice": rule.advice} for rule in manifest.refused
         ],

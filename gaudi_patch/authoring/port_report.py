@@ -1,0 +1,78 @@
+"""What `dev port` says at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gaudi_patch import pairs
+from gaudi_patch.authoring import unproved, worktree
+from gaudi_patch.authoring.edit import series_of
+from gaudi_patch.authoring.naming import Named
+from gaudi_patch.errors import Exit
+from gaudi_patch.manifest import Manifest
+from gaudi_patch.report import Block, Result, Table, Text
+
+if TYPE_CHECKING:
+    import git
+
+
+def report(
+    repo: git.Repo, plan: Mapping[str, Any], named: Sequence[Named], drafted: Manifest, lines: int, proved: Result
+) -> Result:
+    """The series of a finished port: its patches, what the smoke checks said, and what they did not see."""
+    rows = [
+        (one.patch, "new", f"from {one.new.source}" if one.new.source else one.subject)
+        if one.new
+        else (one.patch, "shared", "the text is as in other releases")
+        for one in named
+    ]
+    rows += [(name, "obsolete", "upstream has the change") for name in plan["dropped"]]
+    seconds = time.time() - plan["started"]
+    title = f"Series {plan['new']}, ported from {plan['old']}: {lines} lines of the release changed"
+    blocks: list[Block] = [Table(("patch", "is", "since"), rows, title)]
+    smoked = proved.data.get("smoke", [])
+    passed = sum(one["status"] == "passed" for one in smoked)
+    if smoked:
+        blocks += proved.blocks[-1:]  # the table of levels; how it was applied is of no interest here
+    if proved.exit is Exit.OK:
+        skipped = sum(one["status"] == "skipped" for one in smoked)
+        checks = f"{passed} of {len(smoked)} smoke checks passed" if smoked else "no smoke check was run"
+        checks += f", {skipped} could not be run" if skipped else ""
+        blocks += [
+            Text(f"{checks}; {seconds:.0f} s since the port began", "good" if passed else "bad"),
+        ]
+    data = {
+        "series": plan["new"],
+        "patches": [one.patch for one in named],
+        "new": sorted(one.patch for one in named if one.new),
+        "dropped": plan["dropped"],
+        "routing_lines": lines,
+        "smoke": smoked,
+        "seconds": seconds,
+    }
+    result = Result("dev port", proved.exit, data, blocks, proved.warnings, proved.errors)
+    _look_at(result, repo, drafted, plan["new"])
+    return result
+
+
+def _look_at(result: Result, repo: git.Repo, drafted: Manifest, release: str) -> None:
+    """Add to ``result`` what the smoke checks did not see, before what is to be done next."""
+    series = series_of(drafted.series, release)
+    gaps = unproved.gaps([drafted.capabilities[name] for name in series.capabilities], result.data["smoke"])
+    old = repo.git.rev_list("--max-parents=0", worktree.PRISTINE)
+    calls = unproved.device_calls(repo, old, worktree.PRISTINE)
+    stale = unproved.outdated([drafted.patches[name] for name in series.patches], release)
+    result.data["unproved"] = [one._asdict() for one in gaps]
+    result.data["device_calls"] = [one._asdict() for one in calls]
+    result.data["remove_when_outdated"] = stale
+    result.blocks += unproved.blocks(gaps, calls, stale)
+    if result.exit is Exit.OK:
+        partners = pairs.vllm_gaudi(pairs.fitting(drafted, release))
+        result.blocks.append(
+            Text(
+                f"next: look at these, at its capabilities and its pairs (vllm-gaudi {partners}), in manifest.toml",
+                "next",
+            )
+        )
