@@ -4,8 +4,9 @@
 context lengths, and, where the installed code is not the one to measure, a folder that comes first on sys.path.
 
 One process measures one code on one shape, shortest context first, as a serving process would meet them. The
-caches are as large as the longest needs. For each context: a store and a load that are counted and checked byte
-by byte, then the same again and again against the clock, each beside a plain memcpy of as many bytes.
+caches are as large as the longest needs, or as memory allows: a longer request goes over the same slots and memory
+objects again and again, with the same content each time. For each context: a store and a load that are counted and
+checked byte by byte, then the same again and again against the clock, each beside a memcpy of as many bytes.
 """
 
 from __future__ import annotations
@@ -50,18 +51,15 @@ def body(probe: _probe.Probe) -> None:
     where = str(_probe.load("lmcache").__file__)
     if not where.startswith(work["expected"]):
         raise RuntimeError(f"LMCache comes from {where}, not from {work['expected']}")
-    shape, contexts = work["shape"], list(work["contexts"])
-    free = _free_device_bytes()
-    for tokens in [one for one in contexts if one * shape["token_bytes"] > DEVICE_SHARE * free]:
-        contexts.remove(tokens)
-        reason = f"the caches need {tokens * shape['token_bytes'] >> 20} MiB, the device has {free >> 20} MiB free"
-        probe.counters.setdefault("skipped", []).append({"tokens": tokens, "reason": reason})
-    if not contexts:
-        raise _probe.Skip("the device's memory holds none of the contexts")
-    meter = Meter(probe, work, shape, max(contexts))
+    shape, free = work["shape"], _free_device_bytes()
+    on_device = int(DEVICE_SHARE * free) // shape["token_bytes"]
+    held = work["held"] if work["held"] <= on_device else on_device // work["chunk"] * work["chunk"]
+    if held < 2 * work["chunk"]:
+        raise _probe.Skip(f"the device has {free >> 20} MiB free, which is too little for caches")
+    meter = Meter(probe, work, shape, held)
     probe.counters["connector"] = type(meter.port.connector).__name__
     probe.counters["points"] = points = []
-    for tokens in contexts:
+    for tokens in work["contexts"]:
         with probe.section(f"{tokens} tokens"):
             points += meter.context(tokens)
     meter.allocator.close()
@@ -79,20 +77,48 @@ def _free_device_bytes() -> int:
     return int(stats["Limit"]) - int(stats["InUse"])
 
 
+class Request:
+    """A request of ``tokens`` tokens over memory that holds ``held``: its memory objects and their spans.
+
+    Chunk by chunk it takes the objects that there are, and begins again with the first.
+    """
+
+    def __init__(self, port: _port.Port, tokens: int, held: int) -> None:
+        self._port, self._tokens = port, tokens
+        self.held = min(tokens, held)
+        self.spans = port.spans(tokens)
+        self.own = [port.allocate(end - start) for start, end in port.spans(self.held)]
+        self.objects = [self.own[number % len(self.own)] for number in range(len(self.spans))]
+        start, end = self.spans[-1]
+        if end - start < port.chunk and tokens > held:  # a partial chunk is an object of its own size
+            self.objects[-1] = port.allocate(end - start)
+            self.own.append(self.objects[-1])
+
+    def slots(self) -> list[int]:
+        """A new slot mapping for all tokens."""
+        slots = self._port.slots(self.held)
+        return (slots * -(-self._tokens // self.held))[: self._tokens]
+
+    def free(self) -> None:
+        """Give the objects back."""
+        self._port.free(self.own)
+
+
 class Meter:
     """One code, one shape: the caches behind the connector, and what moving them costs."""
 
-    def __init__(self, probe: _probe.Probe, work: dict[str, Any], shape: dict[str, Any], longest: int) -> None:
+    def __init__(self, probe: _probe.Probe, work: dict[str, Any], shape: dict[str, Any], held: int) -> None:
         self._probe, self._torch = probe, _probe.load("torch")
         rng = np.random.default_rng(SEED)
         chunk, block = work["chunk"], work["block"]
-        objects = -(-longest // chunk)
-        self.allocator = _lmcache.Allocator(longest * shape["token_bytes"] + objects * OBJECT_SLACK)
+        self._held = held
+        objects = -(-held // chunk) + 1  # and the partial one of a request that is longer
+        self.allocator = _lmcache.Allocator((held + chunk) * shape["token_bytes"] + objects * OBJECT_SLACK)
         layout = next(one for one in _caches.LAYOUTS if one.mla == shape["mla"] and one.pad)
         caches = _caches.Caches(
             layout,
             dtype="bfloat16",
-            blocks=-(-longest // block) + 2,
+            blocks=-(-held // block) + 2,
             block_size=block,
             heads=(shape["heads"],) * shape["layers"],
             head_size=shape["head_size"],
@@ -104,7 +130,7 @@ class Meter:
             self.port.token_bytes == shape["token_bytes"],
             f"a token has {self.port.token_bytes} bytes, not {shape['token_bytes']}",
         )
-        size = min(COPY_BYTES, longest * shape["token_bytes"])
+        size = min(COPY_BYTES, held * shape["token_bytes"])
         self._blocks = np.ones(size, np.uint8), np.zeros(size, np.uint8)
 
     def context(self, tokens: int) -> list[dict[str, Any]]:
@@ -118,6 +144,7 @@ class Meter:
         return [
             {
                 "tokens": tokens,
+                "held": min(tokens, self._held),
                 "direction": name,
                 "bytes": tokens * self.port.token_bytes,
                 "counts": counts,
@@ -130,27 +157,24 @@ class Meter:
 
     def _checked(self, tokens: int) -> dict[str, _device.Counts]:
         """Counts of a store from some slots, and of a load into others; both compared byte by byte."""
-        spans = self.port.spans(tokens)
-        objects = [self.port.allocate(end - start) for start, end in spans]
+        request = Request(self.port, tokens, self._held)
         counts = {}
         for name in ("store", "load"):
-            slots = self.port.slots(tokens)
-            move = self._move(name, objects, spans, slots)
+            slots = request.slots()
+            move = self._move(name, request, slots)
             self._torch.hpu.synchronize()
             with _device.counting() as counts[name]:
                 move()
-            wrong = self._different_planes(objects, spans, slots)
+            wrong = self._different_planes(request.objects, request.spans, slots)
             self._probe.check(not wrong, f"{name} of {tokens} tokens: {wrong} planes of the cache differ")
-        self.port.free(objects)
+        request.free()
         return counts
 
-    def _move(
-        self, name: str, objects: Sequence[Foreign], spans: Sequence[_port.Span], slots: Sequence[int]
-    ) -> Callable[[], None]:
+    def _move(self, name: str, request: Request, slots: Sequence[int]) -> Callable[[], None]:
         connector = self.port.connector
         call = connector.batched_from_gpu if name == "store" else connector.batched_to_gpu
-        arguments, columns = self.port.arguments(slots), _port.columns(spans)
-        return lambda: call(objects, *columns, **arguments)
+        arguments, columns = self.port.arguments(slots), _port.columns(request.spans)
+        return lambda: call(request.objects, *columns, **arguments)
 
     def _different_planes(self, objects: Sequence[Foreign], spans: Sequence[_port.Span], slots: Sequence[int]) -> int:
         """How many planes do not hold, in the slots of the request, what the objects hold."""
@@ -168,10 +192,9 @@ class Meter:
 
     def _timed(self, tokens: int) -> dict[str, dict[str, Any]]:
         """The fastest of several runs, taken in turn: what else a machine does makes times longer, never shorter."""
-        spans = self.port.spans(tokens)
-        objects = [self.port.allocate(end - start) for start, end in spans]
-        slots = self.port.slots(tokens)
-        moves = {name: self._move(name, objects, spans, slots) for name in ("store", "load")}
+        request = Request(self.port, tokens, self._held)
+        slots = request.slots()
+        moves = {name: self._move(name, request, slots) for name in ("store", "load")}
         moved: dict[str, list[Took]] = {name: [] for name in moves}
         copied: list[Took] = []
         begun = time.perf_counter()
@@ -179,7 +202,7 @@ class Meter:
             copied.append(_took(lambda: self._copy(tokens * self.port.token_bytes)))
             for name, move in moves.items():
                 moved[name].append(_took(lambda move=move: (move(), self._torch.hpu.synchronize())))  # type: ignore[misc]
-        self.port.free(objects)
+        request.free()
         memcpy = _fastest(copied)
         return {
             name: {

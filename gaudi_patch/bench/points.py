@@ -15,14 +15,16 @@ DIRECTIONS = ("store", "load")
 class Point:
     """One direction of one request by one code.
 
-    bytes: of the KV that moves. counts: of the device; empty where it does not count. compiled_for_other: graphs
-    that a prompt of another length compiles after that. seconds, memcpy_seconds: the fastest of ``runs`` by the
-    clock; cpu_seconds: of all processors of this host together, which a busy machine does not lengthen.
+    bytes: of the KV that moves. held: tokens in memory; a longer request goes over them again and again. counts: of
+    the device; empty where it does not count. compiled_for_other: graphs that a prompt of another length compiles
+    after that. seconds, memcpy_seconds: the fastest of ``runs`` by the clock; cpu_seconds: of all processors of this
+    host together, which a busy machine does not lengthen.
     """
 
     code: str
     shape: str
     tokens: int
+    held: int
     direction: str
     bytes: int
     counts: Mapping[str, int]
@@ -113,8 +115,21 @@ def byte_row(pair: Pair) -> tuple[str, ...]:
     )
 
 
+def repeated(pairs: Sequence[Pair]) -> str:
+    """What the star behind a length means; empty where there is none."""
+    held = sorted({one.held for pair in pairs for one in (pair.stock, pair.patched) if one and one.held < one.tokens})
+    if not held:
+        return ""
+    lengths = " or ".join(length_text(tokens) for tokens in held)
+    return (
+        f"*: memory holds KV of {lengths} tokens only (--memory); slots and memory objects repeat after them. "
+        "Counts and bytes are those of the whole request, but what grows with the size of the cache.\n"
+    )
+
+
 def _request(pair: Pair) -> str:
-    return f"{pair.direction} {length_text(pair.tokens)}"
+    star = "*" if any(one and one.held < one.tokens for one in (pair.stock, pair.patched)) else ""
+    return f"{pair.direction} {length_text(pair.tokens)}{star}"
 
 
 def _both(pair: Pair, text: Any) -> str:  # noqa: ANN401 - a function of a point

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gaudi_patch.bench import trees
 from gaudi_patch.bench.points import Point, points_of
-from gaudi_patch.bench.workload import BLOCK, CHUNK, Shape, Skipped, fitting, length_text
+from gaudi_patch.bench.workload import BLOCK, CHUNK, Shape, Skipped, held_tokens, length_text, none_fits
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.situation import Situation
 from gaudi_patch.smoke import runner, target
@@ -64,14 +64,19 @@ def run(found: Situation, python: Path, request: Request, say: Callable[[str], N
         codes = trees.codes(found, scratch / "tree")
         measured = Measured(device)
         for shape in request.shapes:
-            contexts, skipped = fitting(shape, request.contexts, request.memory)
-            measured.skipped += skipped
-            for code in codes if contexts else ():
-                lengths = ", ".join(map(length_text, contexts))
+            held = held_tokens(shape, request.contexts, request.memory)
+            if not held:
+                measured.skipped += none_fits(shape, request.contexts, request.memory)
+                continue
+            for code in codes:
+                lengths = ", ".join(map(length_text, request.contexts))
                 say(f"{shape.name}, {code.name}: measuring {lengths} on {_device_text(device)} ...")
                 folder = scratch / f"{shape.name}-{code.name}"
                 folder.mkdir()
-                arguments = ("--work", json.dumps(_work(shape, contexts, code, found.installation.package)))
+                arguments = (
+                    "--work",
+                    json.dumps(_work(shape, request.contexts, held, code, found.installation.package)),
+                )
                 result = runner.run_probe(
                     python, MEASURE, request.rules, device, request.timeout, os.environ, folder, arguments
                 )
@@ -97,10 +102,11 @@ def available_bytes() -> int:
     return max(free, 0)
 
 
-def _work(shape: Shape, contexts: Sequence[int], code: trees.Code, package: str) -> dict[str, object]:
+def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, package: str) -> dict[str, object]:
     return {
         "shape": {**vars(shape), "token_bytes": shape.token_bytes},
         "contexts": list(contexts),
+        "held": held,
         "chunk": CHUNK,
         "block": BLOCK,
         "tree": str(code.root) if code.laid_out else None,
@@ -110,11 +116,6 @@ def _work(shape: Shape, contexts: Sequence[int], code: trees.Code, package: str)
 
 def _add(measured: Measured, code: trees.Code, shape: str, result: LevelResult) -> None:
     found = result.counters
-    measured.skipped += [
-        Skipped(shape, one["tokens"], one["reason"])
-        for one in found.get("skipped", ())
-        if not any((old.shape, old.tokens) == (shape, one["tokens"]) for old in measured.skipped)
-    ]
     if result.status != "passed":
         # Figures of a run that failed a comparison are figures of wrong work.
         measured.failures.append((code.name, shape, _reason(code, result)))

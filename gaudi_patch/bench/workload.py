@@ -16,6 +16,8 @@ _ELEMENT = 2  # bytes of a bfloat16
 _PROCESS_BYTES = 2 * GIB
 # The runtime's pinned ring and its buffers on the device, for groups of eight chunks.
 _STAGED_CHUNKS = 40
+# Fewer tokens than these in memory would lie in a processor's cache, and a memcpy of them, too.
+_LEAST_HELD = 8 * CHUNK
 
 
 @dataclass(frozen=True)
@@ -83,22 +85,32 @@ def contexts_of(text: str) -> list[int]:
     return sorted(lengths)
 
 
-def needed_bytes(shape: Shape, tokens: int) -> int:
-    """Host memory of a measuring process on the emulated HPU: caches, as much of memory objects, buffers."""
-    return (2 * tokens + _STAGED_CHUNKS * CHUNK) * shape.token_bytes + _PROCESS_BYTES
+def needed_bytes(shape: Shape, held: int) -> int:
+    """Host memory of a measuring process on the emulated HPU that holds so many tokens.
+
+    They are in the caches and once more in memory objects; buffers come on top.
+    """
+    return (2 * held + _STAGED_CHUNKS * CHUNK) * shape.token_bytes + _PROCESS_BYTES
 
 
-def fitting(shape: Shape, contexts: Sequence[int], limit: int) -> tuple[list[int], list[Skipped]]:
-    """The lengths that ``limit`` bytes of memory allow, and the others with the reason."""
-    fit, skipped = [], []
-    for tokens in contexts:
-        needed = needed_bytes(shape, tokens)
-        if needed <= limit:
-            fit.append(tokens)
-        else:
-            reason = f"needs {needed / GIB:.0f} GiB of memory, {limit / GIB:.1f} GiB may be used"
-            skipped.append(Skipped(shape.name, tokens, reason))
-    return fit, skipped
+def held_tokens(shape: Shape, contexts: Sequence[int], limit: int) -> int:
+    """How many tokens a measuring process holds: the longest context, or as many whole chunks as ``limit`` bytes allow.
+
+    A longer request goes over the same slots and memory objects again and again: the device is told to do the same
+    work, and moves as many bytes. 0 where the limit does not allow a useful number.
+    """
+    longest = max(contexts)
+    if needed_bytes(shape, longest) <= limit:
+        return longest
+    held = (limit - needed_bytes(shape, 0)) // (2 * shape.token_bytes) // CHUNK * CHUNK
+    return held if held >= min(longest, _LEAST_HELD) else 0
+
+
+def none_fits(shape: Shape, contexts: Sequence[int], limit: int) -> list[Skipped]:
+    """All lengths, with what they need."""
+    needed = needed_bytes(shape, min(max(contexts), _LEAST_HELD))
+    reason = f"needs {needed / GIB:.1f} GiB of memory, {limit / GIB:.1f} GiB may be used"
+    return [Skipped(shape.name, tokens, reason) for tokens in contexts]
 
 
 def length_text(tokens: int) -> str:

@@ -115,7 +115,7 @@ def _blocks(pairs: Sequence[points.Pair], measured: Measured, title: str) -> lis
     if measured.skipped:
         rows = [(one.shape, workload.length_text(one.tokens), one.reason) for one in measured.skipped]
         blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))
-    blocks.append(Text(f"{title}\n{HOW}{NOTES[measured.device]}"))
+    blocks.append(Text(f"{title}\n{points.repeated(pairs)}{HOW}{NOTES[measured.device]}"))
     return blocks
 
 

@@ -31,6 +31,7 @@ def make_point() -> MakePoint:
             counts |= {"h2d_copies": 2, "d2h_copies": 5, "bounce_bytes": 500, "device_traffic_bytes": 4000}
         values: dict[str, Any] = {
             "bytes": 1000,
+            "held": tokens,
             "counts": counts,
             "other_tokens": tokens - 300,
             "compiled_for_other": 1,

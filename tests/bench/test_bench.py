@@ -32,7 +32,7 @@ def real(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest
     environment = lmcache_overlay("0.5.6")
     drawn = tmp_path_factory.mktemp("bench") / "bench.svg"
     before = tiny.tree(environment.site_packages / "lmcache", times=True)
-    options = ("--shapes", "70b-tp8,mla", "--contexts", "768,1K,256K", "--memory", "6", "--svg", drawn, "--json")
+    options = ("--shapes", "70b-tp8,mla", "--contexts", "768,1K,16K", "--memory", "3", "--svg", drawn, "--json")
     done = gaudi_patch("bench", "--python", environment.python, "--device", "emulated", *options)
     assert done.code == 0, done.out + done.err
     assert tiny.tree(environment.site_packages / "lmcache", times=True) == before
@@ -47,7 +47,7 @@ def test_both_codes_are_measured_for_each_shape_length_and_direction(real: dict[
         (code, shape, tokens, direction)
         for code in ("stock", "patched")
         for shape in ("70b-tp8", "mla")
-        for tokens in (768, 1024)
+        for tokens in (768, 1024, 16384)
         for direction in ("store", "load")
     }
     assert real["data"]["connectors"] == {"stock": "VLLMPagedMemHPUConnectorV2", "patched": "GaudiConnector"}
@@ -57,9 +57,36 @@ def test_both_codes_are_measured_for_each_shape_length_and_direction(real: dict[
 
 @pytest.mark.torch
 @pytest.mark.wheels
-def test_what_does_not_fit_into_memory_is_named(real: dict[str, Any]) -> None:
-    assert {(one["shape"], one["tokens"]) for one in real["data"]["skipped"]} == {("70b-tp8", 262144), ("mla", 262144)}
-    assert all("GiB" in one["reason"] for one in real["data"]["skipped"])
+def test_a_request_longer_than_memory_goes_over_it_again_and_is_measured_whole(real: dict[str, Any]) -> None:
+    for one in real["data"]["points"]:
+        long = one["tokens"] == 16384
+        assert (one["held"] < 16384 and one["held"] % 256 == 0) if long else one["held"] == one["tokens"]
+        if long and one["code"] == "patched":
+            assert one["counts"]["graph_launches"] == 16384 // 256 // 8
+            assert one["counts"]["h2d_copies"] + one["counts"]["d2h_copies"] == 16384 // 256 + 8
+    assert real["data"]["skipped"] == []
+
+
+def test_memory_that_holds_too_little_is_told_for_each_length(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
+) -> None:
+    from gaudi_patch.bench.workload import SHAPES, none_fits
+    from gaudi_patch.report import plain
+
+    skipped = none_fits(SHAPES[0], [2048, 262144], 1 << 30)
+    result = _shown(monkeypatch, tmp_path, Measured("emulated", [make_point("patched", shape="mla")], skipped))
+    text = " ".join("".join(plain(block) for block in result.blocks).split())
+    assert "8b 2K needs 3.8 GiB of memory, 1.0 GiB may be used" in text
+    assert "8b 256K needs" in text
+
+
+def test_a_star_tells_which_lengths_are_longer_than_what_memory_held(make_point: MakePoint) -> None:
+    from gaudi_patch.bench import points
+
+    pairs = points.pairs_of([make_point("patched"), make_point("patched", tokens=8192, held=4096)])
+    assert [points.count_row(pair)[0] for pair in pairs] == ["store 2K", "store 8K*"]
+    assert "KV of 4K tokens only" in points.repeated(pairs)
+    assert points.repeated(pairs[:1]) == ""
 
 
 @pytest.mark.torch
@@ -86,7 +113,8 @@ def test_the_patched_code_keeps_the_budgets_where_the_stock_code_does_not(real: 
         assert one["compiled_for_other"] == 0 < stock["compiled_for_other"]
         assert one["counts"]["device_syncs"] == 1 < stock["counts"]["device_syncs"]
         # 768 tokens are a group of two chunks and one of one; 1024 are one of four.
-        assert one["counts"]["graph_launches"] == (2 if tokens == 768 else 1) < stock["counts"]["graph_launches"]
+        launches = {768: 2, 1024: 1}.get(tokens, tokens // 2048)
+        assert one["counts"]["graph_launches"] == launches < stock["counts"]["graph_launches"]
 
 
 @pytest.mark.torch

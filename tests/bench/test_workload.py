@@ -35,14 +35,23 @@ def test_shapes_come_in_the_order_of_the_table_each_once() -> None:
     assert [shape.name for shape in workload.shapes_of("mla,8b,mla")] == ["8b", "mla"]
 
 
-def test_a_length_is_skipped_with_what_it_needs_and_what_there_is() -> None:
+def test_memory_holds_the_longest_request_or_as_many_whole_chunks_as_it_can() -> None:
+    for shape in workload.SHAPES:
+        limit = workload.needed_bytes(shape, 8192)
+        assert workload.held_tokens(shape, [2048, 8100], limit) == 8100
+        assert workload.held_tokens(shape, [2048, 8192], limit) == 8192
+        assert workload.held_tokens(shape, [2048, 32768], limit) == 8192
+        assert workload.held_tokens(shape, [2048, 32768], limit - 1) == 8192 - workload.CHUNK
+
+
+def test_memory_for_less_than_eight_chunks_is_too_little_unless_no_request_is_longer() -> None:
     (shape,) = workload.shapes_of("8b")
-    limit = workload.needed_bytes(shape, 8192)
-    fit, skipped = workload.fitting(shape, [2048, 8192, 32768], limit)
-    assert fit == [2048, 8192]
-    (one,) = skipped
-    assert (one.shape, one.tokens) == ("8b", 32768)
-    assert one.reason == "needs 11 GiB of memory, 5.2 GiB may be used"
+    limit = workload.needed_bytes(shape, 2048) - 1
+    assert workload.held_tokens(shape, [512, 1024], limit) == 1024
+    assert workload.held_tokens(shape, [512, 4096], limit) == 0
+    first, second = workload.none_fits(shape, [512, 4096], limit)
+    assert (first.shape, first.tokens, second.tokens) == ("8b", 512, 4096)
+    assert first.reason == second.reason == "needs 3.8 GiB of memory, 3.7 GiB may be used"
 
 
 def test_caches_and_objects_of_the_request_are_in_what_is_needed() -> None:
