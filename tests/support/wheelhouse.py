@@ -10,7 +10,10 @@ from tests.support import environments
 REPOSITORY = Path(__file__).resolve().parents[2]
 LMCACHE = "0.5.6"
 #: What the Dockerfiles' NEEDS name.
-NEEDS = ("aiofile", "aiofiles", "awscrt", "nvtx", "redis", "sortedcontainers")
+NEEDS = (
+    *("aiofile", "aiofiles", "awscrt", "httpx", "nvtx"),
+    *("opentelemetry-exporter-prometheus", "redis", "sortedcontainers"),
+)
 
 
 def make(folder: Path) -> Path:
