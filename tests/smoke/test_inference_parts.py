@@ -42,6 +42,27 @@ def _run(python: Path, code: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.parametrize(
+    ("tails", "shared", "length", "local", "hit"),
+    [
+        (False, 300, 300, 0, 256),  # whole chunks of 64
+        (True, 300, 300, 0, 299),  # the tail, too; the last token is always computed
+        (True, 192, 256, 0, 192),  # another prompt: its tail differs
+        (True, 200, 200, 0, 192),  # a prefix of the stored prompt: the tail that was stored is longer
+        (False, 128, 128, 0, 127),
+        (False, 300, 300, 160, 96),
+        (False, 300, 300, 288, 0),  # vLLM has more than LMCache
+    ],
+)
+def test_the_hits_that_are_expected_follow_from_chunks_and_tails(
+    load: Any, monkeypatch: pytest.MonkeyPatch, tails: bool, shared: int, length: int, local: int, hit: int
+) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "gaudi_smoke_hpu")
+    stored = length if shared == 128 else 300
+    engine = SimpleNamespace(saves_tails=tails)
+    assert load("_vllm_prompts").expected_hit(engine, stored, length, shared, local) == hit
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("mla", [False, True])
 def test_the_tiny_model_answers_by_its_whole_context(torch_python: Path, tmp_path: Path, mla: bool) -> None:

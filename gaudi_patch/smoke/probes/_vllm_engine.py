@@ -140,6 +140,11 @@ class Engine:
         state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
         return state.get_kv_transfer_group()._lmcache_engine
 
+    @property
+    def saves_tails(self) -> bool:
+        """Whether LMCache stores a last chunk that is not full, as it does by default up to 0.3.10.post2."""
+        return bool(getattr(self.scheduler.connector._lmcache_engine.config, "save_unfull_chunk", False))
+
     def problems(self) -> list[str]:
         """Why LMCache does not serve, rank by rank; empty where it does."""
         if _vllm_setup.uses_vllm_gaudi():  # its workers cannot be asked; the hits will tell

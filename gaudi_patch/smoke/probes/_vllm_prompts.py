@@ -36,12 +36,11 @@ def expected_hit(engine: _vllm_engine.Engine, stored: int, length: int, shared: 
     stored: the length of the prompt that was stored. length: of the prompt that is looked up. shared: how many tokens
     both begin with. local: what vLLM has itself.
 
-    LMCache serves whole chunks; a last chunk that is not full is stored up to 0.3.10 (``save_unfull_chunk``), and
-    serves the very same prompt only. Of a prompt that is cached whole, the last token is computed all the same.
+    LMCache serves whole chunks; a last chunk that is not full, where it is stored at all, serves the very same prompt
+    only. Of a prompt that is cached whole, the last token is computed all the same.
     """
     chunk = _vllm_setup.chunk_size()
-    tail = bool(getattr(engine.adapter.config, "save_unfull_chunk", False))
-    found = stored if tail and shared == length == stored else shared // chunk * chunk
+    found = stored if engine.saves_tails and shared == length == stored else shared // chunk * chunk
     if found == length:
         found -= 1
     return max(0, found - local)

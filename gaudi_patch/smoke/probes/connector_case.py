@@ -121,14 +121,18 @@ def _shared_prefix(case: Case, p: list[int], block: int, chunk: int) -> None:
 
 
 def _preemption(case: Case, n: int) -> None:
+    """Of four requests that do not fit together some are resumed; what was stored of them must be right, too."""
     prompts = [case.prompt(seed, n) for seed in range(10, 14)]
     case.ask("preemption and resumption", prompts, external=None, count=140)
-    with case.probe.section("preemption and resumption"):
+    whole_chunks = n // _vllm_setup.chunk_size() * _vllm_setup.chunk_size()
+    with case.probe.section("preempted prompts again"):
         case.probe.check(case.watch.resumed > 0, "no request was preempted: nothing was tested")
-        answers = case.engine.generate([prompts[0]], 1)
-        case.probe.check(
-            answers[0].external + answers[0].local > 0, "nothing of a resumed request's prompt is cached", hits=0
-        )
+        for tokens in prompts:
+            case.engine.forget_prefixes()
+            hits = case.engine.generate([tokens], 1)[0].external
+            case.probe.check(hits >= whole_chunks, f"LMCache had {hits} of {n} tokens, not {whole_chunks} or more")
+        for problem in case.watch.take():
+            case.probe.fail(problem)
 
 
 def latent_attention(probe: _probe.Probe) -> None:

@@ -171,11 +171,10 @@ def multiprocess(probe: _probe.Probe) -> None:
 def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Two workers, each with its own device, hccl between them (gloo on the emulated HPU)."""
     case = _vllm_case.Case(probe, _vllm_setup.SHARED_KEYS, ranks=2, mla=mla)
-    chunk = _vllm_setup.chunk_size()
-    p = case.prompt(1)
+    n, p = case.length, case.prompt(1)
     case.ask("miss", [p], external=[0])
     case.engine.forget_prefixes()
-    case.ask("hit", [p], external=[case.length // chunk * chunk], local=[0])
+    case.ask("hit", [p], external=[case.hit(n, n, n)], local=[0])
     case.close()
     probe.summary.append(f"two ranks, {'MLA' if mla else 'MHA'}: answers identical")
 
