@@ -293,3 +293,19 @@ def test_the_plugin_is_importable_neither_by_accident_nor_from_the_package() -> 
     assert importlib.util.find_spec("gaudi_smoke_hpu") is None
     assert not (PLUGIN / "__init__.py").exists()
     assert levels.PROBES == PROBES
+
+
+@pytest.mark.torch
+def test_vllm_can_go_through_the_modules_of_either_model(torch_python: Path, tmp_path: Path) -> None:
+    code = """
+import torch
+from pathlib import Path
+from types import SimpleNamespace
+from gaudi_smoke_hpu import models, pattern, tiny
+folder = tiny.write(Path('model'), mla=False)
+hf = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, vocab_size=512)
+config = SimpleNamespace(hf_config=hf, use_mla=False, dtype=torch.float32, get_head_size=lambda: 32)
+both = models.PagedModel(models.load(folder, torch.float32, 'cpu')), pattern.PatternModel(config)
+print(*(list(model.modules()) == [model] for model in both))
+"""
+    assert _run(torch_python, code, tmp_path) == "True True"

@@ -203,10 +203,11 @@ class LatentAttention(Llama):
         return k, k[..., : self.lora]
 
 
-class PagedModel:
-    """A model over paged caches on the device."""
+class PagedModel(torch.nn.Module):
+    """A model over paged caches on the device; a module, since vLLM goes through a model's modules when it ends."""
 
     def __init__(self, model: Llama) -> None:
+        super().__init__()
         self._model = model
         self.layers, self.kv_heads, self.head_size = model.layers, model.kv_heads, model.head_size
         self.dtype, self.use_mla = model.dtype, model.use_mla

@@ -34,10 +34,11 @@ def prefix_hashes(tokens: list[int]) -> Foreign:
     return hashes
 
 
-class PatternModel:
+class PatternModel(torch.nn.Module):
     """The model, for the shapes of a vLLM model configuration."""
 
     def __init__(self, model_config: Foreign) -> None:
+        super().__init__()
         hf = model_config.hf_config
         self.layers = int(hf.num_hidden_layers)
         self.use_mla = bool(model_config.use_mla)

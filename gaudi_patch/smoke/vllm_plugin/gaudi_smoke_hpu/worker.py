@@ -81,7 +81,7 @@ class SmokeWorker(WorkerBase):
         return self.model_runner.execute_model(scheduler_output)
 
     def get_model(self) -> Foreign:
-        """The model, which is no ``nn.Module``."""
+        """The model."""
         return self.model_runner.model
 
     def get_supported_tasks(self) -> tuple[str, ...]:
