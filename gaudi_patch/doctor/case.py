@@ -21,9 +21,8 @@ from gaudi_patch.search import Target
 if TYPE_CHECKING:
     from packaging.version import Version
 
-PROBES = Path(__file__).resolve().parent / "probes"
+PROBES = Path(__file__).resolve().parent.parent / "probes"
 _PROBE_SECONDS = 120.0
-_MARK = "gaudi-patch-doctor: "
 
 #: https://github.com/HabanaAI/hl-thunk-open/blob/master/include/specs/common/pci_ids.h
 HABANA_VENDOR = "0x1da3"
@@ -146,12 +145,16 @@ class Case:
             return Settings({}, problem="LMCache was not found")
         file = self.config or self.environ.get("LMCACHE_CONFIG_FILE")
         overrides = self.arguments.lmcache_settings if self.arguments else {}
-        told = self._probe("settings.py", {"file": str(file) if file else None, "overrides": overrides})
+        question = {"file": str(file) if file else None, "environment": True, "overrides": overrides, "guard": False}
+        told = self._probe("load_config.py", question)
+        problem = told.get("problem", "")
+        if told.get("stage") == "import":
+            problem = f"LMCache cannot be imported: {problem}"
         return Settings(
             told.get("values", {}),
             tuple(told.get("warnings", ())),
             told.get("aliases"),
-            told.get("problem", ""),
+            problem,
             told.get("stage") == "load",
         )
 
@@ -172,9 +175,8 @@ class Case:
         done = self.host.run(command, _PROBE_SECONDS, environ)
         if isinstance(done, str):
             return {"problem": f"{self.installed.python} cannot be run: {done}"}
-        lines = [line for line in done.tail.splitlines() if line.startswith(_MARK)]
-        if not lines:
+        found = done.answer
+        if found is None:
             ending = "no answer in time" if done.timed_out else done.ending
             return {"problem": f"{self.installed.python} gave no answer ({ending}) {done.last_line}".rstrip()}
-        answer: dict[str, Any] = json.loads(lines[-1].removeprefix(_MARK))
-        return answer
+        return found

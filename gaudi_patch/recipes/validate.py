@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gaudi_patch.recipes.text import CONFIG
 from gaudi_patch.smoke import process
 from gaudi_patch.smoke.target import probe_environment
 
-SCRIPT = Path(__file__).with_name("load_config.py")
+SCRIPT = Path(__file__).resolve().parent.parent / "probes" / "load_config.py"
 TIMEOUT = 120.0
 
 
@@ -24,18 +25,20 @@ def validate(recipe: Recipe, python: Path) -> bool:
     Returns whether the refusals of the patched runtime were asked too: they are not there before `apply`.
     """
     if not recipe.config:
-        _ask(python, "server", *recipe.server)
+        _ask(python, {"server": list(recipe.server)})
         return False
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-") as folder:
         file = Path(folder, CONFIG)
         file.write_text(recipe.files[CONFIG], encoding="utf-8")
-        answer = _ask(python, "file", str(file), *recipe.config)
-    faults = [f"it does not know {key}" for key in answer["unknown"]]
-    faults += [f"it has another name for {key}" for key in answer["renamed"]]
+        answer = _ask(python, {"file": str(file), "environment": False, "overrides": {}, "guard": True})
+    renamed = {*answer["aliases"], *answer["deprecated"]}
+    faults = [f"it does not know {key}" for key in recipe.config if key not in {*answer["known"], *renamed}]
+    faults += [f"it has another name for {key}" for key in recipe.config if key in renamed]
     for key, value in recipe.config.items():
         expected = value.removeprefix("file://") if key == "local_disk" and isinstance(value, str) else value
-        if answer["values"][key] != expected:
-            faults.append(f"it loads {key} as {answer['values'][key]!r}, not as {expected!r}")
+        loaded = answer["values"].get(key)
+        if loaded != expected:
+            faults.append(f"it loads {key} as {loaded!r}, not as {expected!r}")
     faults += answer["warnings"]
     if answer["guard"]:
         faults.append(answer["guard"])
@@ -44,30 +47,28 @@ def validate(recipe: Recipe, python: Path) -> bool:
     return answer["guard"] is not None
 
 
-def _ask(python: Path, *arguments: str) -> dict[str, Any]:
+def _ask(python: Path, question: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-") as folder:
         scratch = Path(folder)
-        answer = scratch / "answer.json"
         done = process.run(
-            [str(python), str(SCRIPT), str(answer), *arguments],
+            [str(python), str(SCRIPT), json.dumps(question)],
             timeout=TIMEOUT,
             environ=probe_environment(os.environ, rules="lazy", scratch=scratch),
             cwd=scratch,
         )
-        try:
-            found: dict[str, Any] = json.loads(answer.read_bytes())
-            return found
-        except (OSError, ValueError):
-            last = done.last_line or done.ending
-    if done.timed_out or last.startswith(("ModuleNotFoundError", "ImportError")):
+    ending = "no answer in time" if done.timed_out else f"no answer ({done.ending}) {done.last_line}".rstrip()
+    answer = done.answer or {"stage": "import", "problem": ending}
+    if answer.get("stage") == "import":
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "cannot-validate",
             f"LMCache, or what it needs for this mode, could not be imported by {python}; nothing was written",
             "install what is missing, or write the recipe unchecked: --lmcache VERSION",
-            details=["no answer in time" if done.timed_out else last],
+            details=[answer["problem"]],
         )
-    raise _rejected([last])
+    if "problem" in answer:
+        raise _rejected([answer["problem"]])
+    return answer
 
 
 def _rejected(details: list[str]) -> GaudiPatchError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
 import signal
@@ -11,9 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 OUTPUT_LIMIT = 1024 * 1024
+_MARK = "gaudi-patch-answer: "  # what is no log line of LMCache or torch
 _POLL_SECONDS = 0.05
 _DRAIN_SECONDS = 1.0
 
@@ -49,6 +51,13 @@ class Finished:
         """The last line of output that is not blank; for an exception, what it says."""
         lines = [line.strip() for line in self.tail.splitlines() if line.strip()]
         return lines[-1][-500:] if lines else ""
+
+    @property
+    def answer(self) -> dict[str, Any] | None:
+        """The JSON object that one of gaudi_patch/probes has printed; None where it came to no answer."""
+        lines = [line for line in self.tail.splitlines() if line.startswith(_MARK)]
+        found: dict[str, Any] | None = json.loads(lines[-1].removeprefix(_MARK)) if lines else None
+        return found
 
 
 class _Tail:

@@ -41,4 +41,4 @@ def hlml() -> dict[str, Any]:
         return {"installed": True, "reason": f"{type(error).__name__}: {error}"}
 
 
-sys.stdout.write("\ngaudi-patch-doctor: " + json.dumps({"torch": torch_hpu(), "hlml": hlml()}) + "\n")
+sys.stdout.write("\ngaudi-patch-answer: " + json.dumps({"torch": torch_hpu(), "hlml": hlml()}) + "\n")

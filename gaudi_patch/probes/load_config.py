@@ -1,0 +1,130 @@
+"""Run by the target's interpreter: let its LMCache load a configuration, and print what it made of it.
+
+``load_config.py QUESTION``, where the question is a JSON object. For an engine, ``file`` is its configuration or null,
+``environment`` says whether LMCACHE_* variables go before it, as in LMCache's vLLM adapter, and ``overrides`` are the
+connector's own settings; ``guard`` asks the patched LMCache, too, what it refuses. ``server`` holds the command line
+of a multiprocess server in place of these. The answer is one JSON object on a marked line, which smoke/process.py
+reads. Imports nothing of gaudi_patch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NoReturn
+
+#: For its metrics; the wheel asks for them, and an installation without dependencies lacks them.
+SERVER_NEEDS = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus")
+
+
+class _Kept(logging.Handler):
+    """Collects what LMCache warns of; its loggers pass nothing on to their parents."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    def listen(self) -> None:
+        """To every logger of LMCache that there is by now."""
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("lmcache"):
+                logging.getLogger(name).addHandler(self)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def engine(question: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that an engine has, the names that LMCache knows, and what it warned of."""
+    try:
+        module = importlib.import_module("lmcache.v1.config")
+    except Exception as error:  # a broken build raises whatever its libraries raise
+        return {"stage": "import", "problem": _told(error)}
+    kept = _Kept()
+    kept.listen()
+    try:
+        config = _load(module, question)
+    except Exception as error:  # yaml's, LMCache's own, or an assertion of its validation
+        return {"stage": "load", "problem": _told(error), "warnings": kept.messages}
+    return {
+        "values": {name: value for name, value in vars(config).items() if not name.startswith("_")},
+        "warnings": kept.messages,
+        "aliases": dict(getattr(module, "_CONFIG_ALIASES", {})),
+        "known": sorted(getattr(module, "_CONFIG_DEFINITIONS", {})),
+        "deprecated": sorted(getattr(module, "_DEPRECATED_CONFIGS", {})),
+        "guard": _guard(config) if question["guard"] else None,
+    }
+
+
+def _load(module: ModuleType, question: Mapping[str, Any]) -> Any:  # noqa: ANN401 - it differs between releases
+    kind, file = module.LMCacheEngineConfig, question["file"]
+    config = kind.from_file(file) if file else kind.from_env()
+    if file and question["environment"] and hasattr(config, "update_config_from_env"):
+        config.update_config_from_env()
+    setter = getattr(sys.modules.get("lmcache.v1.config_base"), "validate_and_set_config_value", None)
+    for name, value in question["overrides"].items():
+        if setter is not None:
+            setter(config, name, value)
+        elif hasattr(config, name):
+            setattr(config, name, value)
+    if hasattr(config, "validate"):
+        config.validate()
+    return config
+
+
+def _guard(config: Any) -> str | None:  # noqa: ANN401 - LMCache's object
+    """What the patched LMCache refuses of it: "" for nothing, None where it is not patched."""
+    if importlib.util.find_spec("lmcache.gaudi") is None:
+        return None
+    guards = importlib.import_module("lmcache.gaudi.guards")
+    try:
+        guards.refuse_config(config, "VLLM")
+    except guards.GaudiError as error:
+        return str(error)
+    return ""
+
+
+def server(arguments: list[str]) -> dict[str, Any]:
+    """What the server's own parsers make of its arguments."""
+    try:
+        parser = _Parser()
+        importlib.import_module("lmcache.cli.commands.server").ServerCommand().add_arguments(parser)
+        # After the parser is filled: where these cannot be imported, it has said so, and is empty.
+        distributed = importlib.import_module("lmcache.v1.distributed.config")
+        multiprocess = importlib.import_module("lmcache.v1.multiprocess.config")
+        parsed = parser.parse_args(arguments)
+        found = multiprocess.parse_args_to_mp_server_config(parsed)
+        distributed.parse_args_to_config(parsed)
+        multiprocess.parse_args_to_http_frontend_config(parsed)
+        # What it imports when it starts, and would only then say that it misses.
+        for name in ("lmcache.v1.multiprocess.http_server", *SERVER_NEEDS):
+            importlib.import_module(name)
+    except Exception as error:  # what its parsers raise, or imports that it lacks
+        return {"stage": "import" if isinstance(error, ImportError) else "load", "problem": _told(error)}
+    return {"values": {"chunk_size": found.chunk_size, "port": found.port}}
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line; an assertion without a text by the line that failed."""
+    if isinstance(error, AssertionError) and not str(error):
+        line = traceback.extract_tb(error.__traceback__)[-1].line
+        return f"it requires: {str(line).removeprefix('assert ')}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    told = server(asked["server"]) if "server" in asked else engine(asked)
+    sys.stdout.write(f"\ngaudi-patch-answer: {json.dumps(told, default=str)}\n")
