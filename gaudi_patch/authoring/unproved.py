@@ -33,7 +33,7 @@ class Gap(NamedTuple):
     missing: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{', '.join(self.missing)} not run" if self.missing else "no smoke level checks it"
+        return f"not passed here: {', '.join(self.missing)}" if self.missing else "no smoke level checks it"
 
 
 class Call(NamedTuple):
@@ -80,8 +80,9 @@ def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) ->
         found.append(Table(("capability", "why"), [(one.capability, str(one)) for one in open_], title))
     if calls:
         more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""
-        rows = [(f"{one.file}:{one.line}", one.text) for one in calls[:SHOWN]]
-        found.append(Table(("where", "what"), rows, f"Calls to a device that are new in this release{more}"))
+        lines = "\n".join(f"  {one.file}:{one.line}: {one.text}" for one in calls[:SHOWN])
+        found.append(Text(f"Calls to a device that are new in this release{more}:"))
+        found.append(Text(lines, verbatim=True))
     if stale:
         found.append(Text(f"remove_when is about other releases: {', '.join(stale)}", "next"))
     return found
