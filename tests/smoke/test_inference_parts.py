@@ -29,7 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     yield named
     for name in set(sys.modules) - before:
-        if name.startswith("_vllm") or name in ("_probe", "_lmcache", "inference_case", "connector_case"):
+        if name.startswith("_vllm") or name in ("_probe", "_lmcache", "inference", "inference_case", "connector_case"):
             del sys.modules[name]
 
 
@@ -309,3 +309,19 @@ both = models.PagedModel(models.load(folder, torch.float32, 'cpu')), pattern.Pat
 print(*(list(model.modules()) == [model] for model in both))
 """
     assert _run(torch_python, code, tmp_path) == "True True"
+
+
+@pytest.mark.parametrize(
+    ("passed", "not_checked", "phases"),
+    [(True, {}, ["store", "load"]), (False, {}, ["store"]), (True, {"lm-server": "no keys"}, ["store"])],
+)
+def test_a_store_is_read_only_where_it_was_filled(
+    load: Any, passed: bool, not_checked: dict[str, str], phases: list[str]
+) -> None:
+    seen: list[str] = []
+    kind = load("inference").Level
+    level = object.__new__(kind)
+    level.probe = SimpleNamespace(counters={"not_checked": not_checked})
+    level.run = lambda *extra, **options: seen.append(extra[extra.index("--phase") + 1]) or passed
+    level._outlives("lm-server", "lm://127.0.0.1:1")
+    assert seen == phases

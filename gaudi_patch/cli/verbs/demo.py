@@ -46,8 +46,8 @@ def demo(
     Installs LMCache from PyPI without its CUDA packages, and PyTorch (a CPU build: where pip's
     index gives the CUDA one, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index). Shows each step
     with its result and time, and what the emulated HPU counted before and after the patch.
-    Leaves nothing behind. --full takes minutes and 2.5 GB, and adds a table of prompts, cache hits,
-    answers and times.
+    Leaves nothing behind. --full takes about ten minutes and 2 GB, and adds a table of prompts, cache
+    hits, answers and times.
 
     Example:
 
