@@ -21,7 +21,10 @@ def blocks(stock: Sequence[LevelResult], patched: Sequence[LevelResult]) -> list
     found: list[Block] = []
     if after:
         head = ("request", "prompt", "vLLM had", "LMCache had", "stock", "answer (tokens)", "time")
-        title = "vLLM on the patched LMCache (lazy rules, a tiny model); stock: what the release as it is had"
+        title = (
+            "vLLM on the patched LMCache (lazy rules, a tiny model); stock: what LMCache as released had; "
+            "control: its KV was spoilt on purpose, so the answer must be another one"
+        )
         rows = [_row(name, request, before.get(name)) for name, request in after.items()]
         found.append(Table(head, rows, title))
     return found
