@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.doctor import arguments, checks
+from gaudi_patch.doctor import arguments, checks, vllm_config
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Finding, Level
 from gaudi_patch.doctor.host import Host
@@ -31,7 +31,7 @@ def doctor(manifest: Manifest, target: Target, options: Options, host: Host | No
     host = host or (Host() if target.root is None else Host(target.root, running=False))
     line = None if options.vllm_args is None else arguments.parse(options.vllm_args)
     config = options.config.absolute() if options.config else None
-    findings = checks.run(Case(host, target, manifest, line, config))
+    findings = checks.run(vllm_config.with_file(Case(host, target, manifest, line, config)))
     count = {level.value: sum(one.level is level for one in findings) for level in Level}
     result = Result(
         "doctor", data={"findings": [_data(one) for one in findings], "count": count}, blocks=_blocks(findings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,20 +22,42 @@ _KV = "kv-transfer-config"
 
 
 @dataclass(frozen=True)
+class ConfigFile:
+    """vLLM's own file of options: its ``words``, or the ``fault`` that vLLM finds, or why it is ``unread`` here.
+
+    ``off`` names the options that it means to turn off, and this vLLM leaves on.
+    """
+
+    name: str
+    words: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+    fault: str = ""
+    unread: str = ""
+
+    @property
+    def read(self) -> bool:
+        return not self.fault and not self.unread
+
+
+@dataclass(frozen=True)
 class Arguments:
     """Options by name without dashes (``True`` for one without a value), and the KV transfer configuration.
 
-    ``problem`` says why the line cannot be read; it then tells nothing else.
+    ``line`` is what was given, ``files`` what its ``--config`` names, ``file`` what was found there. ``problem`` says
+    why the line cannot be read; it then tells nothing else.
     """
 
     options: Mapping[str, str | bool] = field(default_factory=dict)
     kv: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    line: str = ""
+    files: tuple[str, ...] = ()
+    file: ConfigFile | None = None
 
     @property
-    def from_file(self) -> bool:
-        """Whether vLLM reads further options from a file of its own, which is not read here."""
-        return "config" in self.options
+    def unread_file(self) -> bool:
+        """Whether vLLM takes further options from a file of its own that could not be read here."""
+        return bool(self.files) and (self.file is None or not self.file.read)
 
     @property
     def connector(self) -> str:
@@ -72,14 +94,21 @@ class Arguments:
         return "no-enable-prefix-caching" not in self.options
 
 
-def parse(line: str) -> Arguments:
-    """Read a vLLM command line, with or without ``vllm serve MODEL`` before its options."""
+def parse(line: str, before: Sequence[str] = ()) -> Arguments:
+    """Read a vLLM command line, with or without ``vllm serve MODEL`` before its options.
+
+    ``before`` are the words of vLLM's own file. As in vLLM, of an option given twice the last one counts, and dotted
+    parts of the KV transfer configuration, which are joined, count more than one that is given whole.
+    """
     try:
         words = shlex.split(line)
     except ValueError as error:
         return Arguments(problem=f"the quotes do not match: {error}")
+    files = tuple((*words, "")[at + 1] for at, word in enumerate(words) if word == "--config")
+    words = [*before, *words]
     options: dict[str, str | bool] = {}
-    kv: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     while words:
         word = words.pop(0)
         if not _OPTION.match(word):
@@ -90,15 +119,16 @@ def parse(line: str) -> Arguments:
         head, dot, rest = (_SHORT.get(name) or name.lstrip("-")).partition(".")
         key = head.replace("_", "-")
         if key != _KV:
+            options.pop(key[3:] if key.startswith("no-") else f"no-{key}", None)  # of the two the last one counts
             options[key] = value if equals else True
         elif dot:
-            _put(kv, rest, _value(value))
+            _put(dotted, rest, _value(value))
         else:
             given = _value(value)
             if not isinstance(given, dict):
                 return Arguments(problem=f"--{_KV} must be a JSON object, not {value!r}")
-            kv.update(given)
-    return Arguments(options, kv)
+            whole = given
+    return Arguments(options, dotted or whole, "", line, files)
 
 
 def _put(table: dict[str, Any], path: str, value: object) -> None:

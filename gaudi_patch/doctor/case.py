@@ -136,7 +136,7 @@ class Case:
     @cached_property
     def hpu(self) -> Mapping[str, Any]:
         """What torch.hpu and pyhlml say in a process of the target; ``problem`` where that cannot be asked."""
-        return self._probe("hpu.py", {})
+        return self.probe("hpu.py", {})
 
     @cached_property
     def settings(self) -> Settings:
@@ -146,7 +146,7 @@ class Case:
         file = self.config or self.environ.get("LMCACHE_CONFIG_FILE")
         overrides = self.arguments.lmcache_settings if self.arguments else {}
         question = {"file": str(file) if file else None, "environment": True, "overrides": overrides, "guard": False}
-        told = self._probe("load_config.py", question)
+        told = self.probe("load_config.py", question)
         problem = told.get("problem", "")
         if told.get("stage") == "import":
             problem = f"LMCache cannot be imported: {problem}"
@@ -158,7 +158,7 @@ class Case:
             told.get("stage") == "load",
         )
 
-    def _probe(self, name: str, question: Mapping[str, Any]) -> dict[str, Any]:
+    def probe(self, name: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """Run a probe under the target's interpreter, in the environment that a server would have."""
         if reason := self.lacking("running"):
             return {"problem": reason}

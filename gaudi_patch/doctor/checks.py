@@ -14,6 +14,7 @@ from gaudi_patch.doctor import (
     software,
     storage,
     vllm_args,
+    vllm_config,
 )
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Check, Finding
@@ -26,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     *environment.CHECKS,
     *kv_blocks.CHECKS,
     *vllm_args.CHECKS,
+    *vllm_config.CHECKS,
     *lmcache_config.CHECKS,
     *keys.CHECKS,
     *refused_features.CHECKS,

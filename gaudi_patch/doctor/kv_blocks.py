@@ -43,8 +43,8 @@ def defragmentation(case: Case) -> Answer:
         return unknown("whether prefix caching is on is not known", _GIVE_LINE)
     if not case.arguments.prefix_caching:
         return _defragments(plugin, "--no-enable-prefix-caching")
-    if case.arguments.from_file:
-        return unknown("vLLM's --config file may turn prefix caching off; it is not read here", _GIVE_LINE)
+    if case.arguments.unread_file:
+        return unknown("vLLM's --config file may turn prefix caching off: see vllm.config-file", _GIVE_LINE)
     return ok("prefix caching is on (for models with state-space layers vLLM may turn it off)")
 
 

@@ -42,8 +42,8 @@ def connector(case: Case) -> Answer:
         return ok(name)
     if name == "MultiConnector":
         return failure("MultiConnector", "give LMCacheConnectorV1 as the connector itself")
-    if case.arguments.from_file and not name:
-        return unknown("vLLM's --config file may name one; it is not read here", "give it with --vllm-args")
+    if case.arguments.unread_file and not name:
+        return unknown("vLLM's --config file may name one: see vllm.config-file", "give it with --vllm-args")
     what = f"{name} is not LMCache's" if name else "no --kv-transfer-config: vLLM runs without LMCache"
     return warning(what, _EXAMPLE)
 

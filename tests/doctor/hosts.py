@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from gaudi_patch import manifest as manifests
 from gaudi_patch.commands.doctor import Options, doctor
 from gaudi_patch.doctor.host import Host
@@ -237,6 +239,7 @@ def _environment(gaudi: Gaudi) -> None:
         gaudi.package(name, version)
     gaudi.package("vllm_gaudi", "0.26.0", "Requires-Dist: transformers<6,>=5.4\n")
     gaudi.module("vllm_gaudi-0.26.0.dist-info/entry_points.txt", ENTRY_POINTS)
+    (gaudi.site / "yaml").symlink_to(Path(yaml.__file__).parent)  # vLLM brings it
     gaudi.module("torch/__init__.py", "__version__ = '2.11.0'\n")
     gaudi.module("torch/version.py", "cuda: Optional[str] = None\n")
     gaudi.module("habana_frameworks/__init__.py", "")

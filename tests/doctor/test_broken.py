@@ -55,6 +55,12 @@ def together(*steps: Callable[[Gaudi], object]) -> Callable[[Gaudi], object]:
     return lambda gaudi: [step(gaudi) for step in steps]
 
 
+def prefix_caching_off(gaudi: Gaudi) -> None:
+    file = gaudi.folder / "vllm.yaml"
+    file.write_text("enable-prefix-caching: false\n")
+    gaudi.options = f"--config {file}"
+
+
 def no_seed(gaudi: Gaudi) -> None:
     del gaudi.environ["PYTHONHASHSEED"]
 
@@ -312,6 +318,17 @@ VLLM = [
         {"vllm.arguments": F, "env.defragmentation": U},
         "--kv-transfer-config",
     ),
+    Broken(
+        "a file of options that is not there",
+        options("--config /not/there.yaml"),
+        {
+            "vllm.config-file": F,
+            "env.defragmentation": U,
+        },
+        "correct it",
+    ),
+    Broken("a file that vLLM ignores", options("--config=vllm.yaml"), {"vllm.config-file": W}, "--config FILE"),
+    Broken("an option of a file that is ignored", prefix_caching_off, {"vllm.config-file": W}, "no-enable-prefix"),
     Broken("no connector", lambda gaudi: gaudi.kv.clear(), {"vllm.connector": W}, "LMCacheConnectorV1"),
     Broken("MultiConnector", kv(kv_connector="MultiConnector"), {"vllm.connector": F}, "itself"),
     Broken("another connector", kv(kv_connector="NixlConnector"), {"vllm.connector": W}, "LMCacheConnectorV1"),

@@ -31,7 +31,11 @@ def doctor(
     ] = None,
     vllm_args: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--vllm-args", metavar="'...'", help="The command line of vllm serve, in one word."),
+        typer.Option(
+            "--vllm-args",
+            metavar="'...'",
+            help="The command line of vllm serve, in one word; a --config FILE in it is read.",
+        ),
     ] = None,
     python: PythonOption = None,
     path: PathOption = None,

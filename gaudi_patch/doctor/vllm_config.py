@@ -1,0 +1,94 @@
+"""vLLM's own ``--config FILE``: options in YAML. vLLM puts them before those of the command line, which so win."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.arguments import ConfigFile, parse
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+#: What a file that says false means to turn off; for other options false is what they are without it.
+_ON_BY_DEFAULT = ("enable-prefix-caching", "enable-chunked-prefill")
+_TWO_WORDS = "write it in two words: --config FILE"
+
+
+def with_file(case: Case) -> Case:
+    """The case with what the file says in its arguments; as it is, where the command line names none."""
+    given = case.arguments
+    if given is None or given.problem or not given.files:
+        return case
+    file = _read(case, given.files)
+    if not file.read:
+        return replace(case, arguments=replace(given, file=file))
+    return replace(case, arguments=replace(parse(given.line, file.words), file=file))
+
+
+def _read(case: Case, names: tuple[str, ...]) -> ConfigFile:
+    """The file, read by the target's own YAML."""
+    name = names[0]
+    if len(names) > 1:
+        return ConfigFile(name, fault=f"--config is given {len(names)} times, and vLLM takes one file")
+    if not name:
+        return ConfigFile(name, fault="--config names no file")
+    if not name.endswith((".yaml", ".yml")):
+        return ConfigFile(name, fault=f"{name}: vLLM takes files named *.yaml or *.yml only")
+    told = case.probe("read_yaml.py", {"file": str(Path(name).absolute())})
+    if told.get("stage") == "load":
+        return ConfigFile(name, fault=f"{name} cannot be read: {told['problem']}")
+    if "problem" in told:
+        return ConfigFile(name, unread=told["problem"])
+    engine = case.version("vllm")
+    false = (key.replace("_", "-") for key, value in told["values"].items() if value is False)
+    off = tuple(key for key in false if key in _ON_BY_DEFAULT)
+    return ConfigFile(name, tuple(words(told["values"], engine)), off)
+
+
+def words(values: Mapping[str, Any], engine: Version | None) -> Iterator[str]:
+    """The file as words of a command line (vllm/utils/argparse_utils.py, load_config_file)."""
+    for key, value in values.items():
+        if isinstance(value, bool):
+            # `vllm serve` leaves false out, 0.32 too: it looks for --no-KEY among the options of `vllm` itself.
+            yield from [f"--{key}"] if value else []
+        elif isinstance(value, list):
+            yield from [f"--{key}", *map(str, value)] if value else []
+        elif isinstance(value, dict) and not (engine is not None and engine.release < (0, 14)):
+            yield from (f"--{key}", json.dumps(value))
+        else:  # a nested table, too, in vLLM 0.13, which then does not take it for JSON
+            yield from (f"--{key}", str(value))
+
+
+@check(
+    "vllm.config-file",
+    "vLLM's --config file",
+    why="connector, block size and ranks may be in it; vLLM does not start with one that it cannot read",
+    source=sources.vllm("utils/argparse_utils.py"),
+    needs=("arguments",),
+)
+def config_file(case: Case) -> Answer:
+    assert case.arguments is not None
+    file = case.arguments.file
+    if file is None and "config" in case.arguments.options:
+        return warning("vLLM does not read the file of --config=FILE, and says nothing", _TWO_WORDS)
+    if file is None:
+        return ok("none")
+    if file.fault:
+        return failure(file.fault, f"correct it; {_TWO_WORDS}, from the folder where vLLM is started")
+    if file.unread:
+        return unknown(f"{file.name} is not read: {file.unread}", "give its options with --vllm-args")
+    if file.off:
+        ignored = ", ".join(f"{key}: false" for key in file.off)
+        fixes = ", ".join(f"no-{key}: true" for key in file.off)
+        return warning(f"{file.name}: vllm serve ignores {ignored}", f"write {fixes}, or leave it out")
+    return ok(f"{file.name}: {sum(word.startswith('--') for word in file.words)} option(s); the command line wins")
+
+
+CHECKS = (config_file,)
