@@ -133,7 +133,7 @@ def port(
     wheel: WheelOption = None,
     python: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--python", metavar="PYTHON", help="An interpreter with PyTorch, for the smoke checks."),
+        typer.Option("--python", metavar="PYTHON", help="An interpreter with PyTorch, and vLLM, for the smoke checks."),
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="Prove the series before it is written.")] = True,
     as_json: JsonOption = False,
@@ -144,6 +144,10 @@ def port(
     with both sides shown. Then the new series is held against its wheel and put through the smoke
     checks, in a throwaway environment that sees the packages of --python. Only what passes is
     written: patches, series and lock. A patch whose text other releases have stays shared.
+
+    It ends by what the smoke checks did not see: capabilities that no level proved here (those of
+    vLLM need an interpreter that has it), calls to a device that are new in the release, patches
+    whose remove_when is about other releases.
 
     Example:
 
