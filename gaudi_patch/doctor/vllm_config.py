@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 #: What a file that says false means to turn off; for other options false is what they are without it.
 _ON_BY_DEFAULT = ("enable-prefix-caching", "enable-chunked-prefill")
-_TWO_WORDS = "write it in two words: --config FILE"
 
 
 def with_file(case: Case) -> Case:
@@ -77,11 +76,13 @@ def config_file(case: Case) -> Answer:
     assert case.arguments is not None
     file = case.arguments.file
     if file is None and "config" in case.arguments.options:
-        return warning("vLLM does not read the file of --config=FILE, and says nothing", _TWO_WORDS)
+        return warning(
+            "vLLM does not read the file of --config=FILE, and says nothing", "write two words: --config FILE"
+        )
     if file is None:
         return ok("none")
     if file.fault:
-        return failure(file.fault, f"correct it; {_TWO_WORDS}, from the folder where vLLM is started")
+        return failure(file.fault, "correct the file or its path, which starts at the folder where vLLM is started")
     if file.unread:
         return unknown(f"{file.name} is not read: {file.unread}", "give its options with --vllm-args")
     if file.off:

@@ -325,7 +325,7 @@ VLLM = [
             "vllm.config-file": F,
             "env.defragmentation": U,
         },
-        "correct it",
+        "correct the file",
     ),
     Broken("a file that vLLM ignores", options("--config=vllm.yaml"), {"vllm.config-file": W}, "--config FILE"),
     Broken("an option of a file that is ignored", prefix_caching_off, {"vllm.config-file": W}, "no-enable-prefix"),
