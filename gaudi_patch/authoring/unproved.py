@@ -23,7 +23,7 @@ _CALL = re.compile(
     r"(synchronize|set_device|current_device|get_device_properties|Stream|Event|stream|current_stream)\("
 )
 #: Modules of other devices, which an HPU does not run.
-_FOREIGN = re.compile(r"platform/devices/(?!hpu/)|(cuda|npu|xpu|musa)_?(connectors?|ops)?/?[^/]*\.py$|sglang|tensorrt")
+_FOREIGN = re.compile(r"platform/devices/(?!hpu/)|/(cuda|npu|xpu|musa)\w*(/|\.py$)|/(sglang|tensorrt)")
 
 
 class Gap(NamedTuple):

@@ -67,13 +67,16 @@ def test_calls_to_a_device_that_are_new_in_the_release_are_shown_with_their_plac
         tmp_path / "w",
         {
             "lmcache/engine.py": changed(ENGINE, ("line_20 = 20\n", "line_20 = torch_dev.synchronize(device)\n")),
+            "lmcache/non_cuda_equivalents.py": "torch.cuda.init()\n",
             "lmcache/v1/platform/devices/cuda/ops.py": "torch.cuda.synchronize()\n",
+            "lmcache/v1/xpu_connectors.py": "torch_dev.synchronize()\n",
             "lmcache/events.py": "stop = threading.Event()\n# torch.cuda is not for us\n",
         },
     )
     assert result.exit is Exit.OK
     assert result.data["device_calls"] == [
-        {"file": "lmcache/engine.py", "line": 20, "text": "line_20 = torch_dev.synchronize(device)"}
+        {"file": "lmcache/engine.py", "line": 20, "text": "line_20 = torch_dev.synchronize(device)"},
+        {"file": "lmcache/non_cuda_equivalents.py", "line": 1, "text": "torch.cuda.init()"},
     ]
     text = "".join(plain(block) for block in result.blocks)
     assert "  lmcache/engine.py:20: line_20 = torch_dev.synchronize(device)\n" in text
