@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gaudi_patch.bench.points import DIRECTIONS, Pair, Point
-from gaudi_patch.bench.workload import SHAPES, length_text
+from gaudi_patch.bench.points import DIRECTIONS, Pair, Point, length
+from gaudi_patch.bench.workload import SHAPES
 
 WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -50,7 +50,7 @@ def bars(pairs: Sequence[Pair], metric: Metric) -> list[Bar]:
     """Bars of these requests; a side without a figure has none."""
     found = []
     for pair in pairs:
-        group = f"{pair.shape} {length_text(pair.tokens)} {pair.direction}"
+        group = f"{pair.shape} {length(pair)} {pair.direction}"
         for point in (pair.stock, pair.patched):
             value = None if point is None else metric.value(point)
             if point is not None and value is not None:

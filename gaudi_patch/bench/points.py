@@ -127,9 +127,14 @@ def repeated(pairs: Sequence[Pair]) -> str:
     )
 
 
-def _request(pair: Pair) -> str:
+def length(pair: Pair) -> str:
+    """The length of the request, with a star where it is longer than what memory held."""
     star = "*" if any(one and one.held < one.tokens for one in (pair.stock, pair.patched)) else ""
-    return f"{pair.direction} {length_text(pair.tokens)}{star}"
+    return f"{length_text(pair.tokens)}{star}"
+
+
+def _request(pair: Pair) -> str:
+    return f"{pair.direction} {length(pair)}"
 
 
 def _both(pair: Pair, text: Any) -> str:  # noqa: ANN401 - a function of a point

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from gaudi_patch.bench.chart import METRICS, Metric
-from gaudi_patch.bench.points import DIRECTIONS, Pair
-from gaudi_patch.bench.workload import SHAPES, length_text
+from gaudi_patch.bench.points import DIRECTIONS, Pair, length
+from gaudi_patch.bench.workload import SHAPES
 
-PANEL, GAP, LEFT, TOP, BAR = (340, 150), (40, 62), 24, 74, 15
+PANEL, GAP, LEFT, TOP, BAR = (340, 164), (40, 48), 24, 82, 24
 # Readable on white and on black; the two colours also differ in brightness.
 _STYLE = """
 svg { font: 12px system-ui, sans-serif; background: #ffffff }
@@ -36,6 +36,8 @@ def draw(pairs: Sequence[Pair], title: str, subtitle: str) -> str:
     ElementTree.SubElement(root, "title").text = title
     ElementTree.SubElement(root, "style").text = _STYLE
     _text(root, LEFT, 26, title, "title")
+    if any(length(pair).endswith("*") for pair in pairs):
+        subtitle += " *: memory held fewer tokens; slots and memory objects repeat."
     _text(root, LEFT, 45, subtitle, "small")
     _legend(root, width)
     for row, cell in enumerate(shown):
@@ -49,30 +51,31 @@ def draw(pairs: Sequence[Pair], title: str, subtitle: str) -> str:
 def _panel(root: ElementTree.Element, x: int, y: int, metric: Metric, pairs: Sequence[Pair]) -> None:
     panel = ElementTree.SubElement(root, "g", {"class": "panel"})
     title = next(shape.title for shape in SHAPES if shape.name == pairs[0].shape)
-    figure = metric.title.partition(",")[0].lower() if metric is METRICS[0] else f"{metric.title.lower()} (log scale)"
-    _text(panel, x, y + 4, f"{title}: {pairs[0].direction}, {figure}", "head")
+    figure = metric.title[0].lower() + metric.title[1:] + ("" if metric is METRICS[0] else " (log scale)")
+    _text(panel, x, y, title, "head")
+    _text(panel, x, y + 15, f"{pairs[0].direction}: {figure}", "small")
     values = [
         (pair, point.code, metric.value(point)) for pair in pairs for point in (pair.stock, pair.patched) if point
     ]
     scaled = {value: _scale(metric, value) for _, _, value in values if value is not None}
     most = max(scaled.values(), default=1.0) or 1.0
-    floor, tall = y + PANEL[1], PANEL[1] - 34
+    floor, tall = y + PANEL[1], PANEL[1] - 44
     step = PANEL[0] / len(pairs)
     for number, pair in enumerate(pairs):
         middle = x + step * (number + 0.5)
-        _text(panel, middle, floor + 14, length_text(pair.tokens), "small", "middle")
+        _text(panel, middle, floor + 14, length(pair), "small", "middle")
         for side, code in enumerate(("stock", "patched")):
             value = next((v for p, c, v in values if p is pair and c == code), None)
-            left = middle + (12 if side else -12 - BAR)
+            left = middle + (1 if side else -1 - BAR)
             if value is None:
                 _text(panel, left + BAR / 2, floor - 4, "-", "small", "middle")
                 continue
             high = max(1.0, scaled[value] / most * tall)
             box = {"x": left, "y": floor - high, "width": BAR, "height": high}
             bar = ElementTree.SubElement(
-                panel, "rect", {name: f"{length:.1f}" for name, length in box.items()} | {"class": f"bar {code}"}
+                panel, "rect", {name: f"{pixels:.1f}" for name, pixels in box.items()} | {"class": f"bar {code}"}
             )
-            told = f"{code}, {length_text(pair.tokens)} tokens: {metric.text(value)}"
+            told = f"{code}, {length(pair)} tokens: {metric.text(value)}"
             ElementTree.SubElement(bar, "title").text = told
             _text(panel, left + BAR / 2, floor - high - 4, metric.text(value), "small", "middle")
     axis = {"x1": x, "x2": x + PANEL[0], "y1": floor, "y2": floor}
