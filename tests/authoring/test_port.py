@@ -162,6 +162,9 @@ def conflict(shelf: Shelf, tmp_path: Path) -> Shelf:
     result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     assert result.exit is Exit.REFUSED
     assert result.data["conflict"] == "1.0.0/route.patch"
+    said = "".join(one.text for one in result.blocks if isinstance(one, Text))
+    assert "HEAD is 1.0.1 with the patches so far, the parent is 1.0.0 before the patch" in said
+    assert "Merged: 1; still to come: 0." in said
     assert kept(shelf) == before
     text = (tmp_path / "w/lmcache/engine.py").read_text()
     assert "line_5 = 'cuda'" in text
