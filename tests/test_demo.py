@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gaudi_patch.commands import demo_setup, demo_vllm
+from gaudi_patch.commands import demo, demo_setup, demo_vllm
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.report import Table
 from gaudi_patch.smoke.outcome import LevelResult
@@ -40,6 +40,23 @@ def test_an_installation_that_fails_names_the_package(monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo_setup.subprocess, "run", fail)
     with pytest.raises(GaudiPatchError, match=r"could not install list\.txt"):
         demo_setup.install(Path("python"), "--requirement", "list.txt", "--no-deps")
+
+
+def test_what_was_counted_is_shown_request_by_request_with_a_dash_where_stock_did_not_get_so_far() -> None:
+    def kernels(**counters: dict[str, int]) -> list[LevelResult]:
+        other = LevelResult(
+            "kernels", "passed", "fine", 1.0, "emulated", "eager", 3, (), {"a store": {"d2h_copies": 9}}
+        )
+        return [other, LevelResult("kernels", "passed", "fine", 1.0, "emulated", "lazy", 3, (), counters)]
+
+    smoked = demo._Smoked(
+        stock=kernels(a_store={"graph_launches": 17}),
+        patched=kernels(a_store={"device_syncs": 1, "graph_launches": 3, "other": 5}, a_load={"graph_launches": 2}),
+    )
+    assert demo._counters(smoked) == {
+        "a_store": [("graph launches", "17", "3"), ("device synchronizations", "-", "1")],
+        "a_load": [("graph launches", "-", "2")],
+    }
 
 
 def _inference(requests: list[dict[str, Any]]) -> LevelResult:

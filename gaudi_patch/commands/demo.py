@@ -148,7 +148,6 @@ def _report(story: _Story, version: str, kept: Path | None, smoked: _Smoked) -> 
     steps = [
         {"step": name, "status": status, "result": what, "seconds": took} for name, status, what, took in story.rows
     ]
-    counters = _counters(smoked)
     result = Result(
         "demo",
         data={
@@ -163,9 +162,10 @@ def _report(story: _Story, version: str, kept: Path | None, smoked: _Smoked) -> 
     )
     if smoked.patched:
         result.blocks += smoke.blocks(smoked.patched)
-    if counters:
-        title = "Counted on the emulated HPU, lazy rules, after warm-up: the release as it is, and patched"
-        result.blocks.append(Table(("what", "counted", "stock", "patched"), counters, title))
+    result.blocks += [
+        Table(("counted on the emulated HPU", "stock", "patched"), rows, f"{request} (lazy rules, after warm-up)")
+        for request, rows in _counters(smoked).items()
+    ]
     result.blocks += demo_vllm.blocks(smoked.stock, smoked.patched)
     for one in smoked.stock:
         result.blocks.append(Text(f"unpatched, level {one.level} {one.status}: {one.reason}\n"))
@@ -183,21 +183,22 @@ def _report(story: _Story, version: str, kept: Path | None, smoked: _Smoked) -> 
     return result
 
 
-def _counters(smoked: _Smoked) -> list[tuple[str, str, str, str]]:
-    """One row a counter of each request that the patched release was counted on; "-" where stock did not get so far."""
+def _counters(smoked: _Smoked) -> dict[str, list[tuple[str, str, str]]]:
+    """The counters of each request that the patched release was counted on; "-" where stock did not get so far."""
 
     def lazy(results: list[LevelResult]) -> dict[str, dict[str, int]]:
         return next((one.counters for one in results if one.level == "kernels" and one.rules == "lazy"), {})
 
     stock, patched = lazy(smoked.stock), lazy(smoked.patched)
-    rows = []
-    for request, counts in patched.items():
-        if not isinstance(counts, dict):
-            continue
-        for key, name in COUNTERS.items():
-            if key in counts:
-                rows.append((request, name, str(stock.get(request, {}).get(key, "-")), str(counts[key])))
-    return rows
+    return {
+        request: [
+            (name, str(stock.get(request, {}).get(key, "-")), str(counts[key]))
+            for key, name in COUNTERS.items()
+            if key in counts
+        ]
+        for request, counts in patched.items()
+        if isinstance(counts, dict)
+    }
 
 
 def _newest(manifest: Manifest) -> str:

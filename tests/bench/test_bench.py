@@ -220,9 +220,26 @@ def test_figures_of_a_process_that_failed_a_comparison_do_not_count(make_point: 
     for status, kept in (("passed", 1), ("failed", 0)):
         measured = Measured("emulated")
         result = LevelResult("bench", status, "why", 1.0, "emulated", "lazy", counters=counters)  # type: ignore[arg-type]
-        runs._add(measured, Code("patched", Path("/site"), laid_out=False), "8b", result)
+        runs._add(measured, Code("patched", Path("/site"), laid_out=False), "8b", [2048], result)
         assert len(measured.points) == kept
         assert len(measured.failures) == 1 - kept
+
+
+def test_a_device_without_room_is_told_once_for_each_length_and_is_no_failure_of_the_patched_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gaudi_patch.smoke.outcome import LevelResult
+
+    measured = Measured("hpu")
+    for code in ("patched", "stock"):
+        result = LevelResult("bench", "skipped", "the device has 3 MiB free", 1.0, "hpu", "lazy")
+        runs._add(measured, Code(code, Path("/site"), laid_out=False), "8b", [2048, 8192], result)
+    assert [(one.tokens, one.reason) for one in measured.skipped] == [
+        (2048, "the device has 3 MiB free"),
+        (8192, "the device has 3 MiB free"),
+    ]
+    shown = _shown(monkeypatch, tmp_path, measured)
+    assert (shown.exit, shown.errors[0].code) == (Exit.ENVIRONMENT, "cannot-measure")
 
 
 def test_a_failure_is_told_by_its_cause_and_the_path_within_the_package() -> None:
@@ -231,7 +248,7 @@ def test_a_failure_is_told_by_its_cause_and_the_path_within_the_package() -> Non
     failures = ({"check": "bench", "message": "TypeError: no (/tmp/x/tree/lmcache/a.py:7)"},)
     result = LevelResult("bench", "failed", "more words", 1.0, "emulated", "lazy", failures=failures)
     measured = Measured("emulated")
-    runs._add(measured, Code("stock", Path("/tmp/x/tree"), laid_out=True), "8b", result)
+    runs._add(measured, Code("stock", Path("/tmp/x/tree"), laid_out=True), "8b", [2048], result)
     assert measured.failures == [("stock", "8b", "TypeError: no (lmcache/a.py:7)")]
 
 

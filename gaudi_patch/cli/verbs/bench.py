@@ -61,8 +61,8 @@ def bench(
     is counted is also compared byte by byte.
 
     Works on a patched and on an unpatched installation, and writes nothing into it: the other
-    code is laid out in a temporary folder. A length that does not fit into memory is skipped
-    and named.
+    code is laid out in a temporary folder. A request that is longer than memory allows goes over
+    the same slots and memory objects again and again, and is marked with a star.
 
     Example:
 
