@@ -12,7 +12,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gaudi_patch import diff, explain, hunks
+from gaudi_patch.series import diff, explain, hunks
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from gaudi_patch import bytecode
 from gaudi_patch.attestation.document import patch_digests, series_id
-from gaudi_patch.manifest import LockedFile
-from gaudi_patch.plan import inspect, refuse_compiled
-from gaudi_patch.situation import Situation
+from gaudi_patch.engine import bytecode
+from gaudi_patch.engine.plan import inspect, refuse_compiled
+from gaudi_patch.engine.situation import Situation
+from gaudi_patch.series.manifest import LockedFile
 
 
 class Difference(NamedTuple):

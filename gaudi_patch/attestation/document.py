@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gaudi_patch.disk import sha256
-from gaudi_patch.manifest import Capability, Kind, Manifest
-from gaudi_patch.plan import FileState, State
-from gaudi_patch.situation import Situation
+from gaudi_patch.engine.plan import FileState, State
+from gaudi_patch.engine.situation import Situation
+from gaudi_patch.series.manifest import Capability, Kind, Manifest
 
 ID = "urn:gaudi-patch:attestation:1"
 VERSION = 1

@@ -7,8 +7,8 @@ from pathlib import Path
 from gaudi_patch.authoring import lint, wheels, worktree
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import Series, default_directory, load
-from gaudi_patch.report import Result, Text
+from gaudi_patch.output.report import Result, Text
+from gaudi_patch.series.manifest import Series, default_directory, load
 
 SERIES_FILE = "gaudi-patch-series"
 WHEEL_FILE = "gaudi-patch-wheel"

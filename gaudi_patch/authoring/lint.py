@@ -7,13 +7,13 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from gaudi_patch import pairs
 from gaudi_patch.authoring import lock, wheels
-from gaudi_patch.diff import Kind, parse
 from gaudi_patch.disk import Disk, Image, read_image
 from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest
-from gaudi_patch.manifest import Manifest, default_directory, load
-from gaudi_patch.report import Result, Table, Text, narrate
+from gaudi_patch.output.report import Result, Table, Text, narrate
+from gaudi_patch.series import pairs
+from gaudi_patch.series.diff import Kind, parse
+from gaudi_patch.series.manifest import Manifest, default_directory, load
 from gaudi_patch.smoke import levels
 
 

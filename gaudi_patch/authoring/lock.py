@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gaudi_patch import bytecode, plan
 from gaudi_patch.authoring import wheels
 from gaudi_patch.disk import sha256
+from gaudi_patch.engine import bytecode, plan
 from gaudi_patch.errors import bad_manifest
-from gaudi_patch.manifest import SCHEMA, Manifest, Series, load, parsed_copy
+from gaudi_patch.series.manifest import SCHEMA, Manifest, Series, load, parsed_copy
 
 
 def release_of(series: Series) -> str:

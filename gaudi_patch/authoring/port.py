@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gaudi_patch.authoring import lint, naming, port_report, proof, shelf, wheels, worktree
+from gaudi_patch.authoring import lint, patch_names, port_report, prove, staging, wheels, worktree
 from gaudi_patch.authoring.edit import SERIES_FILE, series_of
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-from gaudi_patch.manifest import default_directory, load
-from gaudi_patch.report import Diff, Result, Text
+from gaudi_patch.output.report import Diff, Result, Text
+from gaudi_patch.series.manifest import default_directory, load
 
 if TYPE_CHECKING:
     import git
@@ -159,19 +159,19 @@ def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
     """Draft the series, prove it, and take it over; shared patches stay shared."""
     directory, wheel = Path(plan["directory"]), Path(plan["wheel"])
     manifest = load(directory, require_lock=False)
-    named = naming.name(repo, manifest, plan["new"])
+    named = patch_names.name(repo, manifest, plan["new"])
     fresh = [one.new for one in named if one.new is not None]
     names = [one.patch for one in named]
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-port-") as scratch:
         drafted = Path(scratch, "patches")
-        shelf.draft(manifest, drafted, series_of(manifest.series, plan["old"]), plan["new"], names, fresh)
+        staging.draft(manifest, drafted, series_of(manifest.series, plan["old"]), plan["new"], names, fresh)
         linted = lint.lint(drafted, write=True, known={plan["new"]: wheel})
         python = Path(plan["python"]) if plan["python"] else None
-        proved = proof.prove(drafted, wheel, python) if plan["smoke"] else Result("smoke")
+        proved = prove.prove(drafted, wheel, python) if plan["smoke"] else Result("smoke")
         result = port_report.report(repo, plan, named, load(drafted), linted.data["routing_lines"][plan["new"]], proved)
         if result.exit is Exit.OK:
-            shelf.publish(drafted, directory, [one.patch.name for one in fresh])
-            naming.retitle(repo, names)
+            staging.publish(drafted, directory, [one.patch.name for one in fresh])
+            patch_names.retitle(repo, names)
     if result.errors:
         folder = repo.working_dir
         result.errors[0].message += "; nothing was written to the patches"

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gaudi_patch import pairs
-from gaudi_patch.authoring import unproved, worktree
+from gaudi_patch.authoring import gaps, worktree
 from gaudi_patch.authoring.edit import series_of
-from gaudi_patch.authoring.naming import Named
+from gaudi_patch.authoring.patch_names import Named
 from gaudi_patch.errors import Exit
-from gaudi_patch.manifest import Manifest
-from gaudi_patch.report import Block, Result, Table, Text
+from gaudi_patch.output.report import Block, Result, Table, Text
+from gaudi_patch.series import pairs
+from gaudi_patch.series.manifest import Manifest
 
 if TYPE_CHECKING:
     import git
@@ -60,14 +60,14 @@ def report(
 def _look_at(result: Result, repo: git.Repo, drafted: Manifest, release: str) -> None:
     """Add to ``result`` what the smoke checks did not see, before what is to be done next."""
     series = series_of(drafted.series, release)
-    gaps = unproved.gaps([drafted.capabilities[name] for name in series.capabilities], result.data["smoke"])
+    unseen = gaps.gaps([drafted.capabilities[name] for name in series.capabilities], result.data["smoke"])
     old = repo.git.rev_list("--max-parents=0", worktree.PRISTINE)
-    calls = unproved.device_calls(repo, old, worktree.PRISTINE)
-    stale = unproved.outdated([drafted.patches[name] for name in series.patches], release)
-    result.data["unproved"] = [one._asdict() for one in gaps]
+    calls = gaps.device_calls(repo, old, worktree.PRISTINE)
+    stale = gaps.outdated([drafted.patches[name] for name in series.patches], release)
+    result.data["unproved"] = [one._asdict() for one in unseen]
     result.data["device_calls"] = [one._asdict() for one in calls]
     result.data["remove_when_outdated"] = stale
-    result.blocks += unproved.blocks(gaps, calls, stale)
+    result.blocks += gaps.blocks(unseen, calls, stale)
     if result.exit is Exit.OK:
         partners = pairs.vllm_gaudi(pairs.fitting(drafted, release))
         result.blocks.append(

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gaudi_patch import hunks
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-from gaudi_patch.manifest import Manifest, Patch, Series
+from gaudi_patch.series import hunks
+from gaudi_patch.series.manifest import Manifest, Patch, Series
 
 if TYPE_CHECKING:
     import git
@@ -99,7 +99,7 @@ def open_repo(folder: Path) -> git.Repo:
 
 def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
     """Apply one patch to the worktree, hunks found by exact context, and commit it."""
-    from gaudi_patch import diff
+    from gaudi_patch.series import diff
 
     root = Path(repo.working_dir)
     for one in diff.parse((manifest.directory / name).read_bytes(), name):

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _caches, _device, _lmcache, _port, _probe
+    from gaudi_patch.smoke.probes import _caches, _connector, _device, _lmcache, _probe
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path; what the smoke probes share is in the folder beside this one
     sys.path.append(str(Path(__file__).resolve().parents[1] / "smoke" / "probes"))
     import _caches
+    import _connector
     import _device
     import _lmcache
-    import _port
     import _probe
 
 np: Any = _probe.load("numpy")
@@ -83,7 +83,7 @@ class Request:
     Chunk by chunk it takes the objects that there are, and begins again with the first.
     """
 
-    def __init__(self, port: _port.Port, tokens: int, held: int) -> None:
+    def __init__(self, port: _connector.Port, tokens: int, held: int) -> None:
         self._port, self._tokens = port, tokens
         self.held = min(tokens, held)
         self.spans = port.spans(tokens)
@@ -125,7 +125,7 @@ class Meter:
             rng=rng,
             copied=False,
         )
-        self.port = _port.Port(caches, chunk, self.allocator, rng)
+        self.port = _connector.Port(caches, chunk, self.allocator, rng)
         probe.check(
             self.port.token_bytes == shape["token_bytes"],
             f"a token has {self.port.token_bytes} bytes, not {shape['token_bytes']}",
@@ -173,10 +173,12 @@ class Meter:
     def _move(self, name: str, request: Request, slots: Sequence[int]) -> Callable[[], None]:
         connector = self.port.connector
         call = connector.batched_from_gpu if name == "store" else connector.batched_to_gpu
-        arguments, columns = self.port.arguments(slots), _port.columns(request.spans)
+        arguments, columns = self.port.arguments(slots), _connector.columns(request.spans)
         return lambda: call(request.objects, *columns, **arguments)
 
-    def _different_planes(self, objects: Sequence[Foreign], spans: Sequence[_port.Span], slots: Sequence[int]) -> int:
+    def _different_planes(
+        self, objects: Sequence[Foreign], spans: Sequence[_connector.Span], slots: Sequence[int]
+    ) -> int:
         """How many planes do not hold, in the slots of the request, what the objects hold."""
         index = np.asarray(slots)
         contents = [self.port.contents(one) for one in objects]

@@ -12,8 +12,8 @@ from pathlib import Path
 from gaudi_patch.bench import trees
 from gaudi_patch.bench.points import Point, points_of
 from gaudi_patch.bench.workload import BLOCK, CHUNK, Shape, Skipped, held_tokens, length_text, none_fits
+from gaudi_patch.engine.situation import Situation
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.situation import Situation
 from gaudi_patch.smoke import runner, target
 from gaudi_patch.smoke.levels import Level
 from gaudi_patch.smoke.outcome import LevelResult

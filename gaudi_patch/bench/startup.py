@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gaudi_patch.manifest import load
-from gaudi_patch.report import Result, Table, Text
+from gaudi_patch.output.report import Result, Table, Text
+from gaudi_patch.series.manifest import load
 
 RUNS = 15
 #: Multiples of the empty program that are promised.

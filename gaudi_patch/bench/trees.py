@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch import plan
-from gaudi_patch import state as applied_state
-from gaudi_patch.commands.check import fault_of
 from gaudi_patch.disk import Image, read_image
-from gaudi_patch.plan import State
-from gaudi_patch.situation import Situation
+from gaudi_patch.engine import applied as applied_state
+from gaudi_patch.engine import plan
+from gaudi_patch.engine.plan import State
+from gaudi_patch.engine.situation import Situation
+from gaudi_patch.engine.verdicts import fault_of
 
 STOCK, PATCHED = "stock", "patched"
 

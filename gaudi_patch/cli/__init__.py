@@ -53,7 +53,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from gaudi_patch.commands.version import version_text
+        from gaudi_patch.cli.version import version_text
 
         typer.echo(version_text())
         raise typer.Exit

@@ -6,7 +6,7 @@ from __future__ import annotations
 def versions(incomplete: str) -> list[str]:
     """The releases with a series, newest first as in the manifest."""
     from gaudi_patch.errors import GaudiPatchError
-    from gaudi_patch.manifest import load
+    from gaudi_patch.series.manifest import load
 
     try:
         return [one.id for one in load().series if one.id.startswith(incomplete)]

@@ -9,7 +9,7 @@ import typer
 
 from gaudi_patch.cli import completion
 from gaudi_patch.cli.manual import Manual
-from gaudi_patch.report import Color, Format
+from gaudi_patch.output.report import Color, Format
 
 
 class _App(typer.Typer):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 if TYPE_CHECKING:
-    from gaudi_patch.commands.smoke import Options as SmokeOptions
-    from gaudi_patch.locate import Installation
-    from gaudi_patch.manifest import Manifest
+    from gaudi_patch.series.manifest import Manifest
+    from gaudi_patch.smoke.checks import Options as SmokeOptions
+    from gaudi_patch.target.locate import Installation
 
 DEVICES = ("auto", "hpu", "emulated")
 RULES = ("lazy", "eager")
@@ -24,7 +24,7 @@ RULES = ("lazy", "eager")
 def smoke_options(
     levels: str, device: str, rules: str, require: str, timeout: float, *, quiet: bool = False
 ) -> SmokeOptions:
-    from gaudi_patch.commands.smoke import Options
+    from gaudi_patch.smoke.checks import Options
 
     def split(text: str) -> tuple[str, ...]:
         return tuple(part for part in text.replace(",", " ").split() if part)
@@ -44,8 +44,8 @@ def exclude(option: str, other: str, given: bool) -> None:
 def target(
     python: Path | None, path: Path | None, root: Path | None, manifest: Path | None
 ) -> tuple[Manifest, Installation]:
-    from gaudi_patch.locate import Target, locate
-    from gaudi_patch.manifest import load
+    from gaudi_patch.series.manifest import load
+    from gaudi_patch.target.locate import Target, locate
 
     loaded = load(manifest)
     return loaded, locate(Target(python, path, root), loaded.package)
@@ -64,12 +64,12 @@ def finish(
 
     ``pager``: the text is long, and goes through a pager on a terminal.
     """
-    from gaudi_patch.report import show as print_result
+    from gaudi_patch.output.report import show as print_result
 
     result = guarded(command, verb, if_installed)
     shown = Format.JSON if as_json else output
     if pager and shown is Format.TEXT and not result.errors:
-        from gaudi_patch.pager import paged
+        from gaudi_patch.output.pager import paged
 
         with paged():
             print_result(result, shown, color)
@@ -120,7 +120,7 @@ def _bug(command: str, error: Exception) -> Result:
     import tempfile
     import traceback
 
-    from gaudi_patch.commands.version import version_text
+    from gaudi_patch.cli.version import version_text
 
     text = f"{version_text()}\n{' '.join(sys.argv)}\n\n{traceback.format_exc()}"
     try:
@@ -128,7 +128,7 @@ def _bug(command: str, error: Exception) -> Result:
             stream.write(text)
         where = stream.name
     except OSError:
-        from gaudi_patch.report import narrate
+        from gaudi_patch.output.report import narrate
 
         narrate([text])
         where = "standard error"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from string import ascii_letters
 
-from gaudi_patch import pairs
-from gaudi_patch.commands.describe import port_hint
+from gaudi_patch.engine.describe import port_hint
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import Kind, Manifest, Series, newest_release
-from gaudi_patch.report import Block, Diff, Fields, Result, Table, Text
+from gaudi_patch.output.report import Block, Diff, Fields, Result, Table, Text
+from gaudi_patch.series import pairs
+from gaudi_patch.series.manifest import Kind, Manifest, Series, newest_release
 
 
 def list_series(manifest: Manifest) -> Result:

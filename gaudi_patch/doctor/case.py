@@ -13,15 +13,15 @@ from gaudi_patch.doctor import installed
 from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.errors import GaudiPatchError
-from gaudi_patch.locate import Installation, locate
-from gaudi_patch.manifest import Manifest
-from gaudi_patch.report import Result
-from gaudi_patch.search import Target
+from gaudi_patch.output.report import Result
+from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.target.locate import Installation, locate
+from gaudi_patch.target.search import Target
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-PROBES = Path(__file__).resolve().parent.parent / "probes"
+INSIDE = Path(__file__).resolve().parent.parent / "inside"
 _PROBE_SECONDS = 120.0
 
 #: https://github.com/HabanaAI/hl-thunk-open/blob/master/include/specs/common/pci_ids.h
@@ -120,7 +120,7 @@ class Case:
     @cached_property
     def patch(self) -> Result | GaudiPatchError:
         """What `gaudi-patch check` says of it."""
-        from gaudi_patch.commands.check import check
+        from gaudi_patch.engine.verdicts import check
 
         if isinstance(self.lmcache, GaudiPatchError):
             return self.lmcache
@@ -171,7 +171,7 @@ class Case:
             "LMCACHE_TRACK_USAGE": "false",
             "LMCACHE_LOG_LEVEL": "WARNING",
         }
-        command = [str(self.installed.python), str(PROBES / name), json.dumps(question)]
+        command = [str(self.installed.python), str(INSIDE / name), json.dumps(question)]
         done = self.host.run(command, _PROBE_SECONDS, environ)
         if isinstance(done, str):
             return {"problem": f"{self.installed.python} cannot be run: {done}"}

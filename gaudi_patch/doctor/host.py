@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.interpreter import which
-from gaudi_patch.smoke import process
-from gaudi_patch.smoke.process import Finished
+from gaudi_patch.target import process
+from gaudi_patch.target.interpreter import which
+from gaudi_patch.target.process import Finished
 
 #: Seconds for a tool such as hl-smi: it answers within one or two, and hangs where a card does.
 TOOL_SECONDS = 20.0

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.search import Search, Target, search_default, search_folder, search_image
-from gaudi_patch.site_folder import normalised
+from gaudi_patch.target.search import Search, Target, search_default, search_folder, search_image
+from gaudi_patch.target.site_folder import normalised
 
 #: numpy-1.26.4.dist-info, and the older habana_media_loader-1.19.0-py3.10.egg-info
 _METADATA = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py\d\.\d+)?\.(dist|egg)-info")

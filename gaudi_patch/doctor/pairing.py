@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gaudi_patch import pairs
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 from gaudi_patch.doctor.software import gaudi_versions
 from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.series import pairs
 
 _NO_PLUGIN = "vllm-gaudi is not installed in the target"
 

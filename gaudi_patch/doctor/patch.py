@@ -5,7 +5,7 @@ from __future__ import annotations
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import Kind
+from gaudi_patch.series.manifest import Kind
 
 _NOT_FOUND = "LMCache was not found, see patch.installation"
 

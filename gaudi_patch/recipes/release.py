@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gaudi_patch import pairs
 from gaudi_patch.errors import refused
-from gaudi_patch.manifest import Manifest, Series
+from gaudi_patch.series import pairs
+from gaudi_patch.series.manifest import Manifest, Series
 
 #: Longest key that LMCache's lm:// protocol takes, in all releases (lmcache/v1/protocol.py, MAX_KEY_LENGTH).
 LM_KEY_LENGTH = 150

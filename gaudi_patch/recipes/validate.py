@@ -12,10 +12,10 @@ from typing import Any
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.recipes.compose import Recipe
 from gaudi_patch.recipes.text import CONFIG
-from gaudi_patch.smoke import process
 from gaudi_patch.smoke.target import probe_environment
+from gaudi_patch.target import process
 
-SCRIPT = Path(__file__).resolve().parent.parent / "probes" / "load_config.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "inside" / "load_config.py"
 TIMEOUT = 120.0
 
 

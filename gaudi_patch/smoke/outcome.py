@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from gaudi_patch.smoke.process import Finished
+from gaudi_patch.target.process import Finished
 
 Status = Literal["passed", "failed", "skipped"]
 

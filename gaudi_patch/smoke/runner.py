@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gaudi_patch.smoke import outcome, process, target
+from gaudi_patch.smoke import outcome, target
 from gaudi_patch.smoke.levels import DEVICES, EMULATOR, EMULATOR_PACKAGES, RULES, Level, select
 from gaudi_patch.smoke.outcome import LevelResult
+from gaudi_patch.target import process
 
 __all__ = ["LevelResult", "run", "run_probe"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gaudi_patch.smoke import process
 from gaudi_patch.smoke.levels import Level
+from gaudi_patch.target import process
 
-INSPECT = Path(__file__).resolve().parent / "probes" / "_inspect.py"
+INSPECT = Path(__file__).resolve().parent.parent / "inside" / "inspect_target.py"
 _INSPECT_SECONDS = 120.0
 
 # Dropped from the probes' environment: what would let another package, start-up file, LMCache

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from gaudi_patch.attestation import attest
 from gaudi_patch.attestation.document import digest
-from gaudi_patch.commands import attest
-from gaudi_patch.commands.apply import Options
-from gaudi_patch.commands.smoke import Options as SmokeOptions
-from gaudi_patch.report import Result
+from gaudi_patch.engine.apply import Options
+from gaudi_patch.output.report import Result
 from gaudi_patch.smoke import runner
+from gaudi_patch.smoke.checks import Options as SmokeOptions
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import tiny
 from tests.support.tiny import Tiny

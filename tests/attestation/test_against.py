@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gaudi_patch.commands.against import check_against
+from gaudi_patch.attestation.against import check_against
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.report import Result
+from gaudi_patch.output.report import Result
 from tests.attestation.conftest import written
 from tests.support.cli import gaudi_patch
 from tests.support.tiny import Tiny, tree
@@ -96,8 +96,8 @@ def test_a_patched_file_that_was_not_attested_is_named(attested: Tiny, report: P
 
 
 def test_an_interrupted_run_is_named(attested: Tiny, report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gaudi_patch import situation
-    from gaudi_patch.commands import against as verb
+    from gaudi_patch.attestation import against as verb
+    from gaudi_patch.engine import situation
 
     look = situation.look
 

@@ -13,10 +13,10 @@ import pytest
 
 from gaudi_patch import __version__
 from gaudi_patch.attestation import file
-from gaudi_patch.commands.smoke import Options as SmokeOptions
 from gaudi_patch.disk import Disk, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.smoke import runner
+from gaudi_patch.smoke.checks import Options as SmokeOptions
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.attestation.conftest import apply, written
 from tests.support import tiny

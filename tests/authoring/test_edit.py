@@ -10,7 +10,7 @@ import pytest
 
 from gaudi_patch.authoring import edit, lint, port
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import load
+from gaudi_patch.series.manifest import load
 from tests.authoring.conftest import BASE, ENGINE, Shelf
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.authoring import edit, lint, port, proof, wheels
-from gaudi_patch.authoring.watch import watch
+from gaudi_patch.authoring import edit, lint, port, wheels
+from gaudi_patch.authoring import prove as proving
+from gaudi_patch.authoring.fit import watch
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import load
-from gaudi_patch.report import Result, Text
+from gaudi_patch.output.report import Result, Text
+from gaudi_patch.series.manifest import load
 from tests.authoring.conftest import BASE, ENGINE, Shelf, changed
 
 UNPROVED = port.Options(smoke=False)
@@ -111,7 +112,7 @@ def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
         proved.extend(found.patches)
         return answers.pop(0)
 
-    monkeypatch.setattr(proof, "prove", prove)
+    monkeypatch.setattr(proving, "prove", prove)
     before = kept(shelf)
     failed = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
     assert failed.exit is Exit.SMOKE

@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 import pytest
 
 from gaudi_patch.bench import runs
+from gaudi_patch.bench import side_by_side as command
 from gaudi_patch.bench.points import Point
 from gaudi_patch.bench.runs import Measured
 from gaudi_patch.bench.trees import Code
-from gaudi_patch.commands import bench as command
 from gaudi_patch.errors import Exit
 from tests.bench.conftest import MakePoint
 from tests.support import tiny
@@ -71,7 +71,7 @@ def test_memory_that_holds_too_little_is_told_for_each_length(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
 ) -> None:
     from gaudi_patch.bench.workload import SHAPES, none_fits
-    from gaudi_patch.report import plain
+    from gaudi_patch.output.report import plain
 
     skipped = none_fits(SHAPES[0], [2048, 262144], 1 << 30)
     result = _shown(monkeypatch, tmp_path, Measured("emulated", [make_point("patched", shape="mla")], skipped))
@@ -197,7 +197,7 @@ def test_a_run_that_measured_nothing_is_no_success(monkeypatch: pytest.MonkeyPat
 def test_tables_and_bars_are_printed_with_what_the_device_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
 ) -> None:
-    from gaudi_patch.report import plain
+    from gaudi_patch.output.report import plain
 
     result = _shown(monkeypatch, tmp_path, Measured("emulated", [make_point("stock"), make_point("patched")]))
     text = "".join(plain(block) for block in result.blocks)

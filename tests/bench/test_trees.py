@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.bench import trees
+from gaudi_patch.engine.situation import Situation, look
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.situation import Situation, look
 from tests.support import tiny
 from tests.support.tiny import Tiny
 

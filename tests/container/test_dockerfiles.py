@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch import __version__
-from gaudi_patch.manifest import load
+from gaudi_patch.series.manifest import load
 from tests.container.conftest import FILES
 from tests.support import dockerfile
 from tests.support.container import Container

@@ -20,12 +20,12 @@ from typing import Any
 
 import yaml
 
-from gaudi_patch import manifest as manifests
-from gaudi_patch.commands.doctor import Options, doctor
+from gaudi_patch.doctor.examine import Options, doctor
 from gaudi_patch.doctor.host import Host
-from gaudi_patch.manifest import Manifest
-from gaudi_patch.report import Result
-from gaudi_patch.search import Target
+from gaudi_patch.output.report import Result
+from gaudi_patch.series import manifest as manifests
+from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.target.search import Target
 from tests.support import tiny
 from tests.support.tiny import Tiny
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from gaudi_patch import report
 from gaudi_patch.doctor.checks import CHECKS
 from gaudi_patch.errors import Exit
+from gaudi_patch.output import report
 from tests.doctor.hosts import CARDS, Gaudi, findings, not_ok
 from tests.support.cli import too_wide
 

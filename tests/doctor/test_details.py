@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from gaudi_patch import pairs
 from gaudi_patch.doctor import arguments, keys
 from gaudi_patch.doctor.case import Case, Settings
 from gaudi_patch.doctor.environment import device_type, gpu_migration
@@ -20,8 +19,9 @@ from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.doctor.kv_blocks import defragmentation
 from gaudi_patch.doctor.storage import remote
-from gaudi_patch.manifest import load
-from gaudi_patch.search import Target
+from gaudi_patch.series import pairs
+from gaudi_patch.series.manifest import load
+from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.commands.doctor import Options, doctor
 from gaudi_patch.doctor.case import HABANA_VENDOR
 from gaudi_patch.doctor.checks import CHECKS
+from gaudi_patch.doctor.examine import Options, doctor
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.errors import Exit
-from gaudi_patch.manifest import load
-from gaudi_patch.search import Target
+from gaudi_patch.series.manifest import load
+from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings, not_ok
 from tests.support.cli import gaudi_patch
 

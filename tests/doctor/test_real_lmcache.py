@@ -13,8 +13,8 @@ from gaudi_patch.doctor import arguments
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.checks import run
 from gaudi_patch.doctor.host import Host
-from gaudi_patch.manifest import load
-from gaudi_patch.search import Target
+from gaudi_patch.series.manifest import load
+from gaudi_patch.target.search import Target
 from tests.support.environments import Environment, clean_environment
 
 Overlay = Callable[[str], Environment]

@@ -14,7 +14,7 @@ from gaudi_patch.doctor.arguments import Arguments, parse
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
-from gaudi_patch.search import Target
+from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings
 
 KV = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}

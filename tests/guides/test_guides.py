@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from gaudi_patch import guides
 from gaudi_patch.doctor.checks import CHECKS
-from gaudi_patch.manifest import load
+from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke import levels
 from tests.guides import parts
 from tests.support.cli import command, environment, gaudi_patch

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import GaudiPatchError
-from gaudi_patch.interpreter import ask
-from gaudi_patch.locate import Installation, Layout, Target, locate
-from gaudi_patch.site_folder import _is_leftover
+from gaudi_patch.target.interpreter import ask
+from gaudi_patch.target.locate import Installation, Layout, Target, locate
+from gaudi_patch.target.site_folder import _is_leftover
 from tests.support import environments
 from tests.support.environments import EnvironmentUnavailableError, clean_environment
 from tests.support.fake_wheel import DEFAULT_FILES, fake_project, fake_wheel
@@ -142,7 +142,7 @@ class TestPathOfANormalRun:
     def test_in_this_process_it_is_the_same_as_asked_from_outside(self, pythons: dict[str, Path]) -> None:
         script = (
             "import os, sys, json\n"
-            "from gaudi_patch.interpreter import own_interpreter\n"
+            "from gaudi_patch.target.interpreter import own_interpreter\n"
             "print(json.dumps(own_interpreter('lmcache', os.environ).path))"
         )
         for python in pythons.values():
@@ -293,7 +293,7 @@ class TestOwnInterpreter:
         pip(venv, "install", wheel)
         script = (
             "import sys\n"
-            "from gaudi_patch.locate import Target, locate\n"
+            "from gaudi_patch.target.locate import Target, locate\n"
             "found = locate(Target())\n"
             "print(found.own_interpreter, found.root)\n"
             "print(*sys.modules)"
@@ -305,7 +305,7 @@ class TestOwnInterpreter:
 
     def test_the_active_environment_is_the_own_one_when_gaudi_patch_is_in_it(self, venv: Path, wheel: Path) -> None:
         pip(venv, "install", wheel)
-        script = "from gaudi_patch.locate import *; print(locate(Target()).own_interpreter)"
+        script = "from gaudi_patch.target.locate import *; print(locate(Target()).own_interpreter)"
         env = {"PYTHONPATH": str(REPOSITORY), "VIRTUAL_ENV": str(venv.parents[1])}
         assert run(venv, "-c", script, cwd=Path("/"), **env) == "True\n"
 

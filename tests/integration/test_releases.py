@@ -24,7 +24,7 @@ import pytest
 from packaging.version import Version
 
 from gaudi_patch.authoring import lock
-from gaudi_patch.manifest import Kind, load
+from gaudi_patch.series.manifest import Kind, load
 from tests.support import environments, release_table
 from tests.support.cli import command, gaudi_patch
 from tests.support.cli import environment as cli_environment

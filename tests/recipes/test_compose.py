@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.manifest import load
 from gaudi_patch.recipes.compose import MODES, Recipe, Settings, compose
 from gaudi_patch.recipes.release import LM_KEY_LENGTH, Release, known
+from gaudi_patch.series.manifest import load
 
 IN_PROCESS = [mode for mode in MODES if mode != "multiprocess"]
 

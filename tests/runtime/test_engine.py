@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.manifest import load
+from gaudi_patch.series.manifest import load
 from tests.runtime.conftest import EMULATOR, INSIDE, PATCHES
 from tests.support import environments
 from tests.support.environments import Environment, clean_environment

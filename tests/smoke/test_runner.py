@@ -14,9 +14,10 @@ from typing import IO
 
 import pytest
 
-from gaudi_patch.smoke import levels, process, runner
+from gaudi_patch.smoke import levels, runner
 from gaudi_patch.smoke.levels import Level
 from gaudi_patch.smoke.outcome import LevelResult
+from gaudi_patch.target import process
 
 PRELUDE = """
 import argparse, json, os, pathlib, signal, subprocess, sys, time

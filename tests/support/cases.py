@@ -89,36 +89,36 @@ CASES: dict[int, str] = {
     72: "state or backup damaged or missing: exit 6, never a silent partial rollback",
 }
 
-_BAD = "tests/test_diff.py::test_a_bad_patch_is_refused_with_the_line_and_the_reason"
+_BAD = "tests/series/test_diff.py::test_a_bad_patch_is_refused_with_the_line_and_the_reason"
 
 #: Tests that keep a case without naming it.
 ELSEWHERE: dict[int, list[str]] = {
-    18: ["tests/test_safepath.py::test_an_unsafe_path_is_refused_with_the_reason", _BAD],
+    18: ["tests/series/test_path_names.py::test_an_unsafe_path_is_refused_with_the_reason", _BAD],
     19: [_BAD],
     23: [_BAD],
     24: [
-        "tests/test_diff.py::test_a_name_is_read_in_quotes_or_plain",
-        "tests/test_safepath.py::test_unquote_undoes_quote",
+        "tests/series/test_diff.py::test_a_name_is_read_in_quotes_or_plain",
+        "tests/series/test_path_names.py::test_unquote_undoes_quote",
     ],
-    27: ["tests/test_diff.py::test_a_missing_newline_is_exact_on_both_sides"],
+    27: ["tests/series/test_diff.py::test_a_missing_newline_is_exact_on_both_sides"],
     28: [
-        "tests/test_diff.py::test_every_byte_of_a_line_is_kept",
-        "tests/test_hunks.py::test_lines_end_at_lf_alone",
+        "tests/series/test_diff.py::test_every_byte_of_a_line_is_kept",
+        "tests/series/test_hunks.py::test_lines_end_at_lf_alone",
     ],
     33: [
-        "tests/test_hunks.py::test_a_hunk_that_stands_twice_is_refused_even_at_its_own_line",
-        "tests/test_hunks.py::test_there_is_no_fuzz",
+        "tests/series/test_hunks.py::test_a_hunk_that_stands_twice_is_refused_even_at_its_own_line",
+        "tests/series/test_hunks.py::test_there_is_no_fuzz",
     ],
     34: [_BAD],
     36: [_BAD],
     39: [_BAD],
     41: [_BAD],
-    42: [_BAD, "tests/test_engine_properties.py::test_a_damaged_patch_is_refused_with_a_line_or_read_whole"],
+    42: [_BAD, "tests/engine/test_properties.py::test_a_damaged_patch_is_refused_with_a_line_or_read_whole"],
     43: [
-        "tests/test_diff.py::test_a_patch_that_is_too_large_is_refused_before_it_is_read",
-        "tests/test_hunks.py::test_many_hunks_of_few_lines_are_each_found_once",
+        "tests/series/test_diff.py::test_a_patch_that_is_too_large_is_refused_before_it_is_read",
+        "tests/series/test_hunks.py::test_many_hunks_of_few_lines_are_each_found_once",
     ],
-    45: ["tests/test_diff.py::test_a_timestamp_means_nothing"],
+    45: ["tests/series/test_diff.py::test_a_timestamp_means_nothing"],
     69: [
         "tests/smoke/test_runner.py::test_a_probe_that_hangs_is_killed_with_everything_that_it_started",
         "tests/smoke/test_runner.py::test_a_probe_that_dies_or_gives_no_complete_result_never_passes",

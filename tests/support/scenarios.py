@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.disk import Disk
-from gaudi_patch.report import Result
+from gaudi_patch.output.report import Result
 from tests.support import tiny
 from tests.support.fake_wheel import fake_wheel
 from tests.support.tiny import VERSION, Tiny

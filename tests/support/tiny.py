@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from gaudi_patch import manifest as manifests
 from gaudi_patch.authoring import lock
-from gaudi_patch.commands import apply as applying
-from gaudi_patch.commands import check as checking
-from gaudi_patch.commands import rollback as rolling
 from gaudi_patch.disk import Disk
-from gaudi_patch.locate import Installation, Layout
-from gaudi_patch.manifest import Manifest
-from gaudi_patch.report import Result
+from gaudi_patch.engine import apply as applying
+from gaudi_patch.engine import rollback as rolling
+from gaudi_patch.engine import verdicts as checking
+from gaudi_patch.output.report import Result
+from gaudi_patch.series import manifest as manifests
+from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.target.locate import Installation, Layout
 from tests.support.fake_wheel import fake_wheel, unpack
 
 VERSION = "0.5.6"

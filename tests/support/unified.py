@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gaudi_patch.diff import FileDiff, Kind
-from gaudi_patch.hunks import Hunk, split
+from gaudi_patch.series.diff import FileDiff, Kind
+from gaudi_patch.series.hunks import Hunk, split
 
 GIT = shutil.which("git")
 SWAP = {b" ": b" ", b"-": b"+", b"+": b"-"}

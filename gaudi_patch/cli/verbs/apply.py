@@ -24,7 +24,7 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import exclude, finish, smoke_options, target
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -89,13 +89,13 @@ def apply(
     """
 
     def verb() -> Result:
-        from gaudi_patch.commands.apply import Options
-        from gaudi_patch.commands.apply import apply as run
+        from gaudi_patch.engine.apply import Options
+        from gaudi_patch.engine.apply import apply as run
 
         checks = None if no_smoke or dry_run else smoke_options(smoke, device, "lazy,eager", require, timeout)
         chosen = Options(dry_run, diff, allow_offset, lock_timeout, smoke=checks)
         if report is not None:
-            from gaudi_patch.commands.attest import apply_and_attest
+            from gaudi_patch.attestation.attest import apply_and_attest
 
             exclude("--report", "--if-installed", if_installed)
             exclude("--report", "--dry-run", dry_run)

@@ -18,7 +18,7 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish, smoke_options, target
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -74,8 +74,8 @@ def bench(
             from gaudi_patch.bench.startup import bench as run_startup
 
             return run_startup()
-        from gaudi_patch.commands.bench import Options
-        from gaudi_patch.commands.bench import bench as run
+        from gaudi_patch.bench.side_by_side import Options
+        from gaudi_patch.bench.side_by_side import bench as run
         from gaudi_patch.errors import Exit, GaudiPatchError
 
         chosen = smoke_options("", device, rules, "", timeout)

@@ -15,7 +15,7 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import exclude, finish, target
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -54,11 +54,11 @@ def check(
 
     def verb() -> Result:
         if against is not None:
-            from gaudi_patch.commands.against import check_against
+            from gaudi_patch.attestation.against import check_against
 
             exclude("--against", "--if-installed", if_installed)
             return check_against(*target(python, path, root, manifest), against)
-        from gaudi_patch.commands.check import check as run
+        from gaudi_patch.engine.verdicts import check as run
 
         return run(*target(python, path, root, manifest))
 

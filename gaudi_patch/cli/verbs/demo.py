@@ -9,7 +9,7 @@ import typer
 
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, verb_app
 from gaudi_patch.cli.run import exclude, finish
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -55,8 +55,8 @@ def demo(
     """
 
     def verb() -> Result:
-        from gaudi_patch.commands.demo import Options
-        from gaudi_patch.commands.demo import demo as run
+        from gaudi_patch.demo.story import Options
+        from gaudi_patch.demo.story import demo as run
 
         exclude("--full", "--no-smoke", full and no_smoke)
         return run(Options(version, keep, "" if no_smoke else torch, as_json, full))

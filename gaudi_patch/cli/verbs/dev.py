@@ -19,7 +19,7 @@ from gaudi_patch.cli.options import (
 )
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app("For those who keep the patches.")
 
@@ -47,8 +47,8 @@ def lint(
     """
 
     def verb() -> Result:
+        from gaudi_patch.authoring.fit import watch
         from gaudi_patch.authoring.lint import lint as run
-        from gaudi_patch.authoring.watch import watch
 
         return watch(manifest, wheel) if wheel is not None else run(manifest, write=write)
 

@@ -18,7 +18,7 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -63,10 +63,10 @@ def doctor(
     """
 
     def verb() -> Result:
-        from gaudi_patch.commands.doctor import Options
-        from gaudi_patch.commands.doctor import doctor as run
-        from gaudi_patch.locate import Target
-        from gaudi_patch.manifest import load
+        from gaudi_patch.doctor.examine import Options
+        from gaudi_patch.doctor.examine import doctor as run
+        from gaudi_patch.series.manifest import load
+        from gaudi_patch.target.locate import Target
 
         return run(load(manifest), Target(python, path, root), Options(config, vllm_args))
 

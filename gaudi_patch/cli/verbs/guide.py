@@ -9,7 +9,7 @@ import typer
 from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, JsonOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -33,7 +33,7 @@ def guide(
     """
 
     def verb() -> Result:
-        from gaudi_patch.commands import guide as run
+        from gaudi_patch.commands import guide_pages as run
 
         return run.guide(name) if name else run.list_guides()
 

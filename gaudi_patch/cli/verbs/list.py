@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -32,7 +32,7 @@ def list_(
 
     def verb() -> Result:
         from gaudi_patch.commands.listing import list_series
-        from gaudi_patch.manifest import load
+        from gaudi_patch.series.manifest import load
 
         return list_series(load(manifest))
 

@@ -11,7 +11,7 @@ from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, JsonOption, ManifestOption, PathOption, PythonOption, verb_app
 from gaudi_patch.cli.run import finish, target
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -77,9 +77,9 @@ def recipe(
     """
 
     def verb() -> Result:
-        from gaudi_patch.commands import recipe as run
-        from gaudi_patch.manifest import load
+        from gaudi_patch.recipes import write as run
         from gaudi_patch.recipes.compose import Settings
+        from gaudi_patch.series.manifest import load
 
         if not mode:
             return run.list_modes()

@@ -19,7 +19,7 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish, target
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -58,8 +58,8 @@ def rollback(
     """
 
     def verb() -> Result:
-        from gaudi_patch.commands.rollback import Options
-        from gaudi_patch.commands.rollback import rollback as run
+        from gaudi_patch.engine.rollback import Options
+        from gaudi_patch.engine.rollback import rollback as run
 
         return run(*target(python, path, root, manifest), Options(force, save_to, lock_timeout))
 

@@ -9,7 +9,7 @@ import typer
 from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -41,7 +41,7 @@ def show(
 
     def verb() -> Result:
         from gaudi_patch.commands.listing import show as run
-        from gaudi_patch.manifest import load
+        from gaudi_patch.series.manifest import load
 
         return run(load(manifest), version)
 

@@ -20,7 +20,7 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish, smoke_options
-from gaudi_patch.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result
 
 app = verb_app()
 
@@ -83,8 +83,8 @@ def smoke(
     def verb() -> Result:
         from dataclasses import replace
 
-        from gaudi_patch.commands.smoke import smoke as run
-        from gaudi_patch.locate import Target, locate
+        from gaudi_patch.smoke.checks import smoke as run
+        from gaudi_patch.target.locate import Target, locate
 
         chosen = smoke_options(",".join(levels or ()), device, rules, require, timeout, quiet=as_json)
         extra = [*(("--model", str(model.resolve())) if model else ()), *(("--cases", cases) if cases else ())]

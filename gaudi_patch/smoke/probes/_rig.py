@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _device, _lmcache, _oracle, _probe
     from gaudi_patch.smoke.probes._caches import Caches
+    from gaudi_patch.smoke.probes._connector import Port, Span, columns
     from gaudi_patch.smoke.probes._oracle import Random
-    from gaudi_patch.smoke.probes._port import Port, Span, columns
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
     import _device
     import _lmcache
     import _oracle
     import _probe
-    from _port import Port, Span, columns
+    from _connector import Port, Span, columns
 
 np: Any = _probe.load("numpy")
 

@@ -1,0 +1,113 @@
+"""`dev lint --wheel FILE`: how the nearest series meets a release that has none yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gaudi_patch.authoring import wheels
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Result, Table, Text
+from gaudi_patch.series import explain, hunks
+from gaudi_patch.series.diff import FileDiff, Kind, parse
+from gaudi_patch.series.hunks import Hunk
+from gaudi_patch.series.manifest import Manifest, Series, default_directory, load
+
+
+def watch(directory: Path | None, wheel: Path) -> Result:
+    """Say of every hunk whether it still fits the wheel, is obsolete since upstream has it, or conflicts.
+
+    Exit 0 when all fit, 1 when there is anything to do. Nothing is written.
+    """
+    directory = directory or default_directory()
+    manifest = load(directory, require_lock=False)
+    version = _version_of(wheel, manifest.package)
+    series = manifest.by_id(version) or manifest.nearest(version)
+    if series is None:
+        raise GaudiPatchError(Exit.USAGE, "no-series", "the manifest has no series to hold against it", "", str(wheel))
+    rows = _rows(manifest, series, wheel)
+    counts = {word: sum(row[0].startswith(word) for row in rows) for word in ("fits", "obsolete", "conflict")}
+    data = {
+        "version": version,
+        "series": series.id,
+        "hunks": [
+            {"state": state, "patch": patch, "file": path, "line": line, "why": why}
+            for state, patch, path, line, why in rows
+        ],
+        "counts": counts,
+    }
+    title = f"Series {series.id} against {wheel.name}"
+    shown = [(state, f"{patch}:{line}", path, why) for state, patch, path, line, why in rows]
+    result = Result(
+        "dev lint", data=data, blocks=[Table(("hunk", "patch", "file", "why"), shown, title, state_column=0)]
+    )
+    summary = ", ".join(f"{number} {word}" for word, number in counts.items())
+    if counts["fits"] == len(rows):
+        result.blocks.append(Text(f"{summary}: gaudi-patch dev port {series.id} {version} will merge", "good"))
+        return result
+    result.exit = Exit.REFUSED
+    fault = GaudiPatchError(
+        Exit.REFUSED,
+        "does-not-fit",
+        f"series {series.id} does not fit {version} as it is: {summary}",
+        f"gaudi-patch dev port {series.id} {version} --wheel {wheel}",
+        str(wheel),
+    )
+    result.errors.append(fault)
+    return result
+
+
+def _version_of(wheel: Path, package: str) -> str:
+    parts = wheel.name.split("-")
+    if wheel.suffix != ".whl" or len(parts) < 5 or parts[0].lower() != package:
+        raise GaudiPatchError(Exit.USAGE, "no-wheel", f"is no wheel of {package}", "", str(wheel))
+    return parts[1]
+
+
+def _rows(manifest: Manifest, series: Series, wheel: Path) -> list[tuple[str, str, str, int, str]]:
+    """State, patch, file, line of the hunk in the patch, reason."""
+    rows = []
+    contents: dict[str, bytes | None] = {}
+    for name in series.patches:
+        for one in parse((manifest.directory / name).read_bytes(), name):
+            if one.path not in contents:
+                image = wheels.read(wheel, one.path)
+                contents[one.path] = image.data if image else None
+            current = contents[one.path]
+            for hunk, (state, why) in zip(one.hunks, _judge(one, current), strict=True):
+                rows.append((state, name, one.path, hunk.line, why))
+            contents[one.path] = _after(one, current)
+    return rows
+
+
+def _judge(one: FileDiff, current: bytes | None) -> list[tuple[str, str]]:
+    if one.kind is Kind.CREATE:
+        if current is None:
+            return [("fits", "")] * len(one.hunks)
+        same = current == b"".join(one.hunks[0].new) if one.hunks else not current
+        return [
+            ("obsolete", "the release has the same file") if same else ("conflict", "the release has such a file")
+        ] * len(one.hunks)
+    if current is None:
+        return [("conflict", "the release no longer has this file")] * len(one.hunks)
+    return [_judge_hunk(current, hunk) for hunk in one.hunks]
+
+
+def _judge_hunk(current: bytes, hunk: Hunk) -> tuple[str, str]:
+    try:
+        moved = hunks.offsets(current, [hunk])[0]
+        hunks.apply(current, [hunk], allow_offset=True)
+    except hunks.HunkMismatch:
+        found = explain.explain(current, hunk)
+        state = "obsolete" if found.already else "conflict"
+        return state, " ".join(found.sentences()[:2])
+    return "fits", f"moved by {moved:+d} lines" if moved else ""
+
+
+def _after(one: FileDiff, current: bytes | None) -> bytes | None:
+    """The file for the patches that follow: patched where it can be, else as it is."""
+    if one.kind is Kind.DELETE:
+        return None
+    try:
+        return hunks.apply(current or b"", one.hunks, allow_offset=True)
+    except hunks.HunkMismatch:
+        return current

@@ -1,0 +1,104 @@
+"""What the smoke checks at the end of a port do not see, for the maintainer to look at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from packaging.version import InvalidVersion, Version
+
+from gaudi_patch.output.report import Block, Table, Text
+from gaudi_patch.series.manifest import Capability, Patch
+
+if TYPE_CHECKING:
+    import git
+
+SHOWN = 12  # calls; the JSON has all
+
+#: What a release may say to a device in a way that an HPU does not understand.
+_CALL = re.compile(
+    r"torch\.cuda\b|\.cuda\(|[\"']cuda:"
+    r"|(torch_dev\w*|torch_module\w*(\(\))?|getattr\(torch,.*\)|stream)\."
+    r"(synchronize|set_device|current_device|get_device_properties|Stream|Event|stream|current_stream)\("
+)
+#: Modules of other devices, which an HPU does not run.
+_FOREIGN = re.compile(r"platform/devices/(?!hpu/)|/(cuda|npu|xpu|musa)\w*(/|\.py$)|/(sglang|tensorrt)")
+
+
+class Gap(NamedTuple):
+    """A capability that the new series claims, and the levels that check it but did not pass here."""
+
+    capability: str
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"not passed here: {', '.join(self.missing)}" if self.missing else "no smoke level checks it"
+
+
+class Call(NamedTuple):
+    """A line that the new release has and the old one has not."""
+
+    file: str
+    line: int
+    text: str
+
+
+def gaps(capabilities: Iterable[Capability], smoked: Sequence[Mapping[str, Any]]) -> list[Gap]:
+    """What of ``capabilities`` was carried over from the old series and not proved for the new one."""
+    passed = {one["level"] for one in smoked if one["status"] == "passed"}
+    passed -= {one["level"] for one in smoked if one["status"] != "passed"}
+    found = [(one, tuple(name for name in one.smoke if name not in passed)) for one in capabilities]
+    return [Gap(one.id, missing) for one, missing in found if missing or not one.smoke]
+
+
+def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
+    """Calls to a device that are new from one pristine release to the other; what only moved is not."""
+    diff = repo.git.diff("--no-color", "--no-ext-diff", "--unified=0", old, new, "--", "*.py")
+    gone: set[str] = set()
+    come: list[Call] = []
+    file, line = "", 0
+    for text in diff.split("\n"):
+        if text.startswith("+++ b/"):
+            file = text[6:]
+        elif text.startswith("@@ "):
+            line = int(re.split(r"[ ,]", text.split("+", 1)[1])[0])
+        elif text.startswith("-"):
+            gone.add(text[1:].strip())
+        elif text.startswith("+"):
+            if _CALL.search(text.split("#", 1)[0]) and not _FOREIGN.search(file):
+                come.append(Call(file, line, text[1:].strip()))
+            line += 1
+    return [one for one in come if one.text not in gone]
+
+
+def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) -> list[Block]:
+    """The same for people; nothing where there is nothing to look at."""
+    found: list[Block] = []
+    if open_:
+        title = "Claimed as by the old series, and not proved here"
+        found.append(Table(("capability", "why"), [(one.capability, str(one)) for one in open_], title))
+    if calls:
+        more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""
+        lines = "\n".join(f"  {one.file}:{one.line}: {one.text}" for one in calls[:SHOWN])
+        found.append(Text(f"Calls to a device that are new in this release{more}:"))
+        found.append(Text(lines, verbatim=True))
+    if stale:
+        found.append(Text(f"remove_when is about other releases: {', '.join(stale)}", "next"))
+    return found
+
+
+def outdated(patches: Iterable[Patch], release: str) -> list[str]:
+    """Patches whose remove_when names a range of releases that ``release`` is not in."""
+    return [one.name for one in patches if _excludes(one.remove_when, release)]
+
+
+def _excludes(text: str, release: str) -> bool:
+    found = re.search(r"LMCache (\d\S*)(?: to (\d\S*))?$", text)
+    if found is None:
+        return False
+    try:
+        first, last = Version(found[1]), Version(found[2] or found[1])
+    except InvalidVersion:
+        return False
+    return not first <= Version(release) <= last

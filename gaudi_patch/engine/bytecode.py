@@ -1,0 +1,144 @@
+"""Cached bytecode of changed modules: found in every variant, removed, and recompiled in the mode found.
+
+A tool that changes a .py and leaves its unchecked-hash .pyc reports success while the old code runs
+(PEP 552); so does a timestamp .pyc when size and second are equal.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.disk import read_image
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.inside import compile_pyc
+
+Output = compile_pyc.Output
+
+#: Seconds after which an interpreter is taken to hang.
+TIMEOUT = 120.0
+
+
+class Variant(NamedTuple):
+    """One cached .pyc of a source: its path, the interpreter's tag ("" for a legacy one), its -O level."""
+
+    path: Path
+    tag: str
+    optimization: str
+
+
+class Source(NamedTuple):
+    """A new source, to be checked and compiled: ``outputs`` are the .pyc wanted (none: only checked)."""
+
+    path: Path
+    data: bytes
+    outputs: tuple[Output, ...] = ()
+
+
+def variants(source: Path, pycache_prefix: str | None = None) -> list[Variant]:
+    """Every cached variant of ``source`` on disk, of any interpreter and -O level, legacy ones included."""
+    found = []
+    for folder in _folders(source, pycache_prefix):
+        try:
+            names = sorted(entry.name for entry in folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found += [one for name in names if (one := variant_of(folder / name, source))]
+    legacy = source.with_suffix(".pyc")
+    if legacy.is_file() or legacy.is_symlink():
+        found.append(Variant(legacy, "", ""))
+    return found
+
+
+def variant_of(path: Path, source: Path) -> Variant | None:
+    """Read ``path`` as a cached variant of ``source`` by its name (PEP 3147), None when it is none."""
+    name = path.name
+    if not name.startswith(f"{source.stem}.") or not name.endswith(".pyc"):
+        return None
+    tag, _, optimization = name[len(source.stem) + 1 : -len(".pyc")].partition(".opt-")
+    if path.parent == source.parent:
+        return Variant(path, "", "") if name == f"{source.stem}.pyc" else None
+    return Variant(path, tag, optimization) if tag and "." not in tag else None
+
+
+def _folders(source: Path, pycache_prefix: str | None) -> list[Path]:
+    folders = [source.parent / "__pycache__"]
+    if pycache_prefix:
+        folders.append(Path(pycache_prefix) / source.parent.relative_to(source.parent.anchor))
+    return folders
+
+
+def stale(source: Path, pycache_prefix: str | None = None) -> list[Variant]:
+    """Cached variants that Python would run though they are not of ``source``: its patched text would do nothing.
+
+    These are unchecked-hash ones of another source, as far as this Python can tell (its own version's), and a
+    legacy one beside a source that is gone.
+    """
+    image = read_image(source)
+    if image is None:
+        return [one for one in variants(source, pycache_prefix) if not one.tag]
+    found = []
+    for variant in variants(source, pycache_prefix):
+        cached = read_image(variant.path) if variant.tag else None
+        if cached is None or mode_of(cached.data) != "unchecked" or cached.data[:4] != importlib.util.MAGIC_NUMBER:
+            continue
+        if cached.data[8:16] != importlib.util.source_hash(image.data):
+            found.append(variant)
+    return found
+
+
+def mode_of(data: bytes) -> str:
+    """Invalidation mode of a .pyc by its flags: ``timestamp``, ``checked`` or ``unchecked``."""
+    flags = int.from_bytes(data[4:8], "little")
+    return "timestamp" if not flags & 1 else "checked" if flags & 2 else "unchecked"
+
+
+def compile_sources(sources: Sequence[Source], python: Path | None, *, own: bool) -> list[list[bytes]]:
+    """Compile every source with the target's interpreter; return the .pyc asked for, source by source.
+
+    Without an interpreter to run (an image root) the sources are checked with our own and no .pyc may be
+    asked for. Raises ``not-python`` (exit 1) naming the file and the line that does not compile.
+    """
+    requests = [compile_pyc.Request(str(one.path), one.data, one.outputs) for one in sources]
+    if own or python is None:
+        replies = [compile_pyc.compile_one(request) for request in requests]
+    else:
+        replies = _by_subprocess(requests, python)
+    for reply, source in zip(replies, sources, strict=True):
+        if reply.error:
+            raise GaudiPatchError(
+                Exit.REFUSED,
+                "not-python",
+                f"the patched file would not compile: {reply.error}; nothing was changed",
+                "the patch is at fault: report it",
+                str(source.path),
+                reply.line,
+            )
+    return [reply.outputs for reply in replies]
+
+
+def _by_subprocess(requests: Sequence[compile_pyc.Request], python: Path) -> list[compile_pyc.Reply]:
+    assert compile_pyc.__file__ is not None
+    question = json.dumps([request.to_json() for request in requests])
+    command = [str(python), "-I", "-S", compile_pyc.__file__]
+    try:
+        done = subprocess.run(
+            command, input=question.encode(), capture_output=True, timeout=TIMEOUT, check=False, cwd="/"
+        )
+        answers = json.loads(done.stdout)
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "interpreter-failed",
+            f"could not compile with it: {error}; nothing was changed",
+            file=str(python),
+        ) from error
+    return [
+        compile_pyc.Reply(answer["error"], answer["line"], [base64.b64decode(text) for text in answer["outputs"]])
+        for answer in answers
+    ]

@@ -1,0 +1,107 @@
+"""A situation in words and in JSON: shared by the verbs that report one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gaudi_patch.engine.plan import FileState, State
+from gaudi_patch.engine.situation import Situation
+from gaudi_patch.output.report import Block, Fields, Table
+from gaudi_patch.output.wrapping import Whole
+from gaudi_patch.series.manifest import Kind, Verdict
+
+
+def data(found: Situation) -> dict[str, Any]:
+    """The JSON of a situation: absolute paths, full hashes."""
+    installation = found.installation
+    return {
+        "package": installation.package,
+        "version": installation.version,
+        "root": str(installation.root),
+        "layout": installation.layout.value,
+        "python": str(installation.python) if installation.python else None,
+        "chosen_because": installation.how,
+        "verdict": found.verdict.kind.value,
+        "series": found.series.id if found.series else None,
+        "matched_by_hash": found.by_hash,
+        "capabilities": list(found.series.capabilities) if found.series else [],
+        "applied_series": found.applied.series if found.applied else None,
+        "applied_at": found.applied.applied_at if found.applied else None,
+        "interrupted": found.interrupted.verb if found.interrupted else None,
+        "state": found.state.value if found.state else None,
+        "files": [
+            {
+                "path": one.path,
+                "state": one.state.value,
+                "pre_sha256": one.before,
+                "post_sha256": one.after,
+                "current_sha256": one.current,
+            }
+            for one in found.files
+        ],
+    }
+
+
+def blocks(found: Situation) -> list[Block]:
+    """The same for people."""
+    installation = found.installation
+    version = installation.version or "of unknown version"
+    rows = [
+        (installation.package, Whole(f"{version} in {installation.root}")),
+        ("chosen", installation.how),
+        ("series", series_text(found)),
+    ]
+    if found.series and found.series.capabilities:
+        rows.append(("brings", ", ".join(found.series.capabilities)))
+    if found.applied:
+        rows.append(("applied", f"series {found.applied.series} at {found.applied.applied_at}"))
+    if found.state:
+        rows.append(("state", found.state.value))
+    listed: list[Block] = [Fields(rows)]
+    if found.files:
+        listed.append(Table(("state", "file"), [(one.state.value, _file(one)) for one in found.files], state_column=0))
+    return listed
+
+
+def _file(one: FileState) -> str:
+    new = one.state is State.PRISTINE and one.before is None
+    return f"{one.path} (not there: the series adds it)" if new else one.path
+
+
+def series_text(found: Situation) -> str:
+    verdict = found.verdict
+    if verdict.kind is Kind.SERIES and found.series:
+        count = len(found.series.patches)
+        how = ", matched by file hashes" if found.by_hash else ""
+        return f"{found.series.id} ({count} patch{'es' if count != 1 else ''}{how})"
+    if verdict.kind is Kind.UPSTREAM:
+        return f"none needed: {verdict.reason}"
+    if verdict.kind is Kind.REFUSED:
+        return f"none, refused: {verdict.reason}"
+    return unknown_text(verdict)
+
+
+def unknown_text(verdict: Verdict) -> str:
+    nearest = f"; the nearest is {verdict.nearest.id}" if verdict.nearest else ""
+    return f"none for this version{nearest}"
+
+
+def port_hint(verdict: Verdict) -> str:
+    """What maintainers do about a release that the manifest does not know; "" for what is no version at all."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        Version(verdict.version or "0")
+    except InvalidVersion:
+        return ""
+    ends = f"{verdict.nearest.id} {verdict.version}" if verdict.nearest and verdict.version else "OLD NEW"
+    return f"; maintainers: gaudi-patch dev port {ends}"
+
+
+NEXT = {
+    State.PRISTINE: "gaudi-patch apply",
+    State.OUTDATED: "gaudi-patch apply updates it to the series of this gaudi-patch",
+    State.PARTIAL: "gaudi-patch apply completes it, gaudi-patch rollback takes it back",
+    State.MODIFIED: "reinstall the package, or put your changes aside; files that differ are never overwritten",
+    State.MISSING: "reinstall the package: files of the release are missing",
+}

@@ -1,0 +1,26 @@
+"""What `apply` and `rollback` begin with: the lock, and nothing left half-done by a killed run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gaudi_patch.disk import Disk, environment_error
+from gaudi_patch.engine import transaction
+from gaudi_patch.engine.situation import journal_home, lock
+from gaudi_patch.target.locate import Installation
+
+
+@contextmanager
+def exclusive(installation: Installation, timeout: float, disk: Disk) -> Iterator[list[str]]:
+    """Hold the installation's lock, a killed run undone; yields the warnings that came of it."""
+    with lock(installation, timeout) as warnings:
+        try:
+            recovered = transaction.recover(journal_home(installation), installation.root, disk)
+        except OSError as error:
+            left = "its journal is kept for the next run"
+            raise environment_error(error, "undoing an interrupted run", left) from error
+        if recovered is not None:
+            count = f"{recovered.restored} file{'s' if recovered.restored != 1 else ''} put back"
+            warnings.append(f"an interrupted {recovered.verb} was undone first ({count})")
+        yield warnings

@@ -1,0 +1,335 @@
+"""What apply and rollback make of the file tree, laid on an overlay: targets, bytecode, state, RECORD."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.disk import Image
+from gaudi_patch.engine import applied as applied_state
+from gaudi_patch.engine import bytecode, record
+from gaudi_patch.engine.applied import Applied, AppliedFile, Saved
+from gaudi_patch.engine.overlay import Overlay
+from gaudi_patch.engine.plan import Plan
+from gaudi_patch.inside.compile_pyc import Output
+from gaudi_patch.target.locate import Installation
+
+SECOND = 1_000_000_000
+
+
+class Facts(NamedTuple):
+    """What state.json says beside the files."""
+
+    patches: Mapping[str, str]
+    tool: str
+    stamp_ns: int
+    offset: bool = False
+    previous: Applied | None = None  # the series that this one replaces
+
+
+def source_date_ns(environ: Mapping[str, str] = os.environ) -> int | None:
+    """SOURCE_DATE_EPOCH in ns, for reproducible layers: no time that we write may be later. None without one."""
+    epoch = environ.get("SOURCE_DATE_EPOCH", "")
+    return min(time.time_ns(), int(epoch) * SECOND) if epoch.isascii() and epoch.isdigit() else None
+
+
+def stamp_ns(environ: Mapping[str, str] = os.environ) -> int:
+    """The mtime that written files get: now, or SOURCE_DATE_EPOCH where that is earlier."""
+    date = source_date_ns(environ)
+    return time.time_ns() if date is None else date
+
+
+def saved(image: Image) -> Saved:
+    """What the state keeps of a pristine file; its mtime no later than SOURCE_DATE_EPOCH, as in a layer."""
+    date = source_date_ns()
+    if date is not None and image.mtime_ns is not None:
+        image = image._replace(mtime_ns=min(image.mtime_ns, date))
+    return Saved.of(image)
+
+
+def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts) -> Applied:
+    """Lay the patched files, their bytecode, the state and RECORD on ``overlay``; returns the new state.
+
+    The overlay must show the pristine tree. Compiles every new .py with the target's interpreter before
+    it returns.
+    """
+    stamped = _stamped(overlay, installation, plan, facts.stamp_ns)
+    sources = [path for path, image in stamped.items() if path.endswith(".py") and image is not None]
+    compiled, old_bytecode = _recompile(overlay, installation, stamped, sources)
+    for path, image in stamped.items():
+        overlay.set(installation.root / path, image)
+    for name, old in old_bytecode.items():
+        overlay.set(Path(name), None, volatile=True)
+        _keep_backup(overlay, installation, old, facts.stamp_ns)
+    for file, cached in compiled.items():
+        overlay.set(file, cached, volatile=True)
+    applied = Applied(
+        installation.package,
+        installation.version,
+        plan.series.id,
+        facts.patches,
+        plan.series.capabilities,
+        {
+            one.path: AppliedFile(saved(one.before) if one.before else None, one.after.sha256 if one.after else None)
+            for one in plan.files
+        },
+        {_relative(Path(name), installation.root): saved(old) for name, old in old_bytecode.items()},
+        _saved_record(overlay, installation, facts.stamp_ns),
+        tuple(_folders(installation, plan, stamped, compiled, facts.previous)),
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.stamp_ns // SECOND)),
+        facts.tool,
+        facts.offset,
+    )
+    for one in plan.files:
+        if one.before is not None:
+            _keep_backup(overlay, installation, one.before, facts.stamp_ns)
+    _write_state(overlay, installation, applied, facts.stamp_ns)
+    if installation.record is not None:
+        _write_record(overlay, installation, applied, stamped, compiled, facts.stamp_ns)
+    return applied
+
+
+def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> list[Path]:
+    """Lay the pristine tree on ``overlay``; returns the folders to remove once they are empty.
+
+    Backups are held against their hashes. Whether targets were edited is for the caller to look at.
+    """
+    root, state_dir = installation.root, installation.state_dir
+    folders = [root / path for path in applied.directories]
+    for path, one in applied.files.items():
+        pristine = applied_state.restore(state_dir, one.before, root / path) if one.before else None
+        overlay.set(root / path, pristine)
+        if path.endswith(".py"):
+            for variant in overlay.variants(root / path, installation.pycache_prefix):
+                overlay.set(variant.path, None, volatile=True)
+    for name, cached in applied.bytecode.items():
+        overlay.set(root / name, applied_state.restore(state_dir, cached, root / name), volatile=True)
+    if installation.record is not None and applied.record is not None:
+        _restore_record(overlay, installation, applied)
+    for file in _state_files(installation.state_dir):
+        overlay.set(file, None)
+    caches = [folder / "__pycache__" for folder in folders]
+    return [*folders, *caches, state_dir / applied_state.BACKUPS, state_dir]
+
+
+def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: int) -> dict[str, Image | None]:
+    """The images to write, each with an mtime that no timestamp .pyc of the old file can have.
+
+    A .pyc holds second and size of its source: where both would be equal, the second is moved. A file that the
+    series before this one left just so keeps its mtime, since it is not written again.
+    """
+    images: dict[str, Image | None] = {}
+    for one in plan.files:
+        image = one.after
+        now = overlay.on_disk(installation.root / one.path)
+        if image is not None and now is not None and image.same_content(now):
+            image = image._replace(mtime_ns=now.mtime_ns)
+        elif image is not None:
+            before = one.before
+            clash = (
+                before is not None
+                and before.mtime_ns is not None
+                and before.mtime_ns // SECOND == stamp // SECOND
+                and len(before.data) == len(image.data)
+            )
+            image = image._replace(mtime_ns=stamp + SECOND if clash else stamp)
+        images[one.path] = image
+    return images
+
+
+def _recompile(
+    overlay: Overlay, installation: Installation, images: Mapping[str, Image | None], sources: Sequence[str]
+) -> tuple[dict[Path, Image], dict[str, Image]]:
+    """Compile all sources; returns the new .pyc by path, and the old ones, all of which go."""
+    old: dict[str, Image] = {}
+    requests = []
+    places: list[list[tuple[Path, int]]] = []
+    default = _variants_of_package(overlay, installation)
+    for path in images:
+        source = installation.root / path
+        if not path.endswith(".py"):
+            continue
+        found = overlay.variants(source, installation.pycache_prefix)
+        for variant in found:
+            image = overlay.get(variant.path)
+            assert image is not None
+            old[str(variant.path)] = image
+        if path not in sources:
+            continue
+        new = images[path]
+        assert new is not None and new.mtime_ns is not None
+        if overlay.get(source) is None:
+            # A new module: cached as the package's own __init__ is, so that read-only images stay fast.
+            found = [one._replace(path=_sibling(one.path, installation, source)) for one in default]
+        outputs, spots = [], []
+        for variant in found:
+            if variant.tag != installation.cache_tag or installation.python is None:
+                continue  # no interpreter here can write it; removed, and Python makes it anew
+            shape = old.get(str(variant.path)) or _default_image(overlay, default, variant)
+            mode = bytecode.mode_of(shape.data)
+            outputs.append(Output(variant.optimization, mode, new.mtime_ns // SECOND, len(new.data)))
+            spots.append((variant.path, shape.mode))
+        requests.append(bytecode.Source(source, new.data, tuple(outputs)))
+        places.append(spots)
+    results = bytecode.compile_sources(requests, installation.python, own=installation.own_interpreter)
+    compiled = {}
+    for request, spots, blobs in zip(requests, places, results, strict=True):
+        new = images[_relative(request.path, installation.root)]
+        assert new is not None
+        for (spot, bits), blob in zip(spots, blobs, strict=True):
+            compiled[spot] = Image(blob, bits, new.mtime_ns, new.owner)
+    return compiled, old
+
+
+def _variants_of_package(overlay: Overlay, installation: Installation) -> list[bytecode.Variant]:
+    source = installation.root / installation.package / "__init__.py"
+    return [one for one in overlay.variants(source, installation.pycache_prefix) if one.tag == installation.cache_tag]
+
+
+def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], variant: bytecode.Variant) -> Image:
+    for one in default:
+        if one.optimization == variant.optimization:
+            image = overlay.get(one.path)
+            assert image is not None
+            return image
+    raise AssertionError(variant)
+
+
+def _sibling(path: Path, installation: Installation, source: Path) -> Path:
+    """Where the .pyc of ``source`` lies, given where that of the package's ``__init__`` lies."""
+    folder = path.parent
+    inside = folder.is_relative_to(installation.root)
+    name = path.name.replace("__init__", source.stem, 1)
+    if inside:
+        return source.parent / "__pycache__" / name
+    assert installation.pycache_prefix is not None
+    return Path(installation.pycache_prefix) / source.parent.relative_to(source.parent.anchor) / name
+
+
+def _keep_backup(overlay: Overlay, installation: Installation, image: Image, stamp: int) -> None:
+    file = installation.state_dir / applied_state.BACKUPS / image.sha256
+    overlay.set(file, Image(image.data, 0o644, stamp))
+
+
+def _saved_record(overlay: Overlay, installation: Installation, stamp: int) -> Saved | None:
+    if installation.record is None:
+        return None
+    image = overlay.get(installation.record)
+    if image is None:
+        return None
+    _keep_backup(overlay, installation, image, stamp)
+    return saved(image)
+
+
+def _folders(
+    installation: Installation,
+    plan: Plan,
+    images: Mapping[str, Image | None],
+    compiled: Iterable[Path],
+    previous: Applied | None,
+) -> list[str]:
+    """The folders that the series makes, parents first.
+
+    They are those missing now, those of the series before it, and those that hold nothing but files that the
+    series creates: whoever patched these before us made their folders too.
+    """
+    made = {installation.root / path for path in previous.directories} if previous else set()
+    created = {installation.root / one.path for one in plan.files if one.before is None}
+    for folder in {file.parent for file in created}:
+        if folder.is_dir() and all(path in created or path.name == "__pycache__" for path in folder.iterdir()):
+            made.add(folder)
+    folders: dict[Path, None] = {}
+    files = [installation.root / path for path, image in images.items() if image is not None]
+    for file in [*files, *compiled]:
+        folder = file.parent
+        ours = []
+        while folder in made or not folder.exists():
+            ours.append(folder)
+            folder = folder.parent
+        folders.update(dict.fromkeys(reversed(ours)))
+    return [_relative(folder, installation.root) for folder in folders]
+
+
+def _write_state(overlay: Overlay, installation: Installation, applied: Applied, stamp: int) -> None:
+    wanted = applied.backups()
+    for file in _state_files(installation.state_dir):
+        if file.parent.name == applied_state.BACKUPS and file.name not in wanted:
+            overlay.set(file, None)
+    overlay.set(installation.state_dir / applied_state.STATE_FILE, Image(applied.to_bytes(), 0o644, stamp))
+
+
+def _state_files(state_dir: Path) -> list[Path]:
+    return sorted(path for path in state_dir.rglob("*") if not path.is_dir()) if state_dir.is_dir() else []
+
+
+def _write_record(
+    overlay: Overlay,
+    installation: Installation,
+    applied: Applied,
+    files: Mapping[str, Image | None],
+    compiled: Iterable[Path],
+    stamp: int,
+) -> None:
+    """Set the rows of everything that an applied series changes, adds, or takes away."""
+    assert installation.record is not None and installation.dist_info is not None
+    original = overlay.get(installation.record)
+    if original is None:
+        return
+    base, state_dir = installation.dist_info.parent, installation.state_dir
+    images = {installation.root / path: image for path, image in files.items()}
+    ours = [
+        state_dir / applied_state.STATE_FILE,
+        *(state_dir / applied_state.BACKUPS / name for name in applied.backups()),
+    ]
+    images.update({file: overlay.get(file) for file in ours})
+    rows = {_relative(path, base): record.Entry.of(image.data) if image else None for path, image in images.items()}
+    # Bytecode that is written again is listed without a hash, as pip does; what is only removed loses its row.
+    rows.update({_relative(installation.root / name, base): None for name in applied.bytecode})
+    rows.update({_relative(path, base): record.Entry() for path in compiled if path.is_relative_to(base)})
+    data = record.updated(original.data, rows)
+    overlay.set(installation.record, Image(data, original.mode, stamp, original.owner))
+
+
+def _restore_record(overlay: Overlay, installation: Installation, applied: Applied) -> None:
+    """RECORD as it was, to the byte; where somebody changed it since, our rows alone are put back."""
+    assert installation.record is not None and installation.dist_info is not None and applied.record is not None
+    current = overlay.get(installation.record)
+    original = applied_state.restore(installation.state_dir, applied.record, installation.record)
+    base = installation.dist_info.parent
+    ours = {_relative(installation.root / path, base) for path in applied.files}
+    ours |= {_relative(installation.root / name, base) for name in applied.bytecode}
+    state_dir = _relative(installation.state_dir, base)
+    before = record.entries(original.data)
+    now = record.entries(current.data) if current else {}
+    mine = {
+        path
+        for path in now
+        if path in ours or path.startswith(f"{state_dir}/") or _is_cache_of(path, applied, installation, base)
+    }
+    untouched = {path: entry for path, entry in now.items() if path not in mine}
+    expected = {path: entry for path, entry in before.items() if path not in mine and path not in ours}
+    if current is None or untouched == expected:
+        overlay.set(installation.record, original)
+        return
+    rows: dict[str, record.Entry | None] = {path: before.get(path) for path in mine | (ours & set(before))}
+    overlay.set(installation.record, current._replace(data=record.updated(current.data, rows)))
+
+
+def _is_cache_of(path: str, applied: Applied, installation: Installation, base: Path) -> bool:
+    """Whether a RECORD row is the bytecode of a target."""
+    if not path.endswith(".pyc"):
+        return False
+    file = base / path
+    folder = file.parent.parent if file.parent.name == "__pycache__" else file.parent
+    return any(
+        bytecode.variant_of(file, source) is not None
+        for name in applied.files
+        if (source := installation.root / name).parent == folder and name.endswith(".py")
+    )
+
+
+def _relative(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

@@ -1,0 +1,58 @@
+"""A file tree as it is to become, in memory: writes stay here, reads fall through to the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gaudi_patch.disk import Image, read_image
+from gaudi_patch.engine import bytecode
+from gaudi_patch.engine.transaction import Change
+
+
+class Overlay:
+    """Apply, rollback and the update of a series each lay their result on it; the difference is the plan."""
+
+    def __init__(self) -> None:
+        self._disk: dict[Path, Image | None] = {}
+        self._new: dict[Path, Image | None] = {}
+        self._volatile: set[Path] = set()
+
+    def get(self, path: Path) -> Image | None:
+        """What ``path`` is to hold."""
+        if path not in self._disk:
+            self._disk[path] = read_image(path)
+        return self._new.get(path, self._disk[path])
+
+    def on_disk(self, path: Path) -> Image | None:
+        """What ``path`` holds now, whatever was decided."""
+        self.get(path)
+        return self._disk[path]
+
+    def set(self, path: Path, image: Image | None, *, volatile: bool = False) -> None:
+        """Decide what ``path`` is to hold; None removes it. ``volatile``: bytecode, see ``Change``."""
+        self.get(path)
+        self._new[path] = image
+        if volatile:
+            self._volatile.add(path)
+
+    def variants(self, source: Path, pycache_prefix: str | None) -> list[bytecode.Variant]:
+        """Cached bytecode of ``source`` as it is to be: what is on disk, less and more what was decided here."""
+        found = bytecode.variants(source, pycache_prefix)
+        known = {one.path for one in found}
+        found += [
+            one
+            for path in self._new
+            if path not in known and path.suffix == ".pyc" and (one := bytecode.variant_of(path, source))
+        ]
+        return [one for one in found if self.get(one.path) is not None]
+
+    def changes(self) -> list[Change]:
+        """The difference to the disk, in the order in which it was decided."""
+        found = []
+        for path, after in self._new.items():
+            before = self._disk[path]
+            same = before is None if after is None else after.same_content(before)
+            if same and (before is None or after is None or before.mode == after.mode):
+                continue
+            found.append(Change(path, before, after, path in self._volatile))
+        return found

@@ -1,0 +1,277 @@
+"""Installation + series -> what every file is, and what it would become. Reads the disk, writes nothing.
+
+The state of a file is decided by its content hash alone: never by the text of a hunk that happens to fit,
+never by what another tool said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from gaudi_patch.disk import Image, read_image
+from gaudi_patch.errors import GaudiPatchError, bad_patch, refused
+from gaudi_patch.series.manifest import LockedFile, Manifest, Series
+
+if TYPE_CHECKING:
+    from gaudi_patch.series.diff import FileDiff
+    from gaudi_patch.series.hunks import Hunk
+
+
+class State(str, Enum):
+    """Of one file (the first four), and of an installation (all)."""
+
+    PRISTINE = "pristine"
+    PATCHED = "patched"
+    MODIFIED = "modified"
+    MISSING = "missing"
+    PARTIAL = "partial"
+    OUTDATED = "outdated"
+
+
+class FileState(NamedTuple):
+    """One target: the hashes it may have, the one it has, and what follows from them."""
+
+    path: str
+    before: str | None
+    after: str | None
+    current: str | None
+    state: State
+
+
+class PlannedFile(NamedTuple):
+    """One target's pristine and patched image; None where it does not exist."""
+
+    path: str
+    before: Image | None
+    after: Image | None
+
+
+class Plan(NamedTuple):
+    """The whole of what a series makes of an installation, in memory."""
+
+    series: Series
+    files: tuple[PlannedFile, ...]
+    offsets: Mapping[str, tuple[int, ...]]
+
+
+def file_state(path: str, expected: LockedFile, current: str | None) -> FileState:
+    """Decide one file's state by its hash."""
+    if current == expected.after:
+        found = State.PATCHED
+    elif current == expected.before:
+        found = State.PRISTINE
+    else:
+        found = State.MISSING if current is None else State.MODIFIED
+    return FileState(path, expected.before, expected.after, current, found)
+
+
+def inspect(root: Path, package: str, expected: Mapping[str, LockedFile]) -> tuple[FileState, ...]:
+    """The state of every file that ``expected`` names, below ``root``."""
+    states = []
+    for path, hashes in sorted(expected.items()):
+        image = read_image(target(root, package, path))
+        states.append(file_state(path, hashes, image.sha256 if image else None))
+    return tuple(states)
+
+
+def whole_state(files: Sequence[FileState]) -> State:
+    """The state of an installation: of all its files on the same side, or why they are not."""
+    # A file of which only the mode changes has one hash: it says nothing about the side.
+    decisive = [one for one in files if one.before != one.after] or files
+    found = {one.state for one in decisive}
+    if found == {State.PRISTINE} or found == {State.PATCHED}:
+        return found.pop()
+    if State.MODIFIED in found:
+        return State.MODIFIED
+    return State.MISSING if State.MISSING in found else State.PARTIAL
+
+
+def target(root: Path, package: str, path: str) -> Path:
+    """Where ``path`` of a patch lies below ``root``; refuses what would leave the package.
+
+    ``root`` must be a real path. A folder that is a symbolic link leading out is refused, as by git
+    ("beyond a symbolic link").
+    """
+    if not path.startswith(f"{package}/"):
+        raise bad_patch(f"touches {path}, which is not below {package}/", path)
+    full = root / path
+    folder = os.path.realpath(full.parent)
+    inside = os.path.join(root, package)  # noqa: PTH118 - the comparison is of texts
+    if folder != inside and not folder.startswith(inside + os.sep):
+        raise refused("outside-package", f"leads out of the package, to {folder}; nothing was changed", file=str(full))
+    return full
+
+
+def parse_series(manifest: Manifest, series: Series) -> list[tuple[str, FileDiff]]:
+    """All file diffs of a series in order, each with the name of its patch; patches held against the lock."""
+    from gaudi_patch.series import diff
+
+    return [
+        (name, one)
+        for name in series.patches
+        for one in diff.parse(manifest.patch_bytes(name), str(manifest.directory / name))
+    ]
+
+
+def build(
+    manifest: Manifest,
+    series: Series,
+    pristine: Mapping[str, Image | None],
+    *,
+    locked: Mapping[str, LockedFile] | None,
+    owner: tuple[int, int] | None = None,
+) -> Plan:
+    """Apply ``series`` to the pristine images, in memory.
+
+    ``locked`` are the hashes that the results must have; a hunk may then stand at another line, since the
+    result is known. None stands for --allow-offset on an unknown version: exact context at a unique
+    position, and no hash to compare with. ``owner`` is given to created files.
+    Raises ``does-not-apply`` (exit 1) with the patch, the file, and the line.
+    """
+    from gaudi_patch.series import hunks
+
+    images: dict[str, Image | None] = dict(pristine)
+    moved: dict[str, tuple[int, ...]] = {}
+    for name, one in parse_series(manifest, series):
+        current = images.get(one.path)
+        data = _content(one, current, name)
+        try:
+            moved[one.path] = moved.get(one.path, ()) + tuple(hunks.offsets(data, one.hunks))
+            result = hunks.apply(data, one.hunks, allow_offset=True)
+        except hunks.HunkMismatch as error:
+            raise _does_not_apply(manifest.directory / name, one.path, data, error) from error
+        images[one.path] = _result(one, current, result, owner)
+    if locked is not None:
+        _compare_with_lock(manifest, series, images, locked)
+    files = tuple(PlannedFile(path, pristine.get(path), image) for path, image in sorted(images.items()))
+    return Plan(series, files, {path: lines for path, lines in moved.items() if any(lines)})
+
+
+def reverse(
+    manifest: Manifest, series: Series, patched: Mapping[str, Image | None], locked: Mapping[str, LockedFile]
+) -> Plan:
+    """The pristine images of ``patched`` files whose state is lost, by applying the series backwards.
+
+    Every result must have the pristine hash of the lock.
+    """
+    from gaudi_patch.series import diff, hunks
+
+    images: dict[str, Image | None] = dict(patched)
+    for name, one in reversed(parse_series(manifest, series)):
+        if one.path not in patched:
+            continue
+        current = images.get(one.path)
+        data = current.data if current else b""
+        try:
+            result = hunks.apply(data, _backwards(one.hunks), allow_offset=True)
+        except hunks.HunkMismatch as error:
+            raise _does_not_apply(manifest.directory / name, one.path, data, error) from error
+        if one.kind is diff.Kind.CREATE:
+            images[one.path] = None
+        else:
+            changed = one.old_mode is not None and one.old_mode != one.new_mode
+            mode = one.old_mode if changed and one.old_mode is not None else current.mode if current else 0o644
+            images[one.path] = current._replace(data=result, mode=mode) if current else Image(result, mode)
+    for path, hashes in locked.items():
+        image = images.get(path)
+        if (image.sha256 if image else None) != hashes.before:
+            raise refused(
+                "not-reversible", "would not become the pristine file of the lock; nothing was changed", file=path
+            )
+    return Plan(series, tuple(PlannedFile(path, images[path], patched.get(path)) for path in sorted(images)), {})
+
+
+def refuse_compiled(root: Path, paths: Sequence[str]) -> None:
+    """Refuse a module that is shadowed by a compiled extension: patching its source would do nothing."""
+    for path in paths:
+        source = root / path
+        if source.suffix != ".py" or not source.parent.is_dir():
+            continue
+        for name in sorted(os.listdir(source.parent)):  # noqa: PTH208 - names are all that is asked for
+            if name.startswith(f"{source.stem}.") and name.endswith((".so", ".pyd")):
+                raise refused(
+                    "compiled-module",
+                    f"is shadowed by the compiled {name}: a patched source would never run; nothing was changed",
+                    file=str(source),
+                )
+
+
+def _backwards(applied: Sequence[Hunk]) -> list[Hunk]:
+    """The hunks that undo ``applied``."""
+    from dataclasses import replace
+
+    sides = {b"+": b"-", b"-": b"+", b" ": b" "}
+    return [
+        replace(
+            one,
+            old_start=one.new_start,
+            old_count=one.new_count,
+            new_start=one.old_start,
+            new_count=one.old_count,
+            lines=tuple((sides[sign], text) for sign, text in one.lines),
+        )
+        for one in applied
+    ]
+
+
+def _content(one: FileDiff, current: Image | None, name: str) -> bytes:
+    from gaudi_patch.series import diff
+
+    if one.kind is diff.Kind.CREATE:
+        if current is not None:
+            raise refused(
+                "exists", f"{name} creates this file, but it is there already; nothing was changed", file=one.path
+            )
+        return b""
+    if current is None:
+        raise refused("missing", f"{name} changes this file, but it is not there; nothing was changed", file=one.path)
+    return current.data
+
+
+def _result(one: FileDiff, current: Image | None, data: bytes, owner: tuple[int, int] | None) -> Image | None:
+    from gaudi_patch.series import diff
+
+    if one.kind is diff.Kind.DELETE:
+        return None
+    if current is None:
+        return Image(data, one.new_mode if one.new_mode is not None else 0o644, owner=owner)
+    changed = one.new_mode is not None and one.new_mode != one.old_mode
+    mode = one.new_mode if changed and one.new_mode is not None else current.mode
+    return Image(data, mode, owner=current.owner)
+
+
+def _compare_with_lock(
+    manifest: Manifest, series: Series, images: Mapping[str, Image | None], locked: Mapping[str, LockedFile]
+) -> None:
+    for path in sorted({*images, *locked}):
+        image = images.get(path)
+        found = image.sha256 if image else None
+        if path not in locked or found != locked[path].after:
+            raise GaudiPatchError(
+                bad_patch("", "").exit,
+                "lock-mismatch",
+                f"series {series.id} gives {found} for {path}, the lock says "
+                f"{locked[path].after if path in locked else 'nothing'}; nothing was changed",
+                "maintainers: gaudi-patch dev lint --write",
+                str(manifest.directory / "manifest.lock"),
+            )
+
+
+def _does_not_apply(patch: Path, path: str, data: bytes, error: Exception) -> GaudiPatchError:
+    from gaudi_patch.series import explain
+    from gaudi_patch.series.hunks import HunkMismatch
+
+    assert isinstance(error, HunkMismatch)
+    return GaudiPatchError(
+        refused("", "").exit,
+        "does-not-apply",
+        f"hunk {error.index + 1} does not apply to {path} at line {error.at}: {error.reason}; nothing was changed",
+        "see `gaudi-patch check` for the files that differ from the release",
+        str(patch),
+        error.hunk.line,
+        explain.explain(data, error.hunk).sentences(),
+    )

@@ -1,0 +1,108 @@
+"""Everything that a verb needs to know before it decides: target, verdict, state, interrupted runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.engine import applied as applied_state
+from gaudi_patch.engine import journal, plan
+from gaudi_patch.engine.applied import Applied
+from gaudi_patch.engine.journal import Journal
+from gaudi_patch.engine.locking import directory_lock
+from gaudi_patch.engine.plan import FileState, State
+from gaudi_patch.series.manifest import Kind, LockedFile, Manifest, Series, Verdict
+from gaudi_patch.target.locate import Installation, Layout
+
+LOCK_TIMEOUT = 10.0
+
+
+class Situation(NamedTuple):
+    """What was found. ``series`` is the one of the manifest, ``applied`` what state.json says."""
+
+    manifest: Manifest
+    installation: Installation
+    verdict: Verdict
+    series: Series | None
+    by_hash: bool
+    applied: Applied | None
+    interrupted: Journal | None
+    files: tuple[FileState, ...]
+    state: State | None
+
+    @property
+    def locked(self) -> dict[str, LockedFile]:
+        assert self.series is not None
+        return self.manifest.locked_files(self.series)
+
+
+def journal_home(installation: Installation) -> Path:
+    """Where a transaction keeps its journal: beside the state, so that the state can go."""
+    return installation.state_dir.with_name(installation.state_dir.name + ".journal")
+
+
+def lock(installation: Installation, timeout: float = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:
+    """The lock of an installation: on the folder that holds the state, no file of its own."""
+    return directory_lock(installation.state_dir.parent, timeout)
+
+
+def look(manifest: Manifest, installation: Installation) -> Situation:
+    """Read the state of ``installation``; nothing is written, a read-only target will do."""
+    applied = applied_state.load(installation.state_dir)
+    interrupted = journal.load(journal_home(installation), installation.root)
+    verdict = manifest.verdict(installation.version) if installation.version else Verdict(Kind.UNKNOWN, "")
+    series, by_hash = verdict.series, False
+    if verdict.kind is Kind.UNKNOWN or installation.layout in (Layout.EDITABLE, Layout.CHECKOUT):
+        # The metadata of a source tree may be older than its files.
+        fitting = _by_hash(manifest, installation)
+        if fitting is not None:
+            series, by_hash = fitting, True
+            verdict = Verdict(Kind.SERIES, installation.version, series)
+    expected = _expected(manifest, series, applied)
+    files = plan.inspect(installation.root, installation.package, expected) if expected else ()
+    return Situation(
+        manifest,
+        installation,
+        verdict,
+        series,
+        by_hash,
+        applied,
+        interrupted,
+        files,
+        _state(manifest, series, applied, files),
+    )
+
+
+def _expected(manifest: Manifest, series: Series | None, applied: Applied | None) -> Mapping[str, LockedFile]:
+    """What the files are held against: what was applied where something was, else the lock."""
+    if applied is not None:
+        return {
+            path: LockedFile(one.before.sha256 if one.before else None, one.after)
+            for path, one in applied.files.items()
+        }
+    return manifest.locked_files(series) if series else {}
+
+
+def _state(
+    manifest: Manifest, series: Series | None, applied: Applied | None, files: tuple[FileState, ...]
+) -> State | None:
+    if not files:
+        return None
+    found = plan.whole_state(files)
+    if found is State.PATCHED and applied is not None and series is not None and not applied.offset:
+        locked = manifest.locked_files(series)
+        now = {path: one.after for path, one in applied.files.items()}
+        if now != {path: one.after for path, one in locked.items()}:
+            return State.OUTDATED
+    return found
+
+
+def _by_hash(manifest: Manifest, installation: Installation) -> Series | None:
+    """The series whose files are all there, pristine or patched, by their hashes (checkouts, local builds)."""
+    for series in manifest.series:
+        files = plan.inspect(installation.root, installation.package, manifest.locked_files(series))
+        if all(one.state in (State.PRISTINE, State.PATCHED) for one in files):
+            return series
+    return None

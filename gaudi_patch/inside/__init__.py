@@ -1,0 +1,1 @@
+"""Scripts that the target's interpreter runs; they import nothing of gaudi_patch."""

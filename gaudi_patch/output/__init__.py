@@ -1,0 +1,1 @@
+"""Results to a terminal, a pipe, JSON or annotations."""

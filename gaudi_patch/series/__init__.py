@@ -1,0 +1,1 @@
+"""What is applied: the manifest, its lock, and unified diffs read strictly."""

@@ -1,0 +1,134 @@
+"""`smoke`: prove that the patched code runs, level by level, on a real or on the emulated HPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Block, Result, Table, Text, narrate
+from gaudi_patch.target.locate import Installation
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.outcome import LevelResult
+
+#: What `apply` runs unless told otherwise: all that needs LMCache and torch alone.
+AFTER_APPLY = ("imports", "kernels", "engine")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Levels to run (none: AFTER_APPLY), where, under which rules, and which must not be skipped.
+
+    ``arguments``: more for the probes, by level.
+    """
+
+    levels: Sequence[str] = ()
+    device: str = "auto"
+    rules: Sequence[str] = ("lazy", "eager")
+    require: Sequence[str] = ()
+    timeout: float = 300.0
+    quiet: bool = False
+    arguments: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def smoke(installation: Installation, options: Options) -> Result:
+    """Run the levels against an installation. Exit 0 when all that ran passed, 5 otherwise.
+
+    A skipped level is no pass: it is shown with its reason, a required one fails, and so does a run in
+    which nothing passed.
+    """
+    results = run(installation, options)
+    report = Result("smoke", data={"levels": [as_data(one) for one in results]}, blocks=blocks(results))
+    fault = fault_of(results, options)
+    if fault is None and not any(one.status == "passed" for one in results):
+        reasons = sorted({one.reason for one in results})
+        fault = GaudiPatchError(Exit.SMOKE, "nothing-proved", "every level was skipped", details=reasons)
+    if fault is not None:
+        report.exit, report.errors = Exit.SMOKE, [fault]
+        return report
+    skipped = sorted({one.level for one in results if one.status == "skipped"})
+    report.blocks.append(Text("passed" + (f"; not run: {', '.join(skipped)}" if skipped else ""), "good"))
+    return report
+
+
+def run(installation: Installation, options: Options) -> list[LevelResult]:
+    """Run the levels in subprocesses of the target's interpreter."""
+    from gaudi_patch.smoke import levels as table
+    from gaudi_patch.smoke import runner
+
+    wanted = tuple(options.levels) or AFTER_APPLY
+    known = table.names()
+    for name in (*wanted, *options.require):
+        if name not in known:
+            raise GaudiPatchError(
+                Exit.USAGE, "unknown-level", f"there is no smoke level {name}", f"levels: {', '.join(known)}"
+            )
+    python = interpreter_of(installation)
+    say = (lambda line: None) if options.quiet else (lambda line: narrate([line]))
+    ordered = [name for name in known if name in {*wanted, *options.require}]
+    return runner.run(
+        python,
+        levels=ordered,
+        device=options.device,
+        rules=options.rules,
+        timeout=options.timeout,
+        arguments=options.arguments,
+        on_progress=say,
+    )
+
+
+def interpreter_of(installation: Installation) -> Path:
+    """The target's interpreter. Raises ``no-interpreter`` where none of it can be run."""
+    if installation.python is None:
+        raise no_interpreter(installation)
+    return installation.python
+
+
+def no_interpreter(installation: Installation) -> GaudiPatchError:
+    """An image root, for one: its files can be patched, but nothing of it can be run."""
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "no-interpreter",
+        "no interpreter of the target can be run, so that nothing can be proved; nothing was changed",
+        "name the target's interpreter with --python, or use --no-smoke",
+        str(installation.root),
+    )
+
+
+def fault_of(results: Sequence[LevelResult], options: Options) -> GaudiPatchError | None:
+    """What failed, or was skipped though required; None when nothing was."""
+    bad = [
+        one for one in results if one.status == "failed" or (one.status == "skipped" and one.level in options.require)
+    ]
+    if not bad:
+        return None
+    details = []
+    for one in bad:
+        details.append(f"{one.level} ({one.rules}) {one.status}: {one.reason}")
+        details += [f"  {failure['check']}: {failure['message']}" for failure in one.failures[:5]]
+    return GaudiPatchError(
+        Exit.SMOKE,
+        "smoke-failed",
+        f"{len(bad)} of {len(results)} smoke checks failed",
+        "see the details above; on an unpatched installation: gaudi-patch apply",
+        details=details,
+    )
+
+
+def blocks(results: Sequence[LevelResult]) -> list[Block]:
+    """A table of the levels."""
+    rows = [
+        (one.level, one.rules, one.status, one.device, str(one.checks), f"{one.seconds:.1f} s", one.reason)
+        for one in results
+    ]
+    return [
+        Table(("level", "rules", "status", "device", "checks", "time", "what"), rows, "Smoke checks", state_column=2)
+    ]
+
+
+def as_data(one: LevelResult) -> dict[str, Any]:
+    """JSON of one level."""
+    return asdict(one)

@@ -1,0 +1,1 @@
+"""Which LMCache and which interpreter: everything that finds the installation."""

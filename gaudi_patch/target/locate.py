@@ -1,0 +1,275 @@
+"""Which LMCache: one installation on disk, or a refusal that names what is in the way.
+
+The target is what ``import`` would load. Wherever that and the metadata disagree, or there are two of either, the
+user decides. Never imports the package.
+
+Codes of the errors raised here and below: not-installed, broken-metadata, no-metadata, ambiguous-installation,
+shadowed-installation, package-folder-missing, symlinked-package, not-a-folder-install, legacy-install,
+strict-editable, editable-without-git, broken-checkout, bad-target, interpreter-failed, unreadable.
+"""
+
+# ruff: noqa: PTH112, PTH113, PTH118, PTH120
+# Why: entries of sys.path are strings; Path only in what is handed out.
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from gaudi_patch.inside.sys_path import pth_lines
+from gaudi_patch.target.refusals import ambiguous, refusal, shadowed, without_metadata
+from gaudi_patch.target.search import Search, bad_target, search_default, search_folder, search_image, unreadable
+from gaudi_patch.target.search import Target as Target
+from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
+
+
+class Layout(str, Enum):
+    """How the package lies on disk, which decides where state is kept and whether RECORD is ours to touch."""
+
+    WHEEL = "wheel"
+    EDITABLE = "editable"
+    CHECKOUT = "checkout"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One LMCache on disk.
+
+    ``root`` is the folder that patch paths are relative to, links followed. ``version`` is the metadata's, as
+    written; "" for a git checkout, and perhaps out of date for an editable install: both are known by their hashes.
+    ``record`` is None when missing or not ours to touch. ``python`` and ``prefix`` are None when no interpreter is
+    known for the target; ``python_version`` and ``cache_tag`` then come from folder names and the wheel's tag.
+    """
+
+    package: str
+    version: str
+    root: Path
+    layout: Layout
+    dist_info: Path | None
+    record: Path | None
+    state_dir: Path
+    python: Path | None
+    python_version: tuple[int, int] | None
+    cache_tag: str | None
+    pycache_prefix: str | None
+    own_interpreter: bool
+    prefix: Path | None
+    how: str
+    warnings: tuple[str, ...]
+    #: Where it was installed from (PEP 610), or ""
+    direct_url: str = ""
+
+
+def locate(target: Target, package: str = "lmcache", environ: Mapping[str, str] = os.environ) -> Installation:
+    """Find the one installation of ``package`` that ``target`` means.
+
+    Raises GaudiPatchError: not found (none installed), refused (ambiguous, shadowed or unsupported; every path
+    named), usage (a wrong --python, --path or --root) or environment (unreadable, the interpreter cannot run).
+    """
+    given = [f"--{name}" for name in ("python", "path", "root") if getattr(target, name) is not None]
+    if len(given) > 1:
+        raise bad_target(f"{' and '.join(given)} exclude each other", "Give one of them.")
+    if target.root is not None:
+        search = search_image(target.root, package)
+    elif target.path is not None:
+        search = search_folder(target.path, package, environ)
+    else:
+        search = search_default(target.python, package, environ)
+    try:
+        return _decide(search, may_be_checkout=target.path is not None)
+    except OSError as error:
+        raise unreadable(error, search.where) from error
+
+
+def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
+    """The one installation of a search, or the reason why there is none."""
+    infos, imported = search.infos, search.imported
+    if len(infos) > 1:
+        raise ambiguous(search, [info.path for info in infos])
+    if imported is not None and imported.kind in ("zip", "module"):
+        raise refusal(
+            "not-a-folder-install",
+            f"import would load {search.package} from {imported.path}, which is not a package folder",
+            "Take it off the path, or install the wheel of LMCache with pip or uv.",
+            imported.path,
+            *(info.path for info in infos),
+        )
+    if not infos:
+        if may_be_checkout and imported is not None and imported.kind == "package" and not search.broken:
+            git = git_dir(search.folders[0].path)
+            if git is not None:
+                return _checkout(search, imported.path, git)
+        raise without_metadata(search)
+    info = infos[0]
+    beside = [path for path in search.legacy if os.path.dirname(path) == os.path.dirname(info.path)]
+    if beside:
+        raise ambiguous(search, [info.path, *beside])
+    search.warnings += [f"{path} is ignored: {why}" for path, why in search.broken]
+    search.warnings += [f"{path} is ignored: an interrupted pip left it" for path in search.leftovers]
+    return _editable(search, info) if info.editable else _wheel(search, info)
+
+
+def _wheel(search: Search, info: DistInfo) -> Installation:
+    """An installation in site-packages, beside its metadata."""
+    site, package = os.path.dirname(info.path), search.package
+    folder = os.path.join(site, package)
+    imported = search.imported
+    if imported is not None and imported.kind == "package" and imported.path != folder:
+        raise shadowed(search, imported.path, info.path)
+    if imported is None or imported.kind != "package":
+        what = "has no __init__.py" if os.path.isdir(search.resolve(folder)) else "is missing"
+        raise refusal(
+            "package-folder-missing",
+            f"{info.path} says that {package} {info.version} is installed, but {folder} {what}",
+            f"Install it again: pip install --force-reinstall --no-deps {package}=={info.version}",
+            info.path,
+            folder,
+        )
+    for path in (folder, info.path):
+        _refuse_link(search, path)
+    for other in search.folders:
+        if other.found is not None and other.found.kind == "package" and other.found.path != folder:
+            note = "another copy without metadata" if search.image else "never imported: another copy comes first"
+            search.warnings.append(f"{other.found.path} is left alone ({note})")
+    record = os.path.join(info.path, "RECORD") if info.has_record else None
+    if record is None:
+        search.warnings.append(f"{info.path} has no RECORD: an uninstall will not know of files that patches add")
+    return _installation(
+        search,
+        root=site,
+        layout=Layout.IMAGE if search.image else Layout.WHEEL,
+        info=info,
+        record=record,
+        state=info.path,
+    )
+
+
+def _editable(search: Search, info: DistInfo) -> Installation:
+    """An editable installation: its source tree, which has to be the top of a git checkout."""
+    from urllib.parse import unquote
+
+    project = search.place(unquote(re.sub(r"^file://[^/]*", "", info.url)))
+    folder = search.imported.path if search.imported and search.imported.kind == "package" else None
+    if folder is None:
+        # Without an interpreter to ask, and for build systems whose finders are code.
+        site = os.path.dirname(info.path)
+        lines = pth_lines(site, search.resolve)
+        lines = [search.place(n) if n.startswith("/") else os.path.join(site, n) for n in lines]
+        for candidate in (*lines, project, os.path.join(project, "src")):
+            found = scan(candidate, search.package, search.resolve).found
+            if found is not None and found.kind == "package":
+                folder = found.path
+                break
+    if folder is None:
+        raise refusal(
+            "package-folder-missing",
+            f"{info.path} is an editable install of {project}, but no {search.package} folder is there",
+            "Install it again from its source tree: pip install --no-deps -e DIR",
+            info.path,
+            project,
+        )
+    real = search.resolve(folder)
+    if not (real + os.sep).startswith(project + os.sep):
+        raise shadowed(search, folder, f"{info.path}, an editable install of {project}")
+    if any(part.startswith("__editable__") for part in Path(real).parts):
+        raise refusal(
+            "strict-editable",
+            f"import would load links in {real}, in which the files that patches add would be missing",
+            f"Install it again without editable_mode=strict: pip install --no-deps -e {project}",
+            real,
+            info.path,
+        )
+    git = git_dir(project, search.resolve, search.place)
+    if git is None:
+        raise refusal(
+            "editable-without-git",
+            f"{info.path} is an editable install of {project}, which is not the top of a git checkout; "
+            "gaudi-patch would have no safe place to keep the originals",
+            f"Install it as a wheel (pip install {project}), or run git init in {project}.",
+            info.path,
+            project,
+        )
+    return _installation(search, root=os.path.dirname(real), layout=Layout.EDITABLE, info=info, record=None, state=git)
+
+
+def _checkout(search: Search, folder: str, git: str) -> Installation:
+    """A git checkout: state goes into its git folder, so that ``git status`` shows the patched files only."""
+    _refuse_link(search, folder)
+    return _installation(
+        search, root=os.path.dirname(folder), layout=Layout.CHECKOUT, info=None, record=None, state=git
+    )
+
+
+def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = os.path.realpath) -> str | None:
+    """The git folder of the checkout whose top is ``folder`` itself; None when it is none.
+
+    A worktree's or submodule's ``.git`` file is followed. Folders above are not looked at: a site-packages folder
+    inside somebody's repository is no checkout. ``folder`` has its links followed already; ``resolve`` and
+    ``place`` are those of ``Search``.
+    """
+    dot_git = os.path.join(folder, ".git")
+    if not os.path.lexists(dot_git):
+        return None
+    found = resolve(dot_git)
+    if os.path.isfile(found):
+        with open(found, encoding="utf-8", errors="surrogateescape") as file:
+            pointer = file.readline().rstrip("\n").removeprefix("gitdir: ")
+        found = place(pointer) if pointer.startswith("/") else resolve(os.path.join(folder, pointer))
+    if not os.path.isfile(os.path.join(found, "HEAD")):
+        raise refusal(
+            "broken-checkout",
+            f"{dot_git} leads to {found}, which is no git folder (it has no HEAD)",
+            "Clone the repository again, or remove .git and install LMCache as a wheel.",
+            dot_git,
+            found,
+        )
+    return found
+
+
+def _refuse_link(search: Search, path: str) -> None:
+    """Refuse a folder that is a link: its files belong to another tree, and perhaps to other environments."""
+    real = search.resolve(path)
+    if real != path:
+        raise refusal(
+            "symlinked-package",
+            f"{path} is a link to {real}; patching it would change that tree",
+            f"Patch that tree itself with --path {os.path.dirname(real)}, or install LMCache as a wheel.",
+            path,
+            real,
+        )
+
+
+def _installation(
+    search: Search, *, root: str, layout: Layout, info: DistInfo | None, record: str | None, state: str
+) -> Installation:
+    known = search.interpreter
+    version = known.version if known else _version_in(root) or (info.python if info else None)
+    return Installation(
+        package=search.package,
+        version=info.version if info else "",
+        root=Path(root),
+        layout=layout,
+        dist_info=Path(info.path) if info else None,
+        record=Path(record) if record else None,
+        state_dir=Path(state, "gaudi-patch"),
+        python=known.executable if known else None,
+        python_version=version,
+        cache_tag=known.cache_tag if known else f"cpython-{version[0]}{version[1]}" if version else None,
+        pycache_prefix=search.pycache_prefix,
+        own_interpreter=known.own if known else False,
+        prefix=known.prefix if known else None,
+        how=search.how,
+        warnings=tuple(search.warnings),
+        direct_url=info.url if info else "",
+    )
+
+
+def _version_in(path: str) -> tuple[int, int] | None:
+    """(3, 11) for .../lib/python3.11/site-packages."""
+    match = re.search(r"/python(\d)\.(\d+)/[^/]+$", path)
+    return (int(match[1]), int(match[2])) if match else None

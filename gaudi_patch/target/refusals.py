@@ -1,0 +1,94 @@
+"""Why an installation cannot be taken: each refusal names every path that is in the way, and what to do next."""
+
+# ruff: noqa: PTH118, PTH120
+# Why: entries of sys.path are strings.
+
+from __future__ import annotations
+
+import os
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.target.search import Search
+
+
+def refusal(code: str, message: str, hint: str, *paths: str) -> GaudiPatchError:
+    """A refusal with the paths that it is about, for machines."""
+    return GaudiPatchError(Exit.REFUSED, code, message, hint, details=list(paths))
+
+
+def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:
+    """Two or more valid metadata, or metadata of two kinds in one folder."""
+    folders = list(dict.fromkeys(os.path.dirname(path) for path in paths))
+    if len(folders) > 1:
+        hint = "Uninstall all but one, or choose one: " + " or ".join(f"--path {folder}" for folder in folders)
+    else:
+        hint = f"Uninstall {search.package} until none is left in {folders[0]}, then install it once."
+    return refusal(
+        "ambiguous-installation",
+        f"{len(paths)} installations of {search.package} are found for {search.where}: {' and '.join(paths)}",
+        hint,
+        *paths,
+    )
+
+
+def shadowed(search: Search, imported: str, metadata: str) -> GaudiPatchError:
+    """The package that import would load is not the one that the metadata is about."""
+    return refusal(
+        "shadowed-installation",
+        f"import would load {search.package} from {imported}, but the metadata is {metadata}",
+        f"Take {os.path.dirname(imported)} off the path (PYTHONPATH, user site, .pth), "
+        f"or remove the copy that is not wanted.",
+        imported,
+        metadata,
+    )
+
+
+def without_metadata(search: Search) -> GaudiPatchError:
+    """No valid dist-info: what is there instead."""
+    package, imported = search.package, search.imported
+    real_import = imported.path if imported and imported.kind == "package" else None
+    if search.legacy:
+        where = f", imported from {real_import}" if real_import else ""
+        hint = f"Install the wheel instead: pip uninstall {package}, then pip install {package}"
+        if real_import and os.path.lexists(os.path.join(os.path.dirname(real_import), ".git")):
+            hint += f"; or patch the checkout itself with --path {os.path.dirname(real_import)}"
+        return refusal(
+            "legacy-install",
+            f"{' and '.join(search.legacy)}: {package} was installed the way it was before wheels "
+            f"(setup.py){where}; such an install lists no files and cannot be patched safely",
+            hint + ".",
+            *search.legacy,
+        )
+    if search.broken:
+        listed = "; ".join(f"{path}: {why}" for path, why in search.broken)
+        return GaudiPatchError(
+            Exit.NOT_FOUND,
+            "broken-metadata",
+            f"{package} has no valid metadata for {search.where} ({listed})",
+            f"Remove the broken folder and install {package} again.",
+            details=[path for path, _ in search.broken],
+        )
+    if real_import:
+        top = os.path.dirname(real_import)
+        is_checkout = os.path.lexists(os.path.join(top, ".git"))
+        return refusal(
+            "no-metadata",
+            f"{real_import} holds {package}, but neither a dist-info folder beside it nor a .git in {top} "
+            "says what it is"
+            if not is_checkout
+            else f"{real_import} is a git checkout of {package} without installed metadata",
+            f"Patch the checkout with --path {top}." if is_checkout else f"Install {package} with pip or uv.",
+            real_import,
+        )
+    details = [*search.leftovers, *search.warnings]
+    if imported is not None:
+        details.append(f"{imported.path} has no __init__.py: the rest of an uninstalled package")
+    return GaudiPatchError(
+        Exit.NOT_FOUND,
+        "not-installed",
+        f"{package} is not installed for {search.where} ({search.how})",
+        "Give its site-packages folder, or the top of a git checkout, with --path."
+        if search.image or search.how.startswith("--path")
+        else "Activate the environment that has it, or name it with --python, --path or --root.",
+        details=details,
+    )

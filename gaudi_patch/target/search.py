@@ -1,0 +1,229 @@
+"""What there is of a package in the place that the user pointed at; ``locate`` judges it.
+
+Nothing is imported and, but for one question to an interpreter that is not this process, nothing is run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.target import interpreter as interpreters
+from gaudi_patch.target.interpreter import Interpreter
+from gaudi_patch.target.site_folder import DistInfo, Importable, Resolve, SiteFolder, scan
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user pointed at; at most one of the three."""
+
+    python: Path | None = None
+    path: Path | None = None
+    root: Path | None = None
+
+
+@dataclass(eq=False, repr=False)
+class Search:
+    """What was found for a target.
+
+    ``where`` names the target in messages, ``how`` says why it was chosen. ``imported`` is what ``import`` would
+    take. ``resolve`` follows the links of a path on the host, ``place`` finds and resolves an absolute path that
+    the target itself names (they differ in an image only).
+    """
+
+    package: str
+    where: str
+    how: str
+    folders: list[SiteFolder]
+    imported: Importable | None
+    warnings: list[str]
+    interpreter: Interpreter | None = None
+    pycache_prefix: str | None = None
+    resolve: Resolve = os.path.realpath
+    place: Callable[[str], str] = os.path.realpath
+    image: bool = False
+
+    @property
+    def infos(self) -> list[DistInfo]:
+        """The valid dist-info folders."""
+        return [info for folder in self.folders for info in folder.infos]
+
+    @property
+    def broken(self) -> list[tuple[str, str]]:
+        """The dist-info folders that are not valid, each with the reason."""
+        return [item for folder in self.folders for item in folder.broken]
+
+    @property
+    def legacy(self) -> list[str]:
+        """Metadata of the time before wheels."""
+        return [path for folder in self.folders for path in folder.legacy]
+
+    @property
+    def leftovers(self) -> list[str]:
+        """What an interrupted pip left."""
+        return [path for folder in self.folders for path in folder.leftovers]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no trace of the package."""
+        return self.imported is None and not (self.infos or self.broken or self.legacy)
+
+
+def bad_target(message: str, hint: str) -> GaudiPatchError:
+    """--python, --path or --root names nothing that can be used."""
+    return GaudiPatchError(Exit.USAGE, "bad-target", message, hint)
+
+
+def search_default(python: Path | None, package: str, environ: Mapping[str, str]) -> Search:
+    """``--python``, else the active environment, else this process's interpreter, else python3 on PATH."""
+    if python is not None:
+        executable = interpreters.named_python(python, environ)
+        return search_interpreter(interpreters.ask(executable, package, environ), f"--python {python}", package)
+    active = interpreters.active_environment(environ)
+    if active is not None:
+        variable, prefix = active
+        executable = interpreters.active_python(variable, prefix)
+        found = interpreters.ask(executable, package, environ)
+        return search_interpreter(found, f"the active environment ({variable})", package)
+    own = interpreters.own_interpreter(package, environ)
+    search = search_interpreter(own, "the interpreter that runs gaudi-patch", package)
+    if search.is_empty:
+        on_path = interpreters.which("python3", environ)
+        if on_path is not None and not interpreters.is_own(on_path):
+            found = interpreters.ask(on_path, package, environ)
+            return search_interpreter(found, "python3 on PATH", package)
+    return search
+
+
+def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Search:
+    """What a normal run of ``interpreter`` would find."""
+    if interpreter.frozen:
+        raise refused(
+            "not-a-folder-install",
+            f"{package} is built into the interpreter {interpreter.executable}; there is no file to patch",
+            "Use an interpreter that imports it from a folder.",
+        )
+    warnings: list[str] = []
+    found: dict[str, SiteFolder] = {}
+    for entry in interpreter.path:
+        try:
+            folder = scan(entry, package)
+        except OSError as error:  # import passes over such an entry too
+            warnings.append(f"{entry} is on the path but cannot be read: {error.strerror or error}")
+            continue
+        found.setdefault(folder.path, folder)  # lib64 is often a link to lib
+    imported = first_import(list(found.values()))
+    if (imported is None or imported.kind == "namespace") and interpreter.finder_folder:
+        imported = Importable(interpreter.finder_folder, "package")
+    return Search(
+        package=package,
+        where=str(interpreter.executable),
+        how=how,
+        folders=list(found.values()),
+        imported=imported,
+        warnings=warnings,
+        interpreter=interpreter,
+        pycache_prefix=interpreter.pycache_prefix,
+    )
+
+
+def first_import(folders: list[SiteFolder]) -> Importable | None:
+    """What ``import`` takes: the first package or module, and only without any a namespace package."""
+    found = [folder.found for folder in folders if folder.found is not None]
+    return next((f for f in found if f.kind != "namespace"), found[0] if found else None)
+
+
+def search_image(root: Path, package: str) -> Search:
+    """``--root``: every environment of an unpacked image. Nothing of it is run."""
+    from gaudi_patch.target.image_root import Image
+
+    if not root.is_dir():
+        raise bad_target(f"--root {root}: there is no such folder", "Unpack the image into a folder and name that.")
+    image = Image(str(root))
+    warnings: list[str] = []
+    folders: list[SiteFolder] = []
+    for entry in image.site_folders():
+        try:
+            folders.append(scan(entry, package, image.resolve))
+        except OSError as error:
+            warnings.append(f"{entry} cannot be read: {error.strerror or error}")
+    # The folders belong to different environments: only what lies beside the metadata counts.
+    with_info = [folder for folder in folders if folder.infos]
+    return Search(
+        package=package,
+        where=f"the image at {image.root}",
+        how=f"--root {root}",
+        folders=folders,
+        imported=first_import(with_info or folders),
+        warnings=warnings,
+        resolve=image.resolve,
+        place=lambda path: image.resolve(image.on_host(path)),
+        image=True,
+    )
+
+
+def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Search:
+    """``--path``: one folder, alone. Nothing in it is run."""
+    if not path.is_dir():
+        raise bad_target(
+            f"--path {path}: there is no such folder", "Give a site-packages folder, or the top of a git checkout."
+        )
+    try:
+        folder = scan(str(path), package)
+    except OSError as error:
+        raise unreadable(error, str(path)) from error
+    interpreter = _interpreter_of(folder.path, package, environ)
+    search = Search(
+        package=package,
+        where=folder.path,
+        how=f"--path {path}",
+        folders=[folder],
+        imported=folder.found,
+        warnings=[],
+        interpreter=interpreter,
+        pycache_prefix=environ.get("PYTHONPYCACHEPREFIX") or None,
+    )
+    if search.is_empty and (path / "__init__.py").is_file():
+        raise bad_target(
+            f"--path {path}: this is a package itself", f"Give the folder that holds it: {path.absolute().parent}"
+        )
+    if search.is_empty and interpreters.python_in(str(path)) is not None:
+        raise bad_target(f"--path {path}: this is an environment, not its site-packages", f"Use --python {path}.")
+    if interpreter is not None and folder.found is not None:
+        imported = search_interpreter(interpreter, search.how, package).imported
+        if imported is not None and os.path.realpath(imported.path) != os.path.realpath(folder.found.path):
+            search.warnings.append(
+                f"{interpreter.executable} imports {package} from {imported.path}, not from {folder.found.path}"
+            )
+    return search
+
+
+def _interpreter_of(folder: str, package: str, environ: Mapping[str, str]) -> Interpreter | None:
+    """The interpreter that is known to import from ``folder``: this process's, or the active environment's.
+
+    No other is looked for: ``--path`` names files, and may lead into an image whose programs are not to be run.
+    """
+    own = interpreters.own_interpreter(package, environ)
+    if folder in map(os.path.realpath, own.path):
+        return own
+    active = interpreters.active_environment(environ)
+    executable = interpreters.python_in(active[1]) if active else None
+    if active is None or executable is None:
+        return None
+    if not (folder + os.sep).startswith(os.path.realpath(active[1]) + os.sep):
+        return None
+    found = interpreters.ask(executable, package, environ)
+    return found if folder in map(os.path.realpath, found.path) else None
+
+
+def unreadable(error: OSError, path: str) -> GaudiPatchError:
+    """The target is there, but this user may not read it."""
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "unreadable",
+        f"{error.filename or path} cannot be read: {error.strerror or error}",
+        "Run gaudi-patch as a user who may read the installation.",
+    )

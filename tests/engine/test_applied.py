@@ -1,0 +1,121 @@
+"""state.json and the backups beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaudi_patch.disk import Image, sha256
+from gaudi_patch.engine import applied as state
+from gaudi_patch.engine.applied import Applied, AppliedFile, Saved
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+SAVED = Saved(sha256(b"old"), 0o644, 123, (1, 2))
+LINK = Saved(sha256(b"linked"), 0o600, None, None, "../cache/x")
+APPLIED = Applied(
+    package="lmcache",
+    version="0.5.6",
+    series="0.5.6",
+    patches={"a.patch": "ab"},
+    capabilities=("x",),
+    files={"a.py": AppliedFile(SAVED, "cd"), "b.py": AppliedFile(None, "ef"), "c.py": AppliedFile(LINK, None)},
+    bytecode={"lmcache/__pycache__/a.pyc": SAVED._replace(sha256="11")},
+    record=SAVED._replace(sha256="22"),
+    directories=("lmcache/gaudi",),
+    applied_at="2026-01-01T00:00:00Z",
+    tool="1.0",
+    offset=True,
+)
+
+
+def put(folder: Path, data: bytes | dict[str, Any]) -> Path:
+    file = folder / state.STATE_FILE
+    file.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
+    return file
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    put(tmp_path, APPLIED.to_bytes())
+    assert state.load(tmp_path) == APPLIED
+    assert json.loads(APPLIED.to_bytes())["schema_version"] == 1
+    assert APPLIED.to_bytes() == (state.load(tmp_path) or APPLIED).to_bytes()
+
+
+def test_nothing_applied_is_none(tmp_path: Path) -> None:
+    assert state.load(tmp_path) is None
+    assert state.load(tmp_path / "nowhere") is None
+
+
+def test_backups_are_those_of_files_bytecode_and_record() -> None:
+    assert APPLIED.backups() == {SAVED.sha256, LINK.sha256, "11", "22"}
+    assert APPLIED._replace(record=None).backups() == {SAVED.sha256, LINK.sha256, "11"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b"\xff",
+        {"schema_version": "1"},
+        {"files": []},
+        {"files": {"a": {"before": {"sha256": "x"}, "after": None}}},
+        {"files": {"a": None}},
+        {"bytecode": None},
+        {"directories": None},
+        {"record": {"sha256": "x", "mode": "9", "mtime_ns": 0, "owner": None, "link": None}},
+        *({key: ...} for key in json.loads(APPLIED.to_bytes())),
+    ],
+    ids=repr,
+)
+def test_damage_is_not_guessed_at(change: bytes | dict[str, Any], tmp_path: Path) -> None:
+    """case_72: whatever key is missing or of a wrong kind."""
+    if isinstance(change, bytes):
+        file = put(tmp_path, change)
+    else:
+        document = json.loads(APPLIED.to_bytes()) | change
+        file = put(tmp_path, {key: value for key, value in document.items() if value is not ...})
+    with pytest.raises(GaudiPatchError) as caught:
+        state.load(tmp_path)
+    assert (caught.value.exit, caught.value.code, caught.value.file) == (Exit.HUMAN, "state-damaged", str(file))
+
+
+def test_a_newer_schema_names_who_wrote_it(tmp_path: Path) -> None:
+    """case_71"""
+    put(tmp_path, {"schema_version": 2, "gaudi_patch": "9.1"})
+    with pytest.raises(GaudiPatchError) as caught:
+        state.load(tmp_path)
+    assert (caught.value.exit, caught.value.code) == (Exit.REFUSED, "state-newer")
+    assert "9.1" in caught.value.hint
+
+
+def test_a_backup_is_held_against_its_hash(tmp_path: Path) -> None:
+    """case_72"""
+    (tmp_path / state.BACKUPS).mkdir()
+    backup = tmp_path / state.BACKUPS / SAVED.sha256
+    with pytest.raises(GaudiPatchError, match="missing"):
+        state.restore(tmp_path, SAVED, tmp_path / "x")
+    backup.write_bytes(b"new")
+    with pytest.raises(GaudiPatchError, match="was changed"):
+        state.restore(tmp_path, SAVED, tmp_path / "x")
+    backup.write_bytes(b"old")
+    assert state.restore(tmp_path, SAVED, tmp_path / "x") == Image(b"old", 0o644, 123, (1, 2))
+
+
+@pytest.mark.parametrize(("content", "link"), [(b"linked", "../cache/x"), (b"other", None), (None, None)])
+def test_a_link_is_restored_where_it_leads_to_the_pristine_bytes(
+    content: bytes | None, link: str | None, tmp_path: Path
+) -> None:
+    """case_15"""
+    (tmp_path / state.BACKUPS).mkdir()
+    (tmp_path / state.BACKUPS / LINK.sha256).write_bytes(b"linked")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "package").mkdir()
+    if content is not None:
+        (tmp_path / "cache" / "x").write_bytes(content)
+    assert state.restore(tmp_path, LINK, tmp_path / "package" / "x") == Image(b"linked", 0o600, None, None, link)
