@@ -35,7 +35,7 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         if cmd_name not in VERBS:
             return None
-        command = typer.main.get_command(import_module(f"{__name__}.verbs.{cmd_name}").app)
+        command = typer.main.get_command(import_module(f"gaudi_patch.commands.{cmd_name}").app)
         command.name = cmd_name
         return command
 

@@ -256,7 +256,7 @@ def test_the_command_line_has_the_defaults_of_the_verb() -> None:
     """They are written twice, so that start-up imports nothing of bench."""
     import inspect
 
-    from gaudi_patch.cli.verbs.bench import bench
+    from gaudi_patch.commands.bench import bench
 
     parameters = inspect.signature(bench).parameters
     defaults = command.Options()

@@ -536,10 +536,10 @@ def test_only_the_verb_that_is_invoked_is_imported(target: Tiny) -> None:
         f"sys.argv = ['gaudi-patch', *{arguments(target, 'check')!r}]\n"
         "try:\n    cli.main()\n"
         "except SystemExit:\n    pass\n"
-        "print(*sorted({f'gaudi_patch.cli.verbs.{verb}' for verb in cli.VERBS} & set(sys.modules)), file=sys.stderr)\n"
+        "print(*sorted({f'gaudi_patch.commands.{verb}' for verb in cli.VERBS} & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
-    assert done.stderr == "gaudi_patch.cli.verbs.check\n"
+    assert done.stderr == "gaudi_patch.commands.check\n"
 
 
 def test_without_arguments_the_help_is_shown() -> None:

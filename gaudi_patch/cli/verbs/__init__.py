@@ -1,1 +1,0 @@
-"""The options of each verb: a module a verb, whose ``app`` holds them."""
