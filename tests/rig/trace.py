@@ -1,0 +1,226 @@
+"""Run a command under the preloaded library of this directory: what it touched on disk, and faults put in its way.
+
+``run`` is for tests of hostile targets, too::
+
+    done = trace.run(command("check", "--path", site), env=environment())
+    assert not done.touched(victim)
+    assert not [path for path in done.written if not path.is_relative_to(site)]
+
+Shares no code with gaudi_patch: the library sits between libc and the process.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCE = Path(__file__).with_name("preload.c")
+
+#: A run that takes longer hangs.
+TIMEOUT = 60.0
+
+#: The exit code of a run that had to be ended, as of timeout(1).
+HUNG = 124
+
+
+class Call(NamedTuple):
+    """One call of a traced process.
+
+    ``path`` has the links of its parent followed, its last part is as given; ``other`` is where a link led, or the
+    second path of a call that has two (rename: the source). ``number`` counts the calls of a kind below the roots,
+    0 outside of them. ``error`` is the errno, 0 for success; ``fault`` what the library did to it.
+    """
+
+    pid: int
+    kind: str
+    number: int
+    changes: bool
+    error: int
+    fault: str
+    path: Path
+    other: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path, self.other) if self.other is not None else (self.path,)
+
+
+class Fault(NamedTuple):
+    """What the library is to do: at the ``number``-th call of ``kind`` ("any": of all), from then on if ``persist``.
+
+    ``what``: the name of an error, SHORT, TORN, or of a signal; see preload.c.
+    """
+
+    kind: str
+    number: int
+    what: str
+    persist: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.number}:{self.what}{'+' if self.persist else ''}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left: exit code (negative: the signal that ended it; HUNG), streams, calls."""
+
+    code: int
+    out: str
+    err: str
+    calls: Sequence[Call]
+
+    @property
+    def written(self) -> set[Path]:
+        """The paths that were written, made, renamed, linked, given other metadata, or removed, with success."""
+        return {path for call in self._succeeded() if call.changes for path in _changed(call)}
+
+    @property
+    def removed(self) -> set[Path]:
+        return {call.path for call in self._succeeded() if call.kind in ("unlink", "rmdir")}
+
+    @property
+    def opened(self) -> set[Path]:
+        """The files and directories that were opened, links followed."""
+        return {call.other or call.path for call in self._succeeded() if call.kind == "open"}
+
+    @property
+    def read(self) -> set[Path]:
+        """The files whose bytes, and the directories whose names, were read."""
+        return {call.path for call in self._succeeded() if call.kind in ("read", "readdir")}
+
+    def touched(self, *places: Path) -> list[Call]:
+        """The calls that opened, read, wrote, made or removed something in ``places``, whether or not they succeeded.
+
+        A look at metadata (stat, readlink, access) does not count: a link has to be looked at to be refused.
+        """
+        looks = ("stat", "fstat", "readlink", "access", "statvfs", "close", "getxattr")
+        roots = [place.resolve() for place in places]
+        return [
+            call
+            for call in self.calls
+            if call.kind not in looks and any(path.is_relative_to(root) for path in call.paths for root in roots)
+        ]
+
+    @property
+    def faulted(self) -> list[Call]:
+        return [call for call in self.calls if call.fault]
+
+    def _succeeded(self) -> Iterable[Call]:
+        return (call for call in self.calls if call.error == 0)
+
+
+def _changed(call: Call) -> tuple[Path, ...]:
+    if call.kind in ("rename", "link"):
+        return call.paths
+    return (call.other or call.path,)
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> Path:
+    """The library, compiled once per process (0.5 s) into a temporary directory that goes with it.
+
+    Raises FileNotFoundError where there is no C compiler.
+    """
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError("no C compiler (cc, gcc, clang)")
+    folder = Path(tempfile.mkdtemp(prefix="gaudi-patch-rig-"))
+    import atexit
+
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = folder / "preload.so"
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *flags, "-o", str(target), str(SOURCE), "-ldl"], check=True, capture_output=True)
+    return target
+
+
+def run(
+    arguments: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    roots: Sequence[Path] = (),
+    fault: Fault | None = None,
+    everything: bool = True,
+    cwd: Path = Path(os.sep),
+    timeout: float = TIMEOUT,
+) -> Done:
+    """Run a command to its end and return what it did.
+
+    Calls below ``roots`` are numbered, and ``fault`` is put in the way of one of them. ``everything``: trace all
+    calls, also those of the interpreter's own start; else those below ``roots``, and all that change something.
+    """
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-rig-") as folder:
+        log = Path(folder) / "log"
+        environment = dict(env) | {
+            "LD_PRELOAD": str(library()),
+            "RIG_ROOT": ":".join(str(root.resolve()) for root in roots),
+            "RIG_LOG": str(log),
+            "RIG_TRACE": "1" if everything else "0",
+            # Bytecode that the interpreter caches of the tool itself is not what the tool writes.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        if fault is not None:
+            environment |= {
+                "RIG_KIND": fault.kind,
+                "RIG_NTH": str(fault.number),
+                "RIG_FAULT": fault.what,
+                "RIG_PERSIST": "1" if fault.persist else "0",
+            }
+        # Files, not pipes: a grandchild that holds one open must not keep us.
+        with (Path(folder) / "out").open("w+b") as out, (Path(folder) / "err").open("w+b") as err:
+            process = subprocess.Popen(
+                [str(argument) for argument in arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                cwd=cwd,
+            )
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                code = HUNG
+            texts = []
+            for stream in (out, err):
+                stream.seek(0)
+                texts.append(stream.read().decode("utf-8", "backslashreplace"))
+        # What goes to stdout and stderr is in the texts.
+        calls = [call for call in read_log(log) if not call.path.is_relative_to(Path(folder).resolve())]
+        return Done(code, *texts, calls)
+
+
+def read_log(log: Path) -> list[Call]:
+    """The calls of a trace, in their order."""
+    if not log.exists():
+        return []
+    calls = []
+    for line in log.read_bytes().splitlines():
+        pid, kind, number, changes, error, fault, path, other = line.split(b"\t")
+        calls.append(
+            Call(
+                int(pid),
+                kind.decode(),
+                int(number),
+                changes == b"w",
+                int(error),
+                fault.decode(),
+                _path(path),
+                _path(other) if other else None,
+            )
+        )
+    return calls
+
+
+def _path(text: bytes) -> Path:
+    data = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text)
+    return Path(os.fsdecode(data))
