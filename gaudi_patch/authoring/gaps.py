@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
-from gaudi_patch.output.report import Block, Table, Text
+from gaudi_patch.output.report import Block, Preformatted, Table, Text
 from gaudi_patch.series.manifest import Capability, Patch
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) ->
         more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""
         lines = "\n".join(f"  {one.file}:{one.line}: {one.text}" for one in calls[:SHOWN])
         found.append(Text(f"Calls to a device that are new in this release{more}:"))
-        found.append(Text(lines, verbatim=True))
+        found.append(Preformatted(lines))
     if stale:
         found.append(Text(f"remove_when is about other releases: {', '.join(stale)}", "next"))
     return found

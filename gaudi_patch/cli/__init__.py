@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """
 Exit codes: 0 the asked-for state holds - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
-3 not installed, unknown or refused version - 4 environment (not writable, no space, locked) -
-5 smoke failed, rolled back - 6 a human is needed - 10 (check) a series would apply - 70 a bug.
+3 not installed, unknown or refused version - 4 environment (not writable, no space, locked, --json not
+written) - 5 smoke failed, rolled back - 6 a human is needed - 10 (check) a series would apply - 70 a bug.
 """
 
 #: In the order of the help.

@@ -46,7 +46,10 @@ ManifestOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (schema_version 1) on stdout.")]
 FormatOption = Annotated[
-    Format, typer.Option("--output-format", help="github adds annotations and a job summary.", show_default=True)
+    Format,
+    typer.Option(
+        "--output-format", help="github adds annotations and a job summary, gitlab a section.", show_default=True
+    ),
 ]
 ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_COLOR are honoured.")]
 NoPagerOption = Annotated[

@@ -64,18 +64,33 @@ def finish(
 
     ``pager``: the text is long, and goes through a pager on a terminal.
     """
+    result = guarded(command, verb, if_installed)
+    raise typer.Exit(int(printed(result, Format.JSON if as_json else output, color, pager)))
+
+
+def printed(result: Result, output: Format, color: Color, pager: bool = False) -> Exit:
+    """Print ``result`` and return the exit code: that of what was done, whatever printing it meets.
+
+    But who asked for JSON and did not get it whole has no result: 0 and 10 become 4, with what they were on stderr.
+    """
+    from gaudi_patch.output.report import narrate
     from gaudi_patch.output.report import show as print_result
 
-    result = guarded(command, verb, if_installed)
-    shown = Format.JSON if as_json else output
-    if pager and shown is Format.TEXT and not result.errors:
-        from gaudi_patch.output.pager import paged
+    problem = ""
+    try:
+        if pager and output is Format.TEXT and not result.errors:
+            from gaudi_patch.output.pager import paged
 
-        with paged():
-            print_result(result, shown, color)
-    else:
-        print_result(result, shown, color)
-    raise typer.Exit(int(result.exit))
+            with paged():
+                print_result(result, output, color)
+        else:
+            problem = print_result(result, output, color)
+    except KeyboardInterrupt:  # nothing is undone by it: the command itself had ended
+        problem = "interrupted" if output is Format.JSON else ""
+    if problem and result.exit in (Exit.OK, Exit.PENDING):
+        narrate([f"  {result.command} itself ended as for exit code {int(result.exit)}; only its output is lost"])
+        return Exit.ENVIRONMENT
+    return result.exit
 
 
 def guarded(command: str, verb: Callable[[], Result], if_installed: bool) -> Result:
@@ -130,7 +145,7 @@ def _bug(command: str, error: Exception) -> Result:
     except OSError:
         from gaudi_patch.output.report import narrate
 
-        narrate([text])
+        narrate(text.splitlines())
         where = "standard error"
     fault = GaudiPatchError(
         Exit.BUG,

@@ -1,4 +1,7 @@
-"""`--version`: every version that matters in a bug report. It never fails: what cannot be told is told as that."""
+"""`--version`: every version that matters in a bug report.
+
+Never fails; anything that cannot be determined is reported as such.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import sys
 
 from gaudi_patch import __version__
 from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.output.escape import visible
 
 
 def version_text() -> str:
-    """gaudi-patch and what it runs with, then the default target and what LMCache runs with, one a line."""
-    return "\n".join([*_tool(), *_manifest(), *_target()])
+    """Return gaudi-patch and what it runs with, then the default target and what LMCache runs with, one per line."""
+    return "\n".join(map(visible, [*_tool(), *_manifest(), *_target()]))
 
 
 def _tool() -> list[str]:
@@ -46,7 +50,7 @@ def _manifest() -> list[str]:
 
 
 def _target() -> list[str]:
-    """What a verb without --python, --path or --root would work on."""
+    """Return what a command without --python, --path or --root would work on."""
     from gaudi_patch.target import packages
     from gaudi_patch.target.locate import Target, locate
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 WIDTH = 80
 GAP = "  "  # between the columns of a table
 _NARROWEST = 16  # a column of prose is not squeezed further: a word a line is no help
-_UNBOUNDED = sys.maxsize
+UNBOUNDED = sys.maxsize
 _DEEPEST = 32  # what hangs deeper leaves too little of the line
 
 
@@ -42,7 +42,7 @@ def fields(rows: Sequence[tuple[str, str]], width: int) -> str:
     lines = [
         part
         for name, value in rows
-        for part in _break(f"{name + ':':<{names}} {value}", _UNBOUNDED if isinstance(value, Whole) else width, hang)
+        for part in _break(f"{name + ':':<{names}} {value}", UNBOUNDED if isinstance(value, Whole) else width, hang)
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -88,7 +88,7 @@ def _break(text: str, width: int, hang: str) -> list[str]:
 
     return textwrap.wrap(
         text,
-        width,
+        max(width, 1),  # COLUMNS=1, or a table with more columns than the line has room for
         subsequent_indent=hang,
         break_long_words=False,
         break_on_hyphens=False,

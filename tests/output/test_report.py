@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output import report
+from gaudi_patch.output import report, streams
 from gaudi_patch.output.report import Color, Diff, Fields, Format, Result, Table, Text
 
 ERROR = GaudiPatchError(Exit.REFUSED, "drift", "100% of it\nis, or: was", "do: this", "a,b:c.patch", 7, ["x", "y"])
@@ -77,7 +77,7 @@ def test_plain_text_is_lines_and_columns(capsys: pytest.CaptureFixture[str]) -> 
         "--- a\n+++ b\n@@ -1 +1 @@\n-x\n+y\n"
         "next: go\n"
     )
-    assert err == ("warning: careful\nerror: a,b:c.patch:7: 100% of it\nis, or: was\n  x\n  y\n  next: do: this\n")
+    assert err == ("warning: careful\nerror: a,b:c.patch:7: 100% of it\\nis, or: was\n  x\n  y\n  next: do: this\n")
 
 
 def test_an_error_without_a_place_or_hint_is_one_line() -> None:
@@ -89,7 +89,7 @@ def test_github_annotations_are_escaped_as_the_runner_reads_them(capsys: pytest.
     report.show(result(), Format.GITHUB, Color.AUTO)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
-        "::error file=a%2Cb%3Ac.patch,line=7,title=gaudi-patch drift::100%25 of it%0Ais, or: was%0Ax%0Ay%0Ado: this"
+        "::error file=a%2Cb%3Ac.patch,line=7,title=gaudi-patch drift::100%25 of it\\nis, or: was%0Ax%0Ay%0Ado: this"
     )
     assert lines[1] == "::warning::careful"
 
@@ -101,7 +101,7 @@ def test_the_job_summary_is_appended_as_markdown(tmp_path: Path, monkeypatch: py
     report.show(result(), Format.GITHUB, Color.AUTO)
     text = summary.read_text()
     assert text.startswith("before\n### gaudi-patch check: exit 1\n")
-    assert "| state | file |\n| --- | --- |\n| pristine | a\\|b |\n" in text
+    assert "| state | file |\n| --- | --- |\n| pristine | a&#124;b |\n" in text
     assert "```\n--- a\n" in text
 
 
@@ -188,7 +188,7 @@ def test_a_stream_that_failed_does_not_fail_again_at_exit(tmp_path: Path) -> Non
     reading, writing = os.pipe()
     os.close(reading)
     stream = os.fdopen(writing, "w")
-    report._write(stream, "text")
+    streams.write(stream, "text")
     stream.write("more")
     stream.close()
 
@@ -197,5 +197,5 @@ def test_a_name_that_the_locale_cannot_write_is_escaped() -> None:
     """case_24"""
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
-    report._write(stream, "ü\udcff\n")
+    streams.write(stream, "ü\udcff\n")
     assert raw.getvalue() == b"\\xfc\\udcff\n"

@@ -1,0 +1,55 @@
+"""Blocks and errors as plain lines: for pipes, logs, and wherever a terminal cannot be served better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.output import wrapping
+from gaudi_patch.output.escape import visible, visible_lines
+from gaudi_patch.output.result import Block, Fields, Table, Text
+
+
+def escaped(block: Block) -> Block:
+    """Return ``block`` with all that is not printable escaped; what remains of newlines is layout."""
+    if isinstance(block, Fields):
+        return Fields([(visible(name), _value(value)) for name, value in block.rows])
+    if isinstance(block, Table):
+        rows = [[visible(str(cell)) for cell in row] for row in block.rows]
+        return block._replace(columns=[visible(name) for name in block.columns], rows=rows, title=visible(block.title))
+    if isinstance(block, Text):
+        inner = block.text.strip("\n")
+        before = len(block.text) - len(block.text.lstrip("\n")) if inner else 0
+        return block._replace(text="\n" * before + visible(inner))
+    return block._replace(text=visible_lines(block.text))
+
+
+def _value(text: str) -> str:
+    return wrapping.Whole(visible(text)) if isinstance(text, wrapping.Whole) else visible(text)
+
+
+def plain(block: Block, width: int | None = None) -> str:
+    """Return the lines of a pipe: no colour, columns two spaces apart, 80 wide unless COLUMNS says otherwise."""
+    width = wrapping.width_of() if width is None else width
+    block = escaped(block)
+    if isinstance(block, Fields):
+        return wrapping.fields(block.rows, width)
+    if isinstance(block, Table):
+        title = f"{wrapping.prose(block.title, width)}\n" if block.title else ""
+        return title + wrapping.table(block.columns, block.rows, width)
+    text = wrapping.prose(block.text, width) if isinstance(block, Text) and not block.verbatim else block.text
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def all_plain(blocks: Iterable[Block]) -> str:
+    """Return the lines of several blocks."""
+    return "".join(map(plain, blocks))
+
+
+def error_lines(error: GaudiPatchError) -> list[str]:
+    """Return what happened, in which file; then the details; then what to do next."""
+    lines = [f"error: {error}"]
+    lines += [f"  {line}" for line in error.details]
+    if error.hint:
+        lines.append(f"  next: {error.hint}")
+    return [visible(line) for line in lines]

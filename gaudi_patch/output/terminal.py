@@ -1,0 +1,165 @@
+"""Blocks as rich shows them on a terminal. rich is imported here only, and so only where a terminal is served.
+
+Rendered into memory first: where rich fails, nothing has been printed, and plain text takes its place.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gaudi_patch.output.plain import escaped
+from gaudi_patch.output.result import Block, Color, Diff, Fields, Markdown, Preformatted, Table, Text
+from gaudi_patch.output.streams import is_terminal, wants_color
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLES = {
+    "pristine": "cyan",
+    "patched": "green",
+    "passed": "green",
+    "ok": "green",
+    "yes": "green",
+    "modified": "bold red",
+    "missing": "bold red",
+    "failed": "bold red",
+    "failure": "bold red",
+    "partial": "bold red",
+    "refused": "red",
+    "skipped": "yellow",
+    "warning": "yellow",
+    "outdated": "yellow",
+    "unknown": "yellow",
+    "good": "green",
+    "bad": "bold red",
+    "next": "bold",
+}
+_DIFF_STYLES = (
+    (("diff ", "index ", "--- ", "+++ ", "new file ", "deleted file ", "old mode ", "new mode "), "bold"),
+    (("@@",), "cyan"),
+    (("+",), "green"),
+    (("-",), "red"),
+)
+_NARROWEST = 20  # columns: below, rich leaves letters out, where a terminal breaks the line
+_FENCE = re.compile(r"^```[^\n]*\n(.*?)^```[^\n]*\n?", re.MULTILINE | re.DOTALL)
+
+
+class _Memory(io.StringIO):
+    """What rich writes to, with the encoding of the stream that the text is for."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+
+def rendered(blocks: Iterable[Block], color: Color) -> str:
+    """Return the text, with escape sequences, that shows ``blocks`` on the terminal behind stdout."""
+    from rich.console import Console
+
+    memory = _Memory(getattr(sys.stdout, "encoding", None) or "utf-8")
+    colored = wants_color(sys.stdout, color)
+    console = Console(
+        file=memory,
+        force_terminal=colored or is_terminal(sys.stdout),
+        no_color=not colored,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.width = max(console.width, _NARROWEST)
+    for block in blocks:
+        _print(console, escaped(block))
+    return memory.getvalue()
+
+
+def _print(console: Console, block: Block) -> None:
+    if isinstance(block, Markdown):
+        _print_markdown(console, block.text)
+    elif isinstance(block, Diff | Preformatted | Text):
+        style = (lambda line: STYLES.get(block.style, "")) if isinstance(block, Text) else _style_of
+        lines = block.text.rstrip("\n").split("\n")
+        _print_lines(console, lines, style if not isinstance(block, Preformatted) else lambda line: "")
+    else:
+        console.print(_grid(block, console.width) if isinstance(block, Fields) else _table(block))
+        if isinstance(block, Table):
+            console.print()
+
+
+def _print_lines(console: Console, lines: Iterable[str], style: Any) -> None:  # noqa: ANN401 - a function of a line
+    """Print lines as long as they are: a terminal wraps them, and a copy of one is whole."""
+    from rich.text import Text as RichText
+
+    for line in lines:
+        console.print(RichText(line, style=style(line)), soft_wrap=True)
+
+
+def _style_of(line: str) -> str:
+    return next((style for starts, style in _DIFF_STYLES if line.startswith(starts)), "")
+
+
+def _print_markdown(console: Console, text: str) -> None:
+    """Print Markdown; code stays line for line, so that it can be copied, where rich would wrap it."""
+    import rich.markdown
+
+    for part, is_code in _parts(text):
+        if is_code:
+            console.print()
+            _print_lines(console, part.rstrip("\n").split("\n"), lambda line: "cyan")
+            console.print()
+        elif part.strip():
+            console.print(rich.markdown.Markdown(part, code_theme="ansi_dark", hyperlinks=False))
+
+
+def _parts(text: str) -> Iterator[tuple[str, bool]]:
+    """Cut Markdown into what is between its fences and what is within them."""
+    start = 0
+    for match in _FENCE.finditer(text):
+        yield text[start : match.start()], False
+        yield match[1], True
+        start = match.end()
+    yield text[start:], False
+
+
+def _grid(block: Fields, width: int) -> Any:  # noqa: ANN401 - rich's own type is a union of protocols
+    import rich.table
+    import rich.text
+
+    grid = rich.table.Table.grid(padding=(0, 2))
+    names = max((len(name) for name, _ in block.rows), default=0)
+    grid.add_column(style="bold", no_wrap=names * 2 < width, overflow="fold")  # else nothing is left for the values
+    grid.add_column(overflow="fold")
+    for name, value in block.rows:
+        grid.add_row(rich.text.Text(name), rich.text.Text(value, style=STYLES.get(value, "")))
+    return grid
+
+
+def _table(block: Table) -> Any:  # noqa: ANN401 - as above
+    import rich.table
+    import rich.text
+    from rich import box
+
+    # As wide as the same table in a pipe: two spaces between the columns.
+    table = rich.table.Table(
+        title=rich.text.Text(block.title) if block.title else None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in block.columns:
+        table.add_column(rich.text.Text(name), overflow="fold")
+    for row in block.rows:
+        cells = [
+            rich.text.Text(str(cell), style=STYLES.get(str(cell), "") if index == block.state_column else "")
+            for index, cell in enumerate(row)
+        ]
+        table.add_row(*cells)
+    return table
