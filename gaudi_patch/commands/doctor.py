@@ -1,9 +1,10 @@
-"""The options of `doctor`."""
+"""`doctor`: each finding with its level, why it matters, a fix, and where that is known from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -18,7 +19,12 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Block, Color, Fields, Format, Notice, Result, Table, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.doctor.examine import Examination
+    from gaudi_patch.doctor.finding import Finding
 
 app = verb_app()
 
@@ -41,6 +47,9 @@ def doctor(
     path: PathOption = None,
     root: RootOption = None,
     manifest: ManifestOption = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also show each check that could not be made here, and why.")
+    ] = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -52,7 +61,8 @@ def doctor(
     the installed LMCache loads it; the local disk, measured, and the remote store.
 
     Each finding is ok, a warning, a failure or unknown, with why it matters, a fix, and where that
-    is known from. What cannot be seen here is unknown, with what would tell: nothing is guessed.
+    is known from. What cannot be seen here, as in an image build without a card, is unknown and
+    counted in one line; --verbose shows each with what would tell. Nothing is guessed.
     Nothing is changed; a file of 64 MiB is written into the folder of local_disk, and removed.
 
     Exits 4 when there is a failure, 0 otherwise.
@@ -63,11 +73,65 @@ def doctor(
     """
 
     def verb() -> Result:
-        from gaudi_patch.doctor.examine import Options
-        from gaudi_patch.doctor.examine import doctor as run
+        from gaudi_patch.doctor.examine import examine
         from gaudi_patch.series.manifest import load
         from gaudi_patch.target.locate import Target
 
-        return run(load(manifest), Target(python, path, root), Options(config, vllm_args))
+        found = examine(load(manifest), Target(python, path, root), config=config, vllm_args=vllm_args)
+        return rendered(found, verbose=verbose)
 
     finish("doctor", verb, output_format, color, as_json)
+
+
+def rendered(examination: Examination, *, verbose: bool = False) -> Result:
+    """Return the result: exit 4 (environment) where a check failed, 0 otherwise."""
+    from gaudi_patch.doctor.finding import Level
+
+    failures, warnings = examination.of(Level.FAILURE), examination.of(Level.WARNING)
+    unknown = examination.of(Level.UNKNOWN)
+    count = {level.value: number for level, number in examination.count.items()}
+    plural = {"warning": "warnings", "failure": "failures"}
+    words = ", ".join(f"{n} {name if n == 1 else plural.get(name, name)}" for name, n in count.items() if n)
+    seen = [finding for finding in examination.findings if finding.level is not Level.UNKNOWN]
+    rows = [(finding.level.value, finding.id, finding.what) for finding in seen]
+    blocks: list[Block] = [Table(("level", "check", "found"), rows, state_column=0)]
+    blocks += _reasons(unknown) if verbose else _summary(unknown, examination.again)
+    for finding in warnings:
+        rows_of_warning = [("why", finding.why), ("fix", finding.fix), ("source", finding.source)]
+        blocks += [Text(""), Text(f"warning: {finding.id}: {finding.what}", "next"), Fields(rows_of_warning)]
+    blocks.append(Text(words, "bad" if failures else "good"))
+    return Result(
+        "doctor",
+        Exit.ENVIRONMENT if failures else Exit.OK,
+        {"findings": [_data(finding) for finding in examination.findings], "count": count},
+        blocks,
+        errors=[_error(finding) for finding in failures],
+        notices=[Notice(finding.id, f"{finding.id}: {finding.what}; fix: {finding.fix}") for finding in warnings],
+    )
+
+
+def _data(finding: Finding) -> dict[str, str]:
+    return {**finding._asdict(), "level": finding.level.value}
+
+
+def _error(finding: Finding) -> GaudiPatchError:
+    """Return a failure as other commands report one: on stderr, and as an annotation."""
+    details = [f"why: {finding.why}", f"source: {finding.source}"]
+    return GaudiPatchError(Exit.ENVIRONMENT, finding.id, f"{finding.id}: {finding.what}", finding.fix, details=details)
+
+
+def _summary(unknown: Sequence[Finding], again: str) -> list[Block]:
+    """Return one line for all that could not be seen."""
+    if not unknown:
+        return []
+    checks = "1 check" if len(unknown) == 1 else f"{len(unknown)} checks"
+    return [Text(f"unknown: {checks} could not be made here; which and why: {again} --verbose")]
+
+
+def _reasons(unknown: Sequence[Finding]) -> list[Block]:
+    """Return a table with one row per reason."""
+    reasons: dict[str, list[str]] = {}
+    for finding in unknown:
+        reasons.setdefault("; ".join(part for part in (finding.what, finding.fix) if part), []).append(finding.id)
+    rows = [(reason, ", ".join(names)) for reason, names in reasons.items()]
+    return [Table(("unknown, and what would tell", "check"), rows)] if rows else []

@@ -88,11 +88,6 @@ class Arguments:
         world = self.number("tensor-parallel-size", 1) * self.number("pipeline-parallel-size", 1) * data
         return -(-world // max(1, self.number("nnodes", 1)))
 
-    @property
-    def prefix_caching(self) -> bool:
-        """Whether prefixes are cached: vLLM does unless told otherwise, for models without state-space layers."""
-        return "no-enable-prefix-caching" not in self.options
-
 
 def parse(line: str, before: Sequence[str] = ()) -> Arguments:
     """Read a vLLM command line, with or without ``vllm serve MODEL`` before its options.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from gaudi_patch.doctor import installed
 from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.host import Host
+from gaudi_patch.engine.plan import State
+from gaudi_patch.engine.situation import Situation, look
 from gaudi_patch.errors import GaudiPatchError
-from gaudi_patch.output.report import Result
-from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.series.manifest import Manifest, default_directory
 from gaudi_patch.target.locate import Installation, locate
 from gaudi_patch.target.search import Target
 
@@ -118,20 +120,26 @@ class Case:
             return error
 
     @cached_property
-    def patch(self) -> Result | GaudiPatchError:
-        """What `gaudi-patch check` says of it."""
-        from gaudi_patch.engine.verdicts import check
-
+    def situation(self) -> Situation | GaudiPatchError:
+        """The state of its files, or why that cannot be read."""
         if isinstance(self.lmcache, GaudiPatchError):
             return self.lmcache
         try:
-            return check(self.manifest, self.lmcache)
+            return look(self.manifest, self.lmcache)
         except GaudiPatchError as error:
             return error
 
     @property
     def is_patched(self) -> bool:
-        return not isinstance(self.patch, GaudiPatchError) and self.patch.data["state"] == "patched"
+        return not isinstance(self.situation, GaudiPatchError) and self.situation.state is State.PATCHED
+
+    def command(self, name: str) -> str:
+        """Return the command line of another command for this target, as a shell takes it."""
+        given = {"--python": self.target.python, "--path": self.target.path, "--root": self.target.root}
+        if self.manifest.directory != default_directory():
+            given["--manifest"] = self.manifest.directory
+        words = [word for option, path in given.items() if path is not None for word in (option, str(path))]
+        return shlex.join(["gaudi-patch", name, *words])
 
     @cached_property
     def hpu(self) -> Mapping[str, Any]:

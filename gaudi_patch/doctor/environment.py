@@ -37,8 +37,8 @@ def lazy_mode(case: Case) -> Answer:
     value = case.environ.get("PT_HPU_LAZY_MODE")
     if value not in (None, "0", "1"):
         return warning(f"PT_HPU_LAZY_MODE={value}: the bridge takes anything but 0 for lazy", "set it to 0 or 1")
-    if value == "1" and case.is_gaudi and not case.is_patched:
-        return warning("PT_HPU_LAZY_MODE=1 with an unpatched LMCache", "gaudi-patch apply, or PT_HPU_LAZY_MODE=0")
+    if value == "1" and not isinstance(case.lmcache, GaudiPatchError) and not case.is_patched:
+        return warning("PT_HPU_LAZY_MODE=1 with an unpatched LMCache", case.command("apply"))
     return ok(f"PT_HPU_LAZY_MODE={value}" if value else f"{_NOT_SET}: the installed bridge decides")
 
 
@@ -78,8 +78,7 @@ def visible_devices(case: Case) -> Answer:
     parts = [part.strip() for part in value.split(",") if part.strip()]
     fix = "HABANA_VISIBLE_DEVICES=all, or indices such as 0,1,2,3 (hl-smi -Q index,module_id -f csv)"
     if not parts or value in ("none", "void"):
-        what = f"HABANA_VISIBLE_DEVICES={value!r} gives the container no card"
-        return failure(what, fix) if case.is_gaudi else warning(what, fix)
+        return failure(f"HABANA_VISIBLE_DEVICES={value!r} gives the container no card", fix)
     if not all(part.isdigit() for part in parts):
         return unknown(f"HABANA_VISIBLE_DEVICES={value} is no list of indices", fix)
     if len(set(parts)) < len(parts):
@@ -148,7 +147,7 @@ def device_type(case: Case) -> Answer:
         return ok(listed or _NOT_SET)
     if _within(_version(case), "<0.5.2"):
         return ok(f"{listed}: not read by LMCache {_version(case)}")
-    answer = failure if case.is_gaudi and "LMCACHE_DEVICE_BACKEND" in wrong else warning
+    answer = failure if "LMCACHE_DEVICE_BACKEND" in wrong else warning
     return answer(f"{listed} is not the HPU", f"unset {' and '.join(wrong)}")
 
 
@@ -167,8 +166,7 @@ def plugins(case: Case) -> Answer:
     listed = value.split(",")
     fix = "unset VLLM_PLUGINS, or add what is missing"
     if "hpu" not in listed:
-        answer = failure if case.is_gaudi else warning
-        return answer(f"VLLM_PLUGINS={value!r} leaves vllm-gaudi's platform, hpu, out", fix)
+        return failure(f"VLLM_PLUGINS={value!r} leaves vllm-gaudi's platform, hpu, out", fix)
     names = case.installed.entry_points("vllm-gaudi", "vllm.general_plugins")
     missing = [name for name in names if name not in listed]
     return warning(f"VLLM_PLUGINS leaves out {', '.join(missing)}", fix) if missing else ok(value)

@@ -20,11 +20,12 @@ class Level(str, Enum):
 
 
 class Answer(NamedTuple):
-    """What a check saw, and what to do about it."""
+    """What a check saw, and what to do about it; ``why`` where that is another one than its check's."""
 
     level: Level
     what: str
     fix: str = ""
+    why: str = ""
 
 
 class Finding(NamedTuple):
@@ -56,7 +57,7 @@ class Check(NamedTuple):
         reasons = (case.lacking(need) for need in self.needs)
         reason = next((one for one in reasons if one), "")
         answer = Answer(Level.UNKNOWN, reason) if reason else self.run(case)
-        return Finding(self.id, answer.level, answer.what, self.why, answer.fix, self.source)
+        return Finding(self.id, answer.level, answer.what, answer.why or self.why, answer.fix, self.source)
 
 
 def check(
@@ -70,8 +71,8 @@ def ok(what: str) -> Answer:
     return Answer(Level.OK, what)
 
 
-def warning(what: str, fix: str) -> Answer:
-    return Answer(Level.WARNING, what, fix)
+def warning(what: str, fix: str, why: str = "") -> Answer:
+    return Answer(Level.WARNING, what, fix, why)
 
 
 def failure(what: str, fix: str) -> Answer:

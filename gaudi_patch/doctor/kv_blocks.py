@@ -12,16 +12,15 @@ from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warn
 if TYPE_CHECKING:
     from packaging.version import Version
 
-_GIVE_LINE = "give the server's command line with --vllm-args"
-_DEFRAG_FIX = "keep prefix caching on, or set VLLM_CONTIGUOUS_PA=false (or VLLM_DEFRAG=false)"
+_DEFRAG_FIX = "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false"
 
 
 @check(
     "env.defragmentation",
-    "blocks that move: VLLM_DEFRAG, VLLM_CONTIGUOUS_PA, prefix caching",
+    "blocks that move: VLLM_DEFRAG, VLLM_CONTIGUOUS_PA",
     why="vllm-gaudi's online defragmentation moves KV blocks and tells only itself: LMCache would load into, and store "
     "from, blocks of other requests (the patched LMCache refuses to start)",
-    source=sources.vllm_gaudi("vllm_gaudi/extension/features.py"),
+    source=sources.vllm_gaudi("vllm_gaudi/extension/features.py") + "; environment.py (_get_prefix)",
     needs=("running",),
 )
 def defragmentation(case: Case) -> Answer:
@@ -35,17 +34,15 @@ def defragmentation(case: Case) -> Answer:
         return ok(f"vllm-gaudi {plugin} does not defragment without VLLM_UNIFIED_ATTN")
     if plugin is not None and plugin.release < (0, 19):
         return ok(f"vllm-gaudi {plugin} does not defragment unless VLLM_DEFRAG asks for it")
-    if contiguous is not None and not is_on(contiguous):
-        return ok("VLLM_CONTIGUOUS_PA is off")
+    # use_contiguous_pa is VLLM_CONTIGUOUS_PA, else the opposite of prefix_caching, which is not vLLM's: it follows
+    # from VLLM_CONTIGUOUS_PA (environment.py, _get_prefix) unless VLLM_PREFIX_CACHING says otherwise.
     if contiguous is not None:
-        return _defragments(plugin, "VLLM_CONTIGUOUS_PA is on")
-    if case.arguments is None or case.arguments.problem:
-        return unknown("whether prefix caching is on is not known", _GIVE_LINE)
-    if not case.arguments.prefix_caching:
-        return _defragments(plugin, "--no-enable-prefix-caching")
-    if case.arguments.unread_file:
-        return unknown("vLLM's --config file may turn prefix caching off: see vllm.config-file", _GIVE_LINE)
-    return ok("prefix caching is on (for models with state-space layers vLLM may turn it off)")
+        on = is_on(contiguous)
+        return _defragments(plugin, "VLLM_CONTIGUOUS_PA is on") if on else ok("VLLM_CONTIGUOUS_PA is off")
+    prefix = case.environ.get("VLLM_PREFIX_CACHING")
+    if prefix is not None and not is_on(prefix):
+        return _defragments(plugin, "VLLM_PREFIX_CACHING is off, which turns contiguous paged attention on")
+    return ok("neither VLLM_CONTIGUOUS_PA nor VLLM_DEFRAG is set: contiguous paged attention is off")
 
 
 def _defragments(plugin: Version | None, cause: str) -> Answer:

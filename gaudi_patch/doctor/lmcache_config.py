@@ -142,9 +142,7 @@ def unfull_chunk(case: Case) -> Answer:
         return failure("save_unfull_chunk is on, and resp:// refuses it", "save_unfull_chunk: false")
     if case.is_patched:
         return ok("on; the patched connector pads partial chunks to one shape")
-    return warning(
-        "save_unfull_chunk is on, and LMCache is not patched", "save_unfull_chunk: false, or gaudi-patch apply"
-    )
+    return warning("save_unfull_chunk is on, and LMCache is not patched", case.command("apply"))
 
 
 @check(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from gaudi_patch.doctor.case import Case
-from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
+from gaudi_patch.engine import verdicts
+from gaudi_patch.engine.plan import State
+from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.series.manifest import Kind
 
 _NOT_FOUND = "LMCache was not found, see patch.installation"
@@ -44,7 +46,7 @@ def series(case: Case) -> Answer:
         return ok(f"none needed: {verdict.reason}")
     what = verdict.reason or f"the manifest has no series for LMCache {found.version}"
     fix = verdict.advice or "see gaudi-patch list; a newer gaudi-patch may have it"
-    return failure(what, fix) if case.is_gaudi else warning(what, fix)
+    return failure(what, fix)
 
 
 @check(
@@ -54,22 +56,23 @@ def series(case: Case) -> Answer:
     source="gaudi-patch show VERSION",
 )
 def state(case: Case) -> Answer:
-    found, result = case.lmcache, case.patch
-    if isinstance(found, GaudiPatchError):
+    found = case.situation
+    if isinstance(case.lmcache, GaudiPatchError):
         return unknown(_NOT_FOUND)
-    if isinstance(result, GaudiPatchError):
-        return failure(result.message, result.hint)
-    if result.exit is Exit.OK:
-        applied = result.data["applied_series"] or result.data["series"]
-        return ok(f"patched, series {applied}" if applied else "nothing to patch")
-    if result.exit is Exit.PENDING:
-        what, fix = f"not patched: LMCache {found.version} is {result.data['state']}", "gaudi-patch apply"
-    else:
-        (error,) = result.errors
-        what, fix = error.message, error.hint
-    # A release without its patch may be what a laptop is for; files that differ are a fault everywhere.
-    harmless = result.exit in (Exit.PENDING, Exit.NOT_FOUND) and not case.is_gaudi
-    return warning(what, fix) if harmless else failure(what, fix)
+    if isinstance(found, GaudiPatchError):
+        return failure(found.message, found.hint)
+    fault = verdicts.interrupted(found) if found.interrupted else verdicts.fault_of(found)
+    if fault is None and found.state in (State.PRISTINE, State.OUTDATED):
+        if found.series is not None:
+            what = f"not patched: LMCache {found.installation.version} is {found.state.value}"
+            return failure(what, case.command("apply"))
+        fault = verdicts.unknown_version(found)
+    if fault is not None:
+        return failure(fault.message, fault.hint)
+    if found.state is State.PATCHED and (stale := verdicts.stale_bytecode(found)):
+        return failure(f"patched, but Python would run older bytecode: {', '.join(stale)}", case.command("apply"))
+    applied = found.applied.series if found.applied else found.series.id if found.series else None
+    return ok(f"patched, series {applied}" if found.state and applied else "nothing to patch")
 
 
 CHECKS = (installation, series, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
@@ -120,7 +121,8 @@ def cuda_packages(case: Case) -> Answer:
     listed = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
     if not case.is_gaudi:
         return unknown(f"{listed}: no Gaudi software is beside them, so that they may be meant")
-    return warning(f"{listed}", "pip uninstall them; install LMCache with pip install --no-deps")
+    pip = [str(case.installed.python), "-m", "pip"] if case.installed.python else ["pip"]
+    return warning(listed, shlex.join([*pip, "uninstall", "--yes", *found]))
 
 
 CHECKS = (interpreter, synapse, habana, torch, cuda_packages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from urllib.parse import urlsplit
 
 from gaudi_patch.doctor import sources
@@ -80,7 +81,9 @@ def bandwidth(case: Case) -> Answer:
     notes = []
     for folder in folders:
         if case.host.existing(folder) != (folder.rstrip("/") or "/"):
-            return unknown(f"{folder} does not exist yet, so that nothing was measured", f"mkdir -p {folder}")
+            return unknown(
+                f"{folder} does not exist yet, so that nothing was measured", f"mkdir -p {shlex.quote(folder)}"
+            )
         try:
             measured = case.host.bandwidth(folder)
         except OSError as error:

@@ -44,8 +44,11 @@ def connector(case: Case) -> Answer:
         return failure("MultiConnector", "give LMCacheConnectorV1 as the connector itself")
     if case.arguments.unread_file and not name:
         return unknown("vLLM's --config file may name one: see vllm.config-file", "give it with --vllm-args")
-    what = f"{name} is not LMCache's" if name else "no --kv-transfer-config: vLLM runs without LMCache"
-    return warning(what, _EXAMPLE)
+    if name:
+        why = "vLLM calls the connector that is named there and no other: LMCache stores and loads nothing"
+        return warning(f"{name} is not LMCache's", _EXAMPLE, why)
+    why = "vLLM loads no KV connector unless it is told to: LMCache stores and loads nothing, and says nothing"
+    return warning("no --kv-transfer-config: vLLM runs without LMCache", _EXAMPLE, why)
 
 
 @check(

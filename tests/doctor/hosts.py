@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from gaudi_patch.doctor.examine import Options, doctor
+from gaudi_patch.commands.doctor import rendered
+from gaudi_patch.doctor.examine import examine
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.output.report import Result
 from gaudi_patch.series import manifest as manifests
@@ -187,7 +188,7 @@ class Gaudi:
             words = ["vllm", "serve", "a-model", "-tp", str(self.ranks), *kv]
             line = f"{shlex.join(words)} {self.options}"
         host = Host(self.root, {**self.environ, "PATH": str(self.folder / "bin")}, sample=1024 * 1024)
-        return doctor(self.manifest, Target(python=self.python), Options(config, line), host)
+        return rendered(examine(self.manifest, Target(python=self.python), config=config, vllm_args=line, host=host))
 
 
 def findings(result: Result) -> dict[str, Mapping[str, str]]:

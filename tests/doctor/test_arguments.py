@@ -52,7 +52,6 @@ def test_ranks_are_those_of_this_host(line: str, ranks: int) -> None:
 def test_an_option_without_a_value_is_true_and_takes_no_other_option() -> None:
     found = parse("--enforce-eager --block-size 128 --no-enable-prefix-caching")
     assert found.options == {"enforce-eager": True, "block-size": "128", "no-enable-prefix-caching": True}
-    assert not found.prefix_caching
     assert parse("--block-size -1").options == {"block-size": "-1"}
 
 

@@ -282,13 +282,7 @@ ENVIRONMENT = [
     Broken("the operators are left out", env(VLLM_PLUGINS="hpu"), {"env.plugins": W}, "unset VLLM_PLUGINS"),
     Broken("the fake HPU", env(VLLM_USE_FAKE_HPU="1"), {"env.fake-hpu": F}, "unset VLLM_USE_FAKE_HPU"),
     Broken("VLLM_DEFRAG", env(VLLM_DEFRAG="true"), {"env.defragmentation": F}, "VLLM_DEFRAG=false"),
-    Broken("contiguous PA", env(VLLM_CONTIGUOUS_PA="1"), {"env.defragmentation": F}, "prefix caching on"),
-    Broken(
-        "no prefix caching",
-        options("--no-enable-prefix-caching"),
-        {"env.defragmentation": F},
-        "VLLM_CONTIGUOUS_PA=false",
-    ),
+    Broken("contiguous PA", env(VLLM_CONTIGUOUS_PA="1"), {"env.defragmentation": F}, "export VLLM_CONTIGUOUS_PA=false"),
     Broken(
         "unified attention",
         together(package("vllm", "0.17.1"), package("vllm_gaudi", "0.17.1"), env(VLLM_UNIFIED_ATTN="1")),
@@ -315,16 +309,13 @@ VLLM = [
     Broken(
         "a KV configuration that is no JSON",
         options("--kv-transfer-config {kv_connector:LMCacheConnectorV1}"),
-        {"vllm.arguments": F, "env.defragmentation": U},
+        {"vllm.arguments": F},
         "--kv-transfer-config",
     ),
     Broken(
         "a file of options that is not there",
         options("--config /not/there.yaml"),
-        {
-            "vllm.config-file": F,
-            "env.defragmentation": U,
-        },
+        {"vllm.config-file": F},
         "correct the file",
     ),
     Broken("a file that vLLM ignores", options("--config=vllm.yaml"), {"vllm.config-file": W}, "--config FILE"),
@@ -414,7 +405,7 @@ CONFIG = [
         "partial chunks without the patch",
         together(config(save_unfull_chunk=True), unpatched),
         {"config.unfull-chunk": W, "patch.state": F},
-        "save_unfull_chunk: false",
+        "gaudi-patch apply --python",
     ),
     Broken(
         "keys that differ between processes",

@@ -39,22 +39,30 @@ def with_settings(case: Case, **values: object) -> Case:
     ("plugin", "line", "environ", "level"),
     [
         ("0.26.0", "", {}, "ok"),
-        ("0.26.0", "--no-enable-prefix-caching", {}, "failure"),
+        ("0.26.0", "--no-enable-prefix-caching", {}, "ok"),
+        ("0.26.0", "--no-enable-prefix-caching", {"VLLM_CONTIGUOUS_PA": "on"}, "failure"),
+        ("0.26.0", "", {"VLLM_PREFIX_CACHING": "false"}, "failure"),
+        ("0.26.0", "", {"VLLM_PREFIX_CACHING": "false", "VLLM_CONTIGUOUS_PA": "0"}, "ok"),
+        ("0.19.0", "--no-enable-prefix-caching", {}, "ok"),
         ("0.26.0", "--no-enable-prefix-caching", {"VLLM_CONTIGUOUS_PA": "false"}, "ok"),
         ("0.26.0", "--no-enable-prefix-caching", {"VLLM_DEFRAG": "0"}, "ok"),
         ("0.26.0", "", {"VLLM_CONTIGUOUS_PA": "yes"}, "failure"),
-        ("0.26.0", "--config vllm.yaml", {}, "unknown"),
+        ("0.26.0", "--config vllm.yaml", {}, "ok"),
         ("0.18.1rc1", "--no-enable-prefix-caching", {}, "ok"),
         ("0.18.1rc1", "", {"VLLM_DEFRAG": "1"}, "failure"),
         ("0.17.1", "--no-enable-prefix-caching", {}, "ok"),
         ("0.17.1", "", {"VLLM_UNIFIED_ATTN": "1"}, "failure"),
-        (None, "--no-enable-prefix-caching", {}, "warning"),
+        (None, "--no-enable-prefix-caching", {}, "ok"),
+        (None, "", {"VLLM_CONTIGUOUS_PA": "1"}, "warning"),
     ],
 )
 def test_blocks_move_as_each_vllm_gaudi_moves_them(
     plugin: str | None, line: str, environ: dict[str, str], level: str, gaudi: Gaudi
 ) -> None:
-    """The features of vllm-gaudi 0.17.1, 0.18.1rc1, 0.19 and later (vllm_gaudi/extension/features.py)."""
+    """The features of vllm-gaudi 0.17.1, 0.18.1rc1, 0.19 and later (vllm_gaudi/extension/features.py).
+
+    From 0.19 on they follow the environment alone; vLLM's own prefix caching does not matter.
+    """
     gaudi.package("vllm_gaudi", plugin)
     assert defragmentation(case_of(gaudi, line, **environ)).level.value == level
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
+from gaudi_patch.commands.doctor import rendered
 from gaudi_patch.doctor.case import HABANA_VENDOR
 from gaudi_patch.doctor.checks import CHECKS
-from gaudi_patch.doctor.examine import Options, doctor
+from gaudi_patch.doctor.examine import Examination, examine
+from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.errors import Exit
+from gaudi_patch.output.report import plain
 from gaudi_patch.series.manifest import load
 from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings, not_ok
@@ -46,7 +50,7 @@ def test_an_empty_host_is_all_unknown_and_no_failure(tmp_path: Path) -> None:
     """A laptop without anything: no PCI bus, no tool, no package, no LMCache."""
     (tmp_path / "site").mkdir()
     (tmp_path / "root").mkdir()
-    result = doctor(load(), Target(path=tmp_path / "site"), Options(), Host(tmp_path / "root", {}))
+    result = rendered(examine(load(), Target(path=tmp_path / "site"), host=Host(tmp_path / "root", {})))
     assert set(not_ok(result).values()) == {"unknown"}
     assert result.exit is Exit.OK
 
@@ -60,7 +64,7 @@ def test_an_image_is_read_and_nothing_of_it_is_run(gaudi: Gaudi) -> None:
     python.unlink()
     python.write_text(f"#!/bin/sh\ntouch {marker}\n")
     python.chmod(0o755)
-    result = doctor(gaudi.manifest, Target(root=gaudi.root), Options())
+    result = rendered(examine(gaudi.manifest, Target(root=gaudi.root)))
     found = findings(result)
     assert found["software.habana"]["level"] == "ok"
     assert found["patch.state"]["what"] == "patched, series 0.5.6"
@@ -123,10 +127,64 @@ def test_the_text_has_the_warning_in_full_and_one_row_for_one_reason(gaudi: Gaud
     assert "fix:    chunk_size: 256" in done.out
     assert "error: config.layerwise: use_layerwise is True" in done.err
     assert "next: use_layerwise: false" in done.err
-    (row,) = [line for line in done.out.splitlines() if "vllm.use-native" in line]
-    assert "vllm.connector" in row
     github = gaudi_patch(
         "doctor", "--python", gaudi.python, "--config", gaudi.folder / "lmcache.yaml",
         "--manifest", gaudi.folder / "tiny/patches", "--output-format", "github", env={"PYTHONHASHSEED": "0"},
     )  # fmt: skip
     assert "::error title=gaudi-patch config.layerwise::" in github.out
+    assert "::warning title=gaudi-patch config.chunk-size::config.chunk-size: chunks of 200 tokens" in github.out
+
+
+def test_what_cannot_be_seen_is_one_line_and_in_full_with_verbose(tmp_path: Path) -> None:
+    """As in an image build: no card, no interpreter, no configuration."""
+    (tmp_path / "a site").mkdir()
+    found = examine(load(), Target(path=tmp_path / "a site"), host=Host(tmp_path, {}))
+    count = len(found.of(Level.UNKNOWN))
+    text = "".join(plain(block, 200) for block in rendered(found).blocks)
+    assert f"unknown: {count} checks could not be made here; which and why: {found.again} --verbose\n" in text
+    assert "device.cards" not in text
+    (row,) = [line for line in _rows(found, verbose=True) if "device.cards" in line]
+    assert "cannot be read" in row
+    (row,) = [line for line in _rows(found, verbose=True) if "vllm.use-native" in line]
+    assert "vllm.connector" in row
+    assert shlex.split(found.again) == ["gaudi-patch", "doctor", "--path", str(tmp_path / "a site")]
+
+
+def _rows(found: Examination, *, verbose: bool) -> list[str]:
+    return "".join(plain(block, 1000) for block in rendered(found, verbose=verbose).blocks).splitlines()
+
+
+@pytest.mark.parametrize("is_gaudi", [True, False])
+def test_an_unpatched_lmcache_is_a_failure_everywhere(is_gaudi: bool, gaudi: Gaudi) -> None:
+    """It crashes or overwrites blocks on Gaudi, and an image for it is built where no card is."""
+    gaudi.target.rollback()
+    if not is_gaudi:
+        gaudi.package("habana_torch_plugin", None)
+        gaudi.remove("/sys/bus/pci/devices")
+    result = gaudi.run()
+    assert findings(result)["patch.state"]["level"] == "failure"
+    assert result.exit is Exit.ENVIRONMENT
+
+
+def test_the_fix_of_an_unpatched_lmcache_works_as_it_is_printed(gaudi: Gaudi) -> None:
+    """In a directory with a space, for an interpreter and a manifest that are not the default ones."""
+    gaudi.target.rollback()
+    fix = findings(gaudi.run())["patch.state"]["fix"]
+    words = shlex.split(fix)
+    assert words[:2] == ["gaudi-patch", "apply"]
+    done = gaudi_patch(*words[1:], "--no-smoke")
+    assert done.code == 0, done.err
+    assert findings(gaudi.run())["patch.state"]["level"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("kv", "why"),
+    [
+        ({}, "vLLM loads no KV connector unless it is told to"),
+        ({"kv_connector": "NixlConnector"}, "the connector that is named there and no other"),
+        ({"kv_connector": "MultiConnector"}, "inside a MultiConnector LMCache loads nothing"),
+    ],
+)
+def test_each_finding_about_the_connector_has_its_own_why(kv: dict[str, str], why: str, gaudi: Gaudi) -> None:
+    gaudi.kv = dict(kv)
+    assert why in findings(gaudi.run())["vllm.connector"]["why"]
