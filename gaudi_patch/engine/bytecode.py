@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,37 +41,49 @@ class Source(NamedTuple):
     outputs: tuple[Output, ...] = ()
 
 
+def cache_directories(source: Path, pycache_prefix: str | None = None) -> list[Path]:
+    """Return the directories that hold cached bytecode of ``source`` and of its neighbours, and no other."""
+    directories = [source.parent / "__pycache__"]
+    if pycache_prefix:
+        directories.append(Path(pycache_prefix) / source.parent.relative_to(source.parent.anchor))
+    return directories
+
+
 def variants(source: Path, pycache_prefix: str | None = None) -> list[Variant]:
-    """Every cached variant of ``source`` on disk, of any interpreter and -O level, legacy ones included."""
-    found = []
-    for folder in _folders(source, pycache_prefix):
+    """Return every cached variant of ``source`` on disk, of any interpreter and -O level, legacy ones included."""
+    paths: list[Path] = []
+    for directory in cache_directories(source, pycache_prefix):
         try:
-            names = sorted(entry.name for entry in folder.iterdir())
+            paths += [directory / name for name in sorted(os.listdir(directory))]  # noqa: PTH208 - names alone
         except (FileNotFoundError, NotADirectoryError):
             continue
-        found += [one for name in names if (one := variant_of(folder / name, source))]
     legacy = source.with_suffix(".pyc")
     if legacy.is_file() or legacy.is_symlink():
-        found.append(Variant(legacy, "", ""))
-    return found
+        paths.append(legacy)
+    return [variant for path in paths if (variant := variant_of(path, source, pycache_prefix))]
 
 
-def variant_of(path: Path, source: Path) -> Variant | None:
-    """Read ``path`` as a cached variant of ``source`` by its name (PEP 3147), None when it is none."""
+def variant_of(path: Path, source: Path, pycache_prefix: str | None = None) -> Variant | None:
+    """Read ``path`` as a cached variant of ``source`` (PEP 3147), None if it belongs to any other source.
+
+    The directory decides as much as the name: every package has an ``__init__``.
+    """
     name = path.name
     if not name.startswith(f"{source.stem}.") or not name.endswith(".pyc"):
         return None
-    tag, _, optimization = name[len(source.stem) + 1 : -len(".pyc")].partition(".opt-")
     if path.parent == source.parent:
         return Variant(path, "", "") if name == f"{source.stem}.pyc" else None
+    if path.parent not in cache_directories(source, pycache_prefix):
+        return None
+    tag, _, optimization = name[len(source.stem) + 1 : -len(".pyc")].partition(".opt-")
     return Variant(path, tag, optimization) if tag and "." not in tag else None
 
 
-def _folders(source: Path, pycache_prefix: str | None) -> list[Path]:
-    folders = [source.parent / "__pycache__"]
-    if pycache_prefix:
-        folders.append(Path(pycache_prefix) / source.parent.relative_to(source.parent.anchor))
-    return folders
+def sibling(variant: Variant, source: Path, other: Path, pycache_prefix: str | None = None) -> Variant:
+    """Return where the variant of ``other`` lies that corresponds to a ``variant`` of ``source``."""
+    place = cache_directories(source, pycache_prefix).index(variant.path.parent)
+    name = f"{other.stem}{variant.path.name[len(source.stem) :]}"
+    return variant._replace(path=cache_directories(other, pycache_prefix)[place] / name)
 
 
 def stale(source: Path, pycache_prefix: str | None = None) -> list[Variant]:

@@ -163,7 +163,8 @@ def _recompile(
         assert new is not None and new.mtime_ns is not None
         if overlay.get(source) is None:
             # A new module: cached as the package's own __init__ is, so that read-only images stay fast.
-            found = [one._replace(path=_sibling(one.path, installation, source)) for one in default]
+            init, prefix = installation.root / installation.package / "__init__.py", installation.pycache_prefix
+            found = [bytecode.sibling(variant, init, source, prefix) for variant in default]
         outputs, spots = [], []
         for variant in found:
             if variant.tag != installation.cache_tag or installation.python is None:
@@ -196,17 +197,6 @@ def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], varian
             assert image is not None
             return image
     raise AssertionError(variant)
-
-
-def _sibling(path: Path, installation: Installation, source: Path) -> Path:
-    """Where the .pyc of ``source`` lies, given where that of the package's ``__init__`` lies."""
-    folder = path.parent
-    inside = folder.is_relative_to(installation.root)
-    name = path.name.replace("__init__", source.stem, 1)
-    if inside:
-        return source.parent / "__pycache__" / name
-    assert installation.pycache_prefix is not None
-    return Path(installation.pycache_prefix) / source.parent.relative_to(source.parent.anchor) / name
 
 
 def _keep_backup(overlay: Overlay, installation: Installation, image: Image, stamp: int) -> None:
@@ -304,10 +294,17 @@ def _restore_record(overlay: Overlay, installation: Installation, applied: Appli
     state_dir = _relative(installation.state_dir, base)
     before = record.entries(original.data)
     now = record.entries(current.data) if current else {}
+    places = _cached_sources(applied, installation)
+
+    def is_cache(path: str) -> bool:
+        file = base / path
+        sources = places.get(file.parent, ())
+        return any(bytecode.variant_of(file, source, installation.pycache_prefix) for source in sources)
+
     mine = {
         path
         for path in now
-        if path in ours or path.startswith(f"{state_dir}/") or _is_cache_of(path, applied, installation, base)
+        if path in ours or path.startswith(f"{state_dir}/") or (path.endswith(".pyc") and is_cache(path))
     }
     untouched = {path: entry for path, entry in now.items() if path not in mine}
     expected = {path: entry for path, entry in before.items() if path not in mine and path not in ours}
@@ -318,17 +315,15 @@ def _restore_record(overlay: Overlay, installation: Installation, applied: Appli
     overlay.set(installation.record, current._replace(data=record.updated(current.data, rows)))
 
 
-def _is_cache_of(path: str, applied: Applied, installation: Installation, base: Path) -> bool:
-    """Whether a RECORD row is the bytecode of a target."""
-    if not path.endswith(".pyc"):
-        return False
-    file = base / path
-    folder = file.parent.parent if file.parent.name == "__pycache__" else file.parent
-    return any(
-        bytecode.variant_of(file, source) is not None
-        for name in applied.files
-        if (source := installation.root / name).parent == folder and name.endswith(".py")
-    )
+def _cached_sources(applied: Applied, installation: Installation) -> dict[Path, list[Path]]:
+    """Return the targets by each directory that may hold bytecode of them."""
+    places: dict[Path, list[Path]] = {}
+    for name in applied.files:
+        source = installation.root / name
+        if source.suffix == ".py":
+            for directory in [source.parent, *bytecode.cache_directories(source, installation.pycache_prefix)]:
+                places.setdefault(directory, []).append(source)
+    return places
 
 
 def _relative(path: Path, base: Path) -> str:

@@ -42,7 +42,7 @@ class Overlay:
         found += [
             one
             for path in self._new
-            if path not in known and path.suffix == ".pyc" and (one := bytecode.variant_of(path, source))
+            if path not in known and (one := bytecode.variant_of(path, source, pycache_prefix))
         ]
         return [one for one in found if self.get(one.path) is not None]
 

@@ -1,0 +1,184 @@
+"""Each cached .pyc is its own source's, whatever was applied, updated or rolled back over it.
+
+The oracle is Python itself: what the .pyc holds is loaded here and compared with the source compiled here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import py_compile
+import random
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.errors import Exit
+from tests.support import tiny
+from tests.support.fake_wheel import fake_wheel, unpack
+from tests.support.faults import FULL, memory_folder
+from tests.support.tiny import VERSION, Tiny, tree
+
+Mode = py_compile.PycInvalidationMode
+MODES = {"timestamp": Mode.TIMESTAMP, "checked": Mode.CHECKED_HASH, "unchecked": Mode.UNCHECKED_HASH}
+TAG = sys.implementation.cache_tag
+
+#: Directories of the package, each with its ``__init__.py`` and a module of the same name in each.
+PACKAGES = ("lmcache", "lmcache/v1", "lmcache/v1/platform", "lmcache/v1/platform/hpu", "lmcache/v1/gpu_connector")
+CREATED = ("lmcache/gaudi", "lmcache/gaudi/ops")
+
+Files = dict[str, bytes | None]
+
+
+def pristine() -> dict[str, bytes]:
+    """A release with many modules of one name, all with different code."""
+    return {
+        f"{package}/{name}.py": f"NAME = {package + '/' + name!r}\nDEVICE = 'cuda'\n".encode()
+        for package in PACKAGES
+        for name in ("__init__", "base")
+    }
+
+
+def series(choose: random.Random) -> Files:
+    """What a series makes of some of the files: changed, deleted, or created in a directory of its own."""
+    files: Files = {}
+    for path in pristine():
+        kind = choose.choice(["keep", "change", "change", "delete" if path.endswith("base.py") else "keep"])
+        if kind != "keep":
+            code = f"NAME = {path!r}\nDEVICE = 'hpu'\nSERIES = {choose.randrange(3)}\n".encode()
+            files[path] = None if kind == "delete" else code
+    for package in CREATED[: choose.randrange(3)]:
+        for name in ("__init__", "base"):
+            files[f"{package}/{name}.py"] = f"NAME = {package + '/' + name!r}\nN = {choose.randrange(3)}\n".encode()
+    return files or {"lmcache/__init__.py": b"NAME = 'lmcache/__init__'\n"}
+
+
+def cached(source: Path, prefix: Path | None, level: str = "") -> Path:
+    """Where Python keeps the bytecode of ``source``."""
+    if prefix is None:
+        return Path(importlib.util.cache_from_source(str(source), optimization=level))
+    name = f"{source.stem}.{TAG}{'.opt-' + level if level else ''}.pyc"
+    return prefix / source.parent.relative_to("/") / name
+
+
+def compile_site(site: Path, mode: Mode, levels: tuple[str, ...], prefix: Path | None) -> None:
+    for source in sorted(site.rglob("*.py")):
+        for level in levels:
+            where = str(cached(source, prefix, level))
+            py_compile.compile(str(source), where, doraise=True, optimize=int(level or 0), invalidation_mode=mode)
+
+
+def foreign(folder: Path, site: Path, prefix: Path | None) -> list[str]:
+    """The .pyc below ``folder`` that do not hold the code, the file name and the header of their own source."""
+    wrong = []
+    for file in sorted(folder.rglob("*.pyc")):
+        stem, _, rest = file.name.partition(f".{TAG}")
+        level = rest.removesuffix(".pyc").removeprefix(".opt-")
+        parent = Path("/") / file.parent.relative_to(prefix) if prefix else file.parent.parent
+        source = parent / f"{stem}.py"
+        data = file.read_bytes()
+        if not source.exists():
+            wrong.append(f"{file}: of no source")
+            continue
+        text, code = source.read_bytes(), marshal.loads(data[16:])
+        if code.co_filename != str(source) or code != compile(
+            text, str(source), "exec", dont_inherit=True, optimize=int(level or 0)
+        ):
+            wrong.append(f"{file}: the code of {code.co_filename}")
+        flags = int.from_bytes(data[4:8], "little")
+        stamp = int(source.stat().st_mtime) & 0xFFFFFFFF
+        valid = stamp.to_bytes(4, "little") + len(text).to_bytes(4, "little")
+        if data[:4] != importlib.util.MAGIC_NUMBER or data[8:16] != (
+            importlib.util.source_hash(text) if flags else valid
+        ):
+            wrong.append(f"{file}: the header of another source")
+    return wrong
+
+
+class Family:
+    """One release in ``folder``, and manifests with different series for it."""
+
+    def __init__(self, folder: Path, choices: Mapping[str, Files]) -> None:
+        wheel = fake_wheel(folder / "wheels", VERSION, dict(pristine()))
+        self.site = folder / "site"
+        unpack(wheel, self.site, "pip")
+        self.targets = {}
+        for name, files in choices.items():
+            patches = {VERSION: {f"{name}.patch": tiny.patch(pristine(), files)}}
+            manifest = tiny.write_manifest(folder / name, patches, {VERSION: wheel})
+            self.targets[name] = Tiny(self.site, manifest, VERSION, pristine(), files)
+
+
+def older_and_newer() -> dict[str, Files]:
+    """Two series that change and create several ``__init__.py`` each."""
+    older: Files = {f"{package}/__init__.py": b"OLDER = %r\n" % package for package in PACKAGES[:3]}
+    newer: Files = {f"{package}/__init__.py": b"NEWER = %r\n" % package for package in PACKAGES}
+    newer["lmcache/gaudi/__init__.py"] = b"GAUDI = 1\n"
+    older["lmcache/gaudi/__init__.py"] = b"GAUDI = 0\n"
+    return {"older": older, "newer": newer}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_after_an_update_each_module_runs_its_own_code(mode: str, own: bool, tmp_path: Path) -> None:
+    """Every ``__init__`` was once taken for a variant of every other, and check said that all was well."""
+    family = Family(tmp_path, older_and_newer())
+    compile_site(family.site, MODES[mode], ("",), None)
+    before = tree(family.site)
+    python = Path(sys.executable) if own else None
+    older, newer = (replace(family.targets[name], python=python) for name in ("older", "newer"))
+    older.apply()
+    assert newer.apply().exit is Exit.OK
+    assert foreign(family.site, family.site, None) == []
+    assert newer.check().exit is Exit.OK
+    newer.rollback()
+    assert tree(family.site) == before
+
+
+#: How many trees are tried; 400 with GAUDI_PATCH_TEST_FULL=1.
+TREES = 400 if FULL else 16
+
+
+def test_whatever_was_applied_over_whatever_each_module_runs_its_own_code(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Any three series of one release, applied over each other and rolled back, in every mode of bytecode."""
+    modes = [*MODES, "none"]
+    for number in range(TREES):
+        choose = random.Random(number)
+        with memory_folder() as folder:
+            family = Family(folder, {name: series(choose) for name in ("a", "b", "c")})
+            prefix = folder / "prefix" if choose.random() < 0.3 else None
+            levels = tuple(sorted({choose.choice(["", "1", "2"]) for _ in range(3)}))
+            mode = modes[number % 4]
+            if mode != "none":
+                compile_site(family.site, MODES[mode], levels, prefix)
+            below = prefix or family.site
+            before = tree(family.site), tree(below) if below.exists() else {}
+            for name in [choose.choice("abc") for _ in range(4)]:
+                target = replace(family.targets[name], pycache_prefix=str(prefix) if prefix else None)
+                verb = choose.choice([target.apply, target.apply, target.rollback])
+                assert verb().exit is Exit.OK
+                assert foreign(below, family.site, prefix) == [], (number, name, verb)
+                assert {node for node in target.sides().values() if verb == target.apply} <= {"patched"}
+            target.rollback()
+            assert (tree(family.site), tree(below) if below.exists() else {}) == before, number
+    record_property("trees of bytecode", TREES)
+
+
+def test_a_prefix_below_the_site_packages_is_a_place_of_its_own(tmp_path: Path) -> None:
+    """A created module is cached where the package's own bytecode is, wherever the prefix lies."""
+    family = Family(tmp_path, older_and_newer())
+    prefix = family.site / "cache"
+    compile_site(family.site, Mode.UNCHECKED_HASH, ("",), prefix)
+    before = tree(family.site)
+    target = replace(family.targets["newer"], pycache_prefix=str(prefix))
+    target.apply()
+    assert foreign(prefix, family.site, prefix) == []
+    assert cached(family.site / "lmcache/gaudi/__init__.py", prefix).exists()
+    assert not list((family.site / "lmcache").rglob("__pycache__"))
+    target.rollback()
+    assert tree(family.site) == before
