@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.output import pager
-from tests.cli.test_cli import coloured
+from tests.cli.command_line import coloured
 from tests.support.cli import command, environment, gaudi_patch
 
 SHOW = ("show", "0.5.6")

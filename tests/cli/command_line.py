@@ -1,0 +1,36 @@
+"""Helpers of the tests in this directory: cli."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from typer.testing import CliRunner
+
+from gaudi_patch import cli
+from tests.support.tiny import Tiny
+
+
+def arguments(target: Tiny, verb: str, *more: str) -> list[str]:
+    quiet = ["--no-smoke"] if verb == "apply" else []
+    return [verb, "--path", str(target.site), "--manifest", str(target.manifest.directory), *quiet, *more]
+
+
+def invoke(target: Tiny, verb: str, *more: str) -> tuple[int, str, str]:
+    """Run a verb in this process: exit code, stdout, stderr."""
+    done = CliRunner().invoke(cli.app, arguments(target, verb, *more))
+    return done.exit_code, done.stdout, done.stderr
+
+
+def document(target: Tiny, verb: str, *more: str) -> dict[str, Any]:
+    code, out, err = invoke(target, verb, "--json", *more)
+    found: dict[str, Any] = json.loads(out)
+    assert found["exit_code"] == code
+    assert err == ""
+    return found
+
+
+def coloured(text: str) -> bool:
+    """Whether there is a colour; bold is none (https://no-color.org)."""
+    return re.search(r"\x1b\[(\d+;)*[349]\d", text) is not None

@@ -1,0 +1,46 @@
+"""GitHub annotations and the job summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.command_line import arguments
+from tests.support import tiny
+from tests.support.cli import gaudi_patch
+
+
+def test_github_annotations_mark_the_line_and_a_summary_is_appended(tmp_path: Path) -> None:
+    """A hunk that does not apply is marked in the patch, with what explains it; all in one line, escaped."""
+    target = tiny.make(tmp_path / "t")
+    summary = tmp_path / "summary.md"
+    engine = target.site / "lmcache/engine.py"
+    engine.write_bytes(b"100%\n")
+    done = gaudi_patch(
+        *arguments(target, "apply", "--output-format", "github"), env={"GITHUB_STEP_SUMMARY": str(summary)}
+    )
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if line.startswith("::error")]
+    assert line.startswith(f"::error file={target.site},title=gaudi-patch drift::")
+    assert "%0A" in line
+    assert summary.read_text().startswith("### gaudi-patch apply: exit 1\n")
+
+    ok = gaudi_patch(*arguments(tiny.make(tmp_path / "u"), "check", "--output-format", "github"))
+    assert (ok.code, "::error" in ok.out) == (10, False)
+
+
+def test_a_hunk_that_does_not_apply_is_marked_in_its_patch_and_explained(tmp_path: Path) -> None:
+    """The annotation stands at the hunk's own line; its text says what differs and where."""
+    target = tiny.make(tmp_path / "t")
+    (target.site / "lmcache/engine.py").write_bytes(b"def device() -> str:\n    return 'cuda'\n")
+    metadata = target.dist_info / "METADATA"
+    metadata.write_text(metadata.read_text().replace("0.5.6", "0.5.7"))
+    target.dist_info.rename(target.site / "lmcache-0.5.7.dist-info")
+    done = gaudi_patch(*arguments(target, "apply", "--allow-offset", "--output-format", "github"))
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if line.startswith("::error")]
+    patch = target.manifest.directory / "tiny.patch"
+    lines = patch.read_bytes().split(b"\n")
+    at = lines.index(b"+++ b/lmcache/engine.py") + 2
+    assert line.startswith(f"::error file={patch},line={at},title=gaudi-patch does-not-apply::")
+    assert "def device() -> str:" in line
+    assert lines[at - 1].startswith(b"@@")
