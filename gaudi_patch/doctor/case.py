@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from gaudi_patch.doctor import installed
+from gaudi_patch.doctor import answers, installed
 from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.situation import Situation, look
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.series.manifest import Manifest, default_directory
+from gaudi_patch.target.ask import AskError, Problem, ask
 from gaudi_patch.target.locate import Installation, locate
 from gaudi_patch.target.search import Target
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-INSIDE = Path(__file__).resolve().parent.parent / "inside"
 _PROBE_SECONDS = 120.0
 
 #: https://github.com/HabanaAI/hl-thunk-open/blob/master/include/specs/common/pci_ids.h
@@ -179,12 +179,19 @@ class Case:
             "LMCACHE_TRACK_USAGE": "false",
             "LMCACHE_LOG_LEVEL": "WARNING",
         }
-        command = [str(self.installed.python), str(INSIDE / name), json.dumps(question)]
-        done = self.host.run(command, _PROBE_SECONDS, environ)
-        if isinstance(done, str):
-            return {"problem": f"{self.installed.python} cannot be run: {done}"}
-        found = done.answer
-        if found is None:
-            ending = "no answer in time" if done.timed_out else done.ending
-            return {"problem": f"{self.installed.python} gave no answer ({ending}) {done.last_line}".rstrip()}
-        return found
+        given = question if question else None
+        try:
+            with TemporaryDirectory(prefix="gaudi-patch-doctor-", ignore_cleanup_errors=True) as empty:
+                found = ask(
+                    self.installed.python,
+                    name,
+                    timeout=_PROBE_SECONDS,
+                    environ=environ,
+                    flags=(),
+                    question=given,
+                    cwd=empty,
+                )
+            return answers.checked(name, found)
+        except AskError as error:
+            cannot = "cannot be run" if error.problem is Problem.NOT_STARTED else "gave no answer"
+            return {"problem": f"{self.installed.python} {cannot}: {error}"}

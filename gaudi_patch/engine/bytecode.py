@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import json
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +16,15 @@ from typing import NamedTuple
 from gaudi_patch.disk import read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.inside import compile_pyc
+from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 
 Output = compile_pyc.Output
 
 #: Seconds after which an interpreter is taken to hang.
 TIMEOUT = 120.0
+
+#: Bytes of all .pyc of a series in base64; LMCache's are under 4 MiB.
+ANSWER_LIMIT = 64 * 1024 * 1024
 
 
 class Variant(NamedTuple):
@@ -136,22 +138,37 @@ def compile_sources(sources: Sequence[Source], python: Path | None, *, own: bool
 
 
 def _by_subprocess(requests: Sequence[compile_pyc.Request], python: Path) -> list[compile_pyc.Reply]:
-    assert compile_pyc.__file__ is not None
-    question = json.dumps([request.to_json() for request in requests])
-    command = [str(python), "-I", "-S", compile_pyc.__file__]
+    question = [request.to_json() for request in requests]
     try:
-        done = subprocess.run(
-            command, input=question.encode(), capture_output=True, timeout=TIMEOUT, check=False, cwd="/"
+        answer = ask(
+            python,
+            "compile_pyc.py",
+            timeout=TIMEOUT,
+            environ=os.environ,
+            flags=("-I", "-S", "-B"),
+            question=question,
+            limit=ANSWER_LIMIT,
         )
-        answers = json.loads(done.stdout)
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        if not isinstance(answer, list) or len(answer) != len(requests):
+            raise AskError(Problem.INVALID, "its answer is not one reply per source")
+        return [_reply(Fields(item), request) for item, request in zip(answer, requests, strict=True)]
+    except AskError as error:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "interpreter-failed",
             f"could not compile with it: {error}; nothing was changed",
             file=str(python),
         ) from error
-    return [
-        compile_pyc.Reply(answer["error"], answer["line"], [base64.b64decode(text) for text in answer["outputs"]])
-        for answer in answers
-    ]
+
+
+def _reply(fields: Fields, request: compile_pyc.Request) -> compile_pyc.Reply:
+    """Hold a reply to its form: an error, or one .pyc per output in the mode asked for."""
+    error, texts = fields.text("error"), fields.texts("outputs")
+    try:
+        outputs = [base64.b64decode(text, validate=True) for text in texts]
+    except ValueError as fault:
+        raise AskError(Problem.INVALID, "its answer.outputs is not base64") from fault
+    modes = [mode_of(data) if len(data) > 16 else "" for data in outputs]
+    if not error and modes != [output.mode for output in request.outputs]:
+        raise AskError(Problem.INVALID, "its answer.outputs are not the .pyc asked for")
+    return compile_pyc.Reply(error, fields.number("line"), outputs)

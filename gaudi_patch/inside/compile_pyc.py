@@ -1,6 +1,6 @@
 """Source bytes -> .pyc bytes, by the interpreter that will run them.
 
-Imported by gaudi-patch when the target is its own interpreter, run by path under the target's otherwise:
+Imported by gaudi-patch when the target is its own interpreter, run by answer.py under the target's otherwise:
 marshal and the magic number belong to one version of Python. Standard library only.
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import json
 import marshal
-import sys
 import warnings
 from dataclasses import dataclass, field
 from types import CodeType
@@ -79,15 +77,12 @@ def _long(value: int) -> bytes:
     return (value & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def _main() -> None:
+def answer(question: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compile what ``Request.to_json`` describes; outputs are base64."""
     replies = []
-    for item in json.load(sys.stdin):
+    for item in question:
         outputs = tuple(Output(*one) for one in item["outputs"])
         reply = compile_one(Request(item["path"], base64.b64decode(item["data"]), outputs))
         encoded = [base64.b64encode(data).decode() for data in reply.outputs]
         replies.append({"error": reply.error, "line": reply.line, "outputs": encoded})
-    json.dump(replies, sys.stdout)
-
-
-if __name__ == "__main__":
-    _main()
+    return replies

@@ -1,11 +1,9 @@
-"""Run under the target interpreter: what pyhlml and torch.hpu see. No device is acquired: a server may own them."""
+"""Run by answer.py: what pyhlml and torch.hpu see. No device is acquired: a server may own them."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import sys
 from typing import Any
 
 
@@ -41,4 +39,6 @@ def hlml() -> dict[str, Any]:
         return {"installed": True, "reason": f"{type(error).__name__}: {error}"}
 
 
-sys.stdout.write("\ngaudi-patch-answer: " + json.dumps({"torch": torch_hpu(), "hlml": hlml()}) + "\n")
+def answer() -> dict[str, Any]:
+    """Ask both."""
+    return {"torch": torch_hpu(), "hlml": hlml()}

@@ -1,10 +1,9 @@
-"""Answer, as JSON in a file, what this interpreter has. LMCache is looked up and not imported."""
+"""Run by answer.py: what this interpreter has. LMCache is looked up and not imported."""
+
+from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import sys
-from pathlib import Path
 
 
 def found(name: str) -> bool:
@@ -15,7 +14,7 @@ def found(name: str) -> bool:
         return False
 
 
-def hpu() -> "tuple[bool, str]":
+def hpu() -> tuple[bool, str]:
     """Whether the installed Habana software sees a device, and why not."""
     if not found("habana_frameworks"):
         return False, "habana_frameworks is not installed"
@@ -31,18 +30,13 @@ def hpu() -> "tuple[bool, str]":
     return count > 0, "" if count > 0 else "torch.hpu.device_count() is 0"
 
 
-def main() -> None:
-    """Usage: ``inspect_target.py ANSWER [MODULE...]``."""
-    answer, modules = Path(sys.argv[1]), sys.argv[2:]
+def answer(*modules: str) -> dict[str, object]:
+    """Look for the device, and for each of ``modules``."""
     available, problem = hpu()
-    data = {
+    return {
         "torch": found("torch"),
         "lmcache": found("lmcache"),
         "hpu": available,
         "hpu_problem": problem,
         "missing": [name for name in modules if not found(name)],
     }
-    answer.write_text(json.dumps(data), encoding="utf-8")
-
-
-main()

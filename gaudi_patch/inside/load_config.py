@@ -1,10 +1,9 @@
-"""Run by the target's interpreter: let its LMCache load a configuration, and print what it made of it.
+"""Run by answer.py: let the target's LMCache load a configuration, and report what it made of it.
 
-``load_config.py QUESTION``, where the question is a JSON object. For an engine, ``file`` is its configuration or null,
+The question is a JSON object. For an engine, ``file`` is its configuration or null,
 ``environment`` says whether LMCACHE_* variables go before it, as in LMCache's vLLM adapter, and ``overrides`` are the
 connector's own settings; ``guard`` asks the patched LMCache, too, what it refuses. ``server`` holds the command line
-of a multiprocess server in place of these. The answer is one JSON object on a marked line, which smoke/process.py
-reads. Imports nothing of gaudi_patch.
+of a multiprocess server in place of these. Imports nothing of gaudi_patch.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
 import logging
 import sys
 import traceback
@@ -120,11 +118,10 @@ def _told(error: BaseException) -> str:
     """An error in one line; an assertion without a text by the line that failed."""
     if isinstance(error, AssertionError) and not str(error):
         line = traceback.extract_tb(error.__traceback__)[-1].line
-        return f"it requires: {str(line).removeprefix('assert ')}"
+        return f"it requires: {str(line).replace('assert ', '', 1)}"
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    told = server(asked["server"]) if "server" in asked else engine(asked)
-    sys.stdout.write(f"\ngaudi-patch-answer: {json.dumps(told, default=str)}\n")
+def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Load the configuration that the question describes."""
+    return server(question["server"]) if "server" in question else engine(question)

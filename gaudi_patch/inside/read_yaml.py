@@ -1,27 +1,38 @@
-"""Run by the target's interpreter: the YAML file that ``read_yaml.py '{"file": PATH}'`` names, as vLLM reads one."""
+"""Run by answer.py: the YAML file ``question["file"]``, read as vLLM reads its ``--config FILE``."""
 
 from __future__ import annotations
 
 import importlib
-import json
-import sys
+import os
+import stat
 from typing import Any
 
+#: Far more than any configuration; a device or an endless file is not read into memory.
+LIMIT = 4 * 1024 * 1024
 
-def answer(path: str) -> dict[str, Any]:
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
     """The file's table; or the problem, and whether it is the file's (stage load) or the target's (stage import)."""
     try:
         yaml = importlib.import_module("yaml")
     except ImportError as error:
         return {"stage": "import", "problem": f"{type(error).__name__}: {error}"}
     try:
-        with open(path) as stream:  # noqa: PLW1514, RUF100 - in the encoding of the locale, as vLLM does
-            found = yaml.safe_load(stream)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bytes that are no text
+        found = yaml.safe_load(_read(question["file"]))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: bytes that are no text
         return {"stage": "load", "problem": " ".join(f"{type(error).__name__}: {error}".split())}
     if not isinstance(found, dict):
         return {"stage": "load", "problem": f"it holds no table of options, but {type(found).__name__}"}
     return {"values": {str(name): value for name, value in found.items()}}
 
 
-sys.stdout.write(f"\ngaudi-patch-answer: {json.dumps(answer(json.loads(sys.argv[1])['file']), default=str)}\n")
+def _read(path: str) -> str:
+    """The text of a regular file, in the encoding of the locale as vLLM reads it; a FIFO does not block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor) as stream:  # noqa: PLW1514, RUF100 - the locale's encoding is meant
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        text = stream.read(LIMIT + 1)
+    if len(text) > LIMIT:
+        raise ValueError(f"it is larger than {LIMIT // 1024**2} MiB")
+    return text

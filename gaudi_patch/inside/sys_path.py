@@ -1,9 +1,8 @@
 """Where a normal run of this interpreter would import from, without importing anything of the environment.
 
-Run by path under the target interpreter, ``python -I -B probe_environment.py PACKAGE``: one Python literal, in
-ASCII, as the last line of stdout. ``-I`` keeps PYTHONPATH, the user site and the current folder from hijacking
-the probe, and ``describe`` then adds what a run without ``-I`` would see. gaudi-patch also calls it in its own
-process, when that is the target. It imports nothing of gaudi_patch and runs on Python 3.8 or newer.
+Run by answer.py under the target's interpreter with ``-I``, which keeps PYTHONPATH, the user site and the current
+directory from hijacking the question; ``describe`` then adds what a run without ``-I`` would see. gaudi-patch also
+calls it in its own process, when that is the target. It imports nothing of gaudi_patch and runs on Python 3.8 or newer.
 """
 
 # ruff: noqa: PTH100, PTH109, PTH112, PTH118, PTH120, PTH208
@@ -112,6 +111,6 @@ def describe(package: str, environ: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-if __name__ == "__main__":
-    # Not JSON: its import, with that of re, takes longer than the interpreter itself to start.
-    sys.stdout.write(ascii(describe(sys.argv[1], os.environ)) + "\n")
+def answer(package: str) -> dict[str, object]:
+    """Describe this interpreter to gaudi-patch."""
+    return describe(package, os.environ)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,9 +12,8 @@ from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.recipes.compose import Recipe
 from gaudi_patch.recipes.text import CONFIG
 from gaudi_patch.smoke.target import probe_environment
-from gaudi_patch.target import process
+from gaudi_patch.target.ask import AskError, Fields, ask
 
-SCRIPT = Path(__file__).resolve().parent.parent / "inside" / "load_config.py"
 TIMEOUT = 120.0
 
 
@@ -48,16 +46,16 @@ def validate(recipe: Recipe, python: Path) -> bool:
 
 
 def _ask(python: Path, question: Mapping[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="gaudi-patch-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
-        done = process.run(
-            [str(python), str(SCRIPT), json.dumps(question)],
-            timeout=TIMEOUT,
-            environ=probe_environment(os.environ, rules="lazy", scratch=scratch),
-            cwd=scratch,
-        )
-    ending = "no answer in time" if done.timed_out else f"no answer ({done.ending}) {done.last_line}".rstrip()
-    answer = done.answer or {"stage": "import", "problem": ending}
+        environ = probe_environment(os.environ, rules="lazy", scratch=scratch)
+        try:
+            found = ask(
+                python, "load_config.py", timeout=TIMEOUT, environ=environ, flags=(), question=question, cwd=scratch
+            )
+            answer = _checked(found, server="server" in question)
+        except AskError as error:
+            answer = {"stage": "import", "problem": str(error)}
     if answer.get("stage") == "import":
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
@@ -69,6 +67,24 @@ def _ask(python: Path, question: Mapping[str, Any]) -> dict[str, Any]:
     if "problem" in answer:
         raise _rejected([answer["problem"]])
     return answer
+
+
+def _checked(found: object, *, server: bool) -> dict[str, Any]:
+    """Hold an answer of load_config.py to its form: it is the target's, and not trusted."""
+    fields = Fields(found)
+    if "problem" in fields:
+        return {"stage": fields.text("stage"), "problem": fields.text("problem")}
+    values = {"values": fields.table("values")}
+    if server:
+        return values
+    return {
+        **values,
+        "warnings": fields.texts("warnings"),
+        "aliases": fields.table("aliases"),
+        "known": fields.texts("known"),
+        "deprecated": fields.texts("deprecated"),
+        "guard": None if fields.is_null("guard") else fields.text("guard"),
+    }
 
 
 def _rejected(details: list[str]) -> GaudiPatchError:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gaudi_patch.smoke.levels import Level
-from gaudi_patch.target import process
+from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 
-INSPECT = Path(__file__).resolve().parent.parent / "inside" / "inspect_target.py"
 _INSPECT_SECONDS = 120.0
 
 # Dropped from the probes' environment: what would let another package, start-up file, LMCache
@@ -74,29 +71,27 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
 
     Raises TargetError where it cannot be run or does not answer.
     """
-    answer = scratch / "inspect.json"
-    environ = probe_environment(environ, rules="lazy", scratch=scratch)
     try:
-        finished = process.run(
-            [str(python), str(INSPECT), str(answer), *modules],
+        answer = ask(
+            python,
+            "inspect_target.py",
+            *modules,
             timeout=_INSPECT_SECONDS,
-            environ=environ,
+            environ=probe_environment(environ, rules="lazy", scratch=scratch),
+            flags=(),
             cwd=scratch,
         )
-    except OSError as error:
-        raise TargetError(f"cannot run {python}: {error.strerror or error}") from None
-    try:
-        data: dict[str, Any] = json.loads(answer.read_bytes())
+        fields = Fields(answer)
         return Target(
-            torch=data["torch"] is True,
-            lmcache=data["lmcache"] is True,
-            hpu=data["hpu"] is True,
-            hpu_problem=str(data["hpu_problem"]),
-            missing=tuple(map(str, data["missing"])),
+            torch=fields.flag("torch"),
+            lmcache=fields.flag("lmcache"),
+            hpu=fields.flag("hpu"),
+            hpu_problem=fields.text("hpu_problem"),
+            missing=fields.texts("missing"),
         )
-    except (OSError, ValueError, KeyError, TypeError):
-        detail = f": {finished.last_line}" if finished.last_line else ""
-        raise TargetError(f"{python} cannot be asked what it has ({finished.ending}{detail})") from None
+    except AskError as error:
+        cannot = "cannot run {}" if error.problem is Problem.NOT_STARTED else "{} cannot be asked what it has"
+        raise TargetError(f"{cannot.format(python)}: {error}") from None
 
 
 def choose_device(target: Target, wanted: str) -> str:

@@ -33,7 +33,7 @@ PACKAGES = ("site-packages", "dist-packages")
 SKIPPED = frozenset({"proc", "sys", "dev"})
 
 
-class Image:
+class ImageRoot:
     """The file system of an image unpacked at ``root``."""
 
     def __init__(self, root: str) -> None:

@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.inside.sys_path import describe, pythonpath
+from gaudi_patch.target.refusals import bad_target, cannot_run
 
 #: Seconds that an interpreter gets to start; a cold network file system needs some of them.
 PROBE_TIMEOUT = 60.0
+#: Isolated: PYTHONPATH, the user site and the current directory are none of the script's; UTF-8 for its paths.
+_FLAGS = ("-I", "-B", "-X", "utf8")
+#: Far more than any sys.path; each is looked into.
+_MAX_ENTRIES = 10_000
 
 
 class Interpreter(NamedTuple):
@@ -55,73 +61,50 @@ def is_own(executable: str) -> bool:
         return False
 
 
-def ask(executable: str, package: str, environ: Mapping[str, str]) -> Interpreter:
-    """What ``executable`` says about itself; raises an environment error when it cannot run."""
+def identify(executable: str, package: str, environ: Mapping[str, str]) -> Interpreter:
+    """Ask ``executable`` about itself; raises ``interpreter-failed`` where it cannot be run or gives no answer."""
     if is_own(executable):
         return own_interpreter(package, environ)
     # Costs 5 ms; most runs do without.
-    import subprocess
-    from ast import literal_eval  # typer has imported ast
+    from gaudi_patch.target.ask import AskError, ask
 
-    probe = str(Path(__file__).resolve().parents[1] / "inside" / "sys_path.py")
-    # The probe runs in "/", so that nothing here is imported by accident.
     env = dict(environ)
-    if env.get("PYTHONPATH"):
+    if env.get("PYTHONPATH"):  # its relative entries start here, and the script runs in "/"
         env["PYTHONPATH"] = os.pathsep.join(pythonpath(environ))
-    command = [executable, "-I", "-B", "-X", "utf8", probe, package]
     try:
-        done = subprocess.run(
-            command,
-            env=env,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_TIMEOUT,
-            check=False,
-        )
-    except OSError as error:
-        raise _cannot_run(executable, error.strerror or str(error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise _cannot_run(executable, f"no answer within {PROBE_TIMEOUT:.0f} s") from error
-    # A sitecustomize may print before the probe does.
-    lines = done.stdout.decode("ascii", "replace").splitlines()
-    try:
-        if done.returncode != 0:
-            raise ValueError(f"exit status {done.returncode}")
-        facts = literal_eval(lines[-1] if lines else "")
-        return _interpreter(facts, executable, own=False)
-    except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        errors = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        telling = f"no answer ({error.msg if isinstance(error, SyntaxError) else error})"
-        if errors:  # a traceback says at its end what happened; a complaint about -I (Python 2) at its start
-            telling = errors[0] if "option" in errors[0].lower() else errors[-1]
-        raise _cannot_run(executable, telling) from error
+        answer = ask(executable, "sys_path.py", package, timeout=PROBE_TIMEOUT, environ=env, flags=_FLAGS)
+        return _interpreter(_checked(answer), executable, own=False)
+    except AskError as error:
+        raise cannot_run(executable, str(error)) from error
 
 
-def _interpreter(facts: dict[str, object], asked: str, *, own: bool) -> Interpreter:
-    version, path = facts["version"], facts["path"]
-    if not isinstance(version, list) or not isinstance(path, list):
-        raise TypeError("not the probe's answer")
+def _checked(answer: object) -> dict[str, Any]:
+    """Hold what an interpreter says of itself to its form: it is the target's, and not trusted."""
+    from gaudi_patch.target.ask import AskError, Fields, Problem
+
+    fields = Fields(answer)
+    version, path, tag = fields.items("version"), fields.paths("path"), fields.text("cache_tag")
+    if len(version) != 2 or not all(type(part) is int and 0 <= part < 1000 for part in version):
+        raise AskError(Problem.INVALID, "its answer.version is not a version of Python")
+    if len(path) > _MAX_ENTRIES:
+        raise AskError(Problem.INVALID, f"its answer.path has {len(path):,} entries")
+    if not re.fullmatch(r"[\w-]{0,64}", tag, re.ASCII):
+        raise AskError(Problem.INVALID, "its answer.cache_tag is not a tag")
+    texts = {name: fields.path(name) for name in ("executable", "prefix", "pycache_prefix", "finder_folder")}
+    return {**texts, "version": version, "path": path, "cache_tag": tag, "frozen": fields.flag("frozen")}
+
+
+def _interpreter(facts: Mapping[str, Any], asked: str, *, own: bool) -> Interpreter:
     return Interpreter(
-        executable=Path(str(facts["executable"]) or asked),
-        prefix=Path(str(facts["prefix"])),
-        version=(int(version[0]), int(version[1])),
-        cache_tag=str(facts["cache_tag"]) or None,
-        pycache_prefix=str(facts["pycache_prefix"]) or None,
-        path=tuple(str(entry) for entry in path),
-        finder_folder=str(facts["finder_folder"]) or None,
-        frozen=bool(facts["frozen"]),
+        executable=Path(facts["executable"] or asked),
+        prefix=Path(facts["prefix"]),
+        version=(facts["version"][0], facts["version"][1]),
+        cache_tag=facts["cache_tag"] or None,
+        pycache_prefix=facts["pycache_prefix"] or None,
+        path=tuple(map(str, facts["path"])),
+        finder_folder=facts["finder_folder"] or None,
+        frozen=facts["frozen"],
         own=own,
-    )
-
-
-def _cannot_run(executable: str, why: str) -> GaudiPatchError:
-    return GaudiPatchError(
-        Exit.ENVIRONMENT,
-        "interpreter-failed",
-        f"the Python interpreter {executable} cannot be run: {why}",
-        "Name a Python 3.8 or newer of the environment that has LMCache with --python, or its site-packages "
-        "folder with --path.",
     )
 
 
@@ -154,16 +137,12 @@ def named_python(argument: Path, environ: Mapping[str, str]) -> str:
         found = python_in(text)
         if found:
             return os.path.abspath(found)
-        raise GaudiPatchError(
-            Exit.USAGE,
-            "bad-target",
-            f"--python {text}: this folder has no bin/python",
-            "Give the interpreter itself, or the folder of a virtual environment.",
+        raise bad_target(
+            f"--python {text}: this directory has no bin/python",
+            "Give the interpreter itself, or the directory of a virtual environment.",
         )
     if not os.path.isfile(text):
-        raise GaudiPatchError(
-            Exit.USAGE,
-            "bad-target",
+        raise bad_target(
             f"--python {text}: there is no such interpreter",
             "Give the path of an interpreter, such as /opt/venv/bin/python, or a name that is on PATH.",
         )

@@ -21,8 +21,8 @@ from enum import Enum
 from pathlib import Path
 
 from gaudi_patch.inside.sys_path import pth_lines
-from gaudi_patch.target.refusals import ambiguous, refusal, shadowed, without_metadata
-from gaudi_patch.target.search import Search, bad_target, search_default, search_folder, search_image, unreadable
+from gaudi_patch.target.refusals import ambiguous, bad_target, refusal, shadowed, unreadable, without_metadata
+from gaudi_patch.target.search import Search, search_default, search_folder, search_image
 from gaudi_patch.target.search import Target as Target
 from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
 

@@ -6,7 +6,7 @@ Nothing of the target is imported: `import torch` costs seconds, and a CUDA buil
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,24 +49,17 @@ def _folders(installation: Installation, environ: Mapping[str, str]) -> list[str
     if installation.python is None:
         beside = installation.dist_info or installation.root / installation.package
         return [str(beside.parent)]
-    from gaudi_patch.target.interpreter import ask
+    from gaudi_patch.target.interpreter import identify
 
-    return list(ask(str(installation.python), installation.package, environ).path)
+    return list(identify(str(installation.python), installation.package, environ).path)
 
 
 def python_version(python: Path) -> str | None:
     """The full version of an interpreter; None where it cannot be run."""
-    question = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+    from gaudi_patch.target.ask import AskError, ask
+
     try:
-        done = subprocess.run(
-            [str(python), "-I", "-S", "-c", question],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        answer = ask(python, "version.py", timeout=_TIMEOUT, environ=os.environ, flags=("-I", "-S", "-B"))
+    except AskError:
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return answer if isinstance(answer, str) and re.fullmatch(r"\d{1,3}(\.\d{1,3}){2}", answer, re.ASCII) else None

@@ -1,23 +1,27 @@
-"""Run a program that may hang, crash or print without end, and leave nothing of it behind."""
+"""Run a program that may hang, crash or print without end, and leave nothing of it behind.
+
+Every program runs in a session, and so a process group, of its own, which is killed whole when the program has ended,
+when its time is up, when this process is interrupted, and, by the kernel, when this process is killed.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+
+from gaudi_patch.inside.lifeline import Lifeline
 
 OUTPUT_LIMIT = 1024 * 1024
-_MARK = "gaudi-patch-answer: "  # what is no log line of LMCache or torch
 _POLL_SECONDS = 0.05
 _DRAIN_SECONDS = 1.0
+_BLOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -39,28 +43,33 @@ class Finished:
     @property
     def ending(self) -> str:
         """The exit in words: ``exit status 3``, ``killed by SIGSEGV``."""
-        if self.returncode >= 0:
-            return f"exit status {self.returncode}"
-        try:
-            return f"killed by {signal.Signals(-self.returncode).name}"
-        except ValueError:
-            return f"killed by signal {-self.returncode}"
+        return ending(self.returncode)
 
     @property
     def last_line(self) -> str:
         """The last line of output that is not blank; for an exception, what it says."""
-        lines = [line.strip() for line in self.tail.splitlines() if line.strip()]
-        return lines[-1][-500:] if lines else ""
-
-    @property
-    def answer(self) -> dict[str, Any] | None:
-        """The JSON object that one of gaudi_patch/probes has printed; None where it came to no answer."""
-        lines = [line for line in self.tail.splitlines() if line.startswith(_MARK)]
-        found: dict[str, Any] | None = json.loads(lines[-1].removeprefix(_MARK)) if lines else None
-        return found
+        return last_line(self.tail)
 
 
-class _Tail:
+def ending(returncode: int) -> str:
+    """Put an exit status into words: ``exit status 3``, ``killed by SIGSEGV``."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not blank, its last 500 characters."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][-500:] if lines else ""
+
+
+class Tail:
+    """The last ``limit`` bytes of what is added."""
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept = bytearray()
@@ -83,6 +92,141 @@ class _Tail:
         return self._kept.decode("utf-8", "replace")
 
 
+class Child:
+    """A running program; leaving the ``with`` block kills its process group and reaps it.
+
+    ``output`` is what it writes to stdout and stderr. Raises OSError where it cannot be started.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], cwd: Path | str, inherit: Sequence[int] = ()
+    ) -> None:
+        self.returncode: int | None = None
+        self._lifeline = Lifeline()
+        process = None
+        try:
+            self._process = process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(environ),
+                cwd=cwd,
+                start_new_session=True,
+                bufsize=0,
+                pass_fds=(self._lifeline.end, *inherit),
+            )
+            self._lifeline.tie(-process.pid)
+        except BaseException:
+            if process is not None:
+                self.kill()
+            self._lifeline.cut()
+            raise
+        assert self._process.stdout is not None
+        self.output = self._process.stdout.fileno()
+        self._pidfd = self._open_pidfd()
+
+    def _open_pidfd(self) -> int | None:
+        try:  # Linux 5.3; without it the end is noticed within _POLL_SECONDS
+            return os.pidfd_open(self._process.pid)
+        except (OSError, AttributeError):
+            return None
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def follow(
+        self,
+        readers: Mapping[int, Callable[[bytes], object]],
+        deadline: float,
+        writing: tuple[FileIO, bytes] | None = None,
+        until: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Hand on what arrives at each descriptor of ``readers`` until the program ends or ``until`` says so.
+
+        ``writing`` is a pipe with the bytes to send, which is closed after them. Returns False if ``deadline``
+        (of time.monotonic) came first. Does not wait for the end of file: a grandchild may keep a pipe open.
+        """
+        poll = select.poll()
+        for number in readers:
+            os.set_blocking(number, False)
+            poll.register(number, select.POLLIN)
+        if self._pidfd is not None:
+            poll.register(self._pidfd, select.POLLIN)
+        sink = -1
+        if writing is not None:
+            pipe, waiting = writing[0], memoryview(writing[1])
+            sink = pipe.fileno()
+            os.set_blocking(sink, False)
+            poll.register(sink, select.POLLOUT)
+        while not until() and not self._has_ended():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            events = poll.poll(min(left, _POLL_SECONDS if self._pidfd is None else left) * 1000 + 1)
+            for number, _ in events:
+                if number in readers:
+                    data = _read(number)
+                    if data:
+                        readers[number](data)
+                    elif data is not None:  # end of file: the program closed it, and runs on
+                        poll.unregister(number)
+                elif number == sink:
+                    waiting = _write(sink, waiting)
+                    if not waiting:
+                        poll.unregister(sink)
+                        pipe.close()
+        return True
+
+    def drain(self, readers: Mapping[int, Callable[[bytes], object]]) -> None:
+        """Hand on what is left in the pipes; bounded, since a process outside the group may fill them."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        for number, add in readers.items():
+            while time.monotonic() < deadline and (data := _read(number)):
+                add(data)
+
+    def kill(self) -> int:
+        """Kill the whole group, and return how the program itself ended."""
+        if self.returncode is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)  # not yet reaped: the number is still its own
+            except (ProcessLookupError, PermissionError):  # its members changed their user, or are gone
+                self._process.kill()
+            self.returncode = self._process.wait()
+            self._lifeline.cut()
+        return self.returncode
+
+    def _has_ended(self) -> bool:
+        # WNOWAIT leaves the process unreaped, so that its group's number cannot be given to another one
+        # before the group is killed.
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _read(number: int) -> bytes | None:
+    """Up to a block; empty at the end of file, None where nothing is there now."""
+    try:
+        return os.read(number, _BLOCK)
+    except BlockingIOError:
+        return None
+
+
+def _write(number: int, data: memoryview) -> memoryview:
+    """Send what the pipe takes; returns the rest, which is empty when nobody reads any more."""
+    try:
+        return data[os.write(number, data[:_BLOCK]) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]
+
+
 def run(
     command: Sequence[str],
     *,
@@ -93,70 +237,13 @@ def run(
 ) -> Finished:
     """Run ``command`` in a process group of its own and wait for it, at most ``timeout`` seconds.
 
-    The group is killed whole when the program ends, when the time is up, and when this process is
-    interrupted, so that a server which the program started does not outlive it.
-
     Raises OSError where the program cannot be started.
     """
     begun = time.monotonic()
-    process = subprocess.Popen(
-        list(command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(environ),
-        cwd=cwd,
-        start_new_session=True,
-        bufsize=0,
-    )
-    assert process.stdout is not None
-    tail = _Tail(output_limit)
-    timed_out = False
-    try:
-        timed_out = not _follow(process, process.stdout, tail, begun + timeout)
-    finally:
-        _kill_group(process.pid)
-        returncode = process.wait()
-        _drain(process.stdout, tail)
-        process.stdout.close()
+    tail = Tail(output_limit)
+    with Child(command, environ, cwd) as child:
+        readers = {child.output: tail.add}
+        timed_out = not child.follow(readers, begun + timeout)
+        returncode = child.kill()
+        child.drain(readers)
     return Finished(returncode, timed_out, time.monotonic() - begun, tail.text(), tail.dropped)
-
-
-def _follow(process: subprocess.Popen[bytes], pipe: IO[bytes], tail: _Tail, deadline: float) -> bool:
-    """Collect output until the program ends; False if the deadline came first."""
-    os.set_blocking(pipe.fileno(), False)
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while not _has_ended(process.pid):
-            if time.monotonic() >= deadline:
-                return False
-            if not selector.get_map():
-                time.sleep(_POLL_SECONDS)
-            elif selector.select(_POLL_SECONDS):
-                data = pipe.read(65536)
-                if data:
-                    tail.add(data)
-                elif data is not None:  # end of file: the program closed its output, and runs on
-                    selector.unregister(pipe)
-    return True
-
-
-def _has_ended(pid: int) -> bool:
-    # WNOWAIT leaves the process unreaped, so that its group's number cannot be given to another one
-    # before the group is killed.
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _kill_group(pgid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pgid, signal.SIGKILL)
-
-
-def _drain(pipe: IO[bytes], tail: _Tail) -> None:
-    """What is left in the pipe; bounded, since a process outside the group may hold it open."""
-    deadline = time.monotonic() + _DRAIN_SECONDS
-    while time.monotonic() < deadline:
-        data = pipe.read(65536)
-        if not data:
-            return
-        tail.add(data)

@@ -6,14 +6,43 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.target.search import Search
+
+if TYPE_CHECKING:
+    from gaudi_patch.target.search import Search
 
 
 def refusal(code: str, message: str, hint: str, *paths: str) -> GaudiPatchError:
     """A refusal with the paths that it is about, for machines."""
     return GaudiPatchError(Exit.REFUSED, code, message, hint, details=list(paths))
+
+
+def bad_target(message: str, hint: str) -> GaudiPatchError:
+    """--python, --path or --root names nothing that can be used."""
+    return GaudiPatchError(Exit.USAGE, "bad-target", message, hint)
+
+
+def unreadable(error: OSError, path: str) -> GaudiPatchError:
+    """The target is there, but this user may not read it, or it is not what can be read."""
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "unreadable",
+        f"{error.filename or path} cannot be read: {error.strerror or error}",
+        "Run gaudi-patch as a user who may read the installation.",
+    )
+
+
+def cannot_run(executable: str, why: str) -> GaudiPatchError:
+    """The target's interpreter does not start, or gives no answer."""
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "interpreter-failed",
+        f"the Python interpreter {executable} cannot be run: {why}",
+        "Name a Python 3.8 or newer of the environment that has LMCache with --python, or its site-packages "
+        "directory with --path.",
+    )
 
 
 def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.errors import refused
 from gaudi_patch.target import interpreter as interpreters
 from gaudi_patch.target.interpreter import Interpreter
+from gaudi_patch.target.refusals import bad_target, unreadable
 from gaudi_patch.target.site_folder import DistInfo, Importable, Resolve, SiteFolder, scan
 
 
@@ -72,28 +73,23 @@ class Search:
         return self.imported is None and not (self.infos or self.broken or self.legacy)
 
 
-def bad_target(message: str, hint: str) -> GaudiPatchError:
-    """--python, --path or --root names nothing that can be used."""
-    return GaudiPatchError(Exit.USAGE, "bad-target", message, hint)
-
-
 def search_default(python: Path | None, package: str, environ: Mapping[str, str]) -> Search:
     """``--python``, else the active environment, else this process's interpreter, else python3 on PATH."""
     if python is not None:
         executable = interpreters.named_python(python, environ)
-        return search_interpreter(interpreters.ask(executable, package, environ), f"--python {python}", package)
+        return search_interpreter(interpreters.identify(executable, package, environ), f"--python {python}", package)
     active = interpreters.active_environment(environ)
     if active is not None:
         variable, prefix = active
         executable = interpreters.active_python(variable, prefix)
-        found = interpreters.ask(executable, package, environ)
+        found = interpreters.identify(executable, package, environ)
         return search_interpreter(found, f"the active environment ({variable})", package)
     own = interpreters.own_interpreter(package, environ)
     search = search_interpreter(own, "the interpreter that runs gaudi-patch", package)
     if search.is_empty:
         on_path = interpreters.which("python3", environ)
         if on_path is not None and not interpreters.is_own(on_path):
-            found = interpreters.ask(on_path, package, environ)
+            found = interpreters.identify(on_path, package, environ)
             return search_interpreter(found, "python3 on PATH", package)
     return search
 
@@ -138,11 +134,11 @@ def first_import(folders: list[SiteFolder]) -> Importable | None:
 
 def search_image(root: Path, package: str) -> Search:
     """``--root``: every environment of an unpacked image. Nothing of it is run."""
-    from gaudi_patch.target.image_root import Image
+    from gaudi_patch.target.image_root import ImageRoot
 
     if not root.is_dir():
         raise bad_target(f"--root {root}: there is no such folder", "Unpack the image into a folder and name that.")
-    image = Image(str(root))
+    image = ImageRoot(str(root))
     warnings: list[str] = []
     folders: list[SiteFolder] = []
     for entry in image.site_folders():
@@ -215,15 +211,5 @@ def _interpreter_of(folder: str, package: str, environ: Mapping[str, str]) -> In
         return None
     if not (folder + os.sep).startswith(os.path.realpath(active[1]) + os.sep):
         return None
-    found = interpreters.ask(executable, package, environ)
+    found = interpreters.identify(executable, package, environ)
     return found if folder in map(os.path.realpath, found.path) else None
-
-
-def unreadable(error: OSError, path: str) -> GaudiPatchError:
-    """The target is there, but this user may not read it."""
-    return GaudiPatchError(
-        Exit.ENVIRONMENT,
-        "unreadable",
-        f"{error.filename or path} cannot be read: {error.strerror or error}",
-        "Run gaudi-patch as a user who may read the installation.",
-    )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
-import json
 import marshal
 import os
 import py_compile
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -149,14 +147,11 @@ def test_an_interpreter_that_fails_is_an_environment_error(
         assert caught.value.file == str(path)
 
 
-def test_the_compiler_that_others_run_answers_in_json(tmp_path: Path) -> None:
-    request = compile_pyc.Request("m.py", b"x = 1\n", (Output("", "checked", 0, 0),))
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(Path(compile_pyc.__file__))],
-        input=json.dumps([request.to_json()]), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    (answer,) = json.loads(done.stdout)
-    assert (answer["error"], answer["line"], len(answer["outputs"])) == ("", 0, 1)
+def test_the_compiler_answers_each_request_in_order() -> None:
+    requests = [compile_pyc.Request("m.py", data, (Output("", "checked", 0, 0),)) for data in (b"x = 1\n", b"(")]
+    good, bad = compile_pyc.answer([request.to_json() for request in requests])
+    assert (good["error"], good["line"], len(good["outputs"])) == ("", 0, 1)
+    assert "SyntaxError" in bad["error"] and bad["outputs"] == []
 
 
 # In an installation

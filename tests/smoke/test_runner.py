@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -191,12 +189,13 @@ def test_of_a_flood_of_output_the_last_megabyte_is_kept(run: Run) -> None:
 
 
 def test_what_was_left_in_the_pipe_at_the_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wait_without_reading(running: subprocess.Popen[bytes], pipe: IO[bytes], *_: object) -> bool:
-        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
-        os.set_blocking(pipe.fileno(), False)
+    def wait_without_reading(running: process.Child, *_: object) -> bool:
+        while not running._has_ended():
+            time.sleep(0.01)
+        os.set_blocking(running.output, False)
         return True
 
-    monkeypatch.setattr(process, "_follow", wait_without_reading)
+    monkeypatch.setattr(process.Child, "follow", wait_without_reading)
     command = [sys.executable, "-c", "print('last words')"]
     finished = process.run(command, timeout=60, environ=os.environ, cwd=tmp_path)
     assert finished.tail == "last words\n"

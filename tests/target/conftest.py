@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.support.fake_interpreter import answering
 from tests.target.installations import Python
 
 
@@ -29,7 +29,7 @@ def python(tmp_path: Path) -> Python:
             **facts,
         }
         program = folder / name
-        program.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(ascii(answer))}\n")
+        program.write_text(answering(answer))
         program.chmod(0o755)
         return program
 

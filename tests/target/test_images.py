@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit
-from gaudi_patch.target.image_root import Image
+from gaudi_patch.target.image_root import ImageRoot
 from gaudi_patch.target.locate import Layout, Target
 from tests.support.fake_wheel import fake_project
 from tests.target.installations import checkout, error, find, install, install_editable, poisoned, tree
@@ -175,10 +175,10 @@ class TestImage:
         (tmp_path / "a").symlink_to("b")
         (tmp_path / "b").symlink_to("/a")
         with pytest.raises(OSError, match="symbolic links"):
-            Image(str(tmp_path)).resolve(str(tmp_path / "a" / "x"))
+            ImageRoot(str(tmp_path)).resolve(str(tmp_path / "a" / "x"))
 
     def test_links_are_followed_as_a_chroot_does(self, tmp_path: Path) -> None:
-        image = Image(str(tmp_path))
+        image = ImageRoot(str(tmp_path))
         (tmp_path / "d").mkdir()
         (tmp_path / "d/up").symlink_to("../../../d")
         (tmp_path / "abs").symlink_to("/d/up/./x")

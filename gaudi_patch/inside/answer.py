@@ -1,0 +1,75 @@
+"""Run one script of this directory in the target's interpreter, and send its answer to a descriptor of its own.
+
+``answer.py ANSWER QUESTION SCRIPT [ARGUMENT...]``: ANSWER is the number of a descriptor that was inherited, QUESTION
+another one from which a JSON value is read to its end, or ``-``. The script is a file with a function ``answer``,
+which is called with the arguments, and with the question if there is one.
+
+The answer is one line of JSON, ``{"answer": ...}``, or ``{"failed": "ImportError: ..."}`` for what the script raised.
+Nothing that the interpreter prints, at its start or at its end, gets in between. gaudi_patch/target/ask.py is at the
+other end. Imports nothing of gaudi_patch and runs on Python 3.8 or newer.
+"""
+
+# ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH123, PLC0415, RUF100
+# Why: pathlib and json take longer to import than the rest of the interpreter takes to start.
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # importing typing costs 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def main(argv: list[str]) -> None:
+    """Answer, and end at once: what the environment runs at exit has no say."""
+    channel, question, script, arguments = int(argv[0]), argv[1], argv[2], argv[3:]
+    os.set_inheritable(channel, False)  # what the script starts does not get it
+    folder = os.path.dirname(script)
+    if sys.path and os.path.abspath(sys.path[0]) == folder:
+        del sys.path[0]  # before Python 3.11 a script's own directory comes first
+    try:
+        given = list(arguments)
+        if question != "-":
+            import json
+
+            with open(int(question), "rb") as stream:
+                given.append(json.loads(stream.read()))
+        line = encode({"answer": load(script)(*given)})
+    except BaseException as error:  # noqa: BLE001 - the environment's code raises whatever it likes, SystemExit too
+        line = encode({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:2000]})
+    data = line.encode("ascii") + b"\n"
+    while data:
+        data = data[os.write(channel, data) :]
+    os._exit(0)
+
+
+def load(script: str) -> Callable[..., object]:
+    """Run a script without touching sys.path or writing bytecode; return its function ``answer``."""
+    name = "gaudi_patch_inside_" + os.path.basename(script)[: -len(".py")]
+    module = type(sys)(name)
+    module.__file__ = script
+    sys.modules[name] = module  # dataclasses look their module up
+    with open(script, "rb") as stream:
+        exec(compile(stream.read(), script, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - our own file
+    function: Callable[..., object] = module.__dict__["answer"]
+    return function
+
+
+def encode(value: object) -> str:
+    """JSON in ASCII on one line; what JSON does not know becomes its ``str``."""
+    try:
+        # The part of json that is written in C; the module itself imports re.
+        from _json import encode_basestring_ascii, make_encoder
+
+        encoder = make_encoder({}, str, encode_basestring_ascii, None, ":", ",", False, True, True)
+        return "".join(encoder(value, 0))
+    except (ImportError, TypeError):  # another implementation of Python, or another version of this inner function
+        import json
+
+        return json.dumps(value, default=str, skipkeys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,10 @@
+"""Run by answer.py: the full version of this interpreter."""
+
+from __future__ import annotations
+
+import sys
+
+
+def answer() -> str:
+    """Return it as ``3.12.1``."""
+    return ".".join(map(str, sys.version_info[:3]))
