@@ -71,6 +71,8 @@ class Applied(NamedTuple):
     applied_at: str
     tool: str
     offset: bool = False
+    #: Its smoke checks were asked for and have not ended: written with the files, taken off by the proof.
+    unproved: bool = False
 
     def to_bytes(self) -> bytes:
         document = {
@@ -91,6 +93,8 @@ class Applied(NamedTuple):
             "gaudi_patch": self.tool,
             "offset": self.offset,
         }
+        if self.unproved:
+            document["proof"] = "pending"
         return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
     def backups(self) -> set[str]:
@@ -139,6 +143,7 @@ def load(state_dir: Path) -> Applied | None:
             document["applied_at"],
             document["gaudi_patch"],
             document["offset"],
+            document.get("proof") == "pending",
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, f"cannot be understood ({type(error).__name__}: {error})") from error

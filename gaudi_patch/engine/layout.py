@@ -28,6 +28,7 @@ class Facts(NamedTuple):
     stamp_ns: int
     offset: bool = False
     previous: Applied | None = None  # the series that this one replaces
+    unproved: bool = False
 
 
 def source_date_ns(environ: Mapping[str, str] = os.environ) -> int | None:
@@ -82,6 +83,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.stamp_ns // SECOND)),
         facts.tool,
         facts.offset,
+        facts.unproved,
     )
     for one in plan.files:
         if one.before is not None:

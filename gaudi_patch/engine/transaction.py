@@ -3,16 +3,14 @@
 The promise: when :func:`run` returns, every change is on disk and was read back; when it raises, every
 target is as it was before; when the process is killed, :func:`recover` undoes what was done, however
 often it is killed itself. The order is staged data, fsync, journal, fsync, replace, fsync of the folders,
-verification, and only then the removal of the journal, which is the commit. SIGINT and SIGTERM undo; they
-wait where a half-done undo or commit would be left.
+verification, and only then the removal of the journal, which is the commit. SIGINT, SIGTERM, SIGHUP and SIGQUIT
+undo; they wait where a half-done undo or commit would be left.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ from gaudi_patch.disk import Disk, Image, sha256
 from gaudi_patch.engine import bytecode, journal
 from gaudi_patch.engine.applied import Saved
 from gaudi_patch.engine.journal import Entry, Journal, matches, same_content
+from gaudi_patch.engine.progress import Progress, Stage, uninterrupted
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 
 
@@ -51,20 +50,23 @@ def run(
     disk: Disk,
     remove_directories: Sequence[Path] = (),
     folder_time_ns: int | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Carry out ``changes`` as one transaction with its journal in the folder ``home``.
 
     Relative paths in the journal start from ``anchor``. ``remove_directories`` are removed in the end
     where they are empty. Folders whose content changed get the mtime ``folder_time_ns`` (None: that of the
-    change). Returns warnings about what could not be cleared after the commit.
+    change). ``progress`` is moved on with every stage. Returns warnings about what could not be cleared after the
+    commit.
     Raises what the step at fault raised, after everything was undone; ``undo-failed`` (exit 4) when that
     was impossible now, with the journal kept for the next run.
     """
+    progress = Progress() if progress is None else progress
     record = _journal(verb, changes, remove_directories)
     began = False
     try:
         disk.mkdir(home)
-        began = True
+        began, progress.stage = True, Stage.UNDER_WAY
         _stage(home, anchor, record, changes, disk)
         record = record._replace(phase="replacing")
         _write_journal(home, anchor, record, disk)
@@ -72,15 +74,18 @@ def run(
         _remove_empty([path for path, _ in record.removed], disk)
         _sync_folders(record, disk)
         _verify(changes, disk)
-        with _uninterrupted():
+        with uninterrupted():
             disk.unlink(home / journal.FILE)
             disk.sync_directory(home)  # the commit is durable before the undo file goes
+            progress.stage = Stage.COMMITTED
     except BaseException as error:
         if began:
-            with _uninterrupted():
+            with uninterrupted():
+                progress.stage = Stage.UNDO_FAILED  # until it has succeeded
                 _undo_after(error, home, anchor, record, disk)
+                progress.stage = Stage.UNDONE
         raise
-    with _uninterrupted():
+    with uninterrupted():
         return [*_clear(home, disk), *_set_folder_times(home, record, folder_time_ns, disk)]
 
 
@@ -91,22 +96,12 @@ def recover(home: Path, anchor: Path, disk: Disk) -> Recovery | None:
     put back all the same, and the journal is kept.
     """
     record = journal.load(home, anchor)
-    with _uninterrupted():
+    with uninterrupted():
         if record is None:
             if home.is_dir():  # killed in the clean-up after its commit, or before its journal was written
                 _clear(home, disk)
             return None
         return Recovery(record.verb, _undo(home, record, disk))
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait to the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[Path]) -> Journal:
