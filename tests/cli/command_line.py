@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from typing import Any
 
 from typer.testing import CliRunner
 
 from gaudi_patch import cli
+from tests.support.cli import command, environment
 from tests.support.tiny import Tiny
 
 
@@ -34,3 +36,11 @@ def document(target: Tiny, verb: str, *more: str) -> dict[str, Any]:
 def coloured(text: str) -> bool:
     """Whether there is a colour; bold is none (https://no-color.org)."""
     return re.search(r"\x1b\[(\d+;)*[349]\d", text) is not None
+
+
+def shell(line: str, target: Tiny, verb: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb within a shell line, where it is "$@"."""
+    return subprocess.run(
+        ["bash", "-c", line, "bash", *command(*arguments(target, verb))],
+        capture_output=True, text=True, env=environment(), timeout=120, check=False,
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from gaudi_patch import cli
 from gaudi_patch.errors import Exit
 from gaudi_patch.output import report
 from gaudi_patch.output.report import Color, Format, Result
-from tests.cli.test_cli import arguments, shell
+from tests.cli.command_line import arguments, shell
 from tests.support import tiny
 from tests.support.cli import command, environment
 from tests.support.tiny import Tiny

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit
-from tests.cli.command_line import arguments, invoke
+from tests.cli.command_line import arguments, invoke, shell
 from tests.support.cli import command, environment, gaudi_patch
 from tests.support.tiny import Tiny
 
@@ -38,14 +38,6 @@ def test_a_path_with_spaces_is_never_broken_and_brackets_are_kept(target: Tiny) 
     done = gaudi_patch(*arguments(target, "check"), env={"COLUMNS": "20"})
     assert f"0.5.6 in {target.site}" in done.out
     assert "\x1b" not in done.out
-
-
-def shell(line: str, target: Tiny, verb: str) -> subprocess.CompletedProcess[str]:
-    """Run a verb within a shell line, where it is "$@"."""
-    return subprocess.run(
-        ["bash", "-c", line, "bash", *command(*arguments(target, verb))],
-        capture_output=True, text=True, env=environment(), timeout=120, check=False,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
