@@ -67,6 +67,14 @@ AgainstOption = Annotated[
 LockOption = Annotated[
     float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
 ]
+NoLockOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-lock",
+        help="Take no lock, where the file system has none. Two runs at once, or pip beside one, can then leave files "
+        "of both: only for an installation that nothing else changes meanwhile.",
+    ),
+]
 
 DeviceOption = Annotated[
     str,

@@ -15,6 +15,7 @@ from gaudi_patch.cli.options import (
     JsonOption,
     LockOption,
     ManifestOption,
+    NoLockOption,
     PathOption,
     PythonOption,
     ReportOption,
@@ -55,6 +56,7 @@ def apply(
     timeout: TimeoutOption = 300.0,
     report: ReportOption = None,
     lock_timeout: LockOption = 10.0,
+    no_lock: NoLockOption = False,
     if_installed: IfInstalledOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
@@ -93,7 +95,7 @@ def apply(
         from gaudi_patch.engine.apply import apply as run
 
         checks = None if no_smoke or dry_run else smoke_options(smoke, device, "lazy,eager", require, timeout)
-        chosen = Options(dry_run, diff, allow_offset, lock_timeout, smoke=checks)
+        chosen = Options(dry_run, diff, allow_offset, None if no_lock else lock_timeout, smoke=checks)
         if report is not None:
             from gaudi_patch.attestation.attest import apply_and_attest
 

@@ -13,6 +13,7 @@ from gaudi_patch.cli.options import (
     JsonOption,
     LockOption,
     ManifestOption,
+    NoLockOption,
     PathOption,
     PythonOption,
     RootOption,
@@ -37,6 +38,7 @@ def rollback(
         Path, typer.Option("--save-to", metavar="DIR", help="Where --force keeps edited copies.")
     ] = Path(),
     lock_timeout: LockOption = 10.0,
+    no_lock: NoLockOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -61,6 +63,6 @@ def rollback(
         from gaudi_patch.engine.rollback import Options
         from gaudi_patch.engine.rollback import rollback as run
 
-        return run(*target(python, path, root, manifest), Options(force, save_to, lock_timeout))
+        return run(*target(python, path, root, manifest), Options(force, save_to, None if no_lock else lock_timeout))
 
     finish("rollback", verb, output_format, color, as_json)

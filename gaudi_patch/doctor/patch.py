@@ -61,7 +61,10 @@ def state(case: Case) -> Answer:
         return unknown(_NOT_FOUND)
     if isinstance(found, GaudiPatchError):
         return failure(found.message, found.hint)
-    fault = verdicts.interrupted(found) if found.interrupted else verdicts.fault_of(found)
+    fault = verdicts.fault_of(found)
+    if found.interrupted is not None or fault is not None:  # perhaps a run is just at work
+        found, interruption = verdicts.settled(case.manifest, case.lmcache)
+        fault = interruption or verdicts.fault_of(found)
     if fault is None and found.state in (State.PRISTINE, State.OUTDATED):
         if found.series is not None:
             what = f"not patched: LMCache {found.installation.version} is {found.state.value}"

@@ -81,10 +81,10 @@ def library(torch: ModuleType) -> Path:
     path = library_path(torch)
     try:
         if path.exists():
-            _refuse_foreign(path.parent)
+            _refuse_foreign(path)
             return path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _refuse_foreign(path.parent)
+        _refuse_foreign(path)
         with _locked(path.with_suffix(".lock")):
             if not path.exists():
                 compile_to(path, torch)
@@ -94,12 +94,25 @@ def library(torch: ModuleType) -> Path:
     return path
 
 
-def _refuse_foreign(directory: Path) -> None:
-    # The library is loaded as code: a folder that others can write to would let them run theirs.
-    status = directory.stat()
-    if status.st_uid not in (os.getuid(), 0) or (status.st_mode & stat.S_IWOTH):
+def _refuse_foreign(path: Path) -> None:
+    # The library is loaded as code: whoever else can write to it, or to its directory, would let it run theirs.
+    for place in (path.parent, path):
+        try:
+            status = place.lstat() if place == path else place.stat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(status.st_mode):
+            reason = "is a symbolic link"
+        elif status.st_uid not in (os.getuid(), 0):
+            reason = f"belongs to another user (uid {status.st_uid})"
+        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            others = "any user" if status.st_mode & stat.S_IWOTH else f"group {status.st_gid}"
+            reason = f"can be written by {others} (mode {stat.S_IMODE(status.st_mode):04o})"
+        else:
+            continue
         message = (
-            f"{directory} belongs to, or can be written by, another user; set {CACHE_VARIABLE} to a folder of yours"
+            f"the emulated HPU is not loaded: {place} {reason}; "
+            f"take that right away (chmod go-w), or set {CACHE_VARIABLE} to a directory of yours"
         )
         raise EmulatorError(message)
 
@@ -127,4 +140,5 @@ def compile_to(path: Path, torch: ModuleType) -> None:
             what = f"the emulated HPU does not compile with {cxx} and PyTorch {torch.__version__}"
             message = f"{what}:\n{result.stderr[-4000:]}"
             raise EmulatorError(message)
+        target.chmod(0o755)  # whatever the umask: it is refused where a group can write it
         target.replace(path)

@@ -15,7 +15,7 @@ from gaudi_patch.engine.exclusive import exclusive
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import Plan, State
 from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, journal_home, look
-from gaudi_patch.engine.verdicts import drift, fault_of, interrupted, stale_bytecode, unknown_version
+from gaudi_patch.engine.verdicts import drift, fault_of, settled, stale_bytecode, unknown_version
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Diff, Result, Text
 from gaudi_patch.series.manifest import Kind, Manifest, Series, Verdict
@@ -30,7 +30,7 @@ class Options:
     dry_run: bool = False
     diff: bool = False
     allow_offset: bool = False
-    lock_timeout: float = LOCK_TIMEOUT
+    lock_timeout: float | None = LOCK_TIMEOUT  # None: --no-lock
     disk: Disk = field(default_factory=Disk)
     smoke: checks.Options | None = None
 
@@ -92,9 +92,9 @@ def _apply(manifest: Manifest, installation: Installation, options: Options) -> 
     if not options.dry_run:
         held = exclusive(installation, options.lock_timeout, options.disk)
     with held as warnings:
-        found = look(manifest, installation)
-        if found.interrupted:  # in a dry run only
-            raise interrupted(found)
+        found, fault = settled(manifest, installation) if options.dry_run else (look(manifest, installation), None)
+        if fault is not None:
+            raise fault
         result = Result("apply", warnings=[*installation.warnings, *warnings])
         found = _with_series(found, options)
         if found.series is None and found.applied is None:

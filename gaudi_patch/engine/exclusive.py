@@ -12,8 +12,11 @@ from gaudi_patch.target.locate import Installation
 
 
 @contextmanager
-def exclusive(installation: Installation, timeout: float, disk: Disk) -> Iterator[list[str]]:
-    """Hold the installation's lock, a killed run undone; yields the warnings that came of it."""
+def exclusive(installation: Installation, timeout: float | None, disk: Disk) -> Iterator[list[str]]:
+    """Hold the installation's lock, a killed run undone; yields the warnings that came of it.
+
+    ``timeout`` is in seconds; None takes no lock.
+    """
     with lock(installation, timeout) as warnings:
         try:
             recovered = transaction.recover(journal_home(installation), installation.root, disk)

@@ -1,46 +1,41 @@
-"""One writer an installation: an advisory lock on the folder itself, so that no lock file is ever left.
+"""Allow one writer per installation: an advisory lock on the directory itself leaves no lock file behind.
 
-Where the file system has no flock (NFS without a lock manager, some FUSE), a file made with O_EXCL takes its
-place; it names its host and process, so that what a killed run left can be told from a running one.
+There is no stand-in for a file system that cannot lock: the user is asked instead (``--no-lock``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from gaudi_patch.engine.lock_holder import Holder, holder_of
 from gaudi_patch.errors import Exit, GaudiPatchError
 
-LOCK_FILE = "gaudi-patch.lock"
-#: What flock says on a file system that cannot lock; NFS wants a descriptor open for writing, which a folder has not.
+#: What flock answers where it cannot lock; NFS wants a descriptor open for writing, which a directory has not.
 UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
 _PAUSE = 0.05
 
 
 @contextlib.contextmanager
-def directory_lock(path: Path, timeout: float) -> Iterator[list[str]]:
-    """Hold an exclusive lock on the folder ``path``; yields warnings.
+def directory_lock(path: Path, timeout: float | None) -> Iterator[list[str]]:
+    """Hold an exclusive lock on the directory ``path``; yields warnings.
 
-    Raises ``locked`` (exit 4) when another process holds it for longer than ``timeout`` seconds, and
-    ``vanished`` when the folder was replaced while we waited (pip upgraded the package).
+    ``timeout`` is in seconds; None takes no lock at all (``--no-lock``).
+    Raises ``locked`` (exit 4) when another process holds it for longer, ``cannot-lock`` (exit 4) when the file
+    system has no locks, and ``vanished`` (exit 4) when the directory was replaced meanwhile (pip upgraded the package).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    lock_file = None
+    descriptor = _open(path)
     try:
         warnings = []
-        try:
-            _wait(lambda: _flock(descriptor), path, timeout)
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
-            _wait(lambda: _make(path / LOCK_FILE), path, timeout)
-            lock_file = path / LOCK_FILE  # ours from here on, and not before
-            warnings.append(f"{path} is on a file system without flock ({error.strerror}): locked by a file instead")
+        if timeout is None:
+            warnings.append(f"no lock was taken on {path} (--no-lock): nothing keeps another run out")
+        else:
+            _wait(descriptor, path, timeout)
         if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
@@ -52,72 +47,72 @@ def directory_lock(path: Path, timeout: float) -> Iterator[list[str]]:
         yield warnings
     finally:
         os.close(descriptor)
-        if lock_file is not None:
-            lock_file.unlink(missing_ok=True)
 
 
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock of the folder ``path`` right now. Writes nothing."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextlib.contextmanager
+def no_writer(path: Path) -> Iterator[Holder | None]:
+    """Keep writers out of the directory ``path`` while the block runs, and write nothing.
+
+    Yields None when nobody writes: what is read in the block is then whole, or was left by a killed run. Yields the
+    writer where there is one; the block then runs beside it. Where the file system cannot lock, nobody is known.
+    """
+    descriptor = _open(path)
     try:
-        return not _flock(descriptor)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-        return (path / LOCK_FILE).exists() and not _is_stale(path / LOCK_FILE)
+        try:
+            free = _try(descriptor, fcntl.LOCK_SH)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            free = True
+        yield None if free else holder_of(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _wait(attempt: Callable[[], bool], path: Path, timeout: float) -> None:
+def is_locked(path: Path) -> bool:
+    """Return whether a writer holds the directory ``path`` right now, by trying its lock."""
+    with no_writer(path) as holder:
+        return holder is not None
+
+
+def locked(path: Path, waited: str = "", holder: Holder | None = None) -> GaudiPatchError:
+    """Return the error for an installation at which another process is at work."""
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "locked",
+        f"this installation is locked by {holder or 'another process'}{waited}; nothing was changed",
+        "wait for it to end and run the same command again; `apply` and `rollback` wait longer with --lock-timeout",
+        str(path),
+    )
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _wait(descriptor: int, path: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while not attempt():
-        if time.monotonic() >= deadline:
-            raise locked(path, f" (waited {timeout:g} s)")
-        time.sleep(_PAUSE)
-
-
-def locked(path: Path, waited: str = "") -> GaudiPatchError:
-    """Another process is at work."""
-    what = f"another gaudi-patch works on this installation{waited}; nothing was changed"
-    return GaudiPatchError(Exit.ENVIRONMENT, "locked", what, "wait for it to end, or raise --lock-timeout", str(path))
-
-
-def _flock(descriptor: int) -> bool:
-    import fcntl
-
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not _try(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise locked(path, f" (waited {timeout:g} s)", holder_of(descriptor))
+            time.sleep(_PAUSE)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "cannot-lock",
+            f"its file system cannot lock ({error.strerror}), so that two runs at once could not be kept apart; "
+            "nothing was changed",
+            "where you know that nothing else changes this installation meanwhile, run the same command with --no-lock",
+            str(path),
+        ) from error
+
+
+def _try(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def _make(file: Path) -> bool:
-    """Make the lock file; False when another process holds it. One that a dead process of this host left goes."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
-        if _is_stale(file):
-            file.unlink(missing_ok=True)
-        return False
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        json.dump({"host": os.uname().nodename, "pid": os.getpid()}, stream)
-    return True
-
-
-def _is_stale(file: Path) -> bool:
-    try:
-        holder = json.loads(file.read_bytes())
-        host, pid = holder["host"], int(holder["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # just being written, or not ours: a human decides
-    if host != os.uname().nodename:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

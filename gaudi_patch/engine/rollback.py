@@ -25,7 +25,7 @@ class Options:
 
     force: bool = False
     save_to: Path = Path()
-    lock_timeout: float = LOCK_TIMEOUT
+    lock_timeout: float | None = LOCK_TIMEOUT  # None: --no-lock
     disk: Disk = field(default_factory=Disk)
 
 

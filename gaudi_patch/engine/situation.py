@@ -43,7 +43,7 @@ def journal_home(installation: Installation) -> Path:
     return installation.state_dir.with_name(installation.state_dir.name + ".journal")
 
 
-def lock(installation: Installation, timeout: float = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:
+def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:
     """The lock of an installation: on the folder that holds the state, no file of its own."""
     return directory_lock(installation.state_dir.parent, timeout)
 

@@ -22,10 +22,10 @@ EXITS = {
 
 def check(manifest: Manifest, installation: Installation) -> Result:
     """Report the situation. Exit 0 patched (or nothing to do), 10 a series would apply, 1 drift, 3 no series."""
-    found = look(manifest, installation)
+    found, fault = settled(manifest, installation)
     result = Result("check", data=describe.data(found), blocks=describe.blocks(found))
     result.warnings += installation.warnings
-    fault = interrupted(found) if found.interrupted else fault_of(found)
+    fault = fault or fault_of(found)
     if fault is not None:
         result.exit, result.errors = fault.exit, [fault]
         return result
@@ -68,14 +68,28 @@ def stale_bytecode(found: Situation) -> list[str]:
     return [str(one.path) for source in sources for one in bytecode.stale(source, installation.pycache_prefix)]
 
 
-def interrupted(found: Situation) -> GaudiPatchError:
-    """A killed run left its journal: neither side holds until the next apply or rollback. Or one is at work now."""
-    from gaudi_patch.engine.locking import is_locked, locked
+def settled(manifest: Manifest, installation: Installation) -> tuple[Situation, GaudiPatchError | None]:
+    """Look as one who takes no lock: what is half-done is read again while writers are kept out.
 
+    Returns the situation, and ``locked`` or ``interrupted`` where a journal is there: of a writer at work, or of
+    a run that was killed.
+    """
+    found = look(manifest, installation)
+    if found.interrupted is None and found.state not in (State.PARTIAL, State.MODIFIED, State.MISSING):
+        return found, None
+    from gaudi_patch.engine.locking import locked, no_writer
+
+    folder = installation.state_dir.parent
+    with no_writer(folder) as writer:
+        found = look(manifest, installation)
+    if found.interrupted is None:
+        return found, None
+    return found, locked(folder, holder=writer) if writer is not None else interrupted(found)
+
+
+def interrupted(found: Situation) -> GaudiPatchError:
+    """Return the error for a killed run's journal: neither side holds until the next apply or rollback."""
     assert found.interrupted is not None
-    folder = found.installation.state_dir.parent
-    if is_locked(folder):
-        return locked(folder)
     return GaudiPatchError(
         Exit.REFUSED,
         "interrupted",

@@ -242,25 +242,53 @@ def test_a_read_only_cache_that_has_the_library_is_enough(
     assert after == before
 
 
-def test_a_cache_that_others_can_write_to_is_refused(run: Callable[..., Any], compiler: Compiler, cache: Path) -> None:
-    """The library is code: who can replace it can run theirs."""
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o730, 0o1777])
+def test_a_cache_that_others_can_write_to_is_refused(
+    mode: int, run: Callable[..., Any], compiler: Compiler, cache: Path
+) -> None:
+    """The library is code: who can replace it, a group's members too, can run theirs."""
     cache.mkdir()
-    cache.chmod(0o777)
+    cache.chmod(mode)
     done = run()
     assert done.returncode == 1
     assert "EmulatorError" in done.stderr
+    assert f"mode {mode:04o}" in done.stderr
     assert compiler.calls == 0
 
 
-def test_a_library_planted_in_a_cache_that_others_can_write_to_is_not_loaded(
-    run: Callable[..., Any], cache: Path
+@pytest.mark.parametrize("place", ["directory", "library"])
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_a_library_that_others_can_write_to_is_not_loaded(
+    mode: int, place: str, run: Callable[..., Any], cache: Path
 ) -> None:
     assert run().returncode == 0
-    cache.chmod(0o777)
+    (library,) = cache.glob("*.so")
+    (cache if place == "directory" else library).chmod(mode)
     done = run()
-    cache.chmod(0o755)
     assert done.returncode == 1, done.stdout
     assert "EmulatorError" in done.stderr
+    (cache if place == "directory" else library).chmod(0o755)
+    assert run().returncode == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_a_cache_of_another_user_is_refused(run: Callable[..., Any], compiler: Compiler, cache: Path) -> None:
+    cache.mkdir(mode=0o755)
+    os.chown(cache, 12345, 12345)
+    done = run()
+    assert done.returncode == 1
+    assert "uid 12345" in done.stderr
+    assert compiler.calls == 0
+
+
+def test_a_library_that_is_a_link_is_not_loaded(run: Callable[..., Any], cache: Path, tmp_path: Path) -> None:
+    assert run().returncode == 0
+    (library,) = cache.glob("*.so")
+    library.rename(tmp_path / "elsewhere.so")
+    library.symlink_to(tmp_path / "elsewhere.so")
+    done = run()
+    assert done.returncode == 1, done.stdout
+    assert "symbolic link" in done.stderr
 
 
 def test_the_default_cache_is_the_users(forks: ForkServer, compiler: Compiler, tmp_path: Path) -> None:

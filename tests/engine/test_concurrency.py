@@ -116,7 +116,7 @@ def test_a_checkout_is_locked_too(few: Tiny, tmp_path: Path) -> None:
     installation = replace(few.installation, state_dir=git / "gaudi-patch")
     from gaudi_patch.engine.situation import lock
 
-    with lock(installation, 0), pytest.raises(GaudiPatchError, match="another gaudi-patch"), lock(installation, 0):
+    with lock(installation, 0), pytest.raises(GaudiPatchError, match="is locked by"), lock(installation, 0):
         pass
 
 
@@ -130,7 +130,7 @@ def test_a_check_during_a_run_does_not_take_it_for_a_killed_one(few: Tiny) -> No
         with held(few):
             assert in_child(lambda at=at: transaction_killed(few, at)) == KILLED
             codes += [few.check().errors[0].code, few.check().exit]
-            with pytest.raises(GaudiPatchError, match="another gaudi-patch"):
+            with pytest.raises(GaudiPatchError, match="is locked by"):
                 few.apply(dry_run=True)
         codes += [few.check().errors[0].code, few.check().exit]
     assert codes == ["locked", Exit.ENVIRONMENT, "interrupted", Exit.REFUSED]
