@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -123,7 +123,7 @@ def repeated(pairs: Sequence[Pair]) -> str:
     lengths = " or ".join(length_text(tokens) for tokens in held)
     return (
         f"*: memory holds KV of {lengths} tokens only (--memory); slots and memory objects repeat after them. "
-        "Counts and bytes are those of the whole request, but what grows with the size of the cache.\n"
+        "Counts and bytes are those of the whole request, but what grows with the size of the cache."
     )
 
 
@@ -137,7 +137,7 @@ def _request(pair: Pair) -> str:
     return f"{pair.direction} {length(pair)}"
 
 
-def _both(pair: Pair, text: Any) -> str:  # noqa: ANN401 - a function of a point
+def _both(pair: Pair, text: Callable[[Point], str]) -> str:
     stock = "-" if pair.stock is None else text(pair.stock)
     patched = "-" if pair.patched is None else text(pair.patched)
     return f"{stock} -> {patched}"

@@ -5,8 +5,6 @@ Start-up decides how a command feels: what a verb needs, nobody else waits for.
 
 from __future__ import annotations
 
-import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +68,4 @@ def options(
 
 def main() -> None:
     """The console script."""
-    if "_GAUDI_PATCH_COMPLETE" in os.environ:
-        # typer would import rich to render each line of help: half the time of a Tab, for texts without markup.
-        sys.modules["rich"] = None  # type: ignore[assignment]
     app()

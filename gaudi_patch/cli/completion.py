@@ -25,14 +25,14 @@ def levels(incomplete: str) -> list[str]:
 
 def devices(incomplete: str) -> list[str]:
     """Values of --device."""
-    from gaudi_patch.cli.run import DEVICES
+    from gaudi_patch.smoke.levels import DEVICES
 
     return [name for name in DEVICES if name.startswith(incomplete)]
 
 
 def rules(incomplete: str) -> list[str]:
     """Values of --rules."""
-    from gaudi_patch.cli.run import RULES
+    from gaudi_patch.smoke.levels import RULES
 
     return [name for name in RULES if name.startswith(incomplete)]
 

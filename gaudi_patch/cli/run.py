@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.checks import Options as SmokeOptions
     from gaudi_patch.target.locate import Installation
 
-DEVICES = ("auto", "hpu", "emulated")
-RULES = ("lazy", "eager")
-
 
 def smoke_options(
     levels: str, device: str, rules: str, require: str, timeout: float, *, quiet: bool = False
 ) -> SmokeOptions:
     from gaudi_patch.smoke.checks import Options
+    from gaudi_patch.smoke.levels import DEVICES, RULES
 
     def split(text: str) -> tuple[str, ...]:
         return tuple(part for part in text.replace(",", " ").split() if part)

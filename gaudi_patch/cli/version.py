@@ -8,10 +8,14 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from importlib import metadata
 
 from gaudi_patch import __version__
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.escape import visible
+from gaudi_patch.series.manifest import SCHEMA, load
+from gaudi_patch.target import packages
+from gaudi_patch.target.locate import Target, locate
 
 
 def version_text() -> str:
@@ -20,8 +24,6 @@ def version_text() -> str:
 
 
 def _tool() -> list[str]:
-    from importlib import metadata
-
     lines = [f"gaudi-patch {__version__}", f"python {platform.python_version()} ({sys.executable})"]
     for name in ("typer", "rich", "unidiff", "packaging", "gitpython", "jsonschema"):
         try:
@@ -40,8 +42,6 @@ def _git() -> str:
 
 
 def _manifest() -> list[str]:
-    from gaudi_patch.series.manifest import SCHEMA, load
-
     try:
         manifest = load()
     except GaudiPatchError as error:
@@ -51,9 +51,6 @@ def _manifest() -> list[str]:
 
 def _target() -> list[str]:
     """Return what a command without --python, --path or --root would work on."""
-    from gaudi_patch.target import packages
-    from gaudi_patch.target.locate import Target, locate
-
     try:
         found = locate(Target())
         versions = packages.packages(found)

@@ -1,9 +1,9 @@
-"""The options of `bench`."""
+"""`bench`: what a KV transfer costs with the patched and with the unpatched code."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Optional
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,23 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish, smoke_options, target
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result, Table, Text, narrate
+
+if TYPE_CHECKING:
+    from gaudi_patch.bench.side_by_side import Comparison
+
+HOW = (
+    "Time, CPU time: multiples of a memcpy of the same bytes by one thread. Next length: graphs "
+    "compiled for a prompt of another length after that. Bounced: copied once more by the bridge, "
+    "since the memory is not pinned."
+)
+NOTES = {
+    "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two codes where the "
+    "host does the device's work. Bounces take their time there; the copies of whole caches "
+    "behind views are counted and take none, and compiling takes none either. They are no times of a Gaudi.",
+    "hpu": "Times and compiled graphs of this HPU; it counts nothing else that can be read.",
+}
 
 app = verb_app()
 
@@ -42,13 +58,6 @@ def bench(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1.0, help="For one code on one shape.")
     ] = 1800.0,
-    svg: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--svg", metavar="FILE", help="Also write the bar chart there."),
-    ] = None,
-    startup: Annotated[
-        bool, typer.Option("--cli", help="Measure the start-up of gaudi-patch's own verbs instead.")
-    ] = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -66,22 +75,85 @@ def bench(
 
     Example:
 
-        gaudi-patch bench --shapes 8b --contexts 2K,8K --svg bench.svg
+        gaudi-patch bench --shapes 8b --contexts 2K,8K
     """
 
     def verb() -> Result:
-        if startup:
-            from gaudi_patch.bench.startup import bench as run_startup
-
-            return run_startup()
-        from gaudi_patch.bench.side_by_side import Options
-        from gaudi_patch.bench.side_by_side import bench as run
-        from gaudi_patch.errors import Exit, GaudiPatchError
+        from gaudi_patch.bench import workload
+        from gaudi_patch.bench.side_by_side import Options, compare
 
         chosen = smoke_options("", device, rules, "", timeout)
         if len(chosen.rules) != 1:
             raise GaudiPatchError(Exit.USAGE, "usage", "bench takes one of lazy, eager as --rules")
-        options = Options(shapes, contexts, device, chosen.rules[0], memory, timeout, svg, quiet=as_json)
-        return run(*target(python, path, None, manifest), options)
+        options = Options(
+            workload.shapes_of(shapes),
+            workload.contexts_of(contexts),
+            device,
+            chosen.rules[0],
+            int(memory * workload.GIB),
+            timeout,
+        )
+        say = (lambda line: None) if as_json else (lambda line: narrate([line]))
+        return rendered(compare(*target(python, path, None, manifest), options, say))
 
     finish("bench", verb, output_format, color, as_json)
+
+
+def rendered(comparison: Comparison) -> Result:
+    """Return the result: exit 5 where the patched code failed, 4 where nothing was measured."""
+    measured, fault = comparison.measured, comparison.fault
+    return Result(
+        "bench",
+        fault.exit if fault else Exit.OK,
+        _data(comparison),
+        _blocks(comparison),
+        [f"{code} code, {shape}: no figures: {why}" for code, shape, why in measured.failures],
+        [fault] if fault else [],
+    )
+
+
+def _blocks(comparison: Comparison) -> list[Block]:
+    from gaudi_patch.bench import chart, points, workload
+
+    measured, pairs = comparison.measured, comparison.pairs
+    if not pairs:
+        return []
+    blocks: list[Block] = []
+    for shape in workload.SHAPES:
+        if of_shape := [pair for pair in pairs if pair.shape == shape.name]:
+            size = f"{shape.title}, {shape.token_bytes / 1024:.0f} KiB a token, stock -> patched"
+            counts, bytes_ = map(points.count_row, of_shape), map(points.byte_row, of_shape)
+            blocks.append(Table(points.COUNT_COLUMNS, list(counts), f"{size}: counts"))
+            blocks.append(Table(points.BYTE_COLUMNS, list(bytes_), f"{size}: bytes and time"))
+    plain = not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    for metric in chart.METRICS:
+        drawn = chart.draw(metric.title, chart.bars(chart.longest(pairs), metric), ascii_only=plain)
+        blocks += [Preformatted(drawn)] if drawn else []
+    if measured.skipped:
+        rows = [(one.shape, workload.length_text(one.tokens), one.reason) for one in measured.skipped]
+        blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))
+    title = f"LMCache {comparison.version}: stock and patched, {comparison.rules} rules"
+    notes = (title, points.repeated(pairs), HOW, NOTES[measured.device])
+    return [*blocks, *(Text(note) for note in notes if note)]
+
+
+def _data(comparison: Comparison) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from gaudi_patch.bench import workload
+
+    measured = comparison.measured
+    return {
+        "version": comparison.version,
+        "device": measured.device,
+        "rules": comparison.rules,
+        "chunk_tokens": workload.CHUNK,
+        "block_tokens": workload.BLOCK,
+        "memory_limit_bytes": comparison.limit,
+        "shapes": [{**asdict(shape), "token_bytes": shape.token_bytes} for shape in comparison.shapes],
+        "connectors": measured.connectors,
+        "points": [point.as_data() for point in measured.points],
+        "skipped": [asdict(one) for one in measured.skipped],
+        "failures": [{"code": code, "shape": shape, "reason": why} for code, shape, why in measured.failures],
+        "svg": None,  # schema_version 1 has it; the drawing that it named is gone
+    }

@@ -1,4 +1,4 @@
-"""The options of `guide`."""
+"""`guide`: the guides that gaudi-patch carries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, JsonOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Color, Format, Markdown, Result, Table, Text
 
 app = verb_app()
 
@@ -31,10 +32,30 @@ def guide(
 
         gaudi-patch guide quick-start
     """
+    finish("guide", lambda: page(name) if name else contents(), Format.TEXT, color, as_json, pager=not no_pager)
 
-    def verb() -> Result:
-        from gaudi_patch.commands import guide_pages as run
 
-        return run.guide(name) if name else run.list_guides()
+def contents() -> Result:
+    """Return every guide with what it is about."""
+    from gaudi_patch import guides
 
-    finish("guide", verb, Format.TEXT, color, as_json, pager=not no_pager)
+    pages = [guides.read(name) for name in guides.NAMES]
+    return Result(
+        "guide",
+        data={"guides": [{"name": one.name, "title": one.title, "summary": one.summary} for one in pages]},
+        blocks=[
+            Table(("guide", "about"), [(one.name, one.summary) for one in pages]),
+            Text("next: gaudi-patch guide NAME", "next"),
+        ],
+    )
+
+
+def page(name: str) -> Result:
+    """Return one guide: rendered on a terminal, Markdown elsewhere."""
+    from gaudi_patch import guides
+
+    if name not in guides.NAMES:
+        hint = f"guides: {', '.join(guides.NAMES)}"
+        raise GaudiPatchError(Exit.USAGE, "unknown-guide", f"there is no guide {name!r}", hint)
+    shown = guides.read(name)
+    return Result("guide", data=shown._asdict(), blocks=[Markdown(shown.markdown)])

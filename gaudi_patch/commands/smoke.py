@@ -1,9 +1,9 @@
-"""The options of `smoke`."""
+"""`smoke`: prove that the installed LMCache works on HPU, level by level."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -20,7 +20,10 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish, smoke_options
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.checks import Proof
 
 app = verb_app()
 
@@ -83,11 +86,24 @@ def smoke(
     def verb() -> Result:
         from dataclasses import replace
 
-        from gaudi_patch.smoke.checks import smoke as run
+        from gaudi_patch.smoke.checks import prove
         from gaudi_patch.target.locate import Target, locate
 
         chosen = smoke_options(",".join(levels or ()), device, rules, require, timeout, quiet=as_json)
         extra = [*(("--model", str(model.resolve())) if model else ()), *(("--cases", cases) if cases else ())]
-        return run(locate(Target(python, path)), replace(chosen, arguments={"inference": extra}))
+        return rendered(prove(locate(Target(python, path)), replace(chosen, arguments={"inference": extra})))
 
     finish("smoke", verb, output_format, color, as_json)
+
+
+def rendered(proof: Proof) -> Result:
+    """Return the result: exit 5 where a level failed, a required one was skipped, or nothing was proved."""
+    from gaudi_patch.smoke.checks import as_data, blocks
+
+    result = Result("smoke", data={"levels": [as_data(level) for level in proof.levels]}, blocks=blocks(proof.levels))
+    if proof.fault is not None:
+        result.exit, result.errors = proof.fault.exit, [proof.fault]
+        return result
+    skipped = ", ".join(proof.skipped)
+    result.blocks.append(Text("passed" + (f"; not run: {skipped}" if skipped else ""), "good"))
+    return result

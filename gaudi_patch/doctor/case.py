@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 from gaudi_patch.doctor import answers, installed
 from gaudi_patch.doctor.arguments import Arguments
@@ -20,9 +22,6 @@ from gaudi_patch.series.manifest import Manifest, default_directory
 from gaudi_patch.target.ask import AskError, Problem, ask
 from gaudi_patch.target.locate import Installation, locate
 from gaudi_patch.target.search import Target
-
-if TYPE_CHECKING:
-    from packaging.version import Version
 
 _PROBE_SECONDS = 120.0
 
@@ -92,8 +91,6 @@ class Case:
 
     def version(self, package: str) -> Version | None:
         """The version of an installed package; None where there is none, or one that is no version."""
-        from packaging.version import InvalidVersion, Version
-
         found = self.installed.packages.get(package)
         try:
             return Version(found.version) if found else None

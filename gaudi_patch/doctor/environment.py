@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from packaging.specifiers import SpecifierSet
+
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
@@ -20,8 +22,6 @@ def _version(case: Case) -> str:
 
 
 def _within(version: str, versions: str) -> bool:
-    from packaging.specifiers import SpecifierSet
-
     return bool(version) and SpecifierSet(versions).contains(version, prereleases=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from packaging.version import InvalidVersion, Version
+
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
@@ -66,8 +68,6 @@ def hash_algorithm(case: Case) -> Answer:
 
 
 def _stable_keys(case: Case) -> str:
-    from packaging.version import InvalidVersion, Version
-
     try:
         bytes_are_refused = Version(getattr(case.lmcache, "version", None) or "") < Version("0.3.13")
     except InvalidVersion:

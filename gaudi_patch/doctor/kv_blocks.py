@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from packaging.version import Version
 
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.environment import is_on
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
-
-if TYPE_CHECKING:
-    from packaging.version import Version
 
 _DEFRAG_FIX = "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false"
 

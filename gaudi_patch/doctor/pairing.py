@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
@@ -105,8 +107,6 @@ def pairing(case: Case) -> Answer:
     source="Requires-Dist in the packages' own METADATA",
 )
 def transformers(case: Case) -> Answer:
-    from packaging.requirements import InvalidRequirement, Requirement
-
     installed = case.version("transformers")
     if installed is None:
         return unknown("transformers is not installed in the target")

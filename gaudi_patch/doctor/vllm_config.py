@@ -6,15 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from packaging.version import Version
 
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.arguments import ConfigFile, parse
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
-
-if TYPE_CHECKING:
-    from packaging.version import Version
 
 #: What a file that says false means to turn off; for other options false is what they are without it.
 _ON_BY_DEFAULT = ("enable-prefix-caching", "enable-chunked-prefill")

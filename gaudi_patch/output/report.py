@@ -81,7 +81,7 @@ def narrate(lines: Sequence[str], *, runner: bool = False) -> None:
 def _attempt(run: Callable[[], str], otherwise: Callable[[Exception], str]) -> str:
     try:
         return run()
-    except Exception as error:  # noqa: BLE001, RUF100 - what was done is done, whatever printing it meets
+    except Exception as error:  # what was done is done, whatever printing it meets
         return otherwise(error)
 
 
@@ -101,11 +101,11 @@ def _text(result: Result, output: Format, color: Color) -> str:
 
         return gitlab.section(result)
     if result.blocks and sys.stdout and (wants_color(sys.stdout, color) or is_terminal(sys.stdout)):
-        from gaudi_patch.output import terminal
-
         try:
+            from gaudi_patch.output import terminal
+
             return terminal.rendered(result.blocks, color)
-        except Exception as error:  # noqa: BLE001, RUF100 - rich at odds with a terminal: plain text serves any
+        except Exception as error:  # rich at odds with a terminal: plain text serves any
             narrate([f"warning: shown without layout: {type(error).__name__}: {error}"])
     text = all_plain(result.blocks)
     return no_commands(text) if os.environ.get("GITHUB_ACTIONS") else text

@@ -8,15 +8,17 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+
+import rich.markdown
+import rich.table
+import rich.text
+from rich import box
+from rich.console import Console
 
 from gaudi_patch.output.plain import escaped
 from gaudi_patch.output.result import Block, Color, Diff, Fields, Markdown, Preformatted, Table, Text
 from gaudi_patch.output.streams import is_terminal, wants_color
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 STYLES = {
     "pristine": "cyan",
@@ -62,8 +64,6 @@ class _Memory(io.StringIO):
 
 def rendered(blocks: Iterable[Block], color: Color) -> str:
     """Return the text, with escape sequences, that shows ``blocks`` on the terminal behind stdout."""
-    from rich.console import Console
-
     memory = _Memory(getattr(sys.stdout, "encoding", None) or "utf-8")
     colored = wants_color(sys.stdout, color)
     console = Console(
@@ -93,12 +93,10 @@ def _print(console: Console, block: Block) -> None:
             console.print()
 
 
-def _print_lines(console: Console, lines: Iterable[str], style: Any) -> None:  # noqa: ANN401 - a function of a line
+def _print_lines(console: Console, lines: Iterable[str], style: Callable[[str], str]) -> None:
     """Print lines as long as they are: a terminal wraps them, and a copy of one is whole."""
-    from rich.text import Text as RichText
-
     for line in lines:
-        console.print(RichText(line, style=style(line)), soft_wrap=True)
+        console.print(rich.text.Text(line, style=style(line)), soft_wrap=True)
 
 
 def _style_of(line: str) -> str:
@@ -107,8 +105,6 @@ def _style_of(line: str) -> str:
 
 def _print_markdown(console: Console, text: str) -> None:
     """Print Markdown; code stays line for line, so that it can be copied, where rich would wrap it."""
-    import rich.markdown
-
     for part, is_code in _parts(text):
         if is_code:
             console.print()
@@ -128,10 +124,7 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
     yield text[start:], False
 
 
-def _grid(block: Fields, width: int) -> Any:  # noqa: ANN401 - rich's own type is a union of protocols
-    import rich.table
-    import rich.text
-
+def _grid(block: Fields, width: int) -> rich.table.Table:
     grid = rich.table.Table.grid(padding=(0, 2))
     names = max((len(name) for name, _ in block.rows), default=0)
     grid.add_column(style="bold", no_wrap=names * 2 < width, overflow="fold")  # else nothing is left for the values
@@ -141,11 +134,7 @@ def _grid(block: Fields, width: int) -> Any:  # noqa: ANN401 - rich's own type i
     return grid
 
 
-def _table(block: Table) -> Any:  # noqa: ANN401 - as above
-    import rich.table
-    import rich.text
-    from rich import box
-
+def _table(block: Table) -> rich.table.Table:
     # As wide as the same table in a pipe: two spaces between the columns.
     table = rich.table.Table(
         title=rich.text.Text(block.title) if block.title else None,

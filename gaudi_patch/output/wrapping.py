@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
 WIDTH = 80
@@ -84,8 +85,6 @@ def _longest_word(cells: Sequence[str]) -> int:
 def _break(text: str, width: int, hang: str) -> list[str]:
     if len(text) <= width:
         return [text]
-    import textwrap
-
     return textwrap.wrap(
         text,
         max(width, 1),  # COLUMNS=1, or a table with more columns than the line has room for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.recipes import text
@@ -230,8 +231,6 @@ def _folder(given: str) -> str:
 
 
 def _lm_address(given: str) -> tuple[str, int]:
-    from urllib.parse import urlsplit
-
     try:
         parts = urlsplit(given)
         host, port = parts.hostname, parts.port

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from packaging.version import Version
+
 from gaudi_patch.errors import refused
 from gaudi_patch.series import pairs
 from gaudi_patch.series.manifest import Manifest, Series
@@ -22,8 +24,6 @@ class Release(NamedTuple):
 
     def before(self, version: str) -> bool:
         """Whether this release is older than ``version``."""
-        from packaging.version import Version
-
         return Version(self.version) < Version(version)
 
     @property

@@ -1,18 +1,18 @@
-"""`smoke`: prove that the patched code runs, level by level, on a real or on the emulated HPU."""
+"""Prove that the patched code runs, level by level, on a real or on the emulated HPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Block, Result, Table, Text, narrate
+from gaudi_patch.output.report import Block, Table, narrate
+from gaudi_patch.smoke import levels as table
+from gaudi_patch.smoke import runner
+from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.locate import Installation
-
-if TYPE_CHECKING:
-    from gaudi_patch.smoke.outcome import LevelResult
 
 #: What `apply` runs unless told otherwise: all that needs LMCache and torch alone.
 AFTER_APPLY = ("imports", "kernels", "engine")
@@ -34,31 +34,34 @@ class Options:
     arguments: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def smoke(installation: Installation, options: Options) -> Result:
-    """Run the levels against an installation. Exit 0 when all that ran passed, 5 otherwise.
+@dataclass(frozen=True)
+class Proof:
+    """What the levels came to; ``fault`` is why that proves nothing, None where it does."""
 
-    A skipped level is no pass: it is shown with its reason, a required one fails, and so does a run in
-    which nothing passed.
+    levels: tuple[LevelResult, ...]
+    fault: GaudiPatchError | None
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The levels that could not be run, each once, by name."""
+        return tuple(sorted({level.level for level in self.levels if level.status == "skipped"}))
+
+
+def prove(installation: Installation, options: Options) -> Proof:
+    """Run the levels against an installation.
+
+    A skipped level is no pass: a required one is a fault, and so is a run in which nothing passed.
     """
-    results = run(installation, options)
-    report = Result("smoke", data={"levels": [as_data(one) for one in results]}, blocks=blocks(results))
-    fault = fault_of(results, options)
-    if fault is None and not any(one.status == "passed" for one in results):
-        reasons = sorted({one.reason for one in results})
+    levels = run(installation, options)
+    fault = fault_of(levels, options)
+    if fault is None and not any(level.status == "passed" for level in levels):
+        reasons = sorted({level.reason for level in levels})
         fault = GaudiPatchError(Exit.SMOKE, "nothing-proved", "every level was skipped", details=reasons)
-    if fault is not None:
-        report.exit, report.errors = Exit.SMOKE, [fault]
-        return report
-    skipped = sorted({one.level for one in results if one.status == "skipped"})
-    report.blocks.append(Text("passed" + (f"; not run: {', '.join(skipped)}" if skipped else ""), "good"))
-    return report
+    return Proof(tuple(levels), fault)
 
 
 def run(installation: Installation, options: Options) -> list[LevelResult]:
     """Run the levels in subprocesses of the target's interpreter."""
-    from gaudi_patch.smoke import levels as table
-    from gaudi_patch.smoke import runner
-
     wanted = tuple(options.levels) or AFTER_APPLY
     known = table.names()
     for name in (*wanted, *options.require):

@@ -8,15 +8,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
-from gaudi_patch.bench import runs
-from gaudi_patch.bench import side_by_side as command
+from gaudi_patch.bench import runs, side_by_side, workload
 from gaudi_patch.bench.points import Point
 from gaudi_patch.bench.runs import Measured
 from gaudi_patch.bench.trees import Code
+from gaudi_patch.commands.bench import rendered
 from gaudi_patch.errors import Exit
 from tests.bench.conftest import MakePoint
 from tests.support import tiny
@@ -27,16 +26,15 @@ ZEROS = ("graph_compilation", "bounce_bytes", "view_writes", "cpu_fallback")
 
 
 @pytest.fixture(scope="module")
-def real(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON of one small run on a pristine release, its SVG, and the tree before and after."""
+def real(lmcache_overlay: Callable[[str], Environment]) -> dict[str, Any]:
+    """The JSON of one small run on a pristine release, whose tree it leaves as it was."""
     environment = lmcache_overlay("0.5.6")
-    drawn = tmp_path_factory.mktemp("bench") / "bench.svg"
     before = tiny.tree(environment.site_packages / "lmcache", times=True)
-    options = ("--shapes", "70b-tp8,mla", "--contexts", "768,1K,16K", "--memory", "3", "--svg", drawn, "--json")
+    options = ("--shapes", "70b-tp8,mla", "--contexts", "768,1K,16K", "--memory", "3", "--json")
     done = gaudi_patch("bench", "--python", environment.python, "--device", "emulated", *options)
     assert done.code == 0, done.out + done.err
     assert tiny.tree(environment.site_packages / "lmcache", times=True) == before
-    return {"done": done, "svg": drawn, "data": done.json["data"]}
+    return {"data": done.json["data"]}
 
 
 @pytest.mark.torch
@@ -117,15 +115,6 @@ def test_the_patched_code_keeps_the_budgets_where_the_stock_code_does_not(real: 
         assert one["counts"]["graph_launches"] == launches < stock["counts"]["graph_launches"]
 
 
-@pytest.mark.torch
-@pytest.mark.wheels
-def test_the_svg_of_a_real_run_has_a_bar_for_each_point_and_figure(real: dict[str, Any]) -> None:
-    root = ElementTree.parse(real["svg"]).getroot()
-    bars = [one for one in root.iter() if "bar" in one.attrib.get("class", "").split()]
-    assert len(bars) == 2 * len(real["data"]["points"])
-    assert real["data"]["svg"] == str(real["svg"])
-
-
 def _usage(*arguments: str | Path) -> Done:
     return gaudi_patch("bench", *arguments, "--json")
 
@@ -154,7 +143,6 @@ def test_an_interpreter_without_pytorch_is_refused_with_the_reason(tmp_path: Pat
         (("--rules", "both"), "--rules takes"),
         (("--rules", "lazy,eager"), "one of lazy, eager"),
         (("--device", "gpu"), "--device takes"),
-        (("--svg", "/no/such/folder/a.svg"), "no such folder"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_runs(arguments: tuple[str, str], said: str, tmp_path: Path) -> None:
@@ -165,9 +153,10 @@ def test_a_wrong_option_is_refused_before_anything_runs(arguments: tuple[str, st
 
 
 def _shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: Measured) -> Any:
-    monkeypatch.setattr(command, "run", lambda *arguments: measured)
+    monkeypatch.setattr(side_by_side, "run", lambda *arguments: measured)
     small = tiny.make(tmp_path)
-    return command.bench(small.manifest, small.installation, command.Options(quiet=True, memory=1))
+    options = side_by_side.Options(memory=1 << 30)
+    return rendered(side_by_side.compare(small.manifest, small.installation, options, lambda line: None))
 
 
 def test_a_stock_code_that_fails_is_a_finding(
@@ -258,7 +247,9 @@ def test_the_command_line_has_the_defaults_of_the_verb() -> None:
 
     from gaudi_patch.commands.bench import bench
 
-    parameters = inspect.signature(bench).parameters
-    defaults = command.Options()
-    for name in ("shapes", "contexts", "device", "rules", "memory", "timeout"):
-        assert parameters[name].default == getattr(defaults, name), name
+    defaults = {name: one.default for name, one in inspect.signature(bench).parameters.items()}
+    options = side_by_side.Options()
+    assert workload.shapes_of(defaults["shapes"]) == list(options.shapes)
+    assert defaults["contexts"] == workload.CONTEXTS
+    for name in ("device", "rules", "memory", "timeout"):
+        assert defaults[name] == getattr(options, name), name

@@ -1,16 +1,13 @@
-"""The table, the bars of the terminal and the SVG show every figure that was measured, and no other."""
+"""The table and the bars of the terminal show every figure that was measured, and no other."""
 
 from __future__ import annotations
 
-from xml.etree import ElementTree
-
 import pytest
 
-from gaudi_patch.bench import chart, points, svg
+from gaudi_patch.bench import chart, points
 from gaudi_patch.bench.points import Pair, Point
 from tests.bench.conftest import MakePoint
 
-SVG = "{http://www.w3.org/2000/svg}"
 TIME, LAUNCHES = chart.METRICS
 
 
@@ -85,36 +82,3 @@ def test_bars_are_as_long_as_their_values_and_fit_80_columns(measured: list[Poin
 def test_what_no_device_counted_is_not_drawn(make_point: MakePoint) -> None:
     pairs = points.pairs_of([make_point("stock", launches=None), make_point("patched", launches=None)])
     assert chart.draw("Launches", chart.bars(pairs, LAUNCHES), ascii_only=True) == ""
-
-
-def test_the_svg_is_valid_xml_with_a_bar_for_each_figure_and_a_dash_for_each_gap(measured: list[Point]) -> None:
-    root = ElementTree.fromstring(svg.draw(_pairs(measured), "a < b & c", "below"))
-    assert root.tag == f"{SVG}svg"
-    bars = [one for one in root.iter(f"{SVG}rect") if "bar" in one.attrib["class"].split()]
-    told = sorted(bar.findtext(f"{SVG}title") or "" for bar in bars)
-    texts = {"stock": ("10.0x", "544"), "patched": ("2.5x", "3")}
-    assert told == sorted(
-        [
-            f"{code}, {length} tokens: {text}"
-            for code in texts
-            for length in ("2K", "8K")
-            for _ in ("store", "load")
-            for text in texts[code]
-        ]
-        + ["patched, 2K tokens: 5.0x", "patched, 2K tokens: 5"]
-    )
-    assert [one.text for one in root.iter(f"{SVG}text")].count("-") == 2
-    assert root.findtext(f"{SVG}title") == "a < b & c"
-
-
-def test_bars_of_a_panel_of_the_svg_stand_in_proportion_inside_it(measured: list[Point]) -> None:
-    root = ElementTree.fromstring(svg.draw(_pairs(measured), "t", "s"))
-    width, height = float(root.attrib["width"]), float(root.attrib["height"])
-    panel = next(one for one in root.iter(f"{SVG}g"))
-    high = [float(one.attrib["height"]) for one in panel.iter(f"{SVG}rect")]
-    assert high[0] == pytest.approx(4 * high[1], abs=0.5)
-    boxes = [
-        tuple(float(one.attrib[name]) for name in ("x", "y", "width", "height")) for one in root.iter(f"{SVG}rect")
-    ]
-    assert all(x >= 0 and y >= 0 and x + w <= width and y + h <= height for x, y, w, h in boxes)
-    assert len({(x, y) for x, y, _, _ in boxes}) == len(boxes)

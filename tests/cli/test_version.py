@@ -47,7 +47,7 @@ def test_without_lmcache_git_or_a_manifest_it_says_so(tmp_path: Path, monkeypatc
     def fail() -> None:
         raise bad_manifest("is not valid TOML", "manifest.toml")
 
-    monkeypatch.setattr("gaudi_patch.series.manifest.load", fail)
+    monkeypatch.setattr(version, "load", fail)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "gone"))
     text = version.version_text()

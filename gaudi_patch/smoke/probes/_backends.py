@@ -18,13 +18,12 @@ _START_SECONDS = 60.0
 class Backend:
     """A combination of backends.
 
-    settings: for LMCache's configuration. slow: storing goes on in the background after ``store`` returns.
+    settings: for LMCache's configuration.
     evicts: the pool is small, and what is pushed out of it is gone; keeps: it is still to be had elsewhere.
     """
 
     name: str
     settings: dict[str, object] = field(default_factory=dict)
-    slow: bool = False
     evicts: bool = False
     keeps: bool = False
 
@@ -38,12 +37,10 @@ def backends(scratch: Path, roomy: float, small: float) -> Iterator[list[Backend
             Backend(
                 "disk",
                 {"local_cpu": False, "max_local_cpu_size": roomy, **_disk(scratch / "disk")},
-                slow=True,
             ),
             Backend(
                 "CPU over disk",
                 {"local_cpu": True, "max_local_cpu_size": small, **_disk(scratch / "below")},
-                slow=True,
                 evicts=True,
                 keeps=True,
             ),
@@ -55,7 +52,6 @@ def backends(scratch: Path, roomy: float, small: float) -> Iterator[list[Backend
                     "remote_url": url,
                     "remote_serde": "naive",
                 },
-                slow=True,
             ),
         ]
 
