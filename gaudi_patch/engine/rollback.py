@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gaudi_patch.disk import Disk, Image, environment_error, read_image
+from gaudi_patch.disk import Disk, environment_error, read_image
 from gaudi_patch.engine import describe, layout, plan, transaction
 from gaudi_patch.engine.bytecode import variants
 from gaudi_patch.engine.exclusive import exclusive
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import FileState, State
+from gaudi_patch.engine.saved_copies import save
 from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, journal_home, look
 from gaudi_patch.engine.verdicts import fault_of
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -41,8 +42,8 @@ def rollback(manifest: Manifest, installation: Installation, options: Options) -
         if found.applied is None and found.state not in (State.PATCHED, State.PARTIAL):
             return _nothing_to_roll_back(found, result)
         edited = [one for one in found.files if one.state in (State.MODIFIED, State.MISSING)]
-        saved = _set_aside(found, edited, options)
         overlay = Overlay()
+        saved = _set_aside(found, edited, overlay, options)
         folders = _lay_out(found, overlay)
         todo = overlay.changes()
         try:
@@ -64,7 +65,7 @@ def _nothing_to_roll_back(found: Situation, result: Result) -> Result:
     return result
 
 
-def _set_aside(found: Situation, edited: list[FileState], options: Options) -> list[str]:
+def _set_aside(found: Situation, edited: list[FileState], overlay: Overlay, options: Options) -> list[str]:
     """Copy files that were edited since to where the user wants them, before anything is touched."""
     changed = [one for one in edited if one.state is State.MODIFIED]
     if edited and not options.force:
@@ -73,23 +74,20 @@ def _set_aside(found: Situation, edited: list[FileState], options: Options) -> l
             "edited-since",
             f"{len(edited)} file{'s were' if len(edited) != 1 else ' was'} edited since the series was applied; "
             "nothing was changed",
-            "`rollback --force` keeps the edited copies aside (--save-to DIR) and restores the pristine files",
+            "`rollback --force` saves the edited copies (--save-to DIR) and restores the pristine files",
             str(found.installation.root),
             details=[f"{one.state.value}: {one.path}" for one in edited],
         )
     saved = []
     try:
         for one in changed:
-            image = read_image(found.installation.root / one.path)
+            # The overlay keeps what it read: an edit made after this is met by the transaction, and not lost.
+            image = overlay.get(found.installation.root / one.path)
             assert image is not None
-            name = f"{Path(one.path).name}.gaudi-patch-saved-{image.sha256[:12]}"
-            target = options.save_to.resolve() / name
-            existing = read_image(target)
-            if existing is None or existing.data != image.data:
-                options.disk.write_new(target, Image(image.data, image.mode, image.mtime_ns))
-            saved.append(str(target))
+            copy = save(Path(one.path).name, image, options.save_to.resolve(), options.disk, found.installation.root)
+            saved.append(str(copy))
     except OSError as error:
-        raise environment_error(error, "keeping an edited copy aside") from error
+        raise environment_error(error, "saving an edited copy") from error
     return saved
 
 

@@ -1,0 +1,84 @@
+"""Save copies of edited files where the user wants them, each whole under its name or not there.
+
+A copy is written beside its name, flushed, and renamed; a run that was killed leaves at most a temporary file, which
+the next run for the same installation replaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import stat
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+
+from gaudi_patch.disk import Disk, Image
+
+
+class Found(Enum):
+    """What the name of a copy holds already."""
+
+    NOTHING = "nothing"
+    COPY = "the copy"
+    PART = "the beginning of the copy"
+    OTHER = "another file"
+
+
+def save(name: str, image: Image, directory: Path, disk: Disk, owner: Path) -> Path:
+    """Save ``image``, the content of a file called ``name``, in ``directory``; return where it is, durably.
+
+    ``owner`` is the installation that it comes from: its lock keeps two runs for it apart. A copy that is there
+    already is kept; the part of one that an earlier gaudi-patch left is replaced; any other file is left alone, and
+    the copy gets a number. Raises OSError.
+    """
+    for path in _names(directory, f"{name}.gaudi-patch-saved-{image.sha256[:12]}"):
+        found = _found(path, image.data)
+        if found is Found.COPY:
+            disk.sync_directory(directory)  # the run that renamed it may have been killed before this
+            return path
+        if found is not Found.OTHER:
+            _write(path, image, disk, owner)
+            return path
+    raise AssertionError(name)  # the names never end
+
+
+def _names(directory: Path, name: str) -> Iterator[Path]:
+    yield directory / name
+    number = 1
+    while True:
+        number += 1
+        yield directory / f"{name}-{number}"
+
+
+def _found(path: Path, data: bytes) -> Found:
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return Found.NOTHING
+    if not stat.S_ISREG(info.st_mode) or info.st_size > len(data):
+        return Found.OTHER
+    content = path.read_bytes()
+    if content == data:
+        return Found.COPY
+    return Found.PART if data.startswith(content) else Found.OTHER
+
+
+def _write(path: Path, image: Image, disk: Disk, owner: Path) -> None:
+    token = hashlib.sha256(bytes(owner)).hexdigest()[:12]
+    temp = path.with_name(f".{path.name}.{token}.tmp")
+    copy = Image(image.data, image.mode & 0o777, image.mtime_ns)
+    with contextlib.suppress(OSError):
+        disk.unlink(temp)  # what a killed run left
+    try:
+        disk.write_new(temp, copy)
+    except FileExistsError:  # somebody else's, which cannot be removed
+        temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        disk.write_new(temp, copy)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            disk.unlink(temp)
+        raise
+    disk.replace(temp, path)
+    disk.sync_directory(path.parent)
