@@ -12,10 +12,17 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from gaudi_patch import confined
+from gaudi_patch.confined import Area, Bounds
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
+
+ACL = "system.posix_acl_access"
+LABEL = "security.selinux"
 
 
 def sha256(data: bytes) -> str:
@@ -27,7 +34,8 @@ class Image(NamedTuple):
     """What one path holds: the bytes, and the metadata that a replacement must carry over.
 
     ``link`` is the target of a symbolic link (``uv --link-mode=symlink`` installs them); ``data`` are the
-    bytes behind it. ``owner`` is None for a file that does not exist yet.
+    bytes behind it. ``owner`` is None for a file that does not exist yet. ``attributes`` are a user's extended ones
+    and the access ACL.
     """
 
     data: bytes
@@ -35,6 +43,7 @@ class Image(NamedTuple):
     mtime_ns: int | None = None
     owner: tuple[int, int] | None = None
     link: str | None = None
+    attributes: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -45,107 +54,199 @@ class Image(NamedTuple):
         return other is not None and self.data == other.data and self.link == other.link
 
 
-def read_image(path: Path) -> Image | None:
+def read_image(path: Path, bounds: Bounds | None = None) -> Image | None:
     """Read what ``path`` holds, None when nothing is there; refuses what is neither file nor link to one.
 
-    The type is checked before the open, and the open is non-blocking, so that a FIFO cannot hang us.
+    Held to ``bounds`` where there are any. No FIFO or device is opened, and no file read that is larger than
+    any should be.
     """
     try:
-        info = path.lstat()
+        with _parent(path, bounds) as folder:
+            return _read(folder, path, bounds)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _read(folder: int, path: Path, bounds: Bounds | None) -> Image | None:
+    area = bounds.area(path) if bounds is not None else Area(Path("/"), links=True)
     link = None
-    if stat.S_ISLNK(info.st_mode):
-        link = os.readlink(path)
-        try:
-            info = path.stat()
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise
+    try:
+        opened = confined.open_file(folder, path.name, path)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        link = os.readlink(path.name, dir_fd=folder)
+        if not area.links or path.suffix == ".pyc":
+            raise confined.linked(path, link) from None
+        opened = confined.open_linked(folder, path.name, path, bounds.image if bounds is not None else None)
+        if opened is None:
             what = f"is a symbolic link to {link}, which leads nowhere; nothing was changed"
             raise refused("dangling-link", what, file=str(path)) from None
-    if not stat.S_ISREG(info.st_mode):
-        raise refused("not-a-file", "is not a regular file; nothing was changed", file=str(path))
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as stream:
-        data = stream.read()
-    return Image(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link)
+    if opened is None:
+        return None
+    info = os.fstat(opened)
+    attributes = _attributes(opened) if link is None else ()
+    data = confined.read_all(opened, path, area.limit)
+    return Image(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link, attributes)
+
+
+@contextmanager
+def _parent(path: Path, bounds: Bounds | None, *, directory: bool = False) -> Iterator[int]:
+    """Open the directory of ``path`` for use as ``dir_fd``; errors in the block name the whole path."""
+    try:
+        if bounds is not None:
+            with bounds.parent(path, directory=directory) as folder:
+                yield folder
+        else:
+            folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield folder
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise _named(error, path)  # noqa: B904 - the same error
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    # By a directory's descriptor, the system's error names the last part alone.
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    if not name.startswith("/"):
+        error.filename = str(path)
+    error.filename2 = None
+    return error
 
 
 class Disk:
-    """What a transaction does to the disk. ``step`` is called before each; a test overrides it."""
+    """What a transaction does to the disk. ``step`` is called before each; a test overrides it.
+
+    Within :meth:`within` every path is held to the bounds given there.
+    """
+
+    bounds: Bounds | None = None
 
     def step(self, name: str, path: Path) -> None:
         """Do nothing; the seam for fault injection and for recording the order of calls."""
 
+    @contextmanager
+    def within(self, bounds: Bounds) -> Iterator[None]:
+        """Hold every path to ``bounds`` until the block ends."""
+        before, self.bounds = self.bounds, bounds
+        try:
+            yield
+        finally:
+            self.bounds = before
+
     def read(self, path: Path) -> Image | None:
         self.step("read", path)
-        return read_image(path)
+        return read_image(path, self.bounds)
 
-    def write_new(self, path: Path, image: Image, like: Path | None = None) -> None:
+    def write_new(
+        self, path: Path, image: Image, like: Path | None = None, parts: Iterable[bytes] | None = None
+    ) -> None:
         """Create ``path`` (which must not exist) holding ``image``, durable once this returns.
 
-        Extended attributes (SELinux labels, capabilities) are taken from ``like`` as far as that is permitted.
+        It has the mode, owner and attributes of ``image`` and no others: an ACL that the directory hands down
+        is taken off. The SELinux label is that of ``like``, as far as that is permitted. ``parts`` are the
+        bytes where they are not to be held in one piece.
         """
-        if image.link is not None:
-            self.step("symlink", path)
-            path.symlink_to(image.link)
-            return
-        self.step("write", path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as stream:
-            stream.write(image.data)
-            stream.flush()
-            # Owner before mode: chown clears the set-id bits.
-            _give(descriptor, image.owner or _owner_of(path.parent))
-            os.fchmod(descriptor, image.mode)
-            if like is not None:
-                _copy_attributes(like, descriptor)
-            if image.mtime_ns is not None:
-                os.utime(descriptor, ns=(image.mtime_ns, image.mtime_ns))
-            self.step("fsync", path)
-            os.fsync(descriptor)
+        with _parent(path, self.bounds) as folder:
+            if image.link is not None:
+                self.step("symlink", path)
+                os.symlink(image.link, path.name, dir_fd=folder)
+                return
+            self.step("write", path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(path.name, flags, 0o600, dir_fd=folder)
+            with open(descriptor, "wb") as stream:
+                for part in (image.data,) if parts is None else parts:
+                    stream.write(part)
+                stream.flush()
+                # Owner before mode: chown clears the set-id bits. A user's attributes before a read-only mode.
+                _give(descriptor, image.owner or _owner_of(folder))
+                _set_attributes(descriptor, image, "user.")
+                with contextlib.suppress(OSError):
+                    os.removexattr(descriptor, ACL)
+                os.fchmod(descriptor, image.mode)
+                _set_attributes(descriptor, image, ACL)
+                if like is not None:
+                    _copy_label(like, descriptor, self.bounds)
+                if image.mtime_ns is not None:
+                    os.utime(descriptor, ns=(image.mtime_ns, image.mtime_ns))
+                self.step("fsync", path)
+                os.fsync(descriptor)
 
     def replace(self, source: Path, target: Path) -> None:
-        self.step("replace", target)
-        os.replace(source, target)
+        with _parent(source, self.bounds) as origin, _parent(target, self.bounds) as folder:
+            self.step("replace", target)
+            os.replace(source.name, target.name, src_dir_fd=origin, dst_dir_fd=folder)
 
     def unlink(self, path: Path) -> None:
+        """Remove a file or link; one that is gone already is no error."""
         self.step("unlink", path)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), _parent(path, self.bounds) as folder:
+            os.unlink(path.name, dir_fd=folder)
 
     def mkdir(self, path: Path, mode: int = 0o755) -> None:
-        """Make a folder that belongs to whom its parent belongs; a set-gid parent hands its bit down."""
+        """Make a directory that belongs to whom its parent belongs; a set-gid parent hands its bit down."""
         self.step("mkdir", path)
-        path.mkdir()
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _give(descriptor, _owner_of(path.parent))
-            inherited = os.fstat(descriptor).st_mode & stat.S_ISGID
-            os.fchmod(descriptor, mode | inherited)  # mkdir's own argument is subject to the umask
-        finally:
-            os.close(descriptor)
+        with _parent(path, self.bounds, directory=True) as folder:
+            os.mkdir(path.name, dir_fd=folder)
+            try:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(path.name, flags, dir_fd=folder)
+                try:
+                    _give(descriptor, _owner_of(folder))
+                    inherited = os.fstat(descriptor).st_mode & stat.S_ISGID
+                    os.fchmod(descriptor, mode | inherited)  # mkdir's own argument is subject to the umask
+                finally:
+                    os.close(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.rmdir(path.name, dir_fd=folder)
+                raise
 
     def rmdir(self, path: Path) -> None:
         self.step("rmdir", path)
-        path.rmdir()
+        with _parent(path, self.bounds, directory=True) as folder:
+            os.rmdir(path.name, dir_fd=folder)
 
     def sync_directory(self, path: Path) -> None:
         self.step("fsync-dir", path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with self._directory(path) as descriptor:
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def set_time(self, path: Path, time_ns: int) -> None:
-        """Set the mtime of a folder."""
+        """Set the mtime of a directory."""
         self.step("utime", path)
-        os.utime(path, ns=(time_ns, time_ns))
+        with self._directory(path) as descriptor:
+            os.utime(descriptor, ns=(time_ns, time_ns))
+
+    def names(self, path: Path) -> list[str]:
+        """Return the sorted names in the directory ``path``; none where it does not exist."""
+        try:
+            with self._directory(path) as descriptor:
+                return sorted(os.listdir(descriptor))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    @contextmanager
+    def _directory(self, path: Path) -> Iterator[int]:
+        try:
+            if self.bounds is not None:
+                with self.bounds.directory(path) as descriptor:
+                    yield descriptor
+            else:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    yield descriptor
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise _named(error, path)  # noqa: B904 - the same error
 
 
-def _owner_of(path: Path) -> tuple[int, int]:
-    info = path.stat()
+def _owner_of(descriptor: int) -> tuple[int, int]:
+    info = os.fstat(descriptor)
     return info.st_uid, info.st_gid
 
 
@@ -156,15 +257,35 @@ def _give(descriptor: int, owner: tuple[int, int]) -> None:
             os.fchown(descriptor, *owner)
 
 
-def _copy_attributes(source: Path, descriptor: int) -> None:
-    # Best effort: file systems and containers differ in what they store and permit.
+def _attributes(descriptor: int) -> tuple[tuple[str, bytes], ...]:
+    """Return a user's attributes and the access ACL of an open file, sorted."""
     try:
-        names = os.listxattr(source)
-    except OSError:
+        names = [name for name in os.listxattr(descriptor) if name == ACL or name.startswith("user.")]
+        return tuple((name, os.getxattr(descriptor, name)) for name in sorted(names))
+    except OSError:  # file systems and containers differ in what they store and permit
+        return ()
+
+
+def _set_attributes(descriptor: int, image: Image, kind: str) -> None:
+    for name, value in image.attributes:
+        if name.startswith(kind):
+            try:
+                os.setxattr(descriptor, name, value)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+                    raise
+
+
+def _copy_label(source: Path, descriptor: int, bounds: Bounds | None) -> None:
+    # Of security.* the label alone: what a file may do (capabilities, IMA) is not handed to new content.
+    try:
+        with _parent(source, bounds) as folder:
+            opened = confined.open_file(folder, source.name, source)
+    except (OSError, GaudiPatchError):
         return
-    for name in names:
-        with contextlib.suppress(OSError):
-            os.setxattr(descriptor, name, os.getxattr(source, name))
+    if opened is not None:
+        with open(opened, "rb"), contextlib.suppress(OSError):
+            os.setxattr(descriptor, LABEL, os.getxattr(opened, LABEL))
 
 
 def environment_error(error: OSError, doing: str, left: str = "nothing was changed") -> GaudiPatchError:
@@ -175,6 +296,7 @@ def environment_error(error: OSError, doing: str, left: str = "nothing was chang
         "EPERM": "the file may be immutable (lsattr), or owned by somebody else",
         "EROFS": "the file system is mounted read-only; patch the image where it is built",
         "ENOSPC": "free some space and run the same command again",
+        "EBUSY": "a file that is a mount of its own (container -v FILE:FILE) cannot be replaced",
         "EDQUOT": "the disk quota is used up; free some space and run the same command again",
     }.get(_errno_name(error), "")
     message = f"{error.strerror or error} while {doing}; {left}"

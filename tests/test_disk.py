@@ -41,10 +41,14 @@ def test_a_link_that_may_not_be_followed_is_an_error_of_the_system(
 ) -> None:
     (tmp_path / "link").symlink_to("x")
 
-    def denied(self: Path, **_: object) -> os.stat_result:
-        raise PermissionError(errno.EACCES, "no", str(self))
+    stat = os.stat
 
-    monkeypatch.setattr(Path, "stat", denied)
+    def denied(path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        if follow_symlinks:
+            raise PermissionError(errno.EACCES, "no", path)
+        return stat(path, dir_fd=dir_fd, follow_symlinks=False)
+
+    monkeypatch.setattr(os, "stat", denied)
     with pytest.raises(PermissionError):
         read_image(tmp_path / "link")
 

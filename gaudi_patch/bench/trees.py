@@ -13,6 +13,7 @@ from typing import NamedTuple
 from gaudi_patch.disk import Image, read_image
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import plan
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.engine.verdicts import fault_of
@@ -76,10 +77,9 @@ def _pristine(found: Situation) -> dict[str, Image | None]:
     """The pristine files: from the backups, each held against its hash, or by taking the series back in memory."""
     installation = found.installation
     if found.applied is not None:
+        ground = Ground.of(installation)
         return {
-            path: applied_state.restore(installation.state_dir, one.before, installation.root / path)
-            if one.before
-            else None
+            path: applied_state.restore(ground, one.before, installation.root / path) if one.before else None
             for path, one in found.applied.files.items()
         }
     assert found.series is not None

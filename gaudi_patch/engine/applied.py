@@ -6,12 +6,17 @@ RECORD: pip and uv then remove it with the package, so no backup can outlive the
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gaudi_patch.disk import Image, read_image, sha256
+from gaudi_patch.disk import ACL, Image, read_image, sha256
+from gaudi_patch.engine import strict
+from gaudi_patch.engine.guard import DOCUMENT_LIMIT, Ground
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 SCHEMA = 1
@@ -27,26 +32,59 @@ class Saved(NamedTuple):
     mtime_ns: int | None
     owner: tuple[int, int] | None
     link: str | None = None
+    attributes: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
     def of(cls, image: Image) -> Saved:
-        return cls(image.sha256, image.mode, image.mtime_ns, image.owner, image.link)
+        return cls(image.sha256, image.mode, image.mtime_ns, image.owner, image.link, image.attributes)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Saved:
-        owner = value["owner"]
+    def from_json(cls, value: object, what: str) -> Saved:
+        """Read what :meth:`to_json` wrote; ValueError names ``what`` where it is anything else."""
+        saved = strict.mapping(value, what)
+        time, owner, link = saved["mtime_ns"], saved["owner"], saved["link"]
+        if link is not None and (not isinstance(link, str) or not link or "\0" in link or len(link) > 4095):
+            raise ValueError(f"the link of {what} is none")
         return cls(
-            value["sha256"], int(value["mode"], 8), value["mtime_ns"], tuple(owner) if owner else None, value["link"]
+            strict.digest(saved["sha256"], f"the sha256 of {what}"),
+            strict.mode(saved["mode"], f"the mode of {what}"),
+            None
+            if time is None
+            else strict.integer(time, f"the time of {what}", -strict.TIME_LIMIT, strict.TIME_LIMIT),
+            None if owner is None else _owner(owner, what),
+            strict.text(link, f"the link of {what}", 4095) if link is not None else None,
+            _attributes(saved.get("attributes", {}), what),
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        found: dict[str, Any] = {
             "sha256": self.sha256,
             "mode": f"{self.mode:04o}",
             "mtime_ns": self.mtime_ns,
             "owner": self.owner,
             "link": self.link,
         }
+        if self.attributes:
+            found["attributes"] = {name: base64.b64encode(data).decode() for name, data in self.attributes}
+        return found
+
+
+def _owner(value: object, what: str) -> tuple[int, int]:
+    user, group = strict.items(value, f"the owner of {what}", 2)
+    name = f"the owner of {what}"
+    return strict.integer(user, name, 0, strict.OWNER_LIMIT), strict.integer(group, name, 0, strict.OWNER_LIMIT)
+
+
+def _attributes(value: object, what: str) -> tuple[tuple[str, bytes], ...]:
+    found = []
+    for name, data in sorted(strict.mapping(value, f"the attributes of {what}").items()):
+        if name != ACL and not re.fullmatch(r"user\.[ -~]{1,250}", name):
+            raise ValueError(f"{name!a} of {what} is no attribute that is kept")
+        try:
+            found.append((name, base64.b64decode(strict.text(data, name, 100_000), validate=True)))
+        except binascii.Error:
+            raise ValueError(f"{name} of {what} is not base64") from None
+    return tuple(found)
 
 
 class AppliedFile(NamedTuple):
@@ -106,47 +144,78 @@ class Applied(NamedTuple):
         return needed
 
 
-def load(state_dir: Path) -> Applied | None:
+def load(ground: Ground) -> Applied | None:
     """Read state.json; None when nothing was applied.
 
-    Raises ``state-damaged`` (exit 6) when it cannot be understood, ``state-newer`` (exit 1) when a newer
-    gaudi-patch wrote it: neither is guessed at.
+    Raises ``state-damaged`` (exit 6) when it cannot be understood or names what is none of the installation's,
+    ``state-newer`` (exit 1) when a newer gaudi-patch wrote it: neither is guessed at.
     """
-    file = state_dir / STATE_FILE
-    image = read_image(file)
+    file = ground.state_dir / STATE_FILE
+    image = read_image(file, ground.bounds)
     if image is None:
         return None
+    if len(image.data) > DOCUMENT_LIMIT:
+        raise damaged(file, f"is larger than any state ({len(image.data)} bytes)")
     try:
-        document = json.loads(image.data)
-        schema = document["schema_version"]
+        document = strict.document(image.data)
+        schema = strict.integer(document["schema_version"], "schema_version", 1, 10**6)
         if schema > SCHEMA:
+            tool = ascii(document.get("gaudi_patch", "an unknown version"))[:80]
             raise GaudiPatchError(
                 Exit.REFUSED,
                 "state-newer",
                 f"was written by a newer gaudi-patch (schema {schema}, this one knows {SCHEMA}); nothing was changed",
-                f"upgrade gaudi-patch; it was written by {document.get('gaudi_patch', 'an unknown version')}",
+                f"upgrade gaudi-patch; it was written by {tool}",
                 str(file),
             )
-        return Applied(
-            document["package"],
-            document["version"],
-            document["series"],
-            document["patches"],
-            tuple(document["capabilities"]),
-            {
-                path: AppliedFile(Saved.from_json(one["before"]) if one["before"] else None, one["after"])
-                for path, one in document["files"].items()
-            },
-            {path: Saved.from_json(saved) for path, saved in document["bytecode"].items()},
-            Saved.from_json(document["record"]) if document["record"] else None,
-            tuple(document["directories"]),
-            document["applied_at"],
-            document["gaudi_patch"],
-            document["offset"],
-            document.get("proof") == "pending",
+        applied = _parsed(document, ground)
+    except KeyError as error:
+        raise damaged(file, f"cannot be understood: it has no {error}") from error
+    except ValueError as error:
+        raise damaged(file, f"cannot be understood: {error}") from error
+    ground.refuse_other_cache(ground.root / name for name in applied.bytecode)
+    return applied
+
+
+def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
+    """Check each value of a state; ValueError or KeyError says which is wrong."""
+    files = {}
+    for path, entry in strict.mapping(document["files"], "files").items():
+        ground.package_path(path)
+        file = strict.mapping(entry, ascii(path))
+        after = file["after"]
+        files[path] = AppliedFile(
+            Saved.from_json(file["before"], ascii(path)) if file["before"] is not None else None,
+            strict.digest(after, f"the hash of {path!a}") if after is not None else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(file, f"cannot be understood ({type(error).__name__}: {error})") from error
+    bytecode = {}
+    for name, entry in strict.mapping(document["bytecode"], "bytecode").items():
+        ground.cached(name, files)
+        bytecode[name] = Saved.from_json(entry, ascii(name))
+    directories = []
+    for item in strict.items(document["directories"], "directories"):
+        name = strict.text(item, "a directory", 4095)
+        ground.directory(name)
+        directories.append(name)
+    patches = strict.mapping(document["patches"], "patches")
+    return Applied(
+        strict.text(document["package"], "package"),
+        strict.text(document["version"], "version"),
+        strict.text(document["series"], "series"),
+        {
+            strict.text(name, "a patch"): strict.text(digest, f"the hash of {name!a}")
+            for name, digest in patches.items()
+        },
+        tuple(strict.text(name, "a capability") for name in strict.items(document["capabilities"], "capabilities")),
+        files,
+        bytecode,
+        Saved.from_json(document["record"], "RECORD") if document["record"] is not None else None,
+        tuple(directories),
+        strict.text(document["applied_at"], "applied_at"),
+        strict.text(document["gaudi_patch"], "gaudi_patch"),
+        strict.boolean(document["offset"], "offset"),
+        document.get("proof") == "pending",
+    )
 
 
 def damaged(file: Path, what: str) -> GaudiPatchError:
@@ -160,25 +229,28 @@ def damaged(file: Path, what: str) -> GaudiPatchError:
     )
 
 
-def restore(state_dir: Path, saved: Saved, path: Path) -> Image:
-    """The pristine image of the file ``path``, its backup held against its hash first.
+def restore(ground: Ground, saved: Saved, path: Path) -> Image:
+    """Return the pristine image of the file ``path``, its backup held against its hash first.
 
     A link becomes a file where what it led to is gone or changed since (``uv cache clean``).
     """
-    file = state_dir / BACKUPS / saved.sha256
-    image = read_image(file)
+    file = ground.state_dir / BACKUPS / saved.sha256
+    image = read_image(file, ground.bounds)
     if image is None:
         raise damaged(file, "this backup is missing")
     if sha256(image.data) != saved.sha256:
         raise damaged(file, "this backup was changed: its sha256 is not its name")
-    return Image(image.data, saved.mode, saved.mtime_ns, saved.owner, _sound_link(saved, path))
+    link = sound_link(ground, saved, path)
+    return Image(image.data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
 
 
-def _sound_link(saved: Saved, path: Path) -> str | None:
-    if saved.link is None:
+def sound_link(ground: Ground, saved: Saved, path: Path) -> str | None:
+    """Return the link that ``saved`` records for ``path``, None where it does not lead to the bytes it led to.
+
+    Only a source of the package may be a link, and its bytes must be known: a link to another file is never
+    made, whatever a state says.
+    """
+    if saved.link is None or not ground.bounds.may_be_link(path):
         return None
-    try:
-        data = (path.parent / saved.link).read_bytes()
-    except OSError:
-        return None
-    return saved.link if sha256(data) == saved.sha256 else None
+    data = ground.bounds.read_through(path, saved.link)
+    return saved.link if data is not None and sha256(data) == saved.sha256 else None

@@ -12,9 +12,10 @@ from gaudi_patch.disk import Disk, Image, environment_error, sha256
 from gaudi_patch.engine import describe, layout, plan, transaction
 from gaudi_patch.engine.bytecode import variants
 from gaudi_patch.engine.exclusive import exclusive
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import Plan, State
-from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, journal_home, look
+from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, look
 from gaudi_patch.engine.verdicts import drift, fault_of, settled, stale_bytecode, unknown_version
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Diff, Result, Text
@@ -103,21 +104,20 @@ def _apply(manifest: Manifest, installation: Installation, options: Options) -> 
             return _already(found, result, options)
         if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
             raise unknown_version(found)
-        overlay = Overlay()
+        ground = Ground.of(installation)
+        overlay = Overlay(ground.bounds)
         planned, leftover = _lay_out(found, overlay, options)
         todo = overlay.changes()
         if options.diff:
             result.blocks.append(Diff(unified(planned)))
         if options.dry_run:
+            transaction.preflight(ground, todo, leftover)
             _probe_writable(todo)
             return _report(
                 found, planned, result, f"would apply series {planned.series.id}; nothing was written", changed=False
             )
         try:
-            home = journal_home(installation)
-            result.warnings += transaction.run(
-                home, installation.root, "apply", todo, options.disk, leftover, layout.source_date_ns()
-            )
+            result.warnings += transaction.run(ground, "apply", todo, options.disk, leftover, layout.source_date_ns())
         except OSError as error:
             raise environment_error(error, f"applying series {planned.series.id}", "everything was put back") from error
         after = look(manifest, installation)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from gaudi_patch.disk import Disk, environment_error
 from gaudi_patch.engine import transaction
-from gaudi_patch.engine.situation import journal_home, lock
+from gaudi_patch.engine.guard import Ground
+from gaudi_patch.engine.situation import lock
 from gaudi_patch.target.locate import Installation
 
 
@@ -19,7 +20,7 @@ def exclusive(installation: Installation, timeout: float | None, disk: Disk) -> 
     """
     with lock(installation, timeout) as warnings:
         try:
-            recovered = transaction.recover(journal_home(installation), installation.root, disk)
+            recovered = transaction.recover(Ground.of(installation), disk)
         except OSError as error:
             left = "its journal is kept for the next run"
             raise environment_error(error, "undoing an interrupted run", left) from error

@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gaudi_patch.disk import Image, read_image
+from gaudi_patch.engine import strict
 from gaudi_patch.engine.applied import Saved
+from gaudi_patch.engine.guard import DOCUMENT_LIMIT, TEMPORARY, Ground
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 SCHEMA = 1
 FILE = "journal.json"
 UNDO = "undo"
+NEW = f"{FILE}.new"
+#: All that a journal's directory ever holds.
+FILES = (NEW, FILE, UNDO)
+#: The way out where a journal is of no use.
+REINSTALL = (
+    "reinstall the package (pip install --force-reinstall --no-deps lmcache==VERSION), "
+    "then remove the journal's directory"
+)
+PHASES = ("staging", "replacing")
 
 
 class Entry(NamedTuple):
@@ -69,27 +79,56 @@ class Journal(NamedTuple):
         return json.dumps(document, indent=1).encode()
 
 
-def load(home: Path, anchor: Path) -> Journal | None:
-    """Read the journal of a killed transaction below ``home``, None when there is none.
+def load(ground: Ground) -> Journal | None:
+    """Read the journal of a killed transaction, None when there is none.
 
-    ``anchor`` is the folder that its relative paths start from. Raises ``journal-damaged`` (exit 6).
+    Raises ``journal-damaged`` (exit 6) when it cannot be understood or names what is none of the
+    installation's: nothing of it is then believed.
     """
-    image = read_image(home / FILE)
+    file = ground.home / FILE
+    image = read_image(file, ground.bounds)
     if image is None:
         return None
+    if len(image.data) > DOCUMENT_LIMIT:
+        raise damaged(file, f"is larger than any journal ({len(image.data)} bytes)")
     try:
-        document = json.loads(image.data)
-        if document["schema_version"] > SCHEMA:
-            raise damaged(home / FILE, "was written by a newer gaudi-patch", "upgrade gaudi-patch and run it again")
-        return Journal(
-            document["verb"],
-            document["phase"],
-            tuple(_entry(item, anchor) for item in document["entries"]),
-            tuple(anchor / path for path in document["created"]),
-            tuple((anchor / path, int(mode, 8)) for path, mode in document["removed"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(home / FILE, f"cannot be understood ({type(error).__name__}: {error})") from error
+        document = strict.document(image.data)
+        if strict.integer(document["schema_version"], "schema_version", 1, 10**6) > SCHEMA:
+            raise damaged(file, "was written by a newer gaudi-patch", "upgrade gaudi-patch and run it again")
+        journal = _parsed(document, ground)
+    except KeyError as error:
+        raise damaged(file, f"cannot be understood: it has no {error}") from error
+    except ValueError as error:
+        raise damaged(file, f"cannot be understood: {error}") from error
+    ground.refuse_other_cache(entry.path for entry in journal.entries)
+    return journal
+
+
+def _parsed(document: dict[str, Any], ground: Ground) -> Journal:
+    """Check each value of a journal; ValueError or KeyError says which is wrong."""
+    phase = strict.text(document["phase"], "phase")
+    if phase not in PHASES:
+        raise ValueError(f"the phase {phase[:40]!a} is none")
+    entries, paths, position = [], set(), 0
+    for number, item in enumerate(strict.items(document["entries"], "entries")):
+        entry = _entry(strict.mapping(item, f"entry {number}"), number, position, ground)
+        if entry.path in paths:
+            raise ValueError(f"{str(entry.path)!a} is there twice")
+        paths.add(entry.path)
+        position += entry.undo[1] if entry.undo else 0
+        entries.append(entry)
+    removed = []
+    for item in strict.items(document["removed"], "removed"):
+        name, mode = strict.items(item, "a removed directory", 2)
+        # No more than any directory may have: the set-gid bit comes from its parent again.
+        removed.append((_directory(name, ground), strict.mode(mode, "the mode of a directory") & 0o777))
+    return Journal(
+        strict.text(document["verb"], "verb", 40),
+        phase,
+        tuple(entries),
+        tuple(_directory(name, ground) for name in strict.items(document["created"], "created")),
+        tuple(removed),
+    )
 
 
 def damaged(file: Path, what: str, hint: str = "") -> GaudiPatchError:
@@ -97,21 +136,35 @@ def damaged(file: Path, what: str, hint: str = "") -> GaudiPatchError:
         Exit.HUMAN,
         "journal-damaged",
         f"the journal of an interrupted run {what}; nothing was changed",
-        hint
-        or "reinstall the package (pip install --force-reinstall --no-deps lmcache==VERSION), then remove this folder",
+        hint or REINSTALL,
         str(file),
     )
 
 
-def _entry(item: Mapping[str, Any], anchor: Path) -> Entry:
+def _entry(item: dict[str, Any], number: int, position: int, ground: Ground) -> Entry:
+    what = f"entry {number}"
+    path = ground.path(strict.text(item["path"], f"the path of {what}", 4095))
+    temp = ground.path(strict.text(item["temp"], f"the temporary file of {what}", 4095))
+    if temp.parent != path.parent or not TEMPORARY.fullmatch(temp.name):
+        raise ValueError(f"the temporary file of {what} is none of ours")
+    undo = item["undo"]
+    if undo is not None:
+        start, length = strict.items(undo, f"the place of {what} in the undo file", 2)
+        # One after the other, as they are written: so the work is bounded by the size of the file.
+        strict.integer(start, f"the start of {what}", position, position)
+        undo = (start, strict.integer(length, f"the length of {what}", 0, 2**40))
     return Entry(
-        anchor / item["path"],
-        Saved.from_json(item["before"]) if item["before"] else None,
-        Saved.from_json(item["after"]) if item["after"] else None,
-        anchor / item["temp"],
-        (int(item["undo"][0]), int(item["undo"][1])) if item["undo"] else None,
-        item["volatile"],
+        path,
+        Saved.from_json(item["before"], what) if item["before"] is not None else None,
+        Saved.from_json(item["after"], what) if item["after"] is not None else None,
+        temp,
+        undo,
+        strict.boolean(item["volatile"], f"volatile of {what}"),
     )
+
+
+def _directory(name: object, ground: Ground) -> Path:
+    return ground.directory(strict.text(name, "a directory", 4095))
 
 
 def _relative(path: Path, anchor: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from gaudi_patch.disk import Image
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import bytecode, record
 from gaudi_patch.engine.applied import Applied, AppliedFile, Saved
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import Plan
 from gaudi_patch.inside.compile_pyc import Output
@@ -99,19 +101,19 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
 
     Backups are held against their hashes. Whether targets were edited is for the caller to look at.
     """
-    root, state_dir = installation.root, installation.state_dir
+    root, state_dir, ground = installation.root, installation.state_dir, Ground.of(installation)
     folders = [root / path for path in applied.directories]
     for path, one in applied.files.items():
-        pristine = applied_state.restore(state_dir, one.before, root / path) if one.before else None
+        pristine = applied_state.restore(ground, one.before, root / path) if one.before else None
         overlay.set(root / path, pristine)
         if path.endswith(".py"):
             for variant in overlay.variants(root / path, installation.pycache_prefix):
                 overlay.set(variant.path, None, volatile=True)
     for name, cached in applied.bytecode.items():
-        overlay.set(root / name, applied_state.restore(state_dir, cached, root / name), volatile=True)
+        overlay.set(root / name, applied_state.restore(ground, cached, root / name), volatile=True)
     if installation.record is not None and applied.record is not None:
         _restore_record(overlay, installation, applied)
-    for file in _state_files(installation.state_dir):
+    for file in _state_files(ground):
         overlay.set(file, None)
     caches = [folder / "__pycache__" for folder in folders]
     return [*folders, *caches, state_dir / applied_state.BACKUPS, state_dir]
@@ -203,7 +205,9 @@ def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], varian
 
 def _keep_backup(overlay: Overlay, installation: Installation, image: Image, stamp: int) -> None:
     file = installation.state_dir / applied_state.BACKUPS / image.sha256
-    overlay.set(file, Image(image.data, 0o644, stamp))
+    # Whoever may not read the original may not read its copy either.
+    private = not image.mode & 0o004
+    overlay.set(file, Image(image.data, 0o600 | image.mode & 0o044, stamp, image.owner if private else None))
 
 
 def _saved_record(overlay: Overlay, installation: Installation, stamp: int) -> Saved | None:
@@ -247,14 +251,19 @@ def _folders(
 
 def _write_state(overlay: Overlay, installation: Installation, applied: Applied, stamp: int) -> None:
     wanted = applied.backups()
-    for file in _state_files(installation.state_dir):
+    for file in _state_files(Ground.of(installation)):
         if file.parent.name == applied_state.BACKUPS and file.name not in wanted:
             overlay.set(file, None)
     overlay.set(installation.state_dir / applied_state.STATE_FILE, Image(applied.to_bytes(), 0o644, stamp))
 
 
-def _state_files(state_dir: Path) -> list[Path]:
-    return sorted(path for path in state_dir.rglob("*") if not path.is_dir()) if state_dir.is_dir() else []
+def _state_files(ground: Ground) -> list[Path]:
+    """The files of the state that are there, by the names that we give; whatever else lies there is not ours."""
+    backups = ground.state_dir / applied_state.BACKUPS
+    found = [backups / name for name in ground.bounds.names(backups) if re.fullmatch("[0-9a-f]{64}", name)]
+    return found + [
+        ground.state_dir / name for name in ground.bounds.names(ground.state_dir) if name == applied_state.STATE_FILE
+    ]
 
 
 def _write_record(
@@ -289,7 +298,7 @@ def _restore_record(overlay: Overlay, installation: Installation, applied: Appli
     """RECORD as it was, to the byte; where somebody changed it since, our rows alone are put back."""
     assert installation.record is not None and installation.dist_info is not None and applied.record is not None
     current = overlay.get(installation.record)
-    original = applied_state.restore(installation.state_dir, applied.record, installation.record)
+    original = applied_state.restore(Ground.of(installation), applied.record, installation.record)
     base = installation.dist_info.parent
     ours = {_relative(installation.root / path, base) for path in applied.files}
     ours |= {_relative(installation.root / name, base) for name in applied.bytecode}

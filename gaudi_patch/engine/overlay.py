@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gaudi_patch.confined import Bounds
 from gaudi_patch.disk import Image, read_image
 from gaudi_patch.engine import bytecode
 from gaudi_patch.engine.transaction import Change
@@ -12,7 +13,8 @@ from gaudi_patch.engine.transaction import Change
 class Overlay:
     """Apply, rollback and the update of a series each lay their result on it; the difference is the plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self._bounds = bounds
         self._disk: dict[Path, Image | None] = {}
         self._new: dict[Path, Image | None] = {}
         self._volatile: set[Path] = set()
@@ -20,7 +22,7 @@ class Overlay:
     def get(self, path: Path) -> Image | None:
         """What ``path`` is to hold."""
         if path not in self._disk:
-            self._disk[path] = read_image(path)
+            self._disk[path] = read_image(path, self._bounds)
         return self._new.get(path, self._disk[path])
 
     def on_disk(self, path: Path) -> Image | None:

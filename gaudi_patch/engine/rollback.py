@@ -9,10 +9,11 @@ from gaudi_patch.disk import Disk, environment_error, read_image
 from gaudi_patch.engine import describe, layout, plan, transaction
 from gaudi_patch.engine.bytecode import variants
 from gaudi_patch.engine.exclusive import exclusive
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import FileState, State
 from gaudi_patch.engine.saved_copies import save
-from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, journal_home, look
+from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, look
 from gaudi_patch.engine.verdicts import fault_of
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
@@ -42,15 +43,13 @@ def rollback(manifest: Manifest, installation: Installation, options: Options) -
         if found.applied is None and found.state not in (State.PATCHED, State.PARTIAL):
             return _nothing_to_roll_back(found, result)
         edited = [one for one in found.files if one.state in (State.MODIFIED, State.MISSING)]
-        overlay = Overlay()
+        ground = Ground.of(installation)
+        overlay = Overlay(ground.bounds)
         saved = _set_aside(found, edited, overlay, options)
         folders = _lay_out(found, overlay)
         todo = overlay.changes()
         try:
-            home = journal_home(installation)
-            result.warnings += transaction.run(
-                home, installation.root, "rollback", todo, options.disk, folders, layout.source_date_ns()
-            )
+            result.warnings += transaction.run(ground, "rollback", todo, options.disk, folders, layout.source_date_ns())
         except OSError as error:
             raise environment_error(error, "rolling back", "everything was put back to the patched state") from error
         return _verified(manifest, found, result, saved)

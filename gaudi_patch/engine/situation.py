@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import journal, plan
 from gaudi_patch.engine.applied import Applied
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.journal import Journal
 from gaudi_patch.engine.locking import directory_lock
 from gaudi_patch.engine.plan import FileState, State
@@ -38,11 +38,6 @@ class Situation(NamedTuple):
         return self.manifest.locked_files(self.series)
 
 
-def journal_home(installation: Installation) -> Path:
-    """Where a transaction keeps its journal: beside the state, so that the state can go."""
-    return installation.state_dir.with_name(installation.state_dir.name + ".journal")
-
-
 def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:
     """The lock of an installation: on the folder that holds the state, no file of its own."""
     return directory_lock(installation.state_dir.parent, timeout)
@@ -50,8 +45,9 @@ def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> Ab
 
 def look(manifest: Manifest, installation: Installation) -> Situation:
     """Read the state of ``installation``; nothing is written, a read-only target will do."""
-    applied = applied_state.load(installation.state_dir)
-    interrupted = journal.load(journal_home(installation), installation.root)
+    ground = Ground.of(installation)
+    applied = applied_state.load(ground)
+    interrupted = journal.load(ground)
     verdict = manifest.verdict(installation.version) if installation.version else Verdict(Kind.UNKNOWN, "")
     series, by_hash = verdict.series, False
     if verdict.kind is Kind.UNKNOWN or installation.layout in (Layout.EDITABLE, Layout.CHECKOUT):

@@ -3,20 +3,21 @@
 The promise: when :func:`run` returns, every change is on disk and was read back; when it raises, every
 target is as it was before; when the process is killed, :func:`recover` undoes what was done, however
 often it is killed itself. The order is staged data, fsync, journal, fsync, replace, fsync of the folders,
-verification, and only then the removal of the journal, which is the commit. SIGINT, SIGTERM, SIGHUP and SIGQUIT
-undo; they wait where a half-done undo or commit would be left.
+verification, and only then the removal of the journal, which is the commit. SIGINT, SIGTERM, SIGHUP and
+SIGQUIT undo; they wait where a half-done undo or commit would be left.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.disk import Disk, Image, sha256
-from gaudi_patch.engine import bytecode, journal
+from gaudi_patch.disk import Disk, Image
+from gaudi_patch.engine import journal, undo
 from gaudi_patch.engine.applied import Saved
+from gaudi_patch.engine.guard import Ground, modest, refuse_mounts
 from gaudi_patch.engine.journal import Entry, Journal, matches, same_content
 from gaudi_patch.engine.progress import Progress, Stage, uninterrupted
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
@@ -43,8 +44,7 @@ class Recovery(NamedTuple):
 
 
 def run(
-    home: Path,
-    anchor: Path,
+    ground: Ground,
     verb: str,
     changes: Sequence[Change],
     disk: Disk,
@@ -52,56 +52,115 @@ def run(
     folder_time_ns: int | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Carry out ``changes`` as one transaction with its journal in the folder ``home``.
+    """Carry out ``changes`` as one transaction, every path held to ``ground``.
 
-    Relative paths in the journal start from ``anchor``. ``remove_directories`` are removed in the end
-    where they are empty. Folders whose content changed get the mtime ``folder_time_ns`` (None: that of the
-    change). ``progress`` is moved on with every stage. Returns warnings about what could not be cleared after the
-    commit.
-    Raises what the step at fault raised, after everything was undone; ``undo-failed`` (exit 4) when that
-    was impossible now, with the journal kept for the next run.
+    ``remove_directories`` are removed in the end where they are empty. Directories whose content changed get
+    the mtime ``folder_time_ns`` (None: that of the change). ``progress`` is moved on with every stage. Returns
+    warnings about what could not be cleared after the commit: once there is nothing but warnings, the changes
+    hold.
+    Raises what the step at fault raised, after everything was undone; ``undo-failed`` (exit 6) when that did
+    not finish, with each file named and the journal kept for the next run.
     """
-    progress = Progress() if progress is None else progress
-    record = _journal(verb, changes, remove_directories)
-    began = False
+    with disk.within(ground.bounds):
+        changes = [_modest(change, ground) for change in changes]
+        preflight(ground, changes, remove_directories)
+        record = _journal(verb, changes, remove_directories)
+        return _run(ground, record, changes, disk, Progress() if progress is None else progress, folder_time_ns)
+
+
+def _run(
+    ground: Ground,
+    record: Journal,
+    changes: Sequence[Change],
+    disk: Disk,
+    progress: Progress,
+    folder_time_ns: int | None,
+) -> list[str]:
+    home = ground.home
+    began = committed = False
+    warnings = []
     try:
-        disk.mkdir(home)
+        _make_home(home, disk)
         began, progress.stage = True, Stage.UNDER_WAY
-        _stage(home, anchor, record, changes, disk)
+        _stage(ground, record, changes, disk)
         record = record._replace(phase="replacing")
-        _write_journal(home, anchor, record, disk)
+        _write_journal(ground, record, disk)
         _replace_all(record, disk)
-        _remove_empty([path for path, _ in record.removed], disk)
-        _sync_folders(record, disk)
+        undo.remove_empty([path for path, _ in record.removed], disk)
+        for folder in undo.touched_directories(record):
+            disk.sync_directory(folder)
         _verify(changes, disk)
         with uninterrupted():
             disk.unlink(home / journal.FILE)
+            committed, progress.stage = True, Stage.COMMITTED
             disk.sync_directory(home)  # the commit is durable before the undo file goes
-            progress.stage = Stage.COMMITTED
     except BaseException as error:
-        if began:
-            with uninterrupted():
-                progress.stage = Stage.UNDO_FAILED  # until it has succeeded
-                _undo_after(error, home, anchor, record, disk)
-                progress.stage = Stage.UNDONE
-        raise
+        if committed and isinstance(error, OSError):
+            warnings.append(f"the end of this run may not be durable ({error.strerror}): after a power cut, look again")
+        else:
+            if began:
+                with uninterrupted():
+                    _undo_after(error, ground, record, disk, progress, committed=committed)
+            raise
     with uninterrupted():
-        return [*_clear(home, disk), *_set_folder_times(home, record, folder_time_ns, disk)]
+        return [*warnings, *undo.clear(home, disk), *_set_directory_times(home, record, folder_time_ns, disk)]
 
 
-def recover(home: Path, anchor: Path, disk: Disk) -> Recovery | None:
+def recover(ground: Ground, disk: Disk) -> Recovery | None:
     """Undo a killed transaction; None when there was none. Idempotent: it may be killed and run again.
 
-    Raises ``third-state`` (exit 6) when a target was edited by somebody else in between; the others are
-    put back all the same, and the journal is kept.
+    Raises ``third-state`` (exit 6) when a target was edited by somebody else in between, ``undo-failed``
+    (exit 6) when some could not be put back; the others are put back all the same, and the journal is kept.
     """
-    record = journal.load(home, anchor)
-    with uninterrupted():
-        if record is None:
-            if home.is_dir():  # killed in the clean-up after its commit, or before its journal was written
-                _clear(home, disk)
-            return None
-        return Recovery(record.verb, _undo(home, record, disk))
+    with disk.within(ground.bounds):
+        record = journal.load(ground)
+        with uninterrupted():
+            if record is None:
+                # Killed in the clean-up after its commit, or before its journal was written.
+                if ground.home.is_dir():
+                    undo.clear(ground.home, disk)
+                return None
+            done = undo.undo(ground, record, disk, trusted=False)
+            if not done.complete:
+                raise undo.unfinished(done, ground, record, disk)
+            return Recovery(record.verb, done.restored)
+
+
+def preflight(ground: Ground, changes: Iterable[Change], remove_directories: Iterable[Path] = ()) -> None:
+    """Refuse what could not be carried out, or would leave the ground, before anything is written.
+
+    Raises ``outside-package`` and ``link-in-the-way`` (exit 1), ``mounted-file`` (exit 4).
+    """
+    paths = [change.path for change in changes]
+    removed = [path for path in remove_directories if path.is_dir()]
+    for path in paths:
+        ground.bounds.look(path)
+    for path in removed:
+        ground.bounds.look(path, directory=True)
+    refuse_mounts([*paths, *removed])
+
+
+def _modest(change: Change, ground: Ground) -> Change:
+    """Let a file keep the attributes of the one that it replaces, and have no more rights than that."""
+    before, after = change.before, change.after
+    if after is None:
+        return change
+    if before is not None and before.link is None:
+        after = after._replace(attributes=before.attributes)
+    return change._replace(after=modest(after, before, ground.owner()))
+
+
+def _make_home(home: Path, disk: Disk) -> None:
+    try:
+        disk.mkdir(home)
+    except FileExistsError as error:
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "journal-in-the-way",
+            "is in the way of this run's journal, and holds what is not gaudi-patch's; nothing was changed",
+            "look at what is in it, move it away, and run the same command again",
+            str(home),
+        ) from error
 
 
 def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[Path]) -> Journal:
@@ -110,14 +169,14 @@ def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[
     position = 0
     for number, change in enumerate(changes):
         undo = None
-        if change.before is not None and change.before.link is None:
+        if change.before is not None:
             undo = (position, len(change.before.data))
             position += len(change.before.data)
         before = Saved.of(change.before) if change.before else None
         after = Saved.of(change.after) if change.after else None
         temp = change.path.with_name(f".gaudi-patch-{token}-{number}.tmp")
         entries.append(Entry(change.path, before, after, temp, undo, change.volatile))
-    removed = sorted({path for path in remove_directories if path.is_dir()})
+    removed = sorted({path for path in remove_directories if path.is_dir() and not path.is_symlink()})
     return Journal(
         verb,
         "staging",
@@ -140,10 +199,10 @@ def _missing_folders(changes: Sequence[Change]) -> list[Path]:
     return list(folders)
 
 
-def _stage(home: Path, anchor: Path, record: Journal, changes: Sequence[Change], disk: Disk) -> None:
+def _stage(ground: Ground, record: Journal, changes: Sequence[Change], disk: Disk) -> None:
     """Everything that needs space, before the first target is touched."""
-    _write_journal(home, anchor, record, disk)
-    disk.sync_directory(home.parent)
+    _write_journal(ground, record, disk)
+    disk.sync_directory(ground.home.parent)
     for folder in record.created:
         disk.mkdir(folder)
     replaced = [
@@ -151,17 +210,17 @@ def _stage(home: Path, anchor: Path, record: Journal, changes: Sequence[Change],
         for entry, change in zip(record.entries, changes, strict=True)
         if entry.undo is not None and change.before is not None
     ]
-    disk.write_new(home / journal.UNDO, Image(b"".join(replaced), 0o600))
+    disk.write_new(ground.home / journal.UNDO, Image(b"", 0o600), parts=replaced)
     for entry, change in zip(record.entries, changes, strict=True):
         if change.after is not None:
             disk.write_new(entry.temp, change.after, like=entry.path)
 
 
-def _write_journal(home: Path, anchor: Path, record: Journal, disk: Disk) -> None:
-    temp = home / f"{journal.FILE}.new"
-    disk.write_new(temp, Image(record.to_bytes(anchor), 0o600))
-    disk.replace(temp, home / journal.FILE)
-    disk.sync_directory(home)
+def _write_journal(ground: Ground, record: Journal, disk: Disk) -> None:
+    temp = ground.home / journal.NEW
+    disk.write_new(temp, Image(record.to_bytes(ground.root), 0o600))
+    disk.replace(temp, ground.home / journal.FILE)
+    disk.sync_directory(ground.home)
 
 
 def _replace_all(record: Journal, disk: Disk) -> None:
@@ -178,24 +237,6 @@ def _replace_all(record: Journal, disk: Disk) -> None:
             disk.unlink(entry.path)
         else:
             disk.replace(entry.temp, entry.path)
-
-
-def _remove_empty(folders: Sequence[Path], disk: Disk) -> None:
-    for folder in sorted(folders, reverse=True):  # what is below a folder comes before it
-        if folder.is_dir() and not any(folder.iterdir()):
-            disk.rmdir(folder)
-
-
-def _touched_folders(record: Journal) -> list[Path]:
-    """The folders whose entries change, those that exist, parents first."""
-    folders = {entry.path.parent for entry in record.entries} | {path.parent for path, _ in record.removed}
-    folders |= {path.parent for path in record.created}
-    return sorted(folder for folder in folders if folder.is_dir())
-
-
-def _sync_folders(record: Journal, disk: Disk) -> None:
-    for folder in _touched_folders(record):
-        disk.sync_directory(folder)
 
 
 def _verify(changes: Sequence[Change], disk: Disk) -> None:
@@ -216,102 +257,30 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
             )
 
 
-def _undo_after(error: BaseException, home: Path, anchor: Path, record: Journal, disk: Disk) -> None:
-    try:
-        if record.phase == "replacing" and not (home / journal.FILE).exists():
-            # Interrupted right after the commit: undoing needs its journal again, as it may be killed too.
-            _write_journal(home, anchor, record, disk)
-        _undo(home, record, disk)
-    except OSError as second:
-        raise GaudiPatchError(
-            Exit.ENVIRONMENT,
-            "undo-failed",
-            f"{str(error) or type(error).__name__}; and undoing it failed too: {second}. The journal is kept",
-            "when the disk is well again, run any apply or rollback: it puts everything back first",
-            str(home),
-        ) from error
+def _undo_after(
+    error: BaseException, ground: Ground, record: Journal, disk: Disk, progress: Progress, *, committed: bool
+) -> None:
+    """Put everything back; raises ``undo-failed`` where that did not finish."""
+    if committed:
+        # Interrupted right after the commit: undoing needs its journal again, as it may be killed too.
+        try:
+            _write_journal(ground, record, disk)
+        except OSError:
+            return  # the changes hold, every one; they are not taken apart without a journal
+    progress.stage = Stage.UNDO_FAILED  # until it has succeeded
+    done = undo.undo(ground, record, disk, trusted=True)
+    if not done.complete:
+        raise undo.unfinished(done, ground, record, disk, error) from error
+    progress.stage = Stage.UNDONE
 
 
-def _undo(home: Path, record: Journal, disk: Disk) -> int:
-    restored, strangers = _undo_entries(home, record, disk)
-    if strangers:
-        names = ", ".join(str(entry.path) for entry in strangers)
-        raise GaudiPatchError(
-            Exit.HUMAN,
-            "third-state",
-            f"an interrupted {record.verb} is undone but for files that somebody edited since: {names}",
-            f"reinstall the package, or keep your edits and remove {home}",
-            str(strangers[0].path),
-        )
-    disk.unlink(home / journal.FILE)
-    disk.sync_directory(home)
-    _clear(home, disk)
-    return restored
-
-
-def _undo_entries(home: Path, record: Journal, disk: Disk) -> tuple[int, list[Entry]]:
-    restored = 0
-    strangers = []
-    wanted = {entry.path for entry in record.entries if entry.before is not None}
-    for folder, mode in record.removed:
-        if not folder.exists():
-            disk.mkdir(folder, mode)
-    for entry in reversed(record.entries):
-        found = disk.read(entry.path) if record.phase == "replacing" else None
-        if record.phase == "replacing" and not matches(found, entry.before):
-            ours = same_content(found, entry.after) or same_content(found, entry.before)
-            if ours or entry.volatile:
-                _put_back(home, entry, disk)
-                restored += 1
-            elif not os.path.lexists(entry.temp):  # with its temp in place the file was never replaced by us
-                strangers.append(entry)
-        if entry.path.suffix == ".py":
-            # Python may have cached what is now gone; the folder of a created module would stay importable.
-            for variant in bytecode.variants(entry.path):
-                if variant.path not in wanted:
-                    disk.unlink(variant.path)
-        disk.unlink(entry.temp)
-    _remove_empty([*record.created, *(path / "__pycache__" for path in record.created)], disk)
-    _sync_folders(record, disk)
-    return restored, strangers
-
-
-def _put_back(home: Path, entry: Entry, disk: Disk) -> None:
-    if entry.before is None:
-        disk.unlink(entry.path)
-        return
-    saved = entry.before
-    data = b""
-    if entry.undo is not None:
-        start, length = entry.undo
-        undo = disk.read(home / journal.UNDO)
-        data = undo.data[start : start + length] if undo else b""
-        if sha256(data) != saved.sha256:
-            raise journal.damaged(home / journal.UNDO, f"has lost the bytes of {entry.path}, which must be put back")
-    disk.unlink(entry.temp)
-    image = Image(data, saved.mode, saved.mtime_ns, saved.owner, saved.link)
-    disk.write_new(entry.temp, image, like=entry.path)
-    disk.replace(entry.temp, entry.path)
-
-
-def _clear(home: Path, disk: Disk) -> list[str]:
-    """Remove the journal folder after the commit; litter is a warning, never a failure."""
-    try:
-        for file in sorted(home.iterdir()):
-            disk.unlink(file)
-        disk.rmdir(home)
-    except OSError as error:
-        return [f"could not remove {home}: {error.strerror}; the next run does it"]
-    return []
-
-
-def _set_folder_times(home: Path, record: Journal, time_ns: int | None, disk: Disk) -> list[str]:
-    """For reproducible layers: a folder's mtime is as much a part of a layer as a file's."""
+def _set_directory_times(home: Path, record: Journal, time_ns: int | None, disk: Disk) -> list[str]:
+    """For reproducible layers: a directory's mtime is as much a part of a layer as a file's."""
     if time_ns is None:
         return []
     try:
-        for folder in sorted({*_touched_folders(record), *record.created, home.parent}):
+        for folder in sorted({*undo.touched_directories(record), *record.created, home.parent}):
             disk.set_time(folder, time_ns)
-    except OSError as error:
-        return [f"could not set the time of {error.filename}: {error.strerror}"]
+    except (OSError, GaudiPatchError) as error:
+        return [f"could not set the time of a directory: {error}"]
     return []

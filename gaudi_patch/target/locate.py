@@ -63,6 +63,8 @@ class Installation:
     warnings: tuple[str, ...]
     #: Where it was installed from (PEP 610), or ""
     direct_url: str = ""
+    #: The root of an unpacked image, from which its links start
+    image_root: Path | None = None
 
 
 def locate(target: Target, package: str = "lmcache", environ: Mapping[str, str] = os.environ) -> Installation:
@@ -134,7 +136,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
         _refuse_link(search, path)
     for other in search.folders:
         if other.found is not None and other.found.kind == "package" and other.found.path != folder:
-            note = "another copy without metadata" if search.image else "never imported: another copy comes first"
+            note = "another copy without metadata" if search.image_root else "never imported: another copy comes first"
             search.warnings.append(f"{other.found.path} is left alone ({note})")
     record = os.path.join(info.path, "RECORD") if info.has_record else None
     if record is None:
@@ -142,7 +144,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
     return _installation(
         search,
         root=site,
-        layout=Layout.IMAGE if search.image else Layout.WHEEL,
+        layout=Layout.IMAGE if search.image_root else Layout.WHEEL,
         info=info,
         record=record,
         state=info.path,
@@ -266,6 +268,7 @@ def _installation(
         how=search.how,
         warnings=tuple(search.warnings),
         direct_url=info.url if info else "",
+        image_root=Path(search.image_root) if search.image_root else None,
     )
 
 

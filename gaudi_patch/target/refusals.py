@@ -117,7 +117,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
         "not-installed",
         f"{package} is not installed for {search.where} ({search.how})",
         "Give its site-packages folder, or the top of a git checkout, with --path."
-        if search.image or search.how.startswith("--path")
+        if search.image_root or search.how.startswith("--path")
         else "Activate the environment that has it, or name it with --python, --path or --root.",
         details=details,
     )

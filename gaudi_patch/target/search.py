@@ -45,7 +45,8 @@ class Search:
     pycache_prefix: str | None = None
     resolve: Resolve = os.path.realpath
     place: Callable[[str], str] = os.path.realpath
-    image: bool = False
+    #: The root of an unpacked image
+    image_root: str | None = None
 
     @property
     def infos(self) -> list[DistInfo]:
@@ -157,7 +158,7 @@ def search_image(root: Path, package: str) -> Search:
         warnings=warnings,
         resolve=image.resolve,
         place=lambda path: image.resolve(image.on_host(path)),
-        image=True,
+        image_root=image.root,
     )
 
 

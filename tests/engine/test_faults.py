@@ -216,7 +216,13 @@ def test_a_disk_that_stays_broken_is_recovered_when_it_is_well_again(bench: Benc
         disk = FailAt(at, number, from_then_on=True)
         result = outcome(lambda disk=disk, victim=victim: bench.scenario.verb(victim, disk))
         if isinstance(result, GaudiPatchError):
-            assert result.exit is Exit.ENVIRONMENT, result
+            # 4 means as before, but for a journal's empty directory; 6 that the undo did not finish.
+            assert (result.exit, result.code == "undo-failed") in {(Exit.ENVIRONMENT, False), (Exit.HUMAN, True)}
+            if result.exit is Exit.ENVIRONMENT:
+                assert without_litter(tree(victim.site)) == bench.start, result
+            else:
+                assert result.details
+                assert ("journal is kept" in result.message) == (victim.home / "journal.json").exists()
         else:
             assert (result.exit, bool(result.warnings)) == (Exit.OK, True)
         assert_truth(victim, bench)
@@ -226,7 +232,7 @@ def test_a_disk_that_stays_broken_is_recovered_when_it_is_well_again(bench: Benc
 
 
 def test_an_error_while_recovering_keeps_the_journal(bench: Bench, count: Count) -> None:
-    """case_2 case_4: killed at step n, and the recovery meets an error: exit 4, and the run after it succeeds."""
+    """case_2 case_4: killed at step n, and the recovery meets an error: exit 4 or 6, and the run after it succeeds."""
     tried = 0
     for at, again in spread(itertools.product(range(bench.steps()), range(70)), 40):
         victim = bench.fresh()
@@ -234,7 +240,7 @@ def test_an_error_while_recovering_keeps_the_journal(bench: Bench, count: Count)
         disk = FailAt(again, ERRORS[(at + again) % len(ERRORS)], from_then_on=bool(again % 2))
         verb = VERBS[(again // 2) % 2]
         result = outcome(lambda disk=disk, victim=victim, verb=verb: run(verb, victim, disk))
-        assert result.exit in (Exit.OK, Exit.ENVIRONMENT), result
+        assert result.exit in (Exit.OK, Exit.ENVIRONMENT, Exit.HUMAN), result
         if disk.failed:  # otherwise the second run has fewer steps
             tried += 1
             assert_truth(victim, bench)

@@ -75,7 +75,7 @@ def test_an_undo_is_durable_before_its_journal_goes(verb: str, few: Tiny) -> Non
     getattr(few, "rollback" if verb == "apply" else "apply")()
     assert in_child(lambda: getattr(few, verb)(KillAt(commit))) == KILLED
     undo = Recorder()
-    transaction.recover(few.home, few.site, undo)
+    transaction.recover(few.ground, undo)
     names = [(name, path) for name, path in undo.calls if name != "read"]
     done = names.index(("unlink", few.home / journal.FILE))
     put_back = [index for index, (name, path) in enumerate(names[:done]) if name in ("replace", "unlink", "rmdir")]
@@ -132,7 +132,7 @@ def test_killed_while_undoing_an_interrupt_at_the_commit(verb: str, few: Tiny, m
 
 
 def test_an_undo_that_fails_is_told_with_both_reasons_and_keeps_the_journal(few: Tiny) -> None:
-    """case_4: exit 4; where the journal is, and what to do when the disk is well again."""
+    """case_4: exit 6; each file named, where the journal is, and what to do when the disk is well again."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -140,8 +140,10 @@ def test_an_undo_that_fails_is_told_with_both_reasons_and_keeps_the_journal(few:
     with pytest.raises(GaudiPatchError) as caught:
         few.apply(FailAt(first + 1, 5, from_then_on=True))
     error = caught.value
-    assert (error.exit, error.code, error.file) == (Exit.ENVIRONMENT, "undo-failed", str(few.home))
+    assert (error.exit, error.code) == (Exit.HUMAN, "undo-failed")
     assert error.message.count("Input/output error") == 2
+    assert f"the journal is kept in {few.home}" in error.message
+    assert any(str(few.site / "lmcache/engine.py") in line for line in error.details)
     assert (few.home / journal.FILE).exists()
     few.rollback()
 
@@ -152,7 +154,7 @@ def test_an_undo_that_fails_is_told_with_both_reasons_and_keeps_the_journal(few:
                 raise KeyboardInterrupt
             super().step(name, path)
 
-    with pytest.raises(GaudiPatchError, match="KeyboardInterrupt; and undoing it failed too"):
+    with pytest.raises(GaudiPatchError, match="KeyboardInterrupt; and undoing it did not finish"):
         few.apply(InterruptedAndBroken(first + 1, 5, from_then_on=True))
     assert few.rollback().exit is Exit.OK
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from gaudi_patch.confined import Area, Bounds
 from gaudi_patch.disk import Disk, Image
 from gaudi_patch.engine import transaction
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.transaction import Change
 from gaudi_patch.errors import GaudiPatchError
 from tests.engine.transactions import Hook, _raise, _replace, at
@@ -20,12 +22,15 @@ from tests.engine.transactions import Hook, _raise, _replace, at
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "info").mkdir()
+    (tmp_path / "package").mkdir()
     yield tmp_path
     assert sorted(path.name for path in (tmp_path / "info").iterdir()) == []
 
 
 def carry_out(place: Path, changes: list[Change], disk: Disk | None = None, **more: Any) -> list[str]:
-    return transaction.run(place / "info" / "journal", place, "test", changes, disk or Disk(), **more)
+    info = place / "info"
+    ground = Ground(place, "package", info / "state", info / "journal", Bounds([Area(place, links=True)]))
+    return transaction.run(ground, "test", changes, disk or Disk(), **more)
 
 
 def test_nothing_to_change_is_a_transaction_too(place: Path) -> None:

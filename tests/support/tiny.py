@@ -21,6 +21,7 @@ from gaudi_patch.disk import Disk
 from gaudi_patch.engine import apply as applying
 from gaudi_patch.engine import rollback as rolling
 from gaudi_patch.engine import verdicts as checking
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.output.report import Result
 from gaudi_patch.series import manifest as manifests
 from gaudi_patch.series.manifest import Manifest
@@ -198,6 +199,10 @@ class Tiny:
             how="a test",
             warnings=(),
         )
+
+    @property
+    def ground(self) -> Ground:
+        return Ground.of(self.installation)
 
     def at(self, site: Path) -> Tiny:
         """The same at a copy of ``site``."""

@@ -1,0 +1,220 @@
+"""Take a transaction back: each target to the bytes it had, past every error that can be gone past.
+
+An undo that cannot finish keeps its journal, and names each file that it could not put back; the next run
+begins where it ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.disk import Disk, Image, sha256
+from gaudi_patch.engine import bytecode, journal
+from gaudi_patch.engine.applied import sound_link
+from gaudi_patch.engine.guard import Ground, modest
+from gaudi_patch.engine.journal import Entry, Journal, matches, same_content
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+Fault = OSError | GaudiPatchError
+
+
+class Undone(NamedTuple):
+    """What came of an undo: ``failed`` targets are not what they were, ``strangers`` were edited by somebody
+    since and left alone, ``litter`` is what else could not be brought back to what it was.
+    """
+
+    restored: int
+    strangers: list[Path]
+    failed: list[tuple[Path, Fault]]
+    litter: list[tuple[Path, Fault]]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is as it was before."""
+        return not (self.strangers or self.failed or self.litter)
+
+
+def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undone:
+    """Put every target of ``record`` back; the journal goes when that is complete.
+
+    ``trusted`` tells that the record is this process's own and was not read from the target.
+    """
+    done = Undone(0, [], [], [])
+    for path, mode in record.removed:
+        if not path.is_dir():
+            _attempt(path, done.failed, lambda path=path, mode=mode: disk.mkdir(path, mode))  # type: ignore[misc]
+    restored = 0
+    wanted = {entry.path for entry in record.entries if entry.before is not None}
+    replaced = _Replaced(ground, disk)
+    for entry in reversed(record.entries):
+        if record.phase == "replacing":
+
+            def put_back(entry: Entry = entry) -> None:
+                nonlocal restored
+                restored += _undo_entry(entry, ground, replaced, disk, done.strangers, trusted=trusted)
+
+            _attempt(entry.path, done.failed, put_back)
+        if entry.path.suffix == ".py":
+            # Python may have cached what is now gone; the directory of a created module would stay importable.
+            for variant in bytecode.variants(entry.path):
+                if variant.path not in wanted:
+                    _attempt(variant.path, done.litter, lambda path=variant.path: disk.unlink(path))  # type: ignore[misc]
+        _attempt(entry.temp, done.litter, lambda path=entry.temp: disk.unlink(path))  # type: ignore[misc]
+    made = [*record.created, *(path / "__pycache__" for path in record.created)]
+    for path in sorted(made, reverse=True):
+        _attempt(path, done.litter, lambda path=path: remove_empty([path], disk))  # type: ignore[misc]
+    for path in touched_directories(record):
+        _attempt(path, done.litter, lambda path=path: disk.sync_directory(path))  # type: ignore[misc]
+    done = done._replace(restored=restored)
+    if done.complete:
+        _attempt(ground.home / journal.FILE, done.litter, lambda: _end(ground.home, disk))
+    if done.complete:
+        clear(ground.home, disk)
+    return done
+
+
+def _attempt(path: Path, faults: list[tuple[Path, Fault]], work: Callable[[], object]) -> None:
+    try:
+        work()
+    except (OSError, GaudiPatchError) as error:
+        faults.append((path, error))
+
+
+def _why(fault: Fault) -> str:
+    return fault.message if isinstance(fault, GaudiPatchError) else fault.strerror or str(fault)
+
+
+def _end(home: Path, disk: Disk) -> None:
+    disk.unlink(home / journal.FILE)
+    disk.sync_directory(home)
+
+
+def _undo_entry(
+    entry: Entry, ground: Ground, replaced: _Replaced, disk: Disk, strangers: list[Path], *, trusted: bool
+) -> int:
+    """Put one target back; returns how many had to be."""
+    found = disk.read(entry.path)
+    if matches(found, entry.before):
+        return 0
+    ours = same_content(found, entry.after) or same_content(found, entry.before)
+    if ours or entry.volatile:
+        _put_back(entry, found, ground, replaced, disk, trusted=trusted)
+        return 1
+    if not os.path.lexists(entry.temp):  # with its temp in place the file was never replaced by us
+        strangers.append(entry.path)
+    return 0
+
+
+def _put_back(
+    entry: Entry, found: Image | None, ground: Ground, replaced: _Replaced, disk: Disk, *, trusted: bool
+) -> None:
+    saved = entry.before
+    if saved is None:
+        disk.unlink(entry.path)
+        return
+    link = sound_link(ground, saved, entry.path)
+    data = b""
+    if link is None:
+        data = replaced.at(*entry.undo) if entry.undo is not None else b""
+        if entry.undo is None or sha256(data) != saved.sha256:
+            file, what = ground.home / journal.UNDO, f"the journal has lost the bytes of {entry.path}"
+            raise GaudiPatchError(Exit.HUMAN, "journal-damaged", what, journal.REINSTALL, str(file))
+    image = Image(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
+    disk.unlink(entry.temp)
+    disk.write_new(entry.temp, image if trusted else modest(image, found, ground.owner()), like=entry.path)
+    disk.replace(entry.temp, entry.path)
+
+
+class _Replaced:
+    """The undo file, read once it is needed."""
+
+    def __init__(self, ground: Ground, disk: Disk) -> None:
+        self._file, self._disk = ground.home / journal.UNDO, disk
+        self._data: bytes | None = None
+
+    def at(self, start: int, length: int) -> bytes:
+        if self._data is None:
+            image = self._disk.read(self._file)
+            self._data = image.data if image else b""
+        return self._data[start : start + length]
+
+
+def touched_directories(record: Journal) -> list[Path]:
+    """Return the directories whose entries change, those that exist, parents first."""
+    folders = {entry.path.parent for entry in record.entries} | {path.parent for path, _ in record.removed}
+    folders |= {path.parent for path in record.created}
+    return sorted(folder for folder in folders if folder.is_dir())
+
+
+def remove_empty(folders: Iterable[Path], disk: Disk) -> None:
+    """Remove those of ``folders`` that are empty, what lies deeper first."""
+    for folder in sorted(folders, reverse=True):
+        if folder.is_dir() and not folder.is_symlink() and not disk.names(folder):
+            try:
+                disk.rmdir(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # Python cached something meanwhile
+                    raise
+
+
+def clear(home: Path, disk: Disk) -> list[str]:
+    """Remove the journal's directory after the commit; litter is a warning, never a failure."""
+    try:
+        for name in disk.names(home):
+            if name in journal.FILES:
+                disk.unlink(home / name)
+        disk.rmdir(home)
+    except OSError as error:
+        return [f"could not remove {home}: {error.strerror}; the next run does it"]
+    except GaudiPatchError as error:
+        return [f"could not remove {home}: {error.message}"]
+    return []
+
+
+def journal_is_kept(ground: Ground, disk: Disk) -> bool:
+    """Whether the journal is there for the next run."""
+    return journal.FILE in disk.names(ground.home)
+
+
+def unfinished(
+    done: Undone, ground: Ground, record: Journal, disk: Disk, error: BaseException | None = None
+) -> GaudiPatchError:
+    """Say that an undo did not finish: why, of which files, and what is there to finish it."""
+    try:
+        kept = journal_is_kept(ground, disk)
+    except (OSError, GaudiPatchError):
+        kept = False
+    if done.strangers and not (done.failed or done.litter):
+        names = ", ".join(map(str, done.strangers))
+        return GaudiPatchError(
+            Exit.HUMAN,
+            "third-state",
+            f"an interrupted {record.verb} is undone but for files that somebody edited since: {names}",
+            f"reinstall the package, or keep your edits and remove {ground.home}",
+            str(done.strangers[0]),
+        )
+    cause = f"{str(error) or type(error).__name__}; and " if error is not None else ""
+    what = "undoing it" if error is not None else f"undoing an interrupted {record.verb}"
+    details = [f"not put back: {path}: {_why(fault)}" for path, fault in done.failed]
+    details += [f"edited since by somebody else: {path}" for path in done.strangers]
+    details += [f"left behind: {path}: {_why(fault)}" for path, fault in done.litter]
+    state = "every target is as it was, but something was left behind"
+    if done.failed:
+        count = len(done.failed) + len(done.strangers)
+        state = f"{count} file{'s' if count != 1 else ''} could not be put back, every other one was"
+    path, first = [*done.failed, *done.litter][0]
+    lost = isinstance(first, GaudiPatchError) and first.code == "journal-damaged"
+    kept_text = f"the journal is kept in {ground.home}" if kept else "no journal could be kept"
+    hint = "once the disk problem is fixed, run `gaudi-patch rollback` or `apply`; either one first finishes the undo"
+    return GaudiPatchError(
+        Exit.HUMAN,
+        "journal-damaged" if lost else "undo-failed",
+        f"{cause}{what} did not finish: {state} ({_why(first)}); {kept_text}",
+        journal.REINSTALL if lost or (done.failed and not kept) else hint,
+        first.file if lost and isinstance(first, GaudiPatchError) else str(path),
+        details=details,
+    )
