@@ -1,9 +1,9 @@
-"""The options of `recipe`."""
+"""`recipe`: a configuration of LMCache for one way to deploy it, and how vLLM is started with it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -11,13 +11,17 @@ from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, JsonOption, ManifestOption, PathOption, PythonOption, verb_app
 from gaudi_patch.cli.run import finish, target
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result, Table, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.recipes.write import Composed
 
 app = verb_app()
 
 
 @app.command()
 def recipe(
+    context: typer.Context,
     mode: Annotated[
         str,
         typer.Argument(
@@ -36,14 +40,21 @@ def recipe(
     ] = 1,
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65534, help="vLLM's port.")] = 8000,
     storage: Annotated[
-        str,
-        typer.Option("--storage", metavar="WHERE", help="An absolute folder, or lm://HOST:PORT, as the mode needs."),
-    ] = "",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--storage",
+            metavar="WHERE",
+            help="An absolute directory, or lm://HOST:PORT; not for memory, multiprocess.",
+        ),
+    ] = None,
     chunk: Annotated[
         int, typer.Option("--chunk-size", metavar="TOKENS", help="A multiple of vllm-gaudi's block of 128.")
     ] = 256,
     cpu_gb: Annotated[float, typer.Option("--cpu-gb", metavar="GB", min=0.1, help="Host memory for each rank.")] = 5.0,
-    disk_gb: Annotated[float, typer.Option("--disk-gb", metavar="GB", min=0.1, help="Disk for each rank.")] = 50.0,
+    disk_gb: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--disk-gb", metavar="GB", min=0.1, help="Disk for each rank, for mode disk (default: 50)."),
+    ] = None,
     lmcache: Annotated[
         str,
         typer.Option(
@@ -65,7 +76,8 @@ def recipe(
 
     The installed LMCache loads the configuration first, in a process of its own interpreter, and
     has to take every value as it is written. A mode that the release cannot do on an HPU is
-    refused with the reason. An existing file that differs is never overwritten.
+    refused with the reason, and so is an option that the mode has no use for. An existing file that
+    differs is never overwritten.
 
     Example:
 
@@ -77,17 +89,79 @@ def recipe(
     """
 
     def verb() -> Result:
-        from gaudi_patch.recipes import write as run
+        from gaudi_patch.recipes import write
         from gaudi_patch.recipes.compose import Settings
         from gaudi_patch.series.manifest import load
 
         if not mode:
-            return run.list_modes()
+            _refuse_without_mode(context)
+            return modes()
         settings = Settings(model, ranks, port, chunk, cpu_gb, disk_gb, storage)
-        if not lmcache:
-            return run.for_installation(*target(python, path, None, manifest), mode, settings, out)
-        if python or path:
+        if lmcache and (python or path):
             raise GaudiPatchError(Exit.USAGE, "usage", "--lmcache asks no installation: leave out --python and --path")
-        return run.for_version(load(manifest), lmcache, mode, settings, out)
+        if lmcache:
+            composed = write.for_version(load(manifest), lmcache, mode, settings)
+        else:
+            composed = write.for_installation(*target(python, path, None, manifest), mode, settings)
+        if out is not None:
+            write.write(composed.recipe.files, out)
+        return rendered(composed, out)
 
     finish("recipe", verb, Format.TEXT, color, as_json)
+
+
+def modes() -> Result:
+    """Return the modes, and what each is for."""
+    from gaudi_patch.recipes.compose import MODES
+
+    rows = [(mode.name, mode.summary) for mode in MODES.values()]
+    return Result(
+        "recipe",
+        data={"modes": [{"mode": name, "summary": summary} for name, summary in rows]},
+        blocks=[Table(("mode", "LMCache keeps KV in"), rows), Text("next: gaudi-patch recipe MODE --out DIR", "next")],
+    )
+
+
+def rendered(composed: Composed, out: Path | None) -> Result:
+    """Return the result: what was written to ``out``, or else the files themselves."""
+    recipe, version = composed.recipe, composed.release.version
+    data: dict[str, Any] = {
+        "mode": composed.mode,
+        "lmcache": version,
+        "checked": composed.checked,
+        "files": dict(recipe.files),
+        "notes": list(recipe.notes),
+        "folder": None if out is None else str(out.resolve()),
+    }
+    if composed.guarded is not None:
+        data["guarded"] = composed.guarded
+    blocks: list[Block] = []
+    if out is not None:
+        blocks += [Text(f"{out / name}", "good", verbatim=True) for name in recipe.files]
+    else:
+        for name, content in recipe.files.items():
+            blocks += [Text(f"==> {name} <==", "next"), Preformatted(f"{content}\n")]
+    blocks += [Text(note) for note in recipe.notes]
+    warnings = []
+    if composed.checked:
+        blocks.append(Text(f"Validated: LMCache {version} accepts every value", "good"))
+    else:
+        warnings.append("no LMCache has loaded this: without --lmcache, the installed one checks it")
+    if composed.unpatched:
+        warnings.append("this LMCache is not patched, and will not serve an HPU: gaudi-patch apply")
+    return Result("recipe", data=data, blocks=blocks, warnings=warnings)
+
+
+def _refuse_without_mode(context: typer.Context) -> None:
+    """Refuse options that a list of the modes has no use for."""
+    shown = {"as_json", "color"}
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in shown
+        and getattr(context.get_parameter_source(str(parameter.name)), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise GaudiPatchError(
+            Exit.USAGE, "usage", f"{', '.join(given)}: means nothing without a MODE", "see `gaudi-patch recipe`"
+        )

@@ -11,6 +11,8 @@ from gaudi_patch.recipes import text
 from gaudi_patch.recipes.release import Release, refuse_long_keys, refuse_multiprocess, refuse_private_keys
 from gaudi_patch.recipes.text import BLOCK, CONFIG, Entry
 
+DISK_GB = 50.0
+_STORAGE, _DISK = frozenset({"--storage"}), frozenset({"--disk-gb"})
 LM_SERVER = "lm://127.0.0.1:65432"
 MULTIPROCESS_PORT = 5555
 PROXY = "examples/lmcache/disagg_prefill_lmcache_v1/disagg_proxy_server.py"
@@ -18,15 +20,18 @@ PROXY = "examples/lmcache/disagg_prefill_lmcache_v1/disagg_proxy_server.py"
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs between deployments; sizes in GB are those of one rank."""
+    """What differs between deployments; sizes in GB are those of one rank.
+
+    ``disk_gb`` and ``storage`` are None where they were not given: the mode has a value of its own, or no use for one.
+    """
 
     model: str = "meta-llama/Llama-3.1-8B-Instruct"
     ranks: int = 1
     port: int = 8000
     chunk: int = 256
     cpu_gb: float = 5.0
-    disk_gb: float = 50.0
-    storage: str = ""
+    disk_gb: float | None = None
+    storage: str | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -47,17 +52,22 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to deploy LMCache."""
+    """A way to deploy LMCache; ``takes`` are the options that not every mode has a use for."""
 
     name: str
     summary: str
     compose: Callable[[Release, Settings], Recipe]
+    takes: frozenset[str] = frozenset()
 
 
 def compose(mode: Mode, release: Release, settings: Settings) -> Recipe:
     """The recipe; raises a refusal where the release cannot do it on HPU, and a usage error for bad settings."""
     if settings.chunk % BLOCK or settings.chunk <= 0:
         raise _usage(f"--chunk-size {settings.chunk}: takes a multiple of vllm-gaudi's block of {BLOCK} tokens")
+    given = {"--storage": settings.storage, "--disk-gb": settings.disk_gb}
+    useless = [option for option, value in given.items() if value is not None and option not in mode.takes]
+    if useless:
+        raise _usage(f"{' and '.join(useless)}: means nothing in mode {mode.name}")
     if settings.ranks > 1 and mode.name != "multiprocess":
         refuse_private_keys(release, f"{settings.ranks} ranks")
     return mode.compose(release, settings)
@@ -68,27 +78,27 @@ def _memory(release: Release, settings: Settings) -> Recipe:
 
 
 def _disk(release: Release, settings: Settings) -> Recipe:
-    folder = _folder(settings.storage or "/var/lib/lmcache")
+    folder = _folder(_given(settings.storage, "/var/lib/lmcache"))
     more: tuple[Entry, ...] = (
         ("local_disk", f"file://{folder}/", "a disk of this host"),
-        ("max_local_disk_size", settings.disk_gb, "GB for each rank"),
+        ("max_local_disk_size", DISK_GB if settings.disk_gb is None else settings.disk_gb, "GB for each rank"),
     )
     note = f"A restarted engine finds nothing: LMCache keeps the index of {folder} in memory. To outlive it: shared."
     return _one_host(release, settings, more, note)
 
 
 def _remote(release: Release, settings: Settings) -> Recipe:
-    entries, server = _store(release, settings, settings.storage or LM_SERVER)
+    entries, server = _store(release, settings, _given(settings.storage, LM_SERVER))
     return _one_host(release, settings, entries, *_start(server), server=server)
 
 
 def _shared(release: Release, settings: Settings) -> Recipe:
-    entries, _ = _store(release, settings, _folder(settings.storage or "/mnt/lmcache"))
+    entries, _ = _store(release, settings, _folder(_given(settings.storage, "/mnt/lmcache")))
     return _one_host(release, settings, entries, "The folder is mounted on every host. Nothing in it is ever removed.")
 
 
 def _mixed(release: Release, settings: Settings) -> Recipe:
-    more, _ = _store(release, settings, _folder(settings.storage or "/mnt/lmcache"))
+    more, _ = _store(release, settings, _folder(_given(settings.storage, "/mnt/lmcache")))
     entries = _engine(release, settings, more)
     files = {
         CONFIG: text.yaml(release, entries),
@@ -104,7 +114,7 @@ def _mixed(release: Release, settings: Settings) -> Recipe:
 
 
 def _disaggregated(release: Release, settings: Settings) -> Recipe:
-    more, server = _store(release, settings, settings.storage or LM_SERVER)
+    more, server = _store(release, settings, _given(settings.storage, LM_SERVER))
     entries = _engine(release, settings, more)
     decode = replace(settings, port=settings.port + 1)
     files = {
@@ -151,11 +161,11 @@ MODES: Mapping[str, Mode] = {
     mode.name: mode
     for mode in (
         Mode("memory", "host memory of the engine: fastest, gone with the process", _memory),
-        Mode("disk", "a disk of this host below it: more room, gone with the process", _disk),
-        Mode("remote", "LMCache's lm:// server below it: outlives the engine, and hosts share it", _remote),
-        Mode("shared", "a folder that hosts share below it: outlives everything", _shared),
-        Mode("mixed", "MI300X and Gaudi hosts over one shared folder", _mixed),
-        Mode("disaggregated", "one engine prefills, another one decodes, through a store", _disaggregated),
+        Mode("disk", "a disk of this host below it: more room, gone with the process", _disk, _STORAGE | _DISK),
+        Mode("remote", "LMCache's lm:// server below it: outlives the engine, and hosts share it", _remote, _STORAGE),
+        Mode("shared", "a folder that hosts share below it: outlives everything", _shared, _STORAGE),
+        Mode("mixed", "MI300X and Gaudi hosts over one shared folder", _mixed, _STORAGE),
+        Mode("disaggregated", "one engine prefills, another one decodes, through a store", _disaggregated, _STORAGE),
         Mode("multiprocess", "LMCache in a process of its own, for all engines of a host", _multiprocess),
     )
 }
@@ -222,6 +232,10 @@ def _start(server: Mapping[str, str]) -> tuple[str, ...]:
 
 def _config(entries: Sequence[Entry]) -> dict[str, object]:
     return {key: value for key, value, _ in entries}
+
+
+def _given(storage: str | None, default: str) -> str:
+    return default if storage is None else storage
 
 
 def _folder(given: str) -> str:

@@ -19,7 +19,7 @@ def test_a_recipe_that_nothing_has_loaded_says_so(tmp_path: Path) -> None:
     done = gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--out", tmp_path / "out")
     assert done.code == 0
     assert "no LMCache has loaded this" in done.err
-    assert "takes it as it is written" not in done.out
+    assert "accepts every value" not in done.out
     assert (tmp_path / "out" / "serve.sh").is_file()
     assert gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--json").json["data"]["checked"] is False
 
@@ -31,12 +31,33 @@ def test_without_a_folder_the_files_are_printed_and_nothing_is_written(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mode_takes_what_it_has_a_use_for() -> None:
+    done = gaudi_patch("recipe", "disk", "--lmcache", "0.5.6", "--storage", "/srv/kv", "--disk-gb", "7", "--json")
+    assert "max_local_disk_size: 7.0" in done.json["data"]["files"]["lmcache.yaml"]
+    assert "file:///srv/kv/" in done.json["data"]["files"]["lmcache.yaml"]
+    default = gaudi_patch("recipe", "disk", "--lmcache", "0.5.6", "--json").json["data"]["files"]["lmcache.yaml"]
+    assert "max_local_disk_size: 50.0" in default
+
+
+@pytest.mark.parametrize("option", [("--out", "x"), ("--storage", "/x"), ("--port", "8000"), ("--lmcache", "0.5.6")])
+def test_the_list_of_modes_refuses_what_it_would_ignore(option: tuple[str, str], tmp_path: Path) -> None:
+    done = gaudi_patch("recipe", *option, "--json", cwd=tmp_path)
+    assert (done.code, done.code_of_error) == (2, "usage")
+    assert option[0] in done.json["errors"][0]["message"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "code"),
     [
         (["nonsense", "--lmcache", "0.5.6"], 2, "unknown-mode"),
         (["memory", "--lmcache", "0.5.6", "--chunk-size", "100"], 2, "usage"),
         (["memory", "--lmcache", "0.5.6", "--python", "python3"], 2, "usage"),
+        (["memory", "--lmcache", "0.5.6", "--storage", "/mnt"], 2, "usage"),
+        (["memory", "--lmcache", "0.5.6", "--disk-gb", "50"], 2, "usage"),
+        (["multiprocess", "--lmcache", "0.5.6", "--storage", "/mnt"], 2, "usage"),
+        (["multiprocess", "--lmcache", "0.5.6", "--disk-gb", "1"], 2, "usage"),
+        (["shared", "--lmcache", "0.5.6", "--disk-gb", "1"], 2, "usage"),
+        (["disk", "--lmcache", "0.5.6", "--storage", ""], 2, "usage"),
         (["memory", "--lmcache", "0.3.5"], 3, "refused-version"),
         (["memory", "--lmcache", "99"], 3, "unknown-version"),
         (["memory", "--lmcache", "0.3.7"], 1, "no-pair"),
