@@ -1,15 +1,19 @@
-"""The options of `demo`."""
+"""`demo`: the whole story in a throwaway environment."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, verb_app
 from gaudi_patch.cli.run import exclude, finish
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Block, Color, Format, Result, Table, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.demo.story import Step, Story
 
 app = verb_app()
 
@@ -59,6 +63,88 @@ def demo(
         from gaudi_patch.demo.story import demo as run
 
         exclude("--full", "--no-smoke", full and no_smoke)
-        return run(Options(version, keep, "" if no_smoke else torch, as_json, full))
+        return rendered(run(Options(version, keep, "" if no_smoke else torch, as_json, full)))
 
     finish("demo", verb, output_format, color, as_json)
+
+
+def rendered(story: Story) -> Result:
+    """Return the result: exit 1 where a step did not end as it must."""
+    from gaudi_patch.smoke import checks
+
+    blocks: list[Block] = [*checks.blocks(story.patched)] if story.patched else []
+    blocks += [
+        Table(("counted on the emulated HPU", "stock", "patched"), rows, f"{request} (lazy rules, after warm-up)")
+        for request, rows in story.counters().items()
+    ]
+    blocks += _answers(story)
+    blocks += [Text(f"unpatched, level {level.level} {level.status}: {level.reason}") for level in story.stock]
+    blocks.append(Table(("step", "status", "result", "time"), _rows(story), f"LMCache {story.version}", 1))
+    result = Result("demo", data=_data(story), blocks=blocks)
+    if story.failed:
+        names = ", ".join(dict.fromkeys(step.name for step in story.failed))
+        result.exit = Exit.REFUSED
+        result.errors = [
+            GaudiPatchError(
+                Exit.REFUSED,
+                "demo-failed",
+                f"demo failed at {names}: {story.failed[0].ending}",
+                "mend that, and run the same command again",
+                details=[f"{step.name}: {step.ending}" for step in story.failed],
+            )
+        ]
+        return result
+    done = f"demo succeeded: LMCache {story.version} was patched, verified, and rolled back to the byte"
+    left = f"the environment is in {story.kept}" if story.kept else "nothing was left behind"
+    result.blocks += [Text(done, "good"), Text(left, verbatim=True)]
+    return result
+
+
+def _rows(story: Story) -> list[tuple[str, str, str, str]]:
+    return [
+        (step.name, _status(step), step.ending, "" if step.seconds is None else f"{step.seconds:.3f} s")
+        for step in story.steps
+    ]
+
+
+def _status(step: Step) -> str:
+    return "ok" if step.good else "failed"
+
+
+def _answers(story: Story) -> list[Block]:
+    """Return what vLLM was asked and answered; nothing where no engine has run."""
+    from gaudi_patch.demo.vllm import answered
+
+    rows = [
+        (
+            one.name,
+            str(one.prompt),
+            str(one.vllm),
+            str(one.lmcache),
+            "-" if one.stock is None else str(one.stock),
+            " ".join(map(str, one.answer)),
+            f"{one.seconds:.3f} s",
+        )
+        for one in answered(story.stock, story.patched)
+    ]
+    head = ("request", "prompt", "vLLM had", "LMCache had", "stock", "answer (tokens)", "time")
+    title = (
+        "vLLM on the patched LMCache (lazy rules, a tiny model); stock: what LMCache as released had; "
+        "control: its KV was spoilt on purpose, so the answer must be another one"
+    )
+    return [Table(head, rows, title)] if rows else []
+
+
+def _data(story: Story) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    keys = ("step", "status", "result", "seconds")
+    return {
+        "version": story.version,
+        "steps": [dict(zip(keys, row, strict=True)) for row in _rows(story)],
+        "kept": str(story.kept) if story.kept else None,
+        "smoke": {
+            "stock": [asdict(level) for level in story.stock],
+            "patched": [asdict(level) for level in story.patched],
+        },
+    }

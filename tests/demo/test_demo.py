@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gaudi_patch.demo import setup, vllm
-from gaudi_patch.demo import story as demo
-from gaudi_patch.errors import GaudiPatchError
-from gaudi_patch.output.report import Table
+from gaudi_patch.commands.demo import rendered
+from gaudi_patch.demo import needs, setup
+from gaudi_patch.demo.story import Step, Story
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Table, plain
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support.cli import gaudi_patch
 
@@ -30,8 +32,8 @@ def test_the_whole_story_without_smoke_checks_is_a_contradiction() -> None:
 
 
 def test_releases_that_the_demos_vllm_imports_are_taken() -> None:
-    setup.refuse_older("0.4.3")
-    setup.refuse_older("0.5.6")
+    needs.refuse_older("0.4.3")
+    needs.refuse_older("0.5.6")
 
 
 def test_an_installation_that_fails_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,11 +52,13 @@ def test_what_was_counted_is_shown_request_by_request_with_a_dash_where_stock_di
         )
         return [other, LevelResult("kernels", "passed", "fine", 1.0, "emulated", "lazy", 3, (), counters)]
 
-    smoked = demo._Smoked(
+    story = Story(
+        "0.5.6",
+        None,
         stock=kernels(a_store={"graph_launches": 17}),
         patched=kernels(a_store={"device_syncs": 1, "graph_launches": 3, "other": 5}, a_load={"graph_launches": 2}),
     )
-    assert demo._counters(smoked) == {
+    assert story.counters() == {
         "a_store": [("graph launches", "17", "3"), ("device synchronizations", "-", "1")],
         "a_load": [("graph launches", "-", "2")],
     }
@@ -72,13 +76,117 @@ def _request(name: str, lmcache: int) -> dict[str, Any]:
 def test_each_request_is_shown_with_its_hit_before_and_after_its_answer_and_its_time() -> None:
     stock = _inference([_request("hit", 0)])
     patched = _inference([_request("miss", 0), _request("hit", 256), _request("hit", 128)])
-    (table,) = vllm.blocks([stock], [patched])
-    assert isinstance(table, Table)
+    (table,) = [
+        block
+        for block in rendered(Story("0.5.6", None, stock=[stock], patched=[patched])).blocks
+        if isinstance(block, Table) and "answer (tokens)" in block.columns
+    ]
     assert table.rows == [
         ("miss", "300", "0", "0", "-", "7 8", "0.250 s"),
         ("hit", "300", "0", "256", "0", "7 8", "0.250 s"),
     ]
 
 
-def test_where_no_engine_has_run_there_is_no_table() -> None:
-    assert vllm.blocks([], []) == []
+def test_where_no_engine_has_run_there_is_no_table_of_answers() -> None:
+    blocks = rendered(Story("0.5.6", None, [Step("check", True, "exit 10: pristine", 0.1)])).blocks
+    assert "answer (tokens)" not in "".join(map(plain, blocks))
+
+
+def test_a_step_that_failed_is_named_with_its_cause() -> None:
+    steps = [
+        Step("check", True, "exit 10: pristine", 0.1),
+        Step("smoke", False, "exit 5: no C++ compiler", 1.0),
+        Step("compare", True, "every byte as installed"),
+    ]
+    result = rendered(Story("0.5.6", None, steps))
+    assert result.exit is Exit.REFUSED
+    assert result.errors[0].message == "demo failed at smoke: exit 5: no C++ compiler"
+    assert result.data["steps"][1] == {
+        "step": "smoke",
+        "status": "failed",
+        "result": "exit 5: no C++ compiler",
+        "seconds": "1.000 s",
+    }
+    assert "demo succeeded" not in "".join(map(plain, result.blocks))
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [("9.9", "unknown-version"), ("0.3.5", "refused-version"), ("nonsense", "unknown-version")]
+)
+def test_a_release_without_a_series_is_refused_before_anything_is_made(version: str, code: str, tmp_path: Path) -> None:
+    done = gaudi_patch("demo", "--version", version, "--keep", tmp_path / "kept", "--json", env={"PATH": ""})
+    assert (done.code, done.code_of_error) == (3, code)
+    assert not (tmp_path / "kept").exists()
+
+
+def _pip(out: str = "", err: str = "") -> needs.Run:
+    return lambda command: subprocess.CompletedProcess(command, 1 if err else 0, out, err)
+
+
+LISTED = _pip("lmcache (0.5.6)\nAvailable versions: 0.5.6, 0.5.5\n")
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "free_space", lambda folder: 100 * needs.GIB)
+
+
+def lacks(tmp_path: Path, run: needs.Run = LISTED, version: str = "0.5.6", **more: Any) -> list[str]:
+    (tmp_path / "g++").touch(0o755)
+    options = {"torch": True, "vllm": False, "environ": {"PATH": str(tmp_path)}, **more}
+    return needs.missing("lmcache", version, tmp_path, run=run, **options)
+
+
+@pytest.mark.usefixtures("roomy")
+def test_nothing_is_missing_where_all_is_there(tmp_path: Path) -> None:
+    assert lacks(tmp_path) == []
+    assert lacks(tmp_path, environ={"PATH": "", "CXX": str(tmp_path / "g++")}) == []
+    assert lacks(tmp_path, environ={"PATH": ""}, torch=False) == []
+
+
+@pytest.mark.usefixtures("roomy")
+def test_a_compiler_is_looked_for_before_pytorch_is_downloaded(tmp_path: Path) -> None:
+    (lack,) = lacks(tmp_path, environ={"PATH": "", "CXX": "no-such-compiler"})
+    assert lack.startswith("no C++ compiler")
+    assert "apt-get install g++" in lack
+
+
+@pytest.mark.parametrize(("torch", "vllm", "fits"), [(False, False, True), (True, False, False), (True, True, False)])
+def test_room_is_looked_for_where_the_environment_is_to_be(
+    torch: bool, vllm: bool, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(needs, "free_space", lambda folder: needs.GIB)
+    found = lacks(tmp_path, torch=torch, vllm=vllm)
+    assert bool(found) is not fits
+    assert fits or f"{tmp_path} has 1.0 GiB free of {4 if vllm else 3} GiB" in found[0]
+
+
+def test_room_is_that_of_the_nearest_directory_that_exists(tmp_path: Path) -> None:
+    assert needs.free_space(tmp_path / "not" / "yet") > 0
+
+
+@pytest.mark.usefixtures("roomy")
+@pytest.mark.parametrize(
+    ("run", "version", "said"),
+    [
+        (LISTED, "0.5.4", "pip finds no lmcache 0.5.4 for Python"),
+        (_pip(err="ERROR: No matching distribution found for lmcache"), "0.5.6", "look at the network"),
+        (_pip(err="/x/python: No module named pip"), "0.5.6", "ensurepip"),
+        (_pip(err='ERROR: unknown command "index"'), "0.5.6", ""),
+    ],
+)
+def test_the_release_is_asked_for_before_anything_is_made(
+    run: needs.Run, version: str, said: str, tmp_path: Path
+) -> None:
+    found = lacks(tmp_path, run, version)
+    assert (said in found[0]) if said else found == []
+
+
+def test_all_that_is_missing_is_told_at_once_and_nothing_is_made(tmp_path: Path) -> None:
+    env = {"PATH": "", "CXX": "", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    done = gaudi_patch("demo", "--keep", tmp_path / "kept", "--json", env=env)
+    assert (done.code, done.code_of_error) == (4, "demo-needs")
+    details = " ".join(done.json["errors"][0]["details"])
+    assert "no C++ compiler" in details
+    assert "pip finds no lmcache" in details
+    assert not (tmp_path / "kept").exists()

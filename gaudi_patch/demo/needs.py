@@ -1,0 +1,146 @@
+"""Look at what a demo needs before anything is made or downloaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from gaudi_patch.demo.setup import OLDEST_WITH_VLLM, VLLM
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.series.manifest import Kind, Manifest
+
+GIB = 1 << 30
+#: Bytes of the environment by what is installed: LMCache; PyTorch for the CPU and LMCache's imports; vLLM too.
+ROOM = {"lmcache": GIB // 4, "torch": 3 * GIB, "vllm": 4 * GIB}
+#: As the emulated HPU looks for one (emulator/build.py).
+COMPILERS = ("g++", "c++", "clang++")
+_SECONDS = 120.0
+
+Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
+
+
+def release(manifest: Manifest, version: str, *, vllm: bool) -> str:
+    """Return the release to show: ``version``, or the newest with a series.
+
+    Raises an error for one that has no series, or that does not go with the vLLM that the demo installs.
+    """
+    if not version:
+        return max((series.versions.removeprefix("==") for series in manifest.series), key=Version)
+    verdict = manifest.verdict(version)
+    if verdict.kind is not Kind.SERIES:
+        why = verdict.reason or "the manifest has no series for it"
+        hint = "see `gaudi-patch list` for the releases that have one"
+        kind = verdict.kind.value
+        raise GaudiPatchError(
+            Exit.NOT_FOUND, f"{kind}-version", f"LMCache {version}: {why}; nothing was installed", hint
+        )
+    if vllm:
+        refuse_older(version)
+    return version
+
+
+def refuse_older(version: str) -> None:
+    """Raise where the release does not go with the vLLM that the demo installs."""
+    try:
+        too_old = Version(version) < Version(OLDEST_WITH_VLLM)
+    except InvalidVersion:
+        return
+    if too_old:
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "demo-vllm",
+            f"LMCache {version} does not go with the demo's {VLLM}; nothing was installed",
+            f"name {OLDEST_WITH_VLLM} or later with --version, or leave --full out",
+        )
+
+
+def missing(
+    package: str,
+    version: str,
+    folder: Path | None,
+    *,
+    torch: bool,
+    vllm: bool,
+    environ: Mapping[str, str] = os.environ,
+    run: Run | None = None,
+) -> list[str]:
+    """Return what is missing here, each as a sentence with what to do: a compiler, room, pip, the release itself.
+
+    ``folder`` is where the environment is to be made, None for the temporary directory.
+    """
+    lacks = []
+    if torch and not compiler(environ):
+        lacks.append(
+            "no C++ compiler, which builds the emulated HPU: install g++ (apt-get install g++; dnf install gcc-c++), "
+            "set CXX, or leave the smoke checks out with --no-smoke"
+        )
+    room, free = ROOM["vllm" if vllm else "torch" if torch else "lmcache"], free_space(folder)
+    if free < room:
+        where = folder or Path(tempfile.gettempdir())
+        other = "another --keep DIR" if folder else "TMPDIR, or --keep DIR, on a larger file system"
+        lacks.append(f"{where} has {free / GIB:.1f} GiB free of {room / GIB:.2g} GiB that are needed: name {other}")
+    if problem := unavailable(package, version, run or _run):
+        lacks.append(problem)
+    return lacks
+
+
+def refuse(lacks: list[str]) -> None:
+    """Raise one error for all that is missing."""
+    if lacks:
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "demo-needs",
+            f"the demo cannot run here; nothing was installed: {lacks[0].partition(':')[0]}",
+            "see the details above, then run the same command again",
+            details=lacks,
+        )
+
+
+def compiler(environ: Mapping[str, str]) -> str:
+    """Return the C++ compiler that the emulated HPU would be built with, "" for none."""
+    names = (environ.get("CXX"), *COMPILERS)
+    return next((name for name in names if name and shutil.which(name, path=environ.get("PATH"))), "")
+
+
+def free_space(folder: Path | None) -> int:
+    """Return the bytes that are free where ``folder`` is, or would be made."""
+    path = (folder or Path(tempfile.gettempdir())).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def unavailable(package: str, version: str, run: Run) -> str:
+    """Return why pip cannot get the release, "" where it can, or cannot tell without a download."""
+    done = run([sys.executable, "-m", "pip", "index", "versions", package])
+    if done.returncode == 0:
+        listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
+        versions = [one.strip() for one in listed[1].split(",")] if listed else [version]
+        if version in versions:
+            return ""
+        python = ".".join(map(str, sys.version_info[:2]))
+        return f"pip finds no {package} {version} for Python {python}: its newest is {versions[0]}"
+    last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+    if "No module named pip" in last:
+        return f"{sys.executable} has no pip: {sys.executable} -m ensurepip"
+    if "unknown command" in last or "No matching distribution" not in last:
+        return ""  # an older pip; the installation tells
+    return f"pip finds no {package}: look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)"
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        text = f"ERROR: No matching distribution found in {_SECONDS:.0f} s"
+        return subprocess.CompletedProcess(command, 1, "", text)
