@@ -62,9 +62,6 @@ def state(case: Case) -> Answer:
     if isinstance(found, GaudiPatchError):
         return failure(found.message, found.hint)
     fault = verdicts.fault_of(found)
-    if found.interrupted is not None or fault is not None:  # perhaps a run is just at work
-        found, interruption = verdicts.settled(case.manifest, case.lmcache)
-        fault = interruption or verdicts.fault_of(found)
     if fault is None and found.state in (State.PRISTINE, State.OUTDATED):
         if found.series is not None:
             what = f"not patched: LMCache {found.installation.version} is {found.state.value}"
