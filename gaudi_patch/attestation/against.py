@@ -12,7 +12,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Fields, Result, Table, Text
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.target import packages
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 
 def check_against(manifest: Manifest, installation: Installation, path: Path) -> Result:

@@ -14,7 +14,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.target import packages
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 
 def apply_and_attest(manifest: Manifest, installation: Installation, options: Options, path: Path) -> Result:

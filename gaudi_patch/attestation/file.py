@@ -11,6 +11,7 @@ from gaudi_patch.attestation import schema
 from gaudi_patch.attestation.document import VERSION, digest
 from gaudi_patch.disk import Disk, Image, environment_error
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.reading import UnsuitableFileError, parse_json, read_bytes
 
 #: More than any series can make of it; a file of another kind is not read to its end.
 LIMIT = 16 * 1024 * 1024
@@ -58,17 +59,14 @@ def read(path: Path) -> dict[str, Any]:
     Raises ``bad-attestation`` (exit 2) where there is none, or it is damaged, was edited, or has another form.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(LIMIT + 1)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        data = read_bytes(path, LIMIT)
+    except (FileNotFoundError, NotADirectoryError, UnsuitableFileError) as error:
         _bad(path, f"there is no attestation ({error.strerror})", "write one: gaudi-patch apply --report FILE")
     except OSError as error:
         raise environment_error(error, "reading the attestation") from error
-    if len(data) > LIMIT:
-        _bad(path, "is larger than any attestation")
     try:
-        document = json.loads(data, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         _bad(path, f"is not valid JSON: {error}", line=getattr(error, "lineno", 0))
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is int and version > VERSION:
@@ -76,14 +74,10 @@ def read(path: Path) -> dict[str, Any]:
     faults = schema.faults(document)
     if faults:
         _bad(path, f"is no attestation: {faults[0]}", details=faults[:20] if len(faults) > 1 else [])
+    assert isinstance(document, dict)  # the schema asks for it
     if document["sha256"] != digest(document):
         _bad(path, "was changed after it was written: its sha256 is not that of its content")
-    found: dict[str, Any] = document
-    return found
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
+    return document
 
 
 def _usage(message: str, hint: str) -> GaudiPatchError:

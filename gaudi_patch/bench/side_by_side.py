@@ -13,7 +13,7 @@ from gaudi_patch.engine.situation import look
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.smoke.checks import interpreter_of
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gaudi_patch.output.report import Color, Format, Result
 if TYPE_CHECKING:
     from gaudi_patch.series.manifest import Manifest
     from gaudi_patch.smoke.checks import Options as SmokeOptions
-    from gaudi_patch.target.locate import Installation
+    from gaudi_patch.target.installation import Installation
 
 
 def smoke_options(

@@ -15,7 +15,8 @@ from gaudi_patch.output.report import Result, narrate
 from gaudi_patch.series.manifest import Manifest, load
 from gaudi_patch.smoke import checks as smoke
 from gaudi_patch.smoke.outcome import LevelResult
-from gaudi_patch.target.locate import Installation, Target, locate
+from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.locate import Target, locate
 
 #: What the table of counters shows, and how it is called there.
 COUNTERS = {

@@ -21,7 +21,8 @@ from gaudi_patch.engine.verdicts import settled
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.series.manifest import Manifest, default_directory
 from gaudi_patch.target.ask import AskError, Problem, ask
-from gaudi_patch.target.locate import Installation, locate
+from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.locate import locate
 from gaudi_patch.target.search import Target
 
 _PROBE_SECONDS = 120.0

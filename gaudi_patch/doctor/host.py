@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from gaudi_patch.reading import read_bytes
 from gaudi_patch.target import process
 from gaudi_patch.target.interpreter import which
 from gaudi_patch.target.process import Finished
@@ -23,6 +24,8 @@ from gaudi_patch.target.process import Finished
 #: Seconds for a tool such as hl-smi: it answers within one or two, and hangs where a card does.
 TOOL_SECONDS = 20.0
 CONNECT_SECONDS = 2.0
+#: The largest file of a host that is looked at is the list of Debian packages.
+FILE_LIMIT = 64 * 1024 * 1024
 #: What a disk is measured with, and for how long at most.
 SAMPLE_BYTES = 64 * 1024 * 1024
 SAMPLE_SECONDS = 3.0
@@ -55,7 +58,7 @@ class Host:
     def read(self, name: str) -> str | None:
         """The text of a file; None where it is not there or may not be read."""
         try:
-            return self.path(name).read_text(encoding="utf-8", errors="replace").strip()
+            return read_bytes(self.path(name), FILE_LIMIT).decode("utf-8", "replace").strip()
         except OSError:
             return None
 

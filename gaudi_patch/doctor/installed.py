@@ -7,21 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.reading import read_bytes
+from gaudi_patch.target.packages import Package, find
 from gaudi_patch.target.search import Search, Target, search_default, search_folder, search_image
 from gaudi_patch.target.site_folder import normalised
-
-#: numpy-1.26.4.dist-info, and the older habana_media_loader-1.19.0-py3.10.egg-info
-_METADATA = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py\d\.\d+)?\.(dist|egg)-info")
-
-
-class Package(NamedTuple):
-    """An installed distribution: its version, and the folder of its metadata."""
-
-    version: str
-    path: Path
 
 
 @dataclass(frozen=True)
@@ -43,12 +34,8 @@ class Installed:
         """What ``package`` asks of the distribution ``of``, without extras: ``["transformers>=5.4"]``."""
         if package not in self.packages:
             return []
-        folder = self.packages[package].path
-        for name in ("METADATA", "PKG-INFO"):
-            try:
-                text = (folder / name).read_text(encoding="utf-8", errors="replace")
-            except OSError:
-                continue
+        text = self.packages[package].text("METADATA", "PKG-INFO")
+        if text is not None:
             found = re.findall(r"^Requires-Dist: *([\w.-]+)([^;\n]*)(;?.*)$", text.split("\n\n")[0], re.MULTILINE)
             return [f"{one}{spec.strip()}" for one, spec, marker in found if normalised(one) == of and not marker]
         return []
@@ -57,9 +44,8 @@ class Installed:
         """The names that a distribution registers in an entry point group."""
         if package not in self.packages:
             return []
-        try:
-            text = (self.packages[package].path / "entry_points.txt").read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        text = self.packages[package].text("entry_points.txt")
+        if text is None:
             return []
         section = re.search(rf"^\[{re.escape(group)}\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
         return re.findall(r"^([^=\s]+) *=", section[1], re.MULTILINE) if section else []
@@ -69,7 +55,7 @@ class Installed:
         if self.torch is None:
             return None
         try:
-            text = (self.torch / "version.py").read_text(encoding="utf-8", errors="replace")
+            text = read_bytes(self.torch / "version.py").decode("utf-8", "replace")
         except OSError:
             return None
         found = re.search(r"^cuda\b[^=\n]*= *(None|['\"]([^'\"]*)['\"])", text, re.MULTILINE)
@@ -84,20 +70,11 @@ def look(target: Target, environ: Mapping[str, str], package: str) -> Installed:
         if error.exit is Exit.USAGE:
             raise
         return Installed(problem=error.message, hint=error.hint)
-    packages: dict[str, Package] = {}
-    torch = None
-    for folder in search.folders:
-        try:
-            names = sorted(os.listdir(folder.path))  # noqa: PTH208 - names alone
-        except OSError:  # a zip file, or gone: import passes over it too
-            continue
-        for name in names:
-            if match := _METADATA.fullmatch(name):
-                packages.setdefault(normalised(match["name"]), Package(match["version"], Path(folder.path, name)))
-        if torch is None and "torch" in names:
-            torch = Path(search.resolve(str(Path(folder.path, "torch"))))
+    folders = [folder.path for folder in search.folders]
+    places = (os.path.join(folder, "torch") for folder in folders)  # noqa: PTH118 - entries of sys.path are strings
+    torch = next((Path(search.resolve(place)) for place in places if os.path.lexists(place)), None)
     python = search.interpreter.executable if search.interpreter else None
-    return Installed(python, search.how, packages, torch)
+    return Installed(python, search.how, find(folders, search.resolve), torch)
 
 
 def _search(target: Target, environ: Mapping[str, str], package: str) -> Search:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, Check, failure, ok, unknown
 from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.reading import read_bytes
 
 _RUNTIME = "lmcache/gaudi/guards.py of the patched LMCache"
 
@@ -53,7 +53,7 @@ def _lazy_allocator(case: Case) -> Answer:
     if isinstance(case.lmcache, GaudiPatchError):
         return unknown("the files of LMCache are not known")
     try:
-        text = Path(case.lmcache.root, "lmcache/v1/lazy_memory_allocator.py").read_bytes()
+        text = read_bytes(case.lmcache.root / "lmcache/v1/lazy_memory_allocator.py")
     except OSError:
         return ok("on; this release keeps it elsewhere, without CUDA's runtime")
     if b".cudart()" in text:

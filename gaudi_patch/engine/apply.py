@@ -21,7 +21,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Diff, Result, Text
 from gaudi_patch.series.manifest import Kind, Manifest, Series, Verdict
 from gaudi_patch.smoke import checks
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 
 @dataclass(frozen=True)

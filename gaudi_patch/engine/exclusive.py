@@ -9,7 +9,7 @@ from gaudi_patch.disk import Disk, environment_error
 from gaudi_patch.engine import transaction
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.situation import lock
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 
 @contextmanager

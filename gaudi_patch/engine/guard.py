@@ -17,7 +17,7 @@ from gaudi_patch.confined import Area, Bounds
 from gaudi_patch.disk import Image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series import path_names
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 MIB = 1024 * 1024
 #: state.json and journal.json: more than any series can make of them.

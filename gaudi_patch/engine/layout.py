@@ -17,7 +17,7 @@ from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import Plan
 from gaudi_patch.inside.compile_pyc import Output
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 SECOND = 1_000_000_000
 

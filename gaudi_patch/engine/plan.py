@@ -187,17 +187,28 @@ def reverse(
 
 def refuse_compiled(root: Path, paths: Sequence[str]) -> None:
     """Refuse a module that is shadowed by a compiled extension: patching its source would do nothing."""
+    extensions: dict[Path, dict[str, str]] = {}
     for path in paths:
         source = root / path
-        if source.suffix != ".py" or not source.parent.is_dir():
+        if source.suffix != ".py":
             continue
-        for name in sorted(os.listdir(source.parent)):  # noqa: PTH208 - names are all that is asked for
-            if name.startswith(f"{source.stem}.") and name.endswith((".so", ".pyd")):
-                raise refused(
-                    "compiled-module",
-                    f"is shadowed by the compiled {name}: a patched source would never run; nothing was changed",
-                    file=str(source),
-                )
+        if source.parent not in extensions:
+            extensions[source.parent] = _extensions(source.parent)
+        if name := extensions[source.parent].get(source.stem):
+            raise refused(
+                "compiled-module",
+                f"is shadowed by the compiled {name}: a patched source would never run; nothing was changed",
+                file=str(source),
+            )
+
+
+def _extensions(directory: Path) -> dict[str, str]:
+    """The compiled extensions in a directory by the name of their module."""
+    try:
+        names = sorted(os.listdir(directory), reverse=True)  # noqa: PTH208 - names are all that is asked for
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {name.partition(".")[0]: name for name in names if name.endswith((".so", ".pyd"))}
 
 
 def _backwards(applied: Sequence[Hunk]) -> list[Hunk]:

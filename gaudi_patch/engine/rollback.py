@@ -18,7 +18,7 @@ from gaudi_patch.engine.verdicts import fault_of
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import Manifest
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gaudi_patch.engine.journal import Journal
 from gaudi_patch.engine.locking import directory_lock
 from gaudi_patch.engine.plan import FileState, State
 from gaudi_patch.series.manifest import Kind, LockedFile, Manifest, Series, Verdict
-from gaudi_patch.target.locate import Installation, Layout
+from gaudi_patch.target.installation import Installation, Layout
 
 LOCK_TIMEOUT = 10.0
 

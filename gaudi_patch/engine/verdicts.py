@@ -8,7 +8,7 @@ from gaudi_patch.engine.situation import Situation, look
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import Kind, Manifest
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 EXITS = {
     State.PATCHED: Exit.OK,

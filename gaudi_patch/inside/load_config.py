@@ -12,11 +12,16 @@ import argparse
 import importlib
 import importlib.util
 import logging
+import os
+import stat
 import sys
 import traceback
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NoReturn
+
+#: Bytes of a configuration, far more than any has.
+FILE_LIMIT = 4 * 1024 * 1024
 
 #: For its metrics; the wheel asks for them, and an installation without dependencies lacks them.
 SERVER_NEEDS = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus")
@@ -68,6 +73,8 @@ def engine(question: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load(module: ModuleType, question: Mapping[str, Any]) -> Any:  # noqa: ANN401 - it differs between releases
     kind, file = module.LMCacheEngineConfig, question["file"]
+    if file:
+        _require_file(file)
     config = kind.from_file(file) if file else kind.from_env()
     if file and question["environment"] and hasattr(config, "update_config_from_env"):
         config.update_config_from_env()
@@ -80,6 +87,15 @@ def _load(module: ModuleType, question: Mapping[str, Any]) -> Any:  # noqa: ANN4
     if hasattr(config, "validate"):
         config.validate()
     return config
+
+
+def _require_file(path: str) -> None:
+    """Refuse what LMCache would wait for, or read without end."""
+    info = os.stat(path)  # noqa: PTH116 - as it was written
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError(f"{path} is not a regular file")
+    if info.st_size > FILE_LIMIT:
+        raise ValueError(f"{path} is larger than {FILE_LIMIT // 1024**2} MiB")
 
 
 def _guard(config: Any) -> str | None:  # noqa: ANN401 - LMCache's object

@@ -5,15 +5,19 @@ directory from hijacking the question; ``describe`` then adds what a run without
 calls it in its own process, when that is the target. It imports nothing of gaudi_patch and runs on Python 3.8 or newer.
 """
 
-# ruff: noqa: PTH100, PTH109, PTH112, PTH118, PTH120, PTH208
+# ruff: noqa: PTH100, PTH109, PTH112, PTH116, PTH118, PTH120, PTH208
 # Why: entries of sys.path are strings, compared as strings, and pathlib costs this script a third of its time.
 
 from __future__ import annotations
 
 import os
 import site
+import stat
 import sys
 from collections.abc import Callable, Mapping
+
+#: Bytes of a .pth file; real ones have a few lines.
+PTH_LIMIT = 1024 * 1024
 
 
 def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> list[str]:
@@ -27,12 +31,21 @@ def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> 
         if not name.endswith(".pth") or name.startswith("."):
             continue
         try:
-            with open(resolve(os.path.join(folder, name)), encoding="utf-8", errors="surrogateescape") as file:
-                lines = file.read().splitlines()
+            lines = _lines(resolve(os.path.join(folder, name)))
         except OSError:  # site itself goes on without a file that it cannot read
             continue
         found += [line.rstrip() for line in lines if line.strip() and not line.startswith(("#", "import ", "import\t"))]
     return found
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a regular file, its first MiB; a FIFO or a device is not waited for."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return []
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return []
+        return file.read(PTH_LIMIT).decode("utf-8", "surrogateescape").splitlines()
 
 
 def pythonpath(environ: Mapping[str, str]) -> list[str]:

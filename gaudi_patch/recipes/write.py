@@ -15,7 +15,7 @@ from gaudi_patch.recipes.compose import MODES, Mode, Recipe, Settings, compose
 from gaudi_patch.recipes.release import Release, known
 from gaudi_patch.recipes.validate import validate
 from gaudi_patch.series.manifest import Kind, Manifest
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 
 @dataclass(frozen=True)

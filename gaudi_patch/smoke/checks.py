@@ -12,7 +12,7 @@ from gaudi_patch.output.report import Block, Table, narrate
 from gaudi_patch.smoke import levels as table
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.outcome import LevelResult
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 #: What `apply` runs unless told otherwise: all that needs LMCache and torch alone.
 AFTER_APPLY = ("imports", "kernels", "engine")

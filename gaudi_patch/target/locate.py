@@ -16,55 +16,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from gaudi_patch.inside.sys_path import pth_lines
+from gaudi_patch.reading import read_text
+from gaudi_patch.target.installation import Installation, Layout
 from gaudi_patch.target.refusals import ambiguous, bad_target, refusal, shadowed, unreadable, without_metadata
 from gaudi_patch.target.search import Search, search_default, search_folder, search_image
 from gaudi_patch.target.search import Target as Target
 from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
-
-
-class Layout(str, Enum):
-    """How the package lies on disk, which decides where state is kept and whether RECORD is ours to touch."""
-
-    WHEEL = "wheel"
-    EDITABLE = "editable"
-    CHECKOUT = "checkout"
-    IMAGE = "image"
-
-
-@dataclass(frozen=True)
-class Installation:
-    """One LMCache on disk.
-
-    ``root`` is the folder that patch paths are relative to, links followed. ``version`` is the metadata's, as
-    written; "" for a git checkout, and perhaps out of date for an editable install: both are known by their hashes.
-    ``record`` is None when missing or not ours to touch. ``python`` and ``prefix`` are None when no interpreter is
-    known for the target; ``python_version`` and ``cache_tag`` then come from folder names and the wheel's tag.
-    """
-
-    package: str
-    version: str
-    root: Path
-    layout: Layout
-    dist_info: Path | None
-    record: Path | None
-    state_dir: Path
-    python: Path | None
-    python_version: tuple[int, int] | None
-    cache_tag: str | None
-    pycache_prefix: str | None
-    own_interpreter: bool
-    prefix: Path | None
-    how: str
-    warnings: tuple[str, ...]
-    #: Where it was installed from (PEP 610), or ""
-    direct_url: str = ""
-    #: The root of an unpacked image, from which its links start
-    image_root: Path | None = None
 
 
 def locate(target: Target, package: str = "lmcache", environ: Mapping[str, str] = os.environ) -> Installation:
@@ -219,8 +179,7 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
         return None
     found = resolve(dot_git)
     if os.path.isfile(found):
-        with open(found, encoding="utf-8", errors="surrogateescape") as file:
-            pointer = file.readline().rstrip("\n").removeprefix("gitdir: ")
+        pointer = read_text(found).partition("\n")[0].removeprefix("gitdir: ")
         found = place(pointer) if pointer.startswith("/") else resolve(os.path.join(folder, pointer))
     if not os.path.isfile(os.path.join(found, "HEAD")):
         raise refusal(
@@ -267,7 +226,6 @@ def _installation(
         prefix=known.prefix if known else None,
         how=search.how,
         warnings=tuple(search.warnings),
-        direct_url=info.url if info else "",
         image_root=Path(search.image_root) if search.image_root else None,
     )
 

@@ -3,16 +3,23 @@
 Nothing of the target is imported: `import torch` costs seconds, and a CUDA build may fail on a Gaudi host.
 """
 
+# ruff: noqa: PTH118, PTH208
+# Why: entries of sys.path are strings.
+
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gaudi_patch.reading import read_bytes
+from gaudi_patch.target.site_folder import Resolve, headers, normalised
+
 if TYPE_CHECKING:
-    from gaudi_patch.target.locate import Installation
+    from gaudi_patch.target.installation import Installation
 
 #: Distributions, as PyPI and Habana's images name them, that decide how LMCache behaves on a Gaudi.
 PACKAGES = (
@@ -25,27 +32,64 @@ PACKAGES = (
     "numpy",
 )
 
+#: numpy-1.26.4.dist-info, and the older habana_media_loader-1.19.0-py3.10.egg-info
+_METADATA = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py\d\.\d+)?\.(dist|egg)-info")
 _TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed distribution: the directory of its metadata, and the version in that directory's name.
+
+    ``resolve`` follows links as inside the target.
+    """
+
+    path: str
+    named: str
+    resolve: Resolve = os.path.realpath
+
+    @property
+    def version(self) -> str:
+        """The version that its metadata gives, else the one in the directory's name."""
+        try:
+            return (headers(os.path.join(self.path, "METADATA"), self.resolve) or {}).get("version") or self.named
+        except OSError:
+            return self.named
+
+    def text(self, *names: str) -> str | None:
+        """The text of the first of the files ``names`` of its metadata that is there; undecodable bytes replaced."""
+        for name in names:
+            try:
+                return read_bytes(self.resolve(os.path.join(self.path, name))).decode("utf-8", "replace")
+            except OSError:
+                continue
+        return None
 
 
 def packages(installation: Installation, environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
     """The version of each of PACKAGES that a run of the target would import; None where it is not installed."""
-    return versions(_folders(installation, environ))
+    there = find(_folders(installation, environ))
+    return {name: there[name].version if name in there else None for name in PACKAGES}
 
 
-def versions(folders: list[str]) -> dict[str, str | None]:
-    """The version of each of PACKAGES in ``folders``, the first that has it."""
-    from importlib import metadata
-
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        first = next(iter(metadata.distributions(name=name, path=folders)), None)
-        found[name] = (first.version or None) if first is not None else None
+def find(folders: Sequence[str], resolve: Resolve = os.path.realpath) -> dict[str, Package]:
+    """The distributions in ``folders`` by normalised name, the first of each; one that cannot be listed is skipped."""
+    found: dict[str, Package] = {}
+    for folder in folders:
+        try:
+            names = sorted(os.listdir(resolve(folder)))
+        except OSError:  # a zip file, or gone: import passes over it too
+            continue
+        for name in names:
+            if match := _METADATA.fullmatch(name):
+                found.setdefault(
+                    normalised(match["name"]), Package(os.path.join(folder, name), match["version"], resolve)
+                )
     return found
 
 
 def _folders(installation: Installation, environ: Mapping[str, str]) -> list[str]:
-    """sys.path of the target; for an image that cannot be run, the folder of LMCache alone."""
+    """sys.path of the target; for an image that cannot be run, the directory of LMCache alone."""
     if installation.python is None:
         beside = installation.dist_info or installation.root / installation.package
         return [str(beside.parent)]

@@ -4,16 +4,19 @@ Folders are listed and the first lines of METADATA read by hand: importlib.metad
 first of several, and gives None for the version when that one is broken.
 """
 
-# ruff: noqa: PTH112, PTH113, PTH118, PTH208
+# ruff: noqa: PTH112, PTH113, PTH118, PTH202, PTH208
 # Why: entries of sys.path are strings; os.path is several times faster here.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from gaudi_patch.reading import TEXT_LIMIT, UnsuitableFileError, parse_json, read_bytes, read_text
 
 #: Follows the links of a path: os.path.realpath, or for an image the same relative to the image's root.
 Resolve = Callable[[str], str]
@@ -121,26 +124,44 @@ def _in_zip(path: str, package: str) -> Importable | None:
 
     if not zipfile.is_zipfile(path):
         return None
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # import takes nothing from a damaged one either
+        return None
     inside = any(name.startswith((f"{package}/__init__.", f"{package}.")) for name in names)
     return Importable(path, "zip") if inside else None
 
 
 def _dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str:
     """The dist-info folder at ``path``, or why it is not valid."""
-    headers = _headers(os.path.join(path, "METADATA"), resolve)
-    if headers is None:
+    try:
+        return _read_dist_info(path, package, resolve)
+    except OSError as error:
+        # Another user's file is no fault of the installation; a FIFO, a link to a device or to itself is one.
+        if not isinstance(error, UnsuitableFileError) and error.errno != errno.ELOOP:
+            raise
+        names = [name for name in ("METADATA", "WHEEL", "direct_url.json") if _is_odd(os.path.join(path, name))]
+        return f"{' and '.join(names)} cannot be read ({error.strerror})"
+
+
+def _is_odd(path: str) -> bool:
+    return os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) <= TEXT_LIMIT)
+
+
+def _read_dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str:
+    metadata = headers(os.path.join(path, "METADATA"), resolve)
+    if metadata is None:
         return "it has no METADATA file"
-    if normalised(headers.get("name", "")) != package:
-        return f"its METADATA names {headers.get('name') or 'no package'}"
-    if not headers.get("version"):
+    if normalised(metadata.get("name", "")) != package:
+        return f"its METADATA names {metadata.get('name') or 'no package'}"
+    if not metadata.get("version"):
         return "its METADATA names no version"
     url, editable = _direct_url(os.path.join(path, "direct_url.json"), resolve)
-    tag = re.match(r"cp(\d)(\d+)-cp\1\2", (_headers(os.path.join(path, "WHEEL"), resolve) or {}).get("tag", ""))
+    tag = re.match(r"cp(\d)(\d+)-cp\1\2", (headers(os.path.join(path, "WHEEL"), resolve) or {}).get("tag", ""))
     return DistInfo(
         path=path,
-        version=headers["version"],
+        version=metadata["version"],
         has_record=os.path.isfile(resolve(os.path.join(path, "RECORD"))),
         editable=editable,
         url=url,
@@ -148,37 +169,40 @@ def _dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str:
     )
 
 
-def _headers(path: str, resolve: Resolve) -> dict[str, str] | None:
-    """The first value of each header of an RFC 822 file such as METADATA, by lower-case name; None without file."""
+def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
+    """The first value of each header of an RFC 822 file such as METADATA, by lower-case name; None without file.
+
+    Raises UnsuitableFileError for what is no regular file, or too large to be metadata.
+    """
     found: dict[str, str] = {}
     try:
-        with open(resolve(path), encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                if not line.strip():
-                    break
-                name, colon, value = line.partition(":")
-                if colon:  # a continuation line starts with a space, so that its name is never looked for
-                    found.setdefault(name.lower(), value.strip())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        text = read_text(resolve(path))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    for line in text.splitlines():
+        if not line.strip():
+            break
+        name, colon, value = line.partition(":")
+        if colon:  # a continuation line starts with a space, so that its name is never looked for
+            found.setdefault(name.lower(), value.strip())
     return found
 
 
 def _direct_url(path: str, resolve: Resolve) -> tuple[str, bool]:
-    """The URL that a package was installed from, and whether the installation is editable (PEP 610)."""
+    """The URL that a package was installed from, and whether the installation is editable (PEP 610).
+
+    A wheel's installation does not need this file, and an editable one has no package directory and is refused
+    without it: where its content is damaged, nothing is known.
+    """
     try:
-        with open(resolve(path), encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
+        data = read_bytes(resolve(path))
     except (FileNotFoundError, NotADirectoryError):
         return "", False
-    plain = re.search(r'"url"\s*:\s*"([^"\\]*)"', text)
-    if plain and '"editable"' not in text:
-        return plain[1], False  # json costs 2 ms, and most wheels that have this file came from a plain path
-    import json
-
     try:
-        data = json.loads(text)
-        return str(data.get("url", "")), data.get("dir_info", {}).get("editable") is True
-    except (ValueError, AttributeError):
-        # A wheel installation does not need this file; an editable one has no package folder and is refused.
+        found = parse_json(data)
+    except ValueError:
         return "", False
+    url = found.get("url") if isinstance(found, dict) else None
+    about = found.get("dir_info") if isinstance(found, dict) else None
+    editable = isinstance(about, dict) and about.get("editable") is True
+    return (url, editable) if isinstance(url, str) else ("", editable)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import GaudiPatchError
-from gaudi_patch.target.interpreter import ask
-from gaudi_patch.target.locate import Installation, Layout, Target, locate
+from gaudi_patch.target.installation import Installation, Layout
+from gaudi_patch.target.interpreter import identify
+from gaudi_patch.target.locate import Target, locate
 from gaudi_patch.target.site_folder import _is_leftover
 from tests.support import environments
 from tests.support.environments import EnvironmentUnavailableError, clean_environment
@@ -132,7 +133,7 @@ class TestPathOfANormalRun:
         python = pythons[kind]
         said = json.loads(run(python, "-c", "import sys, json; print(json.dumps(sys.path[1:]))", **env))
         expected = list(dict.fromkeys(str(Path(tmp_path, entry)) for entry in said))
-        answer = ask(str(python), "lmcache", {**clean_environment(), **env})
+        answer = identify(str(python), "lmcache", {**clean_environment(), **env})
         existing = [entry for entry in answer.path if Path(entry).exists()]
         assert existing == [entry for entry in expected if Path(entry).exists()]
         assert answer.executable == python
@@ -148,7 +149,7 @@ class TestPathOfANormalRun:
         for python in pythons.values():
             inside = json.loads(run(python, "-c", script, PYTHONPATH=str(REPOSITORY)))
             env = {**clean_environment(), "PYTHONPATH": str(REPOSITORY)}
-            assert inside == list(ask(str(python), "lmcache", env).path)
+            assert inside == list(identify(str(python), "lmcache", env).path)
 
     def test_what_pythonpath_and_the_current_folder_hold_cannot_take_over_the_probe(
         self, pythons: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,14 +157,14 @@ class TestPathOfANormalRun:
         for name in ("json", "site", "sitecustomize", "os", "collections"):
             (tmp_path / f"{name}.py").write_text("open('hijacked', 'w')\nraise SystemExit(1)\n")
         monkeypatch.chdir(tmp_path)
-        answer = ask(str(pythons["venv"]), "lmcache", {**clean_environment(), "PYTHONPATH": str(tmp_path)})
+        answer = identify(str(pythons["venv"]), "lmcache", {**clean_environment(), "PYTHONPATH": str(tmp_path)})
         assert answer.path[0] == str(tmp_path)
         assert not (tmp_path / "hijacked").exists()
 
     def test_the_places_of_bytecode_are_known(self, pythons: dict[str, Path]) -> None:
         env = {**clean_environment(), "PYTHONPYCACHEPREFIX": "/var/cache/pyc"}
-        assert ask(str(pythons["venv"]), "lmcache", env).pycache_prefix == "/var/cache/pyc"
-        assert ask(str(pythons["venv"]), "lmcache", clean_environment()).pycache_prefix is None
+        assert identify(str(pythons["venv"]), "lmcache", env).pycache_prefix == "/var/cache/pyc"
+        assert identify(str(pythons["venv"]), "lmcache", clean_environment()).pycache_prefix is None
 
     def test_the_probe_writes_no_bytecode_into_the_environment(self, tmp_path: Path) -> None:
         python = make_venv(tmp_path / "venv")
@@ -172,7 +173,7 @@ class TestPathOfANormalRun:
         (site / "hook.pth").write_text("import hook\n")
         env = clean_environment()
         env.pop("PYTHONDONTWRITEBYTECODE", None)
-        ask(str(python), "lmcache", env)
+        identify(str(python), "lmcache", env)
         assert sorted(path.name for path in site.iterdir()) == ["hook.pth", "hook.py"]
 
 
@@ -183,7 +184,6 @@ class TestWheels:
         assert (found.layout, found.version) == (Layout.WHEEL, "0.5.6")
         assert found.record is not None and b"lmcache/engine.py" in found.record.read_bytes()
         assert found.warnings == ()
-        assert found.direct_url == wheel.as_uri()
         assert agrees_with_import(found, venv)
 
     @needs_uv

@@ -25,7 +25,7 @@ from gaudi_patch.engine.guard import Ground
 from gaudi_patch.output.report import Result
 from gaudi_patch.series import manifest as manifests
 from gaudi_patch.series.manifest import Manifest
-from gaudi_patch.target.locate import Installation, Layout
+from gaudi_patch.target.installation import Installation, Layout
 from tests.support.fake_wheel import fake_wheel, unpack
 
 VERSION = "0.5.6"

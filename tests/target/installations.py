@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import GaudiPatchError
-from gaudi_patch.target.locate import Installation, Target, locate
+from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.locate import Target, locate
 from tests.support.fake_wheel import fake_project, fake_wheel, unpack
 
 Python = Callable[..., Path]

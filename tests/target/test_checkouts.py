@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit
-from gaudi_patch.target.locate import Layout, Target, git_dir
+from gaudi_patch.target.installation import Layout
+from gaudi_patch.target.locate import Target, git_dir
 from tests.support.fake_wheel import fake_project
 from tests.target.installations import Python, checkout, error, find, install
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit
-from gaudi_patch.target.locate import Layout, Target
+from gaudi_patch.target.installation import Layout
+from gaudi_patch.target.locate import Target
 from tests.target.installations import Python, error, find, install, poisoned
 
 
