@@ -114,7 +114,7 @@ def patch_digests(found: Situation) -> dict[str, str]:
         done = found.applied.patches  # state.json keeps them sorted
         known = [name for name in order if name in done]
         return {name: done[name] for name in [*known, *(name for name in done if name not in order)]}
-    return {name: found.manifest.lock["patches"][name] for name in order}
+    return {name: found.manifest.patches[name].sha256 for name in order}
 
 
 def _file(one: FileState) -> dict[str, Any]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaudi_patch.authoring import lint, wheels, worktree
+from gaudi_patch.authoring import lint, source, staging, wheels, worktree
+from gaudi_patch.authoring.git_settings import with_own_git
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
-from gaudi_patch.series.manifest import Series, default_directory, load
+from gaudi_patch.series import lock, patch_files
+from gaudi_patch.series.manifest import Series, default_directory
 
 SERIES_FILE = "gaudi-patch-series"
 WHEEL_FILE = "gaudi-patch-wheel"
 
 
+@with_own_git
 def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path | None = None) -> Result:
-    """Lay the pristine wheel and one commit for each patch of a series into a new git worktree."""
+    """Lay the pristine wheel and one commit per patch of a series into a new git worktree."""
     directory = directory or default_directory()
-    manifest = load(directory, require_lock=False)
+    manifest = source.load(directory)
     series = series_of(manifest.series, version)
     folder = folder or Path(f"{manifest.package}-{series.id}-edit")
     repo = worktree.create(folder, manifest.package, wheel or wheels.fetch(manifest.package, release_of(series)))
@@ -37,10 +40,14 @@ def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path 
     return result
 
 
-def refresh(folder: Path, directory: Path | None) -> Result:
-    """Write the commits of a worktree back as the diffs of its series, and renew the lock."""
+@with_own_git
+def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) -> Result:
+    """Write the commits of a worktree back as the diffs of its series, and renew the lock.
+
+    Nothing is written before the result has been validated whole. A patch that is kept as sources goes there.
+    """
     directory = directory or default_directory()
-    manifest = load(directory, require_lock=False)
+    manifest = source.load(directory)
     repo = worktree.open_repo(folder)
     series = series_of(manifest.series, Path(repo.git_dir, SERIES_FILE).read_text().strip())
     found = worktree.commits(repo)
@@ -49,8 +56,8 @@ def refresh(folder: Path, directory: Path | None) -> Result:
             raise GaudiPatchError(
                 Exit.REFUSED,
                 "unnamed-patch",
-                f"commit {number + 1} ({commit.subject}) has no `Patch: {series.id}/NAME.patch`; nothing was written",
-                "amend it with one, and describe it in manifest.toml (why, upstream, remove_when)",
+                f"commit {number + 1} ({commit.subject}) has no `Patch: TOPIC/{series.id}.patch`; nothing was written",
+                "amend it with one, and describe it in manifest.toml (title, why, upstream, remove_when)",
                 str(folder),
             )
     names = tuple(commit.patch for commit in found)
@@ -64,19 +71,22 @@ def refresh(folder: Path, directory: Path | None) -> Result:
             str(manifest.file),
         )
     # A shared patch has the line numbers of one release; those of another are no change.
-    changed = {one.patch: one.diff for one in found if not _kept(directory / one.patch, one.diff)}
-    written = worktree.write_patches(directory, changed)
+    changed = {one.patch: one.diff for one in found if not _kept(directory, one.patch, one.diff)}
     given = Path(repo.git_dir, WHEEL_FILE)
     known = {release_of(series): Path(given.read_text())} if given.exists() else {}
-    result = lint.lint(directory, write=True, known=known)
+    with staging.draft(directory) as drafted:
+        written = staging.write(drafted, changed)
+        result = lint.lint(drafted, write=True, known=known, fewer_hunks=fewer_hunks)
+        staging.publish(drafted, directory)
     result.command = "dev refresh"
     result.data["patches_written"] = written
+    result.blocks[-1] = Text(f"{directory / lock.NAME}: {len(manifest.series)} series apply and compile", "good")
     result.blocks.insert(0, Text(f"wrote {', '.join(written)}" if written else "no patch changed"))
     return result
 
 
-def _kept(file: Path, diff: bytes) -> bool:
-    return file.is_file() and worktree.same_text(file.read_bytes(), diff)
+def _kept(directory: Path, name: str, diff: bytes) -> bool:
+    return (directory / name).exists() and worktree.same_text(patch_files.read(directory, name), diff)
 
 
 def series_of(known: tuple[Series, ...], name: str) -> Series:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaudi_patch.authoring import wheels
+from gaudi_patch.authoring import source, wheels
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Table, Text
-from gaudi_patch.series import explain, hunks
+from gaudi_patch.series import explain, hunks, patch_files
 from gaudi_patch.series.diff import FileDiff, Kind, parse
 from gaudi_patch.series.hunks import Hunk
-from gaudi_patch.series.manifest import Manifest, Series, default_directory, load
+from gaudi_patch.series.manifest import Manifest, Series, default_directory
 
 
 def watch(directory: Path | None, wheel: Path) -> Result:
@@ -19,7 +19,7 @@ def watch(directory: Path | None, wheel: Path) -> Result:
     Exit 0 when all fit, 1 when there is anything to do. Nothing is written.
     """
     directory = directory or default_directory()
-    manifest = load(directory, require_lock=False)
+    manifest = source.load(directory)
     version = _version_of(wheel, manifest.package)
     series = manifest.by_id(version) or manifest.nearest(version)
     if series is None:
@@ -68,7 +68,7 @@ def _rows(manifest: Manifest, series: Series, wheel: Path) -> list[tuple[str, st
     rows = []
     contents: dict[str, bytes | None] = {}
     for name in series.patches:
-        for one in parse((manifest.directory / name).read_bytes(), name):
+        for one in parse(patch_files.read(manifest.directory, name), name):
             if one.path not in contents:
                 image = wheels.read(wheel, one.path)
                 contents[one.path] = image.data if image else None

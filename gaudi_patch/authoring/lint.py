@@ -1,56 +1,65 @@
-"""`dev lint`: the manifest, the lock and the diffs held against the wheels."""
+"""`dev lint`: compare the manifest, the lock and the diffs with the wheels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from packaging.version import Version
-
-from gaudi_patch.authoring import lock, wheels
-from gaudi_patch.disk import Disk, Image, read_image
-from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest
+from gaudi_patch.authoring import lock, source, wheels
+from gaudi_patch.disk import Disk, Image
+from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest, refused
 from gaudi_patch.output.report import Result, Table, Text, narrate
-from gaudi_patch.series import pairs
+from gaudi_patch.series import lock as lock_file
+from gaudi_patch.series import patch_files
 from gaudi_patch.series.diff import Kind, parse
-from gaudi_patch.series.manifest import Manifest, default_directory, load
-from gaudi_patch.smoke import levels
+from gaudi_patch.series.lock import Content
+from gaudi_patch.series.manifest import Manifest, default_directory
 
 
-def lint(directory: Path | None, *, write: bool, known: Mapping[str, Path] | None = None) -> Result:
+def lint(
+    directory: Path | None, *, write: bool, known: Mapping[str, Path] | None = None, fewer_hunks: bool = False
+) -> Result:
     """Apply every series to its wheel in memory, compile the results, and compare the lock; ``write`` renews it.
 
-    known: wheels of releases that PyPI is not to be asked for.
+    Renewing reads only the wheels of series whose patches have changed since. known: wheels of releases that PyPI is
+    not to be asked for. A patch with fewer hunks than before is refused without ``fewer_hunks``: a hunk that got lost
+    on the way looks exactly like one that was taken out.
     """
     directory = directory or default_directory()
-    manifest = load(directory, require_lock=False)
+    manifest = source.load(directory)
     _refuse_strays(manifest)
+    for series in manifest.series:
+        manifest.verdict(lock.release_of(series))  # raises where two claim the release
+    file = directory / lock_file.NAME
+    before = file.read_bytes() if file.is_file() else None
+    old = _content(file)
     given = known or {}
     data = lock.generate(
         directory,
         lambda version: given.get(version) or wheels.fetch(manifest.package, version),
         lambda text: narrate([text]),
+        old if write else None,
     )
-    file = directory / "manifest.lock"
-    existing = read_image(file)
     sizes = routing(manifest)
     names = [series.id for series in manifest.series]
     result = Result("dev lint", data={"series": names, "routing_lines": sizes, "written": False})
     result.blocks.append(_sizes(manifest, sizes))
-    if existing is not None and existing.data == data:
+    if before == data:
         result.blocks.append(Text(f"{len(manifest.series)} series apply, compile, and match the lock", "good"))
         return result
+    if not fewer_hunks and old is not None:
+        _refuse_vanished(file, old, lock_file.parse(data, file))
     if not write:
         fault = GaudiPatchError(
             Exit.USAGE,
             "lock-stale",
             "differs from what the manifest, the patches and the wheels give",
-            "gaudi-patch dev lint --write",
+            lock_file.renew_hint(directory).removeprefix("maintainers: "),
             str(file),
         )
         return Result("dev lint", Exit.USAGE, result.data, errors=[fault])
     disk = Disk()
-    temp = file.with_name(f"{file.name}.new")
+    temp = file.with_name(f".{file.name}.new")
     disk.unlink(temp)
     disk.write_new(temp, Image(data, 0o644))
     disk.replace(temp, file)
@@ -60,12 +69,39 @@ def lint(directory: Path | None, *, write: bool, known: Mapping[str, Path] | Non
     return result
 
 
+def _content(file: Path) -> Content | None:
+    """The lock as it was; None where there is none that can be read, and so nothing to go by."""
+    try:
+        return lock_file.parse(file.read_bytes(), file)
+    except (OSError, GaudiPatchError):
+        return None
+
+
+def _refuse_vanished(file: Path, old: Content, new: Content) -> None:
+    gone = [
+        f"{name}: {path}: {new.patches[name].hunks.get(path, 0)} of {number} hunks are left"
+        for name, patch in old.patches.items()
+        if name in new.patches
+        for path, number in patch.hunks.items()
+        if new.patches[name].hunks.get(path, -1) < number
+    ]
+    if gone:
+        fault = refused(
+            "hunk-vanished",
+            "patches have fewer hunks than the lock says they had; nothing was written",
+            "put them back; if they were taken out on purpose, add --fewer-hunks to the command",
+            str(file),
+        )
+        fault.details = gone
+        raise fault
+
+
 def routing(manifest: Manifest) -> dict[str, int]:
-    """By series, the lines that it adds to and removes from files of the release; files of its own do not count."""
+    """Return, by series, the lines that it adds to and removes from files of the release; its own do not count."""
     changed = {
         name: sum(
             tag != b" "
-            for one in parse((manifest.directory / name).read_bytes(), name)
+            for one in parse(patch_files.read(manifest.directory, name), name)
             if one.kind is not Kind.CREATE
             for hunk in one.hunks
             for tag, _ in hunk.lines
@@ -81,18 +117,15 @@ def _sizes(manifest: Manifest, sizes: Mapping[str, int]) -> Table:
 
 
 def _refuse_strays(manifest: Manifest) -> None:
-    """No diff lies about that no series uses, names and pairs can be read, and no release has two series."""
-    there = {str(path.relative_to(manifest.directory)) for path in manifest.directory.rglob("*.patch")}
-    if stray := sorted(there - set(manifest.patches)):
+    """Refuse files that no patch of the manifest is, or holds: they look like patches, and are never applied."""
+    trees = tuple(f"{name}/" for name in manifest.patches if patch_files.is_source(name))
+    stray = []
+    for path in sorted(manifest.directory.rglob("*")):
+        name = path.relative_to(manifest.directory).as_posix()
+        if not path.is_file() or "__pycache__" in path.parts or path.name.startswith("."):
+            continue
+        kept = path.suffix == ".py" if name.startswith(trees) else name in manifest.patches
+        if not kept and name not in (lock_file.SOURCE, lock_file.NAME):
+            stray.append(name)
+    if stray:
         raise bad_manifest(f"no series uses {', '.join(stray)}", str(manifest.file), hint="list it, or remove it")
-    for capability in manifest.capabilities.values():
-        if unknown := sorted(set(capability.smoke) - set(levels.names())):
-            raise bad_manifest(f"capability {capability.id}: no smoke level {', '.join(unknown)}", str(manifest.file))
-    for pair in manifest.pairs:
-        try:
-            pairs.holds(pair["vllm_gaudi"], Version("0"))
-            pairs.fitting(manifest, Version("0"))
-        except ValueError as error:  # what specifiers and versions raise is one, too
-            raise bad_manifest(f"pairs of {pair['lmcache']}: {error}", str(manifest.file)) from error
-    for series in manifest.series:
-        manifest.verdict(lock.release_of(series))  # raises where two claim the release

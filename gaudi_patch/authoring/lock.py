@@ -1,50 +1,82 @@
-"""manifest.lock: generated from the manifest, the patches and the pristine wheels."""
+"""manifest.lock: generated from manifest.toml, the patches and the pristine wheels."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from gaudi_patch.authoring import wheels
+from gaudi_patch.authoring import source, wheels
 from gaudi_patch.disk import sha256
 from gaudi_patch.engine import bytecode, plan
 from gaudi_patch.errors import bad_manifest
-from gaudi_patch.series.manifest import SCHEMA, Manifest, Series, load, parsed_copy
+from gaudi_patch.series import diff, lock, patch_files
+from gaudi_patch.series.lock import Content
+from gaudi_patch.series.manifest import LockedFile, Manifest, Patch, Series
 
 
 def release_of(series: Series) -> str:
-    """The one release that a series is for."""
+    """Return the one release that a series is for."""
     version = series.versions.removeprefix("==")
     if not series.versions.startswith("==") or any(sign in version for sign in ",*<>=!~ "):
         raise bad_manifest(
-            f"series {series.id}: a lock needs exactly one release (==X.Y.Z), not {series.versions}", "manifest.toml"
+            f"series {series.id}: a lock needs exactly one release (==X.Y.Z), not {series.versions}", lock.SOURCE
         )
     return version
 
 
-def generate(directory: Path, wheel_of: Callable[[str], Path], say: Callable[[str], None] = lambda _: None) -> bytes:
-    """The lock's bytes. Each series is applied to its wheel, and every result compiled.
+def generate(
+    directory: Path,
+    wheel_of: Callable[[str], Path],
+    say: Callable[[str], None] = lambda _: None,
+    known: Content | None = None,
+) -> bytes:
+    """Return the lock's bytes. Each series is applied to its wheel, and every result compiled.
 
+    known: an older lock, whose hashes hold for every release that has the same patches still; its wheel is not read.
     Raises what the engine raises when a patch does not apply or a result does not compile.
     """
-    manifest = load(directory, require_lock=False)
-    names = sorted({name for series in manifest.series for name in series.patches})
-    digests = {name: sha256(_read(directory / name, manifest)) for name in names}
-    unlocked = manifest._replace(lock={"schema": SCHEMA, "patches": digests, "series": {}})
-    entries: dict[str, Any] = {}
-    for series in manifest.series:
-        say(f"series {series.id}")
-        entries[series.id] = {
-            "patches": list(series.patches),
-            "files": _hashes(unlocked, series, wheel_of(release_of(series))),
-        }
-    document = {"schema": SCHEMA, "manifest": parsed_copy(manifest.file), "patches": digests, "series": entries}
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    read = source.load(directory)
+    patches = {name: _read(directory, patch) for name, patch in read.patches.items()}
+    manifest = read._replace(patches=patches)
+    hashes = _hashes_of(known) if known else {}
+    series = []
+    for one in manifest.series:
+        files = hashes.get(_key(one, patches))
+        if files is None:
+            say(f"series {one.id}")
+            files = _hashes(manifest, one, wheel_of(release_of(one)))
+        series.append(one._replace(files=files))
+    content = Content(
+        manifest.package,
+        tuple(series),
+        patches,
+        manifest.capabilities,
+        manifest.refused,
+        manifest.upstream,
+        manifest.pairs,
+    )
+    return lock.render(content, (directory / lock.SOURCE).read_bytes())
 
 
-def _hashes(manifest: Manifest, series: Series, wheel: Path) -> dict[str, list[str | None]]:
+def _read(directory: Path, patch: Patch) -> Patch:
+    data = patch_files.read(directory, patch.name)
+    hunks: Counter[str] = Counter()
+    for one in diff.parse(data, str(directory / patch.name)):
+        hunks[one.path] += len(one.hunks)
+    return patch._replace(sha256=sha256(data), hunks=dict(hunks))
+
+
+def _key(series: Series, patches: Mapping[str, Patch]) -> tuple[str, ...]:
+    """What the hashes of a series depend on: its release and the bytes of its patches, in order."""
+    return (series.versions, *(patches[name].sha256 for name in series.patches))
+
+
+def _hashes_of(known: Content) -> dict[tuple[str, ...], Mapping[str, LockedFile]]:
+    return {_key(series, known.patches): series.files for series in known.series}
+
+
+def _hashes(manifest: Manifest, series: Series, wheel: Path) -> dict[str, LockedFile]:
     paths = sorted({one.path for _, one in plan.parse_series(manifest, series)})
     pristine = {path: wheels.read(wheel, path) for path in paths}
     built = plan.build(manifest, series, pristine, locked=None)
@@ -53,13 +85,6 @@ def _hashes(manifest: Manifest, series: Series, wheel: Path) -> dict[str, list[s
     ]
     bytecode.compile_sources(sources, None, own=True)
     return {
-        one.path: [one.before.sha256 if one.before else None, one.after.sha256 if one.after else None]
+        one.path: LockedFile(one.before.sha256 if one.before else None, one.after.sha256 if one.after else None)
         for one in built.files
     }
-
-
-def _read(path: Path, manifest: Manifest) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise bad_manifest(f"lists {path.name}, which cannot be read: {error.strerror}", str(manifest.file)) from error

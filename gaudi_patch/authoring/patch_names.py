@@ -1,8 +1,7 @@
-"""The commits of a port as patches: shared with other releases where the text is the same, else of its own."""
+"""Name the commits of a port: shared with other releases where the text is the same, else a patch of its own."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from gaudi_patch.authoring import worktree
 from gaudi_patch.authoring.staging import NewPatch
 from gaudi_patch.errors import refused
-from gaudi_patch.series.manifest import Manifest, Patch
+from gaudi_patch.series import patch_files
+from gaudi_patch.series.manifest import Manifest
 
 if TYPE_CHECKING:
     import git
@@ -29,7 +29,7 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
 
     A commit's trailer names the patch that it was ported from; its message says why, upstream and remove_when.
     """
-    kept = {one: (manifest.directory / one).read_bytes() for one in manifest.patches}
+    kept = {one: patch_files.read(manifest.directory, one) for one in manifest.patches}
     named: list[Named] = []
     for commit in worktree.commits(repo):
         same = [one for one, text in kept.items() if worktree.same_text(text, commit.diff)]
@@ -37,17 +37,20 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
             # Its own name first: two patches may have the same text.
             named.append(Named(commit.patch if commit.patch in same else same[0], commit.subject, None))
             continue
-        reasons = worktree.reasons(str(repo.commit(commit.sha).message))
-        if not commit.patch or reasons is None:
+        source = commit.patch if commit.patch in manifest.patches else ""
+        own = _own_name(commit.patch, release)
+        patch = worktree.described(str(repo.commit(commit.sha).message), own)
+        if not commit.patch or patch is None:
             raise refused(
                 "unnamed-patch",
                 f"commit {commit.sha[:10]} ({commit.subject}) does not say what it is; nothing was written",
-                f"amend its message: why it is there, then Upstream:, Remove-when: and Patch: {release}/NAME.patch",
+                "amend its message: a title, why it is there, then Upstream:, Remove-when: and "
+                f"Patch: TOPIC/{release}.patch",
                 str(repo.working_dir),
             )
-        source = commit.patch if commit.patch in manifest.patches else ""
-        own = _own_name(commit.patch, release)
-        named.append(Named(own, commit.subject, NewPatch(Patch(own, *reasons), commit.diff, source)))
+        if source:
+            patch = patch._replace(capabilities=manifest.patches[source].capabilities)
+        named.append(Named(own, commit.subject, NewPatch(patch, commit.diff, source)))
     names = [one.patch for one in named]
     if twice := sorted({one for one in names if names.count(one) > 1}):
         raise refused(
@@ -67,6 +70,6 @@ def retitle(repo: git.Repo, names: Sequence[str]) -> None:
 
 
 def _own_name(source: str, release: str) -> str:
-    """``0.5.6/adapter.patch`` for common/adapter-0.4.7.patch."""
-    stem = re.sub(r"-[0-9][0-9a-z.]*$", "", PurePosixPath(source).stem)
-    return f"{release}/{stem}.patch"
+    """Return ``adapter/0.5.7.patch`` for adapter/0.4.7.patch; sources keep their name, since every series has them."""
+    topic = PurePosixPath(source).parent.name or PurePosixPath(source).stem
+    return source if patch_files.is_source(source) else f"{topic}/{release}.patch"

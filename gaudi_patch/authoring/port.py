@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gaudi_patch.authoring import lint, patch_names, port_report, prove, staging, wheels, worktree
+from gaudi_patch.authoring import lint, patch_names, port_report, prove, source, staging, wheels, worktree
 from gaudi_patch.authoring.edit import SERIES_FILE, series_of
+from gaudi_patch.authoring.git_settings import with_own_git
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.output.report import Diff, Result, Text
@@ -33,6 +33,7 @@ class Options(NamedTuple):
     python: Path | None = None
 
 
+@with_own_git
 def port(old: str, new: str, folder: Path | None, directory: Path | None, options: Options = Options()) -> Result:  # noqa: B008
     """Cherry-pick each patch of series ``old`` onto the wheel of release ``new``.
 
@@ -42,7 +43,7 @@ def port(old: str, new: str, folder: Path | None, directory: Path | None, option
     the lock written.
     """
     directory = directory or default_directory()
-    manifest = load(directory, require_lock=False)
+    manifest = source.load(directory)
     series = series_of(manifest.series, old)
     if any(one.id == new for one in manifest.series):
         raise GaudiPatchError(
@@ -77,6 +78,7 @@ def port(old: str, new: str, folder: Path | None, directory: Path | None, option
     return _go_on(repo, plan)
 
 
+@with_own_git
 def proceed(folder: Path) -> Result:
     """Go on after a conflict was resolved (`git add`), or after commits were amended that failed the checks."""
     repo = worktree.open_repo(folder)
@@ -97,6 +99,7 @@ def proceed(folder: Path) -> Result:
     return _go_on(repo, plan)
 
 
+@with_own_git
 def abort(folder: Path) -> Result:
     """Give up: the manifest and the patches are as they were; the worktree is left for a look."""
     repo = worktree.open_repo(folder)
@@ -158,19 +161,23 @@ def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
 def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
     """Draft the series, prove it, and take it over; shared patches stay shared."""
     directory, wheel = Path(plan["directory"]), Path(plan["wheel"])
-    manifest = load(directory, require_lock=False)
+    manifest = source.load(directory)
     named = patch_names.name(repo, manifest, plan["new"])
     fresh = [one.new for one in named if one.new is not None]
     names = [one.patch for one in named]
-    with tempfile.TemporaryDirectory(prefix="gaudi-patch-port-") as scratch:
-        drafted = Path(scratch, "patches")
-        staging.draft(manifest, drafted, series_of(manifest.series, plan["old"]), plan["new"], names, fresh)
+    old = series_of(manifest.series, plan["old"])
+    with staging.draft(directory) as drafted:
+        staging.write(drafted, {one.patch.name: one.diff for one in fresh})
+        staging.add_series(drafted, manifest, old, plan["new"], names)
+        for one in fresh:
+            if one.patch.name not in manifest.patches:
+                staging.add_patch(drafted, one)
         linted = lint.lint(drafted, write=True, known={plan["new"]: wheel})
         python = Path(plan["python"]) if plan["python"] else None
         proved = prove.prove(drafted, wheel, python) if plan["smoke"] else Result("smoke")
         result = port_report.report(repo, plan, named, load(drafted), linted.data["routing_lines"][plan["new"]], proved)
         if result.exit is Exit.OK:
-            staging.publish(drafted, directory, [one.patch.name for one in fresh])
+            staging.publish(drafted, directory)
             patch_names.retitle(repo, names)
     if result.errors:
         folder = repo.working_dir

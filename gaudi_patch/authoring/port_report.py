@@ -22,12 +22,7 @@ def report(
     repo: git.Repo, plan: Mapping[str, Any], named: Sequence[Named], drafted: Manifest, lines: int, proved: Result
 ) -> Result:
     """The series of a finished port: its patches, what the smoke checks said, and what they did not see."""
-    rows = [
-        (one.patch, "new", f"from {one.new.source}" if one.new.source else one.subject)
-        if one.new
-        else (one.patch, "shared", "the text is as in other releases")
-        for one in named
-    ]
+    rows = [_row(one) for one in named]
     rows += [(name, "obsolete", "upstream has the change") for name in plan["dropped"]]
     seconds = time.time() - plan["started"]
     title = f"Series {plan['new']}, ported from {plan['old']}: {lines} lines of the release changed"
@@ -55,6 +50,15 @@ def report(
     result = Result("dev port", proved.exit, data, blocks, proved.warnings, proved.errors)
     _look_at(result, repo, drafted, plan["new"])
     return result
+
+
+def _row(one: Named) -> tuple[str, str, str]:
+    """A patch, what it is, and why."""
+    if one.new is None:
+        return one.patch, "shared", "the text is as in other releases"
+    if one.patch == one.new.source:
+        return one.patch, "changed", "in every series: all of them are to be proved again"
+    return one.patch, "new", f"from {one.new.source}" if one.new.source else one.subject
 
 
 def _look_at(result: Result, repo: git.Repo, drafted: Manifest, release: str) -> None:

@@ -1,85 +1,131 @@
-"""The patches folder with one more series: drafted beside it, so that what does not hold is never written there."""
+"""The patches directory as it is to become: drafted elsewhere, so that what does not hold is never written there."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from packaging.version import Version
 
-from gaudi_patch.authoring import worktree
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.disk import Disk, Image
-from gaudi_patch.errors import bad_manifest
+from gaudi_patch.errors import GaudiPatchError, bad_manifest
+from gaudi_patch.series import lock, patch_files
 from gaudi_patch.series.manifest import Manifest, Patch, Series
 
 WIDTH = 120
 
 
 class NewPatch(NamedTuple):
-    """A patch that the folder does not have yet. ``source``: the one that it was ported from, or ""."""
+    """A patch whose text no release has yet. ``source``: the one that it was ported from, or ""."""
 
     patch: Patch
     diff: bytes
     source: str
 
 
-def draft(manifest: Manifest, folder: Path, old: Series, new: str, names: Sequence[str], fresh: list[NewPatch]) -> None:
-    """Copy the patches folder to ``folder``, and add the series ``new`` and its patches there; not the lock."""
-    shutil.copytree(manifest.directory, folder)
-    for one in fresh:
-        target = folder / one.patch.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(one.diff)
-    text = manifest.file.read_text(encoding="utf-8")
-    text = _with_series(text, manifest, old, new, names)
-    for one in fresh:
-        text = _with_patch(text, one)
-    (folder / "manifest.toml").write_text(text, encoding="utf-8")
+@contextmanager
+def draft(directory: Path) -> Iterator[Path]:
+    """Copy the patches directory, to be changed and validated there; errors name the files of the original."""
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-draft-") as scratch:
+        folder = Path(scratch, "patches")
+        shutil.copytree(directory, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        try:
+            yield folder
+        except GaudiPatchError as error:
+            error.file, error.message, error.hint = (
+                text.replace(str(folder), str(directory)) for text in (error.file, error.message, error.hint)
+            )
+            error.details = [text.replace(str(folder), str(directory)) for text in error.details]
+            raise
 
 
-def publish(drafted: Path, directory: Path, names: Iterable[str]) -> None:
-    """Take over what was drafted: the patches first, the lock, which makes it hold, last."""
-    worktree.write_patches(directory, {name: (drafted / name).read_bytes() for name in names})
+def write(folder: Path, patches: Mapping[str, bytes]) -> list[str]:
+    """Write the diffs that differ from what is there, into files or into sources; returns their names."""
+    written = []
+    for name, data in patches.items():
+        target = folder / name
+        if patch_files.is_source(name):
+            files = patch_files.created(data, name)
+            there = patch_files.sources(target) if target.is_dir() else {}
+            if files == there:
+                continue
+            for path in there:
+                (target / path).unlink()
+            for path, content in files.items():
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                (target / path).write_bytes(content)
+        else:
+            if target.is_file() and target.read_bytes() == data:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        written.append(name)
+    return written
+
+
+def publish(drafted: Path, directory: Path) -> None:
+    """Make ``directory`` what was drafted: new files first, the lock, which makes them hold, last."""
     disk = Disk()
-    for name in ("manifest.toml", "manifest.lock"):
-        temp = directory / f".{name}.new"
+    new, old = _files(drafted), _files(directory)
+    last = (lock.SOURCE, lock.NAME)
+    for name in [*sorted(set(new) - set(last)), *(name for name in last if name in new)]:
+        if old.get(name) == new[name]:
+            continue
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = target.with_name(f".{target.name}.new")
         disk.unlink(temp)
-        disk.write_new(temp, Image((drafted / name).read_bytes(), 0o644))
-        disk.replace(temp, directory / name)
-        disk.sync_directory(directory)
+        disk.write_new(temp, Image(new[name], 0o644))
+        disk.replace(temp, target)
+        disk.sync_directory(target.parent)
+    for name in set(old) - set(new):
+        disk.unlink(directory / name)
 
 
-def _with_series(text: str, manifest: Manifest, old: Series, new: str, names: Sequence[str]) -> str:
-    """The series before that of ``old``, after which the manifest lists older ones; or behind it."""
-    lines = text.split("\n")
-    entry = ["[[series]]", f'versions = "=={new}"', *_array("patches", names)]
-    entry += [*_array("capabilities", old.capabilities), ""]
+def _files(folder: Path) -> dict[str, bytes]:
+    """All files of a patches directory; what editors and interpreters leave there is no part of it."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    }
+
+
+def add_series(folder: Path, manifest: Manifest, old: Series, new: str, names: Sequence[str]) -> None:
+    """Add the series ``new`` to the drafted manifest.toml: before that of ``old`` if it is newer, else behind it."""
+    file = folder / lock.SOURCE
+    lines = file.read_text(encoding="utf-8").split("\n")
+    entry = ["[[series]]", f'versions = "=={new}"', *_array("patches", names), ""]
     first, end = _block(lines, "[[series]]", f'versions = "{old.versions}"', manifest)
     at = first if Version(new) > Version(release_of(old)) else end
-    return "\n".join([*lines[:at], *entry, *lines[at:]])
+    file.write_text("\n".join([*lines[:at], *entry, *lines[at:]]), encoding="utf-8")
 
 
-def _with_patch(text: str, new: NewPatch) -> str:
-    """The entry before that of its source; at the end where it has none."""
-    keys = ("why", "upstream", "remove_when")
-    entry = [f'[patch."{new.patch.name}"]']
-    entry += [f"{key} = {json.dumps(getattr(new.patch, key), ensure_ascii=False)}" for key in keys]
-    lines = text.rstrip("\n").split("\n")
-    head = f'[patch."{new.source}"]'
-    if head not in lines:
-        return "\n".join([*lines, "", *entry, ""])
-    at = lines.index(head)
-    return "\n".join([*lines[:at], *entry, "", *lines[at:], ""])
+def add_patch(folder: Path, new: NewPatch) -> None:
+    """Add the entry of a patch to the drafted manifest.toml: before that of its source, at the end without one."""
+    file = folder / lock.SOURCE
+    lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    entry = [f"[patch.{json.dumps(new.patch.name)}]"]
+    for key in ("title", "why", "upstream", "remove_when"):
+        entry.append(f"{key} = {json.dumps(getattr(new.patch, key), ensure_ascii=False)}")
+    if new.patch.capabilities:
+        entry += _array("capabilities", new.patch.capabilities)
+    head = f"[patch.{json.dumps(new.source)}]"
+    at = lines.index(head) if head in lines else len(lines)
+    around = ([*entry, ""], lines[at:]) if head in lines else (["", *entry], [])
+    file.write_text("\n".join([*lines[:at], *around[0], *around[1], ""]), encoding="utf-8")
 
 
 def _block(lines: Sequence[str], head: str, key: str, manifest: Manifest) -> tuple[int, int]:
-    """Where the table begins that holds the line ``key``, and where the next one does."""
+    """Return where the table begins that holds the line ``key``, and where the next one does."""
     heads = [number for number, line in enumerate(lines) if line.startswith("[")] + [len(lines)]
     for first, end in pairwise(heads):
         if lines[first] == head and key in lines[first:end]:
@@ -88,7 +134,7 @@ def _block(lines: Sequence[str], head: str, key: str, manifest: Manifest) -> tup
 
 
 def _array(key: str, values: Sequence[str]) -> list[str]:
-    """A TOML array as the manifest has them: in one line where it fits."""
+    """Return a TOML array as the manifest has them: on one line where it fits."""
     items = ", ".join(json.dumps(value) for value in values)
     line = f"{key} = [{items}]"
     if len(line) <= WIDTH:

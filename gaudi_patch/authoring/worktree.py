@@ -1,20 +1,20 @@
-"""A git worktree with one commit a patch, as quilt and StGit users keep them. Never an installation.
+"""A git worktree with one commit per patch, as quilt and StGit users keep them. Never an installation.
 
 The first commit, tagged ``pristine``, is the wheel; each later one is a patch, named by a trailer
-``Patch: common/gaudi-runtime.patch`` in its message. GitPython is imported here alone: it costs 70 ms and
-fails on machines without a git binary.
+``Patch: adapter/0.5.6.patch`` in its message. GitPython is imported inside of functions: it costs 70 ms, and fails
+on machines without a git binary.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gaudi_patch.authoring.git_settings import DIFF, OWN, overrule
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-from gaudi_patch.series import hunks
+from gaudi_patch.series import hunks, patch_files
 from gaudi_patch.series.manifest import Manifest, Patch, Series
 
 if TYPE_CHECKING:
@@ -33,23 +33,8 @@ class Commit(NamedTuple):
     diff: bytes
 
 
-def git_module() -> object:
-    """GitPython, or what is missing for it."""
-    try:
-        import git
-    except ImportError as error:  # raised by GitPython itself when there is no git binary
-        raise GaudiPatchError(
-            Exit.ENVIRONMENT,
-            "no-git",
-            f"the authoring commands need git: {str(error).splitlines()[0]}",
-            "apt install git",
-        ) from error
-    return git
-
-
 def create(folder: Path, package: str, wheel: Path) -> git.Repo:
     """A new repository in ``folder`` (which must be empty) with the wheel's Python files as its first commit."""
-    git_module()
     import git
 
     if folder.exists() and any(folder.iterdir()):
@@ -57,12 +42,14 @@ def create(folder: Path, package: str, wheel: Path) -> git.Repo:
             Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new folder", str(folder)
         )
     folder.mkdir(parents=True, exist_ok=True)
-    repo = git.Repo.init(folder, initial_branch="patches")
-    configuration = {"user.name": "gaudi-patch", "user.email": "gaudi-patch@localhost", "core.autocrlf": "false"}
+    git.Git(folder).init("--quiet", "--template=", "--initial-branch=patches")
+    repo = overrule(git.Repo(folder))
     with repo.config_writer() as writer:
-        for key, value in {**configuration, "core.abbrev": "40", "merge.conflictStyle": "diff3"}.items():
-            section, name = key.split(".")
-            writer.set_value(section, name, value)
+        for key, value in OWN.items():
+            writer.set_value(*key.split("."), value)
+    exclude = Path(repo.git_dir, "info", "exclude")
+    exclude.parent.mkdir(exist_ok=True)
+    exclude.write_text("__pycache__/\n")  # what running the code leaves is no change of it
     unpack(repo, package, wheel)
     repo.git.commit("--quiet", "--message", f"{wheel.name}\n\nThe pristine wheel.")
     repo.create_tag(PRISTINE)
@@ -80,16 +67,15 @@ def unpack(repo: git.Repo, package: str, wheel: Path) -> None:
                 target = root / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(archive.read(name))
-    repo.git.add("--all")
+    repo.git.add("--all", "--force", "--", package)
 
 
 def open_repo(folder: Path) -> git.Repo:
     """The worktree that `dev edit` or `dev port` made in ``folder``."""
-    git_module()
     import git
 
     try:
-        repo = git.Repo(folder)
+        repo = overrule(git.Repo(folder))
         repo.commit(PRISTINE)
     except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.BadName, ValueError) as error:
         hint = "make one with `gaudi-patch dev edit VERSION`"
@@ -102,7 +88,7 @@ def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
     from gaudi_patch.series import diff
 
     root = Path(repo.working_dir)
-    for one in diff.parse((manifest.directory / name).read_bytes(), name):
+    for one in diff.parse(patch_files.read(manifest.directory, name), name):
         target = root / one.path
         before = target.read_bytes() if target.exists() else b""
         try:
@@ -116,32 +102,35 @@ def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(after)
-    repo.git.add("--all")
+    repo.git.add("--all", "--force", "--", manifest.package)
     repo.git.commit("--quiet", "--message", message(manifest.patches[name]))
 
 
 def message(patch: Patch) -> str:
-    """Subject from the patch's file name, its reasons in the body, and the trailer that names it."""
-    subject = Path(patch.name).stem.replace("-", " ").capitalize()
+    """Return a commit message: the patch's title, its reasons in the body, and the trailer that names it."""
     trailers = f"Upstream: {patch.upstream}\nRemove-when: {patch.remove_when}\n{TRAILER}{patch.name}\n"
-    return f"{subject}\n\n{patch.why}\n\n{trailers}"
+    return f"{patch.title}\n\n{patch.why}\n\n{trailers}"
 
 
 def trailer(text: str) -> str:
-    """The patch that a commit message names; "" for none."""
+    """Return the patch that a commit message names; "" for none."""
     named = [line[len(TRAILER) :].strip() for line in text.splitlines() if line.startswith(TRAILER)]
     return named[-1] if named else ""
 
 
-_REASONS = re.compile(r"[^\n]*\n+(?P<why>.+?)\n+Upstream: ([^\n]+)\nRemove-when: ([^\n]+)\n", re.DOTALL)
+_REASONS = re.compile(
+    r"([^\n]+)\n+(.+?)\n+Upstream: ([^\n]+)\nRemove-when: ([^\n]+)\n",
+    re.DOTALL,
+)
 
 
-def reasons(text: str) -> tuple[str, str, str] | None:
-    """Why, upstream and remove_when from a commit message as ``message`` writes it; None where one is missing."""
+def described(text: str, name: str) -> Patch | None:
+    """Return the patch ``name`` as a commit message describes it; None where a part is missing."""
     found = _REASONS.match(text)
     if found is None:
         return None
-    return " ".join(found["why"].split()), found[2].strip(), found[3].strip()
+    title, why, upstream, remove_when = (" ".join(part.split()) for part in found.groups())
+    return Patch(name, title, why, upstream, remove_when)
 
 
 def commits(repo: git.Repo) -> list[Commit]:
@@ -164,23 +153,16 @@ def commits(repo: git.Repo) -> list[Commit]:
     return found
 
 
-#: Three lines of context, full blob ids, no renames, whatever the user's git is set to.
-FORM = [
-    *("--patch", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--unified=3"),
-    *("--src-prefix=a/", "--dst-prefix=b/", "--diff-algorithm=histogram"),
-]
-
-
 def diff_of(repo: git.Repo, sha: str) -> bytes:
     """One commit as a patch in the form that is kept."""
     return bytes(
-        repo.git.diff_tree(*FORM, "--no-commit-id", sha, stdout_as_string=False, strip_newline_in_stdout=False)
+        repo.git.diff_tree(*DIFF, "--no-commit-id", sha, stdout_as_string=False, strip_newline_in_stdout=False)
     )
 
 
 def staged_diff(repo: git.Repo) -> bytes:
     """What is in the index, against HEAD, in the same form."""
-    return bytes(repo.git.diff(*FORM, "--cached", stdout_as_string=False, strip_newline_in_stdout=False))
+    return bytes(repo.git.diff(*DIFF, "--cached", stdout_as_string=False, strip_newline_in_stdout=False))
 
 
 def lay(repo: git.Repo, manifest: Manifest, series: Series) -> None:
@@ -201,23 +183,3 @@ def _bare(patch: bytes) -> list[bytes]:
         return b"index" if line.startswith(b"index ") else line
 
     return [bare(line) for line in patch.split(b"\n")]
-
-
-def write_patches(directory: Path, patches: Mapping[str, bytes]) -> list[str]:
-    """Write the diffs that differ from what is kept; returns their names."""
-    from gaudi_patch.disk import Disk, Image, read_image
-
-    disk, written = Disk(), []
-    for name, data in patches.items():
-        file = directory / name
-        existing = read_image(file)
-        if existing is not None and existing.data == data:
-            continue
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temp = file.with_name(f".{file.name}.new")
-        disk.unlink(temp)
-        disk.write_new(temp, Image(data, 0o644))
-        disk.replace(temp, file)
-        disk.sync_directory(file.parent)
-        written.append(name)
-    return written

@@ -42,7 +42,9 @@ RootOption = Annotated[
 ]
 ManifestOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--manifest", metavar="DIR", help="A folder with manifest.toml in place of the built-in one."),
+    typer.Option(
+        "--manifest", metavar="DIR", help="A directory with manifest.lock and patches, in place of the built-in one."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (schema_version 1) on stdout.")]
 FormatOption = Annotated[

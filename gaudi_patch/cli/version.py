@@ -13,7 +13,8 @@ from importlib import metadata
 from gaudi_patch import __version__
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.escape import visible
-from gaudi_patch.series.manifest import SCHEMA, load
+from gaudi_patch.series.lock import SCHEMA
+from gaudi_patch.series.manifest import load
 from gaudi_patch.target import packages
 from gaudi_patch.target.locate import Target, locate
 

@@ -1,4 +1,4 @@
-"""The options of `dev`."""
+"""`dev`: lint, edit, refresh and port, for those who maintain the patches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Color, Format, Result
 
-app = verb_app("For those who keep the patches.")
+app = verb_app("For those who maintain the patches.")
+
+FewerHunksOption = Annotated[
+    bool, typer.Option("--fewer-hunks", help="Accept that a patch has fewer hunks in a file than the lock says.")
+]
 
 
 @app.command()
@@ -29,16 +33,18 @@ def lint(
     manifest: ManifestOption = None,
     write: Annotated[bool, typer.Option("--write", help="Renew manifest.lock.")] = False,
     wheel: WheelOption = None,
+    fewer_hunks: FewerHunksOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Hold the manifest, the lock and the diffs against the wheels.
+    """Compare the manifest, the lock and the diffs with the wheels.
 
     Each series is applied to the wheel of its release in memory, and every result compiled.
-    Wheels come from PyPI once and are kept in GAUDI_PATCH_CACHE (~/.cache/gaudi-patch).
+    Wheels come from PyPI once and are kept in GAUDI_PATCH_CACHE (~/.cache/gaudi-patch). --write
+    reads only those of series that have changed. A patch that has lost a hunk is refused.
 
-    With --wheel the nearest series is held against a release that has none yet: which hunks still
+    With --wheel the nearest series is compared with a release that has none yet: which hunks still
     fit, which are obsolete since upstream has the change, which conflict.
 
     Example, after a patch was changed:
@@ -50,7 +56,9 @@ def lint(
         from gaudi_patch.authoring.fit import watch
         from gaudi_patch.authoring.lint import lint as run
 
-        return watch(manifest, wheel) if wheel is not None else run(manifest, write=write)
+        if wheel is not None:
+            return watch(manifest, wheel)
+        return run(manifest, write=write, fewer_hunks=fewer_hunks)
 
     finish("dev lint", verb, output_format, color, as_json)
 
@@ -69,7 +77,7 @@ def edit(
     wheel: WheelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lay the pristine wheel and one commit for each patch into a new git worktree.
+    """Lay the pristine wheel and one commit per patch into a new git worktree.
 
     Edit, amend and reorder the commits with git, as quilt and StGit users do; then `dev refresh`
     writes them back as diffs. No installation is touched.
@@ -88,11 +96,17 @@ def edit(
 
 
 @app.command()
-def refresh(folder: FolderArgument, manifest: ManifestOption = None, as_json: JsonOption = False) -> None:
+def refresh(
+    folder: FolderArgument,
+    manifest: ManifestOption = None,
+    fewer_hunks: FewerHunksOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Write the commits of a worktree back as diffs, and renew the lock.
 
-    Three lines of context, full blob ids. Each commit names its patch by a trailer
-    `Patch: NAME`; the names must be those of the series in manifest.toml.
+    Three lines of context, full blob ids, whatever git is set to. Each commit names its patch by a
+    trailer `Patch: NAME`; the names must be those of the series in manifest.toml. The commit of the
+    runtime is written back to its sources. Nothing is written unless all series apply and compile.
 
     Example:
 
@@ -102,7 +116,7 @@ def refresh(folder: FolderArgument, manifest: ManifestOption = None, as_json: Js
     def verb() -> Result:
         from gaudi_patch.authoring.edit import refresh as run
 
-        return run(folder, manifest)
+        return run(folder, manifest, fewer_hunks=fewer_hunks)
 
     finish("dev refresh", verb, Format.TEXT, Color.AUTO, as_json)
 
@@ -141,7 +155,7 @@ def port(
     """Carry a series to a new release by three-way merge, and prove it there.
 
     Patches that merge are committed; what upstream has already is dropped; a real conflict stops
-    with both sides shown. Then the new series is held against its wheel and put through the smoke
+    with both sides shown. Then the new series is compared with its wheel and put through the smoke
     checks, in a throwaway environment that sees the packages of --python. Only what passes is
     written: patches, series and lock. A patch whose text other releases have stays shared.
 

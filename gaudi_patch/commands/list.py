@@ -1,10 +1,15 @@
-"""The options of `list`."""
+"""`list`: the releases with a series, what goes with them, what works, and which patches each has."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, verb_app
 from gaudi_patch.cli.run import finish
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.output.report import Block, Color, Fields, Format, Result, Table, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.series.manifest import Manifest, Pair, Series
 
 app = verb_app()
 
@@ -31,9 +36,104 @@ def list_(
     """
 
     def verb() -> Result:
-        from gaudi_patch.commands.listing import list_series
         from gaudi_patch.series.manifest import load
 
         return list_series(load(manifest))
 
     finish("list", verb, output_format, color, as_json, pager=not no_pager)
+
+
+def list_series(manifest: Manifest) -> Result:
+    """Return every release with a verdict: what goes with it and what its series brings, or why there is none."""
+    from gaudi_patch.series import pairs
+    from gaudi_patch.series.manifest import newest_release
+
+    partners = {one.id: pairs.fitting(manifest, newest_release(one)) for one in manifest.series}
+    blocks: list[Block] = []
+    if manifest.series:
+        for table in (_releases(manifest, partners), _capabilities(manifest), _patches(manifest)):
+            blocks += [table, Text("")]
+    if notes := [(one.id, one.notes) for one in manifest.series if one.notes]:
+        blocks.append(Fields(notes))
+    for kind, rules in (("refused", manifest.refused), ("upstream has it", manifest.upstream)):
+        if rules:
+            listed = [(rule.versions, "; ".join(part for part in (rule.reason, rule.advice) if part)) for rule in rules]
+            blocks.append(Table((kind, "why, and what to do"), listed))
+    return Result("list", data=_data(manifest, partners), blocks=blocks)
+
+
+def _releases(manifest: Manifest, partners: dict[str, list[Pair]]) -> Table:
+    from gaudi_patch.series import coverage, pairs
+
+    rows = [
+        (coverage.span(group), pairs.vllm(found), pairs.vllm_gaudi(found))
+        for found, group in coverage.runs(manifest.series, lambda one: partners[one.id])
+    ]
+    return Table(("LMCache", "vLLM", "vllm-gaudi"), rows, "Releases with a series, and what goes with them")
+
+
+def _capabilities(manifest: Manifest) -> Table:
+    from gaudi_patch.series import coverage
+
+    rows = []
+    for name, one in manifest.capabilities.items():
+
+        def has(series: Series, name: str = name) -> bool:
+            return name in series.capabilities
+
+        rows.append((coverage.words(manifest.series, has), one.summary))
+    return Table(("LMCache", "what works"), rows, "What the patches make work")
+
+
+def _patches(manifest: Manifest) -> Table:
+    from gaudi_patch.series import coverage
+
+    rows = []
+    for name in manifest.patches:
+
+        def has(series: Series, name: str = name) -> bool:
+            return name in series.patches
+
+        marks, words = coverage.row(manifest.series, has), coverage.words(manifest.series, has)
+        rows.append((name.removesuffix(".patch"), marks, words))
+    columns = ("patch", coverage.scale(manifest.series), "LMCache")
+    return Table(columns, rows, "Patches, and the releases that have them")
+
+
+def _data(manifest: Manifest, partners: dict[str, list[Pair]]) -> dict[str, Any]:
+    from gaudi_patch.series import pairs
+
+    return {
+        "package": manifest.package,
+        "series": [
+            {
+                "id": one.id,
+                "versions": one.versions,
+                "patches": list(one.patches),
+                "capabilities": list(one.capabilities),
+                "notes": one.notes,
+                "vllm": pairs.vllm(partners[one.id]),
+                "vllm_gaudi": pairs.vllm_gaudi(partners[one.id]),
+            }
+            for one in manifest.series
+        ],
+        "patches": {
+            name: {"title": one.title, "capabilities": list(one.capabilities), "upstream": one.upstream}
+            for name, one in manifest.patches.items()
+        },
+        "capabilities": {name: one._asdict() for name, one in manifest.capabilities.items()},
+        "refused": [
+            {"versions": rule.versions, "reason": rule.reason, "advice": rule.advice} for rule in manifest.refused
+        ],
+        "upstream": [{"versions": rule.versions, "reason": rule.reason} for rule in manifest.upstream],
+        "pairs": [
+            {
+                "lmcache": pair.lmcache,
+                "vllm_gaudi": pairs.vllm_gaudi([pair]),
+                "vllm": pairs.vllm([pair]),
+                "specifiers": list(pair.vllm_gaudi),
+                "note": pair.note,
+            }
+            for pair in manifest.pairs
+        ],
+    }

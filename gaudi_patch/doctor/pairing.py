@@ -86,14 +86,14 @@ def pairing(case: Case) -> Answer:
         return unknown("the version of LMCache is not known")
     if plugin is None:
         return unknown(_NO_PLUGIN)
-    if any(pairs.holds(text, plugin) for text in pairs.fitting(case.manifest, found.version)):
+    if any(pairs.holds(pair, plugin) for pair in pairs.fitting(case.manifest, found.version)):
         return ok(f"LMCache {found.version} with vllm-gaudi {plugin}")
     if plugin.release < (0, 13):
         return failure(
             f"vllm-gaudi {plugin} calls no KV connector for LMCache, so that nothing is stored or loaded",
             "use vllm-gaudi 0.13.0 or later",
         )
-    others = [pair["lmcache"] for pair in case.manifest.pairs if pairs.holds(pair["vllm_gaudi"], plugin)]
+    others = [pair.lmcache for pair in case.manifest.pairs if pairs.holds(pair, plugin)]
     return warning(
         f"LMCache {found.version} with vllm-gaudi {plugin} is no pair of the manifest",
         f"install LMCache {' or '.join(others)}" if others else "see gaudi-patch list for the pairs",

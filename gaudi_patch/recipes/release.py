@@ -55,7 +55,7 @@ def known(manifest: Manifest, series: Series | None, version: str, python: tuple
             "see `gaudi-patch list`",
         )
     capabilities = series.capabilities if series is not None else tuple(manifest.capabilities)
-    return Release(version, frozenset(capabilities), python, "; or ".join(fitting))
+    return Release(version, frozenset(capabilities), python, pairs.vllm_gaudi(fitting, notes=True))
 
 
 def refuse_private_keys(release: Release, what: str) -> None:

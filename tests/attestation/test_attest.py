@@ -13,6 +13,7 @@ import pytest
 
 from gaudi_patch import __version__
 from gaudi_patch.attestation import file
+from gaudi_patch.authoring import lint
 from gaudi_patch.disk import Disk, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.smoke import runner
@@ -124,9 +125,10 @@ def test_a_release_that_needs_no_patch_is_attested_as_that(tmp_path: Path, repor
     target = tiny.make(tmp_path / "t")
     toml = target.manifest.file
     toml.write_text(
-        f'schema = 1\npackage = "lmcache"\n[[upstream]]\nversions = "=={tiny.VERSION}"\nreason = "it has all of it"\n'
+        f'schema = 2\npackage = "lmcache"\n[[upstream]]\nversions = "=={tiny.VERSION}"\nreason = "it has all of it"\n'
     )
-    (target.manifest.directory / "manifest.lock").write_text('{"schema": 1, "patches": {}, "series": {}}')
+    (target.manifest.directory / "tiny.patch").unlink()
+    lint.lint(target.manifest.directory, write=True)
     done = gaudi_patch(
         "apply", "--path", target.site, "--manifest", target.manifest.directory, "--no-smoke", "--report", report
     )

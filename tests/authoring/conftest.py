@@ -58,6 +58,7 @@ class Shelf(NamedTuple):
 
 ENTRY = """
 [patch."{name}"]
+title = "{title}"
 why = "because"
 upstream = "https://example.org/pull/1"
 remove_when = "upstream has it"
@@ -70,19 +71,21 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     made = Shelf(tmp_path / "patches", tmp_path / "releases")
     made.release("1.0.0", BASE)
     monkeypatch.setattr(wheels, "fetch", lambda package, version, python="3.11": made.wheel(version))
-    (made.directory / "common").mkdir(parents=True)
-    (made.directory / "1.0.0").mkdir()
+    (made.directory / "runtime").mkdir(parents=True)
+    (made.directory / "route").mkdir()
     runtime = {**BASE, "lmcache/gaudi.py": "DEVICE = 'hpu'\n"}
     routed = {
         **runtime,
         "lmcache/engine.py": changed(ENGINE, ("line_5 = 5\n", "line_5 = 'hpu'\n"), ("line_25 = 25\n", "")),
     }
-    (made.directory / "common/runtime.patch").write_bytes(diff_of(tmp_path / "d1", BASE, runtime))
-    (made.directory / "1.0.0/route.patch").write_bytes(diff_of(tmp_path / "d2", runtime, routed))
-    text = 'schema = 1\npackage = "lmcache"\n\n# kept\n[[series]]\nversions = "==1.0.0"\n'
-    text += 'patches = ["common/runtime.patch", "1.0.0/route.patch"]\n'
+    (made.directory / "runtime/1.0.0.patch").write_bytes(diff_of(tmp_path / "d1", BASE, runtime))
+    (made.directory / "route/1.0.0.patch").write_bytes(diff_of(tmp_path / "d2", runtime, routed))
+    text = 'schema = 2\npackage = "lmcache"\n\n# kept\n[[series]]\nversions = "==1.0.0"\n'
+    text += 'patches = ["runtime/1.0.0.patch", "route/1.0.0.patch"]\n'
     (made.directory / "manifest.toml").write_text(
-        text + ENTRY.format(name="common/runtime.patch") + ENTRY.format(name="1.0.0/route.patch")
+        text
+        + ENTRY.format(name="runtime/1.0.0.patch", title="The runtime")
+        + ENTRY.format(name="route/1.0.0.patch", title="The route")
     )
     assert lint.lint(made.directory, write=True).data["written"]
     return made

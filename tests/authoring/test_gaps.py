@@ -109,7 +109,7 @@ def test_the_calls_that_are_not_shown_are_counted() -> None:
     ],
 )
 def test_a_patch_that_is_to_go_with_other_releases_is_named(text: str, release: str, stale: bool) -> None:
-    named = gaps.outdated([Patch("a.patch", "w", "u", text)], release)
+    named = gaps.outdated([Patch("a.patch", "t", "w", "u", text)], release)
     assert named == (["a.patch"] if stale else [])
 
 
@@ -117,7 +117,7 @@ def test_a_port_ends_by_what_its_levels_left_open(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = shelf.directory / "manifest.toml"
-    text = manifest.read_text().replace('==1.0.0"\n', '==1.0.0"\ncapabilities = ["mp"]\n')
+    text = manifest.read_text().replace('title = "The route"\n', 'title = "The route"\ncapabilities = ["mp"]\n')
     manifest.write_text(text + '\n[[capability]]\nid = "mp"\nsummary = "it is"\nsmoke = ["inference"]\n')
     smoked = [{**level("imports", "passed")}, {**level("inference", "skipped")}]
     monkeypatch.setattr(proving, "prove", lambda *_: Result("apply", data={"smoke": smoked}, blocks=[Text("levels")]))

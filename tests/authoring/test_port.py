@@ -42,17 +42,17 @@ def test_moved_lines_merge_and_the_patch_stays_shared(shelf: Shelf, tmp_path: Pa
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": "moved = True\n" + ENGINE})
     result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     assert result.exit is Exit.OK
-    assert series(shelf, "1.0.1") == ("common/runtime.patch", "1.0.0/route.patch")
+    assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch", "route/1.0.0.patch")
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
 
 
 def test_changed_context_gives_the_release_a_patch_of_its_own(shelf: Shelf, tmp_path: Path) -> None:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_3 = 3\n", "line_3 = 'three'\n"))})
     result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
-    assert result.data["new"] == ["1.0.1/route.patch"]
-    assert series(shelf, "1.0.1") == ("common/runtime.patch", "1.0.1/route.patch")
+    assert result.data["new"] == ["route/1.0.1.patch"]
+    assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch", "route/1.0.1.patch")
     manifest = load(shelf.directory)
-    assert manifest.patches["1.0.1/route.patch"].why == "because"
+    assert manifest.patches["route/1.0.1.patch"].why == "because"
 
 
 def test_the_manifest_keeps_its_comments_and_its_order(shelf: Shelf, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_manifest_keeps_its_comments_and_its_order(shelf: Shelf, tmp_path: P
     port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     after = (shelf.directory / "manifest.toml").read_text()
     assert [one.id for one in load(shelf.directory).series] == ["1.0.1", "1.0.0"]  # newest first
-    assert after.index('[patch."1.0.1/route.patch"]') < after.index('[patch."1.0.0/route.patch"]')
+    assert after.index('[patch."route/1.0.1.patch"]') < after.index('[patch."route/1.0.0.patch"]')
     old, new = before.splitlines(), after.splitlines()
     assert [line for line in difflib.ndiff(old, new) if line.startswith("- ")] == []
 
@@ -70,8 +70,8 @@ def test_what_upstream_has_is_dropped_and_said(shelf: Shelf, tmp_path: Path) -> 
     there = changed(ENGINE, ("line_5 = 5\n", "line_5 = 'hpu'\n"), ("line_25 = 25\n", ""))
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": there})
     result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
-    assert result.data["dropped"] == ["1.0.0/route.patch"]
-    assert series(shelf, "1.0.1") == ("common/runtime.patch",)
+    assert result.data["dropped"] == ["route/1.0.0.patch"]
+    assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch",)
 
 
 def test_a_wheel_that_is_not_released_is_never_asked_for(
@@ -124,9 +124,9 @@ def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
     git(tmp_path / "w", "commit", "--quiet", "--all", "--amend", "--no-edit")
     assert port.proceed(tmp_path / "w").exit is Exit.OK
     # The amended commit is no longer the patch that 1.0.0 has.
-    assert proved[2:] == ["common/runtime.patch", "1.0.1/route.patch"]
-    assert series(shelf, "1.0.1") == ("common/runtime.patch", "1.0.1/route.patch")
-    assert b"+line_10 = 'ten'\n" in (shelf.directory / "1.0.1/route.patch").read_bytes()
+    assert proved[2:] == ["runtime/1.0.0.patch", "route/1.0.1.patch"]
+    assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch", "route/1.0.1.patch")
+    assert b"+line_10 = 'ten'\n" in (shelf.directory / "route/1.0.1.patch").read_bytes()
 
 
 def test_smoke_checks_that_cannot_run_are_told_and_not_taken_for_passed(shelf: Shelf, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def conflict(shelf: Shelf, tmp_path: Path) -> Shelf:
     before = kept(shelf)
     result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     assert result.exit is Exit.REFUSED
-    assert result.data["conflict"] == "1.0.0/route.patch"
+    assert result.data["conflict"] == "route/1.0.0.patch"
     said = "".join(one.text for one in result.blocks if isinstance(one, Text))
     assert "HEAD is 1.0.1 with the patches so far, the parent is 1.0.0 before the patch" in said
     assert "Merged: 1; still to come: 0." in said
@@ -177,7 +177,7 @@ def test_a_resolved_conflict_goes_on_to_a_series(conflict: Shelf, tmp_path: Path
     resolve(tmp_path / "w/lmcache/engine.py")
     result = port.proceed(tmp_path / "w")
     assert result.exit is Exit.OK
-    assert b"+line_5 = 'hpu or cuda'\n" in (conflict.directory / "1.0.1/route.patch").read_bytes()
+    assert b"+line_5 = 'hpu or cuda'\n" in (conflict.directory / "route/1.0.1.patch").read_bytes()
     assert lint.lint(conflict.directory, write=False).exit is Exit.OK
 
 

@@ -41,12 +41,12 @@ def test_usage_exits_2(wrong: list[str], target: Tiny) -> None:
 
 
 def test_a_bad_manifest_exits_2(target: Tiny) -> None:
-    file = target.manifest.directory / "manifest.toml"
-    file.write_text(file.read_text() + "[nonsense]\n")
+    file = target.manifest.directory / "manifest.lock"
+    file.write_text(file.read_text() + "nonsense\n")
     for verb in ("check", "apply", "rollback"):
         (error,) = document(target, verb)["errors"]
         assert (error["code"], error["file"]) == ("bad-manifest", str(file))
-        assert error["line"] == file.read_text().splitlines().index("[nonsense]") + 1
+        assert error["line"] == file.read_text().splitlines().index("nonsense") + 1
 
 
 def test_a_bad_patch_exits_2(target: Tiny) -> None:

@@ -24,7 +24,7 @@ def test_it_names_the_tool_and_what_it_runs_with() -> None:
     assert lines[0] == f"gaudi-patch {__version__}"
     for name in ("python", "typer", "rich", "unidiff", "packaging", "gitpython", "git", "Linux"):
         assert any(line.startswith(f"{name} ") for line in lines), name
-    assert f"manifest schema 1, {len(load().series)} series, {len(load().patches)} patches" in lines
+    assert f"manifest schema 2, {len(load().series)} series, {len(load().patches)} patches" in lines
 
 
 def test_it_names_the_target_and_what_lmcache_runs_with(tmp_path: Path) -> None:

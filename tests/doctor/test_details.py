@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from packaging.version import Version
 
 from gaudi_patch.doctor import arguments, keys
 from gaudi_patch.doctor.case import Case, Settings
@@ -19,8 +18,6 @@ from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.doctor.kv_blocks import defragmentation
 from gaudi_patch.doctor.storage import remote
-from gaudi_patch.series import pairs
-from gaudi_patch.series.manifest import load
 from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings
 
@@ -114,26 +111,6 @@ def test_a_seed_is_asked_for_where_processes_share_keys(
     finding = keys.hash_seed(with_settings(case_of(gaudi, line), **values))
     assert finding.level is (Level.FAILURE if why else Level.OK)
     assert why in finding.what
-
-
-@pytest.mark.parametrize(
-    ("text", "inside", "outside"),
-    [
-        ("0.13.0 (flat tuples, a note), 0.14.1 to 0.17.1", ["0.13.0.post1", "0.14.1", "0.17.1"], ["0.18.0"]),
-        ("0.18.1rc1 to 0.19.1", ["0.18.1rc1", "0.19.0", "0.19.1.post1"], ["0.18.0rc0", "0.20.0"]),
-        ("0.24.0", ["0.24.0"], ["0.24.1"]),
-        ("0.26.0 and later", ["0.26.0", "0.27.0rc0"], ["0.24.0"]),
-    ],
-)
-def test_the_ranges_of_the_manifest_are_read(text: str, inside: list[str], outside: list[str]) -> None:
-    assert [one for one in inside if not pairs.holds(text, Version(one))] == []
-    assert [one for one in outside if pairs.holds(text, Version(one))] == []
-
-
-def test_every_pair_of_the_manifest_can_be_read() -> None:
-    """Raises ValueError for a range in words that the doctor does not know."""
-    for pair in load().pairs:
-        pairs.holds(pair["vllm_gaudi"], Version("0.26.0"))
 
 
 def test_a_container_may_show_fewer_cards_than_the_host_has(gaudi: Gaudi) -> None:

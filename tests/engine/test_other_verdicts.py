@@ -17,8 +17,7 @@ def with_rules(few: Tiny, text: str) -> Tiny:
     """The manifest with rules for versions added."""
     from gaudi_patch.series.manifest import load
 
-    file = few.manifest.directory / "manifest.toml"
-    file.write_text(file.read_text() + text)
+    tiny.add_rules(few.manifest.directory, text)
     return replace(few, manifest=load(few.manifest.directory))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.series.manifest import Manifest
 from tests.support import tiny
 from tests.support.tiny import Tiny, tree
 
@@ -99,8 +98,8 @@ def test_a_result_that_is_no_python_is_refused_before_anything_is_written(code: 
     directory = target.manifest.directory
     (directory / "tiny.patch").write_bytes(bad)
     locked = json.loads((directory / "manifest.lock").read_bytes())
-    locked["patches"]["tiny.patch"] = hashlib.sha256(bad).hexdigest()
-    locked["series"]["0.5.6"]["files"]["lmcache/__init__.py"][1] = hashlib.sha256(code).hexdigest()
+    locked["patches"]["tiny.patch"]["sha256"] = hashlib.sha256(bad).hexdigest()
+    locked["series"][0]["files"]["lmcache/__init__.py"][1] = hashlib.sha256(code).hexdigest()
     (directory / "manifest.lock").write_text(json.dumps(locked))
     from gaudi_patch.series.manifest import load
 
@@ -116,18 +115,12 @@ def test_a_result_that_is_no_python_is_refused_before_anything_is_written(code: 
 def test_a_lock_that_promises_other_bytes_is_refused(few: Tiny) -> None:
     """The result is computed in memory and held against the lock before anything is written."""
     manifest = few.manifest
-    files = dict(manifest.lock["series"]["0.5.6"]["files"])
-    files["lmcache/engine.py"] = [files["lmcache/engine.py"][0], "0" * 64]
-    series = {"0.5.6": {**manifest.lock["series"]["0.5.6"], "files": files}}
-    few = replace(few, manifest=_with_lock(manifest, {**manifest.lock, "series": series}))
+    (series,) = manifest.series
+    wrong = series.files["lmcache/engine.py"]._replace(after="0" * 64)
+    series = series._replace(files={**series.files, "lmcache/engine.py": wrong})
+    few = replace(few, manifest=manifest._replace(series=(series,)))
     before = tree(few.site, times=True)
     with pytest.raises(GaudiPatchError) as caught:
         few.apply()
     assert (caught.value.exit, caught.value.code) == (Exit.USAGE, "lock-mismatch")
     assert tree(few.site, times=True) == before
-
-
-def _with_lock(manifest: Manifest, lock: dict[str, object]) -> Manifest:
-    from dataclasses import is_dataclass
-
-    return replace(manifest, lock=lock) if is_dataclass(manifest) else manifest._replace(lock=lock)  # type: ignore[attr-defined]

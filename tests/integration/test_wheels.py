@@ -260,21 +260,21 @@ def test_read_only_site_packages_are_an_environment_error(copy: Venv, manifest: 
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [("schema = 1\npackage = \n", 2), ("schema = 99\n", 1), ("schema = 1\nnonsense = 3\n", 2)],
+    [('{\n"schema": \n', 3), ('{"schema": 99}', 1), ('{"schema": 2}', 1)],
 )
 def test_a_broken_manifest_is_a_usage_error(
     content: str, line: int, copy: Venv, manifest: Path, tmp_path: Path
 ) -> None:
     """The file, the key and the line are named; nothing is written."""
     (tmp_path / "patches").mkdir()
-    shutil.copy(manifest / "manifest.lock", tmp_path / "patches")
-    (tmp_path / "patches" / "manifest.toml").write_text(content)
+    shutil.copy(manifest / "manifest.toml", tmp_path / "patches")
+    (tmp_path / "patches" / "manifest.lock").write_text(content)
     before = tree(copy.prefix, times=True)
     for verb in ("check", "apply", "rollback"):
         done = patch(verb, copy, tmp_path / "patches", "--json")
         assert (done.code, done.code_of_error) == (2, "bad-manifest")
         (error,) = done.json["errors"]
-        assert (error["file"], error["line"]) == (str(tmp_path / "patches" / "manifest.toml"), line)
+        assert (error["file"], error["line"]) == (str(tmp_path / "patches" / "manifest.lock"), line)
     assert tree(copy.prefix, times=True) == before
 
 

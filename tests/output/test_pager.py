@@ -66,7 +66,7 @@ def test_long_output_goes_through_the_pager_with_its_colours(verb: tuple[str, ..
     assert (code, text.split()) == (0, ["PAGED"])
     if verb == SHOW:
         assert coloured(kept.read_text())
-        assert "common/gaudi-runtime.patch" in kept.read_text()
+        assert "runtime: HPU runtime" in kept.read_text()
 
 
 def test_no_color_is_for_the_pager_too(recorder: tuple[str, Path]) -> None:
@@ -123,7 +123,7 @@ def test_a_pager_that_quits_early_changes_no_exit_code(program: str) -> None:
 def test_a_pager_that_cannot_be_started_is_done_without(program: str) -> None:
     code, text = on_terminal(*SHOW, PAGER=program)
     assert code == 0
-    assert "common/gaudi-runtime.patch" in text
+    assert "runtime: HPU runtime" in text
 
 
 def test_an_interrupt_is_for_the_pager(tmp_path: Path) -> None:

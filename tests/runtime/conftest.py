@@ -1,4 +1,4 @@
-"""The runtime as the shared patch carries it, and runs of the tests that need PyTorch.
+"""The runtime's sources, and runs of the tests that need PyTorch.
 
 The modules in ``inside/`` import torch, so the interpreter with PyTorch runs them with its own pytest.
 """
@@ -39,31 +39,10 @@ _TEST_PACKAGES = (
 )
 
 
-def materialise(folder: Path) -> Path:
-    """Write the new files of the shared patch below ``folder``; nothing else is in that patch."""
-    name = ""
-    content: dict[str, list[str]] = {}
-    for line in (PATCHES / "common" / "gaudi-runtime.patch").read_text(encoding="utf-8").splitlines():
-        if line.startswith("--- "):
-            assert line == "--- /dev/null", line
-        elif line.startswith("+++ b/"):
-            name = line.removeprefix("+++ b/")
-            content[name] = []
-        elif line.startswith("+"):
-            content[name].append(line[1:])
-        else:
-            assert line.startswith(("diff --git ", "new file mode 100644", "index ", "@@ -0,0 +1")), line
-    for path, lines in content.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
 @pytest.fixture(scope="session")
-def runtime_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds ``lmcache/gaudi`` and nothing else of LMCache."""
-    return materialise(tmp_path_factory.mktemp("runtime"))
+def runtime_tree() -> Path:
+    """The directory that holds ``lmcache/gaudi`` as source, and nothing else of LMCache."""
+    return PATCHES / "runtime"
 
 
 @pytest.fixture(scope="session")

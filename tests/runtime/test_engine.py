@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.series import patch_files
 from gaudi_patch.series.manifest import load
 from tests.runtime.conftest import EMULATOR, INSIDE, PATCHES
 from tests.support import environments
@@ -31,8 +32,13 @@ def patched(
         series = load(PATCHES).by_id(version)
         assert series is not None
         for name in series.patches:
-            command = ["git", "apply", "-p1", "--whitespace=nowarn", str(PATCHES / name)]
-            subprocess.run(command, cwd=copy.site_packages, check=True, env=_outside_any_repository(copy))
+            subprocess.run(
+                ["git", "apply", "-p1", "--whitespace=nowarn"],
+                cwd=copy.site_packages,
+                input=patch_files.read(PATCHES, name),
+                check=True,
+                env=_outside_any_repository(copy),
+            )
         return copy
 
     return get

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from gaudi_patch.authoring import lock
+from gaudi_patch.authoring import lint, lock
 from gaudi_patch.disk import Disk
 from gaudi_patch.engine import apply as applying
 from gaudi_patch.engine import rollback as rolling
@@ -108,11 +108,11 @@ def patch(
 
 def manifest_text(series: Mapping[str, Mapping[str, bytes]]) -> str:
     """manifest.toml for ``series``: {version: {name of the patch: its bytes}}."""
-    out = ['schema = 1\npackage = "lmcache"\n']
+    out = ['schema = 2\npackage = "lmcache"\n']
     for version, patches in series.items():
         out.append(f'[[series]]\nversions = "=={version}"\npatches = {json.dumps(sorted(patches))}\n')
     for name in sorted({name for patches in series.values() for name in patches}):
-        out.append(f'[patch."{name}"]\nwhy = "a test"\nupstream = "none"\nremove_when = "never"\n')
+        out.append(f'[patch."{name}"]\ntitle = "A test"\nwhy = "a test"\nupstream = "none"\nremove_when = "never"\n')
     return "\n".join(out)
 
 
@@ -126,6 +126,13 @@ def write_manifest(directory: Path, series: Mapping[str, Mapping[str, bytes]], w
     (directory / "manifest.toml").write_text(manifest_text(series))
     (directory / "manifest.lock").write_bytes(lock.generate(directory, wheels.__getitem__))
     return manifests.load(directory)
+
+
+def add_rules(directory: Path, text: str) -> None:
+    """Add tables to manifest.toml and renew the lock, for which no wheel is read."""
+    file = directory / "manifest.toml"
+    file.write_text(file.read_text() + text)
+    lint.lint(directory, write=True)
 
 
 #: One path of a tree: "file", "link" or "folder"; its bytes or the link's target; its mode; its mtime in ns.

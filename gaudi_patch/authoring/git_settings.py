@@ -1,0 +1,148 @@
+"""git as the authoring commands run it: by settings of their own, whatever the user's are.
+
+A patch must not depend on who made it. So no configuration but the worktree's own is read, what it could change
+is overruled on each command line, no hook runs, nothing is signed, and no GIT_* variable of the caller counts.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+if TYPE_CHECKING:
+    import git
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+#: Of the worktree, so that the user's own git keeps to them, too: while rebasing, files are added, none is ignored.
+OWN = {
+    "user.name": "gaudi-patch",
+    "user.email": "gaudi-patch@localhost",
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.safecrlf": "false",
+    "core.excludesFile": "/dev/null",
+    "core.attributesFile": "/dev/null",
+    "core.hooksPath": "/dev/null",
+    "core.fileMode": "true",
+    "commit.gpgSign": "false",
+    "tag.gpgSign": "false",
+    "merge.conflictStyle": "diff3",
+}
+
+#: For each command of ours, also where the worktree's configuration says something else.
+OVERRULED = {
+    **OWN,
+    "core.quotePath": "true",
+    "core.abbrev": "40",
+    "core.fsmonitor": "false",
+    "core.untrackedCache": "false",
+    "core.whitespace": "",
+    "apply.whitespace": "nowarn",
+    "color.ui": "false",
+    "commit.cleanup": "whitespace",
+    "commit.verbose": "false",
+    "diff.suppressBlankEmpty": "false",
+    "diff.renames": "false",
+    "diff.indentHeuristic": "true",
+    "diff.orderFile": "/dev/null",
+    "diff.relative": "false",
+    "diff.ignoreSubmodules": "none",
+    "diff.wsErrorHighlight": "none",
+    "log.showSignature": "false",
+    "merge.renames": "true",
+    "rerere.enabled": "false",
+    "status.showUntrackedFiles": "all",
+    "tag.forceSignAnnotated": "false",
+}
+
+#: Three lines of context, full blob ids, no renames, prefixes a/ and b/.
+DIFF = [
+    *("--patch", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--unified=3"),
+    *("--inter-hunk-context=0", "--src-prefix=a/", "--dst-prefix=b/", "--diff-algorithm=histogram"),
+    *("--indent-heuristic", "--no-relative", "-O/dev/null", "--submodule=short", "--ws-error-highlight=none"),
+]
+
+_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_SYSTEM": "/dev/null",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_EDITOR": "true",
+}
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Hide the caller's GIT_* variables, and the user's and the system's configuration, while it lasts."""
+    # Whose worktrees may be read is the one setting that is the user's to make; git hears it from outside only.
+    trusted = subprocess.run(["git", "config", "--get-all", "safe.directory"], capture_output=True, check=False)
+    before = {name: value for name, value in os.environ.items() if name.startswith("GIT_")}
+    for name in before:
+        del os.environ[name]
+    os.environ.update(_ENVIRONMENT)
+    folders = os.fsdecode(trusted.stdout).splitlines()
+    os.environ["GIT_CONFIG_COUNT"] = str(len(folders))
+    for number, folder in enumerate(folders):
+        os.environ[f"GIT_CONFIG_KEY_{number}"] = "safe.directory"
+        os.environ[f"GIT_CONFIG_VALUE_{number}"] = folder
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("GIT_")]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def with_own_git(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run ``function`` `isolated`; what git itself says when it fails becomes a message, not a traceback."""
+
+    @wraps(function)
+    def wrapped(*arguments: _P.args, **options: _P.kwargs) -> _R:
+        module()
+        import git
+
+        with isolated():
+            try:
+                return function(*arguments, **options)
+            except git.GitCommandError as error:
+                said = str(error.stderr or error.stdout or error).strip().splitlines()
+                command = (
+                    " ".join(map(str, error.command)) if isinstance(error.command, list | tuple) else error.command
+                )
+                raise GaudiPatchError(
+                    Exit.ENVIRONMENT,
+                    "git-failed",
+                    f"git failed ({error.status}): {command:.200}; the patches are as they were",
+                    "see what git says below",
+                    details=said[-5:],
+                ) from error
+
+    return wrapped
+
+
+def module() -> None:
+    """Import GitPython, or say what is missing for it; it costs 70 ms and needs a git binary."""
+    try:
+        import git  # noqa: F401
+    except ImportError as error:  # raised by GitPython itself when there is no git binary
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "no-git",
+            f"the authoring commands need git: {str(error).splitlines()[0]}",
+            "apt install git",
+        ) from error
+
+
+def overrule(repo: git.Repo) -> git.Repo:
+    """Give every command on ``repo`` our settings."""
+    repo.git.set_persistent_git_options(c=[f"{name}={value}" for name, value in OVERRULED.items()])
+    return repo

@@ -1,0 +1,217 @@
+"""manifest.toml, which is written by hand: read and checked, every fault with its key and its line.
+
+Only the authoring commands read it; a run reads the lock that is generated from it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gaudi_patch.authoring import toml_lines
+from gaudi_patch.errors import bad_manifest
+from gaudi_patch.series import lock, pairs, versions
+from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.series.model import Capability, Pair, Patch, Rule, Series
+from gaudi_patch.smoke import levels
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_T = TypeVar("_T")
+
+
+def load(directory: Path) -> Manifest:
+    """Read and check manifest.toml below ``directory``; hashes are left empty.
+
+    Raises ``bad-manifest`` with the key and the line.
+    """
+    file = directory / lock.SOURCE
+    top = Table(_parse(file), (), Lines(file))
+    schema = top.value.get("schema")
+    if schema != lock.SCHEMA:
+        hint = "upgrade gaudi-patch" if isinstance(schema, int) and schema > lock.SCHEMA else ""
+        raise top.fault(f"must be {lock.SCHEMA}, not {schema!r}", "schema", hint=hint)
+    top.only({"schema", "package", "series", "patch", "capability", "refused", "upstream", "pairs"})
+    capabilities: dict[str, Capability] = {}
+    for table in top.tables("capability"):
+        made = _capability(table)
+        if made.id in capabilities:
+            raise table.fault("two capabilities have this id", "id")
+        capabilities[made.id] = made
+    patches = {table.name: _patch(table, capabilities) for table in top.named("patch")}
+    series: dict[str, Series] = {}
+    for table in top.tables("series"):
+        one = _series(table, patches, capabilities)
+        if one.id in series:
+            raise table.fault(f"two series have the name {one.id}", "id" if "id" in table.value else "versions")
+        series[one.id] = one
+    used = {name for one in series.values() for name in one.patches}
+    for table in top.named("patch"):
+        if table.name not in used:
+            raise table.fault("no series uses this patch")
+    return Manifest(
+        directory,
+        top.text("package"),
+        tuple(series.values()),
+        patches,
+        capabilities,
+        tuple(_rule(table) for table in top.tables("refused")),
+        tuple(_rule(table) for table in top.tables("upstream")),
+        tuple(_pair(table) for table in top.tables("pairs")),
+    )
+
+
+def _capability(table: Table) -> Capability:
+    table.only(Capability._fields)
+    smoke = table.texts("smoke")
+    for index, name in enumerate(smoke):
+        if name not in levels.names():
+            raise table.fault(f"capability {table.text('id')}: no smoke level {name}", "smoke", index)
+    return Capability(table.text("id"), table.text("summary"), table.text("evidence", ""), smoke)
+
+
+def _patch(table: Table, known: Collection[str]) -> Patch:
+    table.only({"title", "why", "upstream", "remove_when", "capabilities"})
+    name = table.name
+    if name.startswith("/") or ".." in name.split("/"):
+        raise table.fault("a patch must lie below patches/")
+    title, why, upstream, remove_when = (table.text(key) for key in ("title", "why", "upstream", "remove_when"))
+    capabilities = table.texts("capabilities")
+    for index, capability in enumerate(capabilities):
+        if capability not in known:
+            raise table.fault(f"{capability}: there is no [[capability]] with that id", "capabilities", index)
+    return Patch(name, title, why, upstream, remove_when, capabilities)
+
+
+def _series(table: Table, patches: Mapping[str, Patch], known: Mapping[str, Capability]) -> Series:
+    if "capabilities" in table.value:
+        raise table.fault("a series has the capabilities of its patches: declare them there", "capabilities")
+    table.only({"id", "versions", "patches", "notes"})
+    versions = table.specifier("versions")
+    names = table.texts("patches")
+    if not names:
+        raise table.fault(f"series {versions} lists no patch", "patches")
+    for index, name in enumerate(names):
+        if name not in patches:
+            what = f'{name}: there is no [patch."{name}"] with title, why, upstream, remove_when'
+            raise table.fault(what, "patches", index)
+        if name in names[:index]:
+            raise table.fault(f"{name}: series {versions} lists it twice", "patches", index)
+    identifier = table.text("id", "") or versions.removeprefix("==")
+    return Series(identifier, versions, names, lock.brought(names, patches, known), table.text("notes", ""))
+
+
+def _rule(table: Table) -> Rule:
+    table.only(Rule._fields)
+    return Rule(table.specifier("versions"), table.text("reason"), table.text("advice", ""))
+
+
+def _pair(table: Table) -> Pair:
+    table.only(Pair._fields)
+    made = Pair(table.specifier("lmcache"), table.texts("vllm_gaudi"), table.text("note", ""))
+    if not made.vllm_gaudi:
+        raise table.fault("lists no specifier", "vllm_gaudi")
+    for index, specifier in enumerate(made.vllm_gaudi):
+        table.read(lambda one=specifier: pairs.words(versions.specifier(one)), "vllm_gaudi", index)  # type: ignore[misc]
+    return made
+
+
+class Lines:
+    """The lines of a manifest, looked up once a fault is found."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def of(self, path: toml_lines.Path) -> int:
+        """Return the line of ``path``, or of the innermost table around it that stands anywhere."""
+        found = toml_lines.positions(self.file.read_bytes().decode())
+        while path and path not in found:
+            path = path[:-1]
+        return found.get(path, 1)
+
+
+class Table:
+    """Typed access to one table; a fault names its key and its line."""
+
+    def __init__(self, value: Mapping[str, Any], path: toml_lines.Path, lines: Lines) -> None:
+        self.value, self.path, self.lines = value, path, lines
+
+    @property
+    def name(self) -> str:
+        """The table's own key."""
+        return str(self.path[-1])
+
+    def fault(self, message: str, *keys: str | int, hint: str = "") -> Exception:
+        """Return a fault of this table, or of the key or item ``keys`` in it."""
+        key = ".".join(str(one) for one in (*self.path, *keys) if isinstance(one, str))
+        return bad_manifest(f"{key}: {message}", str(self.lines.file), self.lines.of((*self.path, *keys)), hint)
+
+    def only(self, allowed: Collection[str]) -> None:
+        """Refuse keys that are not known."""
+        for key in self.value:
+            if key not in allowed:
+                raise self.fault(f"unknown key; known: {', '.join(sorted(allowed))}", key)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return a text that is not empty; ``default`` if there is no such key."""
+        value = self.value.get(key, default)
+        if not isinstance(value, str) or ((default is None or key in self.value) and not value.strip()):
+            raise self.fault(f"must be a text that is not empty, not {value!r}", key)
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts; an empty one if there is no such key."""
+        value = self.value.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.fault(f"must be a list of texts, not {value!r}", key)
+        return tuple(value)
+
+    def specifier(self, key: str) -> str:
+        """Return a PEP 440 specifier."""
+        text = self.text(key)
+        return self.read(lambda: versions.specifier(text), key)
+
+    def read(self, parse: Callable[[], _T], *keys: str | int) -> _T:
+        """Call ``parse``; a ValueError, which those of packaging are, is a fault of ``keys``."""
+        try:
+            return parse()
+        except ValueError as error:
+            raise self.fault(f"{error}", *keys) from error
+
+    def tables(self, key: str) -> list[Table]:
+        """Return an array of tables."""
+        value = self.value.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.fault(f"must be a list of tables: [[{key}]]", key)
+        return [Table(item, (*self.path, key, index), self.lines) for index, item in enumerate(value)]
+
+    def named(self, key: str) -> list[Table]:
+        """Return a table of tables."""
+        value = self.value.get(key, {})
+        if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
+            raise self.fault("must be a table of tables", key)
+        return [Table(item, (*self.path, key, name), self.lines) for name, item in value.items()]
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad_manifest(f"cannot be read: {error}", str(file)) from error
+    try:
+        document: dict[str, Any] = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        line = re.search(r"line (\d+)", str(error))
+        where = int(line[1]) if line else text.count("\n") + 1
+        raise bad_manifest(f"is not valid TOML: {error}", str(file), where) from error
+    if several := re.search(r'"""|\'\'\'', text):
+        # The lock's digest of this file knows strings of one line only.
+        line_of = text.count("\n", 0, several.start()) + 1
+        raise bad_manifest("has a string of several lines (three quotes); write it in one line", str(file), line_of)
+    return document

@@ -1,0 +1,219 @@
+"""manifest.lock: the compiled manifest, from its parts to JSON and back.
+
+It holds all that a run needs, the hashes of every file before and after each series included. The digest of
+manifest.toml in it shows a lock that is older than its source, without reading TOML.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gaudi_patch.disk import sha256
+from gaudi_patch.errors import GaudiPatchError, bad_manifest
+from gaudi_patch.series.model import Capability, LockedFile, Pair, Patch, Rule, Series
+from gaudi_patch.series.versions import specifier
+
+SCHEMA = 2
+NAME = "manifest.lock"
+SOURCE = "manifest.toml"
+SHIPPED = "_patches"  # the directory inside the wheel of gaudi-patch
+
+#: Longest line of the file: an object or a list that fits is written on one.
+_WIDTH = 240
+
+#: TOML's strings of one line, or a comment. Strings of several lines are refused by `dev lint`.
+_STRING_OR_COMMENT = re.compile(rb'"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*')
+
+
+class Content(NamedTuple):
+    """Everything but the place."""
+
+    package: str
+    series: tuple[Series, ...]
+    patches: Mapping[str, Patch]
+    capabilities: Mapping[str, Capability]
+    refused: tuple[Rule, ...]
+    upstream: tuple[Rule, ...]
+    pairs: tuple[Pair, ...]
+    source_sha256: str = ""
+
+
+def source_digest(text: bytes) -> str:
+    """Return the sha256 of manifest.toml without comments, blank lines and indentation, which change nothing."""
+    bare = _STRING_OR_COMMENT.sub(lambda match: b"" if match[0].startswith(b"#") else match[0], text)
+    return sha256(b"\n".join(line for line in map(bytes.strip, bare.split(b"\n")) if line))
+
+
+def renew_hint(directory: Path) -> str:
+    """Return what to do about a lock that cannot be used, as a command that works as it stands."""
+    if directory.name == SHIPPED:
+        return "reinstall gaudi-patch"
+    here = Path(__file__).resolve().parents[2] / "patches"
+    more = "" if directory.resolve() == here else f" --manifest {shlex.quote(str(directory))}"
+    return f"maintainers: gaudi-patch dev lint --write{more}"
+
+
+def render(content: Content, source: bytes) -> bytes:
+    """Return the lock's bytes for ``content``, which was read from ``source``."""
+    document = {
+        "schema": SCHEMA,
+        "package": content.package,
+        "source_sha256": source_digest(source),
+        "series": [
+            {
+                "id": one.id,
+                "versions": one.versions,
+                "notes": one.notes,
+                "patches": one.patches,
+                "files": {path: list(hashes) for path, hashes in sorted(one.files.items())},
+            }
+            for one in content.series
+        ],
+        "patches": {
+            name: {
+                "title": one.title,
+                "why": one.why,
+                "upstream": one.upstream,
+                "remove_when": one.remove_when,
+                "capabilities": one.capabilities,
+                "sha256": one.sha256,
+                "hunks": dict(sorted(one.hunks.items())),
+            }
+            for name, one in content.patches.items()
+        },
+        "capabilities": [one._asdict() for one in content.capabilities.values()],
+        "refused": [one._asdict() for one in content.refused],
+        "upstream": [one._asdict() for one in content.upstream],
+        "pairs": [one._asdict() for one in content.pairs],
+    }
+    return (_write(document, "") + "\n").encode()
+
+
+def _write(value: Any, indent: str) -> str:  # noqa: ANN401 - what JSON can hold
+    """Write JSON that a diff can show: an object or a list on one line where it fits."""
+    line = json.dumps(value, ensure_ascii=False)
+    if (len(indent) + len(line) <= _WIDTH and indent) or not isinstance(value, dict | list | tuple):
+        return line
+    more = indent + " "
+    if isinstance(value, dict):
+        parts = [f"{more}{json.dumps(key, ensure_ascii=False)}: {_write(item, more)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(more + _write(item, more) for item in value) + f"\n{indent}]"
+
+
+def load(directory: Path) -> Content:
+    """Read the lock below ``directory``.
+
+    Raises ``bad-manifest`` if it is missing, damaged, of another schema, or older than manifest.toml beside it.
+    """
+    file = directory / NAME
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _fault(file, f"cannot be read: {error.strerror}") from error
+    content = parse(data, file)
+    # The wheel's own copy is what was built; anything else may have been edited.
+    source = directory / SOURCE
+    if directory.name != SHIPPED and source.is_file() and source_digest(source.read_bytes()) != content.source_sha256:
+        raise _fault(file, f"is stale: {SOURCE} beside it has changed since the lock was generated")
+    return content
+
+
+def parse(data: bytes, file: Path) -> Content:
+    """Read a lock and check every type in it; ``file`` is what messages call it."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _fault(file, f"is not valid JSON: {error}", getattr(error, "lineno", 1)) from error
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        raise _fault(file, f"schema: must be {SCHEMA}, not {schema!r}", 1, "upgrade gaudi-patch" if newer else "")
+    try:
+        return _content(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _fault(file, f"does not hold what a lock holds ({type(error).__name__}: {error})", 1) from error
+
+
+def _fault(file: Path, message: str, line: int = 0, hint: str = "") -> GaudiPatchError:
+    return bad_manifest(message, str(file), line, hint or renew_hint(file.parent))
+
+
+def _content(document: Mapping[str, Any]) -> Content:
+    capabilities = {
+        _text(one["id"]): Capability(one["id"], _text(one["summary"]), _text(one["evidence"]), _texts(one["smoke"]))
+        for one in _list(document["capabilities"])
+    }
+    patches = {_text(name): _patch(name, one) for name, one in document["patches"].items()}
+    return Content(
+        _text(document["package"]),
+        tuple(_series(one, patches, capabilities) for one in _list(document["series"])),
+        patches,
+        capabilities,
+        tuple(_rule(one) for one in _list(document["refused"])),
+        tuple(_rule(one) for one in _list(document["upstream"])),
+        tuple(_pair(one) for one in _list(document["pairs"])),
+        _text(document["source_sha256"]),
+    )
+
+
+def _patch(name: str, one: Mapping[str, Any]) -> Patch:
+    hunks = {_text(path): int(number) for path, number in one["hunks"].items()}
+    return Patch(
+        name,
+        _text(one["title"]),
+        _text(one["why"]),
+        _text(one["upstream"]),
+        _text(one["remove_when"]),
+        _texts(one["capabilities"]),
+        _text(one["sha256"]),
+        hunks,
+    )
+
+
+def _series(one: Mapping[str, Any], patches: Mapping[str, Patch], known: Mapping[str, Capability]) -> Series:
+    names = _texts(one["patches"])
+    files = {_text(path): LockedFile(*(_hash(value) for value in hashes)) for path, hashes in one["files"].items()}
+    versions, capabilities = specifier(_text(one["versions"])), brought(names, patches, known)
+    return Series(_text(one["id"]), versions, names, capabilities, _text(one["notes"]), files)
+
+
+def brought(names: tuple[str, ...], patches: Mapping[str, Patch], known: Mapping[str, Capability]) -> tuple[str, ...]:
+    """Return the capabilities that the patches ``names`` bring together, in the order of the manifest."""
+    have = {capability for name in names for capability in patches[name].capabilities}
+    if unknown := have - set(known):
+        raise ValueError(f"no capability {', '.join(sorted(unknown))}")
+    return tuple(name for name in known if name in have)
+
+
+def _rule(one: Mapping[str, Any]) -> Rule:
+    return Rule(specifier(_text(one["versions"])), _text(one["reason"]), _text(one["advice"]))
+
+
+def _pair(one: Mapping[str, Any]) -> Pair:
+    return Pair(specifier(_text(one["lmcache"])), tuple(map(specifier, _texts(one["vllm_gaudi"]))), _text(one["note"]))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not a text")
+    return value
+
+
+def _list(value: Any) -> list[Any]:  # noqa: ANN401 - what JSON can hold
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.40} is not a list")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(_text, _list(value)))
+
+
+def _hash(value: object) -> str | None:
+    return None if value is None else _text(value)

@@ -1,0 +1,95 @@
+"""The types of the manifest: series, patches, capabilities, rules, pairs, and the verdict for a version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+
+class Kind(str, Enum):
+    """Verdict for a version."""
+
+    SERIES = "series"
+    UPSTREAM = "upstream"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+class Patch(NamedTuple):
+    """One unified diff, and why it is there.
+
+    ``name`` is its path below ``patches/``: a ``.patch`` file, or a directory of files that it creates.
+    ``capabilities`` are what it brings to every series that has it; ``hunks`` how many hunks it has per file.
+    ``sha256`` is that of the diff; "" until the lock is generated.
+    """
+
+    name: str
+    title: str
+    why: str
+    upstream: str
+    remove_when: str
+    capabilities: tuple[str, ...] = ()
+    sha256: str = ""
+    hunks: Mapping[str, int] = {}
+
+
+class LockedFile(NamedTuple):
+    """sha256 of one file before and after a series; None where it does not exist."""
+
+    before: str | None
+    after: str | None
+
+
+class Series(NamedTuple):
+    """The ordered patches for one set of versions.
+
+    ``capabilities`` are those of its patches. ``files`` maps the paths that it touches (relative to site-packages)
+    to their hashes; empty until the lock is generated.
+    """
+
+    id: str
+    versions: str
+    patches: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    notes: str = ""
+    files: Mapping[str, LockedFile] = {}
+
+
+class Capability(NamedTuple):
+    """What a series brings; ``smoke``: the levels that check it."""
+
+    id: str
+    summary: str
+    evidence: str = ""
+    smoke: tuple[str, ...] = ()
+
+
+class Rule(NamedTuple):
+    """Versions that get no series: refused with a reason, or not needed since upstream has it."""
+
+    versions: str
+    reason: str
+    advice: str = ""
+
+
+class Pair(NamedTuple):
+    """LMCache releases and the vllm-gaudi releases that work with them; both are PEP 440 specifiers.
+
+    Any of the specifiers in ``vllm_gaudi`` may hold. `pairs` reads them.
+    """
+
+    lmcache: str
+    vllm_gaudi: tuple[str, ...]
+    note: str = ""
+
+
+class Verdict(NamedTuple):
+    """What the manifest says about a version."""
+
+    kind: Kind
+    version: str
+    series: Series | None = None
+    reason: str = ""
+    advice: str = ""
+    nearest: Series | None = None

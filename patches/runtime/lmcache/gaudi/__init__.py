@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KV-cache transfer between vLLM's paged cache on Intel Gaudi (torch device ``hpu``) and LMCache.
+
+Modules, lowest first; none imports vLLM, and only the last four know LMCache:
+
+* :mod:`.device` -- the only place that touches ``habana_frameworks`` and ``torch.hpu``
+* :mod:`.layout` -- every KV-cache layout, normalised once to flat token-major planes
+* :mod:`.plan` -- which tokens go into which group of chunks; pure arithmetic on the CPU
+* :mod:`.kernels` -- paged gather and scatter, one graph a group of chunks
+* :mod:`.staging` -- pinned host buffers and the copies between them and memory objects
+* :mod:`.transfer` -- a whole request: load, store, warm-up
+* :mod:`.compat` -- what differs between LMCache releases
+* :mod:`.guards` -- what cannot work on Gaudi, refused with the reason
+* :mod:`.connector` -- LMCache's connector interface over all of this
+* :mod:`.adapter` -- what LMCache's vLLM adapter calls
+
+Importing this package imports neither torch nor habana_frameworks.
+"""

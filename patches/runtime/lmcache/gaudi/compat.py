@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
+"""What differs between the LMCache releases 0.3.7 to 0.5.6; the only place that asks.
+
+* ``lmcache.v1.gpu_connector`` is a module up to 0.3.13 and a package after; both export the interface.
+* Memory objects have ``get_tensor(i)`` from 0.3.12 on, when they began to hold several tensors.
+* ``metadata.get_shapes`` and ``metadata.kv_layer_groups_manager`` exist from 0.3.12 on. The manager's groups are
+  called ``kv_layer_groups`` and later ``kernel_groups``; both names are offered.
+* ``metadata.chunk_size`` exists from 0.3.12 on; before, only ``kv_shape`` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from .layout import Layout, LayoutError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["chunk_size", "object_tensors", "reconcile", "tag_format"]
+
+
+def chunk_size(config: Any, metadata: Any) -> int:
+    """LMCache's chunk size in tokens."""
+    size = getattr(config, "chunk_size", None) or metadata.kv_shape[2]
+    return int(size)
+
+
+def object_tensors(memory_obj: Any, count: int) -> list[torch.Tensor]:
+    """The tensors of a memory object, ``[kv, layers, tokens, width]`` each.
+
+    Raises:
+        ValueError: The object has no tensor: freed, or in a format that is no KV cache.
+    """
+    tensors = [memory_obj.tensor] if count == 1 else [memory_obj.get_tensor(number) for number in range(count)]
+    if any(tensor is None for tensor in tensors):
+        raise ValueError("a memory object without a tensor: it was freed, or holds no KV cache")
+    return tensors
+
+
+def tag_format(memory_obj: Any, *, mla: bool, check: bool) -> None:
+    """Check, or set, the memory format that goes with the layout.
+
+    Raises:
+        ValueError: ``check``, and the object has another format.
+    """
+    from ..v1.memory_management import MemoryFormat
+
+    expected = MemoryFormat.KV_MLA_FMT if mla else MemoryFormat.KV_2LTD
+    if not check:
+        memory_obj.metadata.fmt = expected
+    elif memory_obj.metadata.fmt != expected:
+        raise ValueError(f"a memory object in format {memory_obj.metadata.fmt}, where the layers need {expected}")
+
+
+def reconcile(metadata: Any, layout: Layout) -> None:
+    """Make LMCache allocate memory objects that fit the layout.
+
+    For equal layers that is what it does by itself, from the model's configuration. Otherwise its layer groups
+    are set from the layout, in the releases that have them.
+
+    Args:
+        metadata: LMCache's engine metadata.
+        layout: The registered caches.
+
+    Raises:
+        LayoutError: Memory objects of this release cannot hold these caches.
+    """
+    tokens = 1
+    expected = [tuple(section.shape(tokens)) for section in layout.sections]
+    dtypes = [section.dtype for section in layout.sections]
+    if not hasattr(metadata, "get_shapes"):
+        layers, kv, _, heads, size = metadata.kv_shape
+        if expected != [(kv, layers, tokens, heads * size)] or dtypes != [metadata.kv_dtype]:
+            raise LayoutError(
+                f"the KV caches ({layout.describe()}) are not what the model's configuration gives "
+                f"(kv_shape {tuple(metadata.kv_shape)}, {metadata.kv_dtype}), and memory objects of this LMCache "
+                "release hold one kind of layer only"
+            )
+        return
+    _set_groups(metadata, None)
+    if _allocated(metadata, tokens) == (expected, dtypes):
+        return
+    _set_groups(metadata, layout)
+    if _allocated(metadata, tokens) != (expected, dtypes):
+        raise LayoutError(
+            f"the KV caches ({layout.describe()}) are not what the model's configuration gives "
+            f"(use_mla {metadata.use_mla}), and memory objects of this LMCache release cannot hold them"
+        )
+
+
+def _allocated(metadata: Any, tokens: int) -> tuple[list[tuple[int, ...]], Sequence[torch.dtype]]:
+    return [tuple(shape) for shape in metadata.get_shapes(tokens)], list(metadata.get_dtypes())
+
+
+def _set_groups(metadata: Any, layout: Layout | None) -> None:
+    """Replace LMCache's layer groups; with None, by none, so that the model's configuration decides."""
+    groups = [
+        SimpleNamespace(
+            layer_names=[str(layer) for layer in section.layers],
+            layer_indices=list(section.layers),
+            num_layers=len(section.layers),
+            hidden_dim_size=section.width,
+            dtype=section.dtype,
+            shape_desc=SimpleNamespace(kv_size=section.kv),
+        )
+        for section in (layout.sections if layout is not None else ())
+    ]
+    metadata.kv_layer_groups_manager = SimpleNamespace(
+        kv_layer_groups=groups, kernel_groups=groups, num_groups=len(groups), num_kernel_groups=len(groups)
+    )

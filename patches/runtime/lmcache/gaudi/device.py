@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device: the only module that touches ``habana_frameworks`` and ``torch.hpu``.
+
+Rules kept here, with their source in gaudi-pytorch-bridge (HabanaAI, release 1.19):
+
+* ``torch.hpu`` exists only once ``habana_frameworks.torch`` is imported, and in lazy mode nothing imports it
+  by itself (python_packages/habana_frameworks/autoload/__init__.py). So :func:`load_habana` runs before any
+  device detection.
+* A process owns one device, index 0 (backend/habana_device/HPUGuardImpl.h). The device is always written
+  ``"hpu"``, never with an index, and ``set_device`` is never called.
+* ``mark_step`` submits and does not wait; only ``synchronize`` waits, and it takes no argument
+  (python_packages/habana_frameworks/torch/hpu/__init__.py).
+* Host memory counts as pinned only when the address is the first byte of a pinned allocation
+  (backend/synapse_helpers/host_memory.cpp, ``blocks.find``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "DEVICE",
+    "Backend",
+    "Event",
+    "HostBackend",
+    "HpuBackend",
+    "backend_for",
+    "broadcast_device",
+    "describe_device",
+    "is_available",
+    "load_habana",
+]
+
+DEVICE = "hpu"
+_NUMBERS = itertools.count()
+
+
+class Event(Protocol):
+    """A point in the device's queue that the host can wait for."""
+
+    def synchronize(self) -> None:
+        """Block the calling thread until the work recorded before the event is done."""
+
+
+def load_habana() -> bool:
+    """Import ``habana_frameworks.torch`` where it is installed, so that ``torch.hpu`` exists.
+
+    Cheap, and without side effects, on hosts without Gaudi software: nothing is imported there, torch included.
+
+    Returns:
+        True when an HPU can be used by this process.
+
+    Raises:
+        ImportError: habana_frameworks is installed and broken. That must not end in a quiet run on the CPU.
+    """
+    if importlib.util.find_spec("habana_frameworks") is None:
+        return False
+    importlib.import_module("habana_frameworks.torch")
+    if not is_available():
+        return False
+    torch_module = sys.modules["torch"]
+    if torch_module.cuda.is_available():
+        # GPU migration (PT_HPU_GPU_MIGRATION=1) answers for torch.cuda; LMCache 0.5.2 and 0.5.3 ask CUDA first.
+        os.environ.setdefault("DEVICE_TYPE", DEVICE)
+        _shadow_cuda_ops()
+    return True
+
+
+def _shadow_cuda_ops() -> None:
+    """Let ``import lmcache.c_ops`` give LMCache's own fallback.
+
+    Up to 0.4.3 that import depends on ``torch.cuda.is_available()`` alone, and the extension needs CUDA's libraries.
+    Later releases choose by themselves and have no module of this name.
+    """
+    if importlib.util.find_spec("lmcache.non_cuda_equivalents") is not None:
+        sys.modules.setdefault("lmcache.c_ops", importlib.import_module("lmcache.non_cuda_equivalents"))
+
+
+def is_available() -> bool:
+    """Whether this process can use an HPU; imports nothing.
+
+    Returns:
+        True once :func:`load_habana` has run on a host with a device.
+    """
+    torch_module = sys.modules.get("torch")
+    hpu = getattr(torch_module, "hpu", None)
+    return hpu is not None and bool(hpu.is_available())
+
+
+def broadcast_device(device_type: str, index: int) -> str:
+    """Where a process keeps its copy of a tensor that the ranks of a group broadcast.
+
+    Args:
+        device_type: The device type that LMCache has detected or assumes.
+        index: The index that LMCache would use, from the rank.
+
+    Returns:
+        ``"hpu"`` on Gaudi, where the only device of a process is number 0 whatever the rank;
+        ``f"{device_type}:{index}"`` elsewhere.
+    """
+    return DEVICE if is_available() else f"{device_type}:{index}"
+
+
+def describe_device() -> tuple[int, str, int]:
+    """What LMCache's usage statistics say about the device; touches no device.
+
+    ``torch.hpu.get_device_properties`` returns a text (bridge 1.19), where LMCache expects an object with fields.
+
+    Returns:
+        Number of devices, name, and 0 for the memory: asking for that would claim a device for this process, which
+        may be the scheduler's.
+    """
+    import torch
+
+    hpu: Any = torch.hpu  # type: ignore[attr-defined]
+    return int(hpu.device_count()), str(hpu.get_device_name()), 0
+
+
+class Backend(Protocol):
+    """What a transfer needs of a device."""
+
+    device: torch.device
+    #: Whether the caches may be bit-cast to integers, for a device without data movement in every dtype.
+    bitcast: bool
+
+    def submit(self) -> None:
+        """Submit the operations recorded so far as one graph; does not wait."""
+
+    def synchronize(self) -> None:
+        """Wait for everything this process has given to the device."""
+
+    def record(self) -> Event:
+        """Record an event behind everything that was submitted."""
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Allocate a host buffer, uint8 ``[nbytes]``, pinned for this device where that is possible."""
+
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        """Whether the device's driver would copy to and from ``tensor`` without a bounce buffer."""
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` made one graph a call, where the mode needs a compiler for that."""
+
+
+class HpuBackend:
+    """The HPU, in lazy mode (``PT_HPU_LAZY_MODE=1``) and in eager mode (0, vllm-gaudi's default)."""
+
+    bitcast = False
+
+    def __init__(self) -> None:
+        import torch
+
+        if not load_habana():
+            raise RuntimeError("no HPU: habana_frameworks.torch is not installed, or reports no device")
+        self.device = torch.device(DEVICE)
+        self._hpu: Any = torch.hpu  # type: ignore[attr-defined]
+        core = importlib.import_module("habana_frameworks.torch.core")
+        internal = importlib.import_module("habana_frameworks.torch.utils.internal")
+        self._mark_step: Callable[[], None] = core.mark_step
+        self.lazy = bool(internal.is_lazy())
+
+    def submit(self) -> None:
+        """Cut the lazy graph here. In eager mode every operation has been submitted already."""
+        if self.lazy:
+            self._mark_step()
+
+    def synchronize(self) -> None:
+        """Wait for the device. Submits what is pending; the call takes no device (bridge 1.19)."""
+        self._hpu.synchronize()
+
+    def record(self) -> Event:
+        """Record an event on the current stream.
+
+        On the default stream the bridge records it behind the compute and both DMA queues
+        (backend/synapse_helpers/device.cpp, ``record_event``), so it also covers copies.
+        """
+        event = self._hpu.Event()
+        event.record()
+        return event  # type: ignore[no-any-return]
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Pinned uint8 ``[nbytes]``, zero-filled; pageable when this torch build cannot pin for the HPU.
+
+        Zero-filled so that the padding rows of a first transfer hold numbers and not NaN patterns.
+        """
+        import torch
+
+        try:
+            buffer = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        except RuntimeError:
+            # A torch build whose hooks do not know the HPU; the bridge's own tests use this form.
+            try:
+                buffer = torch.empty(nbytes, dtype=torch.uint8).pin_memory(DEVICE)
+            except RuntimeError:
+                buffer = torch.empty(nbytes, dtype=torch.uint8)
+        return buffer.zero_()
+
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` starts a pinned allocation; a slice further in does not count."""
+        return bool(tensor.is_pinned())
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``torch.compile`` with the ``hpu_backend`` in eager mode, where that backend is registered."""
+        if self.lazy:
+            return function
+        import torch
+
+        # The bridge registers the backend when it is imported; without the registry there is none.
+        registry = sys.modules.get("torch._dynamo.backends.registry")
+        if registry is None or "hpu_backend" not in registry.list_backends(exclude_tags=()):
+            return function
+        assert isinstance(function, FunctionType)
+        # A code object of its own: PyTorch counts recompilations by code object, and gives up after a few.
+        name = f"{function.__name__}_{next(_NUMBERS)}"
+        own = FunctionType(
+            function.__code__.replace(co_name=name), function.__globals__, name, None, function.__closure__
+        )
+        compiled: Callable[..., Any] = torch.compile(own, backend="hpu_backend", dynamic=False)
+        return compiled
+
+
+class HostBackend:
+    """The CPU in place of a device: for tests of the arithmetic, never chosen by itself."""
+
+    bitcast = True
+
+    def __init__(self) -> None:
+        import torch
+
+        self.device = torch.device("cpu")
+
+    def submit(self) -> None:
+        """Nothing to do: the CPU has run everything already."""
+
+    def synchronize(self) -> None:
+        """Nothing to do."""
+
+    def record(self) -> Event:
+        """An event that has happened already."""
+        return _Happened()
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Plain memory, zero-filled."""
+        import torch
+
+        return torch.zeros(nbytes, dtype=torch.uint8)
+
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        """Plain memory needs no pinning to be copied on the CPU."""
+        return True
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` as it is."""
+        return function
+
+
+class _Happened:
+    def synchronize(self) -> None:
+        return
+
+
+def backend_for(device: torch.device) -> Backend:
+    """The backend of the device that holds the KV caches.
+
+    Raises:
+        ValueError: the caches are neither on an HPU nor on the CPU.
+    """
+    if device.type == DEVICE:
+        return HpuBackend()
+    if device.type == "cpu":
+        return HostBackend()
+    raise ValueError(f"KV caches are on {device}, not on an HPU")

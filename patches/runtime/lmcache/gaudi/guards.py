@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
+"""What cannot work on Gaudi, refused with the reason when LMCache starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from .device import is_available
+
+__all__ = [
+    "GaudiError",
+    "refuse_config",
+    "refuse_degraded_mode",
+    "refuse_hybrid_on_disk",
+    "refuse_moving_blocks",
+]
+
+
+class GaudiError(RuntimeError):
+    """Going on would give wrong tokens, or a cache that silently does nothing."""
+
+
+def refuse_config(config: Any, engine: str) -> None:
+    """Refuse features that have no implementation on HPU.
+
+    Args:
+        config: LMCache's engine configuration.
+        engine: Name of the serving engine.
+
+    Raises:
+        GaudiError: With all refused settings and their reasons.
+    """
+    extra = getattr(config, "extra_config", None) or {}
+
+    def value(name: str) -> Any:
+        return getattr(config, name, None)
+
+    refused = []
+    if engine != "VLLM":
+        refused.append(f"serving engine {engine}: only vLLM has a KV-cache connector on Gaudi")
+    if value("use_layerwise"):
+        refused.append("use_layerwise: vllm-gaudi never calls the connector per layer")
+    if value("enable_blending"):
+        refused.append("enable_blending: needs the layerwise connector, which vllm-gaudi never calls")
+    if value("remote_serde") not in (None, "naive"):
+        refused.append(f"remote_serde={value('remote_serde')}: CacheGen codes on a CUDA device; use naive")
+    if value("gds_path"):
+        refused.append("gds_path: GPUDirect Storage reads into CUDA memory")
+    if value("enable_p2p"):
+        refused.append("enable_p2p: registers device memory with NIXL, which cannot address HPU memory")
+    if value("enable_pd") and not _on_host(value("pd_buffer_device")):
+        refused.append(f"pd_buffer_device={value('pd_buffer_device')}: NIXL cannot address HPU memory; use cpu")
+    if extra.get("enable_nixl_storage") and not _on_host(value("nixl_buffer_device")):
+        refused.append(f"nixl_buffer_device={value('nixl_buffer_device')}: NIXL cannot address HPU memory; use cpu")
+    if value("enable_lazy_memory_allocator") and _pins_with_cuda():
+        refused.append("enable_lazy_memory_allocator: in this LMCache release it pins memory with CUDA's runtime")
+    if refused:
+        raise GaudiError("LMCache cannot run on Gaudi with this configuration:\n- " + "\n- ".join(refused))
+
+
+def refuse_moving_blocks() -> None:
+    """Refuse vllm-gaudi's online defragmentation.
+
+    It moves blocks of the KV cache and translates block numbers in its own tables only
+    (vllm_gaudi/extension/defragmentation.py). LMCache's slot mapping keeps the old numbers, so it would load into,
+    and store from, blocks of other requests.
+
+    Raises:
+        GaudiError: Defragmentation is on.
+    """
+    runtime = sys.modules.get("vllm_gaudi.extension.runtime")
+    settings = runtime.get_config() if runtime is not None else None
+    if settings is not None and getattr(settings, "defrag", False):
+        raise GaudiError(
+            "vllm-gaudi's online defragmentation is on (contiguous paged attention, prefix caching off): it moves KV "
+            "blocks without telling LMCache, which would load into and store from the wrong blocks. Enable prefix "
+            "caching, or set VLLM_CONTIGUOUS_PA=false or VLLM_DEFRAG=false"
+        )
+
+
+def refuse_hybrid_on_disk(config: Any, kinds: int) -> None:
+    """Refuse LMCache's disk backend for models whose layers differ: it writes the first tensor of an object only.
+
+    Args:
+        config: LMCache's engine configuration.
+        kinds: Number of tensors in a memory object, one for each kind of layer.
+
+    Raises:
+        GaudiError: There is more than one, and a disk backend.
+    """
+    if kinds > 1 and getattr(config, "local_disk", None):
+        raise GaudiError(
+            f"the layers of this model have KV caches of {kinds} kinds, and LMCache's local disk backend stores "
+            "memory objects of one kind only; unset local_disk"
+        )
+
+
+def refuse_degraded_mode(error: BaseException) -> None:
+    """Fail where LMCache would go on without a cache after an error at start-up.
+
+    Raises:
+        GaudiError: On HPU, from ``error``.
+    """
+    if is_available():
+        raise GaudiError(f"LMCache failed to initialise on Gaudi: {error}") from error
+
+
+def _on_host(device: Any) -> bool:
+    return str(device or "").split(":")[0] == "cpu"
+
+
+def _pins_with_cuda() -> bool:
+    """Whether this release's lazy allocator calls ``torch.cuda.cudart()``, as those from 0.3.13 to 0.5.0 do."""
+    try:
+        spec = importlib.util.find_spec("lmcache.v1.lazy_memory_allocator")
+    except ModuleNotFoundError:
+        return False
+    return spec is not None and spec.origin is not None and b".cudart()" in Path(spec.origin).read_bytes()

@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole request: memory objects into the paged cache, and back.
+
+Knows neither LMCache nor vLLM. A memory object is given as its tensors, one for each section of the layout,
+``[kv, layers, tokens, width]``.
+
+Load: pinned buffer filled by the host, copied to the device, scattered; the copies of the next group run while the
+device scatters this one. Store: the same backwards. One device-wide synchronize a request, at its end, whatever
+happens; in between only events, to reuse buffers and to bound the memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from .device import Backend, Event, backend_for
+from .kernels import Kernels, Part
+from .layout import Layout, Section, host_dtype
+from .plan import Group, Run, Slots, plan
+from .staging import Array, DevicePool, HostCopier, Ring
+
+__all__ = ["Settings", "Transfer"]
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of the transfer.
+
+    Attributes:
+        largest_group: Most chunks a graph moves, a power of two.
+        staging_bytes: Device memory for one group of chunks; reduces the largest group if it must. A load holds
+            two chunks more; a store needs as much again while a group is gathered.
+        ring_bytes: Pinned host memory.
+        threads: Threads of the host copies; None: the processors of this process, at most 4.
+        warm_up: Compile every graph when the caches are registered.
+    """
+
+    largest_group: int = 8
+    staging_bytes: int = 512 * _MIB
+    ring_bytes: int = 256 * _MIB
+    threads: int | None = None
+    warm_up: bool = True
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Read LMCACHE_GAUDI_{GROUP,STAGING_MIB,RING_MIB,COPY_THREADS,WARMUP}.
+
+        Raises:
+            ValueError: A value is not a positive integer.
+        """
+
+        def number(name: str, default: int) -> int:
+            text = os.environ.get(f"LMCACHE_GAUDI_{name}")
+            if text is None:
+                return default
+            if not text.isdecimal() or int(text) < 1:
+                raise ValueError(f"LMCACHE_GAUDI_{name}={text!r} is not a positive integer")
+            return int(text)
+
+        return cls(
+            largest_group=number("GROUP", cls.largest_group),
+            staging_bytes=number("STAGING_MIB", cls.staging_bytes // _MIB) * _MIB,
+            ring_bytes=number("RING_MIB", cls.ring_bytes // _MIB) * _MIB,
+            threads=number("COPY_THREADS", 0) or None,
+            warm_up=os.environ.get("LMCACHE_GAUDI_WARMUP", "1") != "0",
+        )
+
+
+class Transfer:
+    """Moves KV between memory objects and the paged cache.
+
+    Args:
+        layout: The caches.
+        chunk: LMCache's chunk size in tokens.
+        settings: Sizes.
+        backend: The device; default: that of the layout.
+
+    Attributes:
+        largest: Largest group in chunks.
+    """
+
+    def __init__(
+        self, layout: Layout, *, chunk: int, settings: Settings | None = None, backend: Backend | None = None
+    ) -> None:
+        settings = settings or Settings()
+        self.layout = layout
+        self.chunk = chunk
+        self.backend = backend or backend_for(layout.device)
+        most = max(1, settings.staging_bytes // (layout.token_bytes * chunk))
+        self.largest = min(settings.largest_group, 1 << (most.bit_length() - 1))
+        self.kernels = Kernels(layout, self.backend, chunk=chunk, largest=self.largest)
+        part_bytes = self.kernels.part_bytes
+        self.ring = Ring(self.backend, part_bytes, min(max(2, settings.ring_bytes // part_bytes), self.largest + 2))
+        self._indices = Ring(self.backend, self.largest * chunk * 8, 4)
+        self._copier = HostCopier(settings.threads)
+        self._lock = threading.Lock()
+        # Two parts more than a group, so that the copies of the next one start while this one is scattered.
+        indices = 4 * self.largest * chunk * 8
+        self._pool = DevicePool(self.backend, (self.largest + 2) * part_bytes + indices)
+        self._outputs: Event | None = None
+
+    def warm_up(self, *, resident: bool = False) -> None:
+        """Compile every graph of both directions, and allocate.
+
+        Slot 0 is read and written back, by the way of a request, so the caches keep their content.
+
+        Args:
+            resident: Also compile the graphs for memory objects that are on the device.
+        """
+        with self._request():
+            for chunks in self.kernels.sizes:
+                group = Group(chunks, 0, np.zeros(chunks * self.chunk, dtype=np.int64), (), sink=True)
+                self._rewrite(group)
+        if resident:
+            self._warm_up_resident()
+
+    def _rewrite(self, group: Group) -> None:
+        """Gather a group and scatter it again."""
+        index = self._send_index(group)
+        parts = []
+        outputs = self.kernels.gather(group.chunks, index)
+        for part, output in zip(self.kernels.parts(group.chunks), outputs, strict=True):
+            slot = self.ring.acquire()
+            host = slot.tensor(output.numel(), part.dtype)
+            host.view(output.shape).copy_(output, non_blocking=True)
+            self.backend.record().synchronize()
+            parts.append(self._pool.take(host.numel(), host.dtype))
+            parts[-1].copy_(host, non_blocking=True)
+            slot.busy(self.backend.record())
+        self.kernels.scatter(group.chunks, index, parts)
+        self._pool.give(self.backend.record())
+
+    def _warm_up_resident(self) -> None:
+        slots = torch.zeros(self.chunk, dtype=torch.int64)
+        span = (0, self.chunk)
+        tensors = [torch.empty(s.shape(self.chunk), dtype=s.dtype) for s in self.layout.sections]
+        self.store([tensors], [span], slots)
+        with self._request():
+            objects = [[self._broadcast(tensor) for tensor in tensors] for _ in range(self.largest)]
+            for chunks in self.kernels.sizes:
+                runs = tuple(Run(number, 0, number * self.chunk, self.chunk) for number in range(chunks))
+                index = np.zeros(chunks * self.chunk, dtype=np.int64)
+                self._load_resident(Group(chunks, len(index), index, runs, sink=False), objects)
+
+    def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` on the device as LMCache's broadcast makes it: bytes, viewed as a tensor."""
+        raw = tensor.view(torch.uint8).view(-1).to(self.backend.device)
+        return raw[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+
+    def load(
+        self,
+        objects: Sequence[Sequence[torch.Tensor]],
+        spans: Sequence[tuple[int, int]],
+        slots: torch.Tensor,
+        *,
+        skip: int = 0,
+    ) -> int:
+        """Write memory objects into the paged cache.
+
+        Args:
+            objects: Tensors of each memory object, one a section, ``[kv, layers, tokens, width]``, on the host or
+                on the device.
+            spans: ``(start, end)`` token positions of each object in the request.
+            slots: Slot of every token of the request, one-dimensional integers. Tokens with a slot below 0 are
+                not written.
+            skip: Tokens before this position are not written: vLLM has their blocks, and may share them.
+
+        Returns:
+            Number of tokens written. They are in the cache on return.
+
+        Raises:
+            IndexError: A slot outside the caches.
+            ValueError: A memory object of another shape or dtype than the layout's.
+        """
+        self._check(objects, spans)
+        numbers = _slot_array(slots)
+        with self._request():
+            moved = 0
+            resident = self._resident(objects, spans, numbers, skip)
+            for group in self._plan([spans[n] for n in resident], numbers, skip):
+                self._load_resident(group, [objects[n] for n in resident])
+                moved += group.rows
+            rest = [n for n in range(len(objects)) if n not in resident]
+            arrays = [_host_arrays(objects[n]) for n in rest]
+            for group in self._plan([spans[n] for n in rest], numbers, skip):
+                self._load_group(group, arrays)
+                moved += group.rows
+        return moved
+
+    def store(
+        self,
+        objects: Sequence[Sequence[torch.Tensor]],
+        spans: Sequence[tuple[int, int]],
+        slots: torch.Tensor,
+    ) -> int:
+        """Read the paged cache into memory objects.
+
+        Args:
+            objects: As in :meth:`load`, on the host.
+            spans: As in :meth:`load`.
+            slots: As in :meth:`load`. Rows of tokens with a slot below 0 are left as they are.
+
+        Returns:
+            Number of tokens read. The memory objects are complete on return.
+
+        Raises:
+            IndexError: A slot outside the caches.
+            ValueError: A memory object of another shape or dtype than the layout's, or not on the host.
+        """
+        self._check(objects, spans)
+        if any(tensor.device.type != "cpu" for tensors in objects for tensor in tensors):
+            raise ValueError("memory objects to store into must be on the host")
+        numbers = _slot_array(slots)
+        with self._request():
+            arrays = [_host_arrays(tensors) for tensors in objects]
+            moved = 0
+            for group in self._plan(spans, numbers, 0):
+                self._store_group(group, arrays)
+                moved += group.rows
+        return moved
+
+    def _plan(self, spans: Sequence[tuple[int, int]], slots: Slots, skip: int) -> list[Group]:
+        return plan(
+            spans,
+            slots,
+            chunk=self.chunk,
+            largest=self.largest,
+            capacity=self.layout.slots,
+            pad=self.layout.pad,
+            skip=skip,
+        )
+
+    @contextmanager
+    def _request(self) -> Iterator[None]:
+        """One request at a time; synchronised and with all buffers free at the end, also after an error."""
+        with self._lock, torch.inference_mode():
+            done = False
+            try:
+                yield
+                done = True
+            finally:
+                self.backend.synchronize()
+                self._outputs = None
+                self._pool.settled()
+                self._indices.reset()
+                if done:
+                    self.ring.drain()
+                else:
+                    self.ring.reset()
+
+    def _load_group(self, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
+        index = self._send_index(group)
+        parts = []
+        for part in self.kernels.parts(group.chunks):
+            slot = self.ring.acquire()
+            host = slot.tensor(part.elements(len(group.index)), part.dtype)
+            self._fill(_rows(host, part), part, group, arrays)
+            parts.append(self._pool.take(host.numel(), host.dtype))
+            parts[-1].copy_(host, non_blocking=True)
+            slot.busy(self.backend.record())
+        self.kernels.scatter(group.chunks, index, parts)
+        self._pool.give(self.backend.record())
+
+    def _load_resident(self, group: Group, objects: Sequence[Sequence[torch.Tensor]]) -> None:
+        index = self._send_index(group)
+        flat = [
+            _bits(objects[run.obj][number], section).view(len(section.planes), self.chunk, section.width)
+            for number, section in enumerate(self.layout.sections)
+            for run in group.runs
+        ]
+        self.kernels.scatter_objects(group.chunks, index, flat)
+        self._pool.give(self.backend.record())
+
+    def _store_group(self, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
+        # The outputs of one group are on the device at a time, and within its graph the rows before they are joined.
+        if self._outputs is not None:
+            self._outputs.synchronize()
+        index = self._send_index(group)
+        outputs = self.kernels.gather(group.chunks, index)
+        self._pool.give(self.backend.record())
+        for part, output in zip(self.kernels.parts(group.chunks), outputs, strict=True):
+            slot = self.ring.acquire()
+            host = slot.tensor(output.numel(), part.dtype)
+            host.view(output.shape).copy_(output, non_blocking=True)
+            self._outputs = self.backend.record()
+            slot.busy(self._outputs, partial(self._unpack, _rows(host, part), part, group, arrays))
+
+    def _send_index(self, group: Group) -> torch.Tensor:
+        """The index of a group on the device.
+
+        Recording the event cuts the lazy graph (bridge: backend/habana_device/HPUEvent.cpp), so what vLLM has left
+        pending does not become part of the graph that follows.
+        """
+        slot = self._indices.acquire()
+        host = slot.tensor(len(group.index), torch.int64)
+        np.copyto(host.numpy(), group.index)
+        target = self._pool.take(host.numel(), host.dtype)
+        target.copy_(host, non_blocking=True)
+        slot.busy(self.backend.record())
+        return target
+
+    def _fill(self, rows: Array, part: Part, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
+        """Memory objects to a part of a group, and its padding rows."""
+        pairs = [
+            (
+                rows[:, run.row : run.row + run.count],
+                arrays[run.obj][part.section][part.first : part.last, run.start : run.start + run.count],
+            )
+            for run in group.runs
+        ]
+        if group.padding and not group.sink:
+            # Without a padding block the padding rows go to the slot of the last row: they must be that row.
+            last = pairs[-1][1][:, -1:]
+            padding = rows[:, group.rows :]
+            pairs.append((padding, np.broadcast_to(last, padding.shape)))
+        self._copier.copy(pairs)
+
+    def _unpack(self, rows: Array, part: Part, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
+        """A part of a group to memory objects."""
+        self._copier.copy(
+            [
+                (
+                    arrays[run.obj][part.section][part.first : part.last, run.start : run.start + run.count],
+                    rows[:, run.row : run.row + run.count],
+                )
+                for run in group.runs
+            ]
+        )
+
+    def _resident(
+        self, objects: Sequence[Sequence[torch.Tensor]], spans: Sequence[tuple[int, int]], slots: Slots, skip: int
+    ) -> list[int]:
+        """Objects that are on the device and whole chunks, every token of which is to be written."""
+        return [
+            number
+            for number, (tensors, (start, end)) in enumerate(zip(objects, spans, strict=True))
+            if tensors[0].device.type != "cpu"
+            and end - start == self.chunk
+            and start >= skip
+            and bool((slots[start:end] >= 0).all())
+        ]
+
+    def _check(self, objects: Sequence[Sequence[torch.Tensor]], spans: Sequence[tuple[int, int]]) -> None:
+        sections = self.layout.sections
+        for tensors, (start, end) in zip(objects, spans, strict=True):
+            if len(tensors) != len(sections):
+                raise ValueError(f"a memory object of {len(tensors)} tensors, where the layers need {len(sections)}")
+            for tensor, section in zip(tensors, sections, strict=True):
+                if tuple(tensor.shape) != section.shape(end - start):
+                    raise ValueError(
+                        f"a memory object of shape {list(tensor.shape)} for tokens {start}..{end}, "
+                        f"where the layers need {list(section.shape(end - start))}"
+                    )
+                if tensor.dtype.itemsize != section.dtype.itemsize:
+                    raise ValueError(f"a memory object of {tensor.dtype} for a KV cache of {section.dtype}")
+
+
+def _slot_array(slots: torch.Tensor) -> Slots:
+    """Slot mapping as int64 numpy array; a mapping on the device is read back, which waits for the device."""
+    array: Slots = slots.detach().to(device="cpu", dtype=torch.int64).contiguous().numpy()
+    return array.reshape(-1)
+
+
+def _host_arrays(tensors: Sequence[torch.Tensor]) -> list[Array]:
+    """Each tensor of a memory object as integers ``[planes, tokens, width]``, on the host."""
+    arrays = []
+    for tensor in tensors:
+        kv, layers, tokens, width = tensor.shape
+        flat = tensor.to("cpu").view(host_dtype(tensor.dtype)).view(kv * layers, tokens, width)
+        arrays.append(flat.numpy())
+    return arrays
+
+
+def _rows(host: torch.Tensor, part: Part) -> Array:
+    """A pinned buffer as integers ``[planes, rows, width]``."""
+    array: Array = host.view(host_dtype(part.dtype)).numpy()
+    return array.reshape(part.planes, -1, part.width)
+
+
+def _bits(tensor: torch.Tensor, section: Section) -> torch.Tensor:
+    """A tensor on the device with the dtype of the caches."""
+    dtype = section.planes[0].tensor.dtype
+    return tensor if tensor.dtype == dtype else tensor.view(dtype)

@@ -1,0 +1,146 @@
+"""`list`: releases and what goes with them, what works, and a matrix of patches that is read without a legend."""
+
+from __future__ import annotations
+
+from packaging.version import Version
+
+from gaudi_patch.commands.list import list_series
+from gaudi_patch.output.report import Fields, Table
+from gaudi_patch.series import coverage, pairs
+from gaudi_patch.series.manifest import Manifest, Series, load
+from tests.support.cli import gaudi_patch
+
+MANIFEST = load()
+IDS = [one.id for one in MANIFEST.series]
+
+
+def table(manifest: Manifest, title: str) -> Table:
+    (found,) = [one for one in list_series(manifest).blocks if isinstance(one, Table) and one.title.startswith(title)]
+    return found
+
+
+def releases(words: str) -> set[str]:
+    """The releases that a range in words names: "all", "0.4.7 to 0.5.5, 0.3.7"."""
+    if words == "all":
+        return set(IDS)
+    found: set[str] = set()
+    for part in words.split(", "):
+        oldest, _, newest = part.partition(" to ")
+        found |= set(IDS[IDS.index(newest or oldest) : IDS.index(oldest) + 1])
+    return found
+
+
+def partners() -> dict[str, tuple[str, str]]:
+    """What the first table says of each release."""
+    rows = table(MANIFEST, "Releases").rows
+    return {name: (row[1], row[2]) for row in rows for name in releases(row[0])}
+
+
+def test_every_release_is_in_one_row_newest_first() -> None:
+    rows = table(MANIFEST, "Releases").rows
+    assert [name for row in rows for name in IDS if name in releases(row[0])] == IDS
+
+
+def test_every_row_names_the_vllm_and_the_vllm_gaudi_that_go_with_the_release() -> None:
+    rows = partners()
+    assert rows["0.5.6"] == ("0.26.0 and later", "0.26.0 and later")
+    assert rows["0.5.3"] == ("0.24.0, 0.26.0 and later", "0.24.0, 0.26.0 and later")
+    assert rows["0.4.5"] == ("0.20.1 to 0.21.0", "0.20.1rc0 to 0.21.0")
+    assert rows["0.4.4"] == ("0.18.1 to 0.19.1", "0.18.1rc1 to 0.19.1")
+    assert rows["0.3.9"] == ("0.13.0, 0.14.1 to 0.17.1", "0.13.0, 0.14.1 to 0.17.1")
+    assert rows["0.3.7"] == ("none", "none")
+
+
+def test_the_rows_say_what_doctor_and_recipe_believe() -> None:
+    """A vllm-gaudi that a row names is in a pair of the release, and one that it does not name is in none."""
+    tags = [Version(text) for text in ("0.13.0.post1", "0.16.0", "0.19.1", "0.21.0", "0.24.0", "0.27.0rc0", "0.11.2")]
+    for name, (_, shown) in partners().items():
+        fitting = pairs.fitting(MANIFEST, name)
+        assert pairs.vllm_gaudi(fitting) == shown
+        for tag in tags:
+            believed = any(pairs.holds(pair, tag) for pair in fitting)
+            assert believed == any(_within(tag, part) for part in shown.split(", ")), (name, tag)
+
+
+def _within(tag: Version, words: str) -> bool:
+    if words == "none":
+        return False
+    first, _, last = words.removesuffix(" and later").partition(" to ")
+    top = None if words.endswith("and later") else Version(f"{last or first}.post9")
+    return Version(first) <= tag and (top is None or tag <= top)
+
+
+def test_what_works_is_said_of_exactly_the_releases_that_have_it() -> None:
+    rows = table(MANIFEST, "What the patches make work").rows
+    for (words, summary), one in zip(rows, MANIFEST.capabilities.values(), strict=True):
+        assert summary == one.summary
+        assert releases(words) == {series.id for series in MANIFEST.series if one.id in series.capabilities}
+
+
+def test_the_matrix_has_every_patch_with_exactly_its_releases_marked() -> None:
+    found = table(MANIFEST, "Patches")
+    assert found.columns[1].startswith(IDS[0])
+    assert found.columns[1].endswith(IDS[-1])
+    assert len(found.columns[1]) == len(IDS)
+    names = [f"{row[0]}.patch" if "/" in row[0] else row[0] for row in found.rows]
+    assert names == list(MANIFEST.patches)
+    for name, (_, marks, words) in zip(names, found.rows, strict=True):
+        users = {one.id for one in MANIFEST.series if name in one.patches}
+        assert {IDS[index] for index, mark in enumerate(marks) if mark == "#"} == users
+        assert releases(words) == users
+
+
+def test_a_patch_is_named_by_its_topic_and_the_first_release_that_has_it() -> None:
+    """patches/<topic>/<first release>.patch, and no two of a topic in one series."""
+    for name in MANIFEST.patches:
+        if name != "runtime":
+            oldest = min((one.id for one in MANIFEST.series if name in one.patches), key=Version)
+            assert name.split("/")[1] == f"{oldest}.patch"
+    for series in MANIFEST.series:
+        topics = [name.split("/")[0] for name in series.patches]
+        assert len(set(topics)) == len(topics), series.id
+
+
+def test_no_text_of_a_patch_is_kept_twice() -> None:
+    from gaudi_patch.authoring import worktree
+
+    texts = [tuple(worktree._bare(MANIFEST.patch_bytes(name))) for name in MANIFEST.patches]
+    assert len(set(texts)) == len(texts)
+
+
+def test_the_list_fits_80_columns_and_no_mark_is_broken() -> None:
+    done = gaudi_patch("list", env={"COLUMNS": ""})
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, marks, _ in table(MANIFEST, "Patches").rows:
+        assert any(line.startswith(f"{name} ") and marks in line for line in lines), name
+
+
+def test_ranges_that_are_apart_are_named_apart() -> None:
+    series = [Series(name, f"=={name}", (), ()) for name in ("4", "3", "2", "1")]
+    assert coverage.words(series, lambda one: one.id in "43") == "3 to 4"
+    assert coverage.words(series, lambda one: one.id in "421") == "4, 1 to 2"
+    assert coverage.words(series, lambda one: True) == "all"
+    assert coverage.words(series, lambda one: False) == "none"
+    assert coverage.row(series, lambda one: one.id in "421") == "#.##"
+    assert coverage.scale([]) == ""
+
+
+def test_json_has_the_pairs_of_each_release_and_keeps_what_it_had() -> None:
+    data = list_series(MANIFEST).data
+    assert {"package", "series", "capabilities", "refused", "upstream", "pairs"} <= set(data)
+    first = data["series"][0]
+    assert {"id", "versions", "patches", "capabilities", "notes", "vllm", "vllm_gaudi"} <= set(first)
+    assert (first["vllm"], first["vllm_gaudi"]) == ("0.26.0 and later", "0.26.0 and later")
+    assert data["pairs"][0] == {
+        "lmcache": ">=0.3.9,<0.4.3",
+        "vllm_gaudi": "0.13.0, 0.14.1 to 0.17.1",
+        "vllm": "0.13.0, 0.14.1 to 0.17.1",
+        "specifiers": ["==0.13.0", ">=0.14.1,<=0.17.1"],
+        "note": "0.13.0 passes flat KV tuples from the forward context",
+    }
+
+
+def test_a_release_that_pairs_with_nothing_says_why() -> None:
+    notes = [row for one in list_series(MANIFEST).blocks if isinstance(one, Fields) for row in one.rows]
+    assert any(name == "0.3.7" and "0.3.9 or later" in text for name, text in notes)
