@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gaudi_patch.attestation.document import patch_digests, series_id
-from gaudi_patch.engine import bytecode
+from gaudi_patch.engine.bytecode_check import recorded, wrong
 from gaudi_patch.engine.plan import inspect, refuse_compiled
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.series.manifest import LockedFile
@@ -71,10 +71,8 @@ def _files(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference
         if one.current != one.after:
             state = " (as the release has it)" if one.current is not None and one.current == one.before else ""
             yield Difference(one.path, one.after or "no file", (one.current or "no file") + state)
-    for path in expected:
-        if path.endswith(".py"):
-            for old in bytecode.stale(installation.root / path, installation.pycache_prefix):
-                yield Difference(path, "run from its source", f"run from {old.path}, bytecode of another source")
+    for other in wrong(installation, sorted(expected), recorded(installation, found.applied)):
+        yield Difference(other.source, "run from its source", f"run from {other.path}, which {other.reason}")
 
 
 def _unattested(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:

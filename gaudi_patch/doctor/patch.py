@@ -70,7 +70,9 @@ def state(case: Case) -> Answer:
     if fault is not None:
         return failure(fault.message, fault.hint)
     if found.state is State.PATCHED and (stale := verdicts.stale_bytecode(found)):
-        return failure(f"patched, but Python would run older bytecode: {', '.join(stale)}", case.command("apply"))
+        return failure(
+            f"patched, but Python would run other bytecode: {', '.join(map(str, stale))}", case.command("apply")
+        )
     applied = found.applied.series if found.applied else found.series.id if found.series else None
     return ok(f"patched, series {applied}" if found.state and applied else "nothing to patch")
 

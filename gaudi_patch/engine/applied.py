@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gaudi_patch.disk import ACL, Image, read_image, sha256
@@ -111,6 +112,8 @@ class Applied(NamedTuple):
     offset: bool = False
     #: Its smoke checks were asked for and have not ended: written with the files, taken off by the proof.
     unproved: bool = False
+    #: The sha256 of each .pyc that was compiled with it.
+    compiled: Mapping[str, str] = MappingProxyType({})
 
     def to_bytes(self) -> bytes:
         document = {
@@ -131,6 +134,8 @@ class Applied(NamedTuple):
             "gaudi_patch": self.tool,
             "offset": self.offset,
         }
+        if self.compiled:
+            document["compiled"] = dict(self.compiled)
         if self.unproved:
             document["proof"] = "pending"
         return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
@@ -215,6 +220,10 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
         strict.text(document["gaudi_patch"], "gaudi_patch"),
         strict.boolean(document["offset"], "offset"),
         document.get("proof") == "pending",
+        {
+            name: strict.digest(digest, f"the hash of {name!a}")
+            for name, digest in strict.mapping(document.get("compiled", {}), "compiled").items()
+        },
     )
 
 

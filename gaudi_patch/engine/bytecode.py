@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gaudi_patch.confined import Bounds
 from gaudi_patch.disk import read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.inside import compile_pyc
@@ -46,7 +47,7 @@ class Source(NamedTuple):
 def cache_directories(source: Path, pycache_prefix: str | None = None) -> list[Path]:
     """Return the directories that hold cached bytecode of ``source`` and of its neighbours, and no other."""
     directories = [source.parent / "__pycache__"]
-    if pycache_prefix:
+    if pycache_prefix and Path(pycache_prefix).is_absolute():  # a relative one is another place for each process
         directories.append(Path(pycache_prefix) / source.parent.relative_to(source.parent.anchor))
     return directories
 
@@ -88,18 +89,18 @@ def sibling(variant: Variant, source: Path, other: Path, pycache_prefix: str | N
     return variant._replace(path=cache_directories(other, pycache_prefix)[place] / name)
 
 
-def stale(source: Path, pycache_prefix: str | None = None) -> list[Variant]:
+def stale(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None = None) -> list[Variant]:
     """Cached variants that Python would run though they are not of ``source``: its patched text would do nothing.
 
     These are unchecked-hash ones of another source, as far as this Python can tell (its own version's), and a
     legacy one beside a source that is gone.
     """
-    image = read_image(source)
+    image = read_image(source, bounds)
     if image is None:
         return [one for one in variants(source, pycache_prefix) if not one.tag]
     found = []
     for variant in variants(source, pycache_prefix):
-        cached = read_image(variant.path) if variant.tag else None
+        cached = read_image(variant.path, bounds) if variant.tag else None
         if cached is None or mode_of(cached.data) != "unchecked" or cached.data[:4] != importlib.util.MAGIC_NUMBER:
             continue
         if cached.data[8:16] != importlib.util.source_hash(image.data):

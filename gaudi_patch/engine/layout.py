@@ -86,6 +86,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
         facts.tool,
         facts.offset,
         facts.unproved,
+        {_relative(path, installation.root): image.sha256 for path, image in compiled.items()},
     )
     for one in plan.files:
         if one.before is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gaudi_patch.engine import describe
 from gaudi_patch.engine.plan import State, refuse_compiled
 from gaudi_patch.engine.situation import Situation, look
@@ -9,6 +11,9 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import Kind, Manifest
 from gaudi_patch.target.installation import Installation
+
+if TYPE_CHECKING:
+    from gaudi_patch.engine.bytecode_check import Wrong
 
 EXITS = {
     State.PATCHED: Exit.OK,
@@ -44,10 +49,7 @@ def check(manifest: Manifest, installation: Installation) -> Result:
         result.blocks.append(Text(f"next: {describe.NEXT[found.state]}", "next"))
     elif found.state is State.PATCHED:
         if old := stale_bytecode(found):
-            result.exit = Exit.REFUSED
-            what = "every source is patched, but Python would run cached bytecode of others; nothing was changed"
-            hint = "gaudi-patch apply removes it"
-            result.errors = [GaudiPatchError(Exit.REFUSED, "stale-bytecode", what, hint, str(old[0]), details=old)]
+            result.exit, result.errors = Exit.REFUSED, [hidden(old)]
             return result
         result.blocks.append(Text("patched: every file has the hash that the series gives it", "good"))
         if found.applied is None:
@@ -57,15 +59,24 @@ def check(manifest: Manifest, installation: Installation) -> Result:
     return result
 
 
-def stale_bytecode(found: Situation) -> list[str]:
-    """Bytecode that hides the patch. Our own apply leaves none, so it is looked for where we did not apply."""
-    if found.applied is not None:
-        return []
-    from gaudi_patch.engine import bytecode
+def stale_bytecode(found: Situation) -> list[Wrong]:
+    """Return the bytecode that Python would run in place of the patched sources, each with what is wrong with it."""
+    from gaudi_patch.engine.bytecode_check import recorded, wrong
 
-    installation = found.installation
-    sources = [installation.root / one.path for one in found.files if one.path.endswith(".py")]
-    return [str(one.path) for source in sources for one in bytecode.stale(source, installation.pycache_prefix)]
+    names = [one.path for one in found.files]
+    return wrong(found.installation, names, recorded(found.installation, found.applied))
+
+
+def hidden(old: list[Wrong]) -> GaudiPatchError:
+    """Return the error for patched sources that Python would not run."""
+    return GaudiPatchError(
+        Exit.REFUSED,
+        "stale-bytecode",
+        "every source is patched, but Python would run cached bytecode that is not theirs; nothing was changed",
+        "gaudi-patch apply removes it",
+        str(old[0].path),
+        details=[str(one) for one in old],
+    )
 
 
 def settled(manifest: Manifest, installation: Installation) -> tuple[Situation, GaudiPatchError | None]:
