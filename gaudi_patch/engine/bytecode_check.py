@@ -19,7 +19,7 @@ from gaudi_patch.engine.applied import Applied
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.target.ask import AskError, Problem, ask
-from gaudi_patch.target.locate import Installation
+from gaudi_patch.target.installation import Installation
 
 #: Seconds for all bytecode of a series: it is compiled once.
 TIMEOUT = 120.0

@@ -64,7 +64,9 @@ def _bare(code: CodeType, known: dict[int, CodeType]) -> CodeType:
     if id(code) not in known:
         kind = type(code)
         constants = tuple(_bare(one, known) if isinstance(one, kind) else one for one in code.co_consts)
-        known[id(code)] = code.replace(co_filename="", co_linetable=b"", co_consts=constants)
+        positions = "co_linetable" if hasattr(code, "co_linetable") else "co_lnotab"  # before Python 3.10
+        bare: dict[str, Any] = {"co_filename": "", "co_consts": constants, positions: b""}
+        known[id(code)] = code.replace(**bare)
     return known[id(code)]
 
 
