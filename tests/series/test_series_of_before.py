@@ -1,0 +1,116 @@
+"""What gaudi-patch applied before its patches were named by topic: recognised, updated, rolled back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaudi_patch.engine import record
+from gaudi_patch.series.manifest import load
+from tests.support import tiny
+from tests.support.cli import gaudi_patch
+from tests.support.tiny import tree
+
+BEFORE: dict[str, Any] = json.loads(Path(__file__).with_name("series_of_4bbae9e.json").read_text())["series"]
+MANIFEST = load()
+
+
+def test_every_series_makes_of_every_file_what_it_made_before() -> None:
+    """26 series, 415 files, byte for byte."""
+    assert set(BEFORE) <= {series.id for series in MANIFEST.series}
+    for name, before in BEFORE.items():
+        series = MANIFEST.by_id(name)
+        assert series is not None
+        files = {path: list(hashes) for path, hashes in series.files.items()}
+        assert hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest() == before["files_sha256"], name
+
+
+def test_the_runtime_has_the_bytes_that_its_diff_had() -> None:
+    digests = {before["patches"]["common/gaudi-runtime.patch"] for before in BEFORE.values()}
+    assert digests == {MANIFEST.patches["runtime"].sha256}
+
+
+def as_before(site: Path, patches: dict[str, str], **more: object) -> None:
+    """Make state.json, and its row in RECORD, what they were when patches were named by release."""
+    (file,) = site.glob("*.dist-info/gaudi-patch/state.json")
+    old = file.read_bytes()
+    document = json.loads(old)
+    document["patches"] = patches
+    document["gaudi_patch"] = "0.1.0"
+    for name in set(document) - {
+        *("schema_version", "package", "version", "series", "patches", "capabilities", "files", "bytecode", "record"),
+        *("directories", "applied_at", "gaudi_patch", "offset"),
+    }:
+        del document[name]
+    document.update(more)
+    new = (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    file.write_bytes(new)
+    listed = file.parent.parent / "RECORD"
+    rows = listed.read_bytes()
+    entry, other = record.Entry.of(old), record.Entry.of(new)
+    text = rows.decode().replace(f"{entry.digest},{entry.size}", f"{other.digest},{other.size}")
+    assert text.encode() != rows
+    listed.write_bytes(text.encode())
+
+
+@pytest.mark.wheels
+@pytest.mark.parametrize("version", ["0.5.6", "0.3.12", "0.3.10", "0.3.9"])
+def test_a_real_release_patched_before_is_patched_now_and_rolled_back_to_the_byte(
+    version: str, lmcache_wheel: Callable[..., Path], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    with zipfile.ZipFile(lmcache_wheel(version)) as archive:
+        archive.extractall(site)
+    pristine = tree(site)
+    report = tmp_path / "attested.json"
+    assert gaudi_patch("apply", "--path", site, "--no-smoke").code == 0
+    as_before(site, BEFORE[version]["patches"])
+    assert gaudi_patch("apply", "--path", site, "--no-smoke", "--report", report).code == 0
+    attested = json.loads(report.read_bytes())
+    assert {one["name"]: one["sha256"] for one in attested["patches"]} == BEFORE[version]["patches"]
+
+    done = gaudi_patch("check", "--path", site, "--json")
+    assert (done.code, done.json["data"]["state"]) == (0, "patched")  # not outdated
+    assert gaudi_patch("check", "--path", site, "--against", report).code == 0
+    assert gaudi_patch("rollback", "--path", site).code == 0
+    assert tree(site) == pristine
+
+    # Applied anew, by patches of other names: the files are those of the attestation.
+    assert gaudi_patch("apply", "--path", site, "--no-smoke").code == 0
+    done = gaudi_patch("check", "--path", site, "--against", report)
+    assert done.code == 0, done
+    with (site / "lmcache/__init__.py").open("a") as stream:
+        stream.write("# edited\n")
+    assert gaudi_patch("check", "--path", site, "--against", report).code == 1
+
+
+def test_an_older_series_under_an_older_name_is_outdated_and_updated(tmp_path: Path) -> None:
+    target = tiny.make(tmp_path / "old")
+    pristine = tree(target.site)
+    assert target.apply().data["changed"]
+    as_before(target.site, {"0.5.6/route.patch": "0" * 64, "common/gaudi-runtime.patch": "1" * 64})
+    newer = {**tiny.PATCHED, "lmcache/engine.py": b"def device():\n    return 'hpu:0'\n"}
+    again = tiny.make(tmp_path / "new", patched=newer).at(target.site)
+    assert again.check().data["state"] == "outdated"
+    assert again.apply().data["changed"]
+    assert (target.site / "lmcache/engine.py").read_bytes() == newer["lmcache/engine.py"]
+    assert again.check().data["state"] == "patched"
+    assert again.rollback().data["changed"]
+    assert tree(target.site) == pristine
+
+
+def test_a_series_under_an_older_name_is_not_outdated(tmp_path: Path) -> None:
+    target = tiny.make(tmp_path)
+    pristine = tree(target.site)
+    target.apply()
+    as_before(target.site, {"0.5.6/route.patch": "0" * 64})
+    assert target.check().data["state"] == "patched"
+    assert target.apply().data["changed"] is False
+    assert target.rollback().data["changed"]
+    assert tree(target.site) == pristine
