@@ -57,6 +57,7 @@ def probe_environment(environ: Mapping[str, str], *, rules: str, scratch: Path) 
         PT_HPU_LAZY_MODE="1" if rules == "lazy" else "0",
         PYTHONSAFEPATH="1",  # from 3.11; before, running by path puts only the probes' folder on sys.path
         PYTHONDONTWRITEBYTECODE="1",  # a check leaves nothing in the target
+        NUMBA_CACHE_DIR=str(scratch),  # else numba makes __pycache__ beside the module (LMCache: cachegen_kernels.py)
         PYTHONUNBUFFERED="1",  # so that a killed probe's last words are kept
         PYTHONFAULTHANDLER="1",
         OMP_NUM_THREADS="1",  # as vLLM sets it; the probes' tensors are small, and more threads only wait

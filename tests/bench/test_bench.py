@@ -18,7 +18,7 @@ from gaudi_patch.bench.trees import Code
 from gaudi_patch.commands.bench import rendered
 from gaudi_patch.errors import Exit
 from tests.bench.conftest import MakePoint
-from tests.support import tiny
+from tests.support import environments, tiny
 from tests.support.cli import Done, gaudi_patch
 from tests.support.environments import Environment
 
@@ -26,9 +26,11 @@ ZEROS = ("graph_compilation", "bounce_bytes", "view_writes", "cpu_fallback")
 
 
 @pytest.fixture(scope="module")
-def real(lmcache_overlay: Callable[[str], Environment]) -> dict[str, Any]:
+def real(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The JSON of one small run on a pristine release, whose tree it leaves as it was."""
-    environment = lmcache_overlay("0.5.6")
+    lmcache_overlay("0.5.6")
+    # A copy: another test's interpreter may cache bytecode in the shared one.
+    environment = environments.overlay_copy("0.5.6", tmp_path_factory.mktemp("real"))
     before = tiny.tree(environment.site_packages / "lmcache", times=True)
     options = ("--shapes", "70b-tp8,mla", "--contexts", "768,1K,16K", "--memory", "3", "--json")
     done = gaudi_patch("bench", "--python", environment.python, "--device", "emulated", *options)
