@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import build
+from . import build, pytorch
 from .device import activate
 from .options import EmulatorError
 
@@ -29,7 +29,7 @@ def first_build() -> float:
     torch = importlib.import_module("torch")
     with tempfile.TemporaryDirectory() as scratch:
         start = resource.getrusage(resource.RUSAGE_CHILDREN)
-        build.compile_to(Path(scratch) / "device.so", torch)
+        build.compile_to(Path(scratch) / "device.so", pytorch.running(torch))
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
         return end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
 

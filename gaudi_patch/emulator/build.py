@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import os
-import platform
 import shutil
 import stat
 import subprocess
@@ -14,13 +14,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+from . import prebuilt
 from .options import EmulatorError
+from .prebuilt import Fit
+from .pytorch import PyTorch
 
 SOURCE = Path(__file__).resolve().parent / "csrc" / "device.cpp"
 CACHE_VARIABLE = "HPU_EMULATOR_CACHE"
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall")
+FLAGS = ("-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall")
+#: The libraries that the device needs of PyTorch, by the name under which PyTorch has loaded them.
+LIBRARIES = ("c10", "torch_cpu")
 
 
 def sources() -> list[Path]:
@@ -42,7 +46,8 @@ def cache_directory() -> Path:
 
 
 def _can_write(directory: Path) -> bool:
-    while not directory.exists() and directory != directory.parent:
+    # os.path.exists, since pathlib's raises where a parent may not be entered, as root's home for another user.
+    while not os.path.exists(directory) and directory != directory.parent:  # noqa: PTH110
         directory = directory.parent
     return os.access(directory, os.W_OK | os.X_OK)
 
@@ -56,40 +61,54 @@ def compiler() -> str:
         if candidate and shutil.which(candidate):
             return candidate
     message = (
-        "the emulated HPU is compiled on first use and no C++ compiler was found; "
-        "install one (Debian and Ubuntu: apt-get install g++) or set CXX"
+        "the emulated HPU is compiled on first use and no C++ compiler was found; install one (apt-get install g++; "
+        "dnf or microdnf install gcc-c++), set CXX, or build the device elsewhere with `gaudi-patch emulator build` "
+        f"and set {prebuilt.VARIABLE} to the file"
     )
     raise EmulatorError(message)
 
 
-def library_path(torch: ModuleType) -> Path:
-    """Where the library for this PyTorch belongs, built or not."""
+def source_digest() -> str:
+    """The sha256 of the C++ files, names included."""
     digest = hashlib.sha256()
     for source in sources():
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    version = getattr(torch.version, "git_version", "")
-    abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
-    digest.update(repr((torch.__version__, version, abi, platform.machine(), FLAGS)).encode())
-    return cache_directory() / f"device-torch{torch.__version__}-{digest.hexdigest()[:16]}.so"
+    return digest.hexdigest()
 
 
-def library(torch: ModuleType) -> Path:
-    """The compiled device, built when the cache lacks it.
+def library_path(pytorch: PyTorch) -> Path:
+    """Where the library for this PyTorch belongs in the cache, built or not."""
+    digest = hashlib.sha256()
+    for part in (*dataclasses.astuple(Fit.of(pytorch, source_digest())), pytorch.standard, *FLAGS):
+        digest.update(repr(part).encode() + b"\0")
+    return cache_directory() / f"device-torch{pytorch.version}-{digest.hexdigest()[:16]}.so"
 
-    :raises EmulatorError: when it cannot be built.
+
+def library(pytorch: PyTorch) -> Path:
+    """The compiled device: the one that HPU_EMULATOR_DEVICE names, else that of the cache, built when it is missing.
+
+    :raises EmulatorError: when it cannot be built, or the one named does not fit.
     """
-    path = library_path(torch)
+    if (file := prebuilt.given()) is not None:
+        _refuse_foreign(file.absolute())
+        prebuilt.verify(file, Fit.of(pytorch, source_digest()))
+        return file
+    path = library_path(pytorch)
     try:
         if path.exists():
             _refuse_foreign(path)
             return path
+        pytorch.refuse_unserved()
+        compiler()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_foreign(path)
         with _locked(path.with_suffix(".lock")):
             if not path.exists():
-                compile_to(path, torch)
+                compile_to(path, pytorch)
     except OSError as error:
-        message = f"cannot build the emulated HPU in {path.parent}: {error}; set {CACHE_VARIABLE} to a folder of yours"
+        message = (
+            f"cannot build the emulated HPU in {path.parent}: {error}; set {CACHE_VARIABLE} to a directory of yours"
+        )
         raise EmulatorError(message) from error
     return path
 
@@ -124,21 +143,63 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def compile_to(path: Path, torch: ModuleType) -> None:
-    """Compiles the device for ``torch`` and puts it at ``path`` in one step."""
+def build_to(path: Path, pytorch: PyTorch) -> str:
+    """Compile the device into the file ``path``, for use elsewhere; returns the file's sha256.
+
+    :raises EmulatorError: when it cannot be built or written.
+    """
+    pytorch.refuse_unserved()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return compile_to(path, pytorch)
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise EmulatorError(message) from error
+
+
+def compile_to(path: Path, pytorch: PyTorch) -> str:
+    """Compile the device for ``pytorch`` and put it at ``path`` in one step; returns the file's sha256."""
     cxx = compiler()
-    root = Path(str(torch.__file__)).parent
     print("hpu emulator: compiling the device, once for this PyTorch (15 to 40 s)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         target = Path(scratch) / path.name
-        command = [cxx, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
+        include = pytorch.root / "include"
+        command = [cxx, f"-std={pytorch.standard}", *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(pytorch.cxx11_abi)}"]
         # PyTorch's own headers are system headers here: their warnings are not ours to mend.
-        command += [f"-isystem{root / 'include'}", f"-isystem{root / 'include/torch/csrc/api/include'}"]
-        command += [str(SOURCE), "-o", str(target), f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ldl"]
+        command += [f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
+        command += [str(SOURCE), "-o", str(target), "-Wl,--no-as-needed", *_stand_ins(cxx, Path(scratch)), "-ldl"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            what = f"the emulated HPU does not compile with {cxx} and PyTorch {torch.__version__}"
-            message = f"{what}:\n{result.stderr[-4000:]}"
+            print(result.stderr[-8000:], file=sys.stderr)
+            what = f"the emulated HPU does not compile with {cxx} and PyTorch {pytorch.version}"
+            message = f"{what}: {_first_error(result.stderr)}"
             raise EmulatorError(message)
+        sha256 = prebuilt.seal(target, Fit.of(pytorch, source_digest()))
         target.chmod(0o755)  # whatever the umask: it is refused where a group can write it
         target.replace(path)
+    return sha256
+
+
+def _stand_ins(cxx: str, scratch: Path) -> list[str]:
+    """Empty libraries to link with in place of PyTorch's, so that its headers are all that is needed.
+
+    What the device is linked to is a name; by that name the loader finds what PyTorch has loaded before.
+    """
+    empty = scratch / "empty.cpp"
+    empty.write_text("")
+    made = []
+    for name in LIBRARIES:
+        file = scratch / f"lib{name}.so"
+        command = [cxx, "-shared", "-fPIC", f"-Wl,-soname,lib{name}.so", str(empty), "-o", str(file)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            message = f"{cxx} cannot link a shared library: {_first_error(result.stderr)}"
+            raise EmulatorError(message)
+        made.append(str(file))
+    return made
+
+
+def _first_error(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["it printed nothing"])[0][-600:]

@@ -10,21 +10,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import build, pytorch
 from .device import Emulator, activate
 from .options import EmulatorError
+
+#: How the program ends where the device cannot be had; the last line of standard error then begins "hpu emulator: ".
+UNAVAILABLE = 4
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gaudi_patch.emulator",
-        description="Run a Python script with an emulated HPU.",
+        usage="%(prog)s [OPTIONS] SCRIPT [ARGS] | [OPTIONS] -m MODULE [ARGS] | build [--torch PLACE] [--out FILE]",
+        description="Run a Python script or module with an emulated HPU, or build the device.",
         epilog="Options come before SCRIPT; they can also be set as HPU_EMULATOR_<NAME> in the environment.",
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--lazy", action="store_const", const=True, default=None, help="lazy rules (PT_HPU_LAZY_MODE=1)")
-    mode.add_argument(
-        "--eager", dest="lazy", action="store_const", const=False, help="eager rules (PT_HPU_LAZY_MODE=0)"
-    )
+    mode.add_argument("--lazy", action="store_const", const=True, default=None, help="lazy mode (PT_HPU_LAZY_MODE=1)")
+    mode.add_argument("--eager", dest="lazy", action="store_const", const=False, help="eager mode (PT_HPU_LAZY_MODE=0)")
     parser.add_argument("--schedule", choices=["lazy", "reversed", "sync"])
     parser.add_argument(
         "--strict", choices=["off", "count", "raise"], help="operators that the device has no kernel for"
@@ -38,8 +41,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--benchmark", action="store_true", help="print what the device costs, and run no script")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module instead of a script")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGS]")
     return parser
+
+
+def _split(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
+    """Divide the command line into this program's options and the program to run with its arguments.
+
+    What follows ``-m MODULE``, or a first word that is no option, is the program's own, as with Python itself.
+    """
+    valued = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
+    position = 0
+    while position < len(argv) and argv[position].startswith("-") and argv[position] != "-":
+        word = argv[position]
+        position += 2 if word in valued else 1
+        if word.startswith("-m") or word == "--":
+            break
+    return argv[:position], argv[position:]
 
 
 def _write_counters(emulator: Emulator, target: str) -> None:
@@ -51,14 +68,16 @@ def _write_counters(emulator: Emulator, target: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the script and returns its exit status; 2 for wrong usage, 4 when the device cannot be had."""
+    """Run the script and return its exit status; 2 for wrong usage, 4 when the device cannot be had."""
+    if argv[:1] == ["build"]:
+        return _build(argv[1:])
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    own, rest = _split(parser, argv)
+    arguments = parser.parse_args([word for word in own if word != "--"])
     if arguments.benchmark:
         from .benchmark import report
 
         return report()
-    rest: list[str] = arguments.arguments
     if not arguments.module and not rest:
         parser.error("a script is needed")
     names = ("lazy", "schedule", "strict", "noncontiguous_d2h", "poison", "int64_as_int32", "tolerant_index")
@@ -67,7 +86,7 @@ def main(argv: list[str]) -> int:
         emulator = activate(**options)
     except EmulatorError as error:
         print(f"hpu emulator: {error}", file=sys.stderr)
-        return 4
+        return UNAVAILABLE
     except ValueError as error:  # an option in the environment
         parser.error(str(error))
     if arguments.counters:
@@ -80,4 +99,31 @@ def main(argv: list[str]) -> int:
         sys.argv = rest
         sys.path.insert(0, str(Path(rest[0]).resolve().parent))
         runpy.run_path(rest[0], run_name="__main__")
+    return 0
+
+
+def _build(argv: list[str]) -> int:
+    """Compile the device without importing PyTorch; print where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gaudi_patch.emulator build",
+        description="Compile the emulated device, from the headers of PyTorch alone, and print the file's name.",
+    )
+    parser.add_argument(
+        "--torch", type=Path, metavar="PLACE", help="a torch directory or wheel; else this interpreter's PyTorch"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="a file to set HPU_EMULATOR_DEVICE to; else the cache, where it lacks"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        with pytorch.named(arguments.torch) as found:
+            if arguments.out is None:
+                print(build.library(found))
+                return 0
+            sha256 = build.build_to(arguments.out.resolve(), found)
+            print(f"{sha256}  {arguments.out}")
+            print(f"hpu emulator: built for PyTorch {found.version} on {found.machine}", file=sys.stderr)
+    except EmulatorError as error:
+        print(f"hpu emulator: {error}", file=sys.stderr)
+        return UNAVAILABLE
     return 0

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import build
+from . import build, pytorch, real_plugin
 from .options import EmulatorError, Options
 
-PACKAGES = Path(__file__).resolve().parent / "packages"
+PACKAGES = real_plugin.PACKAGES
 
 Counts = dict[str, Any]
 OptionValue = bool | str | None
@@ -78,9 +76,8 @@ class Emulator:
 
     def environment(self) -> dict[str, str]:
         """Variables for a child process, in which ``import habana_frameworks.torch`` then brings up the device."""
-        variables = self.options.environment()
-        others = os.environ.get("PYTHONPATH")
-        variables["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), *([others] if others else [])])
+        variables = {**self.options.environment(), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        real_plugin.export(variables)
         return variables
 
     def _apply(self) -> None:
@@ -120,22 +117,59 @@ def activate(**options: OptionValue) -> Emulator:
             _refuse_contradiction(_emulator.options, options)
             return _emulator
         settled = Options.read(options, os.environ)
-        _refuse_real_device()
-        torch = importlib.import_module("torch")
-        if hasattr(torch, "hpu"):
-            message = "PyTorch already has an hpu backend in this process"
-            raise EmulatorError(message)
-        library = build.library(torch)
-        torch.ops.load_library(str(library))
+        real_plugin.refuse()
+        # Before PyTorch is imported: its import would bring in the real plugin.
+        before = os.environ.get(real_plugin.AUTOLOAD_VARIABLE)
+        os.environ[real_plugin.AUTOLOAD_VARIABLE] = "0"
+        try:
+            torch = importlib.import_module("torch")
+            if hasattr(torch, "hpu"):
+                message = "PyTorch already has an hpu backend in this process"
+                raise EmulatorError(message)
+            _hide_gpus(torch)
+            library = _load(torch)
+        except BaseException:
+            _restore(real_plugin.AUTOLOAD_VARIABLE, before)
+            raise
         emulator = Emulator(settled, torch.ops.hpu_emulator, library)
         emulator._apply()
-        if str(PACKAGES) not in sys.path:
-            sys.path.insert(0, str(PACKAGES))
-            importlib.invalidate_caches()
         _emulator = emulator
+        try:
+            real_plugin.put_in_front()
+        except BaseException:
+            _emulator = None
+            real_plugin.take_back()
+            raise
         if settled.autoload:
             importlib.import_module("habana_frameworks.torch")
         return emulator
+
+
+def _load(torch: ModuleType) -> Path:
+    library = build.library(pytorch.running(torch))
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        message = f"the compiled device {library} cannot be loaded: {error}"
+        raise EmulatorError(message) from error
+    return library
+
+
+def _hide_gpus(torch: ModuleType) -> None:
+    # A process has one kind of accelerator. PyTorch looks for GPUs when it is first asked for them.
+    if torch.version.cuda is None:
+        return
+    if torch.cuda.is_initialized():
+        message = "PyTorch uses a GPU in this process; activate the emulated HPU first, or in another process"
+        raise EmulatorError(message)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _restore(variable: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
 
 
 def _refuse_contradiction(active: Options, given: dict[str, OptionValue]) -> None:
@@ -147,19 +181,3 @@ def _refuse_contradiction(active: Options, given: dict[str, OptionValue]) -> Non
                 "use another process, or Emulator.configure for what can change"
             )
             raise EmulatorError(message)
-
-
-def _refuse_real_device() -> None:
-    loaded = sys.modules.get("habana_frameworks")
-    spec = importlib.util.find_spec("habana_frameworks") if loaded is None else loaded.__spec__
-    origin = spec.origin if spec else None
-    ours = origin is not None and PACKAGES in Path(origin).resolve().parents
-    if spec is None or ours:
-        return
-    if loaded is not None:
-        message = "the real habana_frameworks is already imported in this process"
-        raise EmulatorError(message)
-    nodes = [*Path("/dev/accel").glob("accel[0-9]*"), *Path("/dev").glob("hl[0-9]*")]
-    if nodes:
-        message = f"habana_frameworks is installed and a device is present ({nodes[0]}); use the real one"
-        raise EmulatorError(message)

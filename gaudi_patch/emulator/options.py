@@ -8,8 +8,9 @@ from typing import Any
 
 ENVIRONMENT_PREFIX = "HPU_EMULATOR_"
 LAZY_VARIABLE = "PT_HPU_LAZY_MODE"
-# Read elsewhere: the cache by build.py, the size of the device's memory by habana_frameworks/torch/hpu/memory.py.
-_OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", "HPU_EMULATOR_MEMORY_BYTES"}
+# Read elsewhere: the cache by build.py, the prebuilt device by prebuilt.py, the size of the device's memory by
+# habana_frameworks/torch/hpu/memory.py.
+_OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", "HPU_EMULATOR_DEVICE", "HPU_EMULATOR_MEMORY_BYTES"}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("lazy", "reversed", "sync"),

@@ -39,9 +39,12 @@ class Compiler:
             textwrap.dedent(f"""\
                 #!{sys.executable} -I
                 import os, pathlib, shutil, sys, time
+                output = pathlib.Path(sys.argv[sys.argv.index("-o") + 1])
+                if not any(name.endswith("device.cpp") for name in sys.argv):
+                    output.touch()  # an empty library to link with
+                    sys.exit()
                 with open({str(self.log)!r}, "a") as log:
                     log.write("call\\n")
-                output = pathlib.Path(sys.argv[sys.argv.index("-o") + 1])
                 output.write_bytes(b"partial")
                 time.sleep({delay})
                 if {mode!r} == "kill":
@@ -101,7 +104,7 @@ def test_the_first_use_compiles_and_the_second_does_not(
     assert compiler.calls == 1
     (library,) = _libraries(cache)
     assert str(library) == done.stdout.strip()
-    assert library.read_bytes() == compiler.library.read_bytes()
+    assert library.read_bytes().startswith(compiler.library.read_bytes())
 
 
 def test_another_source_is_another_library(

@@ -12,6 +12,7 @@
 
 #include "copies.h"
 #include "generator.h"
+#include "hooks.h"
 #include "lock.h"
 #include "memory.h"
 #include "operators.h"
@@ -196,6 +197,12 @@ namespace hpu_emulator {
 namespace {
 
 C10_REGISTER_GUARD_IMPL(HPU, Guard);
+
+const bool only_accelerator = [] {
+  replace_hooks<at::HPUHooks>(at::detail::getHPUHooks(), at::HPUHooksArgs{});
+  replace_hooks<at::CUDAHooksInterface>(at::detail::getCUDAHooks());
+  return true;
+}();
 
 const bool allocator_registered = [] {
   c10::SetAllocator(kDevice, &device_allocator);

@@ -1,0 +1,140 @@
+"""Describe a PyTorch from its files, without importing it: what the compiled device must fit."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import platform
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from .options import EmulatorError
+
+#: The oldest release that has the interfaces of csrc/ (HPUHooksInterface with isBuilt and isAvailable).
+OLDEST = (2, 7)
+#: From this release on PyTorch's headers are C++20.
+CXX20_SINCE = (2, 14)
+
+
+@dataclasses.dataclass(frozen=True)
+class PyTorch:
+    """A PyTorch to compile for. ``root`` is the directory that holds ``version.py`` and ``include``."""
+
+    root: Path
+    version: str
+    git_version: str
+    cxx11_abi: bool
+    machine: str
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """Major and minor version, ``(2, 9)`` for ``2.9.0a0+git1234``."""
+        match = re.match(r"(\d+)\.(\d+)", self.version)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    @property
+    def standard(self) -> str:
+        """The C++ standard that its headers are written in."""
+        return "c++20" if self.release >= CXX20_SINCE else "c++17"
+
+    def refuse_unserved(self) -> None:
+        """Raise EmulatorError for a release that the device cannot be compiled for."""
+        if self.release < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            message = f"PyTorch {self.version} is too old for the emulated HPU, which needs {oldest} or later"
+            raise EmulatorError(message)
+
+
+def running(torch: ModuleType) -> PyTorch:
+    """Describe the imported PyTorch."""
+    return PyTorch(
+        root=Path(str(torch.__file__)).parent,
+        version=str(torch.__version__),
+        git_version=str(getattr(torch.version, "git_version", "")),
+        cxx11_abi=bool(torch._C._GLIBCXX_USE_CXX11_ABI),
+        machine=platform.machine(),
+    )
+
+
+def installed() -> PyTorch:
+    """Describe the PyTorch that this interpreter would import.
+
+    :raises EmulatorError: when there is none.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        message = "PyTorch is not installed for this interpreter"
+        raise EmulatorError(message)
+    return at(Path(spec.origin).parent)
+
+
+def at(root: Path) -> PyTorch:
+    """Describe the PyTorch whose files are in ``root``, an installed or unpacked ``torch`` directory.
+
+    :raises EmulatorError: when there is none, or its headers are missing.
+    """
+    try:
+        text = (root / "version.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{root} holds no PyTorch: version.py cannot be read ({error})"
+        raise EmulatorError(message) from error
+    values = dict(re.findall(r"^(__version__|git_version)(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]*)['\"]", text, re.MULTILINE))
+    if "__version__" not in values:
+        message = f"{root / 'version.py'} names no version"
+        raise EmulatorError(message)
+    if not (root / "include" / "ATen").is_dir():
+        message = f"PyTorch {values['__version__']} in {root} has no C++ headers (include/ATen)"
+        raise EmulatorError(message)
+    return PyTorch(
+        root=root,
+        version=values["__version__"],
+        git_version=values.get("git_version", ""),
+        cxx11_abi=_abi(root),
+        machine=platform.machine(),
+    )
+
+
+def _abi(root: Path) -> bool:
+    # What it was compiled with is written down for CMake only; PyTorch stopped when the new ABI became the only one.
+    config = root / "share" / "cmake" / "Torch" / "TorchConfig.cmake"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        match = re.search(r"_GLIBCXX_USE_CXX11_ABI=(\d)", config.read_text(encoding="utf-8"))
+        return match is None or match[1] == "1"
+    return True
+
+
+@contextlib.contextmanager
+def named(place: Path | None) -> Iterator[PyTorch]:
+    """Describe the PyTorch in ``place``: a ``torch`` directory, its parent, or a wheel; None: the installed one.
+
+    Of a wheel the headers alone are unpacked, for as long as the context lasts.
+
+    :raises EmulatorError: when there is none.
+    """
+    if place is None:
+        yield installed()
+    elif place.is_dir():
+        yield at(place / "torch" if (place / "torch" / "version.py").is_file() else place)
+    elif place.suffix == ".whl":
+        with tempfile.TemporaryDirectory() as scratch:
+            _unpack(place, Path(scratch))
+            yield at(Path(scratch) / "torch")
+    else:
+        message = f"{place} is neither a directory nor a wheel of PyTorch"
+        raise EmulatorError(message)
+
+
+def _unpack(wheel: Path, directory: Path) -> None:
+    wanted = ("torch/version.py", "torch/share/cmake/Torch/TorchConfig.cmake")
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [n for n in archive.namelist() if n in wanted or n.startswith("torch/include/")]
+            archive.extractall(directory, names)  # zipfile keeps every name below the directory
+    except (OSError, zipfile.BadZipFile) as error:
+        message = f"{wheel} cannot be read as a wheel: {error}"
+        raise EmulatorError(message) from error

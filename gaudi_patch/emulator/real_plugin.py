@@ -1,0 +1,123 @@
+"""Keep the real habana_frameworks, where it is installed, out of an emulated process and of its children.
+
+The real plugin is a namespace package that PyTorch imports by entry point at the end of ``import torch``; see the
+variable. Where a card is, the real plugin is to be used and the emulated device refuses to come up.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from types import ModuleType
+
+from .options import EmulatorError
+
+PACKAGES = Path(__file__).resolve().parent / "packages"
+AUTOLOAD_VARIABLE = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+_NAME = "habana_frameworks"
+
+
+def export(environ: MutableMapping[str, str]) -> None:
+    """Make ``environ`` that of an emulated process: no autoload of plugins, and the emulated package in front.
+
+    Both go on to every child, whatever starts it: the model inspection of vLLM, for one, is a process of its own.
+    """
+    environ[AUTOLOAD_VARIABLE] = "0"
+    others = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != str(PACKAGES)]
+    environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), *others])
+
+
+def refuse() -> None:
+    """Refuse to stand in for a real plugin that is in use in this process, or could be.
+
+    :raises EmulatorError: when it is imported, or is installed and a device is present.
+    """
+    loaded = sys.modules.get(_NAME)
+    if loaded is not None and not _is_emulated(loaded) and (not _is_bare(loaded) or f"{_NAME}.torch" in sys.modules):
+        message = (
+            "the real habana_frameworks is already imported in this process (PyTorch imports it by itself where it was "
+            f"imported first); start the process with {AUTOLOAD_VARIABLE}=0, or by `python -m gaudi_patch.emulator`"
+        )
+        raise EmulatorError(message)
+    if not _is_installed():
+        return
+    nodes = [*Path("/dev/accel").glob("accel[0-9]*"), *Path("/dev").glob("hl[0-9]*")]
+    if nodes:
+        message = f"habana_frameworks is installed and a device is present ({nodes[0]}); use the real one"
+        raise EmulatorError(message)
+
+
+def put_in_front() -> None:
+    """Make ``import habana_frameworks`` find the emulated package, here and in child processes.
+
+    :raises EmulatorError: when something else is imported under that name nevertheless.
+    """
+    export(os.environ)
+    if str(PACKAGES) in sys.path:
+        sys.path.remove(str(PACKAGES))
+    sys.path.insert(0, str(PACKAGES))
+    _drop_namespace()
+    importlib.invalidate_caches()
+    confirm()
+
+
+def take_back() -> None:
+    """Make the emulated package no longer importable, after a failure."""
+    sys.path[:] = [entry for entry in sys.path if entry != str(PACKAGES)]
+    kept = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry != str(PACKAGES)]
+    if any(kept):
+        os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+    else:
+        os.environ.pop("PYTHONPATH", None)
+
+
+def confirm() -> None:
+    """Check that what is imported as habana_frameworks is the emulated package.
+
+    :raises EmulatorError: when it is not.
+    """
+    module = importlib.import_module(_NAME)
+    if not _is_emulated(module):
+        places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
+        message = (
+            f"`import {_NAME}` gives {places[0] or 'an unknown place'}, which is not the emulated package, although "
+            f"{PACKAGES} is first on sys.path; nothing was run on it"
+        )
+        raise EmulatorError(message)
+
+
+def _is_emulated(module: ModuleType) -> bool:
+    return bool(getattr(module, "IS_EMULATED", False))
+
+
+def _is_bare(module: ModuleType) -> bool:
+    """Whether it is a namespace package: directories, and no code of its own."""
+    return getattr(module, "__file__", None) is None
+
+
+def _is_installed() -> bool:
+    """Whether a habana_frameworks other than the emulated one can be found."""
+    loaded = sys.modules.get(_NAME)
+    if loaded is not None:
+        return not _is_emulated(loaded)
+    try:
+        spec = importlib.util.find_spec(_NAME)
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return False
+    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else [])]
+    return not any(PACKAGES in Path(place).resolve().parents for place in places)
+
+
+def _drop_namespace() -> None:
+    # The real plugin's namespace is in sys.modules as soon as PyTorch or a .pth file has looked at it.
+    loaded = sys.modules.get(_NAME)
+    if loaded is None or _is_emulated(loaded):
+        return
+    for name in [name for name in sys.modules if name == _NAME or name.startswith(f"{_NAME}.")]:
+        del sys.modules[name]
