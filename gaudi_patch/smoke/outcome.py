@@ -149,4 +149,9 @@ def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str
 def _emulator_obstacle(finished: Finished) -> str:
     if finished.returncode != EMULATOR_UNAVAILABLE or EMULATOR_MESSAGE not in finished.tail:
         return ""
-    return finished.tail.rpartition(EMULATOR_MESSAGE)[2].strip().partition("\n")[0][:500]
+    return emulator_message(finished.tail)
+
+
+def emulator_message(output: str) -> str:
+    """What the emulator said last about itself, in one line."""
+    return output.rpartition(EMULATOR_MESSAGE)[2].strip().partition("\n")[0][:800]

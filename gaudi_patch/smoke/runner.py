@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gaudi_patch.smoke import outcome, target
+from gaudi_patch.smoke import emulated, outcome, target
 from gaudi_patch.smoke.levels import DEVICES, EMULATOR, EMULATOR_PACKAGES, RULES, Level, select
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
@@ -56,16 +56,27 @@ def run(
             found = target.inspect(python, environ, scratch, needs)
         except target.TargetError as error:
             return [_not_run(level, rule, "failed", str(error)) for level in chosen for rule in _ordered(rules)]
+        if fault := target.fault(found, device):
+            return [_not_run(level, rule, "failed", fault) for level in chosen for rule in _ordered(rules)]
         used = target.choose_device(found, device)
+        obstacles = {level.name: target.obstacle(found, level, used) for level in chosen}
+        library: Path | None = None
+        if used == "emulated" and not all(obstacles.values()):
+            say("the emulated HPU: looking for the compiled device, which takes a minute where it has to be compiled")
+            prepared = emulated.prepare(python, EMULATOR, environ, scratch)
+            if prepared.fault:
+                return [_not_run(level, rule, "failed", prepared.fault) for level in chosen for rule in _ordered(rules)]
+            library = prepared.library
+            obstacles = {name: reason or prepared.obstacle for name, reason in obstacles.items()}
         for level in chosen:
             for rule in _ordered(rules):
                 label = f"{level.name} ({rule})"
-                if reason := target.obstacle(found, level, used):
+                if reason := obstacles[level.name]:
                     result = _not_run(level, rule, "skipped", reason)
                 else:
                     say(f"{label}: running on {'an HPU' if used == 'hpu' else 'the emulated HPU'}")
                     extra = (arguments or {}).get(level.name, ())
-                    result = run_probe(python, level, rule, used, timeout, environ, scratch, extra)
+                    result = run_probe(python, level, rule, used, timeout, environ, scratch, extra, library)
                 say(f"{label}: {result.status} in {result.seconds:.1f} s: {result.reason}")
                 results.append(result)
     return results
@@ -89,8 +100,12 @@ def run_probe(
     environ: Mapping[str, str],
     parent: Path,
     arguments: Sequence[str] = (),
+    library: Path | None = None,
 ) -> LevelResult:
-    """Run one probe, with ``arguments`` of its own, in a new folder below ``parent``, and judge what came of it."""
+    """Run one probe, with ``arguments`` of its own, in a new directory below ``parent``, and judge what came of it.
+
+    library: the compiled device, on the emulated HPU.
+    """
     scratch = parent / f"{level.name}-{rules}"
     scratch.mkdir()
     answer = scratch / "result.json"
@@ -108,7 +123,7 @@ def run_probe(
         finished = process.run(
             command,
             timeout=timeout,
-            environ=target.probe_environment(environ, rules=rules, scratch=scratch),
+            environ=target.probe_environment(environ, rules=rules, scratch=scratch, library=library),
             cwd=scratch,
         )
     except OSError as error:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaudi_patch.smoke.levels import Level
+from gaudi_patch.smoke.levels import EMULATOR_PACKAGES, Level
+from gaudi_patch.target import process
 from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 
 _INSPECT_SECONDS = 120.0
@@ -24,7 +25,11 @@ _DROPPED = (
     "PYTHONBREAKPOINT",
 )
 _DROPPED_PREFIXES = ("LMCACHE_", "HPU_EMULATOR_", "PYTEST_", "COV_CORE_")
-_KEPT = ("HPU_EMULATOR_CACHE",)
+_KEPT = ("HPU_EMULATOR_CACHE", "HPU_EMULATOR_DEVICE")
+_PLUGIN = "habana_frameworks.torch.hpu"
+# How the target's answer begins where the plugin is there and does not work, as inside/inspect_target.py says it.
+_BROKEN = "habana_frameworks cannot be used"
+_NO_PLUGIN = "No module named 'habana_frameworks.torch"
 
 
 class TargetError(RuntimeError):
@@ -45,9 +50,22 @@ class Target:
     hpu_problem: str
     missing: tuple[str, ...]
 
+    @property
+    def plugin_broken(self) -> bool:
+        """Whether Habana's software is installed and fails, which is not the same as seeing no device."""
+        broken = self.hpu_problem.startswith(_BROKEN)
+        # Other software of Habana's has a share in the namespace, and no plugin for PyTorch.
+        return broken and not self.hpu and _NO_PLUGIN not in self.hpu_problem
 
-def probe_environment(environ: Mapping[str, str], *, rules: str, scratch: Path) -> dict[str, str]:
-    """The environment of a probe: the caller's, cleaned, with the rules and a scratch folder set."""
+
+def probe_environment(
+    environ: Mapping[str, str], *, rules: str, scratch: Path | None, library: Path | None = None
+) -> dict[str, str]:
+    """The environment of a probe: the caller's, cleaned, with the rules and a scratch directory set.
+
+    library: the compiled device of a probe on the emulated HPU. Such a probe and its children see the emulated
+    habana_frameworks first, no GPU, and a PyTorch that loads no plugin by itself.
+    """
     kept = {
         name: value
         for name, value in environ.items()
@@ -61,9 +79,17 @@ def probe_environment(environ: Mapping[str, str], *, rules: str, scratch: Path) 
         PYTHONUNBUFFERED="1",  # so that a killed probe's last words are kept
         PYTHONFAULTHANDLER="1",
         OMP_NUM_THREADS="1",  # as vLLM sets it; the probes' tensors are small, and more threads only wait
-        TMPDIR=str(scratch),
         LMCACHE_TRACK_USAGE="false",
     )
+    if scratch is not None:
+        kept["TMPDIR"] = str(scratch)
+    if library is not None:
+        kept.update(
+            TORCH_DEVICE_BACKEND_AUTOLOAD="0",
+            PYTHONPATH=str(EMULATOR_PACKAGES),
+            HPU_EMULATOR_DEVICE=str(library),
+            CUDA_VISIBLE_DEVICES="",
+        )
     return kept
 
 
@@ -91,8 +117,24 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
             missing=fields.texts("missing"),
         )
     except AskError as error:
+        if error.problem is Problem.NO_ANSWER and (crash := _plugin_crash(python, environ, scratch)):
+            raise TargetError(
+                f"{_BROKEN}: importing it ends {python} with {crash}; mend Habana's software in this environment"
+            ) from None
         cannot = "cannot run {}" if error.problem is Problem.NOT_STARTED else "{} cannot be asked what it has"
         raise TargetError(f"{cannot.format(python)}: {error}") from None
+
+
+def _plugin_crash(python: Path, environ: Mapping[str, str], scratch: Path) -> str:
+    """How the interpreter dies of importing Habana's plugin, and of that alone; empty where it does not."""
+    endings = []
+    for program in ("pass", f"import {_PLUGIN}"):
+        try:
+            finished = process.run([str(python), "-c", program], timeout=_INSPECT_SECONDS, environ=environ, cwd=scratch)
+        except OSError:
+            return ""
+        endings.append(finished)
+    return "" if endings[0].returncode != 0 or endings[1].returncode >= 0 else endings[1].ending
 
 
 def choose_device(target: Target, wanted: str) -> str:
@@ -117,4 +159,17 @@ def obstacle(target: Target, level: Level, device: str) -> str:
         return f"no HPU: {target.hpu_problem}"
     if device == "emulated" and target.hpu:
         return "a real HPU is present, and the emulated one does not stand in for it"
+    return ""
+
+
+def fault(target: Target, wanted: str) -> str:
+    """What is wrong with the target, so that no level may run and none may pass; empty where nothing is.
+
+    A plugin that is there and fails is no host without an HPU: the image cannot serve, whatever else is proved.
+    """
+    if wanted == "auto" and target.torch and target.lmcache and target.plugin_broken:
+        return (
+            f"{target.hpu_problem}; mend Habana's software in this environment, or check the patched code alone with "
+            "--device emulated"
+        )
     return ""

@@ -82,13 +82,16 @@ def test_a_failure_of_an_unpatched_lmcache_says_what_to_do(tmp_path: Path) -> No
 
 def test_a_dependency_that_lmcache_declares_is_a_skip_by_name(tmp_path: Path) -> None:
     body = (
-        "_probe.importlib.metadata.requires = lambda name: ['PyYAML>=5', 'no-such.Module[x]; python_version > \"3\"']\n"
+        "declared = ['PyYAML>=5', 'cupy-cuda13x', 'absent-one', 'no-such.Module[x]; python_version > \"3\"']\n"
+        "_probe.importlib.metadata.requires = lambda name: declared\n"
         "try:\n"
         "    import no_such_module\n"
         "except ImportError as error:\n"
         "    raise RuntimeError('LMCache hides it') from error"
     )
-    assert _status(tmp_path, body) == ("skipped", "LMCache's dependency 'no_such_module' is not installed")
+    status, reason = _status(tmp_path, body)
+    assert status == "skipped"
+    assert reason.startswith("LMCache's dependency 'no_such_module' is not installed; also missing: absent-one; `")
 
 
 def test_an_exception_is_told_with_its_place_and_without_a_c_stack(tmp_path: Path) -> None:

@@ -30,7 +30,14 @@ def result(**changes):
     pathlib.Path(args.result).write_text(json.dumps(data))
 """
 # Stands where the emulator stands: runs the program that its first argument names.
-FAKE_EMULATOR = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+FAKE_EMULATOR = """
+import runpy, sys
+sys.argv.pop(0)
+if sys.argv[0] == "build":
+    print("/the/compiled/device.so")
+else:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+"""
 
 Run = Callable[..., list[LevelResult]]
 
@@ -321,9 +328,10 @@ def test_progress_names_each_level_its_device_and_its_end(run: Run) -> None:
     lines: list[str] = []
     results = run("result()", rules=("eager", "lazy"), on_progress=lines.append)
     assert [result.rules for result in results] == ["lazy", "eager"]
-    assert lines[0] == "imports (lazy): running on the emulated HPU"
-    assert lines[1].startswith("imports (lazy): passed in ")
-    assert lines[2] == "imports (eager): running on the emulated HPU"
+    assert "looking for the compiled device" in lines[0]
+    assert lines[1] == "imports (lazy): running on the emulated HPU"
+    assert lines[2].startswith("imports (lazy): passed in ")
+    assert lines[3] == "imports (eager): running on the emulated HPU"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
     import _probe
 
@@ -29,12 +30,9 @@ COUNTED = (
 
 def confirm(probe: _probe.Probe) -> None:
     """Check that the device is the one that the result will name."""
-    habana = _probe.load("habana_frameworks")
-    emulated = bool(getattr(habana, "IS_EMULATED", False))
-    probe.check(
-        emulated == (probe.device == "emulated"),
-        f"habana_frameworks is {'emulated' if emulated else 'real'}, and the check is for {probe.device}",
-    )
+    _probe.load("habana_frameworks")
+    _probe.confirm_habana(probe)
+    probe.checks += 1
     internal = _probe.load("habana_frameworks.torch.utils.internal")
     lazy = bool(internal.is_lazy())
     probe.check(
@@ -43,6 +41,21 @@ def confirm(probe: _probe.Probe) -> None:
     )
     torch = _probe.load("torch")
     probe.check(torch.hpu.is_available(), "torch.hpu.is_available() is False")
+    _confirm_pinned_memory(probe, torch)
+
+
+def _confirm_pinned_memory(probe: _probe.Probe, torch: Foreign) -> None:
+    """Check what LMCache cannot do without; where it fails, so would everything after it, with other words."""
+    try:
+        pinned = torch.empty(16, pin_memory=True)
+        known = pinned.is_pinned() or pinned.is_pinned("hpu")
+    except Exception as error:
+        probe.end(
+            f"PyTorch {torch.__version__} cannot allocate pinned memory for this device: {_probe.describe(error)}"
+        )
+    if not known:
+        probe.end(f"PyTorch {torch.__version__} does not know its own pinned memory (is_pinned() is False)")
+    probe.checks += 1
 
 
 def register_compiler(probe: _probe.Probe) -> None:

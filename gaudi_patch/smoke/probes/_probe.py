@@ -13,12 +13,18 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _first_cause
+else:  # run by path, beside this file
+    import _first_cause
 
 # An object of torch or of LMCache: the probes are type-checked without either.
 Foreign: TypeAlias = Any
@@ -38,6 +44,7 @@ _DISTRIBUTIONS = {
     "zmq": "pyzmq",
 }
 # Libraries that exist only for CUDA. LMCache declares some of them; on Gaudi they are not there.
+_CUDA_DISTRIBUTION = re.compile(r"(^|-)(cuda|cufile|cupy|nixl|nvidia|pynvml)(\d|-|$)|-cu(da)?\d")
 CUDA_LIBRARIES = ("cuda", "cufile", "cupy", "cupy_backends", "nixl", "nixl_cu12", "nixl_cu13", "pynvml")
 
 
@@ -105,12 +112,42 @@ def missing_dependency(error: BaseException) -> str:
     return ""
 
 
-def _declared() -> set[str]:
+def not_installed(module: str) -> str:
+    """Say that a dependency is missing, and with it all others that are, since one at a time takes a build for each."""
+    text = f"LMCache's dependency {module!r} is not installed"
+    others = [name for name in _missing_distributions() if _normal(_DISTRIBUTIONS.get(module, module)) != name]
+    if others:
+        text += f"; also missing: {', '.join(others)}"
+    return f"{text}; `gaudi-patch requirements {lmcache_version()}` lists what to install"
+
+
+def _missing_distributions() -> list[str]:
+    """What LMCache's metadata declares, CUDA's packages left out, and is not installed."""
+    missing = []
+    for name in sorted(_requirements()):
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            if not _CUDA_DISTRIBUTION.search(name):
+                missing.append(name)
+    return missing
+
+
+def _requirements() -> set[str]:
+    """The normalised names that LMCache's metadata declares, those of extras left out."""
     try:
-        requirements = importlib.metadata.requires("lmcache") or []
+        lines = importlib.metadata.requires("lmcache") or []
     except importlib.metadata.PackageNotFoundError:
         return set()
-    names = {_normal(re.split(r"[\s\[(<>=!~;]", line, maxsplit=1)[0]) for line in requirements}
+    return {
+        _normal(re.split(r"[\s\[(<>=!~;]", line, maxsplit=1)[0])
+        for line in lines
+        if not re.search(r"\bextra\s*==", line.partition(";")[2])
+    }
+
+
+def _declared() -> set[str]:
+    names = _requirements()
     return {name.replace("-", "_") for name in names} | {
         module for module, distribution in _DISTRIBUTIONS.items() if _normal(distribution) in names
     }
@@ -149,7 +186,7 @@ class Probe:
             raise
         except Exception as error:
             if dependency := missing_dependency(error):
-                raise Skip(f"LMCache's dependency {dependency!r} is not installed") from error
+                raise Skip(not_installed(dependency)) from error
             traceback.print_exc()
             self.fail(describe(error))
         finally:
@@ -169,13 +206,29 @@ class Probe:
             self.summary.append(text)
 
     def fail(self, message: str, **detail: object) -> None:
-        """Record a failed check. Raises to end the level after ``MAX_FAILURES``."""
+        """Record a failed check. Raises to end the level after ``MAX_FAILURES``, or where one cause explains them all.
+
+        Raises Skip where a dependency that LMCache has gone on without is behind the first failure.
+        """
+        cause = _first_cause.swallowed() if not self.failures and installed("lmcache") else None
+        if cause is not None:
+            if dependency := missing_dependency(cause.error):
+                raise Skip(not_installed(dependency))
+            message = f"{cause.text} (seen as: {message})"
+        self._record(message, detail)
+        if cause is not None or len(self.failures) >= MAX_FAILURES:
+            raise _Enough
+
+    def end(self, message: str, **detail: object) -> NoReturn:
+        """Record a failure after which no other check can hold, and end the level."""
+        self._record(message, detail)
+        raise _Enough
+
+    def _record(self, message: str, detail: dict[str, object]) -> None:
         self.checks += 1
         entry = {"check": " / ".join(self._section) or self.level, "message": message[:_MAX_TEXT], **detail}
         self.failures.append(entry)
         print(f"FAILED {entry['check']}: {entry['message']}", file=sys.stderr, flush=True)
-        if len(self.failures) >= MAX_FAILURES:
-            raise _Enough
 
 
 def describe(error: BaseException) -> str:
@@ -201,7 +254,7 @@ def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
     arguments, _ = parser.parse_known_args()
     if arguments.habana_packages:
         # In front, as an installed one would be found; the rest of the environment stays as it is.
-        sys.path.insert(0, str(arguments.habana_packages))
+        sys.path[:] = [str(arguments.habana_packages), *(p for p in sys.path if p != str(arguments.habana_packages))]
     probe = Probe(level, arguments.rules, arguments.device, arguments.result.parent)
     status, reason = _carry_out(probe, body)
     data = {
@@ -220,13 +273,36 @@ def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
     partial = arguments.result.with_suffix(".partial")
     partial.write_text(json.dumps(data), encoding="utf-8")
     partial.replace(arguments.result)
+    if status == "failed":
+        # What failed may have left threads that never end; waiting for them would tell nothing more.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT[status])
     sys.exit(EXIT[status])
+
+
+def confirm_habana(probe: Probe) -> None:
+    """Check that the habana_frameworks in this process, where there is one, is that of the device under check.
+
+    Raises to end the level where it is not: whatever was checked was checked on something else.
+    """
+    module = sys.modules.get("habana_frameworks")
+    if module is None:
+        return
+    emulated = bool(getattr(module, "IS_EMULATED", False))
+    if emulated != (probe.device == "emulated"):
+        place = [*getattr(module, "__path__", ()), "an unknown place"][0]
+        probe.end(
+            f"habana_frameworks is {'emulated' if emulated else 'real'} ({place}), and the check is for {probe.device}"
+        )
 
 
 def _carry_out(probe: Probe, body: Callable[[Probe], None]) -> tuple[str, str]:
     try:
         with probe.section(probe.level):
             body(probe)
+        with probe.section(probe.level):
+            confirm_habana(probe)
     except Skip as skip:
         # What has failed before is a failure, whatever could not be checked after it.
         if not probe.failures:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,12 +182,24 @@ class Case:
             kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla, rank=rank, ranks=ranks
         )
         connector = _lmcache.make_connector(config, metadata)
-        self._engine = _lmcache.make_engine(config, metadata, connector, *broadcasts)
+        self._engine = self._start(config, metadata, connector, *broadcasts)
         try:
             _lmcache.register(connector, self.caches.entries)
             yield
         finally:
             _lmcache.close_engine()
+
+    def _start(self, *arguments: Foreign) -> Foreign:
+        """An engine; where it does not start no other one would, and what is left of it would hide the reason."""
+        try:
+            return _lmcache.make_engine(*arguments)
+        except Exception as error:
+            with contextlib.suppress(Exception):  # what the first error left half made
+                _lmcache.close_engine()
+            if _probe.missing_dependency(error):
+                raise
+            traceback.print_exc()
+            self.probe.end(f"LMCache's engine does not start: {_probe.describe(error)}")
 
     def prompt(self, length: int, like: Prompt | None = None, shared: int = 0) -> Prompt:
         """A new prompt; its first ``shared`` tokens are those of ``like``."""

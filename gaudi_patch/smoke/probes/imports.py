@@ -15,7 +15,7 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _bytecode, _lmcache, _probe
@@ -137,7 +137,8 @@ def _import_server(probe: _probe.Probe, hidden: HideCuda, name: str, *, say: boo
         _import(probe, hidden, name)
     except _probe.Skip as skip:
         if say:
-            probe.summary.append(f"{name} not checked ({skip})")
+            reason = str(skip).partition(";")[0]
+            probe.summary.append(f"{name} not checked ({reason})")
 
 
 def _check_sources(probe: _probe.Probe) -> None:
@@ -185,10 +186,16 @@ def _merge(probe: _probe.Probe, process: subprocess.Popen[bytes], answer: Path) 
             probe.failures.clear()
             raise _probe.Skip(data["reason"])
         probe.checks += data["checks"]
-        probe.failures += data["failures"]
+        told = {_cause_of(failure) for failure in probe.failures}
+        probe.failures += [failure for failure in data["failures"] if _cause_of(failure) not in told]
         if status != _probe.EXIT[data["status"]]:
             probe.fail(f"the second interpreter reported {data['status']} but ended with status {status}")
         probe.summary += data["summary"]
+
+
+def _cause_of(failure: dict[str, Any]) -> str:
+    """A failure without where it was seen, which depends on the order of the imports."""
+    return str(failure["message"]).partition(" (seen as: ")[0]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""What LMCache has swallowed on import: the cause behind a failure that names something else.
+
+LMCache catches what goes wrong while it looks for its device and its compiled extensions, writes a warning and goes on
+without them; what fails later is "cannot import name 'device_ops'", many times over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Extensions that exist for CUDA only; that they do not load says nothing on a Gaudi host.
+CUDA_EXTENSIONS = ("c_ops", "cuda_ops")
+# Where LMCache swallows: the HPU's device, and the operators of a device.
+_SWALLOWING = ("lmcache.v1.platform.devices.hpu", "lmcache.v1.platform.devices.hpu.device_ops")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A cause in one line with what to do, and the exception that it was read from."""
+
+    text: str
+    error: BaseException
+
+
+def swallowed() -> Cause | None:
+    """The extension of LMCache that does not load, or what is missing for its device; None where nothing is."""
+    with contextlib.suppress(ImportError):  # the extensions need PyTorch's libraries, and bring none
+        importlib.import_module("torch")
+    for name in _extensions():
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            return Cause(f"{name} does not load: {error}", error)
+        except Exception as error:  # ImportError for what the loader says; whatever its own start-up raises
+            return Cause(f"LMCache's extension {name} does not load: {error}; {_advice(str(error))}", error)
+    for name in _SWALLOWING:
+        try:
+            if importlib.util.find_spec(name) is not None:
+                importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith("lmcache"):
+                continue  # this release has no such module
+            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", error)
+        except ImportError as error:
+            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", error)
+    return None
+
+
+def _extensions() -> Iterator[str]:
+    try:
+        spec = importlib.util.find_spec("lmcache")
+    except (ImportError, ValueError):
+        return
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(folder).glob("*.so")):
+            stem = file.name.partition(".")[0]
+            if stem not in CUDA_EXTENSIONS:
+                yield f"lmcache.{stem}"
+
+
+def _advice(message: str) -> str:
+    version = "this release of LMCache"
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = f"LMCache {importlib.metadata.version('lmcache')}"
+    if re.search(r"GLIBC_\d", message):
+        return f"{version} was built for a newer C library than this image has: use a newer base image"
+    if "undefined symbol" in message and re.search(r"_Z\w*(c10|2at|5torch)", message):
+        return f"{version} was built for another PyTorch: use the release that goes with this one (`gaudi-patch list`)"
+    if "GLIBCXX" in message or "CXXABI" in message or "undefined symbol: _ZN" in message:
+        return (
+            f"{version} was built for a newer libstdc++ than this image has: use an image with that of GCC 13 or later "
+            "(Ubuntu 24.04, Debian 13), or a release of LMCache that loads here"
+        )
+    if "cannot open shared object file" in message:
+        return "install the library that it names"
+    return f"reinstall {version}"
