@@ -197,6 +197,10 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
     for name, entry in strict.mapping(document["bytecode"], "bytecode").items():
         ground.cached(name, files)
         bytecode[name] = Saved.from_json(entry, ascii(name))
+    compiled = {}
+    for name, digest in strict.mapping(document.get("compiled", {}), "compiled").items():
+        ground.cached(name, files)
+        compiled[name] = strict.digest(digest, f"the hash of {name!a}")
     directories = []
     for item in strict.items(document["directories"], "directories"):
         name = strict.text(item, "a directory", 4095)
@@ -220,10 +224,7 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
         strict.text(document["gaudi_patch"], "gaudi_patch"),
         strict.boolean(document["offset"], "offset"),
         document.get("proof") == "pending",
-        {
-            name: strict.digest(digest, f"the hash of {name!a}")
-            for name, digest in strict.mapping(document.get("compiled", {}), "compiled").items()
-        },
+        compiled,
     )
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from gaudi_patch.disk import Image
 from gaudi_patch.engine import applied as applied_state
-from gaudi_patch.engine import bytecode, record
+from gaudi_patch.engine import bytecode, listing
 from gaudi_patch.engine.applied import Applied, AppliedFile, Saved
 from gaudi_patch.engine.guard import Ground
+from gaudi_patch.engine.listing import relative
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import Plan
 from gaudi_patch.inside.compile_pyc import Output
@@ -79,21 +80,21 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
             one.path: AppliedFile(saved(one.before) if one.before else None, one.after.sha256 if one.after else None)
             for one in plan.files
         },
-        {_relative(Path(name), installation.root): saved(old) for name, old in old_bytecode.items()},
+        {relative(Path(name), installation.root): saved(old) for name, old in old_bytecode.items()},
         _saved_record(overlay, installation, facts.stamp_ns),
         tuple(_folders(installation, plan, stamped, compiled, facts.previous)),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.stamp_ns // SECOND)),
         facts.tool,
         facts.offset,
         facts.unproved,
-        {_relative(path, installation.root): image.sha256 for path, image in compiled.items()},
+        {relative(path, installation.root): image.sha256 for path, image in compiled.items()},
     )
     for one in plan.files:
         if one.before is not None:
             _keep_backup(overlay, installation, one.before, facts.stamp_ns)
     _write_state(overlay, installation, applied, facts.stamp_ns)
     if installation.record is not None:
-        _write_record(overlay, installation, applied, stamped, compiled, facts.stamp_ns)
+        listing.update(overlay, installation, applied, stamped, compiled, facts.stamp_ns)
     return applied
 
 
@@ -113,7 +114,7 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
     for name, cached in applied.bytecode.items():
         overlay.set(root / name, applied_state.restore(ground, cached, root / name), volatile=True)
     if installation.record is not None and applied.record is not None:
-        _restore_record(overlay, installation, applied)
+        listing.restore(overlay, installation, applied)
     for file in _state_files(ground):
         overlay.set(file, None)
     caches = [folder / "__pycache__" for folder in folders]
@@ -183,7 +184,7 @@ def _recompile(
     results = bytecode.compile_sources(requests, installation.python, own=installation.own_interpreter)
     compiled = {}
     for request, spots, blobs in zip(requests, places, results, strict=True):
-        new = images[_relative(request.path, installation.root)]
+        new = images[relative(request.path, installation.root)]
         assert new is not None
         for (spot, bits), blob in zip(spots, blobs, strict=True):
             compiled[spot] = Image(blob, bits, new.mtime_ns, new.owner)
@@ -247,7 +248,7 @@ def _folders(
             ours.append(folder)
             folder = folder.parent
         folders.update(dict.fromkeys(reversed(ours)))
-    return [_relative(folder, installation.root) for folder in folders]
+    return [relative(folder, installation.root) for folder in folders]
 
 
 def _write_state(overlay: Overlay, installation: Installation, applied: Applied, stamp: int) -> None:
@@ -265,78 +266,3 @@ def _state_files(ground: Ground) -> list[Path]:
     return found + [
         ground.state_dir / name for name in ground.bounds.names(ground.state_dir) if name == applied_state.STATE_FILE
     ]
-
-
-def _write_record(
-    overlay: Overlay,
-    installation: Installation,
-    applied: Applied,
-    files: Mapping[str, Image | None],
-    compiled: Iterable[Path],
-    stamp: int,
-) -> None:
-    """Set the rows of everything that an applied series changes, adds, or takes away."""
-    assert installation.record is not None and installation.dist_info is not None
-    original = overlay.get(installation.record)
-    if original is None:
-        return
-    base, state_dir = installation.dist_info.parent, installation.state_dir
-    images = {installation.root / path: image for path, image in files.items()}
-    ours = [
-        state_dir / applied_state.STATE_FILE,
-        *(state_dir / applied_state.BACKUPS / name for name in applied.backups()),
-    ]
-    images.update({file: overlay.get(file) for file in ours})
-    rows = {_relative(path, base): record.Entry.of(image.data) if image else None for path, image in images.items()}
-    # Bytecode that is written again is listed without a hash, as pip does; what is only removed loses its row.
-    rows.update({_relative(installation.root / name, base): None for name in applied.bytecode})
-    rows.update({_relative(path, base): record.Entry() for path in compiled if path.is_relative_to(base)})
-    data = record.updated(original.data, rows)
-    overlay.set(installation.record, Image(data, original.mode, stamp, original.owner))
-
-
-def _restore_record(overlay: Overlay, installation: Installation, applied: Applied) -> None:
-    """RECORD as it was, to the byte; where somebody changed it since, our rows alone are put back."""
-    assert installation.record is not None and installation.dist_info is not None and applied.record is not None
-    current = overlay.get(installation.record)
-    original = applied_state.restore(Ground.of(installation), applied.record, installation.record)
-    base = installation.dist_info.parent
-    ours = {_relative(installation.root / path, base) for path in applied.files}
-    ours |= {_relative(installation.root / name, base) for name in applied.bytecode}
-    state_dir = _relative(installation.state_dir, base)
-    before = record.entries(original.data)
-    now = record.entries(current.data) if current else {}
-    places = _cached_sources(applied, installation)
-
-    def is_cache(path: str) -> bool:
-        file = base / path
-        sources = places.get(file.parent, ())
-        return any(bytecode.variant_of(file, source, installation.pycache_prefix) for source in sources)
-
-    mine = {
-        path
-        for path in now
-        if path in ours or path.startswith(f"{state_dir}/") or (path.endswith(".pyc") and is_cache(path))
-    }
-    untouched = {path: entry for path, entry in now.items() if path not in mine}
-    expected = {path: entry for path, entry in before.items() if path not in mine and path not in ours}
-    if current is None or untouched == expected:
-        overlay.set(installation.record, original)
-        return
-    rows: dict[str, record.Entry | None] = {path: before.get(path) for path in mine | (ours & set(before))}
-    overlay.set(installation.record, current._replace(data=record.updated(current.data, rows)))
-
-
-def _cached_sources(applied: Applied, installation: Installation) -> dict[Path, list[Path]]:
-    """Return the targets by each directory that may hold bytecode of them."""
-    places: dict[Path, list[Path]] = {}
-    for name in applied.files:
-        source = installation.root / name
-        if source.suffix == ".py":
-            for directory in [source.parent, *bytecode.cache_directories(source, installation.pycache_prefix)]:
-                places.setdefault(directory, []).append(source)
-    return places
-
-
-def _relative(path: Path, base: Path) -> str:
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from gaudi_patch.engine import describe
@@ -157,7 +158,8 @@ def drift(found: Situation) -> GaudiPatchError:
     rows = {}
     installation = found.installation
     if installation.record is not None and (image := read_image(installation.record)) is not None:
-        rows = record.entries(image.data)
+        names = {os.fsencode(file.path) for file in found.files}
+        rows = record.selected(image.data, names.__contains__)
     details = []
     for one in found.files:
         if one.state is State.MISSING:

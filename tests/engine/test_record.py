@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaudi_patch.engine.record import Entry, entries, updated
+from gaudi_patch.engine.record import Entry, same, selected, updated
+
+
+def entries(data: bytes) -> dict[str, Entry]:
+    return selected(data, lambda _: True)
+
 
 ENTRY = Entry("sha256=abc", "3")
 
@@ -87,3 +92,25 @@ def test_what_csv_writes_is_read_and_comes_back_to_the_byte(rows: dict[str, tupl
         back["ours/new"] = None
     assert updated(changed, back) == data
     assert updated(data, {}) == data
+
+
+def test_two_records_are_the_same_but_for_some_rows() -> None:
+    """case_63: who changed nothing but our rows gets the original back, to the byte."""
+    ours = {b"ours.py", b'"q".py'}.__contains__
+    data = b"a.py,,\r\nours.py,sha256=1,1\r\nz.py,,"
+    assert same(data, b'"""q"".py",,\r\na.py,,\r\nz.py,,\r\nours.py,,\r\n', ours)
+    assert same(data, b"a.py,,\r\nz.py,,\r\n", ours)
+    assert same(b"", b"ours.py,,\n", ours)
+    for other in (b"a.py,,1\r\nz.py,,", b"a.py,,\r\n", b"z.py,,\r\na.py,,\r\n", data + b"\r\nb.py,,", data[:-1]):
+        assert not same(data, other, ours)
+
+
+def test_a_million_rows_are_gone_through_in_blocks() -> None:
+    """Rows that lie across the end of a block are read and kept as any other."""
+    lines = [b"lmcache/module%06d.py,sha256=%s,12\n" % (number, b"x" * (number % 97)) for number in range(20_000)]
+    data = b"".join(lines)
+    assert len(data) > 20 * 65536
+    assert len(selected(data, lambda path: True)) == len(lines)
+    changed = updated(data, {"lmcache/module019999.py": None, "lmcache/module000700.py": ENTRY})
+    lines[700] = b"lmcache/module000700.py,sha256=abc,3\n"
+    assert changed == b"".join(lines[:-1])

@@ -1,0 +1,104 @@
+"""The rows of RECORD that belong to an applied series, laid on an overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from gaudi_patch.disk import Image
+from gaudi_patch.engine import applied as applied_state
+from gaudi_patch.engine import bytecode, record
+from gaudi_patch.engine.applied import Applied
+from gaudi_patch.engine.guard import Ground
+from gaudi_patch.engine.overlay import Overlay
+from gaudi_patch.target.installation import Installation
+
+
+def update(
+    overlay: Overlay,
+    installation: Installation,
+    applied: Applied,
+    files: Mapping[str, Image | None],
+    compiled: Iterable[Path],
+    stamp: int,
+) -> None:
+    """Set the rows of everything that an applied series changes, adds, or takes away."""
+    assert installation.record is not None and installation.dist_info is not None
+    original = overlay.get(installation.record)
+    if original is None:
+        return
+    base, state_dir = installation.dist_info.parent, installation.state_dir
+    images = {installation.root / path: image for path, image in files.items()}
+    ours = [
+        state_dir / applied_state.STATE_FILE,
+        *(state_dir / applied_state.BACKUPS / name for name in applied.backups()),
+    ]
+    images.update({file: overlay.get(file) for file in ours})
+    rows = {relative(path, base): record.Entry.of(image.data) if image else None for path, image in images.items()}
+    # Bytecode that is written again is listed without a hash, as pip does; what is only removed loses its row.
+    rows.update({relative(installation.root / name, base): None for name in applied.bytecode})
+    rows.update({relative(path, base): record.Entry() for path in compiled if path.is_relative_to(base)})
+    data = record.updated(original.data, rows)
+    overlay.set(installation.record, Image(data, original.mode, stamp, original.owner))
+
+
+def restore(overlay: Overlay, installation: Installation, applied: Applied) -> None:
+    """Lay RECORD as it was on ``overlay``, to the byte; where somebody changed it since, put our rows alone back."""
+    assert installation.record is not None and installation.dist_info is not None and applied.record is not None
+    current = overlay.get(installation.record)
+    original = applied_state.restore(Ground.of(installation), applied.record, installation.record)
+    ours = _is_ours(installation, applied)
+    if current is None or record.same(original.data, current.data, ours):
+        overlay.set(installation.record, original)
+        return
+    before, now = record.selected(original.data, ours), record.selected(current.data, ours)
+    base = installation.dist_info.parent
+    changed = {relative(installation.root / path, base) for path in (*applied.files, *applied.bytecode)}
+    rows: dict[str, record.Entry | None] = {path: before.get(path) for path in {*now, *(changed & set(before))}}
+    overlay.set(installation.record, current._replace(data=record.updated(current.data, rows)))
+
+
+def _is_ours(installation: Installation, applied: Applied) -> Callable[[bytes], bool]:
+    """Return a function that tells whether a row is of a target, of its bytecode, or of the state."""
+    assert installation.dist_info is not None
+    base = installation.dist_info.parent
+    names = {_bytes(relative(installation.root / path, base)) for path in (*applied.files, *applied.bytecode)}
+    state = _bytes(f"{relative(installation.state_dir, base)}/")
+    # By bytes: a path object for each of a million rows takes most of a minute.
+    places = _cached_sources(applied, installation)
+    stems = {
+        _bytes(f"{relative(directory, base)}/"): tuple(_bytes(f"{source.stem}.") for source in sources)
+        for directory, sources in places.items()
+    }
+
+    def ours(path: bytes) -> bool:
+        if path in names or path.startswith(state):
+            return True
+        at = path.rfind(b"/") + 1
+        if not path.endswith(b".pyc") or not path.startswith(stems.get(path[:at], ()), at):
+            return False
+        file = base / path.decode("utf-8", "surrogateescape")
+        sources = places.get(file.parent, ())
+        return any(bytecode.variant_of(file, source, installation.pycache_prefix) for source in sources)
+
+    return ours
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _cached_sources(applied: Applied, installation: Installation) -> dict[Path, list[Path]]:
+    """Return the targets by each directory that may hold bytecode of them."""
+    places: dict[Path, list[Path]] = {}
+    for name in applied.files:
+        source = installation.root / name
+        if source.suffix == ".py":
+            for directory in [source.parent, *bytecode.cache_directories(source, installation.pycache_prefix)]:
+                places.setdefault(directory, []).append(source)
+    return places
+
+
+def relative(path: Path, base: Path) -> str:
+    """Return ``path`` as RECORD and state write it: relative to ``base`` where it lies below."""
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
