@@ -1,40 +1,50 @@
-"""`apply --report FILE`: apply, then write down what is on disk and what was proved."""
+"""`apply --report FILE`: apply and prove, then write down what is on disk and what was proved."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from gaudi_patch import __version__
 from gaudi_patch.attestation import document, file
+from gaudi_patch.attestation.prove import Attested, ProvedApply, apply_and_prove
 from gaudi_patch.disk import environment_error
 from gaudi_patch.engine import layout
-from gaudi_patch.engine.apply import Options, apply
+from gaudi_patch.engine.apply import ApplyOptions
+from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.situation import look
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.smoke import checks
 from gaudi_patch.target import packages
 from gaudi_patch.target.installation import Installation
 
 
-def apply_and_attest(manifest: Manifest, installation: Installation, options: Options, path: Path) -> Result:
-    """Apply as told by ``options``; on success write the attestation to ``path``.
+def apply_and_attest(
+    manifest: Manifest,
+    installation: Installation,
+    options: ApplyOptions,
+    smoke: checks.Options | None,
+    path: Path,
+    progress: Progress | None = None,
+) -> ProvedApply:
+    """Apply and prove; on success write the attestation to ``path``.
 
     It is also written where nothing had to be done. A run that fails writes none, and leaves one that is there: it
     speaks of the run before, and `check --against` says whether it still holds.
     """
+    progress = Progress() if progress is None else progress
     target = file.destination(path)
-    result = apply(manifest, installation, options)
-    if result.exit is not Exit.OK:
-        result.warnings.append(f"no attestation was written to {target}")
-        return result
+    proved = apply_and_prove(manifest, installation, options, smoke, progress)
+    if proved.exit is not Exit.OK:
+        return replace(proved, warnings=(*proved.warnings, f"no attestation was written to {target}"))
     # Looked at once more: the smoke checks ran since, and nothing held the lock.
     found = look(manifest, installation)
     try:
         attested = document.build(
             found,
-            changed=result.data["changed"],
-            proof=_proof(result, options),
+            changed=proved.changed,
+            proof=document.Proof(proved.levels or (), proved.not_run),
             around=surroundings(installation),
             tool=__version__,
             stamp_ns=layout.stamp_ns(),
@@ -45,25 +55,15 @@ def apply_and_attest(manifest: Manifest, installation: Installation, options: Op
     try:
         file.write(target, attested, options.disk)
     except OSError as error:
-        left = "the series is applied, but no attestation was written"
+        holds = "no series is needed" if found.state is None else "the series is applied"
+        left = f"{holds}, but no attestation was written"
         raise environment_error(error, "writing the attestation", left) from error
-    result.data["report"] = {"path": str(target), "sha256": attested["sha256"]}
-    result.blocks.append(Text(f"attested in {target} (smoke checks: {attested['smoke']['reason']})", "good"))
-    return result
+    done = Attested(target, attested["sha256"], attested["smoke"]["reason"])
+    return replace(proved, now=found, attested=done)
 
 
 def surroundings(installation: Installation) -> document.Surroundings:
-    """What the target runs with, asked of its interpreter and of the metadata."""
+    """Return what the target runs with, asked of its interpreter and of the metadata."""
     python = installation.python
     version = packages.python_version(python) if python is not None else None
     return document.Surroundings(str(python) if python else None, version, packages.packages(installation))
-
-
-def _proof(result: Result, options: Options) -> document.Proof:
-    if "smoke" in result.data:
-        return document.Proof(levels=result.data["smoke"])
-    if not result.data["changed"]:
-        return document.Proof(not_run="nothing was changed, and no level was required")
-    if options.smoke is None:
-        return document.Proof(not_run="--no-smoke")
-    return document.Proof(not_run="no interpreter of the target can be run")

@@ -11,15 +11,16 @@ from gaudi_patch.disk import sha256
 from gaudi_patch.engine.plan import FileState, State
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.series.manifest import Capability, Kind, Manifest
+from gaudi_patch.smoke.outcome import LevelResult
 
 ID = "urn:gaudi-patch:attestation:1"
 VERSION = 1
 
 
 class Proof(NamedTuple):
-    """What the smoke checks came to: the levels as JSON, and why there are none where there are none."""
+    """What the smoke checks came to: the levels, and why there are none where there are none."""
 
-    levels: Sequence[Mapping[str, Any]] = ()
+    levels: Sequence[LevelResult] = ()
     not_run: str = ""
 
 
@@ -135,14 +136,19 @@ def _capability(manifest: Manifest, name: str) -> dict[str, str]:
 def _smoke(proof: Proof) -> dict[str, Any]:
     levels = [
         {
-            **{name: one[name] for name in ("level", "rules", "status", "device", "checks", "reason")},
-            "seconds": round(one["seconds"], 3),
-            "counters": _integers(one["counters"]),
+            "level": one.level,
+            "rules": one.rules,
+            "status": one.status,
+            "device": one.device,
+            "checks": one.checks,
+            "reason": one.reason,
+            "seconds": round(one.seconds, 3),
+            "counters": _integers(one.counters),
         }
         for one in proof.levels
     ]
-    passed = sorted({one["level"] for one in levels if one["status"] == "passed"})
-    skipped = sorted({one["level"] for one in levels if one["status"] == "skipped"})
+    passed = sorted({one.level for one in proof.levels if one.status == "passed"})
+    skipped = sorted({one.level for one in proof.levels if one.status == "skipped"})
     if passed:
         reason = f"passed: {', '.join(passed)}" + (f"; skipped: {', '.join(skipped)}" if skipped else "")
         return {"status": "passed", "reason": reason, "levels": levels}

@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gaudi_patch.engine import apply
+from gaudi_patch.attestation.prove import apply_and_prove
+from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, narrate
 from gaudi_patch.series.manifest import load
@@ -35,7 +36,16 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
         narrate([f"smoke checks: {wheel.name} with the packages of {python}"])
         target = _environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), manifest.package)
-        return apply.apply(manifest, installation, apply.Options(smoke=smoke.Options(levels.names())))
+        proved = apply_and_prove(manifest, installation, ApplyOptions(), smoke.Options(levels.names()))
+    found = proved.levels or ()
+    return Result(
+        "apply",
+        proved.exit,
+        {"smoke": [smoke.as_data(level) for level in found]},
+        smoke.blocks(found),
+        list(proved.warnings),
+        [proved.fault] if proved.fault else [],
+    )
 
 
 def _environment(folder: Path, wheel: Path, python: Path) -> Path:

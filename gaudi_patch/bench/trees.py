@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.disk import Image, read_image
-from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import plan
-from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.plan import State
+from gaudi_patch.engine.pristine import pristine_images
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.engine.verdicts import fault_of
 
@@ -43,7 +42,7 @@ def codes(found: Situation, folder: Path) -> list[Code]:
         return [Code(STOCK, root, laid_out=False)]
     installed = STOCK if found.state is State.PRISTINE else PATCHED
     other = PATCHED if installed == STOCK else STOCK
-    images = _patched(found) if other == PATCHED else _pristine(found)
+    images = _patched(found) if other == PATCHED else pristine_images(found)
     lay_out(root / found.installation.package, folder, images)
     laid = {installed: Code(installed, root, laid_out=False), other: Code(other, folder, laid_out=True)}
     return [laid[STOCK], laid[PATCHED]]
@@ -71,21 +70,6 @@ def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Ima
             continue
         (folder / relative).mkdir(parents=True, exist_ok=True)
         (folder / path).symlink_to(entry)
-
-
-def _pristine(found: Situation) -> dict[str, Image | None]:
-    """The pristine files: from the backups, each held against its hash, or by taking the series back in memory."""
-    installation = found.installation
-    if found.applied is not None:
-        ground = Ground.of(installation)
-        return {
-            path: applied_state.restore(ground, one.before, installation.root / path) if one.before else None
-            for path, one in found.applied.files.items()
-        }
-    assert found.series is not None
-    images = _on_disk(found)
-    planned = plan.reverse(found.manifest, found.series, images, found.locked)
-    return {one.path: one.before for one in planned.files}
 
 
 def _patched(found: Situation) -> dict[str, Image | None]:

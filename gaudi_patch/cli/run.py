@@ -1,14 +1,16 @@
-"""Run a verb, print its Result, exit: the only place that does."""
+"""Run a command, print its Result, exit: the only place that does."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from gaudi_patch.engine.progress import SIGNALS, Progress, Stage
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Color, Format, Result
 
@@ -51,18 +53,20 @@ def target(
 
 def finish(
     command: str,
-    verb: Callable[[], Result],
+    run: Callable[[], Result],
     output: Format,
     color: Color,
     as_json: bool,
     if_installed: bool = False,
     pager: bool = False,
+    progress: Progress | None = None,
 ) -> None:
-    """Run a verb, print its Result, and exit: every way out of the program goes through here.
+    """Run a command, print its Result, and exit: every way out of the program goes through here.
 
-    ``pager``: the text is long, and goes through a pager on a terminal.
+    ``pager``: the text is long, and goes through a pager on a terminal. ``progress``: what the command records of its
+    changes to the target, so that words and exit code are true whatever ends it.
     """
-    result = guarded(command, verb, if_installed)
+    result = guarded(command, run, if_installed, progress)
     raise typer.Exit(int(printed(result, Format.JSON if as_json else output, color, pager)))
 
 
@@ -91,45 +95,76 @@ def printed(result: Result, output: Format, color: Color, pager: bool = False) -
     return result.exit
 
 
-def guarded(command: str, verb: Callable[[], Result], if_installed: bool) -> Result:
-    import signal
+def guarded(command: str, run: Callable[[], Result], if_installed: bool, progress: Progress | None = None) -> Result:
+    """Run a command; whatever it raises becomes a Result whose words follow ``progress``."""
+    with _ending_signals():
+        try:
+            return run()
+        except GaudiPatchError as error:
+            if if_installed and error.code == "not-installed":
+                return Result(command, data={"installed": False}, warnings=[f"{error}: nothing to do"])
+            return _failed(command, error, progress)
+        except KeyboardInterrupt:
+            return _interrupted(command, Exit.INTERRUPTED, "interrupted", progress)
+        except _Terminated:
+            return _interrupted(command, Exit.TERMINATED, "terminated", progress)
+        except OSError as error:
+            from gaudi_patch.disk import environment_error
 
-    def terminate(number: int, frame: object) -> None:
-        raise _Terminated
+            fault = environment_error(error, f"running {command}", progress.words() if progress else "")
+            fault.message = fault.message.removesuffix("; ")
+            if progress is not None and progress.stage in (Stage.COMMITTED, Stage.UNDO_FAILED):
+                fault.exit = Exit.HUMAN  # 4 stands for a target that is as it was
+            return _failed(command, fault, progress)
+        except Exception as error:  # noqa: BLE001, RUF100 - the last line of defence: a bug is reported as one
+            return _bug(command, error, progress)
 
-    previous = signal.signal(signal.SIGTERM, terminate)
-    try:
-        return verb()
-    except GaudiPatchError as error:
-        if if_installed and error.code == "not-installed":
-            return Result(command, data={"installed": False}, warnings=[f"{error}: nothing to do"])
-        return Result(command, error.exit, errors=[error])
-    except KeyboardInterrupt:
-        return _interrupted(command, Exit.INTERRUPTED, "interrupted")
-    except _Terminated:
-        return _interrupted(command, Exit.TERMINATED, "terminated")
-    except OSError as error:
-        from gaudi_patch.disk import environment_error
 
-        fault = environment_error(error, f"running {command}")
-        return Result(command, fault.exit, errors=[fault])
-    except Exception as error:  # noqa: BLE001, RUF100 - the last line of defence: a bug is told as one
-        return _bug(command, error)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _failed(command: str, fault: GaudiPatchError, progress: Progress | None) -> Result:
+    result = Result(command, fault.exit, errors=[fault])
+    if progress is not None:
+        result.data["stage"] = progress.stage.value
+        result.warnings += [progress.recovered] if progress.recovered else []
+    return result
 
 
 class _Terminated(BaseException):
-    """SIGTERM, so that a transaction is undone on the way out."""
+    """SIGTERM or a signal like it, so that a transaction is undone on the way out."""
 
 
-def _interrupted(command: str, code: Exit, what: str) -> Result:
-    message = f"{what}; no file is left half-way"
-    error = GaudiPatchError(code, what, message, "gaudi-patch check says what holds; run the same command again")
-    return Result(command, code, errors=[error])
+@contextmanager
+def _ending_signals() -> Iterator[None]:
+    """Let the first signal that ends a run raise; more of them must not cut short what the first one has begun."""
+    import signal
+
+    ended = False
+
+    def end(number: int, frame: object) -> None:
+        nonlocal ended
+        if not ended:
+            ended = True
+            raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    # What the parent ignores (nohup) stays ignored.
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    taken = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
-def _bug(command: str, error: Exception) -> Result:
+def _interrupted(command: str, code: Exit, what: str, progress: Progress | None) -> Result:
+    if progress is None:
+        return Result(command, code, errors=[GaudiPatchError(code, what, what)])
+    hint = "`gaudi-patch check` says what holds; run the same command again"
+    return _failed(command, GaudiPatchError(code, what, f"{what}; {progress.words()}", hint), progress)
+
+
+def _bug(command: str, error: Exception, progress: Progress | None) -> Result:
     import tempfile
     import traceback
 
@@ -148,7 +183,7 @@ def _bug(command: str, error: Exception) -> Result:
     fault = GaudiPatchError(
         Exit.BUG,
         "bug",
-        f"{type(error).__name__}: {error}. This is a bug of gaudi-patch; no file is left half-way",
+        f"{type(error).__name__}: {error}. This is a bug of gaudi-patch{f'; {progress.words()}' if progress else ''}",
         f"please report it with {where}",
     )
-    return Result(command, Exit.BUG, errors=[fault])
+    return _failed(command, fault, progress)

@@ -1,8 +1,8 @@
-"""The options of `apply`."""
+"""`apply`: bring an installation to its series, and prove it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,20 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import exclude, finish, smoke_options, target
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.engine.progress import Progress, Stage
+from gaudi_patch.output.report import Color, Diff, Format, Result, Text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gaudi_patch.attestation.prove import ProvedApply
+    from gaudi_patch.disk import Image
+    from gaudi_patch.engine.apply import ApplyOptions
+    from gaudi_patch.engine.outcome import ApplyOutcome
+    from gaudi_patch.engine.plan import Plan, PlannedFile
+    from gaudi_patch.series.manifest import Manifest
+    from gaudi_patch.smoke.checks import Options as SmokeOptions
+    from gaudi_patch.target.installation import Installation
 
 app = verb_app()
 
@@ -89,19 +102,107 @@ def apply(
 
         gaudi-patch apply --dry-run --diff
     """
+    progress = Progress()
 
-    def verb() -> Result:
-        from gaudi_patch.engine.apply import Options
-        from gaudi_patch.engine.apply import apply as run
+    def run() -> Result:
+        from gaudi_patch.engine.apply import ApplyOptions
 
         checks = None if no_smoke or dry_run else smoke_options(smoke, device, "lazy,eager", require, timeout)
-        chosen = Options(dry_run, diff, allow_offset, None if no_lock else lock_timeout, smoke=checks)
+        chosen = ApplyOptions(dry_run, allow_offset, None if no_lock else lock_timeout)
         if report is not None:
-            from gaudi_patch.attestation.attest import apply_and_attest
-
             exclude("--report", "--if-installed", if_installed)
             exclude("--report", "--dry-run", dry_run)
-            return apply_and_attest(*target(python, path, root, manifest), chosen, report)
-        return run(*target(python, path, root, manifest), chosen)
+        return applied(*target(python, path, root, manifest), chosen, checks, progress, diff=diff, report=report)
 
-    finish("apply", verb, output_format, color, as_json, if_installed)
+    finish("apply", run, output_format, color, as_json, if_installed, progress=progress)
+
+
+def applied(
+    manifest: Manifest,
+    installation: Installation,
+    options: ApplyOptions,
+    smoke: SmokeOptions | None = None,
+    progress: Progress | None = None,
+    *,
+    diff: bool = False,
+    report: Path | None = None,
+) -> Result:
+    """Return the result of `apply` for ``installation``: with ``smoke`` proved, with ``report`` attested."""
+    if report is not None:
+        from gaudi_patch.attestation.attest import apply_and_attest
+
+        return rendered(apply_and_attest(manifest, installation, options, smoke, report, progress), diff=diff)
+    from gaudi_patch.attestation.prove import apply_and_prove
+
+    return rendered(apply_and_prove(manifest, installation, options, smoke, progress), diff=diff)
+
+
+def rendered(proved: ProvedApply, *, diff: bool) -> Result:
+    """Return text and JSON of what `apply` did; both speak of the installation as it is now."""
+    from gaudi_patch.commands import describe
+    from gaudi_patch.engine.outcome import Done
+    from gaudi_patch.smoke import checks
+
+    outcome, now = proved.outcome, proved.now
+    result = Result("apply", proved.exit, warnings=list(proved.warnings))
+    result.data = {**describe.data(now), "changed": proved.changed, "stage": proved.stage.value}
+    if outcome.plan is not None:
+        result.data["planned"] = [_planned(file) for file in outcome.plan.files]
+        if diff:
+            result.blocks.append(Diff(unified(outcome.plan)))
+    if outcome.done is not Done.NOT_NEEDED:
+        result.blocks += describe.blocks(now)
+    if proved.fault is None:
+        result.blocks.append(Text(_done(outcome), "good"))
+    if outcome.done is Done.ALREADY and diff:
+        result.blocks.append(Text("no difference"))
+    if proved.levels is not None:
+        result.data["smoke"] = [checks.as_data(level) for level in proved.levels]
+        result.blocks += checks.blocks(proved.levels)
+    if proved.fault is not None:
+        result.errors = [proved.fault]
+        word = "rolled back" if proved.stage is Stage.ROLLED_BACK else "left as it was"
+        result.blocks.append(Text(f"series {outcome.series} was not proved; {word}", "bad"))
+    elif proved.changed:
+        result.blocks.append(Text("next: restart processes that have LMCache loaded", "next"))
+    if proved.attested is not None:
+        attested = proved.attested
+        result.data["report"] = {"path": str(attested.path), "sha256": attested.sha256}
+        result.blocks.append(Text(f"attested in {attested.path} (smoke checks: {attested.smoke})", "good"))
+    return result
+
+
+def _done(outcome: ApplyOutcome) -> str:
+    from gaudi_patch.engine.outcome import Done
+
+    return {
+        Done.NOT_NEEDED: f"nothing to do: {outcome.after.verdict.reason}",
+        Done.ALREADY: f"series {outcome.series} is applied already; nothing was written",
+        Done.WOULD_APPLY: f"would apply series {outcome.series}; nothing was written",
+        Done.APPLIED: f"applied series {outcome.series}; verified from disk",
+    }[outcome.done]
+
+
+def _planned(file: PlannedFile) -> dict[str, str | None]:
+    return {
+        "path": file.path,
+        "action": "create" if file.before is None else "delete" if file.after is None else "modify",
+        "pre_sha256": file.before.sha256 if file.before else None,
+        "post_sha256": file.after.sha256 if file.after else None,
+    }
+
+
+def unified(plan: Plan) -> str:
+    """Return the plan as one unified diff, for people: what was asked for, not what the patches say."""
+    import difflib
+
+    def lines(image: Image | None) -> list[str]:
+        return image.data.decode("utf-8", "backslashreplace").splitlines(keepends=True) if image else []
+
+    out: list[str] = []
+    for file in plan.files:
+        old = f"a/{file.path}" if file.before else "/dev/null"
+        new = f"b/{file.path}" if file.after else "/dev/null"
+        for line in difflib.unified_diff(lines(file.before), lines(file.after), old, new):
+            out.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
+    return "".join(out)

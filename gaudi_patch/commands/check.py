@@ -1,6 +1,8 @@
-"""The options of `check`."""
+"""`check`: what is installed, which series, the state of each file, would it apply. Changes nothing."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from gaudi_patch.cli.options import (
     AgainstOption,
@@ -15,7 +17,13 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import exclude, finish, target
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Fields, Format, Result, Table, Text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gaudi_patch.series.manifest import Manifest
+    from gaudi_patch.target.installation import Installation
 
 app = verb_app()
 
@@ -52,14 +60,75 @@ def check(
         gaudi-patch check --python python3 --against /etc/gaudi-patch.json
     """
 
-    def verb() -> Result:
+    def run() -> Result:
         if against is not None:
-            from gaudi_patch.attestation.against import check_against
-
             exclude("--against", "--if-installed", if_installed)
-            return check_against(*target(python, path, root, manifest), against)
-        from gaudi_patch.engine.verdicts import check as run
+            return compared(*target(python, path, root, manifest), against)
+        return checked(*target(python, path, root, manifest))
 
-        return run(*target(python, path, root, manifest))
+    finish("check", run, output_format, color, as_json, if_installed)
 
-    finish("check", verb, output_format, color, as_json, if_installed)
+
+def checked(manifest: Manifest, installation: Installation) -> Result:
+    """Return the result of `check` for ``installation``."""
+    from gaudi_patch.commands import describe
+    from gaudi_patch.engine import verdicts
+    from gaudi_patch.engine.plan import State
+
+    assessed = verdicts.assess(manifest, installation)
+    found = assessed.found
+    result = Result("check", assessed.exit, describe.data(found), describe.blocks(found))
+    result.warnings += [*installation.warnings, *assessed.warnings]
+    if assessed.fault is not None:
+        result.errors = [assessed.fault]
+    elif found.state is None:  # upstream has it
+        result.blocks.append(Text(f"nothing to do: {found.verdict.reason}", "good"))
+    elif found.state is State.PATCHED:
+        result.blocks.append(Text("patched: every file has the hash that the series gives it", "good"))
+    else:
+        result.blocks.append(Text(f"next: {verdicts.next_step(found)}", "next", verbatim=True))
+    return result
+
+
+def compared(manifest: Manifest, installation: Installation, path: Path) -> Result:
+    """Return the result of `check --against`. Exit 0 where all is as attested, 1 where not."""
+    from gaudi_patch.attestation.against import compare_with
+    from gaudi_patch.commands import describe
+
+    compared = compare_with(manifest, installation, path)
+    against = {
+        "path": str(path.resolve()),
+        "sha256": compared.sha256,
+        "differences": [difference._asdict() for difference in compared.differences],
+    }
+    result = Result("check", data={**describe.data(compared.found), "against": against})
+    result.warnings += installation.warnings
+    result.warnings += [
+        f"{package.sentence()}: the attested smoke results are not of this version" for package in compared.packages
+    ]
+    result.blocks.append(
+        Fields(
+            [
+                ("attested", f"{compared.created} by gaudi-patch {compared.tool}"),
+                ("package", compared.package),
+                ("series", compared.series),
+                ("smoke", compared.smoke),
+                ("found", f"{installation.package} {installation.version} in {installation.root}"),
+            ]
+        )
+    )
+    fault = compared.fault
+    if fault is not None:
+        rows = [(one.what, _short(one.attested), _short(one.found)) for one in compared.differences]
+        result.blocks.append(Table(("what", "attested", "found"), rows, "Not as attested"))
+        result.exit, result.errors = fault.exit, [fault]
+    else:
+        files = f"{compared.files} file{'s' if compared.files != 1 else ''}"
+        result.blocks.append(Text(f"as attested: version, series, and {files} by their sha256", "good"))
+    return result
+
+
+def _short(text: str) -> str:
+    """A hash as people compare it; the JSON has it whole."""
+    first, space, rest = text.partition(" ")
+    return f"{first[:12]}{space}{rest}" if len(first) == 64 else text

@@ -1,9 +1,9 @@
-"""The options of `rollback`."""
+"""`rollback`: back to pristine, byte-exact, RECORD and bytecode included."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,13 @@ from gaudi_patch.cli.options import (
     verb_app,
 )
 from gaudi_patch.cli.run import finish, target
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.engine.progress import Progress
+from gaudi_patch.output.report import Color, Format, Result, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.engine.rollback import RollbackOptions
+    from gaudi_patch.series.manifest import Manifest
+    from gaudi_patch.target.installation import Installation
 
 app = verb_app()
 
@@ -58,11 +64,32 @@ def rollback(
 
         gaudi-patch rollback --python /opt/venv/bin/python --force --save-to /tmp
     """
+    progress = Progress()
 
-    def verb() -> Result:
-        from gaudi_patch.engine.rollback import Options
-        from gaudi_patch.engine.rollback import rollback as run
+    def run() -> Result:
+        from gaudi_patch.engine.rollback import RollbackOptions
 
-        return run(*target(python, path, root, manifest), Options(force, save_to, None if no_lock else lock_timeout))
+        chosen = RollbackOptions(force, save_to, None if no_lock else lock_timeout)
+        return rolled_back(*target(python, path, root, manifest), chosen, progress)
 
-    finish("rollback", verb, output_format, color, as_json)
+    finish("rollback", run, output_format, color, as_json, progress=progress)
+
+
+def rolled_back(
+    manifest: Manifest, installation: Installation, options: RollbackOptions, progress: Progress | None = None
+) -> Result:
+    """Return the result of `rollback` for ``installation``."""
+    from gaudi_patch.commands import describe
+    from gaudi_patch.engine.rollback import rollback
+
+    outcome = rollback(manifest, installation, options, progress)
+    result = Result("rollback", data=describe.data(outcome.after), warnings=list(outcome.warnings))
+    result.data |= {"changed": outcome.changed, "saved": [str(path) for path in outcome.saved]}
+    if not outcome.changed:
+        result.blocks.append(Text("nothing is applied; nothing was written", "good"))
+        return result
+    result.data["rolled_back"] = outcome.series
+    result.blocks += describe.blocks(outcome.after)
+    result.blocks += [Text(f"saved your edited copy: {path}", verbatim=True) for path in outcome.saved]
+    result.blocks.append(Text(f"rolled back series {outcome.series}; verified from disk", "good"))
+    return result

@@ -92,7 +92,7 @@ def show_series(manifest: Manifest, version: str) -> Result:
 
 
 def _series_for(manifest: Manifest, version: str) -> Series:
-    from gaudi_patch.engine.describe import port_hint
+    from gaudi_patch.engine.verdicts import port_hint
     from gaudi_patch.errors import Exit, GaudiPatchError
     from gaudi_patch.series.manifest import Kind
     from gaudi_patch.series.versions import parse

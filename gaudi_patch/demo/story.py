@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gaudi_patch.demo import needs, setup, vllm
-from gaudi_patch.engine import apply, rollback, verdicts
+from gaudi_patch.engine.apply import ApplyOptions, apply
+from gaudi_patch.engine.rollback import RollbackOptions, rollback
+from gaudi_patch.engine.situation import Situation
+from gaudi_patch.engine.verdicts import assess
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, narrate
+from gaudi_patch.output.report import narrate
 from gaudi_patch.series.manifest import Manifest, load
 from gaudi_patch.smoke import checks as smoke
 from gaudi_patch.smoke.outcome import LevelResult
@@ -128,10 +131,14 @@ def demo(options: Options) -> Story:
 
 def _commands(story: Story, manifest: Manifest, installation: Installation, options: Options) -> None:
     def check() -> _Ending:
-        return _ending(verdicts.check(manifest, installation))
+        assessed = assess(manifest, installation)
+        return _Ending(assessed.exit, str(assessed.fault) if assessed.fault else _state(assessed.found))
 
     def patch() -> _Ending:
-        return _ending(apply.apply(manifest, installation, apply.Options()))
+        return _Ending(Exit.OK, _state(apply(manifest, installation, ApplyOptions()).after))
+
+    def take_back() -> _Ending:
+        return _Ending(Exit.OK, _state(rollback(manifest, installation, RollbackOptions()).after))
 
     def prove(chosen: smoke.Options) -> Callable[[], _Ending]:
         return lambda: _prove(story, installation, chosen)
@@ -154,12 +161,12 @@ def _commands(story: Story, manifest: Manifest, installation: Installation, opti
         wanted = vllm.LEVELS
         with_vllm = smoke.Options(wanted, "emulated", ("lazy",), require=wanted, quiet=options.quiet)
         story.step("smoke with vLLM", Exit.OK, prove(with_vllm))
-    story.step("rollback", Exit.OK, lambda: _ending(rollback.rollback(manifest, installation, rollback.Options())))
+    story.step("rollback", Exit.OK, take_back)
     story.step("check", Exit.PENDING, check)
 
 
-def _ending(result: Result) -> _Ending:
-    return _Ending(result.exit, "; ".join(str(error) for error in result.errors) or result.data.get("state") or "")
+def _state(found: Situation) -> str:
+    return found.state.value if found.state else "nothing to patch"
 
 
 def _prove(story: Story, installation: Installation, chosen: smoke.Options) -> _Ending:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.series.manifest import Manifest, default_directory
 from gaudi_patch.target.ask import AskError, Problem, ask
 from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.invocation import command_line
 from gaudi_patch.target.locate import locate
 from gaudi_patch.target.search import Target
 
@@ -135,11 +135,8 @@ class Case:
 
     def command(self, name: str) -> str:
         """Return the command line of another command for this target, as a shell takes it."""
-        given = {"--python": self.target.python, "--path": self.target.path, "--root": self.target.root}
-        if self.manifest.directory != default_directory():
-            given["--manifest"] = self.manifest.directory
-        words = [word for option, path in given.items() if path is not None for word in (option, str(path))]
-        return shlex.join(["gaudi-patch", name, *words])
+        manifest = None if self.manifest.directory == default_directory() else self.manifest.directory
+        return command_line(name, target=self.target, manifest=manifest)
 
     @cached_property
     def hpu(self) -> Mapping[str, Any]:

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from gaudi_patch.disk import Disk, environment_error
 from gaudi_patch.engine import transaction
 from gaudi_patch.engine.guard import Ground
+from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.situation import lock
 from gaudi_patch.target.installation import Installation
 
 
 @contextmanager
-def exclusive(installation: Installation, timeout: float | None, disk: Disk) -> Iterator[list[str]]:
+def exclusive(
+    installation: Installation, timeout: float | None, disk: Disk, progress: Progress | None = None
+) -> Iterator[list[str]]:
     """Hold the installation's lock, a killed run undone; yields the warnings that came of it.
 
-    ``timeout`` is in seconds; None takes no lock.
+    ``timeout`` is in seconds; None takes no lock. ``progress`` notes what was done about the killed run.
     """
     with lock(installation, timeout) as warnings:
         try:
@@ -25,6 +28,8 @@ def exclusive(installation: Installation, timeout: float | None, disk: Disk) -> 
             left = "its journal is kept for the next run"
             raise environment_error(error, "undoing an interrupted run", left) from error
         if recovered is not None:
-            count = f"{recovered.restored} file{'s' if recovered.restored != 1 else ''} put back"
+            count = f"{recovered.restored} file{'s' if recovered.restored != 1 else ''} restored"
             warnings.append(f"an interrupted {recovered.verb} was undone first ({count})")
+            if progress is not None:
+                progress.recovered = warnings[-1]
         yield warnings

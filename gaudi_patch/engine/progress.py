@@ -29,10 +29,25 @@ class Stage(str, Enum):
 
 @dataclass
 class Progress:
-    """The record of one run. ``recovered`` says what was done first about a killed run, "" for nothing."""
+    """The record of one run.
+
+    ``goal`` says what holds once it is committed, ``recovered`` what was done first about a killed run.
+    """
 
     stage: Stage = Stage.NOT_STARTED
+    goal: str = "all changes were made"
     recovered: str = ""
+
+    def words(self) -> str:
+        """Return what holds now, to end a message with."""
+        return {
+            Stage.NOT_STARTED: "nothing was changed",
+            Stage.UNDER_WAY: "the next `apply` or `rollback` undoes what was begun",
+            Stage.UNDONE: "all changes were rolled back",
+            Stage.COMMITTED: self.goal,
+            Stage.ROLLED_BACK: "nothing was proved, and the series was rolled back",
+            Stage.UNDO_FAILED: "undoing it failed, and the next `apply` or `rollback` tries again",
+        }[self.stage]
 
 
 @contextmanager

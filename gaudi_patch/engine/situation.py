@@ -13,8 +13,9 @@ from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.journal import Journal
 from gaudi_patch.engine.locking import directory_lock
 from gaudi_patch.engine.plan import FileState, State
-from gaudi_patch.series.manifest import Kind, LockedFile, Manifest, Series, Verdict
+from gaudi_patch.series.manifest import Kind, LockedFile, Manifest, Series, Verdict, default_directory
 from gaudi_patch.target.installation import Installation, Layout
+from gaudi_patch.target.invocation import command_line
 
 LOCK_TIMEOUT = 10.0
 
@@ -36,6 +37,11 @@ class Situation(NamedTuple):
     def locked(self) -> dict[str, LockedFile]:
         assert self.series is not None
         return self.manifest.locked_files(self.series)
+
+    def command(self, verb: str, *arguments: str) -> str:
+        """Return a command line for this target and manifest, quoted for the shell."""
+        manifest = None if self.manifest.directory == default_directory() else self.manifest.directory
+        return command_line(verb, *arguments, target=self.installation.target, manifest=manifest)
 
 
 def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:

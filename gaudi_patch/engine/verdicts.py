@@ -1,16 +1,15 @@
-"""`check`: what is installed, which series, the state of each file, would it apply. Changes nothing."""
+"""What a situation means: whether apply and rollback can go on from it, why not, and what to type next."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, NamedTuple
 
-from gaudi_patch.engine import describe
 from gaudi_patch.engine.plan import State, refuse_compiled
 from gaudi_patch.engine.situation import Situation, look
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, Text
-from gaudi_patch.series.manifest import Kind, Manifest
+from gaudi_patch.series.manifest import Kind, Manifest, Verdict
 from gaudi_patch.target.installation import Installation
 
 if TYPE_CHECKING:
@@ -26,38 +25,62 @@ EXITS = {
 }
 
 
-def check(manifest: Manifest, installation: Installation) -> Result:
-    """Report the situation. Exit 0 patched (or nothing to do), 10 a series would apply, 1 drift, 3 no series."""
+class Assessment(NamedTuple):
+    """What `check` says of a situation: its exit code, the fault where there is one, and warnings."""
+
+    found: Situation
+    exit: Exit
+    fault: GaudiPatchError | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def assess(manifest: Manifest, installation: Installation) -> Assessment:
+    """Look and judge: exit 0 patched or nothing to do, 10 a series would apply, 1 drift, 3 no series. Writes nothing.
+
+    A fault is returned, not raised, so that the situation is known beside it. Raises what cannot be read or trusted.
+    """
     found, fault = settled(manifest, installation)
-    result = Result("check", data=describe.data(found), blocks=describe.blocks(found))
-    result.warnings += installation.warnings
-    fault = fault or fault_of(found)
+    fault = fault or fault_of(found) or _fault_of_series(found)
     if fault is not None:
-        result.exit, result.errors = fault.exit, [fault]
-        return result
+        return Assessment(found, fault.exit, fault)
     if found.state is None:  # upstream has it
-        result.blocks.append(Text(f"nothing to do: {found.verdict.reason}", "good"))
-        return result
-    result.exit = EXITS[found.state]
+        return Assessment(found, Exit.OK)
+    return Assessment(found, EXITS[found.state], warnings=tuple(_warnings(found)))
+
+
+def _fault_of_series(found: Situation) -> GaudiPatchError | None:
+    """Why a whole state is not what was asked for: no series any more, or bytecode that hides it."""
     if found.state in (State.PRISTINE, State.OUTDATED):
         if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
-            result.errors = [unknown_version(found)]
-            result.exit = result.errors[0].exit
-            return result
-        refuse_compiled(installation.root, [one.path for one in found.files])
+            return unknown_version(found)
+        refuse_compiled(found.installation.root, [file.path for file in found.files])
         for name in found.series.patches:
-            manifest.patch_bytes(name)  # held against the lock: with pristine files, it applies by construction
-        result.blocks.append(Text(f"next: {describe.NEXT[found.state]}", "next"))
-    elif found.state is State.PATCHED:
-        if old := stale_bytecode(found):
-            result.exit, result.errors = Exit.REFUSED, [hidden(old)]
-            return result
-        result.blocks.append(Text("patched: every file has the hash that the series gives it", "good"))
-        if found.applied is None:
-            result.warnings.append("patched by something else than gaudi-patch: there is no state, but rollback works")
-        elif found.series is None:
-            result.warnings.append(f"series {found.applied.series} is applied, but the manifest no longer has it")
-    return result
+            found.manifest.patch_bytes(name)  # held against the lock: with pristine files, it applies by construction
+    elif found.state is State.PATCHED and (old := stale_bytecode(found)):
+        return hidden(found, old)
+    return None
+
+
+def _warnings(found: Situation) -> list[str]:
+    if found.state is not State.PATCHED:
+        return []
+    if found.applied is None:
+        return ["patched by something else than gaudi-patch: there is no state, but rollback works"]
+    warnings = []
+    if found.applied.unproved:
+        warnings.append(unproved(found))
+    if found.series is None:
+        warnings.append(f"series {found.applied.series} is applied, but the manifest no longer has it")
+    return warnings
+
+
+def unproved(found: Situation) -> str:
+    """Say that the applied series waits for its smoke checks, and what proves it."""
+    assert found.applied is not None
+    return (
+        f"series {found.applied.series} is applied but not proved: its smoke checks are still running, or were killed; "
+        f"`{found.command('apply')}` proves it, `{found.command('rollback')}` removes it"
+    )
 
 
 def stale_bytecode(found: Situation) -> list[Wrong]:
@@ -68,13 +91,13 @@ def stale_bytecode(found: Situation) -> list[Wrong]:
     return wrong(found.installation, names, recorded(found.installation, found.applied))
 
 
-def hidden(old: list[Wrong]) -> GaudiPatchError:
+def hidden(found: Situation, old: list[Wrong]) -> GaudiPatchError:
     """Return the error for patched sources that Python would not run."""
     return GaudiPatchError(
         Exit.REFUSED,
         "stale-bytecode",
         "every source is patched, but Python would run cached bytecode that is not theirs; nothing was changed",
-        "gaudi-patch apply removes it",
+        f"`{found.command('apply')}` removes it",
         str(old[0].path),
         details=[str(one) for one in old],
     )
@@ -106,7 +129,7 @@ def interrupted(found: Situation) -> GaudiPatchError:
         Exit.REFUSED,
         "interrupted",
         f"an interrupted {found.interrupted.verb} left its journal; files may be on both sides",
-        "run any apply or rollback: it puts everything back first",
+        f"`{found.command('apply')}` or `{found.command('rollback')}`: either one first undoes the interrupted run",
         str(found.installation.state_dir),
     )
 
@@ -128,7 +151,7 @@ def fault_of(found: Situation) -> GaudiPatchError | None:
             Exit.REFUSED,
             "partial",
             "some files are patched and some are pristine; something else than gaudi-patch did that",
-            describe.NEXT[State.PARTIAL],
+            next_step(found),
             str(installation.root),
             details=names,
         )
@@ -144,8 +167,8 @@ def unknown_version(found: Situation) -> GaudiPatchError:
         Exit.NOT_FOUND,
         "unknown-version",
         f"the manifest has no series for LMCache {version}{nearest}; nothing was changed",
-        "see `gaudi-patch list` for the supported releases; `apply --allow-offset` tries the nearest series with exact "
-        f"context{describe.port_hint(verdict)}",
+        f"`{found.command('apply', '--allow-offset')}` tries the nearest series with exact context; "
+        f"`{found.command('list')}` has the supported releases{port_hint(verdict)}",
         str(found.installation.root),
     )
 
@@ -177,7 +200,44 @@ def drift(found: Situation) -> GaudiPatchError:
         Exit.REFUSED,
         "drift",
         f"{len(details)} file(s) neither pristine nor patched; nothing was changed",
-        describe.NEXT[State.MODIFIED],
+        next_step(found),
         str(installation.root),
         details=details,
     )
+
+
+def next_step(found: Situation) -> str:
+    """Return what to type next from a state that is not patched; "" where there is nothing to do."""
+    if found.state is State.PRISTINE:
+        return found.command("apply")
+    if found.state is State.OUTDATED:
+        return f"`{found.command('apply')}` updates it to the series of this gaudi-patch"
+    if found.state is State.PARTIAL:
+        return f"`{found.command('apply')}` completes it, `{found.command('rollback')}` takes it back"
+    if found.state in (State.MODIFIED, State.MISSING):
+        edited = (
+            "save your changes elsewhere, since they are never overwritten; then "
+            if found.state is State.MODIFIED
+            else ""
+        )
+        return f"{edited}reinstall the release: `{reinstall(found.installation)}`"
+    return ""
+
+
+def reinstall(installation: Installation) -> str:
+    """Return the command line that brings the files of the release back."""
+    release = f"{installation.package}=={installation.version}" if installation.version else installation.package
+    where = [] if installation.python is None else ["--python", str(installation.python)]
+    return shlex.join(["pip", *where, "install", "--force-reinstall", "--no-deps", release])
+
+
+def port_hint(verdict: Verdict) -> str:
+    """Return what maintainers do about a release that the manifest does not know; "" for what is no version."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        Version(verdict.version or "0")
+    except InvalidVersion:
+        return ""
+    ends = f"{verdict.nearest.id} {verdict.version}" if verdict.nearest and verdict.version else "OLD NEW"
+    return f"; maintainers: gaudi-patch dev port {ends}"

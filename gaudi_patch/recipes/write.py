@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaudi_patch.engine.describe import port_hint
 from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.situation import look
-from gaudi_patch.engine.verdicts import fault_of
+from gaudi_patch.engine.verdicts import fault_of, port_hint
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.recipes.compose import MODES, Mode, Recipe, Settings, compose
 from gaudi_patch.recipes.release import Release, known

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user pointed at; at most one of the three."""
+
+    python: Path | None = None
+    path: Path | None = None
+    root: Path | None = None
 
 
 class Layout(str, Enum):
@@ -43,3 +52,5 @@ class Installation:
     warnings: tuple[str, ...]
     #: The root of an unpacked image, from which its links start
     image_root: Path | None = None
+    #: What the user pointed at to find it.
+    target: Target = field(default=Target(), compare=False)

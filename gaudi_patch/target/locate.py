@@ -16,14 +16,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from gaudi_patch.inside.sys_path import pth_lines
 from gaudi_patch.reading import read_text
 from gaudi_patch.target.installation import Installation, Layout
+from gaudi_patch.target.installation import Target as Target
 from gaudi_patch.target.refusals import ambiguous, bad_target, refusal, shadowed, unreadable, without_metadata
 from gaudi_patch.target.search import Search, search_default, search_folder, search_image
-from gaudi_patch.target.search import Target as Target
 from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
 
 
@@ -43,7 +44,7 @@ def locate(target: Target, package: str = "lmcache", environ: Mapping[str, str] 
     else:
         search = search_default(target.python, package, environ)
     try:
-        return _decide(search, may_be_checkout=target.path is not None)
+        return replace(_decide(search, may_be_checkout=target.path is not None), target=target)
     except OSError as error:
         raise unreadable(error, search.where) from error
 

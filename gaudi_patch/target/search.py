@@ -12,18 +12,10 @@ from pathlib import Path
 
 from gaudi_patch.errors import refused
 from gaudi_patch.target import interpreter as interpreters
+from gaudi_patch.target.installation import Target as Target
 from gaudi_patch.target.interpreter import Interpreter
 from gaudi_patch.target.refusals import bad_target, unreadable
 from gaudi_patch.target.site_folder import DistInfo, Importable, Resolve, SiteFolder, scan
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the user pointed at; at most one of the three."""
-
-    python: Path | None = None
-    path: Path | None = None
-    root: Path | None = None
 
 
 @dataclass(eq=False, repr=False)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gaudi_patch.attestation import attest
 from gaudi_patch.attestation.document import digest
-from gaudi_patch.engine.apply import Options
+from gaudi_patch.commands.apply import applied
+from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.output.report import Result
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.checks import Options as SmokeOptions
@@ -48,7 +48,7 @@ def smoked(monkeypatch: pytest.MonkeyPatch) -> SmokeOptions:
 
 
 def apply(target: Tiny, report: Path, smoke: SmokeOptions | None = None, **more: Any) -> Result:
-    return attest.apply_and_attest(target.manifest, target.installation, Options(smoke=smoke, **more), report)
+    return applied(target.manifest, target.installation, ApplyOptions(**more), smoke, report=report)
 
 
 def written(report: Path) -> dict[str, Any]:

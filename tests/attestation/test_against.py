@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gaudi_patch.attestation.against import check_against
+from gaudi_patch.commands.check import compared
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result
 from tests.attestation.conftest import written
@@ -21,7 +21,7 @@ Rewrite = Callable[[Callable[[dict[str, Any]], object]], None]
 
 
 def against(target: Tiny, report: Path) -> Result:
-    return check_against(target.manifest, target.installation, report)
+    return compared(target.manifest, target.installation, report)
 
 
 def named(result: Result) -> list[str]:
@@ -96,15 +96,14 @@ def test_a_patched_file_that_was_not_attested_is_named(attested: Tiny, report: P
 
 
 def test_an_interrupted_run_is_named(attested: Tiny, report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gaudi_patch.attestation import against as verb
-    from gaudi_patch.engine import situation
+    from gaudi_patch.engine import situation, verdicts
 
     look = situation.look
 
     class Interrupted:
         verb = "rollback"
 
-    monkeypatch.setattr(verb, "look", lambda *given: look(*given)._replace(interrupted=Interrupted()))  # type: ignore[arg-type]
+    monkeypatch.setattr(verdicts, "look", lambda *given: look(*given)._replace(interrupted=Interrupted()))  # type: ignore[arg-type]
     assert named(against(attested, report)) == ["transaction"]
 
 

@@ -92,7 +92,7 @@ def test_an_environment_error_exits_4(target: Tiny, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Disk, "step", step)
     (error,) = document(target, "apply")["errors"]
     assert error["code"] == "enospc"
-    assert "everything was put back" in error["message"]
+    assert "all changes were rolled back" in error["message"]
     assert "free some space" in error["hint"]
 
 
@@ -106,12 +106,12 @@ def test_a_damaged_state_exits_6(target: Tiny) -> None:
 
 
 def test_a_bug_exits_70_and_leaves_a_report(target: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from gaudi_patch.engine import verdicts as check
+    from gaudi_patch.engine import verdicts
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("one over none")
 
-    monkeypatch.setattr(check, "check", broken)
+    monkeypatch.setattr(verdicts, "assess", broken)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     found = document(target, "check")
@@ -126,7 +126,7 @@ def test_a_bug_exits_70_and_leaves_a_report(target: Tiny, monkeypatch: pytest.Mo
 
 
 def test_a_bug_without_a_place_for_its_report_tells_it_on_stderr(target: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gaudi_patch.engine import verdicts as check
+    from gaudi_patch.engine import verdicts
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
@@ -134,7 +134,7 @@ def test_a_bug_without_a_place_for_its_report_tells_it_on_stderr(target: Tiny, m
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(check, "check", broken)
+    monkeypatch.setattr(verdicts, "assess", broken)
     monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
     code, _, err = invoke(target, "check")
     assert code == 70
@@ -144,11 +144,11 @@ def test_a_bug_without_a_place_for_its_report_tells_it_on_stderr(target: Tiny, m
 def test_an_os_error_outside_a_transaction_is_an_environment_error(
     target: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gaudi_patch.engine import verdicts as check
+    from gaudi_patch.engine import verdicts
 
     def broken(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/somewhere")
 
-    monkeypatch.setattr(check, "check", broken)
+    monkeypatch.setattr(verdicts, "assess", broken)
     found = document(target, "check")
     assert (found["exit_code"], found["errors"][0]["code"], found["errors"][0]["file"]) == (4, "eacces", "/somewhere")

@@ -45,6 +45,7 @@ def test_the_json_of_check_is_this_object_and_no_other(tmp_path: Path) -> None:
             "root": str(target.site),
             "series": "0.5.6",
             "state": "pristine",
+            "unproved": False,
             "verdict": "series",
             "version": "0.5.6",
         },

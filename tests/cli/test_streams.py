@@ -27,7 +27,7 @@ def test_data_goes_to_stdout_and_narration_to_stderr(target: Tiny) -> None:
 
 
 def test_a_file_that_the_series_adds_is_told_from_one_that_is_there(target: Tiny) -> None:
-    added, there = "lmcache/gaudi/__init__.py (not there: the series adds it)", "lmcache/engine.py"
+    added, there = "lmcache/gaudi/__init__.py (missing, will be added)", "lmcache/engine.py"
     lines = invoke(target, "check")[1].splitlines()
     assert {f"pristine  {added}", f"pristine  {there}"} <= set(lines)
     invoke(target, "apply")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.engine import apply as applying
+from gaudi_patch.commands.apply import applied
+from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result
 from gaudi_patch.smoke import runner
@@ -36,8 +37,8 @@ def judged(monkeypatch: pytest.MonkeyPatch, status: Status) -> list[int]:
 
 
 def apply(target: Tiny, *require: str) -> Result:
-    options = applying.Options(smoke=SmokeOptions(("kernels",), require=require, quiet=True))
-    return applying.apply(target.manifest, target.installation, options)
+    smoke = SmokeOptions(("kernels",), require=require, quiet=True)
+    return applied(target.manifest, target.installation, ApplyOptions(), smoke)
 
 
 def test_what_was_patched_before_is_proved_where_a_level_is_required(

@@ -153,7 +153,7 @@ def test_a_recovery_is_told_of(few: Tiny) -> None:
     assert in_child(lambda: few.apply(KillAt(commit))) == KILLED
     document = json.loads((few.home / journal.FILE).read_bytes())
     (said,) = [text for text in few.rollback().warnings if "interrupted apply" in text]
-    assert f"({len(document['entries'])} files put back)" in said
+    assert f"({len(document['entries'])} files restored)" in said
     assert not [text for text in few.rollback().warnings if "interrupted" in text]
 
 
@@ -186,7 +186,7 @@ def test_only_what_was_replaced_is_put_back(few: Tiny) -> None:
     few.rollback()
     replaced = [path for name, path in recorder.calls if name == "replace" and path.name != journal.FILE]
     killed_before(few, "replace", replaced[1])
-    assert any("(1 file put back)" in text for text in few.rollback().warnings)
+    assert any("(1 file restored)" in text for text in few.rollback().warnings)
 
 
 def test_a_mode_changed_after_a_kill_is_put_back_too(few: Tiny) -> None:

@@ -91,9 +91,9 @@ def test_record_that_vanished_after_apply_is_restored(few: Tiny) -> None:
     installation = few.installation
     few.apply()
     few.record.unlink()
-    from gaudi_patch.engine import rollback
+    from gaudi_patch.engine.rollback import RollbackOptions, rollback
 
-    assert rollback.rollback(few.manifest, installation, rollback.Options()).exit is Exit.OK
+    assert rollback(few.manifest, installation, RollbackOptions()).changed
     assert tree(few.site) == before
 
 
@@ -125,9 +125,10 @@ def test_record_that_vanishes_before_apply_is_not_made_up(few: Tiny) -> None:
     installation = few.installation
     few.record.unlink()
     before = tree(few.site)
-    from gaudi_patch.engine import apply, rollback
+    from gaudi_patch.engine.apply import ApplyOptions, apply
+    from gaudi_patch.engine.rollback import RollbackOptions, rollback
 
-    assert apply.apply(few.manifest, installation, apply.Options()).exit is Exit.OK
+    assert apply(few.manifest, installation, ApplyOptions()).changed
     assert not few.record.exists()
-    assert rollback.rollback(few.manifest, installation, rollback.Options()).exit is Exit.OK
+    assert rollback(few.manifest, installation, RollbackOptions()).changed
     assert tree(few.site) == before

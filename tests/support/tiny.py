@@ -17,11 +17,13 @@ from functools import cached_property
 from pathlib import Path
 
 from gaudi_patch.authoring import lint, lock
+from gaudi_patch.commands import apply as applying
+from gaudi_patch.commands import check as checking
+from gaudi_patch.commands import rollback as rolling
 from gaudi_patch.disk import Disk
-from gaudi_patch.engine import apply as applying
-from gaudi_patch.engine import rollback as rolling
-from gaudi_patch.engine import verdicts as checking
+from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.engine.guard import Ground
+from gaudi_patch.engine.rollback import RollbackOptions
 from gaudi_patch.output.report import Result
 from gaudi_patch.series import manifest as manifests
 from gaudi_patch.series.manifest import Manifest
@@ -218,13 +220,15 @@ class Tiny:
         return replace(self, site=site)
 
     def check(self) -> Result:
-        return checking.check(self.manifest, self.installation)
+        return checking.checked(self.manifest, self.installation)
 
-    def apply(self, disk: Disk | None = None, **options: bool | float) -> Result:
-        return applying.apply(self.manifest, self.installation, applying.Options(disk=disk or Disk(), **options))  # type: ignore[arg-type]
+    def apply(self, disk: Disk | None = None, *, diff: bool = False, **options: bool | float) -> Result:
+        chosen = ApplyOptions(disk=disk or Disk(), **options)  # type: ignore[arg-type]
+        return applying.applied(self.manifest, self.installation, chosen, diff=diff)
 
     def rollback(self, disk: Disk | None = None, **options: bool | Path | float) -> Result:
-        return rolling.rollback(self.manifest, self.installation, rolling.Options(disk=disk or Disk(), **options))  # type: ignore[arg-type]
+        chosen = RollbackOptions(disk=disk or Disk(), **options)  # type: ignore[arg-type]
+        return rolling.rolled_back(self.manifest, self.installation, chosen)
 
     def sides(self) -> dict[str, str]:
         """Each target by its bytes: "pristine", "patched", or "third" for anything else."""

@@ -1,4 +1,4 @@
-"""A situation in words and in JSON: shared by the verbs that report one."""
+"""A situation in words and in JSON: shared by the commands that report one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def data(found: Situation) -> dict[str, Any]:
         "applied_series": found.applied.series if found.applied else None,
         "applied_at": found.applied.applied_at if found.applied else None,
         "interrupted": found.interrupted.verb if found.interrupted else None,
+        "unproved": found.applied is not None and found.applied.unproved,
         "state": found.state.value if found.state else None,
         "files": [
             {
@@ -65,7 +66,7 @@ def blocks(found: Situation) -> list[Block]:
 
 def _file(one: FileState) -> str:
     new = one.state is State.PRISTINE and one.before is None
-    return f"{one.path} (not there: the series adds it)" if new else one.path
+    return f"{one.path} (missing, will be added)" if new else one.path
 
 
 def series_text(found: Situation) -> str:
@@ -84,24 +85,3 @@ def series_text(found: Situation) -> str:
 def unknown_text(verdict: Verdict) -> str:
     nearest = f"; the nearest is {verdict.nearest.id}" if verdict.nearest else ""
     return f"none for this version{nearest}"
-
-
-def port_hint(verdict: Verdict) -> str:
-    """What maintainers do about a release that the manifest does not know; "" for what is no version at all."""
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        Version(verdict.version or "0")
-    except InvalidVersion:
-        return ""
-    ends = f"{verdict.nearest.id} {verdict.version}" if verdict.nearest and verdict.version else "OLD NEW"
-    return f"; maintainers: gaudi-patch dev port {ends}"
-
-
-NEXT = {
-    State.PRISTINE: "gaudi-patch apply",
-    State.OUTDATED: "gaudi-patch apply updates it to the series of this gaudi-patch",
-    State.PARTIAL: "gaudi-patch apply completes it, gaudi-patch rollback takes it back",
-    State.MODIFIED: "reinstall the package, or put your changes aside; files that differ are never overwritten",
-    State.MISSING: "reinstall the package: files of the release are missing",
-}

@@ -1,0 +1,192 @@
+"""Apply a series and prove it by smoke checks: what was applied and is not proved does not stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.engine import apply as applying
+from gaudi_patch.engine.apply import ApplyOptions
+from gaudi_patch.engine.outcome import ApplyOutcome
+from gaudi_patch.engine.plan import State
+from gaudi_patch.engine.progress import Progress, Stage, uninterrupted
+from gaudi_patch.engine.rollback import RollbackOptions, rollback
+from gaudi_patch.engine.situation import Situation, look
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.smoke import checks
+from gaudi_patch.smoke.outcome import LevelResult
+from gaudi_patch.target.installation import Installation
+
+
+class Attested(NamedTuple):
+    """Where an attestation was written, its sha256, and what it says of the smoke checks."""
+
+    path: Path
+    sha256: str
+    smoke: str
+
+
+@dataclass(frozen=True)
+class ProvedApply:
+    """What `apply` did, and what the smoke checks said of it.
+
+    ``now`` is the installation after the last write, that of a rollback included. ``levels`` is None where no level
+    was run; ``not_run`` says why. ``fault`` is what failed a level.
+    """
+
+    outcome: ApplyOutcome
+    now: Situation
+    stage: Stage
+    levels: tuple[LevelResult, ...] | None = None
+    not_run: str = ""
+    fault: GaudiPatchError | None = None
+    warnings: tuple[str, ...] = ()
+    attested: Attested | None = None
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code that this is."""
+        return Exit.OK if self.fault is None else self.fault.exit
+
+    @property
+    def changed(self) -> bool:
+        """Whether files are other than before the run."""
+        return self.outcome.changed and self.stage is not Stage.ROLLED_BACK
+
+
+def apply_and_prove(
+    manifest: Manifest,
+    installation: Installation,
+    options: ApplyOptions,
+    smoke: checks.Options | None,
+    progress: Progress | None = None,
+) -> ProvedApply:
+    """Apply the series, then run the smoke checks of ``smoke`` (None: none).
+
+    A level that fails rolls back what this run has applied, and so does whatever else ends the run before the proof:
+    an error, a signal. What was patched before is proved only where levels are required, or where an earlier run was
+    killed before its proof; in the second case it is rolled back, too. Raises what `apply` raises,
+    ``rollback-failed`` (exit 6) where that was impossible.
+    """
+    progress = Progress() if progress is None else progress
+    required = smoke is not None and bool(smoke.require)
+    if required and installation.python is None:
+        raise checks.no_interpreter(installation)
+    demanded = smoke is not None and installation.python is not None
+    run = _Run(manifest, installation, replace(options, unproved=demanded), progress)
+    try:
+        outcome = applying.apply(manifest, installation, run.options, progress)
+        pending = _is_pending(outcome.after)
+        if smoke is None or not (outcome.changed or required or pending):
+            if pending and not options.dry_run:
+                return run.unasked(outcome)
+            return run.without_proof(outcome, "--no-smoke" if smoke is None else "")
+        if not demanded:
+            note = "smoke checks skipped: no interpreter of the target can be run (--python names one)"
+            return run.without_proof(outcome, "no interpreter of the target can be run", note)
+        run.ours = outcome.changed or pending
+        levels = tuple(checks.run(installation, smoke))
+        fault = checks.fault_of(levels, smoke)
+        return run.refuted(outcome, levels, fault) if fault else run.proved(outcome, levels)
+    except BaseException as error:
+        if demanded and not run.settled and (run.ours or progress.stage is Stage.COMMITTED):
+            run.take_back(error)
+            if isinstance(error, GaudiPatchError):
+                error.exit = Exit.ENVIRONMENT if error.exit is Exit.HUMAN else error.exit
+                error.message += f"; {progress.words()}"
+        raise
+
+
+def _is_pending(found: Situation) -> bool:
+    return found.state is State.PATCHED and found.applied is not None and found.applied.unproved
+
+
+@dataclass
+class _Run:
+    """One apply with its proof. ``ours``: what is there is to be rolled back unless it is proved."""
+
+    manifest: Manifest
+    installation: Installation
+    options: ApplyOptions
+    progress: Progress
+    ours: bool = False
+    settled: bool = False
+
+    def without_proof(self, outcome: ApplyOutcome, why: str, warning: str = "") -> ProvedApply:
+        not_run = why if outcome.changed else "nothing was changed, and no level was required"
+        warnings = (*outcome.warnings, *([warning] if warning else []))
+        return ProvedApply(outcome, outcome.after, self.progress.stage, not_run=not_run, warnings=warnings)
+
+    def unasked(self, outcome: ApplyOutcome) -> ProvedApply:
+        """Accept what an earlier run left unproved: --no-smoke says that no proof is wanted."""
+        now, warnings = self._confirmed(outcome)
+        why = "nothing was changed, and no level was required"
+        return ProvedApply(outcome, now, self.progress.stage, not_run=why, warnings=(*outcome.warnings, *warnings))
+
+    def proved(self, outcome: ApplyOutcome, levels: tuple[LevelResult, ...]) -> ProvedApply:
+        with uninterrupted():
+            now, warnings = self._confirmed(outcome)
+            self.settled = True
+        skipped = [
+            f"smoke level {one.level} ({one.rules}) was skipped: {one.reason}"
+            for one in levels
+            if one.status == "skipped"
+        ]
+        warnings = (*outcome.warnings, *skipped, *warnings)
+        return ProvedApply(outcome, now, self.progress.stage, levels, warnings=warnings)
+
+    def refuted(self, outcome: ApplyOutcome, levels: tuple[LevelResult, ...], fault: GaudiPatchError) -> ProvedApply:
+        now, warnings = outcome.after, outcome.warnings
+        if self.ours:
+            now = self.take_back(fault)
+            fault.message += "; the series was rolled back"
+        else:
+            fault.message += "; nothing was changed"
+        return ProvedApply(outcome, now, self.progress.stage, levels, fault=fault, warnings=warnings)
+
+    def take_back(self, why: BaseException) -> Situation:
+        """Roll back to pristine, signals waiting. Raises ``rollback-failed`` (exit 6), which names the files."""
+        options = RollbackOptions(lock_timeout=self.options.lock_timeout, disk=self.options.disk)
+        with uninterrupted():
+            undoing = Progress()
+            self.settled = True
+            try:
+                done = rollback(self.manifest, self.installation, options, undoing)
+            except (GaudiPatchError, OSError) as error:
+                self.progress.stage = Stage.UNDO_FAILED
+                raise self._stuck(why, error, undoing) from error
+            self.progress.stage = Stage.ROLLED_BACK
+            return done.after
+
+    def _stuck(self, why: BaseException, error: Exception, undoing: Progress) -> GaudiPatchError:
+        first = why.message if isinstance(why, GaudiPatchError) else str(why) or type(why).__name__
+        second = error.message if isinstance(error, GaudiPatchError) else str(error)
+        whole = undoing.stage in (Stage.NOT_STARTED, Stage.UNDONE)
+        left = "the series is applied and not proved" if whole else "files may be on both sides"
+        details = list(why.details) if isinstance(why, GaudiPatchError) else []
+        details += error.details if isinstance(error, GaudiPatchError) else []
+        try:
+            found = look(self.manifest, self.installation)
+            details += [f"{one.state.value}: {one.path}" for one in found.files]
+            hint = found.command("rollback")
+        except (GaudiPatchError, OSError):
+            hint = "run `rollback` on the same target once what stands in its way is gone"
+        return GaudiPatchError(
+            Exit.HUMAN,
+            "rollback-failed",
+            f"{first}; and rolling back failed, too: {second}; {left}",
+            hint,
+            error.file if isinstance(error, GaudiPatchError) else str(self.installation.root),
+            details=details,
+        )
+
+    def _confirmed(self, outcome: ApplyOutcome) -> tuple[Situation, tuple[str, ...]]:
+        """Take the mark off; where that fails the proof still holds, and a warning says what `check` will say."""
+        if not _is_pending(outcome.after):
+            return outcome.after, ()
+        try:
+            return applying.confirm(self.manifest, self.installation, self.options), ()
+        except (GaudiPatchError, OSError) as error:
+            return outcome.after, (f"could not be marked as proved, so that `check` warns: {error}",)

@@ -1,0 +1,32 @@
+"""The pristine files of a patched installation: from its backups, or by taking the series back in memory."""
+
+from __future__ import annotations
+
+from gaudi_patch.disk import Image, read_image
+from gaudi_patch.engine import applied as applied_state
+from gaudi_patch.engine import plan
+from gaudi_patch.engine.guard import Ground
+from gaudi_patch.engine.plan import State
+from gaudi_patch.engine.situation import Situation
+
+
+def pristine_images(found: Situation) -> dict[str, Image | None]:
+    """Return the pristine image of every patched file by its path; None for a file that the series adds.
+
+    Backups are held against their hashes. Where something else patched the files there are none: the hunks are
+    then applied backwards, and every result is held against the lock. Raises ``state-damaged``, ``does-not-apply``
+    or ``not-reversible``.
+    """
+    installation = found.installation
+    if found.applied is not None:
+        ground = Ground.of(installation)
+        return {
+            path: applied_state.restore(ground, file.before, installation.root / path) if file.before else None
+            for path, file in found.applied.files.items()
+        }
+    assert found.series is not None
+    locked = found.locked
+    patched = {file.path for file in found.files if file.state is State.PATCHED}
+    images = {path: read_image(installation.root / path) for path in patched}
+    planned = plan.reverse(found.manifest, found.series, images, {path: locked[path] for path in patched})
+    return {file.path: file.before for file in planned.files}

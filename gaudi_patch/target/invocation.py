@@ -1,0 +1,30 @@
+"""Command lines to type next: each names the target and the manifest that this run was given, quoted for the shell."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from gaudi_patch.target.installation import Target
+
+#: Commands that are about the manifest alone.
+WITHOUT_TARGET = frozenset({"dev", "list", "show"})
+
+
+def command_line(verb: str, *arguments: str, target: Target, manifest: Path | None = None) -> str:
+    """Return ``gaudi-patch VERB ARGUMENTS`` for the same target, to be pasted into any directory's shell.
+
+    ``manifest`` is the directory given with --manifest, None for the built-in one. Paths become absolute; an
+    interpreter that is looked up on PATH stays a name.
+    """
+    words = ["gaudi-patch", *verb.split(), *arguments]
+    if words[1] in WITHOUT_TARGET:
+        target = Target()
+    if target.python is not None:
+        named = os.sep not in str(target.python)
+        words += ["--python", str(target.python) if named else str(target.python.absolute())]
+    for option, path in (("--path", target.path), ("--root", target.root), ("--manifest", manifest)):
+        if path is not None:
+            words += [option, str(path.absolute())]
+    return shlex.join(words)
