@@ -1,0 +1,45 @@
+"""Scripts that an interpreter of the target runs by path import nothing of gaudi_patch.
+
+They are no packages, so that the import contract in pyproject.toml does not see them.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import gaudi_patch
+
+ROOT = Path(gaudi_patch.__file__).parent
+SCRIPTS = ("inside", "smoke/probes", "smoke/vllm_plugin", "emulator/packages")
+
+
+def imported(source: str) -> set[str]:
+    """Every module that ``source`` imports, inside functions and for annotations alone included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_an_import_inside_a_function_is_seen() -> None:
+    assert imported("def f():\n    from gaudi_patch.engine import plan\n") == {"gaudi_patch.engine"}
+
+
+@pytest.mark.parametrize("folder", SCRIPTS)
+def test_scripts_of_the_target_import_nothing_of_gaudi_patch_but_their_neighbours(folder: str) -> None:
+    own = f"gaudi_patch.{folder.replace('/', '.')}"
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    upward = {
+        f"{file.name}: {name}"
+        for file in files
+        for name in imported(file.read_text())
+        if name.partition(".")[0] == "gaudi_patch" and name != own and not name.startswith(f"{own}.")
+    }
+    assert upward == set()
