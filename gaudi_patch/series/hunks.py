@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
+MAX_PLACES = 100  # of a hunk in a file that are counted
+MAX_SEARCHED = 1 << 28  # bytes that the hunks of one file may search, one after the other: some seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
@@ -54,7 +57,7 @@ class HunkMismatch(Exception):  # noqa: N818 - a name of the domain, and no faul
 
     ``index`` counts hunks from 0; ``at`` is the original's line, from 1, where it failed; ``expected`` is b"" where the
     file should have ended, ``found`` None where it did end. ``reason`` is one of "context differs", "line endings
-    differ", "past the end", "not unique", "not found".
+    differ", "past the end", "not unique", "not found", "too many hunks for a file of this size".
     """
 
     def __init__(
@@ -75,7 +78,7 @@ def split(data: bytes) -> list[bytes]:
 
 
 def apply(original: bytes, hunks: Sequence[Hunk], *, allow_offset: bool = False) -> bytes:
-    """The patched bytes. The cost is linear in the original and the hunks.
+    """The patched bytes. The cost is linear in the original and the hunks; with ``allow_offset`` it is their product.
 
     Raises HunkMismatch for the first hunk that does not fit, ValueError for hunks that overlap or are out of order
     (`diff.parse` returns no such hunks).
@@ -123,10 +126,14 @@ def _misfit(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, start
 
 def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
     """Where each hunk's old side stands: once in the whole file, in order, and at the edges it names."""
-    sides = [hunk.old for hunk in hunks]
+    text = b"\n" + b"".join(lines)
+    if len(text) * len(hunks) > MAX_SEARCHED:
+        raise HunkMismatch(hunks[0], 0, "too many hunks for a file of this size", 1)
     starts: list[int] = []
     end = 0
-    for number, (hunk, old, (count, first)) in enumerate(zip(hunks, sides, occurrences(lines, sides), strict=True)):
+    for number, hunk in enumerate(hunks):
+        old = hunk.old
+        count, first = _places(text, old, len(lines), 2) if old else (0, 0)
         if old and not count:
             there = _misfit(lines, old, hunk, number, hunk.index)
             assert there is not None
@@ -148,60 +155,22 @@ def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
 
 
 def occurrences(lines: list[bytes], sides: list[list[bytes]]) -> list[tuple[int, int]]:
-    """For each sequence of lines, how often it stands in ``lines`` and the index where it first does.
+    """For each sequence of lines, return how often it stands in ``lines`` and the index where it first does.
 
-    Aho-Corasick with a whole line as one symbol: searching for the hunks one by one would cost hunks times file.
-    A, M. V. Aho and M. J. Corasick, "Efficient string matching", CACM 18 (1975).
+    It stands nowhere: (0, 0), also where it has no lines. No more than MAX_PLACES are counted. The cost is one
+    search of the whole file per sequence.
     """
-    symbols: dict[bytes, int] = {}
-    for side in sides:
-        for line in side:
-            symbols.setdefault(line, len(symbols))
-    width = len(symbols)
+    text = b"\n" + b"".join(lines)
+    return [_places(text, side, len(lines), MAX_PLACES) if side else (0, 0) for side in sides]
 
-    # The trie. A state is a number; 0 is the root; an edge's key is state * width + symbol.
-    edges: dict[int, int] = {}
-    parents, letters, levels = [0], [0], [[0]]
-    ends: list[int] = []
-    for side in sides:
-        state = 0
-        for depth, line in enumerate(side, 1):
-            symbol = symbols[line]
-            key = state * width + symbol
-            if key not in edges:
-                edges[key] = len(parents)
-                parents.append(state)
-                letters.append(symbol)
-                if depth == len(levels):
-                    levels.append([])
-                levels[depth].append(edges[key])
-            state = edges[key]
-        ends.append(state)
 
-    # fails[state]: the longest proper suffix of the state's lines that is a state too.
-    fails = [0] * len(parents)
-
-    def follow(state: int, symbol: int) -> int:
-        while (target := edges.get(state * width + symbol)) is None and state:
-            state = fails[state]
-        return target or 0
-
-    for level in levels[2:]:
-        for state in level:
-            fails[state] = follow(fails[parents[state]], letters[state])
-
-    counts = [0] * len(parents)
-    last = len(lines)
-    firsts = [last] * len(parents)  # where the occurrence ends
-    state = 0
-    for stop, line in enumerate(lines, 1):
-        known = symbols.get(line)
-        state = 0 if known is None else follow(state, known)
-        counts[state] += 1
-        firsts[state] = min(firsts[state], stop)
-    for level in reversed(levels[2:]):
-        for state in level:
-            shorter = fails[state]
-            counts[shorter] += counts[state]
-            firsts[shorter] = min(firsts[shorter], firsts[state])
-    return [(counts[end], firsts[end] - len(side)) for end, side in zip(ends, sides, strict=True)]
+def _places(text: bytes, side: list[bytes], count: int, most: int) -> tuple[int, int]:
+    """The same for one sequence; ``text`` is the file of ``count`` lines behind a newline, which begins a line."""
+    wanted = b"\n" + b"".join(side)
+    if not side[-1].endswith(b"\n"):  # only the last line of a file can lack it
+        return (1, count - len(side)) if text.endswith(wanted) else (0, 0)
+    places, at = 0, -1
+    first = text.find(wanted)
+    while places < most and (at := text.find(wanted, at + 1)) >= 0:
+        places += 1
+    return places, text.count(b"\n", 0, first + 1) - 1 if places else 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gaudi_patch.series.hunks import Hunk, HunkMismatch, apply, occurrences, offsets, split
+from gaudi_patch.series.hunks import MAX_PLACES, Hunk, HunkMismatch, apply, occurrences, offsets, split
 from tests.support.unified import make_hunks, moved, reverse
 
 TEN = b"".join(b"%d\n" % number for number in range(1, 11))
@@ -302,6 +302,26 @@ def test_many_hunks_of_few_lines_are_each_found_once() -> None:
     assert found == [0] * len(hunks)
 
 
+def test_work_that_grows_with_hunks_times_file_is_bounded() -> None:
+    """Repetition is what makes a search slow; whatever is given, it ends within seconds or is refused."""
+    import time
+
+    # Each hunk has its one place, which a search meets after almost as long a match at every line before it.
+    lines = b"".join(b"a\n" * 300 + b"%d\n" % at for at in range(400))
+    hunks = [
+        _hunk(at * 301 + 101, *[(b" ", b"a\n")] * 200, (b"-", b"%d\n" % at), *[(b" ", b"a\n")] * 3) for at in range(399)
+    ]
+    begun = time.process_time()
+    assert offsets(lines, hunks) == [0] * len(hunks)
+    assert time.process_time() - begun < 20
+    with pytest.raises(HunkMismatch, match="too many hunks for a file of this size"):
+        offsets(lines * 10, hunks)
+
+
+def test_places_are_counted_up_to_a_limit() -> None:
+    assert occurrences([b"a\n"] * 1000, [[b"a\n"], [b"b\n"], []]) == [(MAX_PLACES, 0), (0, 0), (0, 0)]
+
+
 @given(st.text("ab", max_size=40), st.lists(st.text("abc", min_size=1, max_size=6), max_size=8))
 @example("aabab", ["ab", "b", "aab", "abab", "bab", "ba", "c", "aababa"])
 @example("baaab", ["baa", "aab", "aa", "a"])
@@ -314,6 +334,19 @@ def test_occurrences_are_counted_as_by_looking_everywhere(text: str, words: list
         places = [at for at in range(len(text)) if text.startswith(word, at)]
         assert count == len(places), word
         assert not places or first == places[0], word
+
+
+@given(st.lists(st.sampled_from([b"a\n", b"b\n", b"aa\n", b"\n", b"a\r\n"]), max_size=12), st.booleans(), st.data())
+def test_a_last_line_without_its_end_stands_at_the_end_alone(
+    lines: list[bytes], cut: bool, data: st.DataObject
+) -> None:
+    if cut and lines:
+        lines[-1] = lines[-1][:-1]
+        lines = split(b"".join(lines))
+    side = data.draw(st.lists(st.sampled_from([b"a\n", b"b\n", b"aa\n", b"\n", b"a"]), min_size=1, max_size=3))
+    side = [*(line if line.endswith(b"\n") else line + b"\n" for line in side[:-1]), side[-1]]
+    places = [at for at in range(len(lines)) if lines[at : at + len(side)] == side]
+    assert occurrences(lines, [side]) == [(len(places), places[0] if places else 0)]
 
 
 def _hunk(start: int, *lines: tuple[bytes, bytes]) -> Hunk:
