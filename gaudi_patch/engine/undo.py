@@ -63,7 +63,8 @@ def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undon
             for variant in bytecode.variants(entry.path):
                 if variant.path not in wanted:
                     _attempt(variant.path, done.litter, lambda path=variant.path: disk.unlink(path))  # type: ignore[misc]
-        _attempt(entry.temp, done.litter, lambda path=entry.temp: disk.unlink(path))  # type: ignore[misc]
+        if os.path.lexists(entry.temp):
+            _attempt(entry.temp, done.litter, lambda path=entry.temp: disk.unlink(path))  # type: ignore[misc]
     made = [*record.created, *(path / "__pycache__" for path in record.created)]
     for path in sorted(made, reverse=True):
         _attempt(path, done.litter, lambda path=path: remove_empty([path], disk))  # type: ignore[misc]
@@ -124,7 +125,8 @@ def _put_back(
             file, what = ground.home / journal.UNDO, f"the journal has lost the bytes of {entry.path}"
             raise GaudiPatchError(Exit.HUMAN, "journal-damaged", what, journal.REINSTALL, str(file))
     image = Image(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
-    disk.unlink(entry.temp)
+    if os.path.lexists(entry.temp):
+        disk.unlink(entry.temp)
     disk.write_new(entry.temp, image if trusted else modest(image, found, ground.owner()), like=entry.path)
     disk.replace(entry.temp, entry.path)
 
