@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gaudi_patch.disk import Disk, environment_error
-from gaudi_patch.engine import transaction
+from gaudi_patch.engine import orphans, transaction
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.situation import lock
@@ -22,6 +22,8 @@ def exclusive(
     ``timeout`` is in seconds; None takes no lock. ``progress`` notes what was done about the killed run.
     """
     with lock(installation, timeout) as warnings:
+        warnings += orphans.clear(installation, timeout, disk)
+        warnings += orphans.clear_superseded(installation, disk)
         try:
             recovered = transaction.recover(Ground.of(installation), disk)
         except OSError as error:

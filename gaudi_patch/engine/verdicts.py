@@ -14,6 +14,10 @@ from gaudi_patch.target.installation import Installation
 
 if TYPE_CHECKING:
     from gaudi_patch.engine.bytecode_check import Wrong
+    from gaudi_patch.engine.orphans import Orphan
+
+#: What a run at work looks like for a moment.
+UNSETTLED = (State.PARTIAL, State.MODIFIED, State.MISSING)
 
 EXITS = {
     State.PATCHED: Exit.OK,
@@ -109,17 +113,36 @@ def settled(manifest: Manifest, installation: Installation) -> tuple[Situation, 
     Returns the situation, and ``locked`` or ``interrupted`` where a journal is there: of a writer at work, or of
     a run that was killed.
     """
+    from gaudi_patch.engine import orphans
+
     found = look(manifest, installation)
-    if found.interrupted is None and found.state not in (State.PARTIAL, State.MODIFIED, State.MISSING):
+    orphan = next(orphans.find(installation), None)
+    if orphan is None and found.interrupted is None and found.state not in UNSETTLED:
         return found, None
     from gaudi_patch.engine.locking import locked, no_writer
 
+    if orphan is not None:
+        with no_writer(orphan.dist_info) as writer:
+            if writer is not None:
+                return found, locked(orphan.dist_info, holder=writer)
+        return found, orphaned(orphan)
     folder = installation.state_dir.parent
     with no_writer(folder) as writer:
         found = look(manifest, installation)
     if found.interrupted is None:
         return found, None
     return found, locked(folder, holder=writer) if writer is not None else interrupted(found)
+
+
+def orphaned(orphan: Orphan) -> GaudiPatchError:
+    """Return the error for the journal of a run that was killed before another release was installed."""
+    return GaudiPatchError(
+        Exit.REFUSED,
+        "interrupted",
+        f"{orphan.words}, which is no longer installed, left files behind",
+        "run any apply or rollback: it clears them first",
+        str(orphan.dist_info),
+    )
 
 
 def interrupted(found: Situation) -> GaudiPatchError:

@@ -1,0 +1,215 @@
+"""Clear what a killed run left of an installation that is no more.
+
+pip and uv remove what RECORD lists. A run that was killed before it had changed RECORD leaves files that nobody
+lists: its journal (and with it the dist-info of a release that is gone), files that the series created, temporary
+files. They cannot be undone, since what they were made from is gone; so they are removed, by the journal's word:
+only temporary files by their names, and files with the very bytes that the run has written. What the present
+release's RECORD lists is never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.disk import Disk, Image, environment_error, read_image
+from gaudi_patch.engine import bytecode, journal, record, undo
+from gaudi_patch.engine.applied import Saved
+from gaudi_patch.engine.guard import Ground
+from gaudi_patch.engine.journal import Entry, Journal, same_content
+from gaudi_patch.engine.locking import directory_lock
+from gaudi_patch.engine.progress import uninterrupted
+from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.site_folder import normalised
+
+
+class Orphan(NamedTuple):
+    """A dist-info without a package, with the journal of a killed run; ``journal`` is None for one without content."""
+
+    dist_info: Path
+    ground: Ground
+    journal: Journal | None
+
+    @property
+    def words(self) -> str:
+        """What was interrupted, for people."""
+        verb = self.journal.verb if self.journal is not None else "run"
+        return f"an interrupted {verb} of {self.dist_info.name.removesuffix('.dist-info')}"
+
+
+@dataclass
+class _Account:
+    """What was removed and what was left alone, by name."""
+
+    removed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def sentence(self, words: str) -> str:
+        count = len(self.removed)
+        text = f"{words} was cleared, since that installation is gone: {count} file{'s' if count != 1 else ''} removed"
+        if self.removed:
+            text += f" ({', '.join(self.removed)})"
+        return text + (f"; left alone, as edited since: {', '.join(self.left)}" if self.left else "")
+
+
+def find(installation: Installation) -> Iterator[Orphan]:
+    """Find the orphans beside ``installation``; writes nothing. A journal that cannot be understood is passed over."""
+    for dist_info in _strangers(installation):
+        if not (dist_info / "gaudi-patch.journal").is_dir():
+            continue
+        ground = _ground(installation, dist_info)
+        with contextlib.suppress(GaudiPatchError):
+            yield Orphan(dist_info, ground, journal.load(ground))
+
+
+def clear(installation: Installation, timeout: float | None, disk: Disk) -> list[str]:
+    """Clear every orphan beside ``installation``, whose lock is held; return an account of each.
+
+    Idempotent: it may be killed and run again. Raises ``locked`` (exit 4) where another process is at work on one.
+    """
+    accounts = []
+    for orphan in list(find(installation)):
+        with directory_lock(orphan.dist_info, timeout), disk.within(orphan.ground.bounds), _errors(orphan.words):
+            account = _cleared(orphan.ground, orphan.journal, _listed(installation), disk)
+        accounts.append(account.sentence(orphan.words))
+    for dist_info in _strangers(installation):
+        with contextlib.suppress(OSError):
+            dist_info.rmdir()  # one that is empty hides the version from importlib.metadata
+    return accounts
+
+
+def clear_superseded(installation: Installation, disk: Disk) -> list[str]:
+    """Clear the journal of a killed run where the same release was installed anew since; return an account.
+
+    It was, where RECORD is neither what the run found nor what it may have written, and each file of the journal
+    that it lists is as it says. To undo the run would then be wrong, since what it found is gone.
+    """
+    ground = Ground.of(installation)
+    left = journal.load(ground)
+    if left is None or installation.record is None:
+        return []
+    rows = _listed(installation)
+    if not _installed_anew(left, ground, installation.record, rows):
+        return []
+    with disk.within(ground.bounds), _errors(f"an interrupted {left.verb}"):
+        account = _cleared(ground, left, rows, disk)
+    return [account.sentence(f"an interrupted {left.verb} of an earlier installation")]
+
+
+def _strangers(installation: Installation) -> Iterator[Path]:
+    """The dist-info directories of the package beside ``installation`` that have no METADATA."""
+    own = installation.dist_info
+    if own is None:
+        return
+    for name in sorted(os.listdir(own.parent)):  # noqa: PTH208 - names alone
+        stem, _, kind = name.rpartition(".")
+        if kind != "dist-info" or name == own.name or normalised(stem.partition("-")[0]) != installation.package:
+            continue
+        path = own.parent / name
+        if path.is_dir() and not path.is_symlink() and not os.path.lexists(path / "METADATA"):
+            yield path
+
+
+def _ground(installation: Installation, dist_info: Path) -> Ground:
+    state_dir = dist_info / "gaudi-patch"
+    return Ground.of(replace(installation, dist_info=dist_info, record=dist_info / "RECORD", state_dir=state_dir))
+
+
+def _listed(installation: Installation) -> Mapping[Path, record.Entry]:
+    """What the present RECORD lists, by path."""
+    if installation.record is None or installation.dist_info is None:
+        return {}
+    image = read_image(installation.record, Ground.of(installation).bounds)
+    base = installation.dist_info.parent
+    return {base / name: row for name, row in record.entries(image.data).items()} if image is not None else {}
+
+
+def _installed_anew(left: Journal, ground: Ground, file: Path, rows: Mapping[Path, record.Entry]) -> bool:
+    known = next((entry for entry in left.entries if entry.path == file), None)
+    now = read_image(file, ground.bounds)
+    if known is None or now is None or same_content(now, known.before):
+        return False
+    if left.phase == "replacing" and same_content(now, known.after):
+        return False
+    if any(path.is_relative_to(ground.state_dir) for path in rows):
+        return False
+    for entry in left.entries:
+        row = rows.get(entry.path)
+        if row is not None and row.digest:
+            image = read_image(entry.path, ground.bounds)
+            if image is None or record.Entry.of(image.data) != row:
+                return False
+    return True
+
+
+def _cleared(ground: Ground, left: Journal | None, rows: Mapping[Path, record.Entry], disk: Disk) -> _Account:
+    account = _Account()
+    with uninterrupted():
+        for entry in left.entries if left is not None else ():
+            if os.path.lexists(entry.temp):
+                disk.unlink(entry.temp)
+                account.removed.append(_name(entry.temp, ground))
+            if entry.path not in rows:
+                _clear_entry(entry, ground, left.verb if left is not None else "", account, disk)
+        made = [*left.created, *(path for path, _ in left.removed)] if left is not None else []
+        made += [path / "__pycache__" for path in made]
+        undo.remove_empty([*made, ground.state_dir / "backup", ground.state_dir], disk)
+        for directory in undo.touched_directories(left) if left is not None else []:
+            disk.sync_directory(directory)
+        # Last, so that a run which is killed before this is begun again.
+        if journal.FILE in disk.names(ground.home):
+            disk.unlink(ground.home / journal.FILE)
+            disk.sync_directory(ground.home)
+        undo.clear(ground.home, disk)
+    return account
+
+
+def _clear_entry(entry: Entry, ground: Ground, verb: str, account: _Account, disk: Disk) -> None:
+    """Remove a target if it has the bytes that the run wrote, and what Python cached of it."""
+    image = disk.read(entry.path)
+    if image is None:
+        return
+    if any(same_content(image, ours) for ours in _ours(entry, ground, verb)):
+        for variant in bytecode.variants(entry.path, str(ground.prefix) if ground.prefix else None):
+            cached = disk.read(variant.path) if entry.path.suffix == ".py" and variant.tag else None
+            if cached is not None and _is_cache(cached.data, image):
+                disk.unlink(variant.path)
+                account.removed.append(_name(variant.path, ground))
+        disk.unlink(entry.path)
+        account.removed.append(_name(entry.path, ground))
+    elif not entry.volatile and entry.before is None:
+        account.left.append(_name(entry.path, ground))
+
+
+def _ours(entry: Entry, ground: Ground, verb: str) -> list[Saved]:
+    """What of an entry gaudi-patch has written: not what a rollback restores, and not what an apply found."""
+    mine = [entry.before] if verb == "rollback" else [entry.after]
+    if entry.path.is_relative_to(ground.state_dir):
+        mine = [entry.before, entry.after]
+    return [saved for saved in mine if saved is not None]
+
+
+def _is_cache(data: bytes, source: Image) -> bool:
+    """Whether the header of a .pyc says that it was compiled from ``source``."""
+    if data[4:8] == bytes(4):
+        second = (source.mtime_ns or 0) // 1_000_000_000 & 0xFFFFFFFF
+        return data[8:16] == second.to_bytes(4, "little") + len(source.data).to_bytes(4, "little")
+    return data[:4] == importlib.util.MAGIC_NUMBER and data[8:16] == importlib.util.source_hash(source.data)
+
+
+def _name(path: Path, ground: Ground) -> str:
+    return str(path.relative_to(ground.root)) if path.is_relative_to(ground.root) else str(path)
+
+
+@contextlib.contextmanager
+def _errors(words: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise environment_error(error, f"clearing {words}", "its journal is kept for the next run") from error
