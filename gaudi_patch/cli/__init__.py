@@ -57,10 +57,22 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _json_schema(value: bool) -> None:
+    if value:
+        from gaudi_patch.output import schema
+
+        typer.echo(schema.text(), nl=False)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    json_schema: Annotated[
+        bool,
+        typer.Option("--json-schema", callback=_json_schema, is_eager=True, help="Print the schema of --json."),
     ] = False,
 ) -> None:
     """Options of the program itself."""

@@ -10,6 +10,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from gaudi_patch import cli
+from tests.support import output_schema
 from tests.support.cli import command, environment
 from tests.support.tiny import Tiny
 
@@ -27,6 +28,7 @@ def invoke(target: Tiny, verb: str, *more: str) -> tuple[int, str, str]:
 
 def document(target: Tiny, verb: str, *more: str) -> dict[str, Any]:
     code, out, err = invoke(target, verb, "--json", *more)
+    output_schema.hold(out)
     found: dict[str, Any] = json.loads(out)
     assert found["exit_code"] == code
     assert err == ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import output_schema
 from tests.support.environments import clean_environment
 
 #: A run that takes longer hangs.
@@ -27,7 +28,8 @@ class Done:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one object of --json."""
+        """The one object of --json, as its published schema says."""
+        output_schema.hold(self.out)
         document: dict[str, Any] = json.loads(self.out)
         return document
 
