@@ -61,7 +61,7 @@ def test_every_command_has_a_definition_of_its_own() -> None:
     loaded = json.loads(schema.text())
     names = [name.replace(" ", "-") for name in loaded["properties"]["command"]["enum"]]
     assert set(names) <= set(loaded["$defs"])
-    branches = [one["properties"]["command"]["const"] for one in loaded["allOf"][2]["anyOf"][2:]]
+    branches = [one["properties"]["command"]["const"] for one in loaded["allOf"][2]["anyOf"][3:]]
     assert branches == loaded["properties"]["command"]["enum"]
 
 
