@@ -76,7 +76,7 @@ def clear(installation: Installation, timeout: float | None, disk: Disk) -> list
     accounts = []
     for orphan in list(find(installation)):
         with directory_lock(orphan.dist_info, timeout), disk.within(orphan.ground.bounds), _errors(orphan.words):
-            account = _cleared(orphan.ground, orphan.journal, _listed(installation), disk)
+            account = _cleared(orphan.ground, orphan.journal, _listed(installation, orphan.journal), disk)
         accounts.append(account.sentence(orphan.words))
     for dist_info in _strangers(installation):
         with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ def clear_superseded(installation: Installation, disk: Disk) -> list[str]:
     left = journal.load(ground)
     if left is None or installation.record is None:
         return []
-    rows = _listed(installation)
+    rows = _listed(installation, left)
     if not _installed_anew(left, ground, installation.record, rows):
         return []
     with disk.within(ground.bounds), _errors(f"an interrupted {left.verb}"):
@@ -121,13 +121,17 @@ def _ground(installation: Installation, dist_info: Path) -> Ground:
     return Ground.of(replace(installation, dist_info=dist_info, record=dist_info / "RECORD", state_dir=state_dir))
 
 
-def _listed(installation: Installation) -> Mapping[Path, record.Entry]:
-    """What the present RECORD lists, by path."""
-    if installation.record is None or installation.dist_info is None:
+def _listed(installation: Installation, left: Journal | None) -> Mapping[Path, record.Entry]:
+    """What the present RECORD lists of the files of a journal, and of the state, by path."""
+    if installation.record is None or installation.dist_info is None or left is None:
         return {}
     image = read_image(installation.record, Ground.of(installation).bounds)
     base = installation.dist_info.parent
-    return {base / name: row for name, row in record.entries(image.data).items()} if image is not None else {}
+    names = {entry.path.relative_to(base).as_posix() for entry in left.entries if entry.path.is_relative_to(base)}
+    wanted = {os.fsencode(name) for name in names}
+    state = os.fsencode(f"{installation.state_dir.relative_to(base).as_posix()}/")
+    found = record.selected(image.data, lambda path: path in wanted or path.startswith(state)) if image else {}
+    return {base / name: row for name, row in found.items()}
 
 
 def _installed_anew(left: Journal, ground: Ground, file: Path, rows: Mapping[Path, record.Entry]) -> bool:
