@@ -35,6 +35,7 @@ _TEST_PACKAGES = (
     "attr",
     "attrs",
     "exceptiongroup",
+    "coverage",
     "tomli",
 )
 
@@ -59,8 +60,14 @@ def test_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def inside(torch_python: Path, runtime_tree: Path, test_packages: Path) -> Callable[[str, str], None]:
+def inside(
+    torch_python: Path, runtime_tree: Path, test_packages: Path, pytestconfig: pytest.Config
+) -> Callable[[str, str], None]:
     """``inside(module, rules)``: run a module of ``inside/``; rules are ``lazy``, ``eager`` or ``host`` (no device)."""
+
+    environment = clean_environment() | {"PYTHONPATH": f"{runtime_tree}:{test_packages}", "OMP_NUM_THREADS": "1"}
+    if pytestconfig.pluginmanager.hasplugin("_cov"):  # --cov: its report has the runtime's modules, too
+        environment["RUNTIME_COVERAGE_FILE"] = str(REPOSITORY / ".coverage")
 
     def run(module: str, rules: str) -> None:
         arguments = ["-q", "-W", "error", "-p", "no:cacheprovider", "-c", "/dev/null", "-rs"]
@@ -70,7 +77,7 @@ def inside(torch_python: Path, runtime_tree: Path, test_packages: Path) -> Calla
             [str(torch_python), "-B", *device, str(INSIDE / "run.py"), *arguments],
             capture_output=True,
             text=True,
-            env=clean_environment() | {"PYTHONPATH": f"{runtime_tree}:{test_packages}", "OMP_NUM_THREADS": "1"},
+            env=environment,
             timeout=1200,
             check=False,
         )
