@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from gaudi_patch.authoring import lint, source, staging, wheels, worktree
@@ -33,9 +34,8 @@ def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path 
     )
     result.blocks += [
         Text(f"{folder}: LMCache {series.id} with {len(series.patches)} commits", "good"),
-        Text(
-            f"next: edit and amend (git rebase -i {worktree.PRISTINE}), then gaudi-patch dev refresh {folder}", "next"
-        ),
+        Text(f"next: edit and amend (git rebase -i {worktree.PRISTINE}), then write it back:", "next"),
+        Text(f"gaudi-patch dev refresh {shlex.quote(str(folder))}{lock.option(directory)}", "next", verbatim=True),
     ]
     return result
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from gaudi_patch.authoring import source, wheels
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Table, Text
-from gaudi_patch.series import explain, hunks, patch_files
+from gaudi_patch.series import explain, hunks, lock, patch_files
 from gaudi_patch.series.diff import FileDiff, Kind, parse
 from gaudi_patch.series.hunks import Hunk
 from gaudi_patch.series.manifest import Manifest, Series, default_directory
@@ -41,15 +42,18 @@ def watch(directory: Path | None, wheel: Path) -> Result:
         "dev lint", data=data, blocks=[Table(("hunk", "patch", "file", "why"), shown, title, state_column=0)]
     )
     summary = ", ".join(f"{number} {word}" for word, number in counts.items())
+    words = shlex.join(["gaudi-patch", "dev", "port", series.id, version, "--wheel", str(wheel)])
+    command = words + lock.option(directory)
     if counts["fits"] == len(rows):
-        result.blocks.append(Text(f"{summary}: gaudi-patch dev port {series.id} {version} will merge", "good"))
+        result.blocks.append(Text(f"{summary}: the port will merge; next:", "good"))
+        result.blocks.append(Text(command, "next", verbatim=True))
         return result
     result.exit = Exit.REFUSED
     fault = GaudiPatchError(
         Exit.REFUSED,
         "does-not-fit",
         f"series {series.id} does not fit {version} as it is: {summary}",
-        f"gaudi-patch dev port {series.id} {version} --wheel {wheel}",
+        command,
         str(wheel),
     )
     result.errors.append(fault)

@@ -121,9 +121,10 @@ def _refuse_strays(manifest: Manifest) -> None:
     trees = tuple(f"{name}/" for name in manifest.patches if patch_files.is_source(name))
     stray = []
     for path in sorted(manifest.directory.rglob("*")):
-        name = path.relative_to(manifest.directory).as_posix()
-        if not path.is_file() or "__pycache__" in path.parts or path.name.startswith("."):
+        relative = path.relative_to(manifest.directory)
+        if not path.is_file() or patch_files.is_litter(relative):
             continue
+        name = relative.as_posix()
         kept = path.suffix == ".py" if name.startswith(trees) else name in manifest.patches
         if not kept and name not in (lock_file.SOURCE, lock_file.NAME):
             stray.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ from gaudi_patch.authoring.git_settings import with_own_git
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.output.report import Diff, Result, Text
+from gaudi_patch.series import lock
 from gaudi_patch.series.manifest import default_directory, load
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def port(old: str, new: str, folder: Path | None, directory: Path | None, option
             Exit.USAGE,
             "exists",
             f"the manifest has a series {new} already; nothing was changed",
-            f"gaudi-patch dev edit {new}",
+            f"gaudi-patch dev edit {new}{lock.option(directory)}",
             str(manifest.file),
         )
     folder = folder or Path(f"{manifest.package}-{new}-port")
@@ -146,7 +148,7 @@ def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
     fault = refused(
         "conflict",
         f"{name} conflicts with {plan['new']} in {', '.join(files)}",
-        f"resolve and `git add` in {folder}, then gaudi-patch dev port --continue {folder} (or --abort)",
+        f"resolve and `git add` there, then gaudi-patch dev port --continue {shlex.quote(str(folder))} (or --abort)",
         str(folder),
     )
     done = [worktree.trailer(str(one.message)) for one in repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)]
@@ -180,9 +182,9 @@ def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
             staging.publish(drafted, directory)
             patch_names.retitle(repo, names)
     if result.errors:
-        folder = repo.working_dir
+        folder = shlex.quote(str(repo.working_dir))
         result.errors[0].message += "; nothing was written to the patches"
-        result.errors[0].hint = f"amend the commits in {folder}, then gaudi-patch dev port --continue {folder}"
+        result.errors[0].hint = f"amend the commits there, then gaudi-patch dev port --continue {folder}"
     return result
 
 

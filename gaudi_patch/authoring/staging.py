@@ -36,7 +36,7 @@ def draft(directory: Path) -> Iterator[Path]:
     """Copy the patches directory, to be changed and validated there; errors name the files of the original."""
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-draft-") as scratch:
         folder = Path(scratch, "patches")
-        shutil.copytree(directory, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(directory, folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         try:
             yield folder
         except GaudiPatchError as error:
@@ -93,9 +93,9 @@ def publish(drafted: Path, directory: Path) -> None:
 def _files(folder: Path) -> dict[str, bytes]:
     """All files of a patches directory; what editors and interpreters leave there is no part of it."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        name.as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+        if path.is_file() and not patch_files.is_litter(name := path.relative_to(folder))
     }
 
 

@@ -53,9 +53,15 @@ def renew_hint(directory: Path) -> str:
     """Return what to do about a lock that cannot be used, as a command that works as it stands."""
     if directory.name == SHIPPED:
         return "reinstall gaudi-patch"
-    here = Path(__file__).resolve().parents[2] / "patches"
-    more = "" if directory.resolve() == here else f" --manifest {shlex.quote(str(directory))}"
-    return f"maintainers: gaudi-patch dev lint --write{more}"
+    return f"maintainers: gaudi-patch dev lint --write{option(directory)}"
+
+
+def option(directory: Path) -> str:
+    """Return what a printed command needs so that it takes the patches of ``directory``; "" for the built-in ones."""
+    package = Path(__file__).resolve().parents[1]
+    if directory.resolve() in (package.parent / "patches", package / SHIPPED):
+        return ""
+    return f" --manifest {shlex.quote(str(directory))}"
 
 
 def render(content: Content, source: bytes) -> bytes:

@@ -35,7 +35,16 @@ def sources(root: Path) -> dict[str, bytes]:
     """Return the Python files below ``root`` by their path relative to it, which is that below site-packages."""
     if not root.is_dir():
         raise FileNotFoundError(2, "No such directory", str(root))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.py")}
+    return {
+        name.as_posix(): path.read_bytes()
+        for path in root.rglob("*.py")
+        if not is_litter(name := path.relative_to(root))
+    }
+
+
+def is_litter(path: Path) -> bool:
+    """Return whether a path, relative to the patches, is what an interpreter or a tool left there (a cache, a swap)."""
+    return any(part == "__pycache__" or part.startswith(".") for part in path.parts)
 
 
 def creating(files: Mapping[str, bytes]) -> bytes:

@@ -165,6 +165,8 @@ def test_files_that_no_patch_is_are_refused_and_those_of_tools_are_not(shelf: Sh
     (shelf.directory / "route/__pycache__").mkdir()
     (shelf.directory / "route/__pycache__/x.pyc").write_bytes(b"")
     (shelf.directory / ".swp").write_bytes(b"")
+    (shelf.directory / "route/.mypy_cache").mkdir()
+    (shelf.directory / "route/.mypy_cache/x.json").write_bytes(b"")
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
     (shelf.directory / "route/notes.txt").write_text("mine")
     with pytest.raises(GaudiPatchError, match=r"no series uses route/notes\.txt"):
