@@ -14,7 +14,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, narrate
 from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke import checks as smoke
-from gaudi_patch.smoke import levels
+from gaudi_patch.smoke import levels, rendering
 from gaudi_patch.target.locate import Target, locate
 
 #: The new environment sees what the given one has installed, behind what it has itself.
@@ -41,8 +41,8 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
     return Result(
         "apply",
         proved.exit,
-        {"smoke": [smoke.as_data(level) for level in found]},
-        smoke.blocks(found),
+        {"smoke": [rendering.data(level) for level in found]},
+        rendering.blocks(found),
         list(proved.warnings),
         [proved.fault] if proved.fault else [],
     )

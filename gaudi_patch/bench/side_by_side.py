@@ -14,6 +14,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.smoke.checks import interpreter_of
 from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.invocation import command_line
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured of which LMCache; ``limit`` is the memory in bytes that could be used."""
+    """What was measured of which LMCache.
+
+    ``limit`` is the memory in bytes that could be used, ``smoke`` the command line that says more of a failure.
+    """
 
     version: str
     rules: str
     shapes: Sequence[Shape]
     limit: int
     measured: Measured
+    smoke: str = "gaudi-patch smoke"
 
     @cached_property
     def pairs(self) -> list[points.Pair]:
@@ -53,7 +58,7 @@ class Comparison:
         broken = [f"{shape}: {why}" for code, shape, why in failures if code == "patched"]
         if broken:
             return GaudiPatchError(
-                Exit.SMOKE, "bench-failed", "the patched code failed", "gaudi-patch smoke says more", details=broken
+                Exit.SMOKE, "bench-failed", "the patched code failed", f"`{self.smoke}` says more", details=broken
             )
         if self.measured.points:
             return None
@@ -74,4 +79,5 @@ def compare(manifest: Manifest, installation: Installation, options: Options, sa
     limit = options.memory or available_bytes() // 2
     request = Request(options.shapes, options.contexts, options.device, options.rules, limit, options.timeout)
     measured = run(look(manifest, installation), interpreter_of(installation), request, say)
-    return Comparison(installation.version or "", options.rules, options.shapes, limit, measured)
+    smoke = command_line("smoke", target=installation.target)
+    return Comparison(installation.version or "", options.rules, options.shapes, limit, measured, smoke)

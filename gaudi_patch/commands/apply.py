@@ -141,7 +141,7 @@ def rendered(proved: ProvedApply, *, diff: bool) -> Result:
     """Return text and JSON of what `apply` did; both speak of the installation as it is now."""
     from gaudi_patch.commands import describe
     from gaudi_patch.engine.outcome import Done
-    from gaudi_patch.smoke import checks
+    from gaudi_patch.smoke import rendering
 
     outcome, now = proved.outcome, proved.now
     result = Result("apply", proved.exit, warnings=list(proved.warnings))
@@ -157,8 +157,8 @@ def rendered(proved: ProvedApply, *, diff: bool) -> Result:
     if outcome.done is Done.ALREADY and diff:
         result.blocks.append(Text("no difference"))
     if proved.levels is not None:
-        result.data["smoke"] = [checks.as_data(level) for level in proved.levels]
-        result.blocks += checks.blocks(proved.levels)
+        result.data["smoke"] = [rendering.data(level) for level in proved.levels]
+        result.blocks += rendering.blocks(proved.levels)
     if proved.fault is not None:
         result.errors = [proved.fault]
         word = "rolled back" if proved.stage is Stage.ROLLED_BACK else "left as it was"

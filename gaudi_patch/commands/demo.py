@@ -70,9 +70,9 @@ def demo(
 
 def rendered(story: Story) -> Result:
     """Return the result: exit 1 where a step did not end as it must."""
-    from gaudi_patch.smoke import checks
+    from gaudi_patch.smoke import rendering
 
-    blocks: list[Block] = [*checks.blocks(story.patched)] if story.patched else []
+    blocks: list[Block] = [*rendering.blocks(story.patched)] if story.patched else []
     blocks += [
         Table(("counted on the emulated HPU", "stock", "patched"), rows, f"{request} (lazy rules, after warm-up)")
         for request, rows in story.counters().items()

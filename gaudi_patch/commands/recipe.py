@@ -147,8 +147,8 @@ def rendered(composed: Composed, out: Path | None) -> Result:
         blocks.append(Text(f"Validated: LMCache {version} accepts every value", "good"))
     else:
         warnings.append("no LMCache has loaded this: without --lmcache, the installed one checks it")
-    if composed.unpatched:
-        warnings.append("this LMCache is not patched, and will not serve an HPU: gaudi-patch apply")
+    if composed.patch:
+        warnings.append(f"this LMCache is not patched, and will not serve an HPU: {composed.patch}")
     return Result("recipe", data=data, blocks=blocks, warnings=warnings)
 
 

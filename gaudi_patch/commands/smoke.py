@@ -98,9 +98,10 @@ def smoke(
 
 def rendered(proof: Proof) -> Result:
     """Return the result: exit 5 where a level failed, a required one was skipped, or nothing was proved."""
-    from gaudi_patch.smoke.checks import as_data, blocks
+    from gaudi_patch.smoke import rendering
 
-    result = Result("smoke", data={"levels": [as_data(level) for level in proof.levels]}, blocks=blocks(proof.levels))
+    levels = [rendering.data(level) for level in proof.levels]
+    result = Result("smoke", data={"levels": levels}, blocks=rendering.blocks(proof.levels))
     if proof.fault is not None:
         result.exit, result.errors = proof.fault.exit, [proof.fault]
         return result

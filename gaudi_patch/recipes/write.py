@@ -22,7 +22,7 @@ class Composed:
     """A recipe, the release that it is for, and who has taken it.
 
     ``checked``: the installed LMCache has loaded every value. ``guarded``: the refusals of the patched runtime were
-    asked too; None where no LMCache was asked. ``unpatched``: it is installed and will not serve an HPU.
+    asked too; None where no LMCache was asked. ``patch``: the command line that patches it, "" where none is needed.
     """
 
     mode: str
@@ -30,7 +30,7 @@ class Composed:
     recipe: Recipe
     checked: bool = False
     guarded: bool | None = None
-    unpatched: bool = False
+    patch: str = ""
 
 
 def for_installation(manifest: Manifest, installation: Installation, mode: str, settings: Settings) -> Composed:
@@ -51,7 +51,8 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
     recipe = compose(_mode(mode), release, settings)
     guarded = validate(recipe, installation.python)
     unpatched = found.state is not None and found.state is not State.PATCHED
-    return Composed(mode, release, recipe, checked=True, guarded=guarded, unpatched=unpatched)
+    patch = found.command("apply") if unpatched else ""
+    return Composed(mode, release, recipe, checked=True, guarded=guarded, patch=patch)
 
 
 def for_version(manifest: Manifest, version: str, mode: str, settings: Settings) -> Composed:

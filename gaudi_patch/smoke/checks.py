@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Block, Table, narrate
+from gaudi_patch.output.report import narrate
 from gaudi_patch.smoke import levels as table
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.invocation import command_line
 
 #: What `apply` runs unless told otherwise: all that needs LMCache and torch alone.
 AFTER_APPLY = ("imports", "kernels", "engine")
@@ -54,6 +54,8 @@ def prove(installation: Installation, options: Options) -> Proof:
     """
     levels = run(installation, options)
     fault = fault_of(levels, options)
+    if fault is not None:
+        fault.hint += f"; on an unpatched installation: {command_line('apply', target=installation.target)}"
     if fault is None and not any(level.status == "passed" for level in levels):
         reasons = sorted({level.reason for level in levels})
         fault = GaudiPatchError(Exit.SMOKE, "nothing-proved", "every level was skipped", details=reasons)
@@ -96,7 +98,7 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "no-interpreter",
         "no interpreter of the target can be run, so that nothing can be proved; nothing was changed",
-        "name the target's interpreter with --python, or use --no-smoke",
+        "name the target's interpreter with --python; apply without a proof: --no-smoke",
         str(installation.root),
     )
 
@@ -116,22 +118,6 @@ def fault_of(results: Sequence[LevelResult], options: Options) -> GaudiPatchErro
         Exit.SMOKE,
         "smoke-failed",
         f"{len(bad)} of {len(results)} smoke checks failed",
-        "see the details above; on an unpatched installation: gaudi-patch apply",
+        "see the details above",
         details=details,
     )
-
-
-def blocks(results: Sequence[LevelResult]) -> list[Block]:
-    """A table of the levels."""
-    rows = [
-        (one.level, one.rules, one.status, one.device, str(one.checks), f"{one.seconds:.1f} s", one.reason)
-        for one in results
-    ]
-    return [
-        Table(("level", "rules", "status", "device", "checks", "time", "what"), rows, "Smoke checks", state_column=2)
-    ]
-
-
-def as_data(one: LevelResult) -> dict[str, Any]:
-    """JSON of one level."""
-    return asdict(one)
