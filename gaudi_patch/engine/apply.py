@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from gaudi_patch.disk import Disk, Image, environment_error, sha256
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import layout, plan, record, transaction
 from gaudi_patch.engine.bytecode import variants
+from gaudi_patch.engine.bytecode_check import verify
 from gaudi_patch.engine.exclusive import exclusive
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.outcome import ApplyOutcome, Done
@@ -80,7 +81,16 @@ def apply(
             return ApplyOutcome(Done.WOULD_APPLY, found, found, series, planned, warnings)
         progress.goal = f"series {series} is applied"
         warnings += tuple(
-            _carry_out("apply", f"applying series {series}", found, todo, options.disk, leftover, progress)
+            _carry_out(
+                "apply",
+                f"applying series {series}",
+                found,
+                todo,
+                options.disk,
+                leftover,
+                progress,
+                lambda: verify(installation, [file.path for file in planned.files], overlay.bytecode()),
+            )
         )
         with reading_again(found, progress):
             after = look(manifest, installation)
@@ -141,10 +151,11 @@ def _carry_out(
     disk: Disk,
     leftover: list[Path],
     progress: Progress,
+    check: Callable[[], object] | None = None,
 ) -> list[str]:
     ground = Ground.of(found.installation)
     try:
-        return transaction.run(ground, verb, todo, disk, leftover, layout.source_date_ns(), progress)
+        return transaction.run(ground, verb, todo, disk, leftover, layout.source_date_ns(), progress, check)
     except OSError as error:
         raise environment_error(error, doing, progress.words()) from error
 

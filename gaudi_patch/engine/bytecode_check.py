@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gaudi_patch.disk import Image, read_image
@@ -55,11 +56,17 @@ def recorded(installation: Installation, applied: Applied | None) -> dict[Path, 
     return {installation.root / name: digest for name, digest in applied.compiled.items()} if applied else {}
 
 
-def wrong(installation: Installation, names: Iterable[str], known: Mapping[Path, str]) -> list[Wrong]:
+def wrong(
+    installation: Installation,
+    names: Iterable[str],
+    known: Mapping[Path, str],
+    restored: Mapping[Path, str] = MappingProxyType({}),
+) -> list[Wrong]:
     """Return the bytecode of the sources ``names`` that does not hold their code, though Python would run it.
 
     ``names`` are relative to the installation's root; ``known`` are the SHA-256 of bytecode that gaudi-patch compiled
-    from these very sources or restored. Raises ``interpreter-failed`` (exit 4).
+    from these very sources, ``restored`` of bytecode that a rollback brought back to what it was, right or wrong.
+    Raises ``interpreter-failed`` (exit 4).
     """
     bounds = Ground.of(installation).bounds
     found: list[Wrong] = []
@@ -70,16 +77,20 @@ def wrong(installation: Installation, names: Iterable[str], known: Mapping[Path,
             continue
         if installation.python is None:
             stale = bytecode.stale(source, installation.pycache_prefix, bounds)
-            found += [Wrong(variant.path, "was compiled from another source", name) for variant in stale]
+            found += [
+                Wrong(variant.path, "was compiled from another source", name)
+                for variant in stale
+                if variant.path not in restored
+            ]
             continue
         text = read_image(source, bounds)
         for variant in bytecode.variants(source, installation.pycache_prefix):
             if text is None:
-                if not variant.tag:
+                if not variant.tag and variant.path not in restored:
                     found.append(Wrong(variant.path, "is of a module that is gone", name))
                 continue
             cached = read_image(variant.path, bounds) if variant.tag == installation.cache_tag else None
-            if cached is None or not _is_taken(cached.data, text):
+            if cached is None or not _is_taken(cached.data, text) or cached.sha256 == restored.get(variant.path):
                 continue
             if cached.sha256 == known.get(variant.path) and _fits(cached.data, text.data, source):
                 continue
@@ -112,9 +123,14 @@ def _fits(data: bytes, text: bytes, source: Path) -> bool:
     return named and data[8:16] == importlib.util.source_hash(text)
 
 
-def verify(installation: Installation, names: Iterable[str], known: Mapping[Path, str]) -> None:
+def verify(
+    installation: Installation,
+    names: Iterable[str],
+    known: Mapping[Path, str],
+    restored: Mapping[Path, str] = MappingProxyType({}),
+) -> None:
     """Raise ``verify-failed`` (exit 4) where :func:`wrong` finds anything; to be called before a commit."""
-    for one in wrong(installation, names, known):
+    for one in wrong(installation, names, known, restored):
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "verify-failed",

@@ -48,6 +48,10 @@ class Overlay:
         ]
         return [one for one in found if self.get(one.path) is not None]
 
+    def bytecode(self) -> dict[Path, str]:
+        """Return the SHA-256 of all bytecode that was decided to be there, by its path."""
+        return {path: image.sha256 for path in self._volatile if (image := self._new[path]) is not None}
+
     def changes(self) -> list[Change]:
         """The difference to the disk, in the order in which it was decided."""
         found = []

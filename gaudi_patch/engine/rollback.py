@@ -9,6 +9,7 @@ from gaudi_patch.disk import Disk, environment_error, read_image
 from gaudi_patch.engine import layout, transaction
 from gaudi_patch.engine.apply import reading_again
 from gaudi_patch.engine.bytecode import variants
+from gaudi_patch.engine.bytecode_check import verify
 from gaudi_patch.engine.exclusive import exclusive
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.outcome import Done, RollbackOutcome
@@ -65,7 +66,19 @@ def rollback(
         progress.goal = f"series {name} is rolled back"
         time_ns = layout.source_date_ns()
         try:
-            warnings += tuple(transaction.run(ground, "rollback", todo, options.disk, folders, time_ns, progress))
+            names = [file.path for file in found.files]
+            warnings += tuple(
+                transaction.run(
+                    ground,
+                    "rollback",
+                    todo,
+                    options.disk,
+                    folders,
+                    time_ns,
+                    progress,
+                    lambda: verify(installation, names, {}, overlay.bytecode()),
+                )
+            )
         except OSError as error:
             raise environment_error(error, "rolling back", progress.words()) from error
         after = _verified(manifest, found, progress)

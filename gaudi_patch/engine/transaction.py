@@ -10,7 +10,7 @@ SIGQUIT undo; they wait where a half-done undo or commit would be left.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,11 +51,13 @@ def run(
     remove_directories: Sequence[Path] = (),
     folder_time_ns: int | None = None,
     progress: Progress | None = None,
+    verify: Callable[[], object] | None = None,
 ) -> list[str]:
     """Carry out ``changes`` as one transaction, every path held to ``ground``.
 
     ``remove_directories`` are removed in the end where they are empty. Directories whose content changed get
-    the mtime ``folder_time_ns`` (None: that of the change). ``progress`` is moved on with every stage. Returns
+    the mtime ``folder_time_ns`` (None: that of the change). ``progress`` is moved on with every stage. ``verify``
+    looks at the new files before the commit, and raises what is wrong with them. Returns
     warnings about what could not be cleared after the commit: once there is nothing but warnings, the changes
     hold.
     Raises what the step at fault raised, after everything was undone; ``undo-failed`` (exit 6) when that did
@@ -65,7 +67,8 @@ def run(
         changes = [_modest(change, ground) for change in changes]
         preflight(ground, changes, remove_directories)
         record = _journal(verb, changes, remove_directories)
-        return _run(ground, record, changes, disk, Progress() if progress is None else progress, folder_time_ns)
+        progress = Progress() if progress is None else progress
+        return _run(ground, record, changes, disk, progress, folder_time_ns, verify)
 
 
 def _run(
@@ -75,6 +78,7 @@ def _run(
     disk: Disk,
     progress: Progress,
     folder_time_ns: int | None,
+    verify: Callable[[], object] | None,
 ) -> list[str]:
     home = ground.home
     began = committed = False
@@ -90,6 +94,8 @@ def _run(
         for folder in undo.touched_directories(record):
             disk.sync_directory(folder)
         _verify(changes, disk)
+        if verify is not None:
+            verify()
         with uninterrupted():
             disk.unlink(home / journal.FILE)
             committed, progress.stage = True, Stage.COMMITTED

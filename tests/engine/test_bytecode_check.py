@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.disk import Disk
 from gaudi_patch.engine import bytecode_check
 from gaudi_patch.engine.bytecode_check import Wrong, verify, wrong
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.support import scenarios
 from tests.support.environments import clean_environment
-from tests.support.tiny import Tiny
+from tests.support.tiny import Tiny, tree
 
 Mode = py_compile.PycInvalidationMode
 MODULE = "lmcache/engine.py"
@@ -255,3 +256,48 @@ def test_a_verification_before_the_commit_names_the_file(applied: Tiny) -> None:
 
 def test_a_reason_is_read_with_its_file() -> None:
     assert str(Wrong(Path("/a/b.pyc"), "holds no code", "a/b.py")) == "/a/b.pyc holds no code"
+
+
+class Writes(Disk):
+    """Another process writes bytecode of a target while the run is at work, after the last file was replaced."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self.data = path, data
+
+    def replace(self, source: Path, target: Path) -> None:
+        super().replace(source, target)
+        if target.name == "RECORD":
+            self.path.write_bytes(self.data)
+
+
+@pytest.mark.parametrize("verb", ["apply", "rollback"])
+def test_wrong_bytecode_that_appears_during_a_run_undoes_it(verb: str, tmp_path: Path) -> None:
+    """Success is said of what Python would run, and before the commit: then everything can still be put back."""
+    target = scenarios.few(tmp_path)
+    if verb == "rollback":
+        target.apply()
+    before = target.sides()
+    source = target.site / MODULE
+    path = cached(target)
+    after = (target.pristine if verb == "rollback" else target.patched)[MODULE]
+    assert after is not None
+    wrong_code = importlib.util.MAGIC_NUMBER + b"\x01\0\0\0" + importlib.util.source_hash(after)
+    wrong_code += code(b"WRONG = 1\n", source)
+    with pytest.raises(GaudiPatchError) as caught:
+        getattr(target, verb)(Writes(path, wrong_code))
+    assert (caught.value.exit, caught.value.code) == (Exit.ENVIRONMENT, "verify-failed")
+    assert caught.value.file == str(path)
+    assert target.sides() == before
+    assert getattr(target, verb)().exit is Exit.OK
+
+
+def test_a_rollback_restores_bytecode_as_it_was_even_where_it_was_wrong(tmp_path: Path) -> None:
+    """It was not the series' doing, and a rollback must not be held up by it."""
+    target = scenarios.few(tmp_path)
+    source = target.site / MODULE
+    cached(target).write_bytes(header(source, Mode.UNCHECKED_HASH) + code(b"OTHER = 1\n", source))
+    before = tree(target.site)
+    assert target.apply().exit is Exit.OK
+    assert target.check().exit is Exit.OK
+    assert target.rollback().exit is Exit.OK
+    assert tree(target.site) == before
