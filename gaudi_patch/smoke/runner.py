@@ -49,8 +49,9 @@ def run(
     say = on_progress or (lambda line: None)
     environ = os.environ if environ is None else environ
     results: list[LevelResult] = []
-    with tempfile.TemporaryDirectory(prefix="gaudi-patch-smoke-", ignore_cleanup_errors=True) as folder:
+    with _folder("gaudi-patch-smoke-") as folder, _folder("gps-", "/tmp") as sockets:  # noqa: S108 - made private
         scratch = Path(folder)
+        environ = {**environ, "GAUDI_PATCH_SOCKETS": sockets}
         needs = tuple(sorted({name for level in chosen for name in level.needs}))
         try:
             found = target.inspect(python, environ, scratch, needs)
@@ -80,6 +81,11 @@ def run(
                 say(f"{label}: {result.status} in {result.seconds:.1f} s: {result.reason}")
                 results.append(result)
     return results
+
+
+def _folder(prefix: str, place: str | None = None) -> tempfile.TemporaryDirectory[str]:
+    """A temporary directory; that for sockets is in /tmp, since a socket's path may have 107 characters."""
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
 
 
 def _ordered(rules: Sequence[str]) -> list[str]:

@@ -10,11 +10,14 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from types import FrameType
 
 from gaudi_patch.inside.lifeline import Lifeline
 
@@ -22,6 +25,7 @@ OUTPUT_LIMIT = 1024 * 1024
 _POLL_SECONDS = 0.05
 _DRAIN_SECONDS = 1.0
 _BLOCK = 65536
+_DEFERRED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,33 @@ class Tail:
         return self._kept.decode("utf-8", "replace")
 
 
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Call Python's signal handlers at the end of the block.
+
+    Signals are not blocked instead: the child would inherit that, and outlive a SIGTERM.
+    """
+    pending: list[tuple[int, FrameType | None]] = []
+
+    def defer(number: int, frame: FrameType | None) -> None:
+        pending.append((number, frame))
+
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # only there are handlers called, or may be set
+        for number in _DEFERRED:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, defer)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for arrived, frame in pending:
+            handlers[signal.Signals(arrived)](arrived, frame)
+
+
 class Child:
     """A running program; leaving the ``with`` block kills its process group and reaps it.
 
@@ -103,22 +134,23 @@ class Child:
     ) -> None:
         self.returncode: int | None = None
         self._lifeline = Lifeline()
-        process = None
         try:
-            self._process = process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=dict(environ),
-                cwd=cwd,
-                start_new_session=True,
-                bufsize=0,
-                pass_fds=(self._lifeline.end, *inherit),
-            )
-            self._lifeline.tie(-process.pid)
+            # An exception out of a signal handler in the middle of Popen would lose the process, and let it run.
+            with _signals_deferred():
+                self._process = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=dict(environ),
+                    cwd=cwd,
+                    start_new_session=True,
+                    bufsize=0,
+                    pass_fds=(self._lifeline.end, *inherit),
+                )
+                self._lifeline.tie(-self._process.pid)
         except BaseException:
-            if process is not None:
+            if hasattr(self, "_process"):  # started, and then interrupted
                 self.kill()
             self._lifeline.cut()
             raise

@@ -10,6 +10,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _children
+else:  # run by path, beside this file
+    import _children
 
 _START_SECONDS = 60.0
 
@@ -72,11 +78,8 @@ def lm_server(scratch: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     log = scratch / "lm-server.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port), "cpu"],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
+        process = _children.start(
+            [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port), "cpu"], output=stream
         )
     try:
         _wait_for(port, process, log)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_children
+    from gaudi_patch.smoke.probes import _children, _probe, _vllm_children
 else:  # run by path, beside this file
+    import _children
     import _probe
     import _vllm_children
 
@@ -44,8 +45,12 @@ def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def socket_folder() -> Iterator[Path]:
-    """A folder for sockets, removed with what is in it."""
-    folder = Path(tempfile.mkdtemp(prefix="gps-", dir="/tmp"))
+    """A folder for sockets, removed with what is in it.
+
+    It is made in the one that smoke/runner.py gives, and removes even where this process was killed.
+    """
+    place = os.environ.get("GAUDI_PATCH_SOCKETS", "/tmp")  # noqa: S108, RUF100 - mkdtemp makes it private
+    folder = Path(tempfile.mkdtemp(prefix="gps-", dir=place))
     try:
         yield folder
     finally:
@@ -74,9 +79,7 @@ def run_case(
     newcomers = _vllm_children.Newcomers()
     began = time.monotonic()
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environ, cwd=folder
-        )
+        process = _children.start(command, output=stream, environ=environ, folder=folder)
         try:
             status: int | None = process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -147,14 +150,7 @@ def server(command: list[str], environ: dict[str, str], folder: Path, port: int,
     log = folder / "output.txt"
     newcomers = _vllm_children.Newcomers()
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=environ,
-            cwd=folder,
-        )
+        process = _children.start([sys.executable, *command], output=stream, environ=environ, folder=folder)
     try:
         _wait_for_port(process, port, timeout, log)
         yield

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _bytecode, _lmcache, _probe
+    from gaudi_patch.smoke.probes import _bytecode, _children, _lmcache, _probe
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _bytecode
+    import _children
     import _lmcache
     import _probe
 
@@ -170,7 +171,7 @@ def _start_other(probe: _probe.Probe) -> tuple[subprocess.Popen[bytes], Path]:
     command = list(sys.orig_argv)
     command[0] = sys.executable
     command[command.index("--result") + 1] = str(answer)
-    return subprocess.Popen([*command, "--habana-first"], stdin=subprocess.DEVNULL), answer
+    return _children.start([*command, "--habana-first"]), answer
 
 
 def _merge(probe: _probe.Probe, process: subprocess.Popen[bytes], answer: Path) -> None:
