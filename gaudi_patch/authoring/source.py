@@ -25,6 +25,11 @@ else:
 
 _T = TypeVar("_T")
 
+_OLDER = (
+    "give each patch a title, declare capabilities on patches in place of series, write pairs as PEP 440 specifiers, "
+    "then schema = 2; see the built-in manifest.toml and `gaudi-patch guide porting`"
+)
+
 
 def load(directory: Path) -> Manifest:
     """Read and check manifest.toml below ``directory``; hashes are left empty.
@@ -35,7 +40,7 @@ def load(directory: Path) -> Manifest:
     top = Table(_parse(file), (), Lines(file))
     schema = top.value.get("schema")
     if schema != lock.SCHEMA:
-        hint = "upgrade gaudi-patch" if isinstance(schema, int) and schema > lock.SCHEMA else ""
+        hint = "upgrade gaudi-patch" if isinstance(schema, int) and schema > lock.SCHEMA else _OLDER
         raise top.fault(f"must be {lock.SCHEMA}, not {schema!r}", "schema", hint=hint)
     top.only({"schema", "package", "series", "patch", "capability", "refused", "upstream", "pairs"})
     capabilities: dict[str, Capability] = {}

@@ -22,6 +22,7 @@ SCHEMA = 2
 NAME = "manifest.lock"
 SOURCE = "manifest.toml"
 SHIPPED = "_patches"  # the directory inside the wheel of gaudi-patch
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 #: Longest line of the file: an object or a list that fits is written on one.
 _WIDTH = 240
@@ -51,17 +52,21 @@ def source_digest(text: bytes) -> str:
 
 def renew_hint(directory: Path) -> str:
     """Return what to do about a lock that cannot be used, as a command that works as it stands."""
-    if directory.name == SHIPPED:
+    if _shipped(directory):
         return "reinstall gaudi-patch"
     return f"maintainers: gaudi-patch dev lint --write{option(directory)}"
 
 
 def option(directory: Path) -> str:
     """Return what a printed command needs so that it takes the patches of ``directory``; "" for the built-in ones."""
-    package = Path(__file__).resolve().parents[1]
-    if directory.resolve() in (package.parent / "patches", package / SHIPPED):
+    if _shipped(directory) or directory.resolve() == _PACKAGE.parent / "patches":
         return ""
     return f" --manifest {shlex.quote(str(directory))}"
+
+
+def _shipped(directory: Path) -> bool:
+    """Whether this is the copy inside the wheel, which is what was built; any other may have been edited."""
+    return directory.resolve() == _PACKAGE / SHIPPED
 
 
 def render(content: Content, source: bytes) -> bytes:
@@ -123,9 +128,8 @@ def load(directory: Path) -> Content:
     except OSError as error:
         raise _fault(file, f"cannot be read: {error.strerror}") from error
     content = parse(data, file)
-    # The wheel's own copy is what was built; anything else may have been edited.
     source = directory / SOURCE
-    if directory.name != SHIPPED and source.is_file() and source_digest(source.read_bytes()) != content.source_sha256:
+    if not _shipped(directory) and source.is_file() and source_digest(source.read_bytes()) != content.source_sha256:
         raise _fault(file, f"is stale: {SOURCE} beside it has changed since the lock was generated")
     return content
 

@@ -115,6 +115,10 @@ def test_a_newer_schema_asks_for_a_newer_gaudi_patch(tmp_path: Path) -> None:
     assert fault(write(tmp_path, TEXT.replace("schema = 2", "schema = 9"))).hint == "upgrade gaudi-patch"
 
 
+def test_an_older_schema_says_what_has_changed_since(tmp_path: Path) -> None:
+    assert "schema = 2" in fault(write(tmp_path, TEXT.replace("schema = 2", "schema = 1"))).hint
+
+
 def test_a_missing_manifest_is_a_fault(tmp_path: Path) -> None:
     assert fault(tmp_path).file == str(tmp_path / "manifest.toml")
 

@@ -145,6 +145,13 @@ def test_comments_and_blank_lines_make_nothing_stale(text: str, folder: Path) ->
     assert load(write(folder, text)).series[0].id == "0.5.6"
 
 
+def test_a_directory_that_is_named_as_the_wheel_names_its_own_is_no_exception(tmp_path: Path) -> None:
+    (tmp_path / lock.SHIPPED).mkdir()
+    folder = write_locked(tmp_path / lock.SHIPPED)
+    write(folder, TEXT.replace("too old", "far too old"))
+    assert "is stale" in fault(folder).message
+
+
 def test_a_run_reads_no_toml(tmp_path: Path) -> None:
     """TOML is for maintainers: its parser is not even imported by check, list or show."""
     code = (
