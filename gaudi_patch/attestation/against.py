@@ -9,9 +9,10 @@ from gaudi_patch.attestation import compare, file
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.engine.verdicts import settled
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.series.manifest import Manifest, default_directory
 from gaudi_patch.target import packages
 from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.invocation import command_line
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Comparison:
             return None
         count = len(self.differences)
         check = self.found.command("check")
-        attest = self.found.command("apply", "--report", str(self.path))
+        attest = self.found.command("apply", "--report", str(self.path.absolute()))
         return GaudiPatchError(
             Exit.REFUSED,
             "not-as-attested",
@@ -56,7 +57,9 @@ def compare_with(manifest: Manifest, installation: Installation, path: Path) -> 
 
     Raises ``bad-attestation`` (exit 2) for a file that is none, ``locked`` (exit 4) while a run is at work.
     """
-    attested = file.read(path)
+    directory = None if manifest.directory == default_directory() else manifest.directory
+    report = ("--report", str(path.absolute()))
+    attested = file.read(path, command_line("apply", *report, target=installation.target, manifest=directory))
     found, fault = settled(manifest, installation)
     if fault is not None and fault.code == "locked":
         raise fault

@@ -53,30 +53,32 @@ def write(path: Path, document: dict[str, Any], disk: Disk) -> None:
         staged.unlink(missing_ok=True)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The attestation in ``path``.
+def read(path: Path, anew: str) -> dict[str, Any]:
+    """Return the attestation in ``path``; ``anew`` is the command line that writes one there.
 
     Raises ``bad-attestation`` (exit 2) where there is none, or it is damaged, was edited, or has another form.
     """
     try:
         data = read_bytes(path, LIMIT)
     except (FileNotFoundError, NotADirectoryError, UnsuitableFileError) as error:
-        _bad(path, f"there is no attestation ({error.strerror})", "write one: gaudi-patch apply --report FILE")
+        _bad(path, f"there is no attestation ({error.strerror})", f"write one: `{anew}`")
     except OSError as error:
         raise environment_error(error, "reading the attestation") from error
     try:
         document = parse_json(data)
     except ValueError as error:
-        _bad(path, f"is not valid JSON: {error}", line=getattr(error, "lineno", 0))
+        _bad(path, f"is not valid JSON: {error}", f"write it anew: `{anew}`", getattr(error, "lineno", 0))
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is int and version > VERSION:
         _bad(path, f"was written by a newer gaudi-patch (schema_version {version})", "upgrade gaudi-patch")
     faults = schema.faults(document)
     if faults:
-        _bad(path, f"is no attestation: {faults[0]}", details=faults[:20] if len(faults) > 1 else [])
+        details = faults[:20] if len(faults) > 1 else []
+        _bad(path, f"is no attestation: {faults[0]}", f"write it anew: `{anew}`", details=details)
     assert isinstance(document, dict)  # the schema asks for it
     if document["sha256"] != digest(document):
-        _bad(path, "was changed after it was written: its sha256 is not that of its content")
+        what = "was changed after it was written: its sha256 is not that of its content"
+        _bad(path, what, f"write it anew: `{anew}`")
     return document
 
 
@@ -84,8 +86,5 @@ def _usage(message: str, hint: str) -> GaudiPatchError:
     return GaudiPatchError(Exit.USAGE, "bad-report", message, hint)
 
 
-def _bad(
-    path: Path, what: str, hint: str = "write it anew: gaudi-patch apply --report FILE", line: int = 0,
-    details: list[str] | None = None,
-) -> NoReturn:  # fmt: skip
+def _bad(path: Path, what: str, hint: str, line: int = 0, details: list[str] | None = None) -> NoReturn:
     raise GaudiPatchError(Exit.USAGE, "bad-attestation", what, hint, str(path), line, details or [])

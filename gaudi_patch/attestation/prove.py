@@ -18,6 +18,7 @@ from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.smoke import checks
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.invocation import command_line
 
 
 class Attested(NamedTuple):
@@ -142,6 +143,9 @@ class _Run:
         if self.ours:
             now = self.take_back(fault)
             fault.message += "; the series was rolled back"
+            leave = now.command("apply", "--no-smoke")
+            again = command_line("smoke", target=self.installation.target)
+            fault.hint = f"see the details above; to look into it, `{leave}` leaves it applied and `{again}` says more"
         else:
             fault.message += "; nothing was changed"
         return ProvedApply(outcome, now, self.progress.stage, levels, fault=fault, warnings=warnings)
@@ -172,7 +176,7 @@ class _Run:
             details += [f"{one.state.value}: {one.path}" for one in found.files]
             hint = found.command("rollback")
         except (GaudiPatchError, OSError):
-            hint = "run `rollback` on the same target once what stands in its way is gone"
+            hint = command_line("rollback", target=self.installation.target)
         return GaudiPatchError(
             Exit.HUMAN,
             "rollback-failed",

@@ -60,13 +60,15 @@ def finish(
     if_installed: bool = False,
     pager: bool = False,
     progress: Progress | None = None,
+    check: str = "",
 ) -> None:
     """Run a command, print its Result, and exit: every way out of the program goes through here.
 
     ``pager``: the text is long, and goes through a pager on a terminal. ``progress``: what the command records of its
-    changes to the target, so that words and exit code are true whatever ends it.
+    changes to the target, so that words and exit code are true whatever ends it. ``check``: the command line that
+    checks the same target.
     """
-    result = guarded(command, run, if_installed, progress)
+    result = guarded(command, run, if_installed, progress, check)
     raise typer.Exit(int(printed(result, Format.JSON if as_json else output, color, pager)))
 
 
@@ -95,7 +97,9 @@ def printed(result: Result, output: Format, color: Color, pager: bool = False) -
     return result.exit
 
 
-def guarded(command: str, run: Callable[[], Result], if_installed: bool, progress: Progress | None = None) -> Result:
+def guarded(
+    command: str, run: Callable[[], Result], if_installed: bool, progress: Progress | None = None, check: str = ""
+) -> Result:
     """Run a command; whatever it raises becomes a Result whose words follow ``progress``."""
     with _ending_signals():
         try:
@@ -105,9 +109,9 @@ def guarded(command: str, run: Callable[[], Result], if_installed: bool, progres
                 return Result(command, data={"installed": False}, warnings=[f"{error}: nothing to do"])
             return _failed(command, error, progress)
         except KeyboardInterrupt:
-            return _interrupted(command, Exit.INTERRUPTED, "interrupted", progress)
+            return _interrupted(command, Exit.INTERRUPTED, "interrupted", progress, check)
         except _Terminated:
-            return _interrupted(command, Exit.TERMINATED, "terminated", progress)
+            return _interrupted(command, Exit.TERMINATED, "terminated", progress, check)
         except OSError as error:
             from gaudi_patch.disk import environment_error
 
@@ -157,10 +161,10 @@ def _ending_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupted(command: str, code: Exit, what: str, progress: Progress | None) -> Result:
+def _interrupted(command: str, code: Exit, what: str, progress: Progress | None, check: str) -> Result:
     if progress is None:
         return Result(command, code, errors=[GaudiPatchError(code, what, what)])
-    hint = "`gaudi-patch check` says what holds; run the same command again"
+    hint = f"`{check}` says what holds; run the same command again" if check else "run the same command again"
     return _failed(command, GaudiPatchError(code, what, f"{what}; {progress.words()}", hint), progress)
 
 

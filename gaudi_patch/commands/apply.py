@@ -27,6 +27,8 @@ from gaudi_patch.cli.options import (
 from gaudi_patch.cli.run import exclude, finish, smoke_options, target
 from gaudi_patch.engine.progress import Progress, Stage
 from gaudi_patch.output.report import Color, Diff, Format, Result, Text
+from gaudi_patch.target.installation import Target
+from gaudi_patch.target.invocation import command_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +105,7 @@ def apply(
         gaudi-patch apply --dry-run --diff
     """
     progress = Progress()
+    check = command_line("check", target=Target(python, path, root), manifest=manifest)
 
     def run() -> Result:
         from gaudi_patch.engine.apply import ApplyOptions
@@ -114,7 +117,7 @@ def apply(
             exclude("--report", "--dry-run", dry_run)
         return applied(*target(python, path, root, manifest), chosen, checks, progress, diff=diff, report=report)
 
-    finish("apply", run, output_format, color, as_json, if_installed, progress=progress)
+    finish("apply", run, output_format, color, as_json, if_installed, progress=progress, check=check)
 
 
 def applied(

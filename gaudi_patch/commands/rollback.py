@@ -22,6 +22,8 @@ from gaudi_patch.cli.options import (
 from gaudi_patch.cli.run import finish, target
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.output.report import Color, Format, Result, Text
+from gaudi_patch.target.installation import Target
+from gaudi_patch.target.invocation import command_line
 
 if TYPE_CHECKING:
     from gaudi_patch.engine.rollback import RollbackOptions
@@ -65,6 +67,7 @@ def rollback(
         gaudi-patch rollback --python /opt/venv/bin/python --force --save-to /tmp
     """
     progress = Progress()
+    check = command_line("check", target=Target(python, path, root), manifest=manifest)
 
     def run() -> Result:
         from gaudi_patch.engine.rollback import RollbackOptions
@@ -72,7 +75,7 @@ def rollback(
         chosen = RollbackOptions(force, save_to, None if no_lock else lock_timeout)
         return rolled_back(*target(python, path, root, manifest), chosen, progress)
 
-    finish("rollback", run, output_format, color, as_json, progress=progress)
+    finish("rollback", run, output_format, color, as_json, progress=progress, check=check)
 
 
 def rolled_back(

@@ -17,7 +17,7 @@ from gaudi_patch.confined import Area, Bounds
 from gaudi_patch.disk import Image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series import path_names
-from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.installation import Installation, Target
 
 MIB = 1024 * 1024
 #: state.json and journal.json: more than any series can make of them.
@@ -39,7 +39,7 @@ class Ground(NamedTuple):
     """What belongs to one installation.
 
     ``root`` is what relative paths of state and journal start from, ``home`` the journal's directory,
-    ``prefix`` that of bytecode that is not kept beside its sources.
+    ``prefix`` that of bytecode that is not kept beside its sources, ``target`` what the user pointed at.
     """
 
     root: Path
@@ -48,6 +48,7 @@ class Ground(NamedTuple):
     home: Path
     bounds: Bounds
     prefix: Path | None = None
+    target: Target = Target()
 
     @classmethod
     def of(cls, installation: Installation) -> Ground:
@@ -66,7 +67,7 @@ class Ground(NamedTuple):
             mirrored = (*root.parts[1:], installation.package)
             areas.append(Area(prefix, mirrored, files=_BYTECODE, real=Path(os.path.realpath(prefix))))
         bounds = Bounds(areas, installation.image_root)
-        return cls(root, installation.package, state_dir, home, bounds, prefix)
+        return cls(root, installation.package, state_dir, home, bounds, prefix, installation.target)
 
     def owner(self) -> tuple[int, int]:
         """Return whom the package belongs to, its files by default."""

@@ -281,7 +281,7 @@ def _does_not_apply(patch: Path, path: str, data: bytes, error: Exception) -> Ga
         refused("", "").exit,
         "does-not-apply",
         f"hunk {error.index + 1} does not apply to {path} at line {error.at}: {error.reason}; nothing was changed",
-        "see `gaudi-patch check` for the files that differ from the release",
+        "the file is not as the patch expects it; the details say where they part",
         str(patch),
         error.hunk.line,
         explain.explain(data, error.hunk).sentences(),

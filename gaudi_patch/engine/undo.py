@@ -18,6 +18,7 @@ from gaudi_patch.engine.applied import sound_link
 from gaudi_patch.engine.guard import Ground, modest
 from gaudi_patch.engine.journal import Entry, Journal, matches, same_content
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.target.invocation import command_line
 
 Fault = OSError | GaudiPatchError
 
@@ -211,7 +212,8 @@ def unfinished(
     path, first = [*done.failed, *done.litter][0]
     lost = isinstance(first, GaudiPatchError) and first.code == "journal-damaged"
     kept_text = f"the journal is kept in {ground.home}" if kept else "no journal could be kept"
-    hint = "once the disk problem is fixed, run `gaudi-patch rollback` or `apply`; either one first finishes the undo"
+    again = [command_line(verb, target=ground.target) for verb in ("rollback", "apply")]
+    hint = f"once the disk problem is fixed, run `{again[0]}` or `{again[1]}`; either one first finishes the undo"
     return GaudiPatchError(
         Exit.HUMAN,
         "journal-damaged" if lost else "undo-failed",
