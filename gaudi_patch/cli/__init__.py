@@ -21,7 +21,10 @@ written) - 5 smoke failed, rolled back - 6 a human is needed - 10 (check) a seri
 """
 
 #: In the order of the help.
-VERBS = ("check", "apply", "rollback", "smoke", "list", "show", "doctor", "bench", "recipe", "guide", "demo", "dev")
+VERBS = (
+    *("check", "apply", "rollback", "smoke", "list", "show", "requirements", "doctor", "bench", "recipe", "guide"),
+    *("demo", "emulator", "dev"),
+)
 
 
 class Verbs(TyperGroup):

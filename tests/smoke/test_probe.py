@@ -91,7 +91,8 @@ def test_a_dependency_that_lmcache_declares_is_a_skip_by_name(tmp_path: Path) ->
     )
     status, reason = _status(tmp_path, body)
     assert status == "skipped"
-    assert reason.startswith("LMCache's dependency 'no_such_module' is not installed; also missing: absent-one; `")
+    assert reason.startswith("LMCache's dependency 'no_such_module' is not installed; also missing: absent-one; ")
+    assert "-m pip install -r <(gaudi-patch requirements" in reason
 
 
 def test_an_exception_is_told_with_its_place_and_without_a_c_stack(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -118,7 +119,9 @@ def not_installed(module: str) -> str:
     others = [name for name in _missing_distributions() if _normal(_DISTRIBUTIONS.get(module, module)) != name]
     if others:
         text += f"; also missing: {', '.join(others)}"
-    return f"{text}; `gaudi-patch requirements {lmcache_version()}` lists what to install"
+    asked = f"gaudi-patch requirements {lmcache_version()} --python {shlex.quote(sys.executable)}"
+    install = f"{shlex.quote(sys.executable)} -m pip install -r <({asked}) -c <({asked} --constraints)"
+    return f"{text}; install all of it, and move nothing else: {install}"
 
 
 def _missing_distributions() -> list[str]:

@@ -1,0 +1,90 @@
+"""`emulator`: build the emulated HPU's device for another image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, PythonOption, verb_app
+from gaudi_patch.cli.run import finish
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Color, Format, Preformatted, Result, Text
+
+app = verb_app("Build the emulated HPU for another image.")
+
+
+@app.callback()
+def options() -> None:
+    """Make it a group of commands, although it has one."""
+
+
+@app.command()
+def build(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The file to write; HPU_EMULATOR_DEVICE=FILE uses it.")
+    ],
+    python: PythonOption = None,
+    torch: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--torch", metavar="PLACE", help="A torch directory or wheel, in place of an interpreter's."),
+    ] = None,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Compile the emulated device into a file, for an image that has no C++ compiler.
+
+    It takes the headers of the image's PyTorch and g++; PyTorch is not imported. The file fits
+    that PyTorch, machine and version of gaudi-patch alone, and carries its own sha256: smoke
+    refuses it anywhere else. Every Python can use it.
+
+    Example, a first stage FROM the same base image with g++ installed, and the stage without:
+
+        gaudi-patch emulator build --python python3 --out /device.so
+        COPY --from=build /device.so /opt/hpu-emulator/device.so
+        ENV HPU_EMULATOR_DEVICE=/opt/hpu-emulator/device.so
+    """
+
+    def verb() -> Result:
+        from gaudi_patch.emulator import EmulatorError, pytorch
+        from gaudi_patch.emulator import build as builder
+
+        if (python is None) == (torch is None):
+            raise GaudiPatchError(
+                Exit.USAGE, "usage", "the device is built for one PyTorch", "name it with --python or --torch"
+            )
+        place = torch if torch is not None else _torch_of(python or Path())
+        try:
+            with pytorch.named(place) as found:
+                sha256 = builder.build_to(out.absolute(), found)
+        except EmulatorError as error:
+            raise GaudiPatchError(
+                Exit.ENVIRONMENT, "emulator-not-built", f"{error}", "nothing was written", str(out)
+            ) from None
+        data = {"file": str(out.absolute()), "sha256": sha256, "torch": found.version, "machine": found.machine}
+        use = f"for PyTorch {found.version} on {found.machine}; use it with HPU_EMULATOR_DEVICE={out}"
+        return Result("emulator build", data=data, blocks=[Preformatted(f"{sha256}  {out}"), Text(use)])
+
+    finish("emulator build", verb, output_format, color, as_json)
+
+
+def _torch_of(python: Path) -> Path:
+    """Return the directory of the PyTorch that ``python`` would import, which is not imported."""
+    import os
+
+    from gaudi_patch.target.ask import AskError, Fields, ask
+    from gaudi_patch.target.interpreter import named_python
+
+    executable = named_python(python, os.environ)
+    try:
+        place = Fields(ask(executable, "find_torch.py", timeout=60.0, environ=os.environ, flags=("-B",)))
+        origin = place.text("torch")
+    except AskError as error:
+        message = f"{executable} cannot be asked where its PyTorch is: {error}"
+        raise GaudiPatchError(Exit.ENVIRONMENT, "no-interpreter", message, "name it with --torch DIR") from None
+    if not origin:
+        message = f"{executable} has no PyTorch"
+        raise GaudiPatchError(Exit.ENVIRONMENT, "no-torch", message, "name one with --torch DIR")
+    return Path(origin)

@@ -1,0 +1,111 @@
+"""`requirements`: what a release of LMCache imports, without CUDA's packages, as files for pip and uv."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, PythonOption, verb_app
+from gaudi_patch.cli.run import finish
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Color, Format, Preformatted, Result, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.target.requirements import Distributions, Needs
+
+app = verb_app()
+
+
+@app.command()
+def requirements(
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="A release of LMCache, e.g. 0.5.6; it need not be installed.")
+    ],
+    python: PythonOption = None,
+    constraints: Annotated[
+        bool, typer.Option("--constraints", help="Print what is installed instead, as a constraints file.")
+    ] = False,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", metavar="DIR", help="Write requirements.txt and constraints.txt into DIR."),
+    ] = None,
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Print what LMCache imports on a Gaudi, as a requirements file.
+
+    LMCache's own metadata names CUDA's packages and another PyTorch, so it is installed with
+    --no-deps, and what it imports on a Gaudi by this list. With --python the list has what that
+    interpreter lacks; without, everything. The constraints file pins all that the interpreter has,
+    so that no package of the image is moved.
+
+    Example, in a Dockerfile:
+
+        gaudi-patch requirements 0.5.6 --python python3 --output /tmp/lm
+        cd /tmp/lm && pip install -r requirements.txt -c constraints.txt
+        pip install --no-deps lmcache==0.5.6
+    """
+
+    def verb() -> Result:
+        import os
+
+        from gaudi_patch.target.interpreter import named_python
+        from gaudi_patch.target.requirements import distributions, needs
+
+        if python is None and (constraints or output is not None):
+            option = "--constraints" if constraints else "--output"
+            raise GaudiPatchError(
+                Exit.USAGE, "usage", f"{option} needs an interpreter", "name the image's own with --python"
+            )
+        interpreter = None if python is None else Path(named_python(python, os.environ))
+        there = None if interpreter is None else distributions(interpreter)
+        return _report(needs(version, there), there, interpreter, only_constraints=constraints, output=output)
+
+    finish("requirements", verb, output_format, color, as_json)
+
+
+def _report(
+    found: Needs, there: Distributions | None, python: Path | None, *, only_constraints: bool, output: Path | None
+) -> Result:
+    from gaudi_patch.target.requirements import constraints
+
+    pins = constraints(there) if there is not None else []
+    data = {
+        "version": found.version,
+        "missing": list(found.missing),
+        "kept": [{"requirement": requirement, "installed": installed} for requirement, installed in found.other],
+        "left_out": list(found.left_out),
+        "constraints": pins,
+    }
+    result = Result("requirements", data=data)
+    lines = pins if only_constraints else _requirements_file(found, python)
+    if output is None:
+        result.blocks.append(Preformatted("\n".join(lines)))
+        return result
+    files = {"requirements.txt": _requirements_file(found, python), "constraints.txt": pins}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (output / name).write_text("\n".join(content) + "\n", encoding="utf-8")
+    result.blocks += [
+        Text(f"{len(found.missing)} missing; to install them:"),
+        Preformatted(install_command(python, output)),
+    ]
+    return result
+
+
+def _requirements_file(found: Needs, python: Path | None) -> list[str]:
+    what = f"what {python} lacks of it" if python else "all of it"
+    lines = [f"# LMCache {found.version} on a Gaudi: {what}. Made by gaudi-patch requirements.", *found.missing]
+    lines += [f"# {requirement}: {installed} is installed, and stays" for requirement, installed in found.other]
+    lines += [f"# {requirement}: left out" for requirement in found.left_out]
+    return lines
+
+
+def install_command(python: Path | None, output: Path) -> str:
+    """Return the command that installs the two files of ``output``."""
+    files = ["-r", str(output / "requirements.txt"), "-c", str(output / "constraints.txt")]
+    return shlex.join([str(python or "python3"), "-m", "pip", "install", *files])

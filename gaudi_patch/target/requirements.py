@@ -1,0 +1,172 @@
+"""What a release of LMCache imports on a Gaudi: its metadata's requirements without CUDA's, and what an image lacks.
+
+The requirements of the known releases are in ``requires_dist.json``, as their wheels' METADATA has them (written by
+``python -m gaudi_patch.authoring.requires_dist``), since they are wanted before LMCache is installed. Of any other
+release they are read from the metadata that is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+TABLE = Path(__file__).with_name("requires_dist.json")
+_ASK_SECONDS = 60.0
+
+#: CUDA's packages by the parts of their names: cupy-cuda13x, cufile-python, nixl-cu13, nvidia-ml-py, cuda-python.
+_CUDA = re.compile(r"(?:^|-)(?:cuda|cufile|cupy|nixl|nvidia|pynvml)(?:-|\d|$)|-cu(?:da)?\d")
+#: Declared, and of use only to those who build or test LMCache.
+BUILD_ONLY = frozenset({"pytest", "setuptools", "setuptools-scm"})
+#: The image's own, never to be replaced by one of an index.
+DEVICE = frozenset({"torch"})
+
+
+def is_cuda(name: str) -> bool:
+    """Whether a distribution exists for CUDA alone, by its name."""
+    return _CUDA.search(_normal(name)) is not None
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """What an interpreter has: versions by normalised name, LMCache's own requirements, and its marker values."""
+
+    versions: Mapping[str, str]
+    requires: tuple[str, ...] | None = None
+    markers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The requirements of a release on a Gaudi, against what an interpreter has.
+
+    missing: to be installed. Where the image has a newer package of the same family (opentelemetry-...) than the
+    release asks for, there is no upper bound, since constraints keep the image's.
+    other: there, in a version that the release does not ask for, with that version; the image
+    keeps it. left_out: CUDA's, PyTorch, and what only building takes.
+    """
+
+    version: str
+    missing: tuple[str, ...]
+    other: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...]
+
+
+def table() -> dict[str, list[str]]:
+    """Return Requires-Dist of each known release, by version."""
+    import json
+
+    loaded: dict[str, list[str]] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return loaded
+
+
+def distributions(python: Path, environ: Mapping[str, str] = os.environ) -> Distributions:
+    """Ask ``python`` what it has; nothing is imported. Raises GaudiPatchError."""
+    from gaudi_patch.target.ask import AskError, Fields, ask
+
+    try:
+        # Not isolated: the image's PYTHONPATH and the user's packages are there for LMCache, too.
+        answer: Any = ask(python, "list_distributions.py", timeout=_ASK_SECONDS, environ=environ, flags=("-B",))
+        fields = Fields(answer)
+        versions, markers = answer["versions"], answer["markers"]
+        requires = None if answer["requires"] is None else fields.texts("requires")
+    except (AskError, KeyError, TypeError) as error:
+        message = f"{python} cannot be asked what it has: {error}"
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT, "no-interpreter", message, "name an interpreter with --python"
+        ) from None
+    return Distributions(
+        {_normal(str(name)): str(version) for name, version in versions.items()},
+        requires,
+        {str(name): str(value) for name, value in markers.items()},
+    )
+
+
+def needs(version: str, there: Distributions | None) -> Needs:
+    """Compare what LMCache ``version`` requires with what is there; None: with nothing.
+
+    Raises GaudiPatchError for a release that is neither known nor the one installed.
+    """
+    missing, other, left_out = [], [], []
+    for requirement in _applying(_declared(version, there), there):
+        name = _normal(requirement.name)
+        if is_cuda(name) or name in BUILD_ONLY | DEVICE:
+            left_out.append(_text(requirement))
+        elif there is None or name not in there.versions:
+            missing.append(requirement)
+        elif not requirement.specifier.contains(there.versions[name], prereleases=True):
+            other.append((_text(requirement), there.versions[name]))
+    moved = {_family(text) for text, _ in other}
+    wanted = (_unbounded(one) if _family(one.name) in moved else _text(one) for one in missing)
+    return Needs(version, tuple(wanted), tuple(other), tuple(left_out))
+
+
+def _text(requirement: Requirement) -> str:
+    return f"{requirement.name}{requirement.specifier}"
+
+
+def _family(name: str) -> str:
+    return _normal(re.split(r"[^A-Za-z0-9._-]", name)[0]).partition("-")[0]
+
+
+def _unbounded(requirement: Requirement) -> str:
+    """Without the upper bound: packages of one family move together, and the image has a newer one of it."""
+    kept = [str(one) for one in requirement.specifier if one.operator not in {"<", "<="}]
+    return f"{requirement.name}{','.join(sorted(kept))}"
+
+
+def constraints(there: Distributions) -> list[str]:
+    """Return a line for each distribution that is there, so that an installer moves none of them."""
+    from packaging.version import InvalidVersion, Version
+
+    lines = []
+    for name, version in sorted(there.versions.items()):
+        try:
+            lines.append(f"{name}=={Version(version)}")
+        except InvalidVersion:
+            continue  # no installer can be held to it
+    return lines
+
+
+def _declared(version: str, there: Distributions | None) -> Iterable[str]:
+    if there is not None and there.requires is not None and there.versions.get("lmcache") == version:
+        return there.requires
+    known = table()
+    if version not in known:
+        raise GaudiPatchError(
+            Exit.NOT_FOUND,
+            "unknown-version",
+            f"what LMCache {version} requires is not known here",
+            f"install it without dependencies (pip install --no-deps lmcache=={version}) and name its interpreter with "
+            "--python: its own metadata is read then",
+        )
+    return known[version]
+
+
+def _applying(lines: Iterable[str], there: Distributions | None) -> list[Requirement]:
+    """Those that are asked for without an extra, in this interpreter; without one, wherever there is a marker."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    applying = []
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement as error:
+            message = f"LMCache's metadata has a requirement that cannot be read: {line[:200]!r} ({error})"
+            raise GaudiPatchError(Exit.REFUSED, "bad-metadata", message, "reinstall LMCache") from None
+        environment = {**(there.markers if there else {}), "extra": ""}
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            applying.append(requirement)
+    return sorted(applying, key=lambda requirement: _normal(requirement.name))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
