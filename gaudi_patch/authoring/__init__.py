@@ -1,1 +1,1 @@
-"""Tools for maintainers who keep the patches; the only user of GitPython."""
+"""Tools for those who maintain the patches; the only user of GitPython."""

@@ -90,7 +90,7 @@ def _kept(directory: Path, name: str, diff: bytes) -> bool:
 
 
 def series_of(known: tuple[Series, ...], name: str) -> Series:
-    """The series with this id."""
+    """Return the series with this id. Raises ``unknown-series`` if there is none."""
     for series in known:
         if series.id == name:
             return series

@@ -1,4 +1,4 @@
-"""`dev lint --wheel FILE`: how the nearest series meets a release that has none yet."""
+"""`dev lint --wheel FILE`: compare the nearest series with a release that has none yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaudi_patch.series.manifest import Manifest, Series, default_directory
 
 
 def watch(directory: Path | None, wheel: Path) -> Result:
-    """Say of every hunk whether it still fits the wheel, is obsolete since upstream has it, or conflicts.
+    """Report for every hunk whether it still fits the wheel, is obsolete since upstream has it, or conflicts.
 
     Exit 0 when all fit, 1 when there is anything to do. Nothing is written.
     """
@@ -42,11 +42,15 @@ def watch(directory: Path | None, wheel: Path) -> Result:
         "dev lint", data=data, blocks=[Table(("hunk", "patch", "file", "why"), shown, title, state_column=0)]
     )
     summary = ", ".join(f"{number} {word}" for word, number in counts.items())
-    words = shlex.join(["gaudi-patch", "dev", "port", series.id, version, "--wheel", str(wheel)])
-    command = words + lock.option(directory)
+    own = series.id == version  # a wheel that was built anew
+    words = ["edit", version] if own else ["port", series.id, version]
+    command = shlex.join(["gaudi-patch", "dev", *words, "--wheel", str(wheel)]) + lock.option(directory)
     if counts["fits"] == len(rows):
-        result.blocks.append(Text(f"{summary}: the port will merge; next:", "good"))
-        result.blocks.append(Text(command, "next", verbatim=True))
+        if own:
+            result.blocks.append(Text(f"{summary}: series {version} applies to this wheel", "good"))
+        else:
+            result.blocks.append(Text(f"{summary}: the port will merge; next:", "good"))
+            result.blocks.append(Text(command, "next", verbatim=True))
         return result
     result.exit = Exit.REFUSED
     fault = GaudiPatchError(
@@ -68,7 +72,7 @@ def _version_of(wheel: Path, package: str) -> str:
 
 
 def _rows(manifest: Manifest, series: Series, wheel: Path) -> list[tuple[str, str, str, int, str]]:
-    """State, patch, file, line of the hunk in the patch, reason."""
+    """Return per hunk: state, patch, file, line in the patch, reason."""
     rows = []
     contents: dict[str, bytes | None] = {}
     for name in series.patches:
@@ -108,7 +112,7 @@ def _judge_hunk(current: bytes, hunk: Hunk) -> tuple[str, str]:
 
 
 def _after(one: FileDiff, current: bytes | None) -> bytes | None:
-    """The file for the patches that follow: patched where it can be, else as it is."""
+    """Return the file as the next patches meet it: patched if the hunks fit, else as it is."""
     if one.kind is Kind.DELETE:
         return None
     try:

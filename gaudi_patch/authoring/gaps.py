@@ -1,4 +1,4 @@
-"""What the smoke checks at the end of a port do not see, for the maintainer to look at."""
+"""What the smoke checks at the end of a port cannot see, and a maintainer has to look at."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Call(NamedTuple):
 
 
 def gaps(capabilities: Iterable[Capability], smoked: Sequence[Mapping[str, Any]]) -> list[Gap]:
-    """What of ``capabilities`` was carried over from the old series and not proved for the new one."""
+    """Return the capabilities that were carried over from the old series and not proved for the new one."""
     passed = {one["level"] for one in smoked if one["status"] == "passed"}
     passed -= {one["level"] for one in smoked if one["status"] != "passed"}
     found = [(one, tuple(name for name in one.smoke if name not in passed)) for one in capabilities]
@@ -53,7 +53,7 @@ def gaps(capabilities: Iterable[Capability], smoked: Sequence[Mapping[str, Any]]
 
 
 def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
-    """Calls to a device that are new from one pristine release to the other; what only moved is not."""
+    """Return the calls to a device that are new from one pristine release to the other; a line that moved is not."""
     diff = repo.git.diff("--no-color", "--no-ext-diff", "--unified=0", old, new, "--", "*.py")
     gone: set[str] = set()
     come: list[Call] = []
@@ -73,7 +73,7 @@ def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
 
 
 def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) -> list[Block]:
-    """The same for people; nothing where there is nothing to look at."""
+    """Return the same for people; an empty list if there is nothing to look at."""
     found: list[Block] = []
     if open_:
         title = "Claimed as by the old series, and not proved here"
@@ -89,7 +89,7 @@ def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) ->
 
 
 def outdated(patches: Iterable[Patch], release: str) -> list[str]:
-    """Patches whose remove_when names a range of releases that ``release`` is not in."""
+    """Return the patches whose remove_when names a range of releases that ``release`` is not in."""
     return [one.name for one in patches if _excludes(one.remove_when, release)]
 
 

@@ -70,7 +70,7 @@ def lint(
 
 
 def _content(file: Path) -> Content | None:
-    """The lock as it was; None where there is none that can be read, and so nothing to go by."""
+    """Return the lock as it was; None if there is none that can be read."""
     try:
         return lock_file.parse(file.read_bytes(), file)
     except (OSError, GaudiPatchError):

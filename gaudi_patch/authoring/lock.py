@@ -68,7 +68,7 @@ def _read(directory: Path, patch: Patch) -> Patch:
 
 
 def _key(series: Series, patches: Mapping[str, Patch]) -> tuple[str, ...]:
-    """What the hashes of a series depend on: its release and the bytes of its patches, in order."""
+    """Return what the hashes of a series depend on: its release and the bytes of its patches, in order."""
     return (series.versions, *(patches[name].sha256 for name in series.patches))
 
 

@@ -60,7 +60,7 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
 
 
 def retitle(repo: git.Repo, names: Sequence[str]) -> None:
-    """Give the commits the names that their patches have got, so that `dev refresh` knows them; files stay."""
+    """Write the names of their patches into the commits, so that `dev refresh` knows them; no file changes."""
     tip = repo.commit(worktree.PRISTINE).hexsha
     for one, found in zip(names, worktree.commits(repo), strict=True):
         commit = repo.commit(found.sha)

@@ -41,7 +41,7 @@ def port(old: str, new: str, folder: Path | None, directory: Path | None, option
 
     What merges is committed; what is there upstream already is dropped, and said; the first real conflict
     stops with both sides shown (exit 1), to be resolved and continued or aborted. In the end the new series is
-    drafted, held against the wheels, and put through the smoke checks; only then are the patches, the manifest and
+    drafted, compared with the wheels, and put through the smoke checks; only then are the patches, the manifest and
     the lock written.
     """
     directory = directory or default_directory()
@@ -82,7 +82,7 @@ def port(old: str, new: str, folder: Path | None, directory: Path | None, option
 
 @with_own_git
 def proceed(folder: Path) -> Result:
-    """Go on after a conflict was resolved (`git add`), or after commits were amended that failed the checks."""
+    """Continue after a conflict was resolved (`git add`), or after commits that failed the checks were amended."""
     repo = worktree.open_repo(folder)
     plan = _load(repo)
     if plan["todo"]:
@@ -103,7 +103,7 @@ def proceed(folder: Path) -> Result:
 
 @with_own_git
 def abort(folder: Path) -> Result:
-    """Give up: the manifest and the patches are as they were; the worktree is left for a look."""
+    """Give up the port: the manifest and the patches stay as they were, and the worktree is left to look at."""
     repo = worktree.open_repo(folder)
     _load(repo)
     repo.git.reset("--hard", "--quiet")
@@ -132,7 +132,7 @@ def _go_on(repo: git.Repo, plan: dict[str, Any]) -> Result:
 
 
 def _commit(repo: git.Repo, plan: dict[str, Any], sha: str) -> None:
-    """Commit what was picked, under the message of its source; nothing where the release has the change."""
+    """Commit what was picked, under the message of its source; commit nothing if the release has the change."""
     message = str(repo.commit(sha).message)
     if worktree.staged_diff(repo):
         repo.git.commit("--quiet", "--message", message)
@@ -161,7 +161,7 @@ def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
 
 
 def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
-    """Draft the series, prove it, and take it over; shared patches stay shared."""
+    """Draft the series, prove it, and publish it; shared patches stay shared."""
     directory, wheel = Path(plan["directory"]), Path(plan["wheel"])
     manifest = source.load(directory)
     named = patch_names.name(repo, manifest, plan["new"])

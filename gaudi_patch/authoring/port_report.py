@@ -1,4 +1,4 @@
-"""What `dev port` says at its end."""
+"""The report at the end of `dev port`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def report(
     repo: git.Repo, plan: Mapping[str, Any], named: Sequence[Named], drafted: Manifest, lines: int, proved: Result
 ) -> Result:
-    """The series of a finished port: its patches, what the smoke checks said, and what they did not see."""
+    """Describe the series of a finished port: its patches, the smoke checks, and what these did not see."""
     rows = [_row(one) for one in named]
     rows += [(name, "obsolete", "upstream has the change") for name in plan["dropped"]]
     seconds = time.time() - plan["started"]
@@ -53,7 +53,7 @@ def report(
 
 
 def _row(one: Named) -> tuple[str, str, str]:
-    """A patch, what it is, and why."""
+    """Return the row of a patch: its name, whether it is new, and why."""
     if one.new is None:
         return one.patch, "shared", "the text is as in other releases"
     if one.patch == one.new.source:

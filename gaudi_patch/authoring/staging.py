@@ -91,7 +91,7 @@ def publish(drafted: Path, directory: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """All files of a patches directory; what editors and interpreters leave there is no part of it."""
+    """Return all files of a patches directory, without what editors and interpreters leave there."""
     return {
         name.as_posix(): path.read_bytes()
         for path in folder.rglob("*")

@@ -50,11 +50,11 @@ class _Scanner:
 
     @property
     def _line(self) -> int:
-        """The line of the token that was taken last."""
+        """Return the line of the token that was taken last."""
         return self._tokens[self._at - 1][1]
 
     def _until(self, end: str) -> str:
-        """The tokens up to ``end``, the one taken last included, ``end`` not."""
+        """Return the text from the token that was taken last up to ``end``, which is taken and left out."""
         parts = [self._tokens[self._at - 1][0]]
         while (part := self._next()) is not None and part != end:
             parts.append(part)
@@ -94,7 +94,7 @@ class _Scanner:
 
 
 def _keys(statement: str) -> tuple[str, ...]:
-    """The keys that a header, or a key with a value, names from the outermost in."""
+    """Return the keys that a header, or a key with a value, names, outermost first."""
     value: Any = tomllib.loads(statement)
     keys = []
     while isinstance(value, dict | list) and value:

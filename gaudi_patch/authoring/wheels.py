@@ -1,4 +1,4 @@
-"""Pristine LMCache wheels, from PyPI or a folder, for those who keep the patches."""
+"""Pristine LMCache wheels, from PyPI or a directory, for those who maintain the patches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 
 
 def cache_directory() -> Path:
-    """Where downloaded wheels are kept: GAUDI_PATCH_CACHE, or below the user's cache folder."""
+    """Return where downloaded wheels are kept: GAUDI_PATCH_CACHE, or below the user's cache directory."""
     chosen = os.environ.get("GAUDI_PATCH_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen) if chosen else base / "gaudi-patch"
 
 
 def fetch(package: str, version: str, python: str = "3.11") -> Path:
-    """The wheel of ``package`` for CPython ``python`` on Linux, downloaded once (``pip download --no-deps``)."""
+    """Return the wheel of ``package`` for CPython ``python`` on Linux, downloaded once (``pip download --no-deps``)."""
     folder = cache_directory() / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
     pattern = f"{package}-{version}-cp{python.replace('.', '')}-*.whl"
@@ -46,7 +46,7 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
 
 
 def read(wheel: Path, path: str) -> Image | None:
-    """One file of a wheel as an image; None when the wheel does not hold it."""
+    """Read one file of a wheel; None if the wheel does not hold it."""
     with zipfile.ZipFile(wheel) as archive:
         try:
             return Image(archive.read(path), 0o644)

@@ -25,7 +25,7 @@ TRAILER = "Patch: "
 
 
 class Commit(NamedTuple):
-    """One patch of the worktree: the name its diff is kept under ("" for a new one), its subject, its diff."""
+    """One patch of the worktree: the name of its patch ("" for a new one), its subject, its diff."""
 
     sha: str
     patch: str
@@ -34,12 +34,12 @@ class Commit(NamedTuple):
 
 
 def create(folder: Path, package: str, wheel: Path) -> git.Repo:
-    """A new repository in ``folder`` (which must be empty) with the wheel's Python files as its first commit."""
+    """Create a repository in ``folder``, which must be empty, with the wheel's Python files as its first commit."""
     import git
 
     if folder.exists() and any(folder.iterdir()):
         raise GaudiPatchError(
-            Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new folder", str(folder)
+            Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new directory", str(folder)
         )
     folder.mkdir(parents=True, exist_ok=True)
     git.Git(folder).init("--quiet", "--template=", "--initial-branch=patches")
@@ -71,7 +71,7 @@ def unpack(repo: git.Repo, package: str, wheel: Path) -> None:
 
 
 def open_repo(folder: Path) -> git.Repo:
-    """The worktree that `dev edit` or `dev port` made in ``folder``."""
+    """Open the worktree that `dev edit` or `dev port` made in ``folder``."""
     import git
 
     try:
@@ -134,7 +134,7 @@ def described(text: str, name: str) -> Patch | None:
 
 
 def commits(repo: git.Repo) -> list[Commit]:
-    """The patches of the worktree in order, with their diffs in the form that is kept."""
+    """Return the patches of the worktree in order, with their diffs in the form that is stored."""
     if repo.is_dirty(untracked_files=True):
         raise refused(
             "uncommitted",
@@ -154,25 +154,25 @@ def commits(repo: git.Repo) -> list[Commit]:
 
 
 def diff_of(repo: git.Repo, sha: str) -> bytes:
-    """One commit as a patch in the form that is kept."""
+    """Return one commit as a patch in the form that is stored."""
     return bytes(
         repo.git.diff_tree(*DIFF, "--no-commit-id", sha, stdout_as_string=False, strip_newline_in_stdout=False)
     )
 
 
 def staged_diff(repo: git.Repo) -> bytes:
-    """What is in the index, against HEAD, in the same form."""
+    """Return the difference of the index to HEAD in the same form."""
     return bytes(repo.git.diff(*DIFF, "--cached", stdout_as_string=False, strip_newline_in_stdout=False))
 
 
 def lay(repo: git.Repo, manifest: Manifest, series: Series) -> None:
-    """One commit for each patch of ``series``."""
+    """Make one commit per patch of ``series``."""
     for name in series.patches:
         commit_patch(repo, manifest, name)
 
 
 def same_text(one: bytes, other: bytes) -> bool:
-    """Whether two patches make the same change in the same words, at whatever lines and on whatever blobs."""
+    """Return whether two patches make the same change in the same context, whatever the lines and blobs."""
     return _bare(one) == _bare(other)
 
 

@@ -6,7 +6,7 @@ line is legal where it stands, naming the line that is not, and what unidiff bui
 for byte. What is accepted is what ``git diff`` writes for text files, no more:
 
 * one ``diff --git`` section a file, prefixes a/ and b/, extended headers in git's order, no file twice;
-* names in C quotes are unquoted to their bytes, which must be UTF-8 (as a wheel's RECORD is); `safepath` has the rules;
+* names in C quotes are unquoted to their bytes, which must be UTF-8 (as a wheel's RECORD is), see `path_names`;
 * timestamps after a name are ignored: only ``/dev/null`` with its ``new``/``deleted file mode`` creates or deletes;
 * renames, copies, symbolic links, submodules, binary files and modes but 100644 and 100755 are refused;
 * hunks with context, in order; one without leading (trailing) context only at the beginning (end) of its file, so
@@ -56,7 +56,7 @@ def parse(data: bytes, name: str) -> tuple[FileDiff, ...]:
 
 
 def render(files: Sequence[FileDiff]) -> bytes:
-    """The patch as ``git diff --full-index`` writes it, with the ids that ``files`` hold.
+    """Write the patch as ``git diff --full-index`` does, with the ids that ``files`` hold.
 
     Raises ValueError for a mode that such a patch cannot say.
     """
@@ -108,7 +108,7 @@ def _render_hunk(hunk: Hunk) -> Iterator[bytes]:
 
 
 def _build(sections: list[Section], data: bytes, name: str) -> Iterator[FileDiff]:
-    """What unidiff builds from the patch, which must be what the guard saw, byte for byte."""
+    """Yield what unidiff builds from the patch, which must be what the guard saw, byte for byte."""
     from unidiff.errors import UnidiffParseError
     from unidiff.patch import PatchSet
 
@@ -134,7 +134,7 @@ def _build(sections: list[Section], data: bytes, name: str) -> Iterator[FileDiff
 
 
 def _hunk(head: Head, built: BuiltHunk, name: str) -> Hunk:
-    """A unidiff hunk as ours."""
+    """Convert a hunk of unidiff to ours."""
     body: list[bytes] = []
     lines: list[tuple[bytes, bytes]] = []
     for line in built:

@@ -1,4 +1,4 @@
-"""Proves, line by line, that a patch is what ``git diff`` writes for text files; `diff` says what that is.
+"""Prove, line by line, that a patch is what ``git diff`` writes for text files; `diff` says what that is.
 
 It keeps no content: only what the headers say, and the bytes of each hunk for `diff` to compare with.
 """
@@ -27,7 +27,7 @@ _HUNK = re.compile(
 _INDEX = re.compile(r"([0-9a-f]{4,64})\.\.([0-9a-f]{4,64})(?: (\d{6}))?")
 _GIT_QUOTED = re.compile(rb"(%b) (%b)" % (QUOTED.pattern, QUOTED.pattern))
 _MODES = {"100644": 0o644, "100755": 0o755}
-_OTHER_MODES = {"120000": "a symbolic link", "160000": "a submodule", "040000": "a folder"}
+_OTHER_MODES = {"120000": "a symbolic link", "160000": "a submodule", "040000": "a directory"}
 # git hash-object of nothing, with SHA-1 and with SHA-256
 _EMPTY_BLOBS = (
     "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
@@ -68,18 +68,18 @@ class Section:
 
 
 def guard(data: bytes, name: str) -> list[Section]:
-    """The files of a patch; ``name`` is what messages call it. Raises a bad-patch error with the line at fault."""
+    """Return the files of a patch; ``name`` is what messages call it. Raises ``bad-patch`` with the line at fault."""
     return _Guard(_lines(data, name), name).sections()
 
 
 def show(text: str | bytes) -> str:
-    """What a patch says, for a message: in ASCII, and cut where it would fill the screen."""
+    """Return a text of a patch for a message: in ASCII, and cut where it would fill the screen."""
     shown = ascii(text)
     return shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
 
 
 def _lines(data: bytes, name: str) -> list[bytes]:
-    """The patch's lines, once it is clear that it has some."""
+    """Return the patch's lines, once it is clear that it has some."""
     if len(data) > MAX_PATCH_BYTES:
         raise bad_patch(f"the patch has {len(data)} bytes; at most {MAX_PATCH_BYTES} are read", name)
     if (count := data.count(b"\n")) > MAX_PATCH_LINES:
@@ -97,7 +97,7 @@ def _lines(data: bytes, name: str) -> list[bytes]:
 
 
 class _Guard:
-    """Proves, line by line, that a patch is what ``git diff`` writes for text files."""
+    """Prove, line by line, that a patch is what ``git diff`` writes for text files."""
 
     def __init__(self, lines: list[bytes], name: str) -> None:
         self._lines = lines
@@ -126,7 +126,7 @@ class _Guard:
         raise bad_patch(message, self._name, at or min(self._next + 1, len(self._lines)), hint)
 
     def _peek(self) -> bytes:
-        """The line to read, outside of hunks, without its LF; b"" after the last."""
+        """Return the line to read, outside of hunks, without its LF; b"" after the last."""
         if self._next == len(self._lines):
             return b""
         text = self._lines[self._next][:-1]
@@ -168,7 +168,7 @@ class _Guard:
         return Section(path, kind, modes, (old_blob, new_blob), heads, line)
 
     def _git_line(self) -> tuple[bytes, bytes, str]:
-        """The header line of a file: both names as they are written, and the path."""
+        """Read the header line of a file; return both names as they are written, and the path."""
         rest = self._take(b"diff --git ")
         if rest is None:
             self._not_a_diff()
@@ -225,7 +225,7 @@ class _Guard:
         return _MODES[text]
 
     def _index(self, kind: Kind, modes: tuple[int | None, int | None]) -> tuple[str, str, int | None]:
-        """The blob ids and the unchanged mode of the ``index`` line."""
+        """Read the ``index`` line; return the blob ids and the unchanged mode."""
         if (rest := self._take(b"index ")) is None:
             return "", "", None
         at = self._next
@@ -242,7 +242,7 @@ class _Guard:
         return old, new, self._mode(mode.encode()) if mode else None
 
     def _refuse_special(self) -> None:
-        """Headers that git knows and we do not take, and those out of place."""
+        """Refuse headers that git knows and this tool does not take, and those out of place."""
         text = self._peek()
         if text.startswith((b"similarity ", b"dissimilarity ", b"rename ", b"copy ")):
             self._fail("renames, copies and rewrites are refused", "make it with: git diff --full-index --no-renames")
@@ -254,7 +254,7 @@ class _Guard:
             self._fail("header out of place, or given twice")
 
     def _same_name(self, rest: bytes, name: bytes) -> None:
-        """The line that was just read must carry ``name``, and after a tab what it likes."""
+        """Refuse the line that was just read unless it has ``name``; after a tab, anything may follow."""
         if rest.partition(b"\t")[0] != name:
             self._fail(f"the name {show(rest)} is not {show(name)}, as the headers above it say", at=self._next)
 
@@ -293,7 +293,7 @@ class _Guard:
         return heads
 
     def _body(self, old: int, new: int) -> bool:
-        """Read a hunk of so many old and new lines; whether nothing of the file can follow it."""
+        """Read a hunk of so many old and new lines; return whether nothing of the file can follow it."""
         changes = ends = False
         tag = b""
         while old or new:

@@ -70,7 +70,7 @@ class Fit:
 
     @property
     def similarity(self) -> float:
-        """From 0 to 1: the share of the lines that stand there unchanged."""
+        """Return the share of the lines that stand there unchanged, from 0 to 1."""
         return self.equal / self.total if self.total else 0.0
 
 
@@ -93,7 +93,7 @@ class Explanation:
     at_end: bool
 
     def sentences(self) -> list[str]:
-        """The explanation for a person, a fact a line."""
+        """Yield the explanation in sentences, one fact each."""
         return list(self._sentences())
 
     def _sentences(self) -> Iterator[str]:
@@ -129,7 +129,7 @@ class Explanation:
 
 
 def explain(original: bytes, hunk: Hunk) -> Explanation:
-    """Say what is to be said of a hunk that does not apply to ``original``."""
+    """Explain why a hunk does not apply to ``original``."""
     lines = split(original)
     old, new = hunk.old, hunk.new
     (places, first), (patched, already) = occurrences(lines, [old, new])
@@ -149,14 +149,14 @@ def explain(original: bytes, hunk: Hunk) -> Explanation:
 
 
 def show(line: bytes) -> str:
-    """A line of a file in quotes, safe for a terminal: what is not printable is escaped, what is long is cut."""
+    """Quote a line of a file, safe for a terminal: what is not printable is escaped, what is long is cut."""
     text = line.decode("utf-8", "backslashreplace")
     cut = "..." if len(text) > _MAX_SHOWN else ""
     return repr(text[:_MAX_SHOWN]) + cut
 
 
 def _nearest(lines: list[bytes], side: list[bytes], expected: int) -> Fit:
-    """Where ``side``, which stands nowhere as a whole, fits best."""
+    """Find where ``side``, which stands nowhere as a whole, fits best."""
     side = side[:MAX_LINES]
     keys = [line.strip() for line in side]
     start = _vote(lines, keys, expected)
@@ -176,7 +176,7 @@ def _nearest(lines: list[bytes], side: list[bytes], expected: int) -> Fit:
 
 
 def _inside(all_codes: Sequence[_Code]) -> list[_Code]:
-    """The codes without the file's lines before and after the side: at either edge no more lines than the side's."""
+    """Cut the codes to the side: at either edge no more lines of the file than the side has."""
     codes = list(all_codes)
     tag, i1, i2, j1, j2 = codes[0]
     codes[0] = (tag, i1, i2, max(j1, j2 - (i2 - i1)), j2)
@@ -186,7 +186,7 @@ def _inside(all_codes: Sequence[_Code]) -> list[_Code]:
 
 
 def _vote(lines: list[bytes], keys: list[bytes], expected: int) -> int | None:
-    """Every line of the side votes for the starts that would put it in its place; a rare line's vote counts more."""
+    """Vote for a start: each line votes for those that would put it in its place; a rare line counts more."""
     wanted = set(keys)
     where: dict[bytes, list[int]] = defaultdict(list)
     for at, line in enumerate(lines):
@@ -209,7 +209,7 @@ def _differences(codes: Sequence[_Code], side: list[bytes], area: list[bytes], l
 
 
 def _line_ends(lines: list[bytes], fit: Fit) -> str:
-    """What is to be said of line ends, if they differ where the hunk fits best."""
+    """Describe the line ends, if they differ where the hunk fits best."""
     differing = [difference for difference in fit.differences if difference.kind == "line end"]
     if not differing:
         return ""

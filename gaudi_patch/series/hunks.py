@@ -33,22 +33,22 @@ class Hunk:
 
     @property
     def old(self) -> list[bytes]:
-        """The lines it expects: context and removed."""
+        """Return the lines it expects: context and removed."""
         return [text for tag, text in self.lines if tag != b"+"]
 
     @property
     def new(self) -> list[bytes]:
-        """The lines it leaves: context and added."""
+        """Return the lines it leaves: context and added."""
         return [text for tag, text in self.lines if tag != b"-"]
 
     @property
     def index(self) -> int:
-        """How many lines of the original come before it (a side without lines is numbered by the line before)."""
+        """Return how many lines of the original come before it; a side without lines is numbered by the line before."""
         return self.old_start - 1 if self.old_count else self.old_start
 
     @property
     def at_end(self) -> bool:
-        """It ends without context, so nothing of the file may follow it."""
+        """Return whether it ends without context, so that nothing of the file may follow it."""
         return self.lines[-1][0] != b" "
 
 
@@ -73,12 +73,12 @@ class HunkMismatch(Exception):  # noqa: N818 - a name of the domain, and no faul
 
 
 def split(data: bytes) -> list[bytes]:
-    """The lines of a file, each with its LF; only the last can lack it."""
+    """Split a file into lines, each with its LF; only the last can lack it."""
     return BytesIO(data).readlines()
 
 
 def apply(original: bytes, hunks: Sequence[Hunk], *, allow_offset: bool = False) -> bytes:
-    """The patched bytes. The cost is linear in the original and the hunks; with ``allow_offset`` it is their product.
+    """Return the patched bytes. The cost is the sum of original and hunks; with ``allow_offset`` it is their product.
 
     Raises HunkMismatch for the first hunk that does not fit, ValueError for hunks that overlap or are out of order
     (`diff.parse` returns no such hunks).
@@ -101,13 +101,13 @@ def apply(original: bytes, hunks: Sequence[Hunk], *, allow_offset: bool = False)
 
 
 def offsets(original: bytes, hunks: Sequence[Hunk]) -> list[int]:
-    """By how many lines each hunk moves with ``allow_offset``; raises HunkMismatch as `apply` does."""
+    """Return by how many lines each hunk moves with ``allow_offset``; raises HunkMismatch as `apply` does."""
     starts = _find(split(original), hunks)
     return [start - hunk.index for hunk, start in zip(hunks, starts, strict=True)]
 
 
 def _misfit(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, start: int) -> HunkMismatch | None:
-    """What is wrong unless ``old`` is what stands at ``start`` and, for a hunk at the end, ends the file."""
+    """Return what is wrong unless ``old`` stands at ``start`` and, for a hunk at the end, ends the file."""
     stop = start + len(old)
     there = lines[start:stop]
     if there != old:
@@ -125,7 +125,7 @@ def _misfit(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, start
 
 
 def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
-    """Where each hunk's old side stands: once in the whole file, in order, and at the edges it names."""
+    """Find where each hunk's old side stands: once in the whole file, in order, and at the edges it names."""
     text = b"\n" + b"".join(lines)
     if len(text) * len(hunks) > MAX_SEARCHED:
         raise HunkMismatch(hunks[0], 0, "too many hunks for a file of this size", 1)
@@ -165,7 +165,7 @@ def occurrences(lines: list[bytes], sides: list[list[bytes]]) -> list[tuple[int,
 
 
 def _places(text: bytes, side: list[bytes], count: int, most: int) -> tuple[int, int]:
-    """The same for one sequence; ``text`` is the file of ``count`` lines behind a newline, which begins a line."""
+    """Return the same for one sequence; ``text`` is the file of ``count`` lines, behind a newline of its own."""
     wanted = b"\n" + b"".join(side)
     if not side[-1].endswith(b"\n"):  # only the last line of a file can lack it
         return (1, count - len(side)) if text.endswith(wanted) else (0, 0)

@@ -32,7 +32,7 @@ _STRING_OR_COMMENT = re.compile(rb'"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*')
 
 
 class Content(NamedTuple):
-    """Everything but the place."""
+    """A manifest without its directory. ``source_sha256`` is the digest of the manifest.toml that it was made from."""
 
     package: str
     series: tuple[Series, ...]
@@ -65,7 +65,7 @@ def option(directory: Path) -> str:
 
 
 def _shipped(directory: Path) -> bool:
-    """Whether this is the copy inside the wheel, which is what was built; any other may have been edited."""
+    """Return whether this is the copy inside the wheel, which is what was built; any other may have been edited."""
     return directory.resolve() == _PACKAGE / SHIPPED
 
 

@@ -69,7 +69,7 @@ class Manifest(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """The file that a fault of the manifest is reported in: the source if it is there, else the lock."""
+        """Return the file that a fault of the manifest is reported in: the source if it is there, else the lock."""
         source = self.directory / lock.SOURCE
         return source if source.is_file() else self.directory / lock.NAME
 

@@ -48,7 +48,7 @@ def _unsafe_part(part: str) -> str:
     if part.startswith("~"):
         return "has a part that begins with ~"
     if part.lower() == ".git":
-        return "is inside a .git folder"
+        return "is inside a .git directory"
     if len(part.encode()) > _MAX_NAME_BYTES:
         return f"has a part longer than {_MAX_NAME_BYTES} bytes"
     if _DEVICES.fullmatch(part):
@@ -59,7 +59,7 @@ def _unsafe_part(part: str) -> str:
 
 
 def quote(name: bytes) -> bytes:
-    r"""A header's name as git writes it with its default ``core.quotePath``: in C quotes where a byte asks for it.
+    r"""Write a header's name as git does with its default ``core.quotePath``: in C quotes where a byte needs them.
 
     >>> quote("a/é".encode())
     b'"a/\\303\\251"'
@@ -74,7 +74,7 @@ def quote(name: bytes) -> bytes:
 
 
 def unquote(token: bytes) -> bytes:
-    """The bytes that a name in C quotes stands for; ``token`` matches `QUOTED`."""
+    """Return the bytes that a name in C quotes stands for; ``token`` matches `QUOTED`."""
     return re.sub(rb"\\([abtnvfr\"\\]|[0-7]{3})", _unescape, token[1:-1])
 
 

@@ -220,3 +220,18 @@ def test_lint_of_an_unreleased_wheel_counts_its_hunks(
     assert result.data["counts"] == counts
     assert result.exit is (Exit.REFUSED if edits else Exit.OK)
     assert kept(shelf) == before
+
+
+def test_what_lint_of_a_wheel_prints_can_be_typed_as_it_is(shelf: Shelf) -> None:
+    def linted(version: str) -> Result:
+        named = f"lmcache-{version}-cp311-cp311-any.whl"
+        return watch(shelf.directory, shelf.release(version, BASE).rename(shelf.releases / named))
+
+    newer = linted("1.0.1")
+    command = newer.blocks[-1]
+    assert isinstance(command, Text)
+    assert command.verbatim
+    wheel = shelf.releases / "lmcache-1.0.1-cp311-cp311-any.whl"
+    assert command.text == f"gaudi-patch dev port 1.0.0 1.0.1 --wheel {wheel} --manifest {shelf.directory}"
+    same = linted("1.0.0")  # the release has a series: there is nothing to port
+    assert "dev port" not in "".join(block.text for block in same.blocks if isinstance(block, Text))
