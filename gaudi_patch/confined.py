@@ -55,8 +55,9 @@ class Bounds:
     def area(self, path: Path, *, directory: bool = False) -> Area:
         """Return the area of the file, or ``directory``, ``path``; refuses what lies in none."""
         for area in self.areas:
-            allowed = not area.flat if directory else area.files is None or area.files.fullmatch(path.name)
-            if _is_in(path, area) and allowed:
+            named = area.files is None or area.files.fullmatch(path.name)
+            allowed = not area.flat if directory else named and path != area.root.joinpath(*area.parts)
+            if allowed and _is_in(path, area):
                 return area
         raise outside(path)
 
