@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from gaudi_patch.attestation.document import patch_digests, series_id
 from gaudi_patch.engine.bytecode_check import recorded, wrong
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.plan import inspect, refuse_compiled
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.series.manifest import LockedFile
@@ -77,7 +78,7 @@ def _files(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference
     installation = found.installation
     expected = {one["path"]: LockedFile(one["before"], one["after"]) for one in attested["files"]}
     refuse_compiled(installation.root, sorted(expected))
-    for one in inspect(installation.root, installation.package, expected):
+    for one in inspect(Ground.of(installation), expected):
         if one.current != one.after:
             state = " (as the release has it)" if one.current is not None and one.current == one.before else ""
             yield Difference(one.path, one.after or "no file", (one.current or "no file") + state)

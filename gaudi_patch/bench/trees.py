@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gaudi_patch.disk import Image, read_image
 from gaudi_patch.engine import plan
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.pristine import pristine_images
 from gaudi_patch.engine.situation import Situation
@@ -80,4 +81,5 @@ def _patched(found: Situation) -> dict[str, Image | None]:
 
 
 def _on_disk(found: Situation) -> dict[str, Image | None]:
-    return {one.path: read_image(found.installation.root / one.path) for one in found.files}
+    bounds = Ground.of(found.installation).bounds
+    return {one.path: read_image(found.installation.root / one.path, bounds) for one in found.files}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch.disk import Image, read_image
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.errors import GaudiPatchError, bad_patch, refused
 from gaudi_patch.series.manifest import LockedFile, Manifest, Series
 
@@ -69,11 +70,11 @@ def file_state(path: str, expected: LockedFile, current: str | None) -> FileStat
     return FileState(path, expected.before, expected.after, current, found)
 
 
-def inspect(root: Path, package: str, expected: Mapping[str, LockedFile]) -> tuple[FileState, ...]:
-    """The state of every file that ``expected`` names, below ``root``."""
+def inspect(ground: Ground, expected: Mapping[str, LockedFile]) -> tuple[FileState, ...]:
+    """The state of every file that ``expected`` names."""
     states = []
     for path, hashes in sorted(expected.items()):
-        image = read_image(target(root, package, path))
+        image = read_image(target(ground.root, ground.package, path), ground.bounds)
         states.append(file_state(path, hashes, image.sha256 if image else None))
     return tuple(states)
 

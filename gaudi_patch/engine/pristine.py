@@ -18,8 +18,8 @@ def pristine_images(found: Situation) -> dict[str, Image | None]:
     or ``not-reversible``.
     """
     installation = found.installation
+    ground = Ground.of(installation)
     if found.applied is not None:
-        ground = Ground.of(installation)
         return {
             path: applied_state.restore(ground, file.before, installation.root / path) if file.before else None
             for path, file in found.applied.files.items()
@@ -27,6 +27,6 @@ def pristine_images(found: Situation) -> dict[str, Image | None]:
     assert found.series is not None
     locked = found.locked
     patched = {file.path for file in found.files if file.state is State.PATCHED}
-    images = {path: read_image(installation.root / path) for path in patched}
+    images = {path: read_image(installation.root / path, ground.bounds) for path in patched}
     planned = plan.reverse(found.manifest, found.series, images, {path: locked[path] for path in patched})
     return {file.path: file.before for file in planned.files}

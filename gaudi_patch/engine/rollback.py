@@ -133,7 +133,8 @@ def _verified(manifest: Manifest, before: Situation, progress: Progress) -> Situ
     installation = before.installation
     with reading_again(before, progress):
         after = look(manifest, installation)
-        images = {one.path: read_image(installation.root / one.path) for one in before.files}
+        bounds = Ground.of(installation).bounds
+        images = {one.path: read_image(installation.root / one.path, bounds) for one in before.files}
     for one in before.files:
         image = images[one.path]
         if (image.sha256 if image else None) != one.before:

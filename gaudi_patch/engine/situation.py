@@ -58,12 +58,12 @@ def look(manifest: Manifest, installation: Installation) -> Situation:
     series, by_hash = verdict.series, False
     if verdict.kind is Kind.UNKNOWN or installation.layout in (Layout.EDITABLE, Layout.CHECKOUT):
         # The metadata of a source tree may be older than its files.
-        fitting = _by_hash(manifest, installation)
+        fitting = _by_hash(manifest, ground)
         if fitting is not None:
             series, by_hash = fitting, True
             verdict = Verdict(Kind.SERIES, installation.version, series)
     expected = _expected(manifest, series, applied)
-    files = plan.inspect(installation.root, installation.package, expected) if expected else ()
+    files = plan.inspect(ground, expected) if expected else ()
     return Situation(
         manifest,
         installation,
@@ -101,10 +101,10 @@ def _state(
     return found
 
 
-def _by_hash(manifest: Manifest, installation: Installation) -> Series | None:
+def _by_hash(manifest: Manifest, ground: Ground) -> Series | None:
     """The series whose files are all there, pristine or patched, by their hashes (checkouts, local builds)."""
     for series in manifest.series:
-        files = plan.inspect(installation.root, installation.package, manifest.locked_files(series))
+        files = plan.inspect(ground, manifest.locked_files(series))
         if all(one.state in (State.PRISTINE, State.PATCHED) for one in files):
             return series
     return None

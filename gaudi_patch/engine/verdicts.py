@@ -200,10 +200,12 @@ def drift(found: Situation) -> GaudiPatchError:
     """Files that are neither pristine nor patched, named one by one with what RECORD says of them."""
     from gaudi_patch.disk import read_image
     from gaudi_patch.engine import record
+    from gaudi_patch.engine.guard import Ground
 
     rows = {}
     installation = found.installation
-    if installation.record is not None and (image := read_image(installation.record)) is not None:
+    bounds = Ground.of(installation).bounds
+    if installation.record is not None and (image := read_image(installation.record, bounds)) is not None:
         names = {os.fsencode(file.path) for file in found.files}
         rows = record.selected(image.data, names.__contains__)
     details = []
@@ -211,7 +213,7 @@ def drift(found: Situation) -> GaudiPatchError:
         if one.state is State.MISSING:
             details.append(f"missing: {one.path}")
         elif one.state is State.MODIFIED:
-            file = read_image(installation.root / one.path)
+            file = read_image(installation.root / one.path, bounds)
             as_installed = file is not None and rows.get(one.path) == record.Entry.of(file.data)
             why = (
                 "as the wheel recorded it: this is another build of the release"
