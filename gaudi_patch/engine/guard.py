@@ -69,11 +69,10 @@ class Ground(NamedTuple):
         bounds = Bounds(areas, installation.image_root)
         return cls(root, installation.package, state_dir, home, bounds, prefix, installation.target)
 
-    def owner(self) -> tuple[int, int]:
-        """Return whom the package belongs to, its files by default."""
+    def standing(self) -> os.stat_result:
+        """Return what the package's directory is: whom it belongs to, and who may write there."""
         with self.bounds.directory(self.root / self.package) as descriptor:
-            info = os.fstat(descriptor)
-        return info.st_uid, info.st_gid
+            return os.fstat(descriptor)
 
     def package_path(self, name: str) -> Path:
         """Return the file ``name`` of a state or journal, which is to lie in the package.
@@ -160,14 +159,16 @@ def _mirror_at(path: Path, folder: Path) -> int:
     return 0
 
 
-def modest(image: Image, current: Image | None, owner: tuple[int, int]) -> Image:
-    """Return ``image`` with no more than the file that it replaces had.
+def modest(image: Image, current: Image | None, package: os.stat_result) -> Image:
+    """Return ``image`` with no more rights than the file that it replaces, or any in ``package``, has.
 
-    Set-id and sticky bits stay only where ``current`` has them; the owner is that of ``current`` or
-    ``owner``, the package's. State and journal lie in the target, and whoever owns it can write them.
+    Set-id and sticky bits stay only where ``current`` has them, write permission for others where it or the
+    directory has it; the owner is that of ``current`` or the package's. State and journal lie in the target, and
+    whoever owns it can write them.
     """
-    special = current.mode & 0o7000 if current is not None and current.link is None else 0
-    mode = image.mode & (0o777 | special)
+    rights = current.mode if current is not None and current.link is None else 0
+    mode = image.mode & (0o755 | rights & 0o7022 | package.st_mode & 0o022)
+    owner = package.st_uid, package.st_gid
     allowed = {owner} if current is None or current.owner is None else {owner, current.owner}
     kept = image.owner if image.owner is None or image.owner in allowed else (current and current.owner) or owner
     return image._replace(mode=mode, owner=kept)

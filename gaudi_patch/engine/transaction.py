@@ -144,6 +144,8 @@ def preflight(ground: Ground, changes: Iterable[Change], remove_directories: Ite
     for path in removed:
         ground.bounds.look(path, directory=True)
     refuse_mounts([*paths, *removed])
+    if os.path.lexists(ground.home) and not ground.home.is_dir():
+        raise _in_the_way(ground.home)
 
 
 def _modest(change: Change, ground: Ground) -> Change:
@@ -153,20 +155,24 @@ def _modest(change: Change, ground: Ground) -> Change:
         return change
     if before is not None and before.link is None:
         after = after._replace(attributes=before.attributes)
-    return change._replace(after=modest(after, before, ground.owner()))
+    return change._replace(after=modest(after, before, ground.standing()))
 
 
 def _make_home(home: Path, disk: Disk) -> None:
     try:
         disk.mkdir(home)
     except FileExistsError as error:
-        raise GaudiPatchError(
-            Exit.ENVIRONMENT,
-            "journal-in-the-way",
-            "is in the way of this run's journal, and holds what is not gaudi-patch's; nothing was changed",
-            "look at what is in it, move it away, and run the same command again",
-            str(home),
-        ) from error
+        raise _in_the_way(home) from error
+
+
+def _in_the_way(home: Path) -> GaudiPatchError:
+    return GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "journal-in-the-way",
+        "is in the way of this run's journal, and not gaudi-patch's; nothing was changed",
+        "look at what it is, move it away, and run the same command again",
+        str(home),
+    )
 
 
 def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[Path]) -> Journal:

@@ -128,7 +128,7 @@ def _put_back(
     image = Image(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
     if os.path.lexists(entry.temp):
         disk.unlink(entry.temp)
-    disk.write_new(entry.temp, image if trusted else modest(image, found, ground.owner()), like=entry.path)
+    disk.write_new(entry.temp, image if trusted else modest(image, found, ground.standing()), like=entry.path)
     disk.replace(entry.temp, entry.path)
 
 

@@ -83,14 +83,25 @@ def test_bytecode_below_another_prefix_is_refused_with_the_command_that_reaches_
     assert prefixed.rollback().exit is Exit.OK
 
 
+def directory(mode: int) -> os.stat_result:
+    """A package's directory that belongs to 5 and 6."""
+    return os.stat_result((mode, 0, 0, 0, 5, 6, 0, 0, 0, 0))
+
+
 def test_a_restored_file_gets_no_more_than_the_one_it_replaces() -> None:
-    image = Image(b"", 0o7755, owner=(0, 0))
-    assert modest(image, None, (5, 6)) == Image(b"", 0o755, owner=(5, 6))
-    assert modest(image, Image(b"", 0o644, owner=(7, 8)), (5, 6)) == Image(b"", 0o755, owner=(7, 8))
-    assert modest(image, Image(b"", 0o2644, owner=(0, 0)), (5, 6)) == Image(b"", 0o2755, owner=(0, 0))
-    assert modest(image._replace(owner=(5, 6)), Image(b"", owner=(7, 8)), (5, 6)).owner == (5, 6)
-    assert modest(image, Image(b"", 0o7777, owner=(7, 8), link="x"), (5, 6)).mode == 0o755
-    assert modest(image._replace(owner=None), None, (5, 6)).owner is None
+    image, closed = Image(b"", 0o7777, owner=(0, 0)), directory(0o40755)
+    assert modest(image, None, closed) == Image(b"", 0o755, owner=(5, 6))
+    assert modest(image, Image(b"", 0o644, owner=(7, 8)), closed) == Image(b"", 0o755, owner=(7, 8))
+    assert modest(image, Image(b"", 0o2664, owner=(0, 0)), closed) == Image(b"", 0o2775, owner=(0, 0))
+    assert modest(image._replace(owner=(5, 6)), Image(b"", owner=(7, 8)), closed).owner == (5, 6)
+    assert modest(image, Image(b"", 0o7777, owner=(7, 8), link="x"), closed).mode == 0o755
+    assert modest(image._replace(owner=None), None, closed).owner is None
+
+
+def test_what_a_group_may_write_in_its_directory_stays_writable_to_it() -> None:
+    """With a umask of 002, pip makes directories 0775 and files 0664."""
+    assert modest(Image(b"", 0o664), None, directory(0o40775)).mode == 0o664
+    assert modest(Image(b"", 0o666), None, directory(0o40775)).mode == 0o664
 
 
 # By descriptor
