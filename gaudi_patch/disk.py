@@ -30,7 +30,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Image(NamedTuple):
+class FileImage(NamedTuple):
     """What one path holds: the bytes, and the metadata that a replacement must carry over.
 
     ``link`` is the target of a symbolic link (``uv --link-mode=symlink`` installs them); ``data`` are the
@@ -49,12 +49,12 @@ class Image(NamedTuple):
     def sha256(self) -> str:
         return sha256(self.data)
 
-    def same_content(self, other: Image | None) -> bool:
+    def same_content(self, other: FileImage | None) -> bool:
         """Whether both hold the same bytes in the same kind of file."""
         return other is not None and self.data == other.data and self.link == other.link
 
 
-def read_image(path: Path, bounds: Bounds | None = None) -> Image | None:
+def read_image(path: Path, bounds: Bounds | None = None) -> FileImage | None:
     """Read what ``path`` holds, None when nothing is there; refuses what is neither file nor link to one.
 
     Held to ``bounds`` where there are any. No FIFO or device is opened, and no file read that is larger than
@@ -67,7 +67,7 @@ def read_image(path: Path, bounds: Bounds | None = None) -> Image | None:
         return None
 
 
-def _read(folder: int, path: Path, bounds: Bounds | None) -> Image | None:
+def _read(folder: int, path: Path, bounds: Bounds | None) -> FileImage | None:
     area = bounds.area(path) if bounds is not None else Area(Path("/"), links=True)
     link = None
     try:
@@ -87,7 +87,7 @@ def _read(folder: int, path: Path, bounds: Bounds | None) -> Image | None:
     info = os.fstat(opened)
     attributes = _attributes(opened) if link is None else ()
     data = confined.read_all(opened, path, area.limit)
-    return Image(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link, attributes)
+    return FileImage(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link, attributes)
 
 
 @contextmanager
@@ -136,12 +136,12 @@ class Disk:
         finally:
             self.bounds = before
 
-    def read(self, path: Path) -> Image | None:
+    def read(self, path: Path) -> FileImage | None:
         self.step("read", path)
         return read_image(path, self.bounds)
 
     def write_new(
-        self, path: Path, image: Image, like: Path | None = None, parts: Iterable[bytes] | None = None
+        self, path: Path, image: FileImage, like: Path | None = None, parts: Iterable[bytes] | None = None
     ) -> None:
         """Create ``path`` (which must not exist) holding ``image``, durable once this returns.
 
@@ -266,7 +266,7 @@ def _attributes(descriptor: int) -> tuple[tuple[str, bytes], ...]:
         return ()
 
 
-def _set_attributes(descriptor: int, image: Image, kind: str) -> None:
+def _set_attributes(descriptor: int, image: FileImage, kind: str) -> None:
     for name, value in image.attributes:
         if name.startswith(kind):
             try:

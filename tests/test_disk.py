@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.disk import Disk, Image, environment_error, read_image, sha256
+from gaudi_patch.disk import Disk, FileImage, environment_error, read_image, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 
@@ -19,7 +19,7 @@ def test_an_image_is_all_that_a_replacement_must_carry_over(tmp_path: Path) -> N
     file.chmod(0o4750)
     os.utime(file, ns=(1, 10**18 + 1))
     image = read_image(file)
-    assert image == Image(b"data", 0o4750, 10**18 + 1, (file.stat().st_uid, file.stat().st_gid))
+    assert image == FileImage(b"data", 0o4750, 10**18 + 1, (file.stat().st_uid, file.stat().st_gid))
     assert image is not None
     assert image.sha256 == sha256(b"data")
     (tmp_path / "link").symlink_to("x")
@@ -29,10 +29,10 @@ def test_an_image_is_all_that_a_replacement_must_carry_over(tmp_path: Path) -> N
 
 
 def test_same_content_is_bytes_and_kind() -> None:
-    image = Image(b"x", 0o644)
-    assert image.same_content(Image(b"x", 0o600, 5))
-    assert not image.same_content(Image(b"y"))
-    assert not image.same_content(Image(b"x", link="there"))
+    image = FileImage(b"x", 0o644)
+    assert image.same_content(FileImage(b"x", 0o600, 5))
+    assert not image.same_content(FileImage(b"y"))
+    assert not image.same_content(FileImage(b"x", link="there"))
     assert not image.same_content(None)
 
 
@@ -56,9 +56,9 @@ def test_a_link_that_may_not_be_followed_is_an_error_of_the_system(
 def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"theirs")
     with pytest.raises(FileExistsError):
-        Disk().write_new(tmp_path / "x", Image(b"ours"))
+        Disk().write_new(tmp_path / "x", FileImage(b"ours"))
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for image in (Image(b"ours"), Image(b"", link="there")):
+    for image in (FileImage(b"ours"), FileImage(b"", link="there")):
         with pytest.raises(FileExistsError):
             Disk().write_new(tmp_path / "link", image)
     assert not (tmp_path / "elsewhere").exists()
@@ -76,7 +76,7 @@ def test_a_file_is_private_until_it_is_whole(tmp_path: Path) -> None:
 
     old = os.umask(0)
     try:
-        Watch().write_new(tmp_path / "x", Image(b"data", 0o4755, 10**18))
+        Watch().write_new(tmp_path / "x", FileImage(b"data", 0o4755, 10**18))
     finally:
         os.umask(old)
     assert seen == [(b"data", 0o4755)]
@@ -96,7 +96,7 @@ def test_descriptors_are_closed_when_a_step_fails(tmp_path: Path) -> None:
     before = descriptors()
     for number in range(5):
         with pytest.raises(OSError, match="no"):
-            Broken().write_new(tmp_path / str(number), Image(b"x"))
+            Broken().write_new(tmp_path / str(number), FileImage(b"x"))
     with pytest.raises(NotADirectoryError):
         Disk().sync_directory(tmp_path / "0")
     Disk().sync_directory(tmp_path)

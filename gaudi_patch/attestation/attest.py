@@ -24,7 +24,7 @@ def apply_and_attest(
     manifest: Manifest,
     installation: Installation,
     options: ApplyOptions,
-    smoke: checks.Options | None,
+    smoke: checks.SmokeOptions | None,
     path: Path,
     progress: Progress | None = None,
 ) -> ProvedApply:

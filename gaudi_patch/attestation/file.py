@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from gaudi_patch.attestation import schema
 from gaudi_patch.attestation.document import VERSION, digest
-from gaudi_patch.disk import Disk, Image, environment_error
+from gaudi_patch.disk import Disk, FileImage, environment_error
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.reading import UnsuitableFileError, parse_json, read_bytes
 
@@ -46,7 +46,7 @@ def write(path: Path, document: dict[str, Any], disk: Disk) -> None:
     data = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
     staged = path.with_name(f".{path.name}.gaudi-patch-{os.getpid()}")
     try:
-        disk.write_new(staged, Image(data, 0o644))
+        disk.write_new(staged, FileImage(data, 0o644))
         disk.replace(staged, path)
         disk.sync_directory(path.parent)
     finally:

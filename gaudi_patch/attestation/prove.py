@@ -61,7 +61,7 @@ def apply_and_prove(
     manifest: Manifest,
     installation: Installation,
     options: ApplyOptions,
-    smoke: checks.Options | None,
+    smoke: checks.SmokeOptions | None,
     progress: Progress | None = None,
 ) -> ProvedApply:
     """Apply the series, then run the smoke checks of ``smoke`` (None: none).

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gaudi_patch.authoring import lock, source, wheels
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest, refused
 from gaudi_patch.output.report import Result, Table, Text, narrate
 from gaudi_patch.series import lock as lock_file
@@ -61,7 +61,7 @@ def lint(
     disk = Disk()
     temp = file.with_name(f".{file.name}.new")
     disk.unlink(temp)
-    disk.write_new(temp, Image(data, 0o644))
+    disk.write_new(temp, FileImage(data, 0o644))
     disk.replace(temp, file)
     disk.sync_directory(directory)
     result.data["written"] = True

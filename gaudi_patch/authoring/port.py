@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PLAN_FILE = "gaudi-patch-port.json"
 
 
-class Options(NamedTuple):
+class PortOptions(NamedTuple):
     """How to port.
 
     wheel: of the new release, where PyPI is not to be asked. smoke: whether to prove the series; python: whose
@@ -36,7 +36,13 @@ class Options(NamedTuple):
 
 
 @with_own_git
-def port(old: str, new: str, folder: Path | None, directory: Path | None, options: Options = Options()) -> Result:  # noqa: B008
+def port(
+    old: str,
+    new: str,
+    folder: Path | None,
+    directory: Path | None,
+    options: PortOptions = PortOptions(),  # noqa: B008
+) -> Result:
     """Cherry-pick each patch of series ``old`` onto the wheel of release ``new``.
 
     What merges is committed; what is there upstream already is dropped, and said; the first real conflict

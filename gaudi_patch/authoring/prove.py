@@ -36,7 +36,7 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
         narrate([f"smoke checks: {wheel.name} with the packages of {python}"])
         target = _environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), manifest.package)
-        proved = apply_and_prove(manifest, installation, ApplyOptions(), smoke.Options(levels.names()))
+        proved = apply_and_prove(manifest, installation, ApplyOptions(), smoke.SmokeOptions(levels.names()))
     found = proved.levels or ()
     return Result(
         "apply",

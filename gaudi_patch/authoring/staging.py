@@ -15,7 +15,7 @@ from typing import NamedTuple
 from packaging.version import Version
 
 from gaudi_patch.authoring.lock import release_of
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.errors import GaudiPatchError, bad_manifest
 from gaudi_patch.series import lock, patch_files
 from gaudi_patch.series.manifest import Manifest, Patch, Series
@@ -83,7 +83,7 @@ def publish(drafted: Path, directory: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temp = target.with_name(f".{target.name}.new")
         disk.unlink(temp)
-        disk.write_new(temp, Image(new[name], 0o644))
+        disk.write_new(temp, FileImage(new[name], 0o644))
         disk.replace(temp, target)
         disk.sync_directory(target.parent)
     for name in set(old) - set(new):

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from gaudi_patch.disk import Image
+from gaudi_patch.disk import FileImage
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 
@@ -45,10 +45,10 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
     return target
 
 
-def read(wheel: Path, path: str) -> Image | None:
+def read(wheel: Path, path: str) -> FileImage | None:
     """Read one file of a wheel; None if the wheel does not hold it."""
     with zipfile.ZipFile(wheel) as archive:
         try:
-            return Image(archive.read(path), 0o644)
+            return FileImage(archive.read(path), 0o644)
         except KeyError:
             return None

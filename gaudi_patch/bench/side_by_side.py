@@ -18,7 +18,7 @@ from gaudi_patch.target.invocation import command_line
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What to measure. ``contexts`` in tokens; ``memory`` in bytes, 0 for half of what is free; ``timeout`` in s."""
 
     shapes: Sequence[Shape] = workload.SHAPES
@@ -74,7 +74,9 @@ class Comparison:
         )
 
 
-def compare(manifest: Manifest, installation: Installation, options: Options, say: Callable[[str], None]) -> Comparison:
+def compare(
+    manifest: Manifest, installation: Installation, options: BenchOptions, say: Callable[[str], None]
+) -> Comparison:
     """Measure both codes; ``say`` takes a line of progress. What does not fit into memory is told, and is no error."""
     limit = options.memory or available_bytes() // 2
     request = Request(options.shapes, options.contexts, options.device, options.rules, limit, options.timeout)

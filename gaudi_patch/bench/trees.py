@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.disk import Image, read_image
+from gaudi_patch.disk import FileImage, read_image
 from gaudi_patch.engine import plan
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.plan import State
@@ -49,7 +49,7 @@ def codes(found: Situation, folder: Path) -> list[Code]:
     return [laid[STOCK], laid[PATCHED]]
 
 
-def lay_out(package: Path, folder: Path, images: Mapping[str, Image | None]) -> None:
+def lay_out(package: Path, folder: Path, images: Mapping[str, FileImage | None]) -> None:
     """Make ``folder / package.name``: links to what ``package`` holds, but for the paths in ``images``."""
     changed = {Path(path): image for path, image in images.items()}
     _link(package, folder, Path(package.name), changed)
@@ -60,7 +60,7 @@ def lay_out(package: Path, folder: Path, images: Mapping[str, Image | None]) -> 
             file.write_bytes(image.data)
 
 
-def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Image | None]) -> None:
+def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, FileImage | None]) -> None:
     # Folders are made where something in them differs; __pycache__ is left out there: it may be of the other side.
     for entry in sorted(source.iterdir()):
         path = relative / entry.name
@@ -73,13 +73,13 @@ def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Ima
         (folder / path).symlink_to(entry)
 
 
-def _patched(found: Situation) -> dict[str, Image | None]:
+def _patched(found: Situation) -> dict[str, FileImage | None]:
     """What the series makes of the pristine files, held against the lock."""
     assert found.series is not None
     planned = plan.build(found.manifest, found.series, _on_disk(found), locked=found.locked)
     return {one.path: one.after for one in planned.files}
 
 
-def _on_disk(found: Situation) -> dict[str, Image | None]:
+def _on_disk(found: Situation) -> dict[str, FileImage | None]:
     bounds = Ground.of(found.installation).bounds
     return {one.path: read_image(found.installation.root / one.path, bounds) for one in found.files}

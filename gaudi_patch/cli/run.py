@@ -16,14 +16,14 @@ from gaudi_patch.output.report import Color, Format, Result
 
 if TYPE_CHECKING:
     from gaudi_patch.series.manifest import Manifest
-    from gaudi_patch.smoke.checks import Options as SmokeOptions
+    from gaudi_patch.smoke.checks import SmokeOptions
     from gaudi_patch.target.installation import Installation
 
 
 def smoke_options(
     levels: str, device: str, rules: str, require: str, timeout: float, *, quiet: bool = False
 ) -> SmokeOptions:
-    from gaudi_patch.smoke.checks import Options
+    from gaudi_patch.smoke.checks import SmokeOptions
     from gaudi_patch.smoke.levels import DEVICES, RULES
 
     def split(text: str) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def smoke_options(
     for name, value, allowed in (("--device", (device,), DEVICES), ("--rules", split(rules), RULES)):
         if not value or not set(value) <= set(allowed):
             raise GaudiPatchError(Exit.USAGE, "usage", f"{name} takes {', '.join(allowed)}, not {' '.join(value)!r}")
-    return Options(split(levels), device, split(rules), split(require), timeout, quiet)
+    return SmokeOptions(split(levels), device, split(rules), split(require), timeout, quiet)
 
 
 def exclude(option: str, other: str, given: bool) -> None:

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gaudi_patch.attestation.prove import ProvedApply
-    from gaudi_patch.disk import Image
+    from gaudi_patch.disk import FileImage
     from gaudi_patch.engine.apply import ApplyOptions
     from gaudi_patch.engine.outcome import ApplyOutcome
     from gaudi_patch.engine.plan import Plan, PlannedFile
     from gaudi_patch.series.manifest import Manifest
-    from gaudi_patch.smoke.checks import Options as SmokeOptions
+    from gaudi_patch.smoke.checks import SmokeOptions
     from gaudi_patch.target.installation import Installation
 
 app = verb_app()
@@ -199,7 +199,7 @@ def unified(plan: Plan) -> str:
     """Return the plan as one unified diff, for people: what was asked for, not what the patches say."""
     import difflib
 
-    def lines(image: Image | None) -> list[str]:
+    def lines(image: FileImage | None) -> list[str]:
         return image.data.decode("utf-8", "backslashreplace").splitlines(keepends=True) if image else []
 
     out: list[str] = []

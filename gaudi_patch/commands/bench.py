@@ -80,12 +80,12 @@ def bench(
 
     def verb() -> Result:
         from gaudi_patch.bench import workload
-        from gaudi_patch.bench.side_by_side import Options, compare
+        from gaudi_patch.bench.side_by_side import BenchOptions, compare
 
         chosen = smoke_options("", device, rules, "", timeout)
         if len(chosen.rules) != 1:
             raise GaudiPatchError(Exit.USAGE, "usage", "bench takes one of lazy, eager as --rules")
-        options = Options(
+        options = BenchOptions(
             workload.shapes_of(shapes),
             workload.contexts_of(contexts),
             device,

@@ -59,11 +59,11 @@ def demo(
     """
 
     def verb() -> Result:
-        from gaudi_patch.demo.story import Options
+        from gaudi_patch.demo.story import DemoOptions
         from gaudi_patch.demo.story import demo as run
 
         exclude("--full", "--no-smoke", full and no_smoke)
-        return rendered(run(Options(version, keep, "" if no_smoke else torch, as_json, full)))
+        return rendered(run(DemoOptions(version, keep, "" if no_smoke else torch, as_json, full)))
 
     finish("demo", verb, output_format, color, as_json)
 

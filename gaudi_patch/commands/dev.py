@@ -178,6 +178,6 @@ def port(
         if len(versions or ()) != 2:
             raise GaudiPatchError(Exit.USAGE, "usage", "dev port takes OLD and NEW", "gaudi-patch dev port 0.5.5 0.5.6")
         old, new = versions or ("", "")
-        return porting.port(old, new, folder, manifest, porting.Options(wheel, smoke, python))
+        return porting.port(old, new, folder, manifest, porting.PortOptions(wheel, smoke, python))
 
     finish("dev port", verb, Format.TEXT, Color.AUTO, as_json)

@@ -34,7 +34,7 @@ COUNTERS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class DemoOptions:
     """What `demo` was asked for.
 
     ``torch`` is the requirement of a PyTorch for the CPU, "" for no smoke checks; ``full`` adds vLLM.
@@ -106,7 +106,7 @@ class Story:
         narrate([f"  {name}: exit {int(ending.exit)} in {seconds:.3f} s"])
 
 
-def demo(options: Options) -> Story:
+def demo(options: DemoOptions) -> Story:
     """Install LMCache into a new environment and run check, apply, smoke, rollback and check on it.
 
     All went well when every step ended as it must and the tree is, to the byte, what the installer left. The
@@ -129,7 +129,7 @@ def demo(options: Options) -> Story:
     return story
 
 
-def _commands(story: Story, manifest: Manifest, installation: Installation, options: Options) -> None:
+def _commands(story: Story, manifest: Manifest, installation: Installation, options: DemoOptions) -> None:
     def check() -> _Ending:
         assessed = assess(manifest, installation)
         return _Ending(assessed.exit, str(assessed.fault) if assessed.fault else _state(assessed.found))
@@ -140,14 +140,16 @@ def _commands(story: Story, manifest: Manifest, installation: Installation, opti
     def take_back() -> _Ending:
         return _Ending(Exit.OK, _state(rollback(manifest, installation, RollbackOptions()).after))
 
-    def prove(chosen: smoke.Options) -> Callable[[], _Ending]:
+    def prove(chosen: smoke.SmokeOptions) -> Callable[[], _Ending]:
         return lambda: _prove(story, installation, chosen)
 
     story.step("check", Exit.PENDING, check)
     if options.torch:
         with setup.progress("the same checks on the unpatched release"):
             levels = ("kernels", *(vllm.LEVELS if options.full else ()))
-            chosen = smoke.Options(levels, "emulated", ("lazy",), quiet=options.quiet, arguments=vllm.STOCK_ARGUMENTS)
+            chosen = smoke.SmokeOptions(
+                levels, "emulated", ("lazy",), quiet=options.quiet, arguments=vllm.STOCK_ARGUMENTS
+            )
             story.stock = smoke.run(installation, chosen)
     story.step("apply", Exit.OK, patch)
     if story.failed:
@@ -155,11 +157,11 @@ def _commands(story: Story, manifest: Manifest, installation: Installation, opti
     story.step("check", Exit.OK, check)
     story.step("apply again", Exit.OK, patch)
     if options.torch:
-        every = smoke.Options(device="emulated", require=smoke.AFTER_APPLY, quiet=options.quiet)
+        every = smoke.SmokeOptions(device="emulated", require=smoke.AFTER_APPLY, quiet=options.quiet)
         story.step("smoke", Exit.OK, prove(every))
     if options.full:
         wanted = vllm.LEVELS
-        with_vllm = smoke.Options(wanted, "emulated", ("lazy",), require=wanted, quiet=options.quiet)
+        with_vllm = smoke.SmokeOptions(wanted, "emulated", ("lazy",), require=wanted, quiet=options.quiet)
         story.step("smoke with vLLM", Exit.OK, prove(with_vllm))
     story.step("rollback", Exit.OK, take_back)
     story.step("check", Exit.PENDING, check)
@@ -169,7 +171,7 @@ def _state(found: Situation) -> str:
     return found.state.value if found.state else "nothing to patch"
 
 
-def _prove(story: Story, installation: Installation, chosen: smoke.Options) -> _Ending:
+def _prove(story: Story, installation: Installation, chosen: smoke.SmokeOptions) -> _Ending:
     levels = smoke.run(installation, chosen)
     story.patched += levels
     fault = smoke.fault_of(levels, chosen)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gaudi_patch.disk import ACL, Image, read_image, sha256
+from gaudi_patch.disk import ACL, FileImage, read_image, sha256
 from gaudi_patch.engine import strict
 from gaudi_patch.engine.guard import DOCUMENT_LIMIT, Ground
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -36,7 +36,7 @@ class Saved(NamedTuple):
     attributes: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
-    def of(cls, image: Image) -> Saved:
+    def of(cls, image: FileImage) -> Saved:
         return cls(image.sha256, image.mode, image.mtime_ns, image.owner, image.link, image.attributes)
 
     @classmethod
@@ -239,7 +239,7 @@ def damaged(file: Path, what: str) -> GaudiPatchError:
     )
 
 
-def restore(ground: Ground, saved: Saved, path: Path) -> Image:
+def restore(ground: Ground, saved: Saved, path: Path) -> FileImage:
     """Return the pristine image of the file ``path``, its backup held against its hash first.
 
     A link becomes a file where what it led to is gone or changed since (``uv cache clean``).
@@ -251,7 +251,7 @@ def restore(ground: Ground, saved: Saved, path: Path) -> Image:
     if sha256(image.data) != saved.sha256:
         raise damaged(file, "this backup was changed: its sha256 is not its name")
     link = sound_link(ground, saved, path)
-    return Image(image.data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
+    return FileImage(image.data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
 
 
 def sound_link(ground: Ground, saved: Saved, path: Path) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gaudi_patch import __version__
-from gaudi_patch.disk import Disk, Image, environment_error, sha256
+from gaudi_patch.disk import Disk, FileImage, environment_error, sha256
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import layout, plan, record, transaction
 from gaudi_patch.engine.bytecode import variants
@@ -116,12 +116,12 @@ def confirm(manifest: Manifest, installation: Installation, options: ApplyOption
         data = found.applied._replace(unproved=False).to_bytes()
         stamp = layout.stamp_ns()
         old = overlay.get(file)
-        overlay.set(file, Image(data, old.mode if old else 0o644, stamp, old.owner if old else None))
+        overlay.set(file, FileImage(data, old.mode if old else 0o644, stamp, old.owner if old else None))
         listed = overlay.get(installation.record) if installation.record is not None else None
         if listed is not None and installation.record is not None and installation.dist_info is not None:
             row = file.relative_to(installation.dist_info.parent).as_posix()
             rows = record.updated(listed.data, {row: record.Entry.of(data)})
-            overlay.set(installation.record, Image(rows, listed.mode, stamp, listed.owner, listed.link))
+            overlay.set(installation.record, FileImage(rows, listed.mode, stamp, listed.owner, listed.link))
         _carry_out("apply", "recording the proof", found, overlay.changes(), options.disk, [], Progress())
         return look(manifest, installation)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gaudi_patch.disk import Image, read_image
+from gaudi_patch.disk import FileImage, read_image
 from gaudi_patch.engine import bytecode
 from gaudi_patch.engine.applied import Applied
 from gaudi_patch.engine.guard import Ground
@@ -104,7 +104,7 @@ def wrong(
     return sorted(found)
 
 
-def _is_taken(data: bytes, source: Image) -> bool:
+def _is_taken(data: bytes, source: FileImage) -> bool:
     """Whether Python may take a .pyc with this header for ``source``; it passes all others over."""
     flags = int.from_bytes(data[4:8], "little")
     if len(data) < 16 or flags > 3:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.confined import Area, Bounds
-from gaudi_patch.disk import Image
+from gaudi_patch.disk import FileImage
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series import path_names
 from gaudi_patch.target.installation import Installation, Target
@@ -159,7 +159,7 @@ def _mirror_at(path: Path, folder: Path) -> int:
     return 0
 
 
-def modest(image: Image, current: Image | None, package: os.stat_result) -> Image:
+def modest(image: FileImage, current: FileImage | None, package: os.stat_result) -> FileImage:
     """Return ``image`` with no more rights than the file that it replaces, or any in ``package``, has.
 
     Set-id and sticky bits stay only where ``current`` has them, write permission for others where it or the

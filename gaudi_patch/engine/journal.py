@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gaudi_patch.disk import Image, read_image
+from gaudi_patch.disk import FileImage, read_image
 from gaudi_patch.engine import strict
 from gaudi_patch.engine.applied import Saved
 from gaudi_patch.engine.guard import DOCUMENT_LIMIT, TEMPORARY, Ground
@@ -172,14 +172,14 @@ def _relative(path: Path, anchor: Path) -> str:
     return str(path.relative_to(anchor)) if path.is_relative_to(anchor) else str(path)
 
 
-def same_content(image: Image | None, saved: Saved | None) -> bool:
+def same_content(image: FileImage | None, saved: Saved | None) -> bool:
     """Whether a path holds what ``saved`` describes, in bytes and in kind of file."""
     if image is None or saved is None:
         return image is None and saved is None
     return image.link == saved.link and image.sha256 == saved.sha256
 
 
-def matches(image: Image | None, saved: Saved | None) -> bool:
+def matches(image: FileImage | None, saved: Saved | None) -> bool:
     """The same, and in mode (of a link the mode is its target's, and not ours)."""
     if not same_content(image, saved):
         return False

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.disk import Image
+from gaudi_patch.disk import FileImage
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import bytecode, listing
 from gaudi_patch.engine.applied import Applied, AppliedFile, Saved
@@ -46,7 +46,7 @@ def stamp_ns(environ: Mapping[str, str] = os.environ) -> int:
     return time.time_ns() if date is None else date
 
 
-def saved(image: Image) -> Saved:
+def saved(image: FileImage) -> Saved:
     """What the state keeps of a pristine file; its mtime no later than SOURCE_DATE_EPOCH, as in a layer."""
     date = source_date_ns()
     if date is not None and image.mtime_ns is not None:
@@ -121,13 +121,13 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
     return [*folders, *caches, state_dir / applied_state.BACKUPS, state_dir]
 
 
-def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: int) -> dict[str, Image | None]:
+def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: int) -> dict[str, FileImage | None]:
     """The images to write, each with an mtime that no timestamp .pyc of the old file can have.
 
     A .pyc holds second and size of its source: where both would be equal, the second is moved. A file that the
     series before this one left just so keeps its mtime, since it is not written again.
     """
-    images: dict[str, Image | None] = {}
+    images: dict[str, FileImage | None] = {}
     for one in plan.files:
         image = one.after
         now = overlay.on_disk(installation.root / one.path)
@@ -147,10 +147,10 @@ def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: in
 
 
 def _recompile(
-    overlay: Overlay, installation: Installation, images: Mapping[str, Image | None], sources: Sequence[str]
-) -> tuple[dict[Path, Image], dict[str, Image]]:
+    overlay: Overlay, installation: Installation, images: Mapping[str, FileImage | None], sources: Sequence[str]
+) -> tuple[dict[Path, FileImage], dict[str, FileImage]]:
     """Compile all sources; returns the new .pyc by path, and the old ones, all of which go."""
-    old: dict[str, Image] = {}
+    old: dict[str, FileImage] = {}
     requests = []
     places: list[list[tuple[Path, int]]] = []
     default = _variants_of_package(overlay, installation)
@@ -187,7 +187,7 @@ def _recompile(
         new = images[relative(request.path, installation.root)]
         assert new is not None
         for (spot, bits), blob in zip(spots, blobs, strict=True):
-            compiled[spot] = Image(blob, bits, new.mtime_ns, new.owner)
+            compiled[spot] = FileImage(blob, bits, new.mtime_ns, new.owner)
     return compiled, old
 
 
@@ -196,7 +196,7 @@ def _variants_of_package(overlay: Overlay, installation: Installation) -> list[b
     return [one for one in overlay.variants(source, installation.pycache_prefix) if one.tag == installation.cache_tag]
 
 
-def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], variant: bytecode.Variant) -> Image:
+def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], variant: bytecode.Variant) -> FileImage:
     for one in default:
         if one.optimization == variant.optimization:
             image = overlay.get(one.path)
@@ -205,11 +205,11 @@ def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], varian
     raise AssertionError(variant)
 
 
-def _keep_backup(overlay: Overlay, installation: Installation, image: Image, stamp: int) -> None:
+def _keep_backup(overlay: Overlay, installation: Installation, image: FileImage, stamp: int) -> None:
     file = installation.state_dir / applied_state.BACKUPS / image.sha256
     # Whoever may not read the original may not read its copy either.
     private = not image.mode & 0o004
-    overlay.set(file, Image(image.data, 0o600 | image.mode & 0o044, stamp, image.owner if private else None))
+    overlay.set(file, FileImage(image.data, 0o600 | image.mode & 0o044, stamp, image.owner if private else None))
 
 
 def _saved_record(overlay: Overlay, installation: Installation, stamp: int) -> Saved | None:
@@ -225,7 +225,7 @@ def _saved_record(overlay: Overlay, installation: Installation, stamp: int) -> S
 def _folders(
     installation: Installation,
     plan: Plan,
-    images: Mapping[str, Image | None],
+    images: Mapping[str, FileImage | None],
     compiled: Iterable[Path],
     previous: Applied | None,
 ) -> list[str]:
@@ -256,7 +256,7 @@ def _write_state(overlay: Overlay, installation: Installation, applied: Applied,
     for file in _state_files(Ground.of(installation)):
         if file.parent.name == applied_state.BACKUPS and file.name not in wanted:
             overlay.set(file, None)
-    overlay.set(installation.state_dir / applied_state.STATE_FILE, Image(applied.to_bytes(), 0o644, stamp))
+    overlay.set(installation.state_dir / applied_state.STATE_FILE, FileImage(applied.to_bytes(), 0o644, stamp))
 
 
 def _state_files(ground: Ground) -> list[Path]:

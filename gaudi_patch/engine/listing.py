@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from gaudi_patch.disk import Image
+from gaudi_patch.disk import FileImage
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import bytecode, record
 from gaudi_patch.engine.applied import Applied
@@ -18,7 +18,7 @@ def update(
     overlay: Overlay,
     installation: Installation,
     applied: Applied,
-    files: Mapping[str, Image | None],
+    files: Mapping[str, FileImage | None],
     compiled: Iterable[Path],
     stamp: int,
 ) -> None:
@@ -39,7 +39,7 @@ def update(
     rows.update({relative(installation.root / name, base): None for name in applied.bytecode})
     rows.update({relative(path, base): record.Entry() for path in compiled if path.is_relative_to(base)})
     data = record.updated(original.data, rows)
-    overlay.set(installation.record, Image(data, original.mode, stamp, original.owner))
+    overlay.set(installation.record, FileImage(data, original.mode, stamp, original.owner))
 
 
 def restore(overlay: Overlay, installation: Installation, applied: Applied) -> None:

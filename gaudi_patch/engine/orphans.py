@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.disk import Disk, Image, environment_error, read_image
+from gaudi_patch.disk import Disk, FileImage, environment_error, read_image
 from gaudi_patch.engine import bytecode, journal, record, undo
 from gaudi_patch.engine.applied import Saved
 from gaudi_patch.engine.guard import Ground
@@ -199,7 +199,7 @@ def _ours(entry: Entry, ground: Ground, verb: str) -> list[Saved]:
     return [saved for saved in mine if saved is not None]
 
 
-def _is_cache(data: bytes, source: Image) -> bool:
+def _is_cache(data: bytes, source: FileImage) -> bool:
     """Whether the header of a .pyc says that it was compiled from ``source``."""
     if data[4:8] == bytes(4):
         second = (source.mtime_ns or 0) // 1_000_000_000 & 0xFFFFFFFF

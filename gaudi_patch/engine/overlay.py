@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaudi_patch.confined import Bounds
-from gaudi_patch.disk import Image, read_image
+from gaudi_patch.disk import FileImage, read_image
 from gaudi_patch.engine import bytecode
 from gaudi_patch.engine.transaction import Change
 
@@ -15,22 +15,22 @@ class Overlay:
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self._bounds = bounds
-        self._disk: dict[Path, Image | None] = {}
-        self._new: dict[Path, Image | None] = {}
+        self._disk: dict[Path, FileImage | None] = {}
+        self._new: dict[Path, FileImage | None] = {}
         self._volatile: set[Path] = set()
 
-    def get(self, path: Path) -> Image | None:
+    def get(self, path: Path) -> FileImage | None:
         """What ``path`` is to hold."""
         if path not in self._disk:
             self._disk[path] = read_image(path, self._bounds)
         return self._new.get(path, self._disk[path])
 
-    def on_disk(self, path: Path) -> Image | None:
+    def on_disk(self, path: Path) -> FileImage | None:
         """What ``path`` holds now, whatever was decided."""
         self.get(path)
         return self._disk[path]
 
-    def set(self, path: Path, image: Image | None, *, volatile: bool = False) -> None:
+    def set(self, path: Path, image: FileImage | None, *, volatile: bool = False) -> None:
         """Decide what ``path`` is to hold; None removes it. ``volatile``: bytecode, see ``Change``."""
         self.get(path)
         self._new[path] = image

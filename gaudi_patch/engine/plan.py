@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gaudi_patch.disk import Image, read_image
+from gaudi_patch.disk import FileImage, read_image
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.errors import GaudiPatchError, bad_patch, refused
 from gaudi_patch.series.manifest import LockedFile, Manifest, Series
@@ -47,8 +47,8 @@ class PlannedFile(NamedTuple):
     """One target's pristine and patched image; None where it does not exist."""
 
     path: str
-    before: Image | None
-    after: Image | None
+    before: FileImage | None
+    after: FileImage | None
 
 
 class Plan(NamedTuple):
@@ -121,7 +121,7 @@ def parse_series(manifest: Manifest, series: Series) -> list[tuple[str, FileDiff
 def build(
     manifest: Manifest,
     series: Series,
-    pristine: Mapping[str, Image | None],
+    pristine: Mapping[str, FileImage | None],
     *,
     locked: Mapping[str, LockedFile] | None,
     owner: tuple[int, int] | None = None,
@@ -135,7 +135,7 @@ def build(
     """
     from gaudi_patch.series import hunks
 
-    images: dict[str, Image | None] = dict(pristine)
+    images: dict[str, FileImage | None] = dict(pristine)
     moved: dict[str, tuple[int, ...]] = {}
     for name, one in parse_series(manifest, series):
         current = images.get(one.path)
@@ -153,7 +153,7 @@ def build(
 
 
 def reverse(
-    manifest: Manifest, series: Series, patched: Mapping[str, Image | None], locked: Mapping[str, LockedFile]
+    manifest: Manifest, series: Series, patched: Mapping[str, FileImage | None], locked: Mapping[str, LockedFile]
 ) -> Plan:
     """The pristine images of ``patched`` files whose state is lost, by applying the series backwards.
 
@@ -161,7 +161,7 @@ def reverse(
     """
     from gaudi_patch.series import diff, hunks
 
-    images: dict[str, Image | None] = dict(patched)
+    images: dict[str, FileImage | None] = dict(patched)
     for name, one in reversed(parse_series(manifest, series)):
         if one.path not in patched:
             continue
@@ -176,7 +176,7 @@ def reverse(
         else:
             changed = one.old_mode is not None and one.old_mode != one.new_mode
             mode = one.old_mode if changed and one.old_mode is not None else current.mode if current else 0o644
-            images[one.path] = current._replace(data=result, mode=mode) if current else Image(result, mode)
+            images[one.path] = current._replace(data=result, mode=mode) if current else FileImage(result, mode)
     for path, hashes in locked.items():
         image = images.get(path)
         if (image.sha256 if image else None) != hashes.before:
@@ -230,7 +230,7 @@ def _backwards(applied: Sequence[Hunk]) -> list[Hunk]:
     ]
 
 
-def _content(one: FileDiff, current: Image | None, name: str) -> bytes:
+def _content(one: FileDiff, current: FileImage | None, name: str) -> bytes:
     from gaudi_patch.series import diff
 
     if one.kind is diff.Kind.CREATE:
@@ -244,20 +244,20 @@ def _content(one: FileDiff, current: Image | None, name: str) -> bytes:
     return current.data
 
 
-def _result(one: FileDiff, current: Image | None, data: bytes, owner: tuple[int, int] | None) -> Image | None:
+def _result(one: FileDiff, current: FileImage | None, data: bytes, owner: tuple[int, int] | None) -> FileImage | None:
     from gaudi_patch.series import diff
 
     if one.kind is diff.Kind.DELETE:
         return None
     if current is None:
-        return Image(data, one.new_mode if one.new_mode is not None else 0o644, owner=owner)
+        return FileImage(data, one.new_mode if one.new_mode is not None else 0o644, owner=owner)
     changed = one.new_mode is not None and one.new_mode != one.old_mode
     mode = one.new_mode if changed and one.new_mode is not None else current.mode
-    return Image(data, mode, owner=current.owner)
+    return FileImage(data, mode, owner=current.owner)
 
 
 def _compare_with_lock(
-    manifest: Manifest, series: Series, images: Mapping[str, Image | None], locked: Mapping[str, LockedFile]
+    manifest: Manifest, series: Series, images: Mapping[str, FileImage | None], locked: Mapping[str, LockedFile]
 ) -> None:
     for path in sorted({*images, *locked}):
         image = images.get(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gaudi_patch.disk import Image, read_image
+from gaudi_patch.disk import FileImage, read_image
 from gaudi_patch.engine import applied as applied_state
 from gaudi_patch.engine import plan
 from gaudi_patch.engine.guard import Ground
@@ -10,7 +10,7 @@ from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.situation import Situation
 
 
-def pristine_images(found: Situation) -> dict[str, Image | None]:
+def pristine_images(found: Situation) -> dict[str, FileImage | None]:
     """Return the pristine image of every patched file by its path; None for a file that the series adds.
 
     Backups are held against their hashes. Where something else patched the files there are none: the hunks are

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, FileImage
 
 
 class Found(Enum):
@@ -26,7 +26,7 @@ class Found(Enum):
     OTHER = "another file"
 
 
-def save(name: str, image: Image, directory: Path, disk: Disk, owner: Path) -> Path:
+def save(name: str, image: FileImage, directory: Path, disk: Disk, owner: Path) -> Path:
     """Save ``image``, the content of a file called ``name``, in ``directory``; return where it is, durably.
 
     ``owner`` is the installation that it comes from: its lock keeps two runs for it apart. A copy that is there
@@ -65,10 +65,10 @@ def _found(path: Path, data: bytes) -> Found:
     return Found.PART if data.startswith(content) else Found.OTHER
 
 
-def _write(path: Path, image: Image, disk: Disk, owner: Path) -> None:
+def _write(path: Path, image: FileImage, disk: Disk, owner: Path) -> None:
     token = hashlib.sha256(bytes(owner)).hexdigest()[:12]
     temp = path.with_name(f".{path.name}.{token}.tmp")
-    copy = Image(image.data, image.mode & 0o777, image.mtime_ns)
+    copy = FileImage(image.data, image.mode & 0o777, image.mtime_ns)
     with contextlib.suppress(OSError):
         disk.unlink(temp)  # what a killed run left
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.engine import journal, undo
 from gaudi_patch.engine.applied import Saved
 from gaudi_patch.engine.guard import Ground, modest, refuse_mounts
@@ -31,8 +31,8 @@ class Change(NamedTuple):
     """
 
     path: Path
-    before: Image | None
-    after: Image | None
+    before: FileImage | None
+    after: FileImage | None
     volatile: bool = False
 
 
@@ -222,7 +222,7 @@ def _stage(ground: Ground, record: Journal, changes: Sequence[Change], disk: Dis
         for entry, change in zip(record.entries, changes, strict=True)
         if entry.undo is not None and change.before is not None
     ]
-    disk.write_new(ground.home / journal.UNDO, Image(b"", 0o600), parts=replaced)
+    disk.write_new(ground.home / journal.UNDO, FileImage(b"", 0o600), parts=replaced)
     for entry, change in zip(record.entries, changes, strict=True):
         if change.after is not None:
             disk.write_new(entry.temp, change.after, like=entry.path)
@@ -230,7 +230,7 @@ def _stage(ground: Ground, record: Journal, changes: Sequence[Change], disk: Dis
 
 def _write_journal(ground: Ground, record: Journal, disk: Disk) -> None:
     temp = ground.home / journal.NEW
-    disk.write_new(temp, Image(record.to_bytes(ground.root), 0o600))
+    disk.write_new(temp, FileImage(record.to_bytes(ground.root), 0o600))
     disk.replace(temp, ground.home / journal.FILE)
     disk.sync_directory(ground.home)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.disk import Disk, Image, sha256
+from gaudi_patch.disk import Disk, FileImage, sha256
 from gaudi_patch.engine import bytecode, journal
 from gaudi_patch.engine.applied import sound_link
 from gaudi_patch.engine.guard import Ground, modest
@@ -112,7 +112,7 @@ def _undo_entry(
 
 
 def _put_back(
-    entry: Entry, found: Image | None, ground: Ground, replaced: _Replaced, disk: Disk, *, trusted: bool
+    entry: Entry, found: FileImage | None, ground: Ground, replaced: _Replaced, disk: Disk, *, trusted: bool
 ) -> None:
     saved = entry.before
     if saved is None:
@@ -125,7 +125,7 @@ def _put_back(
         if entry.undo is None or sha256(data) != saved.sha256:
             file, what = ground.home / journal.UNDO, f"the journal has lost the bytes of {entry.path}"
             raise GaudiPatchError(Exit.HUMAN, "journal-damaged", what, journal.REINSTALL, str(file))
-    image = Image(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
+    image = FileImage(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
     if os.path.lexists(entry.temp):
         disk.unlink(entry.temp)
     disk.write_new(entry.temp, image if trusted else modest(image, found, ground.standing()), like=entry.path)

@@ -19,7 +19,7 @@ AFTER_APPLY = ("imports", "kernels", "engine")
 
 
 @dataclass(frozen=True)
-class Options:
+class SmokeOptions:
     """Levels to run (none: AFTER_APPLY), where, under which rules, and which must not be skipped.
 
     ``arguments``: more for the probes, by level.
@@ -47,7 +47,7 @@ class Proof:
         return tuple(sorted({level.level for level in self.levels if level.status == "skipped"}))
 
 
-def prove(installation: Installation, options: Options) -> Proof:
+def prove(installation: Installation, options: SmokeOptions) -> Proof:
     """Run the levels against an installation.
 
     A skipped level is no pass: a required one is a fault, and so is a run in which nothing passed.
@@ -62,7 +62,7 @@ def prove(installation: Installation, options: Options) -> Proof:
     return Proof(tuple(levels), fault)
 
 
-def run(installation: Installation, options: Options) -> list[LevelResult]:
+def run(installation: Installation, options: SmokeOptions) -> list[LevelResult]:
     """Run the levels in subprocesses of the target's interpreter."""
     wanted = tuple(options.levels) or AFTER_APPLY
     known = table.names()
@@ -103,7 +103,7 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
     )
 
 
-def fault_of(results: Sequence[LevelResult], options: Options) -> GaudiPatchError | None:
+def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatchError | None:
     """What failed, or was skipped though required; None when nothing was."""
     bad = [
         one for one in results if one.status == "failed" or (one.status == "skipped" and one.level in options.require)

@@ -37,7 +37,7 @@ class TargetError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Target:
+class Inspection:
     """A target interpreter.
 
     torch, lmcache: whether the module is found. missing: of the modules asked for, those not found.
@@ -93,7 +93,7 @@ def probe_environment(
     return kept
 
 
-def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tuple[str, ...]) -> Target:
+def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tuple[str, ...]) -> Inspection:
     """Ask the interpreter, in a process of its own, without importing LMCache.
 
     Raises TargetError where it cannot be run or does not answer.
@@ -109,7 +109,7 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
             cwd=scratch,
         )
         fields = Fields(answer)
-        return Target(
+        return Inspection(
             torch=fields.flag("torch"),
             lmcache=fields.flag("lmcache"),
             hpu=fields.flag("hpu"),
@@ -137,7 +137,7 @@ def _plugin_crash(python: Path, environ: Mapping[str, str], scratch: Path) -> st
     return "" if endings[0].returncode != 0 or endings[1].returncode >= 0 else endings[1].ending
 
 
-def choose_device(target: Target, wanted: str) -> str:
+def choose_device(target: Inspection, wanted: str) -> str:
     """``hpu`` or ``emulated``; ``none`` where a real one is asked for and there is none."""
     if wanted == "emulated":
         return "emulated"
@@ -146,7 +146,7 @@ def choose_device(target: Target, wanted: str) -> str:
     return "none" if wanted == "hpu" else "emulated"
 
 
-def obstacle(target: Target, level: Level, device: str) -> str:
+def obstacle(target: Inspection, level: Level, device: str) -> str:
     """Why the level cannot be run at all; empty where it can."""
     if not target.lmcache:
         return "LMCache is not installed for this interpreter"
@@ -162,7 +162,7 @@ def obstacle(target: Target, level: Level, device: str) -> str:
     return ""
 
 
-def fault(target: Target, wanted: str) -> str:
+def fault(target: Inspection, wanted: str) -> str:
     """What is wrong with the target, so that no level may run and none may pass; empty where nothing is.
 
     A plugin that is there and fails is no host without an HPU: the image cannot serve, whatever else is proved.

@@ -14,7 +14,7 @@ from gaudi_patch.commands.apply import applied
 from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.output.report import Result
 from gaudi_patch.smoke import runner
-from gaudi_patch.smoke.checks import Options as SmokeOptions
+from gaudi_patch.smoke.checks import SmokeOptions
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import tiny
 from tests.support.tiny import Tiny

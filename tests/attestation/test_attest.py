@@ -17,7 +17,7 @@ from gaudi_patch.authoring import lint
 from gaudi_patch.disk import Disk, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.smoke import runner
-from gaudi_patch.smoke.checks import Options as SmokeOptions
+from gaudi_patch.smoke.checks import SmokeOptions
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.attestation.conftest import apply, written
 from tests.support import tiny

@@ -23,7 +23,7 @@ from gaudi_patch.errors import Exit
 from gaudi_patch.output.report import Color, Format, Result
 from gaudi_patch.output.report import show as show_result
 from gaudi_patch.smoke import runner
-from gaudi_patch.smoke.checks import Options as SmokeOptions
+from gaudi_patch.smoke.checks import SmokeOptions
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import scenarios
 from tests.support.faults import in_child

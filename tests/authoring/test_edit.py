@@ -56,7 +56,7 @@ def test_a_shared_patch_keeps_the_line_numbers_of_the_release_that_it_was_made_f
     shelf: Shelf, tmp_path: Path
 ) -> None:
     moved = shelf.release("1.0.1", {**BASE, "lmcache/engine.py": "moved = True\n" + ENGINE})
-    port.port("1.0.0", "1.0.1", tmp_path / "ported", shelf.directory, port.Options(smoke=False))
+    port.port("1.0.0", "1.0.1", tmp_path / "ported", shelf.directory, port.PortOptions(smoke=False))
     before = kept(shelf)
     edit.edit("1.0.1", tmp_path / "w", shelf.directory, moved)
     assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []

@@ -59,7 +59,7 @@ def test_lint_refuses_a_level_that_does_not_exist(shelf: Shelf) -> None:
 
 def ported(shelf: Shelf, folder: Path, files: dict[str, str]) -> Result:
     shelf.release("1.0.1", {**BASE, **files})
-    return port.port("1.0.0", "1.0.1", folder, shelf.directory, port.Options(smoke=False))
+    return port.port("1.0.0", "1.0.1", folder, shelf.directory, port.PortOptions(smoke=False))
 
 
 def test_calls_to_a_device_that_are_new_in_the_release_are_shown_with_their_place(shelf: Shelf, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_port_gives_the_same_bytes_whatever_git_is_set_to(
     files = {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_3 = 3\n", "line_3 = 'three'\n"))}
     shelf.release("1.0.1", files)
     before = kept(shelf.directory)
-    port.port("1.0.0", "1.0.1", tmp_path / "plain", shelf.directory, port.Options(smoke=False))
+    port.port("1.0.0", "1.0.1", tmp_path / "plain", shelf.directory, port.PortOptions(smoke=False))
     wanted = kept(shelf.directory)
     for path in set(wanted) - set(before):
         (shelf.directory / path).unlink()
@@ -146,7 +146,7 @@ def test_a_port_gives_the_same_bytes_whatever_git_is_set_to(
         (shelf.directory / path).write_bytes(data)
     for variable, value in hostile(tmp_path / "other", HOSTILE[name]).items():
         monkeypatch.setenv(variable, value)
-    result = port.port("1.0.0", "1.0.1", tmp_path / "hostile", shelf.directory, port.Options(smoke=False))
+    result = port.port("1.0.0", "1.0.1", tmp_path / "hostile", shelf.directory, port.PortOptions(smoke=False))
     assert result.exit is Exit.OK
     assert kept(shelf.directory) == wanted
 

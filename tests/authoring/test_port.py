@@ -16,7 +16,7 @@ from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import load
 from tests.authoring.conftest import BASE, ENGINE, Shelf, changed
 
-UNPROVED = port.Options(smoke=False)
+UNPROVED = port.PortOptions(smoke=False)
 FAULT = GaudiPatchError(Exit.SMOKE, "smoke-failed", "1 of 6 smoke checks failed")
 
 
@@ -84,7 +84,7 @@ def test_a_wheel_that_is_not_released_is_never_asked_for(
         return shelf.wheel(version)
 
     monkeypatch.setattr(wheels, "fetch", fetch)
-    options = port.Options(wheel=wheel, smoke=False)
+    options = port.PortOptions(wheel=wheel, smoke=False)
     assert port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, options).exit is Exit.OK
 
 

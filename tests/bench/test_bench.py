@@ -157,7 +157,7 @@ def test_a_wrong_option_is_refused_before_anything_runs(arguments: tuple[str, st
 def _shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: Measured) -> Any:
     monkeypatch.setattr(side_by_side, "run", lambda *arguments: measured)
     small = tiny.make(tmp_path)
-    options = side_by_side.Options(memory=1 << 30)
+    options = side_by_side.BenchOptions(memory=1 << 30)
     return rendered(side_by_side.compare(small.manifest, small.installation, options, lambda line: None))
 
 
@@ -250,7 +250,7 @@ def test_the_command_line_has_the_defaults_of_the_verb() -> None:
     from gaudi_patch.commands.bench import bench
 
     defaults = {name: one.default for name, one in inspect.signature(bench).parameters.items()}
-    options = side_by_side.Options()
+    options = side_by_side.BenchOptions()
     assert workload.shapes_of(defaults["shapes"]) == list(options.shapes)
     assert defaults["contexts"] == workload.CONTEXTS
     for name in ("device", "rules", "memory", "timeout"):

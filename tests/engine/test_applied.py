@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gaudi_patch.confined import Area, Bounds
-from gaudi_patch.disk import Image, sha256
+from gaudi_patch.disk import FileImage, sha256
 from gaudi_patch.engine import applied as state
 from gaudi_patch.engine.applied import Applied, AppliedFile, Saved
 from gaudi_patch.engine.guard import Ground
@@ -119,7 +119,7 @@ def test_a_backup_is_held_against_its_hash(tmp_path: Path) -> None:
     with pytest.raises(GaudiPatchError, match="was changed"):
         state.restore(ground(tmp_path), SAVED, tmp_path / "site/lmcache/x")
     backup.write_bytes(b"old")
-    assert state.restore(ground(tmp_path), SAVED, tmp_path / "site/lmcache/x") == Image(
+    assert state.restore(ground(tmp_path), SAVED, tmp_path / "site/lmcache/x") == FileImage(
         b"old", 0o644, 123, (1, 2), None, SAVED.attributes
     )
 
@@ -135,6 +135,6 @@ def test_a_link_is_restored_where_it_leads_to_the_pristine_bytes(
     (tmp_path / "site" / "lmcache").mkdir()
     if content is not None:
         (tmp_path / "site" / "cache" / "x").write_bytes(content)
-    assert state.restore(ground(tmp_path), LINK, tmp_path / "site/lmcache/x") == Image(
+    assert state.restore(ground(tmp_path), LINK, tmp_path / "site/lmcache/x") == FileImage(
         b"linked", 0o600, None, None, link
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.disk import ACL, Disk, Image, read_image
+from gaudi_patch.disk import ACL, Disk, FileImage, read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.engine.transactions import Hook, _raise, at
 from tests.support import tiny
@@ -134,7 +134,7 @@ def test_a_new_file_has_the_mode_and_attributes_of_its_image_alone(target: Tiny,
     directory = tmp_path / "d"
     directory.mkdir()
     os.setxattr(directory, DEFAULT, named_user(1234, 7, 7))
-    image = Image(b"x", 0o640, attributes=(("user.a", b"1"),))
+    image = FileImage(b"x", 0o640, attributes=(("user.a", b"1"),))
     Disk().write_new(directory / "plain", image)
     assert (read_image(directory / "plain") or image)._replace(mtime_ns=None, owner=None) == image
     listed = image._replace(attributes=((ACL, named_user(1, 4)), ("user.a", b"1")))

@@ -9,7 +9,7 @@ import pytest
 
 from gaudi_patch import confined
 from gaudi_patch.confined import Area, Bounds
-from gaudi_patch.disk import Disk, Image, read_image
+from gaudi_patch.disk import Disk, FileImage, read_image
 from gaudi_patch.engine.guard import Ground, check_name, modest
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.support import tiny
@@ -89,19 +89,19 @@ def directory(mode: int) -> os.stat_result:
 
 
 def test_a_restored_file_gets_no_more_than_the_one_it_replaces() -> None:
-    image, closed = Image(b"", 0o7777, owner=(0, 0)), directory(0o40755)
-    assert modest(image, None, closed) == Image(b"", 0o755, owner=(5, 6))
-    assert modest(image, Image(b"", 0o644, owner=(7, 8)), closed) == Image(b"", 0o755, owner=(7, 8))
-    assert modest(image, Image(b"", 0o2664, owner=(0, 0)), closed) == Image(b"", 0o2775, owner=(0, 0))
-    assert modest(image._replace(owner=(5, 6)), Image(b"", owner=(7, 8)), closed).owner == (5, 6)
-    assert modest(image, Image(b"", 0o7777, owner=(7, 8), link="x"), closed).mode == 0o755
+    image, closed = FileImage(b"", 0o7777, owner=(0, 0)), directory(0o40755)
+    assert modest(image, None, closed) == FileImage(b"", 0o755, owner=(5, 6))
+    assert modest(image, FileImage(b"", 0o644, owner=(7, 8)), closed) == FileImage(b"", 0o755, owner=(7, 8))
+    assert modest(image, FileImage(b"", 0o2664, owner=(0, 0)), closed) == FileImage(b"", 0o2775, owner=(0, 0))
+    assert modest(image._replace(owner=(5, 6)), FileImage(b"", owner=(7, 8)), closed).owner == (5, 6)
+    assert modest(image, FileImage(b"", 0o7777, owner=(7, 8), link="x"), closed).mode == 0o755
     assert modest(image._replace(owner=None), None, closed).owner is None
 
 
 def test_what_a_group_may_write_in_its_directory_stays_writable_to_it() -> None:
     """With a umask of 002, pip makes directories 0775 and files 0664."""
-    assert modest(Image(b"", 0o664), None, directory(0o40775)).mode == 0o664
-    assert modest(Image(b"", 0o666), None, directory(0o40775)).mode == 0o664
+    assert modest(FileImage(b"", 0o664), None, directory(0o40775)).mode == 0o664
+    assert modest(FileImage(b"", 0o666), None, directory(0o40775)).mode == 0o664
 
 
 # By descriptor
@@ -139,7 +139,7 @@ def test_a_directory_that_is_a_link_out_is_refused(link: str, bounds: Bounds, tm
         for work in (
             lambda: disk.read(package / "link/x"),
             lambda: disk.unlink(package / "link/x"),
-            lambda: disk.write_new(package / "link/new", Image(b"")),
+            lambda: disk.write_new(package / "link/new", FileImage(b"")),
             lambda: disk.mkdir(package / "link/new"),
             lambda: disk.rmdir(package / "link/deep"),
             lambda: disk.replace(package / "sub/x", package / "link/y"),
@@ -182,7 +182,7 @@ def test_a_directory_that_may_not_be_listed_is_passed_through(bounds: Bounds, tm
         for folder in (tmp_path, *tmp_path.parents):
             if len(folder.parts) > 2:
                 folder.chmod(0o711)
-        image = Image(b"")
+        image = FileImage(b"")
 
         def work() -> None:
             os.setgroups([])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.disk import Image, sha256
+from gaudi_patch.disk import FileImage, sha256
 from gaudi_patch.engine import plan
 from gaudi_patch.engine.plan import FileState, State, file_state, whole_state
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -75,11 +75,11 @@ def test_a_file_of_one_hash_says_nothing_about_the_side() -> None:
     assert whole_state([same]) is State.PATCHED
 
 
-def build(target: Tiny, change: dict[str, Image | None]) -> plan.Plan:
+def build(target: Tiny, change: dict[str, FileImage | None]) -> plan.Plan:
     (series,) = target.manifest.series
     locked = target.manifest.locked_files(series)
-    images: dict[str, Image | None] = {
-        path: Image(tiny.PRISTINE[path]) if path in tiny.PRISTINE else None for path in locked
+    images: dict[str, FileImage | None] = {
+        path: FileImage(tiny.PRISTINE[path]) if path in tiny.PRISTINE else None for path in locked
     }
     return plan.build(target.manifest, series, images | change, locked=locked, owner=(1, 2))
 
@@ -88,21 +88,21 @@ def test_a_plan_has_each_file_with_both_images(target: Tiny) -> None:
     built = build(target, {})
     assert {one.path: one.after and one.after.data for one in built.files} == dict(tiny.PATCHED)
     created = {one.path: one.after for one in built.files if one.before is None}
-    assert created["lmcache/gaudi/kernels.py"] == Image(b"BLOCK = 128\n", 0o644, None, (1, 2))
+    assert created["lmcache/gaudi/kernels.py"] == FileImage(b"BLOCK = 128\n", 0o644, None, (1, 2))
     assert built.offsets == {}
 
 
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"lmcache/gaudi/kernels.py": Image(b"there\n")}, "exists"),
+        ({"lmcache/gaudi/kernels.py": FileImage(b"there\n")}, "exists"),
         ({"lmcache/engine.py": None}, "missing"),
-        ({"lmcache/engine.py": Image(b"other\n")}, "does-not-apply"),
-        ({"lmcache/v1/old.py": Image(b"other\n")}, "does-not-apply"),
+        ({"lmcache/engine.py": FileImage(b"other\n")}, "does-not-apply"),
+        ({"lmcache/v1/old.py": FileImage(b"other\n")}, "does-not-apply"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_patch_or_the_file(
-    change: dict[str, Image | None], code: str, target: Tiny
+    change: dict[str, FileImage | None], code: str, target: Tiny
 ) -> None:
     """case_37 case_38"""
     with pytest.raises(GaudiPatchError) as caught:
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_with_the_patch_or_the_file(
 
 def test_hunks_that_moved_give_the_same_bytes_or_the_lock_refuses_them(target: Tiny) -> None:
     """case_33: with a lock the result is known; a hunk elsewhere gives other bytes."""
-    moved = {"lmcache/engine.py": Image(b"# first\n" + tiny.PRISTINE["lmcache/engine.py"])}
+    moved = {"lmcache/engine.py": FileImage(b"# first\n" + tiny.PRISTINE["lmcache/engine.py"])}
     with pytest.raises(GaudiPatchError) as caught:
         build(target, moved)
     assert caught.value.exit in (Exit.REFUSED, Exit.USAGE)
@@ -125,7 +125,7 @@ def test_hunks_that_moved_give_the_same_bytes_or_the_lock_refuses_them(target: T
 
 def test_modes_are_those_of_the_patch_only_where_it_changes_them(target: Tiny) -> None:
     """case_9 case_40"""
-    odd = {"lmcache/engine.py": Image(tiny.PRISTINE["lmcache/engine.py"], 0o640, 5, (7, 8))}
+    odd = {"lmcache/engine.py": FileImage(tiny.PRISTINE["lmcache/engine.py"], 0o640, 5, (7, 8))}
     images = {one.path: one.after for one in build(target, odd).files}
     engine, tool = images["lmcache/engine.py"], images["lmcache/tool.sh"]
     assert engine is not None
@@ -138,8 +138,8 @@ def test_a_series_is_applied_backwards_only_to_the_pristine_bytes(target: Tiny) 
     """case_30: held against the lock; what would become anything else is refused."""
     (series,) = target.manifest.series
     locked = target.manifest.locked_files(series)
-    patched: dict[str, Image | None] = {
-        path: Image(data, 0o755 if path in tiny.EXECUTABLE else 0o640) if data is not None else None
+    patched: dict[str, FileImage | None] = {
+        path: FileImage(data, 0o755 if path in tiny.EXECUTABLE else 0o640) if data is not None else None
         for path, data in tiny.PATCHED.items()
     }
     back = plan.reverse(target.manifest, series, patched, locked)
@@ -150,7 +150,7 @@ def test_a_series_is_applied_backwards_only_to_the_pristine_bytes(target: Tiny) 
     assert (modes["lmcache/engine.py"], modes["lmcache/tool.sh"]) == (0o640, 0o644)
 
     with pytest.raises(GaudiPatchError) as caught:
-        plan.reverse(target.manifest, series, patched | {"lmcache/engine.py": Image(b"other\n")}, locked)
+        plan.reverse(target.manifest, series, patched | {"lmcache/engine.py": FileImage(b"other\n")}, locked)
     assert (caught.value.exit, caught.value.code) == (Exit.REFUSED, "does-not-apply")
 
     other = {**locked, "lmcache/engine.py": LockedFile(sha256(b"another"), locked["lmcache/engine.py"].after)}
@@ -165,7 +165,7 @@ def test_a_lock_with_a_file_that_no_patch_touches_is_refused(target: Tiny) -> No
     with pytest.raises(GaudiPatchError) as caught:
         plan.build(
             target.manifest, series,
-            {path: Image(tiny.PRISTINE[path]) if path in tiny.PRISTINE else None for path in tiny.PATCHED},
+            {path: FileImage(tiny.PRISTINE[path]) if path in tiny.PRISTINE else None for path in tiny.PATCHED},
             locked=locked,
         )  # fmt: skip
     assert (caught.value.exit, caught.value.code) == (Exit.USAGE, "lock-mismatch")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.engine import journal
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.engine.transactions import Hook, at
@@ -112,7 +112,7 @@ def test_a_disk_that_gives_back_other_bytes_is_no_success(few: Tiny) -> None:
             if name == "fsync-dir" and path == engine.parent:
                 self.lies = True
 
-        def read(self, path: Path) -> Image | None:
+        def read(self, path: Path) -> FileImage | None:
             image = super().read(path)
             if self.lies and path == engine and image is not None:
                 self.lies = False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.engine.saved_copies import save
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.support import scenarios
@@ -18,7 +18,7 @@ from tests.support.faults import KILLED, FailAt, KillAt, Recorder, in_child
 from tests.support.tiny import Tiny, tree
 
 MINE = b"def device():\n    return 'mine'\n" + b"# a long line of my own\n" * 500
-IMAGE = Image(MINE, 0o640, 10**18)
+IMAGE = FileImage(MINE, 0o640, 10**18)
 NAME = f"engine.py.gaudi-patch-saved-{IMAGE.sha256[:12]}"
 
 
@@ -71,7 +71,7 @@ def test_killed_while_writing_the_part_is_replaced(tmp_path: Path) -> None:
     """Within the write itself, where no step of ours lies."""
 
     class Partial(Disk):
-        def write_new(self, path: Path, image: Image, like: Path | None = None) -> None:
+        def write_new(self, path: Path, image: FileImage, like: Path | None = None) -> None:
             if "saved" in path.name:
                 path.write_bytes(image.data[:100])
                 os._exit(KILLED)
@@ -125,8 +125,8 @@ def test_the_part_that_an_earlier_version_left_is_replaced(length: int, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["file", "longer", "directory", "link", "dangling", "fifo"])
-@pytest.mark.parametrize("image", [IMAGE, Image(b"", 0o644)])
-def test_what_is_not_ours_is_left_alone(kind: str, image: Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize("image", [IMAGE, FileImage(b"", 0o644)])
+def test_what_is_not_ours_is_left_alone(kind: str, image: FileImage, tmp_path: Path) -> None:
     path = tmp_path / f"engine.py.gaudi-patch-saved-{image.sha256[:12]}"
     other = tmp_path / "other"
     other.write_bytes(image.data)
@@ -174,5 +174,5 @@ def test_an_edit_that_comes_after_the_copy_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_a_copy_has_no_more_rights_than_a_file(tmp_path: Path) -> None:
-    path = save("tool.sh", Image(b"#!/bin/sh\n", 0o6755), tmp_path, Disk(), tmp_path)
+    path = save("tool.sh", FileImage(b"#!/bin/sh\n", 0o6755), tmp_path, Disk(), tmp_path)
     assert path.stat().st_mode & 0o7777 == 0o755

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gaudi_patch.confined import Area, Bounds
-from gaudi_patch.disk import Disk, Image
+from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.engine import transaction
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.transaction import Change
@@ -43,9 +43,9 @@ def test_undo_keeps_bytecode_that_was_there_without_its_source(place: Path) -> N
     orphan.parent.mkdir()
     orphan.write_bytes(b"orphan")
     changes = [
-        Change(place / "new.py", None, Image(b"x = 1\n")),
-        Change(orphan, Image(b"orphan", stat.S_IMODE(orphan.stat().st_mode)), None, volatile=True),
-        Change(place / "zz.txt", None, Image(b"")),
+        Change(place / "new.py", None, FileImage(b"x = 1\n")),
+        Change(orphan, FileImage(b"orphan", stat.S_IMODE(orphan.stat().st_mode)), None, volatile=True),
+        Change(place / "zz.txt", None, FileImage(b"")),
     ]
     fail = Hook("fsync-dir", at(place), _raise(OSError(5, "I/O")))
     with contextlib.suppress(OSError):
@@ -64,7 +64,9 @@ def test_undo_removes_what_python_cached_of_a_created_module(place: Path) -> Non
         raise OSError(5, "I/O")
 
     with pytest.raises(OSError, match="I/O"):
-        carry_out(place, [Change(module, None, Image(b"x = 1\n"))], Hook("fsync-dir", at(module.parent), python_runs))
+        carry_out(
+            place, [Change(module, None, FileImage(b"x = 1\n"))], Hook("fsync-dir", at(module.parent), python_runs)
+        )
     assert not module.parent.exists()
 
 
@@ -73,7 +75,9 @@ def test_a_file_that_appears_where_one_is_to_be_created_is_kept(place: Path) -> 
     target = place / "new.py"
     with pytest.raises(GaudiPatchError, match="changed by somebody else"):
         carry_out(
-            place, [Change(target, None, Image(b"ours"))], Hook("read", at(target), lambda: _replace(target, b"theirs"))
+            place,
+            [Change(target, None, FileImage(b"ours"))],
+            Hook("read", at(target), lambda: _replace(target, b"theirs")),
         )
     assert target.read_bytes() == b"theirs"
 
@@ -89,7 +93,7 @@ def test_folders_that_are_not_empty_stay(place: Path) -> None:
 
 def test_the_times_of_touched_folders_are_set_when_asked_for(place: Path) -> None:
     """case_66"""
-    changes = [Change(place / "made" / "x", None, Image(b"x", mtime_ns=10**18))]
+    changes = [Change(place / "made" / "x", None, FileImage(b"x", mtime_ns=10**18))]
     assert carry_out(place, changes, folder_time_ns=10**18) == []
     for path in (place, place / "made", place / "info", place / "made" / "x"):
         assert path.stat().st_mtime_ns == 10**18, path
@@ -97,5 +101,5 @@ def test_the_times_of_touched_folders_are_set_when_asked_for(place: Path) -> Non
 
 def test_a_time_that_cannot_be_set_is_a_warning(place: Path) -> None:
     fail = Hook("utime", lambda _: True, _raise(OSError(1, "no", str(place))))
-    (said,) = carry_out(place, [Change(place / "x", None, Image(b"x"))], fail, folder_time_ns=10**18)
+    (said,) = carry_out(place, [Change(place / "x", None, FileImage(b"x"))], fail, folder_time_ns=10**18)
     assert str(place) in said

@@ -25,7 +25,7 @@ def proof(
     monkeypatch.setattr(checks, "run", lambda installation, options: levels)
     installation = tiny.make(tmp_path).installation
     target = Target(python=tmp_path / "a b" / "python")
-    return checks.prove(dataclasses.replace(installation, target=target), checks.Options(require=require))
+    return checks.prove(dataclasses.replace(installation, target=target), checks.SmokeOptions(require=require))
 
 
 def test_the_hint_names_the_target_that_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

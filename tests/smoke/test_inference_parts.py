@@ -116,7 +116,7 @@ def _case(load: Any, answers: list[list[int]], right: list[int], external: int =
     engine_module = load("_vllm_engine")
     probe = probe_module.Probe("inference", "lazy", "emulated", Path("/nonexistent"))
     probe.counters["requests"] = []
-    case = object.__new__(module.Case)
+    case = object.__new__(module.VllmCase)
     case.probe = probe
     case.errors = SimpleNamespace(first="")
     case.reference = SimpleNamespace(answer=lambda tokens: right, available=True)

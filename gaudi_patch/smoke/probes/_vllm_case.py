@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_known_args()[0]
 
 
-class Case:
+class VllmCase:
     """An engine and what it must answer."""
 
     def __init__(self, probe: _probe.Probe, settings: dict[str, object], **options: Foreign) -> None:

@@ -24,7 +24,7 @@ BLOCKS = 40
 ANSWER = 4
 
 
-class Case:
+class ConnectorCase:
     """An engine whose KV is a hash of the context, watched at every step."""
 
     def __init__(self, probe: _probe.Probe, *, mla: bool = False) -> None:
@@ -80,7 +80,7 @@ class Case:
 
 def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Miss, hits of all kinds, chunked prefill, preemption and resumption."""
-    case = Case(probe, mla=mla)
+    case = ConnectorCase(probe, mla=mla)
     block, chunk = _vllm_setup.block_size(), _vllm_setup.chunk_size()
     n = 4 * chunk + 44
     p = case.prompt(1, n)
@@ -111,7 +111,7 @@ def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
     probe.summary.append(f"{'MLA' if mla else 'MHA'}: KV of {case.watch.tokens} positions bit-exact")
 
 
-def _shared_prefix(case: Case, p: list[int], block: int, chunk: int) -> None:
+def _shared_prefix(case: ConnectorCase, p: list[int], block: int, chunk: int) -> None:
     """Blocks that vLLM has itself, one of them in the middle of a chunk, may not be written again."""
     had = 2 * chunk + block
     case.ask("prefix", [p[: had + 10]], external=2 * chunk)
@@ -120,7 +120,7 @@ def _shared_prefix(case: Case, p: list[int], block: int, chunk: int) -> None:
     case.watch.restore(had)
 
 
-def _preemption(case: Case, n: int) -> None:
+def _preemption(case: ConnectorCase, n: int) -> None:
     """Of four requests that do not fit together some are resumed; what was stored of them must be right, too."""
     prompts = [case.prompt(seed, n) for seed in range(10, 14)]
     case.ask("preemption and resumption", prompts, external=None, count=140)
@@ -148,7 +148,7 @@ def failed_load(probe: _probe.Probe) -> None:
         if scheduler_output.scheduled_new_reqs and cache:
             cache.pop(next(iter(cache)))
 
-    case = Case(probe)
+    case = ConnectorCase(probe)
     _must_fail(
         case, "a chunk is lost between lookup and load", lambda: case.engine.runner.before_load.append(lose_a_chunk)
     )
@@ -156,7 +156,7 @@ def failed_load(probe: _probe.Probe) -> None:
 
 def unseen_load(probe: _probe.Probe) -> None:
     """A load is due, and the forward context comes without attention metadata: LMCache would skip it silently."""
-    case = Case(probe)
+    case = ConnectorCase(probe)
 
     def without_metadata() -> None:
         case.engine.runner._context_metadata = lambda scheduler_output: None
@@ -164,7 +164,7 @@ def unseen_load(probe: _probe.Probe) -> None:
     _must_fail(case, "a load is due and the context has no attention metadata", without_metadata)
 
 
-def _must_fail(case: Case, name: str, break_it: Foreign) -> None:
+def _must_fail(case: ConnectorCase, name: str, break_it: Foreign) -> None:
     p = case.prompt(1, 4 * _vllm_setup.chunk_size() + 44)
     case.ask("miss", [p], external=0)
     case.engine.forget_prefixes()

@@ -54,13 +54,13 @@ def body(probe: _probe.Probe) -> None:
         for layout, heads, head_size in ((MHA, 2, 64), (MLA, 1, 256)):
             for backend in found:
                 with probe.section(f"{'MLA' if layout.mla else 'MHA'} over {backend.name}"):
-                    check_backend(Case(probe, layout, heads, head_size), backend)
+                    check_backend(EngineCase(probe, layout, heads, head_size), backend)
         with probe.section("MLA with two ranks"):
-            check_ranks(Case(probe, MLA, 1, 256), Case(probe, MLA, 1, 256), found[0])
+            check_ranks(EngineCase(probe, MLA, 1, 256), EngineCase(probe, MLA, 1, 256), found[0])
     probe.summary.append(f"MHA and MLA over {', '.join(backend.name for backend in found)}")
 
 
-def check_backend(case: Case, backend: _backends.Backend) -> None:
+def check_backend(case: EngineCase, backend: _backends.Backend) -> None:
     """All requests over one backend."""
     with case.engine(backend):
         prompt = case.prompt(3 * CHUNK + 20)
@@ -78,7 +78,7 @@ def check_backend(case: Case, backend: _backends.Backend) -> None:
             check_control(case)
 
 
-def check_ranks(first: Case, second: Case, backend: _backends.Backend) -> None:
+def check_ranks(first: EngineCase, second: EngineCase, backend: _backends.Backend) -> None:
     """MLA with tensor parallelism: rank 0 alone stores, and sends what it retrieves to the other."""
     wire = _ranks.Wire()
     prompt = first.prompt(3 * CHUNK + 20)
@@ -91,7 +91,7 @@ def check_ranks(first: Case, second: Case, backend: _backends.Backend) -> None:
     first.probe.check(not wire.sent, f"{len(wire.sent)} of what rank 0 has sent was not received")
 
 
-def check_eviction(case: Case, first: Prompt, backend: _backends.Backend) -> None:
+def check_eviction(case: EngineCase, first: Prompt, backend: _backends.Backend) -> None:
     """More is stored than the pool holds: the oldest is gone or comes from below, the newest is whole."""
     for _ in range(3):
         newest = case.prompt(4 * CHUNK)
@@ -112,7 +112,7 @@ def check_eviction(case: Case, first: Prompt, backend: _backends.Backend) -> Non
         )
 
 
-def check_control(case: Case) -> None:
+def check_control(case: EngineCase) -> None:
     """Without the device-wide wait, what reaches the disk must be wrong: else this level could not see it missing."""
     prompt = case.prompt(2 * CHUNK)
     with without_waits():
@@ -151,7 +151,7 @@ class Prompt:
         self.rows: list[Bytes] = []
 
 
-class Case:
+class EngineCase:
     """An engine over one set of caches."""
 
     def __init__(self, probe: _probe.Probe, layout: Layout, heads: int, head_size: int) -> None:

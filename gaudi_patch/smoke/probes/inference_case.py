@@ -23,7 +23,7 @@ else:  # run by path, with its neighbours beside it
 
 def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Miss, hit, partial hit, tail, several at once; then the negative controls."""
-    case = _vllm_case.Case(probe, {}, mla=mla)
+    case = _vllm_case.VllmCase(probe, {}, mla=mla)
     block, chunk, n = _vllm_setup.block_size(), _vllm_setup.chunk_size(), case.length
     p, q = case.prompt(1), case.prompt(2)
     case.ask("miss", [p], external=[0])
@@ -52,7 +52,7 @@ def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     probe.summary.append(f"{'MLA' if mla else 'MHA'}: answers identical with {hit} of {n} tokens cached")
 
 
-def _controls(case: _vllm_case.Case, p: list[int], q: list[int], keys_p: set[Foreign]) -> None:
+def _controls(case: _vllm_case.VllmCase, p: list[int], q: list[int], keys_p: set[Foreign]) -> None:
     case.settle()
     chunks = case.length // _vllm_setup.chunk_size()
     hits = [case.hit(case.length, case.length, case.length)]
@@ -78,7 +78,7 @@ def _controls(case: _vllm_case.Case, p: list[int], q: list[int], keys_p: set[For
         case.probe.summary.append("store without synchronize not tried (on hardware it may win the race)")
 
 
-def _objects_of(case: _vllm_case.Case, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
+def _objects_of(case: _vllm_case.VllmCase, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
     """The cached objects of a prompt, found by storing nothing else since: the last ones in the cache."""
     chunks = len(tokens) // _vllm_setup.chunk_size()
     cached = [entry for entry in case.engine.hot_cache().values() if all(entry is not other for other in exclude)]
@@ -86,7 +86,7 @@ def _objects_of(case: _vllm_case.Case, tokens: list[int], exclude: list[Foreign]
     return [entry for entry in cached if entry.tensor.shape == shape][-chunks:]
 
 
-def _store_without_waiting(case: _vllm_case.Case) -> None:
+def _store_without_waiting(case: _vllm_case.VllmCase) -> None:
     control = _vllm_controls.UnsynchronisedStores(case.engine)
     tokens = case.prompt(5)
     n = len(tokens)
@@ -106,7 +106,9 @@ def latent_attention(probe: _probe.Probe) -> None:
 def disk(probe: _probe.Probe) -> None:
     """The local disk backend, with nothing kept in memory."""
     folder = probe.scratch / "disk"
-    case = _vllm_case.Case(probe, {"local_cpu": False, "local_disk": f"file://{folder}/", "max_local_disk_size": 0.25})
+    case = _vllm_case.VllmCase(
+        probe, {"local_cpu": False, "local_disk": f"file://{folder}/", "max_local_disk_size": 0.25}
+    )
     n, p = case.length, case.prompt(1)
     case.ask("miss", [p], external=[0])
     _wait_for_files(probe, folder, n // _vllm_setup.chunk_size())
@@ -129,7 +131,7 @@ def outlives(probe: _probe.Probe) -> None:
     """A store that is there before and after the engine: one process stores, another one loads."""
     given = _vllm_case.arguments()
     settings = {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"}
-    case = _vllm_case.Case(probe, {**settings, **_vllm_setup.stored_keys()})
+    case = _vllm_case.VllmCase(probe, {**settings, **_vllm_setup.stored_keys()})
     n, p = case.length, case.prompt(1)
     if given.phase == "store":
         case.ask("miss", [p], external=[0])
@@ -140,7 +142,7 @@ def outlives(probe: _probe.Probe) -> None:
     case.close()
 
 
-def _wait_for_remote(case: _vllm_case.Case, count: int) -> None:
+def _wait_for_remote(case: _vllm_case.VllmCase, count: int) -> None:
     backend = case.engine.adapter.lmcache_engine.storage_manager.storage_backends["RemoteBackend"]
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and backend.put_tasks:
@@ -154,7 +156,7 @@ def multiprocess(probe: _probe.Probe) -> None:
     """LMCache's multiprocess mode: the server, in its own process, is running already."""
     given = _vllm_case.arguments()
     extra: dict[str, object] = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": given.port}
-    case = _vllm_case.Case(probe, {}, connector="LMCacheMPConnector", extra=extra)
+    case = _vllm_case.VllmCase(probe, {}, connector="LMCacheMPConnector", extra=extra)
     chunk = _vllm_setup.chunk_size()
     p = case.prompt(1)
     hit = case.length // chunk * chunk
@@ -170,7 +172,7 @@ def multiprocess(probe: _probe.Probe) -> None:
 
 def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Two workers, each with its own device, hccl between them (gloo on the emulated HPU)."""
-    case = _vllm_case.Case(probe, _vllm_setup.SHARED_KEYS, ranks=2, mla=mla)
+    case = _vllm_case.VllmCase(probe, _vllm_setup.SHARED_KEYS, ranks=2, mla=mla)
     n, p = case.length, case.prompt(1)
     case.ask("miss", [p], external=[0])
     case.engine.forget_prefixes()
