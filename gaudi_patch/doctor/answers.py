@@ -2,40 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gaudi_patch.target.ask import AskError, Fields, Problem
 
 
-def checked(script: str, answer: object) -> dict[str, Any]:
-    """Return the answer of ``script`` if it has the form that its checks rely on; raises AskError otherwise."""
+@dataclass(frozen=True)
+class Library:
+    """torch.hpu or pyhlml in a process of the target; ``reason`` is why it is not there, or cannot be used."""
+
+    installed: bool
+    reason: str = ""
+    available: bool = False
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the target sees of the cards; ``problem`` is why it could not be asked, "" where it was."""
+
+    torch: Library = Library(False)
+    hlml: Library = Library(False)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file as the target has loaded it.
+
+    ``warnings`` is what was logged on the way, ``aliases`` LMCache's own table of old names. ``problem`` is why there
+    are no values; ``refused`` whether the file was read and not taken, else nothing could be asked.
+    """
+
+    values: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    aliases: Mapping[str, str] | None = None
+    problem: str = ""
+    refused: bool = False
+
+
+def devices(answer: object) -> Devices:
+    """Return the answer of hpu.py; raises AskError where it does not have its form."""
     fields = Fields(answer)
-    if script == "hpu.py":
-        return {name: _library(fields.fields(name), device=name == "torch") for name in ("torch", "hlml")}
-    if "problem" in fields:
-        stage = fields.text("stage")
-        if stage not in ("import", "load"):
-            raise AskError(Problem.INVALID, "its answer.stage is not one of import and load")
-        return {"stage": stage, "problem": fields.text("problem"), "warnings": _warnings(fields)}
-    found: dict[str, Any] = {"values": fields.table("values"), "warnings": _warnings(fields)}
-    if "aliases" in fields:
-        found["aliases"] = {name: fields.fields("aliases").text(name) for name in fields.table("aliases")}
-    return found
+    return Devices(_torch(fields.fields("torch")), _hlml(fields.fields("hlml")))
 
 
-def _warnings(fields: Fields) -> tuple[str, ...]:
-    return fields.texts("warnings") if "warnings" in fields else ()
-
-
-def _library(fields: Fields, *, device: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"installed": fields.flag("installed")}
-    if "reason" in fields:
-        found["reason"] = fields.text("reason")
-    elif not found["installed"] and device:
+def _torch(fields: Fields) -> Library:
+    installed, reason = fields.flag("installed"), _reason(fields)
+    if not installed and not reason:
         raise AskError(Problem.INVALID, "its answer says of no reason why there is no torch.hpu")
-    if found["installed"]:
-        if device:
-            found["available"] = fields.flag("available")
-        if device or "reason" not in found:
-            found["count"] = fields.number("count")
-    return found
+    if not installed:
+        return Library(False, reason)
+    return Library(True, reason, fields.flag("available"), fields.number("count"))
+
+
+def _hlml(fields: Fields) -> Library:
+    installed, reason = fields.flag("installed"), _reason(fields)
+    return Library(installed, reason, count=fields.number("count") if installed and not reason else 0)
+
+
+def _reason(fields: Fields) -> str:
+    return fields.text("reason") if "reason" in fields else ""
+
+
+def loaded(answer: object) -> Loaded:
+    """Return the answer of load_config.py or read_yaml.py; raises AskError where it does not have its form."""
+    fields = Fields(answer)
+    warnings = fields.texts("warnings") if "warnings" in fields else ()
+    if "problem" not in fields:
+        aliases = fields.table("aliases") if "aliases" in fields else None
+        names = None if aliases is None else {name: fields.fields("aliases").text(name) for name in aliases}
+        return Loaded(fields.table("values"), warnings, names)
+    stage, problem = fields.text("stage"), fields.text("problem")
+    if stage not in ("import", "load"):
+        raise AskError(Problem.INVALID, "its answer.stage is not one of import and load")
+    return Loaded({}, warnings, problem=problem, refused=stage == "load")

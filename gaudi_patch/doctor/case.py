@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from packaging.version import InvalidVersion, Version
 
 from gaudi_patch.doctor import answers, installed
+from gaudi_patch.doctor.answers import Devices, Loaded
 from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.engine.plan import State
@@ -26,24 +27,10 @@ from gaudi_patch.target.locate import locate
 from gaudi_patch.target.search import Target
 
 _PROBE_SECONDS = 120.0
+_T = TypeVar("_T")
 
 #: https://github.com/HabanaAI/hl-thunk-open/blob/master/include/specs/common/pci_ids.h
 HABANA_VENDOR = "0x1da3"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """LMCache's configuration as the installed LMCache loads it.
-
-    ``warnings`` is what it logged on the way, ``aliases`` its own table of old names. ``problem`` says why there are
-    no values; ``refused`` whether LMCache ran and did not take them, or could not be run at all.
-    """
-
-    values: Mapping[str, Any]
-    warnings: tuple[str, ...] = ()
-    aliases: Mapping[str, str] | None = None
-    problem: str = ""
-    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,36 +126,47 @@ class Case:
         return command_line(name, target=self.target, manifest=manifest)
 
     @cached_property
-    def hpu(self) -> Mapping[str, Any]:
-        """What torch.hpu and pyhlml say in a process of the target; ``problem`` where that cannot be asked."""
-        return self.probe("hpu.py", {})
+    def hpu(self) -> Devices:
+        """What torch.hpu and pyhlml say in a process of the target."""
+        try:
+            return self._asked("hpu.py", None, answers.devices)
+        except _NotAskedError as error:
+            return Devices(problem=str(error))
 
     @cached_property
-    def settings(self) -> Settings:
+    def settings(self) -> Loaded:
         """LMCache's configuration, loaded by LMCache itself."""
         if isinstance(self.lmcache, GaudiPatchError):
-            return Settings({}, problem="LMCache was not found")
+            return Loaded({}, problem="LMCache was not found")
         file = self.config or self.environ.get("LMCACHE_CONFIG_FILE")
         overrides = self.arguments.lmcache_settings if self.arguments else {}
         question = {"file": str(file) if file else None, "environment": True, "overrides": overrides, "guard": False}
-        told = self.probe("load_config.py", question)
-        problem = told.get("problem", "")
-        if told.get("stage") == "import":
-            problem = f"LMCache cannot be imported: {problem}"
-        return Settings(
-            told.get("values", {}),
-            tuple(told.get("warnings", ())),
-            told.get("aliases"),
-            problem,
-            told.get("stage") == "load",
-        )
+        try:
+            settings = self._asked("load_config.py", question, answers.loaded)
+        except _NotAskedError as error:
+            return Loaded({}, problem=str(error))
+        if settings.problem and not settings.refused:
+            return replace(settings, problem=f"LMCache cannot be imported: {settings.problem}")
+        return settings
 
-    def probe(self, name: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a probe under the target's interpreter, in the environment that a server would have."""
+    def yaml(self, file: Path) -> Loaded:
+        """A YAML file, read by the target's own YAML."""
+        try:
+            return self._asked("read_yaml.py", {"file": str(file)}, answers.loaded)
+        except _NotAskedError as error:
+            return Loaded({}, problem=str(error))
+
+    def _asked(self, script: str, question: Mapping[str, Any] | None, read: Callable[[object], _T]) -> _T:
+        """Run a script under the target's interpreter, in the environment that a server would have.
+
+        Returns its answer as ``read`` makes it; raises _NotAskedError where there is none, or not of its form.
+        """
         if reason := self.lacking("running"):
-            return {"problem": reason}
+            raise _NotAskedError(reason)
         if self.installed.python is None:
-            return {"problem": self.installed.problem or "no interpreter of the target is known: name it with --python"}
+            raise _NotAskedError(
+                self.installed.problem or "no interpreter of the target is known: name it with --python"
+            )
         environ = {
             **self.environ,
             "PYTHONSAFEPATH": "1",
@@ -176,19 +174,22 @@ class Case:
             "LMCACHE_TRACK_USAGE": "false",
             "LMCACHE_LOG_LEVEL": "WARNING",
         }
-        given = question if question else None
         try:
             with TemporaryDirectory(prefix="gaudi-patch-doctor-", ignore_cleanup_errors=True) as empty:
-                found = ask(
+                answer = ask(
                     self.installed.python,
-                    name,
+                    script,
                     timeout=_PROBE_SECONDS,
                     environ=environ,
                     flags=(),
-                    question=given,
+                    question=question,
                     cwd=empty,
                 )
-            return answers.checked(name, found)
+            return read(answer)
         except AskError as error:
             cannot = "cannot be run" if error.problem is Problem.NOT_STARTED else "gave no answer"
-            return {"problem": f"{self.installed.python} {cannot}: {error}"}
+            raise _NotAskedError(f"{self.installed.python} {cannot}: {error}") from None
+
+
+class _NotAskedError(RuntimeError):
+    """The target could not be asked; says why."""

@@ -110,18 +110,18 @@ def _in_container(case: Case) -> bool:
     needs=("running",),
 )
 def pyhlml(case: Case) -> Answer:
-    told = case.hpu.get("hlml")
-    if told is None:
-        return unknown(str(case.hpu["problem"]))
-    if not told["installed"]:
+    if case.hpu.problem:
+        return unknown(case.hpu.problem)
+    library = case.hpu.hlml
+    if not library.installed:
         return unknown("pyhlml is not installed in the target", "pip install habana-pyhlml, if you monitor with it")
-    if "reason" in told:
-        what = f"pyhlml cannot be used: {told['reason']}"
+    if library.reason:
+        what = f"pyhlml cannot be used: {library.reason}"
         fix = "install the habanalabs-firmware-tools of the driver's release"
         return failure(what, fix) if case.cards else unknown(what)
-    if told["count"] == 0 and case.cards:
+    if library.count == 0 and case.cards:
         return failure("pyhlml counts no card", "see device.driver and device.nodes")
-    return ok(f"pyhlml counts {told['count']} card(s)")
+    return ok(f"pyhlml counts {library.count} card(s)")
 
 
 @check(
@@ -132,19 +132,19 @@ def pyhlml(case: Case) -> Answer:
     needs=("running",),
 )
 def torch_hpu(case: Case) -> Answer:
-    told = case.hpu.get("torch")
-    if told is None:
-        return unknown(str(case.hpu["problem"]))
-    if not told["installed"]:
-        return unknown(str(told["reason"]))
-    if told["available"] and told["count"] > 0:
-        return ok(f"torch.hpu.is_available(), {told['count']} device(s)")
-    reason = told.get("reason") or "torch.hpu.is_available() is False"
-    if "reason" in told:
+    if case.hpu.problem:
+        return unknown(case.hpu.problem)
+    library = case.hpu.torch
+    if not library.installed:
+        return unknown(library.reason)
+    if library.available and library.count > 0:
+        return ok(f"torch.hpu.is_available(), {library.count} device(s)")
+    if library.reason:
         return failure(
-            f"habana_frameworks cannot be used: {reason}",
+            f"habana_frameworks cannot be used: {library.reason}",
             "install the PyTorch and the habana-torch-plugin of one Gaudi release; see software.torch",
         )
+    reason = "torch.hpu.is_available() is False"
     if case.cards:
         return failure(reason, "see device.driver and device.nodes; then whether another process owns the cards")
     return unknown(f"{reason}, and {_NO_CARDS}", _ON_HOST)

@@ -133,8 +133,7 @@ def ranks(case: Case) -> Answer:
     wanted = case.arguments.ranks
     if case.arguments.options.get("distributed-executor-backend") == "ray":
         return unknown(f"Ray places {wanted} rank(s), perhaps on several hosts", "ray status")
-    told = case.hpu.get("torch", {})
-    count = told.get("count") or len(case.cards)
+    count = case.hpu.torch.count or len(case.cards)
     if not count:
         return unknown(f"{wanted} rank(s); no card was seen here")
     if wanted > count:

@@ -39,15 +39,15 @@ def _read(case: Case, names: tuple[str, ...]) -> ConfigFile:
         return ConfigFile(name, fault="--config names no file")
     if not name.endswith((".yaml", ".yml")):
         return ConfigFile(name, fault=f"{name}: vLLM takes files named *.yaml or *.yml only")
-    told = case.probe("read_yaml.py", {"file": str(Path(name).absolute())})
-    if told.get("stage") == "load":
-        return ConfigFile(name, fault=f"{name} cannot be read: {told['problem']}")
-    if "problem" in told:
-        return ConfigFile(name, unread=told["problem"])
+    loaded = case.yaml(Path(name).absolute())
+    if loaded.refused:
+        return ConfigFile(name, fault=f"{name} cannot be read: {loaded.problem}")
+    if loaded.problem:
+        return ConfigFile(name, unread=loaded.problem)
     engine = case.version("vllm")
-    false = (key.replace("_", "-") for key, value in told["values"].items() if value is False)
+    false = (key.replace("_", "-") for key, value in loaded.values.items() if value is False)
     off = tuple(key for key in false if key in _ON_BY_DEFAULT)
-    return ConfigFile(name, tuple(words(told["values"], engine)), off)
+    return ConfigFile(name, tuple(words(loaded.values, engine)), off)
 
 
 def words(values: Mapping[str, Any], engine: Version | None) -> Iterator[str]:

@@ -230,7 +230,7 @@ PATCH = [
         "a patched file was edited",
         lambda gaudi: gaudi.module("lmcache/engine.py", "mine = 1\n"),
         {"patch.state": F},
-        "reinstall the package",
+        "reinstall the release",
     ),
     Broken(
         "LMCache is not installed",

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.doctor import arguments, keys
-from gaudi_patch.doctor.case import Case, Settings
+from gaudi_patch.doctor.answers import Loaded
+from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.environment import device_type, gpu_migration
 from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
@@ -28,7 +29,7 @@ def case_of(gaudi: Gaudi, line: str = "", **environ: str) -> Case:
 
 
 def with_settings(case: Case, **values: object) -> Case:
-    case.__dict__["settings"] = Settings(values)  # as if LMCache had loaded them
+    case.__dict__["settings"] = Loaded(values)  # as if LMCache had loaded them
     return case
 
 
