@@ -65,7 +65,16 @@ OVERRULED = {
 
 #: Three lines of context, full blob ids, no renames, prefixes a/ and b/.
 DIFF = [
-    *("--patch", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--unified=3"),
+    *(
+        "--patch",
+        "--text",
+        "--full-index",
+        "--no-renames",
+        "--no-color",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--unified=3",
+    ),
     *("--inter-hunk-context=0", "--src-prefix=a/", "--dst-prefix=b/", "--diff-algorithm=histogram"),
     *("--indent-heuristic", "--no-relative", "-O/dev/null", "--submodule=short", "--ws-error-highlight=none"),
 ]

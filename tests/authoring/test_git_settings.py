@@ -128,6 +128,7 @@ def test_the_settings_of_the_worktree_itself_change_no_byte(
         for name, lines in HOSTILE.items():
             if name not in ("broken", "templates"):
                 stream.write(lines.format(home=tmp_path / "other"))
+    (folder / ".git/info/attributes").write_text("*.py -diff\n")
     assert edit.refresh(folder, shelf.directory).data["patches_written"] == []
 
 
