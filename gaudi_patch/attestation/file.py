@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -63,6 +64,8 @@ def read(path: Path, anew: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError, UnsuitableFileError) as error:
         _bad(path, f"there is no attestation ({error.strerror})", f"write one: `{anew}`")
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            _bad(path, "is a link that leads back to itself", f"write it anew: `{anew}`")
         raise environment_error(error, "reading the attestation") from error
     try:
         document = parse_json(data)

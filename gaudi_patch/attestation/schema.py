@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ def load() -> dict[str, Any]:
     return found
 
 
+#: Faults that are looked for; a document of another kind may have one per line.
+MOST_FAULTS = 50
+
+
 def faults(value: object) -> list[str]:
     """What is wrong with ``value``, each with its place, in the document's order; nothing for a valid one."""
     # 100 ms: only attestations need it.
@@ -24,7 +29,8 @@ def faults(value: object) -> list[str]:
     from jsonschema.exceptions import best_match
 
     # Of several alternatives the fault is that of the one that fits best.
-    errors = [best_match([error]) for error in Draft202012Validator(load()).iter_errors(value)]
+    found = islice(Draft202012Validator(load()).iter_errors(value), MOST_FAULTS)
+    errors = [best_match([error]) for error in found]
     return [
         f"{error.json_path.removeprefix('$').removeprefix('.') or 'the document'}: {error.message}" for error in errors
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +216,39 @@ def test_the_command_line_gives_these_exit_codes(attested: Tiny, report: Path) -
 def test_nothing_installed_exits_3(attested: Tiny, report: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert gaudi_patch("check", "--path", tmp_path / "empty", "--against", report).code == 3
+
+
+def test_an_attestation_of_many_files_is_read_in_linear_time(attested: Tiny, report: Path, rewrite: Rewrite) -> None:
+    def seconds(count: int) -> float:
+        file = {"action": "modify", "before": "0" * 64, "after": "1" * 64}
+        files = [{"path": f"lmcache/x/{number}.py", **file} for number in range(count)]
+        rewrite(lambda document: document.update(files=files))
+        begun = time.process_time()
+        assert len(named(against(attested, report))) >= count
+        return time.process_time() - begun
+
+    seconds(10)  # imports
+    assert seconds(4_000) < 14 * seconds(500)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "huge", "deep", "nul", "surrogate", "binary", "link"])
+def test_what_can_be_no_attestation_exits_2_with_its_name_at_once(attested: Tiny, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "huge":
+        with path.open("wb") as stream:
+            stream.truncate(1 << 42)
+    elif kind in ("device", "link"):
+        path.symlink_to("/dev/zero" if kind == "device" else path.name)
+    else:
+        text = {"deep": b"[" * 500_000, "nul": b'["\\u0000"]', "surrogate": b'{"\\ud83d": 1}', "binary": b"\0\xff" * 99}
+        path.write_bytes(text[kind])
+    begun = time.monotonic()
+    with pytest.raises(GaudiPatchError) as caught:
+        against(attested, path)
+    assert time.monotonic() - begun < 5
+    assert (caught.value.exit, caught.value.code) == (Exit.USAGE, "bad-attestation")
+    assert str(path) in str(caught.value)
