@@ -234,8 +234,7 @@ def damaged(file: Path, what: str) -> GaudiPatchError:
         Exit.HUMAN,
         "state-damaged",
         f"{what}; nothing was changed",
-        "reinstall the package (pip install --force-reinstall --no-deps lmcache==VERSION), then apply again",
-        str(file),
+        file=str(file),  # its hint: way_out
     )
 
 

@@ -23,6 +23,7 @@ from gaudi_patch.engine.pristine import pristine_images
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, look
 from gaudi_patch.engine.verdicts import drift, fault_of, settled, stale_bytecode, unknown_version
+from gaudi_patch.engine.way_out import way_out
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series.manifest import Kind, Manifest, Verdict
 from gaudi_patch.target.installation import Installation
@@ -55,7 +56,7 @@ def apply(
     held: AbstractContextManager[list[str]] = nullcontext([])
     if not options.dry_run:
         held = exclusive(installation, options.lock_timeout, options.disk, progress)
-    with held as noted:
+    with way_out(installation), held as noted:
         found, fault = settled(manifest, installation) if options.dry_run else (look(manifest, installation), None)
         if fault is not None:
             raise fault

@@ -10,6 +10,7 @@ from gaudi_patch.engine import orphans, transaction
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.situation import lock
+from gaudi_patch.engine.way_out import way_out
 from gaudi_patch.target.installation import Installation
 
 
@@ -21,7 +22,7 @@ def exclusive(
 
     ``timeout`` is in seconds; None takes no lock. ``progress`` notes what was done about the killed run.
     """
-    with lock(installation, timeout) as warnings:
+    with way_out(installation), lock(installation, timeout) as warnings:
         warnings += orphans.clear(installation, timeout, disk)
         warnings += orphans.clear_superseded(installation, disk)
         try:

@@ -24,11 +24,6 @@ UNDO = "undo"
 NEW = f"{FILE}.new"
 #: All that a journal's directory ever holds.
 FILES = (NEW, FILE, UNDO)
-#: The way out where a journal is of no use.
-REINSTALL = (
-    "reinstall the package (pip install --force-reinstall --no-deps lmcache==VERSION), "
-    "then remove the journal's directory"
-)
 PHASES = ("staging", "replacing")
 
 
@@ -136,7 +131,7 @@ def damaged(file: Path, what: str, hint: str = "") -> GaudiPatchError:
         Exit.HUMAN,
         "journal-damaged",
         f"the journal of an interrupted run {what}; nothing was changed",
-        hint or REINSTALL,
+        hint,  # way_out
         str(file),
     )
 

@@ -13,6 +13,7 @@ from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.journal import Journal
 from gaudi_patch.engine.locking import directory_lock
 from gaudi_patch.engine.plan import FileState, State
+from gaudi_patch.engine.way_out import way_out
 from gaudi_patch.series.manifest import Kind, LockedFile, Manifest, Series, Verdict, default_directory
 from gaudi_patch.target.installation import Installation, Layout
 from gaudi_patch.target.invocation import command_line
@@ -52,8 +53,9 @@ def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> Ab
 def look(manifest: Manifest, installation: Installation) -> Situation:
     """Read the state of ``installation``; nothing is written, a read-only target will do."""
     ground = Ground.of(installation)
-    applied = applied_state.load(ground)
-    interrupted = journal.load(ground)
+    with way_out(installation):
+        applied = applied_state.load(ground)
+        interrupted = journal.load(ground)
     verdict = manifest.verdict(installation.version) if installation.version else Verdict(Kind.UNKNOWN, "")
     series, by_hash = verdict.series, False
     if verdict.kind is Kind.UNKNOWN or installation.layout in (Layout.EDITABLE, Layout.CHECKOUT):

@@ -124,7 +124,7 @@ def _put_back(
         data = replaced.at(*entry.undo) if entry.undo is not None else b""
         if entry.undo is None or sha256(data) != saved.sha256:
             file, what = ground.home / journal.UNDO, f"the journal has lost the bytes of {entry.path}"
-            raise GaudiPatchError(Exit.HUMAN, "journal-damaged", what, journal.REINSTALL, str(file))
+            raise GaudiPatchError(Exit.HUMAN, "journal-damaged", what, file=str(file))
     image = FileImage(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
     if os.path.lexists(entry.temp):
         disk.unlink(entry.temp)
@@ -197,8 +197,7 @@ def unfinished(
             Exit.HUMAN,
             "third-state",
             f"an interrupted {record.verb} is undone but for files that somebody edited since: {names}",
-            f"reinstall the package, or keep your edits and remove {ground.home}",
-            str(done.strangers[0]),
+            file=str(done.strangers[0]),  # its hint: way_out
         )
     cause = f"{str(error) or type(error).__name__}; and " if error is not None else ""
     what = "undoing it" if error is not None else f"undoing an interrupted {record.verb}"
@@ -218,7 +217,7 @@ def unfinished(
         Exit.HUMAN,
         "journal-damaged" if lost else "undo-failed",
         f"{cause}{what} did not finish: {state} ({_why(first)}); {kept_text}",
-        journal.REINSTALL if lost or (done.failed and not kept) else hint,
+        "" if lost or (done.failed and not kept) else hint,  # "": way_out
         first.file if lost and isinstance(first, GaudiPatchError) else str(path),
         details=details,
     )

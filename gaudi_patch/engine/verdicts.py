@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch.engine.plan import State, refuse_compiled
 from gaudi_patch.engine.situation import Situation, look
+from gaudi_patch.engine.way_out import reinstall
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series.manifest import Kind, Manifest, Verdict
 from gaudi_patch.target.installation import Installation
@@ -220,6 +221,8 @@ def drift(found: Situation) -> GaudiPatchError:
                 if as_installed
                 else "edited since it was installed (or the installer's cache was: uv cache clean lmcache)"
             )
+            if one.before is None and one.path not in rows:
+                why = "not of the release, and not what the series creates"
             details.append(f"modified: {one.path} ({why})" if rows else f"modified: {one.path}")
     return GaudiPatchError(
         Exit.REFUSED,
@@ -240,20 +243,17 @@ def next_step(found: Situation) -> str:
     if found.state is State.PARTIAL:
         return f"`{found.command('apply')}` completes it, `{found.command('rollback')}` takes it back"
     if found.state in (State.MODIFIED, State.MISSING):
+        root = found.installation.root
+        # No installer removes what no release has: reinstalling alone would not help.
+        odd = [str(root / one.path) for one in found.files if one.before is None and one.state is State.MODIFIED]
         edited = (
             "save your changes elsewhere, since they are never overwritten; then "
             if found.state is State.MODIFIED
             else ""
         )
-        return f"{edited}reinstall the release: `{reinstall(found.installation)}`"
+        removal = f"`{shlex.join(['rm', *odd])}` and " if odd else ""
+        return f"{edited}{removal}reinstall the release: `{reinstall(found.installation)}`"
     return ""
-
-
-def reinstall(installation: Installation) -> str:
-    """Return the command line that brings the files of the release back."""
-    release = f"{installation.package}=={installation.version}" if installation.version else installation.package
-    where = [] if installation.python is None else ["--python", str(installation.python)]
-    return shlex.join(["pip", *where, "install", "--force-reinstall", "--no-deps", release])
 
 
 def port_hint(verdict: Verdict) -> str:
