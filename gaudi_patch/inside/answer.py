@@ -77,7 +77,7 @@ def encode(value: object) -> str:
 
 
 def _refuse_bomb(value: object) -> None:
-    """Raise ValueError where a small value becomes huge as JSON: by aliases of YAML, lists hold each other many times."""
+    """Raise ValueError where a small value becomes huge as JSON: YAML's aliases let lists repeat each other."""
     todo, values, characters = [value], MOST_VALUES, MOST_CHARACTERS
     while todo:
         item = todo.pop()
