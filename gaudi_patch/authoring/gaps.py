@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
 from gaudi_patch.output.report import Block, Preformatted, Table, Text
 from gaudi_patch.series.manifest import Capability, Patch
+from gaudi_patch.smoke.outcome import LevelResult
 
 if TYPE_CHECKING:
     import git
@@ -44,10 +45,10 @@ class Call(NamedTuple):
     text: str
 
 
-def gaps(capabilities: Iterable[Capability], smoked: Sequence[Mapping[str, Any]]) -> list[Gap]:
+def gaps(capabilities: Iterable[Capability], smoked: Sequence[LevelResult]) -> list[Gap]:
     """Return the capabilities that were carried over from the old series and not proved for the new one."""
-    passed = {one["level"] for one in smoked if one["status"] == "passed"}
-    passed -= {one["level"] for one in smoked if one["status"] != "passed"}
+    passed = {level.level for level in smoked if level.status == "passed"}
+    passed -= {level.level for level in smoked if level.status != "passed"}
     found = [(one, tuple(name for name in one.smoke if name not in passed)) for one in capabilities]
     return [Gap(one.id, missing) for one, missing in found if missing or not one.smoke]
 

@@ -180,10 +180,12 @@ def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
         for one in fresh:
             if one.patch.name not in manifest.patches:
                 staging.add_patch(drafted, one)
-        linted = lint.lint(drafted, write=True, known={plan["new"]: wheel})
+        lint.lint(drafted, write=True, known={plan["new"]: wheel})
         python = Path(plan["python"]) if plan["python"] else None
-        proved = prove.prove(drafted, wheel, python) if plan["smoke"] else Result("smoke")
-        result = port_report.report(repo, plan, named, load(drafted), linted.data["routing_lines"][plan["new"]], proved)
+        proved = prove.prove(drafted, wheel, python) if plan["smoke"] else prove.PortProof()
+        ported = load(drafted)
+        lines = lint.routing(ported)[plan["new"]]
+        result = port_report.report(repo, plan, named, ported, lines, proved)
         if result.exit is Exit.OK:
             staging.publish(drafted, directory)
             patch_names.retitle(repo, names)

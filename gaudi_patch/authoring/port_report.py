@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Any
 from gaudi_patch.authoring import gaps, worktree
 from gaudi_patch.authoring.edit import series_of
 from gaudi_patch.authoring.patch_names import Named
+from gaudi_patch.authoring.prove import PortProof
 from gaudi_patch.errors import Exit
 from gaudi_patch.output.report import Block, Result, Table, Text
 from gaudi_patch.series import pairs
 from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.smoke import rendering
+from gaudi_patch.smoke.outcome import LevelResult
 
 if TYPE_CHECKING:
     import git
 
 
 def report(
-    repo: git.Repo, plan: Mapping[str, Any], named: Sequence[Named], drafted: Manifest, lines: int, proved: Result
+    repo: git.Repo,
+    plan: Mapping[str, Any],
+    named: Sequence[Named],
+    drafted: Manifest,
+    lines: int,
+    proved: PortProof,
 ) -> Result:
     """Describe the series of a finished port: its patches, the smoke checks, and what these did not see."""
     rows = [_row(one) for one in named]
@@ -27,12 +35,12 @@ def report(
     seconds = time.time() - plan["started"]
     title = f"Series {plan['new']}, ported from {plan['old']}: {lines} lines of the release changed"
     blocks: list[Block] = [Table(("patch", "is", "since"), rows, title)]
-    smoked = proved.data.get("smoke", [])
-    passed = sum(one["status"] == "passed" for one in smoked)
+    smoked, fault = proved.levels, proved.fault
+    passed = sum(level.status == "passed" for level in smoked)
     if smoked:
-        blocks += proved.blocks[-1:]  # the table of levels; how it was applied is of no interest here
-    if proved.exit is Exit.OK:
-        skipped = sum(one["status"] == "skipped" for one in smoked)
+        blocks += rendering.blocks(smoked)  # how it was applied is of no interest here
+    if fault is None:
+        skipped = sum(level.status == "skipped" for level in smoked)
         checks = f"{passed} of {len(smoked)} smoke checks passed" if smoked else "no smoke check was run"
         checks += f", {skipped} could not be run" if skipped else ""
         blocks += [
@@ -44,11 +52,12 @@ def report(
         "new": sorted(one.patch for one in named if one.new),
         "dropped": plan["dropped"],
         "routing_lines": lines,
-        "smoke": smoked,
+        "smoke": [rendering.data(level) for level in smoked],
         "seconds": seconds,
     }
-    result = Result("dev port", proved.exit, data, blocks, proved.warnings, proved.errors)
-    _look_at(result, repo, drafted, plan["new"])
+    result = Result("dev port", fault.exit if fault else Exit.OK, data, blocks, errors=[fault] if fault else [])
+    result.warnings += proved.warnings
+    _look_at(result, repo, drafted, plan["new"], smoked)
     return result
 
 
@@ -61,10 +70,10 @@ def _row(one: Named) -> tuple[str, str, str]:
     return one.patch, "new", f"from {one.new.source}" if one.new.source else one.subject
 
 
-def _look_at(result: Result, repo: git.Repo, drafted: Manifest, release: str) -> None:
+def _look_at(result: Result, repo: git.Repo, drafted: Manifest, release: str, smoked: Sequence[LevelResult]) -> None:
     """Add to ``result`` what the smoke checks did not see, before what is to be done next."""
     series = series_of(drafted.series, release)
-    unseen = gaps.gaps([drafted.capabilities[name] for name in series.capabilities], result.data["smoke"])
+    unseen = gaps.gaps([drafted.capabilities[name] for name in series.capabilities], smoked)
     old = repo.git.rev_list("--max-parents=0", worktree.PRISTINE)
     calls = gaps.device_calls(repo, old, worktree.PRISTINE)
     stale = gaps.outdated([drafted.patches[name] for name in series.patches], release)

@@ -6,15 +6,17 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from gaudi_patch.attestation.prove import apply_and_prove
 from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, narrate
+from gaudi_patch.output.report import narrate
 from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke import checks as smoke
-from gaudi_patch.smoke import levels, rendering
+from gaudi_patch.smoke import levels
+from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.locate import Target, locate
 
 #: The new environment sees what the given one has installed, behind what it has itself.
@@ -23,12 +25,20 @@ _PATHS = (
 )
 
 
-def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
+@dataclass(frozen=True)
+class PortProof:
+    """What the smoke checks said of a ported series; ``fault`` is what failed."""
+
+    levels: tuple[LevelResult, ...] = ()
+    fault: GaudiPatchError | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def prove(directory: Path, wheel: Path, python: Path | None) -> PortProof:
     """Install ``wheel`` beside the packages of ``python``, apply the series, and run the smoke checks.
 
-    Nothing is written into the environment of ``python``, which brings PyTorch and what LMCache imports. The
-    Result is that of `apply`: exit 5 when a level fails; a level that cannot run here, as those that need vLLM where
-    ``python`` has none, is a warning.
+    Nothing is written into the environment of ``python``, which brings PyTorch and what LMCache imports. A level
+    that cannot run here, as those that need vLLM where ``python`` has none, is a warning.
     """
     manifest = load(directory)
     python = python or Path(sys.executable)
@@ -37,15 +47,7 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
         target = _environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), manifest.package)
         proved = apply_and_prove(manifest, installation, ApplyOptions(), smoke.SmokeOptions(levels.names()))
-    found = proved.levels or ()
-    return Result(
-        "apply",
-        proved.exit,
-        {"smoke": [rendering.data(level) for level in found]},
-        rendering.blocks(found),
-        list(proved.warnings),
-        [proved.fault] if proved.fault else [],
-    )
+    return PortProof(proved.levels or (), proved.fault, proved.warnings)
 
 
 def _environment(folder: Path, wheel: Path, python: Path) -> Path:

@@ -11,9 +11,10 @@ from gaudi_patch.authoring import gaps, lint, port
 from gaudi_patch.authoring import prove as proving
 from gaudi_patch.authoring.gaps import Gap
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, Text, plain
+from gaudi_patch.output.report import Result, plain
 from gaudi_patch.series.manifest import Capability, Patch, load
 from gaudi_patch.smoke import levels
+from gaudi_patch.smoke.outcome import LevelResult, Status
 from tests.authoring.conftest import BASE, ENGINE, Shelf, changed
 
 CAPABILITIES = [
@@ -23,8 +24,8 @@ CAPABILITIES = [
 ]
 
 
-def level(name: str, status: str) -> dict[str, str]:
-    return {"level": name, "status": status}
+def level(name: str, status: Status) -> LevelResult:
+    return LevelResult(name, status, "why", 1.0, "emulated", "lazy")
 
 
 def test_a_capability_is_proved_by_all_of_its_levels_under_all_rules() -> None:
@@ -119,8 +120,8 @@ def test_a_port_ends_by_what_its_levels_left_open(
     manifest = shelf.directory / "manifest.toml"
     text = manifest.read_text().replace('title = "The route"\n', 'title = "The route"\ncapabilities = ["mp"]\n')
     manifest.write_text(text + '\n[[capability]]\nid = "mp"\nsummary = "it is"\nsmoke = ["inference"]\n')
-    smoked = [{**level("imports", "passed")}, {**level("inference", "skipped")}]
-    monkeypatch.setattr(proving, "prove", lambda *_: Result("apply", data={"smoke": smoked}, blocks=[Text("levels")]))
+    smoked = (level("imports", "passed"), level("inference", "skipped"))
+    monkeypatch.setattr(proving, "prove", lambda *_: proving.PortProof(smoked))
     shelf.release("1.0.1", BASE)
     result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
     assert result.data["unproved"] == [{"capability": "mp", "missing": ("inference",)}]

@@ -14,6 +14,7 @@ from gaudi_patch.authoring.fit import watch
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import load
+from gaudi_patch.smoke.outcome import LevelResult
 from tests.authoring.conftest import BASE, ENGINE, Shelf, changed
 
 UNPROVED = port.PortOptions(smoke=False)
@@ -101,12 +102,12 @@ def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
 ) -> None:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": "moved = True\n" + ENGINE})
     answers = [
-        Result("apply", Exit.SMOKE, errors=[FAULT]),
-        Result("apply", data={"smoke": [{"level": "imports", "status": "passed"}]}),
+        proving.PortProof(fault=FAULT),
+        proving.PortProof((LevelResult("imports", "passed", "why", 1.0, "emulated", "lazy"),)),
     ]
     proved: list[str] = []
 
-    def prove(directory: Path, wheel: Path, python: Path | None) -> Result:
+    def prove(directory: Path, wheel: Path, python: Path | None) -> proving.PortProof:
         found = load(directory).by_id("1.0.1")
         assert found is not None
         proved.extend(found.patches)
