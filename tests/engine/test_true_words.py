@@ -14,12 +14,14 @@ from gaudi_patch.cli.run import guarded
 from gaudi_patch.commands.apply import applied
 from gaudi_patch.commands.rollback import rolled_back
 from gaudi_patch.disk import Disk
+from gaudi_patch.engine import journal
+from gaudi_patch.engine import rollback as rolling
 from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.rollback import RollbackOptions
 from gaudi_patch.errors import Exit
 from gaudi_patch.output.report import Result
-from tests.support.faults import FULL, FailAt, Recorder, in_child
+from tests.support.faults import FULL, KILLED, FailAt, KillAt, Recorder, in_child
 from tests.support.tiny import Tiny
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGQUIT: 143}
@@ -152,3 +154,43 @@ def test_where_the_first_write_is_refused_nothing_is_said_to_be_undone(few: Tiny
     assert (result.exit, error.code) == (Exit.ENVIRONMENT, "eacces")
     assert error.message == "Permission denied while applying series 0.5.6; nothing was changed"
     assert result.data["stage"] == "not-started"
+
+
+def test_a_rollback_that_cannot_be_looked_at_again_says_that_it_was_made(
+    few: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few.apply()
+    look, calls = rolling.look, []
+
+    def failing(*given: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error", "/somewhere/engine.py")
+        return look(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rolling, "look", failing)
+    result = run("rollback", few, Disk())
+    (error,) = result.errors
+    assert (result.exit, error.code, error.file) == (Exit.HUMAN, "unverified", "/somewhere/engine.py")
+    assert error.message.startswith("series 0.5.6 is rolled back")
+    assert side(few) == "pristine"
+
+
+def test_the_recovery_of_a_killed_run_is_told_of_where_the_run_itself_fails(few: Tiny) -> None:
+    recorder = Recorder()
+    few.apply(recorder)
+    few.rollback()
+    commit = recorder.calls.index(("unlink", few.home / journal.FILE))
+    assert in_child(lambda: few.apply(KillAt(commit))) == KILLED
+
+    class Refusing(Disk):
+        undone = False
+
+        def step(self, name: str, path: Path) -> None:
+            self.undone |= name == "unlink" and path.name == journal.FILE
+            if self.undone and name == "mkdir":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    result = run("apply", few, Refusing())
+    assert result.exit is Exit.ENVIRONMENT
+    assert any("an interrupted apply was undone first" in text for text in result.warnings)
