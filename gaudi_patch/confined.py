@@ -55,9 +55,12 @@ class Bounds:
     def area(self, path: Path, *, directory: bool = False) -> Area:
         """Return the area of the file, or ``directory``, ``path``; refuses what lies in none."""
         for area in self.areas:
-            named = area.files is None or area.files.fullmatch(path.name)
-            allowed = not area.flat if directory else named and path != area.root.joinpath(*area.parts)
-            if allowed and _is_in(path, area):
+            below = _in(path, area)
+            if below is None:
+                continue
+            if directory and not area.flat:
+                return area
+            if not directory and below and (area.files is None or area.files.fullmatch(path.name)):
                 return area
         raise outside(path)
 
@@ -106,7 +109,7 @@ class Bounds:
     @contextmanager
     def directory(self, path: Path) -> Iterator[int]:
         """Open the directory ``path`` itself, readable: one in an area, or on the way down to one."""
-        area = next((one for one in self.areas if _is_in(path, one) or _on_the_way(path, one)), None)
+        area = next((one for one in self.areas if _in(path, one) is not None or _on_the_way(path, one)), None)
         if area is None:
             raise outside(path)
         walked = _walk(path, area)
@@ -159,11 +162,12 @@ def _below(path: Path, root: Path) -> tuple[str, ...] | None:
     return parts[len(own) :]
 
 
-def _is_in(path: Path, area: Area) -> bool:
-    below = _below(path, area.root)
-    if below is None or below[: len(area.parts)] != area.parts:
-        return False
-    return not area.flat or len(below) == len(area.parts) + 1
+def _in(path: Path, area: Area) -> tuple[str, ...] | None:
+    """Return the parts of ``path`` below what ``area`` holds, by its text; None for what is not in it."""
+    below, depth = _below(path, area.root), len(area.parts)
+    if below is None or below[:depth] != area.parts or (area.flat and len(below) != depth + 1):
+        return None
+    return below[depth:]
 
 
 def _on_the_way(path: Path, area: Area) -> bool:
