@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from gaudi_patch.attestation.prove import ProvedApply
     from gaudi_patch.disk import FileImage
     from gaudi_patch.engine.apply import ApplyOptions
-    from gaudi_patch.engine.outcome import ApplyOutcome
     from gaudi_patch.engine.plan import Plan, PlannedFile
     from gaudi_patch.series.manifest import Manifest
     from gaudi_patch.smoke.checks import SmokeOptions
@@ -156,7 +155,7 @@ def rendered(proved: ProvedApply, *, diff: bool) -> Result:
     if outcome.done is not Done.NOT_NEEDED:
         result.blocks += describe.blocks(now)
     if proved.fault is None:
-        result.blocks.append(Text(_done(outcome), "good"))
+        result.blocks.append(Text(_done(proved), "good"))
     if outcome.done is Done.ALREADY and diff:
         result.blocks.append(Text("no difference"))
     if proved.levels is not None:
@@ -175,9 +174,13 @@ def rendered(proved: ProvedApply, *, diff: bool) -> Result:
     return result
 
 
-def _done(outcome: ApplyOutcome) -> str:
+def _done(proved: ProvedApply) -> str:
     from gaudi_patch.engine.outcome import Done
 
+    outcome = proved.outcome
+    if proved.accepted:
+        how = "proved now" if proved.levels else "taken as it is: no proof was asked for"
+        return f"series {outcome.series}, which an earlier run left unproved, is {how}"
     return {
         Done.NOT_NEEDED: f"nothing to do: {outcome.after.verdict.reason}",
         Done.ALREADY: f"series {outcome.series} is applied already; nothing was written",

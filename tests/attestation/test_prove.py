@@ -20,7 +20,7 @@ from gaudi_patch.engine import apply as applying
 from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.errors import Exit
-from gaudi_patch.output.report import Color, Format, Result
+from gaudi_patch.output.report import Color, Format, Result, plain
 from gaudi_patch.output.report import show as show_result
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.checks import SmokeOptions
@@ -207,7 +207,11 @@ def test_a_series_left_unproved_by_a_kill_is_said_to_be_so_and_proved_by_the_nex
     assert (result.exit, result.data["unproved"]) == (Exit.OK, True)
     assert "applied but not proved" in result.warnings[0]
     smoke_is(monkeypatch, lambda: PASSED)
-    assert apply(target).exit is Exit.OK
+    result = apply(target)
+    assert result.exit is Exit.OK
+    said = "".join(plain(block) for block in result.blocks)
+    assert "which an earlier run left unproved, is proved now" in said
+    assert "nothing was written" not in said
     proved = tree(target.site)
     result = target.check()
     assert (result.exit, result.data["unproved"], result.warnings) == (Exit.OK, False, [])
