@@ -1,0 +1,166 @@
+"""Run the emulated HPU on PyTorch as an index gives it, one version after the other, and print the table.
+
+    python -m tests.scripts.torch_builds 2.7.1 2.9.1 2.14.0
+
+Each version is installed into an environment of its own (5 to 8 GB and two minutes for a CUDA build) with what LMCache
+imports and LMCache itself; then the conformance cases run in lazy and in eager mode, and ``apply`` with the smoke
+levels imports, kernels and engine in both. The environment is removed before the next one is made. ``--keep`` leaves
+the last one. Exit 1 when anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support import environments
+from tests.support.cli import command, environment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LMCACHE = "0.5.6"
+LEVELS = ("imports", "kernels", "engine")
+MODES = ("lazy", "eager")
+_GIGABYTE = 1024**3
+
+
+@dataclass
+class Row:
+    """What came of one version."""
+
+    version: str
+    installed: str = ""
+    gigabytes: float = 0.0
+    conformance: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        wanted = len(MODES), len(LEVELS) * len(MODES)
+        done = [*self.conformance.values(), *self.levels.values()]
+        return (len(self.conformance), len(self.levels)) == wanted and all(one.startswith("passed") for one in done)
+
+
+def install(version: str, prefix: Path) -> Path:
+    """Make the environment and return its interpreter."""
+    python = prefix / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(prefix)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+    subprocess.run([*pip, f"torch=={version}"], check=True)
+    lines = environments.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    rest = prefix / "requirements.txt"
+    rest.write_text("\n".join(line for line in lines if not line.startswith("torch==")), encoding="utf-8")
+    subprocess.run([*pip, "--no-deps", "--requirement", str(rest)], check=True)
+    subprocess.run([*pip, "--no-deps", f"lmcache=={LMCACHE}"], check=True)
+    return python
+
+
+def conformance(python: Path, mode: str) -> str:
+    """Run every case in one mode; the result in words."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        script = REPOSITORY / "tests" / "emulator" / "run_cases.py"
+        done = subprocess.run(
+            [str(python), "-B", str(script), str(report), mode],
+            env=environments.clean_environment() | {"PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            check=False,
+        )
+        if done.returncode or not report.exists():
+            lines = done.stderr.strip().splitlines()
+            return f"died: {lines[-1][:200] if lines else done.returncode}"
+        outcome: dict[str, str] = json.loads(report.read_text())["outcome"]
+    failed = sorted(name for name, problem in outcome.items() if problem)
+    for name in failed:
+        print(f"--- {mode} {name}\n{outcome[name]}", file=sys.stderr)
+    return f"failed: {', '.join(failed)}" if failed else f"passed, {len(outcome)} cases"
+
+
+def smoke(python: Path) -> dict[str, str]:
+    """Apply the series and run the levels; what came of each, or of the whole."""
+    wanted = ",".join(LEVELS)
+    arguments = ("apply", "--python", python, "--smoke", wanted, "--require", wanted, "--json")
+    done = subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=7200, check=False
+    )
+    document = json.loads(done.stdout)
+    results = document["data"].get("smoke") or []
+    if not results:
+        return {"apply": f"failed with {done.returncode}: {document['errors']}"}
+    return {
+        f"{one['level']} {one['rules']}": f"{one['status']}, {one['checks']} checks"
+        if one["status"] == "passed"
+        else f"{one['status']}: {one['reason'][:300]}"
+        for one in results
+    }
+
+
+def run(version: str, directory: Path, *, keep: bool, need: float) -> Row:
+    """Install a version, run everything on it, remove it."""
+    row = Row(version)
+    free = shutil.disk_usage(directory).free / _GIGABYTE
+    if free < need:
+        row.problem = f"{free:.0f} GB free in {directory}, {need:.0f} are needed"
+        return row
+    prefix = Path(tempfile.mkdtemp(prefix=f"torch-{version}-", dir=directory))
+    try:
+        began = time.monotonic()
+        python = install(version, prefix)
+        print(f"{version}: installed in {time.monotonic() - began:.0f} s", file=sys.stderr)
+        row.gigabytes = sum(file.lstat().st_size for file in prefix.rglob("*") if file.is_file()) / _GIGABYTE
+        program = "import torch; print(torch.__version__)"
+        row.installed = subprocess.check_output([str(python), "-c", program], text=True).strip()
+        for mode in MODES:
+            row.conformance[mode] = conformance(python, mode)
+            print(f"{version}: conformance ({mode}) {row.conformance[mode]}", file=sys.stderr)
+        row.levels = smoke(python)
+        for name, result in row.levels.items():
+            print(f"{version}: {name} {result}", file=sys.stderr)
+    except (subprocess.SubprocessError, OSError, ValueError) as error:
+        row.problem = str(error)[:500]
+    finally:
+        if not keep:
+            shutil.rmtree(prefix, ignore_errors=True)
+    return row
+
+
+def table(rows: list[Row]) -> str:
+    """The table for the emulator's README."""
+    lines = ["| PyTorch | installed | conformance | imports, kernels, engine |", "|---|---|---|---|"]
+    for row in rows:
+        first = row.problem or "; ".join(f"{mode}: {one}" for mode, one in row.conformance.items())
+        passed = sum(one.startswith("passed") for one in row.levels.values())
+        bad = "".join(f"; {name} {one}" for name, one in row.levels.items() if not one.startswith("passed"))
+        count = f"{passed} of {len(LEVELS) * len(MODES)}{bad}" if row.levels else ""
+        lines.append(f"| {row.installed or row.version} | {row.gigabytes:.1f} GB | {first} | {count} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run all versions; the table goes to stdout, the progress to stderr."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("versions", nargs="+", metavar="VERSION")
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where the room is")
+    parser.add_argument("--need", type=float, default=15.0, metavar="GB", help="free space to ask for (15)")
+    parser.add_argument("--keep", action="store_true", help="leave the last environment")
+    options = parser.parse_args()
+    last = options.versions[-1]
+    rows = [
+        run(version, options.directory, keep=options.keep and version == last, need=options.need)
+        for version in options.versions
+    ]
+    print(table(rows))
+    return 0 if all(row.passed for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
