@@ -95,7 +95,7 @@ def rendered(examination: Examination, *, verbose: bool = False) -> Result:
     seen = [finding for finding in examination.findings if finding.level is not Level.UNKNOWN]
     rows = [(finding.level.value, finding.id, finding.what) for finding in seen]
     blocks: list[Block] = [Table(("level", "check", "found"), rows, state_column=0)]
-    blocks += _reasons(unknown) if verbose else _summary(unknown, examination.again)
+    blocks += _reasons(unknown) if verbose else _summary(unknown)
     for finding in warnings:
         rows_of_warning = [("why", finding.why), ("fix", finding.fix), ("source", finding.source)]
         blocks += [Text(""), Text(f"warning: {finding.id}: {finding.what}", "next"), Fields(rows_of_warning)]
@@ -120,12 +120,12 @@ def _error(finding: Finding) -> GaudiPatchError:
     return GaudiPatchError(Exit.ENVIRONMENT, finding.id, f"{finding.id}: {finding.what}", finding.fix, details=details)
 
 
-def _summary(unknown: Sequence[Finding], again: str) -> list[Block]:
+def _summary(unknown: Sequence[Finding]) -> list[Block]:
     """Return one line for all that could not be seen."""
     if not unknown:
         return []
     checks = "1 check" if len(unknown) == 1 else f"{len(unknown)} checks"
-    return [Text(f"unknown: {checks} could not be made here; which and why: {again} --verbose")]
+    return [Text(f"unknown: {checks} could not be made here; --verbose shows which, and why")]
 
 
 def _reasons(unknown: Sequence[Finding]) -> list[Block]:

@@ -19,6 +19,7 @@ from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.engine.verdicts import settled
 from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.output.wrapping import Whole
 from gaudi_patch.series.manifest import Manifest, default_directory
 from gaudi_patch.target.ask import AskError, Problem, ask
 from gaudi_patch.target.installation import Installation
@@ -120,10 +121,10 @@ class Case:
     def is_patched(self) -> bool:
         return not isinstance(self.situation, GaudiPatchError) and self.situation.state is State.PATCHED
 
-    def command(self, name: str) -> str:
-        """Return the command line of another command for this target, as a shell takes it."""
+    def command(self, name: str) -> Whole:
+        """Return the command line of another command for this target, as a shell takes it; it stays on one line."""
         manifest = None if self.manifest.directory == default_directory() else self.manifest.directory
-        return command_line(name, target=self.target, manifest=manifest)
+        return Whole(command_line(name, target=self.target, manifest=manifest))
 
     @cached_property
     def hpu(self) -> Devices:

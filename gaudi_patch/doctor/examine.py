@@ -17,10 +17,9 @@ from gaudi_patch.target.search import Target
 
 @dataclass(frozen=True)
 class Examination:
-    """The findings, in the order of the checks. ``again`` is the command line that examines the same target."""
+    """The findings, in the order of the checks."""
 
     findings: tuple[Finding, ...]
-    again: str
 
     def of(self, level: Level) -> tuple[Finding, ...]:
         """Return the findings of one level."""
@@ -51,4 +50,4 @@ def examine(
     host = host or (Host() if target.root is None else Host(target.root, running=False))
     line = None if vllm_args is None else arguments.parse(vllm_args)
     case = vllm_config.with_file(Case(host, target, manifest, line, config.absolute() if config else None))
-    return Examination(tuple(checks.run(case)), case.command("doctor"))
+    return Examination(tuple(checks.run(case)))

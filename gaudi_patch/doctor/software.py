@@ -8,6 +8,7 @@ import shlex
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+from gaudi_patch.output.wrapping import Whole
 
 _PLUGIN = "habana-torch-plugin"
 _CUDA = re.compile(r"(cupy-cuda|cuda-(python|bindings|pathfinder)|nvidia-|cufile-python|nixl-cu)")
@@ -122,7 +123,7 @@ def cuda_packages(case: Case) -> Answer:
     if not case.is_gaudi:
         return unknown(f"{listed}: no Gaudi software is beside them, so that they may be meant")
     pip = [str(case.installed.python), "-m", "pip"] if case.installed.python else ["pip"]
-    return warning(listed, shlex.join([*pip, "uninstall", "--yes", *found]))
+    return warning(listed, Whole(shlex.join([*pip, "uninstall", "--yes", *found])))
 
 
 CHECKS = (interpreter, synapse, habana, torch, cuda_packages)

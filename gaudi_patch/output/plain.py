@@ -37,7 +37,8 @@ def plain(block: Block, width: int | None = None) -> str:
     if isinstance(block, Table):
         title = f"{wrapping.prose(block.title, width)}\n" if block.title else ""
         return title + wrapping.table(block.columns, block.rows, width)
-    text = wrapping.prose(block.text, width) if isinstance(block, Text) and not block.verbatim else block.text
+    wraps = isinstance(block, Text) and not block.verbatim and not block.text.startswith("next: ")
+    text = wrapping.prose(block.text, width) if wraps else block.text
     return text if text.endswith("\n") else f"{text}\n"
 
 

@@ -61,7 +61,8 @@ class Markdown(NamedTuple):
 class Text(NamedTuple):
     """A sentence; newlines are layout at its ends only.
 
-    ``style`` is one of "", "good", "bad", "next". ``verbatim``: it holds a path, and is not wrapped.
+    ``style`` is one of "", "good", "bad", "next". ``verbatim``: it holds a path, and is not wrapped; nor is a text
+    that begins with "next: ": a command that is broken into two lines does not run when it is pasted.
     """
 
     text: str

@@ -19,6 +19,7 @@ from rich.console import Console
 from gaudi_patch.output.plain import escaped
 from gaudi_patch.output.result import Block, Color, Diff, Fields, Markdown, Preformatted, Table, Text
 from gaudi_patch.output.streams import is_terminal, wants_color
+from gaudi_patch.output.wrapping import Whole
 
 STYLES = {
     "pristine": "cyan",
@@ -87,10 +88,11 @@ def _print(console: Console, block: Block) -> None:
         style = (lambda line: STYLES.get(block.style, "")) if isinstance(block, Text) else _style_of
         lines = block.text.rstrip("\n").split("\n")
         _print_lines(console, lines, style if not isinstance(block, Preformatted) else lambda line: "")
+    elif isinstance(block, Fields):
+        _print_fields(console, block)
     else:
-        console.print(_grid(block, console.width) if isinstance(block, Fields) else _table(block))
-        if isinstance(block, Table):
-            console.print()
+        console.print(_table(block))
+        console.print()
 
 
 def _print_lines(console: Console, lines: Iterable[str], style: Callable[[str], str]) -> None:
@@ -124,14 +126,21 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
     yield text[start:], False
 
 
-def _grid(block: Fields, width: int) -> rich.table.Table:
-    grid = rich.table.Table.grid(padding=(0, 2))
-    names = max((len(name) for name, _ in block.rows), default=0)
-    grid.add_column(style="bold", no_wrap=names * 2 < width, overflow="fold")  # else nothing is left for the values
-    grid.add_column(overflow="fold")
+def _print_fields(console: Console, block: Fields) -> None:
+    """Print names and values in two columns; a value that is whole goes on where its line ends, as terminals do it."""
+    widest = max((len(name) for name, _ in block.rows), default=0)
     for name, value in block.rows:
-        grid.add_row(rich.text.Text(name), rich.text.Text(value, style=STYLES.get(value, "")))
-    return grid
+        style = STYLES.get(value, "")
+        if isinstance(value, Whole):
+            line = rich.text.Text.assemble((name.ljust(widest), "bold"), "  ", (value, style))
+            console.print(line, soft_wrap=True)
+            continue
+        row = rich.table.Table.grid(padding=(0, 2))
+        narrow = widest * 2 >= console.width  # else nothing is left for the values
+        row.add_column(style="bold", no_wrap=not narrow, overflow="fold", min_width=None if narrow else widest)
+        row.add_column(overflow="fold")
+        row.add_row(rich.text.Text(name), rich.text.Text(value, style=style))
+        console.print(row)
 
 
 def _table(block: Table) -> rich.table.Table:

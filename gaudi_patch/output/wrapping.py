@@ -18,7 +18,7 @@ _DEEPEST = 32  # what hangs deeper leaves too little of the line
 
 
 class Whole(str):
-    """A value that stays on its line: it holds a path, which may have spaces."""
+    """A value that stays on its line: it holds a path, which may have spaces, or is a command to be pasted."""
 
     __slots__ = ()
 

@@ -14,6 +14,7 @@ from gaudi_patch import guides
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output import plain, report, streams, terminal
 from gaudi_patch.output.report import Color, Diff, Fields, Format, Markdown, Preformatted, Result, Table, Text
+from gaudi_patch.output.wrapping import Whole
 
 LONG = "word " * 60 + "end"
 EVERYTHING = (
@@ -63,6 +64,16 @@ def bare(text: str) -> str:
 @pytest.mark.parametrize("block", [Diff(f"+{LONG}\n-{'y' * 300}\n {LONG}"), Preformatted(LONG), Text(LONG)])
 def test_lines_are_whole_at_any_width(block: Diff | Preformatted | Text) -> None:
     assert bare(terminal.rendered([block], Color.ALWAYS)) == f"{block.text}\n"
+
+
+def test_a_command_to_be_typed_is_one_line_at_any_width() -> None:
+    command = f"gaudi-patch apply --python /{'x' * 30}/python --manifest '/a b/patches'"
+    blocks = [Text(f"next: {command}", "next"), Fields([("why", LONG), ("fix", Whole(command))])]
+    for text in (bare(terminal.rendered(blocks, Color.ALWAYS)), plain.all_plain(blocks)):
+        lines = text.splitlines()
+        assert lines[0] == f"next: {command}"
+        assert lines[-1].endswith(f" {command}")
+        assert max(map(len, lines[1:-1])) <= 80
 
 
 def test_a_diff_is_coloured_by_the_first_letter_of_its_lines() -> None:
