@@ -5,7 +5,7 @@ user decides. Never imports the package.
 
 Codes of the errors raised here and below: not-installed, broken-metadata, no-metadata, ambiguous-installation,
 shadowed-installation, package-folder-missing, symlinked-package, not-a-folder-install, legacy-install,
-strict-editable, editable-without-git, broken-checkout, bad-target, interpreter-failed, unreadable.
+strict-editable, editable-without-git, broken-checkout, foreign-git-folder, bad-target, interpreter-failed, unreadable.
 """
 
 # ruff: noqa: PTH112, PTH113, PTH118, PTH120
@@ -190,7 +190,42 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
             dot_git,
             found,
         )
+    if found != dot_git and (why := _is_of_another(found, folder, resolve, place)):
+        raise refusal(
+            "foreign-git-folder",
+            f"{dot_git} leads to {found}, which {why}; gaudi-patch keeps its state in no other checkout",
+            f"If the checkout was moved: git -C {folder} worktree repair. Otherwise clone the repository again.",
+            dot_git,
+            found,
+        )
     return found
+
+
+def _is_of_another(git: str, folder: str, resolve: Resolve, place: Resolve) -> str:
+    """Say why the git directory ``git``, outside of the checkout ``folder``, is not its own; "" if it is.
+
+    That of a worktree names its ``.git`` file, that of a submodule its tree; that of --separate-git-dir names neither.
+    """
+
+    def named(path: str) -> str:
+        return place(path) if path.startswith("/") else resolve(os.path.join(git, path))
+
+    if git.endswith("/.git"):
+        return f"is that of {os.path.dirname(git)}"
+    back = os.path.join(git, "gitdir")
+    if os.path.isfile(back):
+        other = os.path.dirname(named(read_text(back).partition("\n")[0]))
+        if other != folder:
+            return f"is that of {other}"
+    config = os.path.join(git, "config")
+    tree = (
+        re.search(r"^\s*worktree\s*=\s*(.*\S)\s*$", read_text(config), re.MULTILINE) if os.path.isfile(config) else None
+    )
+    if tree and named(tree[1].strip('"')) != folder:
+        return f"is that of {tree[1]}"
+    if Path(git).stat().st_uid != Path(folder).stat().st_uid:
+        return "belongs to another user"
+    return ""
 
 
 def _refuse_link(search: Search, path: str) -> None:

@@ -29,9 +29,51 @@ class TestCheckout:
         real.mkdir(parents=True)
         (real / "HEAD").write_text("ref: refs/heads/x\n")
         source = fake_project(tmp_path / "wt")
+        (real / "gitdir").write_text(f"{os.path.relpath(source / '.git', real) if relative else source / '.git'}\n")
         pointer = os.path.relpath(real, source) if relative else real
         (source / ".git").write_text(f"gitdir: {pointer}\n")
         assert find(Target(path=source)).state_dir == real / "gaudi-patch"
+
+    def test_a_submodule_and_a_separate_git_folder_are_taken(self, tmp_path: Path) -> None:
+        source = fake_project(tmp_path / "main/sub")
+        for name, config in {
+            "modules/sub": "[core]\n\tworktree = ../../sub\n",
+            "apart": "[core]\n\tbare = false\n",
+        }.items():
+            git = tmp_path / "main" / name
+            git.mkdir(parents=True)
+            (git / "HEAD").write_text("ref: refs/heads/x\n")
+            (git / "config").write_text(config)
+            (source / ".git").write_text(f"gitdir: {git}\n")
+            assert find(Target(path=source)).state_dir == git / "gaudi-patch"
+
+    @pytest.mark.parametrize("how", ["pointer", "link", "worktree", "submodule", "other user"])
+    def test_the_git_folder_of_another_checkout_is_not_written_to(self, tmp_path: Path, how: str) -> None:
+        """Whoever makes a checkout can have its .git lead anywhere."""
+        other = checkout(tmp_path / "other")
+        source = fake_project(tmp_path / "src")
+        git = other / ".git"
+        if how == "worktree":
+            git = other / ".git/worktrees/wt"
+            git.mkdir(parents=True)
+            (git / "gitdir").write_text(f"{tmp_path / 'elsewhere/.git'}\n")
+        elif how == "submodule":
+            git = other / ".git/modules/sub"
+            git.mkdir(parents=True)
+            (git / "config").write_text("[core]\n\tworktree = ../../../sub\n")
+        elif how == "other user":
+            if os.geteuid() != 0:
+                pytest.skip("only root can give a folder away")
+            git = tmp_path / "apart"
+            git.mkdir()
+            os.chown(git, 1234, 1234)
+        (git / "HEAD").write_text("ref: refs/heads/x\n")
+        if how == "link":
+            (source / ".git").symlink_to(git)
+        else:
+            (source / ".git").write_text(f"gitdir: {git}\n")
+        refused = error(Target(path=source))
+        assert (refused.exit, refused.code) == (Exit.REFUSED, "foreign-git-folder")
 
     @pytest.mark.parametrize("dot_git", ["empty folder", "dangling pointer", "garbage", "dangling link"])
     def test_a_git_folder_that_is_none_is_refused(self, tmp_path: Path, dot_git: str) -> None:
