@@ -50,11 +50,13 @@ class _Account:
     removed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
-    def sentence(self, words: str) -> str:
-        count = len(self.removed)
-        text = f"{words} was cleared, since that installation is gone: {count} file{'s' if count != 1 else ''} removed"
-        if self.removed:
-            text += f" ({', '.join(self.removed)})"
+    def sentence(self, words: str, package: str) -> str:
+        """Say it in one sentence: files of ``package`` by name, and how many of the run's own there were."""
+        named = [name for name in self.removed if name.startswith(f"{package}/")]
+        own = len(self.removed) - len(named)
+        parts = [", ".join(named)] if named else []
+        parts += [f"{own} file{'s' if own != 1 else ''} of its state"] if own else []
+        text = f"{words} was cleared, since that installation is gone; removed: {' and '.join(parts) or 'its journal'}"
         return text + (f"; left alone, as edited since: {', '.join(self.left)}" if self.left else "")
 
 
@@ -77,7 +79,7 @@ def clear(installation: Installation, timeout: float | None, disk: Disk) -> list
     for orphan in list(find(installation)):
         with directory_lock(orphan.dist_info, timeout), disk.within(orphan.ground.bounds), _errors(orphan.words):
             account = _cleared(orphan.ground, orphan.journal, _listed(installation, orphan.journal), disk)
-        accounts.append(account.sentence(orphan.words))
+        accounts.append(account.sentence(orphan.words, installation.package))
     for dist_info in _strangers(installation):
         with contextlib.suppress(OSError):
             dist_info.rmdir()  # one that is empty hides the version from importlib.metadata
@@ -99,7 +101,7 @@ def clear_superseded(installation: Installation, disk: Disk) -> list[str]:
         return []
     with disk.within(ground.bounds), _errors(f"an interrupted {left.verb}"):
         account = _cleared(ground, left, rows, disk)
-    return [account.sentence(f"an interrupted {left.verb} of an earlier installation")]
+    return [account.sentence(f"an interrupted {left.verb} of an earlier installation", installation.package)]
 
 
 def _strangers(installation: Installation) -> Iterator[Path]:

@@ -126,7 +126,7 @@ def settled(manifest: Manifest, installation: Installation) -> tuple[Situation, 
         with no_writer(orphan.dist_info) as writer:
             if writer is not None:
                 return found, locked(orphan.dist_info, holder=writer)
-        return found, orphaned(orphan)
+        return found, orphaned(found, orphan)
     folder = installation.state_dir.parent
     with no_writer(folder) as writer:
         found = look(manifest, installation)
@@ -135,13 +135,13 @@ def settled(manifest: Manifest, installation: Installation) -> tuple[Situation, 
     return found, locked(folder, holder=writer) if writer is not None else interrupted(found)
 
 
-def orphaned(orphan: Orphan) -> GaudiPatchError:
+def orphaned(found: Situation, orphan: Orphan) -> GaudiPatchError:
     """Return the error for the journal of a run that was killed before another release was installed."""
     return GaudiPatchError(
         Exit.REFUSED,
         "interrupted",
         f"{orphan.words}, which is no longer installed, left files behind",
-        "run any apply or rollback: it clears them first",
+        f"`{found.command('apply')}` or `{found.command('rollback')}`: either one first clears them",
         str(orphan.dist_info),
     )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -90,11 +91,15 @@ def without_metadata(search: Search) -> GaudiPatchError:
         )
     if search.broken:
         listed = "; ".join(f"{path}: {why}" for path, why in search.broken)
+        hint = f"Remove the broken folder and install {package} again."
+        if any(Path(path, "gaudi-patch.journal").is_dir() for path, _ in search.broken):
+            # It knows what else was left behind.
+            hint = f"Keep that directory and install {package} again; the next apply or rollback then clears it."
         return GaudiPatchError(
             Exit.NOT_FOUND,
             "broken-metadata",
             f"{package} has no valid metadata for {search.where} ({listed})",
-            f"Remove the broken folder and install {package} again.",
+            hint,
             details=[path for path, _ in search.broken],
         )
     if real_import:

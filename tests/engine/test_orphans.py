@@ -378,6 +378,26 @@ def test_a_really_killed_apply_and_a_real_pip(tmp_path: Path) -> None:
     assert orphaned
 
 
+def test_with_nothing_installed_the_journal_is_kept_for_the_next_installation(tmp_path: Path) -> None:
+    """Removing it by hand, as was advised, would leave what only the journal knows of."""
+    world = World(tmp_path)
+    kill(world, "apply", OLD, before_record(world))
+    uninstall(world.site, world.site / f"lmcache-{OLD}.dist-info")
+    target = ["--path", world.site, "--manifest", world.manifest.directory]
+    for verb in ("check", "apply", "rollback"):
+        done = gaudi_patch(verb, *target, "--json")
+        assert (done.code, done.code_of_error) == (3, "broken-metadata")
+        assert "Keep that directory and install lmcache again" in done.json["errors"][0]["hint"]
+    world.install(NEW)
+    assert gaudi_patch("check", *target).code == 1
+    done = gaudi_patch("rollback", *target)
+    assert done.code == 0
+    assert f"an interrupted apply of lmcache-{OLD} was cleared" in done.err
+    assert "lmcache/gaudi/old.py" in done.err
+    assert leftovers(world.site) == []
+    assert gaudi_patch("check", *target).code == 10
+
+
 def test_check_needs_no_interpreter_to_see_an_orphan(tmp_path: Path) -> None:
     """In an image, too."""
     world = World(tmp_path)
