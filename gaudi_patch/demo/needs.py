@@ -22,6 +22,8 @@ GIB = 1 << 30
 ROOM = {"lmcache": GIB // 4, "torch": 3 * GIB, "vllm": 4 * GIB}
 #: As the emulated HPU looks for one (emulator/build.py).
 COMPILERS = ("g++", "c++", "clang++")
+#: Names an emulated HPU that was built elsewhere, so that no compiler is needed.
+BUILT = "HPU_EMULATOR_DEVICE"
 _SECONDS = 120.0
 
 Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
@@ -77,10 +79,10 @@ def missing(
     ``folder`` is where the environment is to be made, None for the temporary directory.
     """
     lacks = []
-    if torch and not compiler(environ):
+    if torch and not environ.get(BUILT) and not compiler(environ):
         lacks.append(
             "no C++ compiler, which builds the emulated HPU: install g++ (apt-get install g++; dnf install gcc-c++), "
-            "set CXX, or leave the smoke checks out with --no-smoke"
+            f"set CXX or {BUILT}, or leave the smoke checks out with --no-smoke"
         )
     room, free = ROOM["vllm" if vllm else "torch" if torch else "lmcache"], free_space(folder)
     if free < room:

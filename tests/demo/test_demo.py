@@ -143,6 +143,7 @@ def test_nothing_is_missing_where_all_is_there(tmp_path: Path) -> None:
     assert lacks(tmp_path) == []
     assert lacks(tmp_path, environ={"PATH": "", "CXX": str(tmp_path / "g++")}) == []
     assert lacks(tmp_path, environ={"PATH": ""}, torch=False) == []
+    assert lacks(tmp_path, environ={"PATH": "", "HPU_EMULATOR_DEVICE": "/built.so"}) == []
 
 
 @pytest.mark.usefixtures("roomy")
