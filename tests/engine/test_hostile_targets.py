@@ -104,15 +104,15 @@ def _run_in_child(arguments: list[str], output: Path) -> None:
         os._exit(code)
 
 
-def target_of(case: Case, number: int) -> tuple[str, ...]:
-    """--path for each case, and one of the others in turn."""
-    return ("path", "root", "python") if FULL else ("path", ("root", "python")[number % 2])
+def kinds(number: int) -> tuple[str, ...]:
+    """--path for each case, and --root or --python in turn for each third; all of them in a full run."""
+    if FULL:
+        return ("path", "root", "python")
+    return ("path",) if number % 3 else ("path", ("root", "python")[number % 2])
 
 
 EACH = [
-    pytest.param(case, kind, id=f"{case.name}-{kind}")
-    for number, case in enumerate(CASES)
-    for kind in target_of(case, number)
+    pytest.param(case, kind, id=f"{case.name}-{kind}") for number, case in enumerate(CASES) for kind in kinds(number)
 ]
 
 
