@@ -97,6 +97,7 @@ def clean_environment() -> dict[str, str]:
         "LMCACHE_",
         "COVERAGE_",
         "COV_CORE_",
+        "PYTEST_",
     )
     kept = {"HPU_EMULATOR_CACHE"}
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(dropped)}
