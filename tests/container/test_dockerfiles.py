@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch import __version__
+from gaudi_patch.series import patch_files
 from gaudi_patch.series.manifest import load
 from tests.container.conftest import FILES
 from tests.support import dockerfile
@@ -97,6 +98,11 @@ def test_the_wheel_holds_these_files_and_the_schema(wheels: Path) -> None:
     shipped = {f"gaudi_patch/container/{path.relative_to(FILES)}" for path in FILES.rglob("*") if path.is_file()}
     assert len(shipped) == 6
     assert shipped | {"gaudi_patch/attestation/schema.json"} <= names
+    directory = load().directory
+    patches = {path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
+    patches = {path for path in patches if not patch_files.is_litter(path)}
+    assert len(patches) > 50
+    assert {f"gaudi_patch/_patches/{path}" for path in patches} <= names  # the runtime's sources, too
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
