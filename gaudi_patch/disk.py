@@ -17,12 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch import confined
+from gaudi_patch import attributes, confined, opening
 from gaudi_patch.confined import Area, Bounds
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-
-ACL = "system.posix_acl_access"
-LABEL = "security.selinux"
 
 
 def sha256(data: bytes) -> str:
@@ -71,23 +68,23 @@ def _read(folder: int, path: Path, bounds: Bounds | None) -> FileImage | None:
     area = bounds.area(path) if bounds is not None else Area(Path("/"), links=True)
     link = None
     try:
-        opened = confined.open_file(folder, path.name, path)
+        opened = opening.open_file(folder, path.name, path)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
         link = os.readlink(path.name, dir_fd=folder)
         if not area.links or path.suffix == ".pyc":
             raise confined.linked(path, link) from None
-        opened = confined.open_linked(folder, path.name, path, bounds.image if bounds is not None else None)
+        opened = opening.open_linked(folder, path.name, path, bounds.image if bounds is not None else None)
         if opened is None:
             what = f"is a symbolic link to {link}, which leads nowhere; nothing was changed"
             raise refused("dangling-link", what, file=str(path)) from None
     if opened is None:
         return None
     info = os.fstat(opened)
-    attributes = _attributes(opened) if link is None else ()
-    data = confined.read_all(opened, path, area.limit)
-    return FileImage(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link, attributes)
+    found = attributes.read(opened) if link is None else ()
+    data = opening.read_all(opened, path, area.limit)
+    return FileImage(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link, found)
 
 
 @contextmanager
@@ -163,17 +160,26 @@ class Disk:
                 stream.flush()
                 # Owner before mode: chown clears the set-id bits. A user's attributes before a read-only mode.
                 _give(descriptor, image.owner or _owner_of(folder))
-                _set_attributes(descriptor, image, "user.")
-                with contextlib.suppress(OSError):
-                    os.removexattr(descriptor, ACL)
+                attributes.put(descriptor, image.attributes, "user.")
+                attributes.take_off(descriptor)
                 os.fchmod(descriptor, image.mode)
-                _set_attributes(descriptor, image, ACL)
+                attributes.put(descriptor, image.attributes, attributes.ACL)
                 if like is not None:
-                    _copy_label(like, descriptor, self.bounds)
+                    self._copy_label(like, descriptor)
                 if image.mtime_ns is not None:
                     os.utime(descriptor, ns=(image.mtime_ns, image.mtime_ns))
                 self.step("fsync", path)
                 os.fsync(descriptor)
+
+    def _copy_label(self, source: Path, descriptor: int) -> None:
+        try:
+            with _parent(source, self.bounds) as folder:
+                opened = opening.open_file(folder, source.name, source)
+        except (OSError, GaudiPatchError):
+            return
+        if opened is not None:
+            with open(opened, "rb"):
+                attributes.copy_label(opened, descriptor)
 
     def replace(self, source: Path, target: Path) -> None:
         with _parent(source, self.bounds) as origin, _parent(target, self.bounds) as folder:
@@ -255,37 +261,6 @@ def _give(descriptor: int, owner: tuple[int, int]) -> None:
     if owner != (info.st_uid, info.st_gid):
         with contextlib.suppress(PermissionError):  # a user who is not root cannot give files away
             os.fchown(descriptor, *owner)
-
-
-def _attributes(descriptor: int) -> tuple[tuple[str, bytes], ...]:
-    """Return a user's attributes and the access ACL of an open file, sorted."""
-    try:
-        names = [name for name in os.listxattr(descriptor) if name == ACL or name.startswith("user.")]
-        return tuple((name, os.getxattr(descriptor, name)) for name in sorted(names))
-    except OSError:  # file systems and containers differ in what they store and permit
-        return ()
-
-
-def _set_attributes(descriptor: int, image: FileImage, kind: str) -> None:
-    for name, value in image.attributes:
-        if name.startswith(kind):
-            try:
-                os.setxattr(descriptor, name, value)
-            except OSError as error:
-                if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
-                    raise
-
-
-def _copy_label(source: Path, descriptor: int, bounds: Bounds | None) -> None:
-    # Of security.* the label alone: what a file may do (capabilities, IMA) is not handed to new content.
-    try:
-        with _parent(source, bounds) as folder:
-            opened = confined.open_file(folder, source.name, source)
-    except (OSError, GaudiPatchError):
-        return
-    if opened is not None:
-        with open(opened, "rb"), contextlib.suppress(OSError):
-            os.setxattr(descriptor, LABEL, os.getxattr(opened, LABEL))
 
 
 def environment_error(error: OSError, doing: str, left: str = "nothing was changed") -> GaudiPatchError:

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gaudi_patch.disk import ACL, FileImage, read_image, sha256
+from gaudi_patch.attributes import ACL
+from gaudi_patch.disk import FileImage, read_image, sha256
 from gaudi_patch.engine import strict
 from gaudi_patch.engine.guard import DOCUMENT_LIMIT, Ground
 from gaudi_patch.errors import Exit, GaudiPatchError

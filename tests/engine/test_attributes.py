@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.disk import ACL, Disk, FileImage, read_image
+from gaudi_patch.attributes import ACL
+from gaudi_patch.disk import Disk, FileImage, read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.engine.transactions import Hook, _raise, at
 from tests.support import tiny

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch import confined
+from gaudi_patch import opening
 from gaudi_patch.confined import Area, Bounds
 from gaudi_patch.disk import Disk, FileImage, read_image
 from gaudi_patch.engine.guard import Ground, check_name, modest
@@ -244,7 +244,7 @@ def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
     with pytest.raises(GaudiPatchError) as caught:
         read_image(file)
     assert (caught.value.code, caught.value.file) == ("too-large", str(file))
-    assert confined.LIMIT == 64 << 20
+    assert opening.LIMIT == 64 << 20
 
 
 def test_a_ground_is_the_same_for_a_checkout_but_for_its_state(tmp_path: Path, target: Tiny) -> None:

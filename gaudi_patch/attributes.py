@@ -1,0 +1,46 @@
+"""Extended attributes of an open file: a user's own, the access ACL, and SELinux's label; no others are carried over.
+
+What a file may do (capabilities, IMA) was granted to its bytes, and is not handed to new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+
+ACL = "system.posix_acl_access"
+LABEL = "security.selinux"
+
+
+def read(descriptor: int) -> tuple[tuple[str, bytes], ...]:
+    """Return a user's attributes and the access ACL of an open file, sorted."""
+    try:
+        names = [name for name in os.listxattr(descriptor) if name == ACL or name.startswith("user.")]
+        return tuple((name, os.getxattr(descriptor, name)) for name in sorted(names))
+    except OSError:  # file systems and containers differ in what they store and permit
+        return ()
+
+
+def put(descriptor: int, attributes: Iterable[tuple[str, bytes]], kind: str) -> None:
+    """Set those of ``attributes`` whose name begins with ``kind``, as far as that is supported and permitted."""
+    for name, value in attributes:
+        if name.startswith(kind):
+            try:
+                os.setxattr(descriptor, name, value)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+                    raise
+
+
+def take_off(descriptor: int) -> None:
+    """Take the access ACL off, which a new file has from its directory's default."""
+    with contextlib.suppress(OSError):
+        os.removexattr(descriptor, ACL)
+
+
+def copy_label(source: int, descriptor: int) -> None:
+    """Copy SELinux's label from one open file to another, where there is one and that is permitted."""
+    with contextlib.suppress(OSError):
+        os.setxattr(descriptor, LABEL, os.getxattr(source, LABEL))

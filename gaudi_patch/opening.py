@@ -1,0 +1,149 @@
+"""Open one part of a path, or one file, by the descriptor of its directory: regular files, no link unasked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from gaudi_patch.errors import GaudiPatchError, refused
+
+#: As many links as Linux follows in one path.
+MAX_LINKS = 40
+#: Read no file beyond this unless its area says otherwise.
+LIMIT = 64 * 1024 * 1024
+#: Pass through a directory: for that, no permission to list it is needed.
+WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_UNCHANGED = "nothing was changed"
+
+
+def parts_below(path: Path, root: Path) -> tuple[str, ...] | None:
+    """Return the parts of ``path`` below ``root``; None for another path, and for one with ``..`` in it."""
+    own, parts = root.parts, path.parts
+    if parts[: len(own)] != own or ".." in parts:
+        return None
+    return parts[len(own) :]
+
+
+def step(descriptor: int, part: str, path: Path) -> int:
+    """Open the directory ``part`` of another one to be passed through; errors name ``path``."""
+    try:
+        return os.open(part, WALK, dir_fd=descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def link_at(descriptor: int, name: str) -> str | None:
+    """Return what the link ``name`` leads to, None for what is no link."""
+    try:
+        return os.readlink(name, dir_fd=descriptor)
+    except OSError:
+        return None
+
+
+def open_file(descriptor: int, name: str, path: Path) -> int | None:
+    """Open the regular file ``name`` of the directory ``descriptor`` to be read; None where there is none.
+
+    A link is not followed (ELOOP). Looks before it opens, as opening a device can do something, and after it.
+    """
+    try:
+        info = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISLNK(info.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if not stat.S_ISREG(info.st_mode):
+        raise not_a_file(path)
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    return _regular(opened, path)
+
+
+def open_linked(descriptor: int, name: str, path: Path, image: Path | None) -> int | None:
+    """Open the regular file that the link ``name`` leads to; None where it leads nowhere.
+
+    In an unpacked image the link is followed as inside of it: one that is absolute starts at ``image``.
+    """
+    if image is not None:
+        return open_in_image(path, image)
+    try:
+        info = os.stat(name, dir_fd=descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise not_a_file(path)
+        opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        error.filename = str(path)
+        raise
+    return _regular(opened, path)
+
+
+def open_in_image(path: Path, image: Path, link: str = "") -> int | None:
+    """Open the file that ``path``, or ``link`` in the directory ``path``, leads to inside ``image``, part by part."""
+    below = parts_below(path, image)
+    if below is None:
+        return None
+    opened = [os.open("/", WALK)]
+    todo = [*reversed([*([] if link.startswith("/") else below), *link.split("/")])]
+    links = 0
+    try:
+        for part in image.parts[1:]:
+            opened.append(step(opened[-1], part, path))
+        base = len(opened)
+        while todo:
+            part = todo.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if len(opened) > base:
+                    os.close(opened.pop())
+                continue
+            target = link_at(opened[-1], part)
+            if target is not None:
+                links += 1
+                if links > MAX_LINKS:
+                    return None
+                while target.startswith("/") and len(opened) > base:
+                    os.close(opened.pop())
+                todo.extend(reversed(target.split("/")))
+            elif todo and any(one not in ("", ".") for one in todo):
+                opened.append(step(opened[-1], part, path))
+            else:
+                return open_file(opened[-1], part, path)
+        raise not_a_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _regular(opened: int, path: Path) -> int:
+    if stat.S_ISREG(os.fstat(opened).st_mode):
+        return opened
+    os.close(opened)
+    raise not_a_file(path)
+
+
+def not_a_file(path: Path) -> GaudiPatchError:
+    """A FIFO, device, socket or directory where a file should be."""
+    return refused("not-a-file", f"is not a regular file; {_UNCHANGED}", file=str(path))
+
+
+def read_all(opened: int, path: Path, limit: int = LIMIT) -> bytes:
+    """Read and close the descriptor ``opened``; refuses more than ``limit`` bytes before they are in memory."""
+    with open(opened, "rb") as stream:
+        if os.fstat(opened).st_size <= limit:
+            data = stream.read(limit + 1) or b""  # None: a file of /proc that waits for something to happen
+            if len(data) <= limit:
+                return data
+    raise refused("too-large", f"is larger than {limit >> 20} MiB, which no file here is; {_UNCHANGED}", file=str(path))
