@@ -109,7 +109,8 @@ def _named(error: OSError, path: Path) -> OSError:
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     if not name.startswith("/"):
         error.filename = str(path)
-    error.filename2 = None
+    if error.filename2 is not None:
+        del error.filename2
     return error
 
 

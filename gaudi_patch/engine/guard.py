@@ -159,17 +159,19 @@ def _mirror_at(path: Path, folder: Path) -> int:
     return 0
 
 
-def modest(image: FileImage, current: FileImage | None, package: os.stat_result) -> FileImage:
+def modest(
+    image: FileImage, current: FileImage | None, package: os.stat_result, owners: Iterable[tuple[int, int]] = ()
+) -> FileImage:
     """Return ``image`` with no more rights than the file that it replaces, or any in ``package``, has.
 
     Set-id and sticky bits stay only where ``current`` has them, write permission for others where it or the
-    directory has it; the owner is that of ``current`` or the package's. State and journal lie in the target, and
-    whoever owns it can write them.
+    directory has it; the owner is that of ``current`` or the package's, or one of ``owners``. State and journal
+    lie in the target, and whoever owns it can write them.
     """
     rights = current.mode if current is not None and current.link is None else 0
     mode = image.mode & (0o755 | rights & 0o7022 | package.st_mode & 0o022)
     owner = package.st_uid, package.st_gid
-    allowed = {owner} if current is None or current.owner is None else {owner, current.owner}
+    allowed = {owner, *owners, current.owner if current is not None and current.owner is not None else owner}
     kept = image.owner if image.owner is None or image.owner in allowed else (current and current.owner) or owner
     return image._replace(mode=mode, owner=kept)
 

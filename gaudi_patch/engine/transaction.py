@@ -64,7 +64,7 @@ def run(
     not finish, with each file named and the journal kept for the next run.
     """
     with disk.within(ground.bounds):
-        changes = [_modest(change, ground) for change in changes]
+        changes = _modest(changes, ground)
         preflight(ground, changes, remove_directories)
         record = _journal(verb, changes, remove_directories)
         progress = Progress() if progress is None else progress
@@ -148,14 +148,23 @@ def preflight(ground: Ground, changes: Iterable[Change], remove_directories: Ite
         raise _in_the_way(ground.home)
 
 
-def _modest(change: Change, ground: Ground) -> Change:
-    """Let a file keep the attributes of the one that it replaces, and have no more rights than that."""
-    before, after = change.before, change.after
-    if after is None:
-        return change
-    if before is not None and before.link is None:
-        after = after._replace(attributes=before.attributes)
-    return change._replace(after=modest(after, before, ground.standing()))
+def _modest(changes: Sequence[Change], ground: Ground) -> list[Change]:
+    """Let each file keep the attributes of the one that it replaces, and have no more rights than that.
+
+    A backup may belong to whom one of the files on disk does: its original may be among them.
+    """
+    standing = ground.standing()
+    owners = {change.before.owner for change in changes if change.before is not None and change.before.owner}
+    found = []
+    for change in changes:
+        before, after = change.before, change.after
+        if after is not None:
+            if before is not None and before.link is None:
+                after = after._replace(attributes=before.attributes)
+            others = owners if change.path.is_relative_to(ground.state_dir) else ()
+            after = modest(after, before, standing, others)
+        found.append(change._replace(after=after))
+    return found
 
 
 def _make_home(home: Path, disk: Disk) -> None:
@@ -217,12 +226,12 @@ def _stage(ground: Ground, record: Journal, changes: Sequence[Change], disk: Dis
     disk.sync_directory(ground.home.parent)
     for folder in record.created:
         disk.mkdir(folder)
-    replaced = [
-        change.before.data
-        for entry, change in zip(record.entries, changes, strict=True)
-        if entry.undo is not None and change.before is not None
-    ]
-    disk.write_new(ground.home / journal.UNDO, FileImage(b"", 0o600), parts=replaced)
+    replaced = [change.before for change in changes if change.before is not None]
+    standing = ground.standing()
+    # What only somebody else than the package's owner may read, he does not get to read here either.
+    private = any(not file.mode & 0o004 and file.owner != (standing.st_uid, standing.st_gid) for file in replaced)
+    undo_file = FileImage(b"", 0o600, owner=(os.geteuid(), os.getegid()) if private else None)
+    disk.write_new(ground.home / journal.UNDO, undo_file, parts=[file.data for file in replaced])
     for entry, change in zip(record.entries, changes, strict=True):
         if change.after is not None:
             disk.write_new(entry.temp, change.after, like=entry.path)

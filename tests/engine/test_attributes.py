@@ -141,3 +141,26 @@ def test_a_new_file_has_the_mode_and_attributes_of_its_image_alone(target: Tiny,
     listed = image._replace(attributes=((ACL, named_user(1, 4)), ("user.a", b"1")))
     Disk().write_new(directory / "listed", listed)
     assert (read_image(directory / "listed") or image)._replace(mtime_ns=None, owner=None) == listed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_copy_of_a_private_file_is_no_less_private(tmp_path: Path) -> None:
+    """Neither its backup, nor the undo file of a killed run, may be read by the package's owner."""
+    target = tiny.make(tmp_path)
+    for path in [target.site, *target.site.rglob("*")]:
+        os.chown(path, 1234, 1234)
+    engine = target.site / "lmcache/engine.py"
+    os.chown(engine, 0, 0)
+    engine.chmod(0o600)
+    content = engine.read_bytes()
+    recorder = Recorder()
+    target.apply(recorder)
+    copies = [path for path in target.state_dir.rglob("*") if path.is_file() and path.read_bytes() == content]
+    assert [(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in copies] == [(0, 0o600)]
+    target.rollback()
+    commit = recorder.calls.index(("unlink", target.home / "journal.json"))
+    assert in_child(lambda: target.apply(KillAt(commit))) == KILLED
+    undo = (target.home / "undo").stat()
+    assert (undo.st_uid, stat.S_IMODE(undo.st_mode)) == (0, 0o600)
+    target.rollback()
+    assert (engine.stat().st_uid, stat.S_IMODE(engine.stat().st_mode)) == (0, 0o600)
