@@ -184,10 +184,11 @@ def _lay_out(found: Situation, overlay: Overlay, options: ApplyOptions) -> tuple
     if found.applied is not None:
         leftover = layout.unapply(overlay, installation, found.applied)
     elif found.state in (State.PARTIAL, State.PATCHED):
+        bounds = Ground.of(installation).bounds
         for path, image in pristine_images(found).items():
             overlay.set(installation.root / path, image)
             # Bytecode of the patched code, kept as the pristine file's, would come back with a rollback.
-            for variant in variants(installation.root / path, installation.pycache_prefix):
+            for variant in variants(installation.root / path, installation.pycache_prefix, bounds):
                 overlay.set(variant.path, None, volatile=True)
     plan.refuse_compiled(installation.root, paths)
     pristine = {path: overlay.get(plan.target(installation.root, installation.package, path)) for path in paths}

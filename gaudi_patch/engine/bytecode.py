@@ -52,18 +52,27 @@ def cache_directories(source: Path, pycache_prefix: str | None = None) -> list[P
     return directories
 
 
-def variants(source: Path, pycache_prefix: str | None = None) -> list[Variant]:
-    """Return every cached variant of ``source`` on disk, of any interpreter and -O level, legacy ones included."""
+def variants(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None = None) -> list[Variant]:
+    """Return every cached variant of ``source`` on disk, of any interpreter and -O level, legacy ones included.
+
+    Directories are held to ``bounds``: one that is a link to another place is refused.
+    """
     paths: list[Path] = []
     for directory in cache_directories(source, pycache_prefix):
-        try:
-            paths += [directory / name for name in sorted(os.listdir(directory))]  # noqa: PTH208 - names alone
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+        paths += [directory / name for name in _names(directory, bounds)]
     legacy = source.with_suffix(".pyc")
     if legacy.is_file() or legacy.is_symlink():
         paths.append(legacy)
     return [variant for path in paths if (variant := variant_of(path, source, pycache_prefix))]
+
+
+def _names(directory: Path, bounds: Bounds | None) -> list[str]:
+    if bounds is not None:
+        return bounds.names(directory)
+    try:
+        return sorted(os.listdir(directory))  # noqa: PTH208 - names alone
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def variant_of(path: Path, source: Path, pycache_prefix: str | None = None) -> Variant | None:
@@ -97,9 +106,9 @@ def stale(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None
     """
     image = read_image(source, bounds)
     if image is None:
-        return [one for one in variants(source, pycache_prefix) if not one.tag]
+        return [one for one in variants(source, pycache_prefix, bounds) if not one.tag]
     found = []
-    for variant in variants(source, pycache_prefix):
+    for variant in variants(source, pycache_prefix, bounds):
         cached = read_image(variant.path, bounds) if variant.tag else None
         if cached is None or mode_of(cached.data) != "unchecked" or cached.data[:4] != importlib.util.MAGIC_NUMBER:
             continue

@@ -84,7 +84,7 @@ def wrong(
             ]
             continue
         text = read_image(source, bounds)
-        for variant in bytecode.variants(source, installation.pycache_prefix):
+        for variant in bytecode.variants(source, installation.pycache_prefix, bounds):
             if text is None:
                 if not variant.tag and variant.path not in restored:
                     found.append(Wrong(variant.path, "is of a module that is gone", name))

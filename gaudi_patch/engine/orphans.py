@@ -182,7 +182,7 @@ def _clear_entry(entry: Entry, ground: Ground, verb: str, account: _Account, dis
     if image is None:
         return
     if any(same_content(image, ours) for ours in _ours(entry, ground, verb)):
-        for variant in bytecode.variants(entry.path, str(ground.prefix) if ground.prefix else None):
+        for variant in bytecode.variants(entry.path, str(ground.prefix) if ground.prefix else None, ground.bounds):
             cached = disk.read(variant.path) if entry.path.suffix == ".py" and variant.tag else None
             if cached is not None and _is_cache(cached.data, image):
                 disk.unlink(variant.path)

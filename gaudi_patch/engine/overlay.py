@@ -39,7 +39,7 @@ class Overlay:
 
     def variants(self, source: Path, pycache_prefix: str | None) -> list[bytecode.Variant]:
         """Cached bytecode of ``source`` as it is to be: what is on disk, less and more what was decided here."""
-        found = bytecode.variants(source, pycache_prefix)
+        found = bytecode.variants(source, pycache_prefix, self._bounds)
         known = {one.path for one in found}
         found += [
             one

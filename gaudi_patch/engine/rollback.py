@@ -116,12 +116,12 @@ def _lay_out(found: Situation, overlay: Overlay) -> list[Path]:
     installation = found.installation
     if found.applied is not None:
         return layout.unapply(overlay, installation, found.applied)
-    root = installation.root
+    root, bounds = installation.root, Ground.of(installation).bounds
     folders: dict[Path, None] = {}
     for path, pristine in pristine_images(found).items():
         # A new mtime, so that no timestamp .pyc of the patched file can pass for the pristine one.
         overlay.set(root / path, pristine._replace(mtime_ns=layout.stamp_ns()) if pristine else None)
-        for variant in variants(root / path, installation.pycache_prefix):
+        for variant in variants(root / path, installation.pycache_prefix, bounds):
             overlay.set(variant.path, None, volatile=True)
         if pristine is None:
             folders.update(dict.fromkeys([(root / path).parent, (root / path).parent / "__pycache__"]))

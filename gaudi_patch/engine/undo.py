@@ -61,9 +61,9 @@ def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undon
             _attempt(entry.path, done.failed, put_back)
         if entry.path.suffix == ".py":
             # Python may have cached what is now gone; the directory of a created module would stay importable.
-            for variant in bytecode.variants(entry.path):
-                if variant.path not in wanted:
-                    _attempt(variant.path, done.litter, lambda path=variant.path: disk.unlink(path))  # type: ignore[misc]
+            for path in _cached(entry.path, ground, done):
+                if path not in wanted:
+                    _attempt(path, done.litter, lambda path=path: disk.unlink(path))  # type: ignore[misc]
         if os.path.lexists(entry.temp):
             _attempt(entry.temp, done.litter, lambda path=entry.temp: disk.unlink(path))  # type: ignore[misc]
     made = [*record.created, *(path / "__pycache__" for path in record.created)]
@@ -88,6 +88,15 @@ def _attempt(path: Path, faults: list[tuple[Path, Fault]], work: Callable[[], ob
 
 def _why(fault: Fault) -> str:
     return fault.message if isinstance(fault, GaudiPatchError) else fault.strerror or str(fault)
+
+
+def _cached(source: Path, ground: Ground, done: Undone) -> list[Path]:
+    """The bytecode of ``source`` beside it; a directory that cannot be read is named, and stops nothing."""
+    try:
+        return [variant.path for variant in bytecode.variants(source, bounds=ground.bounds)]
+    except (OSError, GaudiPatchError) as error:
+        done.litter.append((source.parent / "__pycache__", error))
+        return []
 
 
 def _end(home: Path, disk: Disk) -> None:
