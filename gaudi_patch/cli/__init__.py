@@ -1,6 +1,6 @@
-"""Options in, one Result out. Each verb's options are a module of ``verbs``, imported when the verb is invoked.
+"""The app: its commands, each a module of ``commands/`` that is imported when the command is invoked.
 
-Start-up decides how a command feels: what a verb needs, nobody else waits for.
+Start-up decides how a command feels: what one of them needs, no other waits for.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 EXIT_CODES = """
 Exit codes: 0 the asked-for state holds - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
 3 not installed, unknown or refused version - 4 environment (not writable, no space, locked, --json not
-written) - 5 smoke failed, rolled back - 6 a human is needed - 10 (check) a series would apply - 70 a bug.
+written) - 5 smoke failed, rolled back - 6 manual repair needed - 10 (check) a series would apply - 70 a bug.
 """
 
 #: In the order of the help.
-VERBS = (
+COMMANDS = (
     *("check", "apply", "rollback", "smoke", "list", "show", "requirements", "doctor", "bench", "recipe", "guide"),
     *("demo", "emulator", "dev"),
 )
 
 
-class Verbs(TyperGroup):
-    """The verbs, each imported when it is asked for."""
+class Commands(TyperGroup):
+    """The commands, each imported when it is asked for."""
 
     def list_commands(self, ctx: Context) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in COMMANDS:
             return None
         command = typer.main.get_command(import_module(f"gaudi_patch.commands.{cmd_name}").app)
         command.name = cmd_name
@@ -43,7 +43,7 @@ class Verbs(TyperGroup):
 
 app = typer.Typer(
     name="gaudi-patch",
-    cls=Verbs,
+    cls=Commands,
     help="Patch an installed LMCache for Intel Gaudi: check, apply, roll back, and prove it.\n\n" + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

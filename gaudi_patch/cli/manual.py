@@ -1,4 +1,4 @@
-"""The help of a verb as a manual page: what it does, its options, and examples to copy."""
+"""The help of a command as a manual page: what it does, its options, and examples to copy."""
 
 from __future__ import annotations
 

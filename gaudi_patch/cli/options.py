@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class _App(typer.Typer):
         return super().command(name, cls=Manual, **more)
 
 
-def verb_app(text: str | None = None) -> typer.Typer:
-    """Holds one verb's options, or with ``text`` a group of verbs; without what the program itself has."""
+def command_app(text: str | None = None) -> typer.Typer:
+    """Return the app of one command, or with ``text`` of a group of them; without the program's own options."""
     return _App(help=text, no_args_is_help=text is not None, add_completion=False, rich_markup_mode=None)
 
 

@@ -1,1 +1,1 @@
-"""One module a verb; each has a function that returns a Result."""
+"""One module per command: its options, the call, and how its result is shown."""

@@ -22,7 +22,7 @@ from gaudi_patch.cli.options import (
     RequireOption,
     RootOption,
     TimeoutOption,
-    verb_app,
+    command_app,
 )
 from gaudi_patch.cli.run import exclude, finish, smoke_options, target
 from gaudi_patch.engine.progress import Progress, Stage
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.checks import SmokeOptions
     from gaudi_patch.target.installation import Installation
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

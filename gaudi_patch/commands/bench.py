@@ -15,7 +15,7 @@ from gaudi_patch.cli.options import (
     ManifestOption,
     PathOption,
     PythonOption,
-    verb_app,
+    command_app,
 )
 from gaudi_patch.cli.run import finish, smoke_options, target
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -36,7 +36,7 @@ NOTES = {
     "hpu": "Times and compiled graphs of this HPU; it counts nothing else that can be read.",
 }
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

@@ -14,7 +14,7 @@ from gaudi_patch.cli.options import (
     PathOption,
     PythonOption,
     RootOption,
-    verb_app,
+    command_app,
 )
 from gaudi_patch.cli.run import exclude, finish, target
 from gaudi_patch.output.report import Color, Fields, Format, Result, Table, Text
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gaudi_patch.series.manifest import Manifest
     from gaudi_patch.target.installation import Installation
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, verb_app
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, command_app
 from gaudi_patch.cli.run import exclude, finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Block, Color, Format, Result, Table, Text
@@ -15,7 +15,7 @@ from gaudi_patch.output.report import Block, Color, Format, Result, Table, Text
 if TYPE_CHECKING:
     from gaudi_patch.demo.story import Step, Story
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

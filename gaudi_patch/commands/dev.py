@@ -15,13 +15,13 @@ from gaudi_patch.cli.options import (
     JsonOption,
     ManifestOption,
     WheelOption,
-    verb_app,
+    command_app,
 )
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Color, Format, Result
 
-app = verb_app("For those who maintain the patches.")
+app = command_app("For those who maintain the patches.")
 
 FewerHunksOption = Annotated[
     bool, typer.Option("--fewer-hunks", help="Accept that a patch has fewer hunks in a file than the lock says.")

@@ -16,7 +16,7 @@ from gaudi_patch.cli.options import (
     PathOption,
     PythonOption,
     RootOption,
-    verb_app,
+    command_app,
 )
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gaudi_patch.doctor.examine import Examination
     from gaudi_patch.doctor.finding import Finding
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

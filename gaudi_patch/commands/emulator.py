@@ -7,12 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, PythonOption, verb_app
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, PythonOption, command_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Color, Format, Preformatted, Result, Text
 
-app = verb_app("Build the emulated HPU for another image.")
+app = command_app("Build the emulated HPU for another image.")
 
 
 @app.callback()

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from gaudi_patch.cli import completion
-from gaudi_patch.cli.options import ColorOption, JsonOption, NoPagerOption, verb_app
+from gaudi_patch.cli.options import ColorOption, JsonOption, NoPagerOption, command_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Color, Format, Markdown, Result, Table, Text
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

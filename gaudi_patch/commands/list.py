@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, verb_app
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, command_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.output.report import Block, Color, Fields, Format, Result, Table, Text
 
 if TYPE_CHECKING:
     from gaudi_patch.series.manifest import Manifest, Pair, Series
 
-app = verb_app()
+app = command_app()
 
 
 @app.command(name="list")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from gaudi_patch.cli import completion
-from gaudi_patch.cli.options import ColorOption, JsonOption, ManifestOption, PathOption, PythonOption, verb_app
+from gaudi_patch.cli.options import ColorOption, JsonOption, ManifestOption, PathOption, PythonOption, command_app
 from gaudi_patch.cli.run import finish, target
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result, Table, Text
@@ -16,7 +16,7 @@ from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result
 if TYPE_CHECKING:
     from gaudi_patch.recipes.write import Composed
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

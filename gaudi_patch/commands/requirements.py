@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, PythonOption, verb_app
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, PythonOption, command_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Color, Format, Preformatted, Result, Text
@@ -16,7 +16,7 @@ from gaudi_patch.output.report import Color, Format, Preformatted, Result, Text
 if TYPE_CHECKING:
     from gaudi_patch.target.requirements import Distributions, Needs
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

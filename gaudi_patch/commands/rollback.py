@@ -17,7 +17,7 @@ from gaudi_patch.cli.options import (
     PathOption,
     PythonOption,
     RootOption,
-    verb_app,
+    command_app,
 )
 from gaudi_patch.cli.run import finish, target
 from gaudi_patch.engine.progress import Progress
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gaudi_patch.series.manifest import Manifest
     from gaudi_patch.target.installation import Installation
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gaudi_patch.cli import completion
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, verb_app
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, ManifestOption, NoPagerOption, command_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.output.report import Block, Color, Diff, Fields, Format, Result, Table, Text
 
 if TYPE_CHECKING:
     from gaudi_patch.series.manifest import Manifest, Series
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

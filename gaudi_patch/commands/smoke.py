@@ -17,7 +17,7 @@ from gaudi_patch.cli.options import (
     PythonOption,
     RequireOption,
     TimeoutOption,
-    verb_app,
+    command_app,
 )
 from gaudi_patch.cli.run import finish, smoke_options
 from gaudi_patch.output.report import Color, Format, Result, Text
@@ -25,7 +25,7 @@ from gaudi_patch.output.report import Color, Format, Result, Text
 if TYPE_CHECKING:
     from gaudi_patch.smoke.checks import Proof
 
-app = verb_app()
+app = command_app()
 
 
 @app.command()

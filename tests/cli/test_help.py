@@ -75,7 +75,8 @@ def test_only_the_verb_that_is_invoked_is_imported(target: Tiny) -> None:
         f"sys.argv = ['gaudi-patch', *{arguments(target, 'check')!r}]\n"
         "try:\n    cli.main()\n"
         "except SystemExit:\n    pass\n"
-        "print(*sorted({f'gaudi_patch.commands.{verb}' for verb in cli.VERBS} & set(sys.modules)), file=sys.stderr)\n"
+        "names = {f'gaudi_patch.commands.{name}' for name in cli.COMMANDS}\n"
+        "print(*sorted(names & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
     assert done.stderr == "gaudi_patch.commands.check\n"

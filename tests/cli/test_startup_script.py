@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gaudi_patch.cli import VERBS
+from gaudi_patch.cli import COMMANDS
 from tests.scripts import startup
 from tests.support.cli import environment
 
@@ -16,7 +16,7 @@ def test_it_prints_a_figure_for_every_command() -> None:
         [sys.executable, startup.__file__, "1"], capture_output=True, text=True, env=environment(), check=False
     )
     assert done.returncode == 0, done.stderr
-    for name in (startup.EMPTY, "gaudi-patch check", *(f"gaudi-patch {verb} --help" for verb in VERBS)):
+    for name in (startup.EMPTY, "gaudi-patch check", *(f"gaudi-patch {verb} --help" for verb in COMMANDS)):
         assert f"\n{name} " in done.stdout
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gaudi_patch.cli import VERBS
+from gaudi_patch.cli import COMMANDS
 from gaudi_patch.output.report import Table, plain
 from gaudi_patch.series.manifest import load
 
@@ -86,7 +86,7 @@ def programs(scratch: Path) -> tuple[list[Program], list[str]]:
         Program("gaudi-patch check", [*ours, "check", "--path", str(site)], scratch),
         Program("gaudi-patch list", [*ours, "list"], scratch),
         Program("gaudi-patch --help", [*ours, "--help"], scratch),
-        *(Program(f"gaudi-patch {verb} --help", [*ours, verb, "--help"], scratch) for verb in VERBS),
+        *(Program(f"gaudi-patch {verb} --help", [*ours, verb, "--help"], scratch) for verb in COMMANDS),
     ]
     # A patch that only creates a file applies to an empty directory, so that git finds nothing to complain of.
     creating = scratch / "creating.patch"
