@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.disk import Disk
 from gaudi_patch.engine import orphans
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.support import scenarios, tiny
@@ -40,6 +41,14 @@ SERIES: dict[str, Mapping[str, bytes | None]] = {
     NEW: {**scenarios.FEW_PATCHED, "lmcache/only_new.py": b"N = 2\n", "lmcache/gaudi/new.py": b"NEW = 3\n"},
 }
 
+#: An older series for the old release: one file otherwise, one that the present series has not.
+OLDER: Mapping[str, bytes | None] = {
+    "lmcache/engine.py": b"OLDER = 1\n",
+    "lmcache/gaudi/__init__.py": b"OLDER = 2\n",
+    "lmcache/gaudi/older.py": b"OLDER = 3\n",
+    "lmcache/hpu/__init__.py": b"OLDER = 4\n",
+}
+
 
 class World:
     """Wheels of two releases, and a manifest with a series for each."""
@@ -51,6 +60,8 @@ class World:
             version: {f"{version}.patch": tiny.patch(RELEASES[version], files)} for version, files in SERIES.items()
         }
         self.manifest = tiny.write_manifest(folder / "patches", patches, self.wheels)
+        older = {OLD: {"older.patch": tiny.patch(RELEASES[OLD], OLDER)}}
+        self.older = tiny.write_manifest(folder / "older", older, self.wheels)
         self.site = folder / "site"
 
     def target(self, version: str) -> Tiny:
@@ -98,26 +109,31 @@ def uninstall(site: Path, info: Path) -> None:
                     parent.rmdir()
 
 
-def applied(target: Tiny) -> None:
-    assert target.apply().exit is Exit.OK
+#: What a run is, and the series that is applied before it: "older" is of the same release.
+VERBS: dict[str, tuple[str, str]] = {
+    "apply": ("", "apply"),
+    "rollback": ("present", "rollback"),
+    "update": ("older", "apply"),
+}
 
 
-def nothing(target: Tiny) -> None:
-    """The release as it is installed."""
-
-
-VERBS: dict[str, tuple[Callable[[Tiny], None], str]] = {"apply": (nothing, "apply"), "rollback": (applied, "rollback")}
-
-
-def steps(world: World, verb: str, version: str) -> int:
-    """How many steps a run of ``verb`` has."""
+def prepared(world: World, verb: str, version: str) -> Callable[[Disk], object]:
+    """Install ``version``, apply what is to be applied before, and return the run itself."""
     shutil.rmtree(world.site, ignore_errors=True)
     world.install(version)
     target = world.target(version)
     before, name = VERBS[verb]
-    before(target)
+    if before:
+        manifest = world.older if before == "older" else world.manifest
+        assert replace(target, manifest=manifest).apply().exit is Exit.OK
+    run: Callable[[Disk], object] = getattr(target, name)
+    return run
+
+
+def steps(world: World, verb: str, version: str) -> int:
+    """How many steps a run of ``verb`` has."""
     recorder = Recorder()
-    getattr(target, name)(recorder)
+    prepared(world, verb, version)(recorder)
     return len(recorder.calls)
 
 
@@ -132,12 +148,8 @@ def before_record(world: World) -> int:
 
 def kill(world: World, verb: str, version: str, at: int) -> None:
     """Install ``version`` and kill a run of ``verb`` before its step ``at``."""
-    shutil.rmtree(world.site, ignore_errors=True)
-    world.install(version)
-    target = world.target(version)
-    before, name = VERBS[verb]
-    before(target)
-    assert in_child(lambda: getattr(target, name)(KillAt(at))) == KILLED
+    run = prepared(world, verb, version)
+    assert in_child(lambda: run(KillAt(at))) == KILLED
 
 
 def leftovers(site: Path) -> list[str]:
@@ -159,7 +171,7 @@ def test_one_next_command_makes_it_whole(
     with memory_folder() as folder:
         world = World(folder)
         count = steps(world, verb, OLD)
-        for at in range(0, count, 1 if FULL else 5):
+        for at in range(0, count, 1 if FULL else 7):
             for number, following in enumerate(("rollback", "apply")):
                 if (at + number) % 2 and not FULL:
                     continue
