@@ -26,7 +26,7 @@ from pathlib import Path
 from tests.support.installers import uv_binary
 
 TIMEOUT = 1200
-PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json")
+PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json", "/tmp/gaudi_patch")
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Container:
     image: str = ""
 
     def __post_init__(self) -> None:
-        for folder in ("etc", "opt", "usr/local/bin", "home", "root", "usr/lib/habanalabs", "stand-ins"):
+        for folder in ("etc", "opt", "usr/local/bin", "home", "root", "tmp", "usr/lib/habanalabs", "stand-ins"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         (self.root / "root").chmod(0o700)
         self.stand_in("useradd", f'#!/bin/sh\necho "$@" >> {self.root}/useradd.log\n')
@@ -78,6 +78,11 @@ class Container:
         """COPY --from: only uv's image is known, and its uv is that of the tests."""
         assert image.startswith("ghcr.io/astral-sh/uv:") and source == "/uv", (image, source)
         shutil.copy(uv_binary(), self.root / target.lstrip("/"))
+
+    def copy_from_context(self, pattern: str, target: str) -> None:
+        """COPY of what lies in the build context: here the directory of wheels."""
+        (source,) = self.wheels.glob(pattern)
+        shutil.copy(source, self.root / target.lstrip("/"))
 
     def run(
         self, command: Sequence[str], more: Mapping[str, str] | None = None, cwd: Path | None = None

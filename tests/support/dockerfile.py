@@ -98,8 +98,11 @@ def _user(one: Instruction, container: Container, stages: Mapping[str, str], arg
 
 
 def _copy(one: Instruction, container: Container, stages: Mapping[str, str], arguments: Mapping[str, str]) -> None:
-    option, source, target = one.text.split()
-    container.copy(stages[option.removeprefix("--from=")], source, target)
+    *options, source, target = one.text.split()
+    if options:
+        container.copy(stages[options[0].removeprefix("--from=")], source, target)
+    else:
+        container.copy_from_context(source, target)
 
 
 def _run(one: Instruction, container: Container, stages: Mapping[str, str], arguments: Mapping[str, str]) -> None:
