@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,12 +17,12 @@ from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke import checks as smoke
 from gaudi_patch.smoke import levels
 from gaudi_patch.smoke.outcome import LevelResult
+from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 from gaudi_patch.target.locate import Target, locate
 
-#: The new environment sees what the given one has installed, behind what it has itself.
-_PATHS = (
-    "import json, sysconfig; print(json.dumps(sorted({sysconfig.get_path(name) for name in ('purelib', 'platlib')})))"
-)
+#: What to do about a given interpreter that cannot be used.
+_HINT = "name an interpreter with PyTorch by --python, or use --no-smoke"
+_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,30 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> PortProof:
 
 
 def _environment(folder: Path, wheel: Path, python: Path) -> Path:
-    paths: list[str] = json.loads(_run([str(python), "-I", "-c", _PATHS], f"ask {python} where its packages are"))
+    # The new environment sees what the given one has installed, behind what it has itself.
+    paths = _site_packages(python)
     _run([str(python), "-m", "venv", "--without-pip", str(folder)], "make a virtual environment")
     target = folder / "bin" / "python"
-    here, *_ = json.loads(_run([str(target), "-I", "-c", _PATHS], f"ask {target} where its packages are"))
+    here, *_ = _site_packages(target)
     # addsitedir, so that what is there by a .pth file of its own (vLLM from a checkout, say) is found, too.
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in paths)
     Path(here, "_packages_of_the_given_python.pth").write_text(lines)
     options = ["--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel)]
     _run([sys.executable, "-m", "pip", "--python", str(target), "install", *options], f"install {wheel.name}")
     return target
+
+
+def _site_packages(python: Path) -> tuple[str, ...]:
+    """Ask an interpreter where its packages are: at least one directory."""
+    try:
+        answer = ask(python, "site_packages.py", timeout=_SECONDS, environ=os.environ)
+        paths = Fields({"paths": answer}).paths("paths")
+        if not paths:
+            raise AskError(Problem.INVALID, "its answer names no directory")
+    except AskError as error:
+        what = f"could not ask {python} where its packages are: {error}"
+        raise GaudiPatchError(Exit.ENVIRONMENT, "proof-set-up", what, _HINT) from error
+    return paths
 
 
 def _run(command: list[str], what: str) -> str:
@@ -70,7 +84,7 @@ def _run(command: list[str], what: str) -> str:
             Exit.ENVIRONMENT,
             "proof-set-up",
             f"could not {what} (exit {done.returncode})",
-            "name an interpreter with PyTorch by --python, or use --no-smoke",
+            _HINT,
             details=done.stderr.strip().splitlines()[-5:],
         )
     return done.stdout

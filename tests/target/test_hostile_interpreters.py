@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.authoring import prove
 from gaudi_patch.doctor import case as doctor
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.doctor.installed import Installed
@@ -82,25 +83,42 @@ def inspection(python: Path, scratch: Path) -> str:
     return ""
 
 
-def probe(script: str, question: dict[str, object]) -> Callable[[Path, Path], str]:
-    def ask(python: Path, scratch: Path) -> str:
-        case = doctor.Case(Host(), Target(), load(None))
-        case.__dict__["installed"] = Installed(python=python)
-        found = case.probe(script, question)
-        if "stage" in found:  # the script's own answer: it has run
-            assert "No module named" in found["problem"] or "cannot" in found["problem"] or found["stage"] == "load"
-            return ""
-        return str(found.get("problem", ""))
+def examined(python: Path) -> doctor.Case:
+    case = doctor.Case(Host(), Target(), load(None))
+    case.__dict__["installed"] = Installed(python=python)
+    case.__dict__["lmcache"] = None  # not looked at, but for whether it is an error
+    return case
 
-    return ask
+
+def devices(python: Path, scratch: Path) -> str:
+    return examined(python).hpu.problem
+
+
+def settings(python: Path, scratch: Path) -> str:
+    problem = examined(python).settings.problem
+    return "" if "No module named 'lmcache'" in problem else problem
+
+
+def yaml(python: Path, scratch: Path) -> str:
+    found = examined(python).yaml(scratch / "missing.yaml")
+    return "" if found.refused or "No module named 'yaml'" in found.problem else found.problem
 
 
 def recipe(python: Path, scratch: Path) -> str:
     with pytest.raises(GaudiPatchError) as caught:
-        validate._ask(python, {"server": []})
+        validate._ask(python, {"server": []}, validate._server)
     assert (caught.value.exit, caught.value.code) == (Exit.ENVIRONMENT, "cannot-validate")
     (detail,) = caught.value.details
     return "" if detail == "ModuleNotFoundError: No module named 'lmcache'" else detail
+
+
+def port(python: Path, scratch: Path) -> str:
+    try:
+        paths = prove._site_packages(python)
+    except GaudiPatchError as error:
+        return f"{error.exit.name} {error.code}: {error.message}"
+    assert all(Path(path).is_absolute() for path in paths)
+    return ""
 
 
 CALLERS: dict[str, Callable[[Path, Path], str | None]] = {
@@ -108,12 +126,11 @@ CALLERS: dict[str, Callable[[Path, Path], str | None]] = {
     "compiler": compiler,
     "version": version,
     "smoke": inspection,
-    "doctor's devices": probe("hpu.py", {}),
-    "doctor's configuration": probe(
-        "load_config.py", {"file": None, "environment": True, "overrides": {}, "guard": False}
-    ),
-    "doctor's file of vLLM": probe("read_yaml.py", {"file": "/nonexistent.yaml"}),
+    "doctor's devices": devices,
+    "doctor's configuration": settings,
+    "doctor's file of vLLM": yaml,
     "recipe": recipe,
+    "proof of a port": port,
 }
 
 
@@ -133,6 +150,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (smoke, "_INSPECT_SECONDS"),
         (doctor, "_PROBE_SECONDS"),
         (validate, "TIMEOUT"),
+        (prove, "_SECONDS"),
     ):
         monkeypatch.setattr(module, name, 2.0)
 
