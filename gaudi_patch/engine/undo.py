@@ -91,9 +91,10 @@ def _why(fault: Fault) -> str:
 
 
 def _cached(source: Path, ground: Ground, done: Undone) -> list[Path]:
-    """The bytecode of ``source`` beside it; a directory that cannot be read is named, and stops nothing."""
+    """The cached bytecode of ``source``; a directory that cannot be read is named, and stops nothing."""
     try:
-        return [variant.path for variant in bytecode.variants(source, bounds=ground.bounds)]
+        prefix = str(ground.prefix) if ground.prefix is not None else None
+        return [variant.path for variant in bytecode.variants(source, prefix, ground.bounds)]
     except (OSError, GaudiPatchError) as error:
         done.litter.append((source.parent / "__pycache__", error))
         return []

@@ -19,7 +19,7 @@ import pytest
 from gaudi_patch.errors import Exit
 from tests.support import tiny
 from tests.support.fake_wheel import fake_wheel, unpack
-from tests.support.faults import FULL, memory_folder
+from tests.support.faults import FULL, KILLED, KillAt, Recorder, in_child, memory_folder
 from tests.support.tiny import VERSION, Tiny, tree
 
 Mode = py_compile.PycInvalidationMode
@@ -182,3 +182,21 @@ def test_a_prefix_below_the_site_packages_is_a_place_of_its_own(tmp_path: Path) 
     assert not list((family.site / "lmcache").rglob("__pycache__"))
     target.rollback()
     assert tree(family.site) == before
+
+
+def test_what_python_cached_of_a_killed_run_goes_with_it_below_a_prefix_too(tmp_path: Path) -> None:
+    """A process that imported a created module before the run was killed."""
+    family = Family(tmp_path, older_and_newer())
+    prefix = tmp_path / "prefix"
+    compile_site(family.site, Mode.UNCHECKED_HASH, ("",), prefix)
+    before = tree(family.site), tree(prefix)
+    target = replace(family.targets["newer"], pycache_prefix=str(prefix))
+    recorder = Recorder()
+    target.apply(recorder)
+    at = next(at for at, (name, path) in enumerate(recorder.calls) if (name, path.name) == ("replace", "RECORD"))
+    target.rollback()
+    assert in_child(lambda: target.apply(KillAt(at))) == KILLED
+    created = family.site / "lmcache/gaudi/__init__.py"
+    py_compile.compile(str(created), str(cached(created, prefix, "1")), optimize=1)
+    assert target.rollback().exit is Exit.OK
+    assert (tree(family.site), tree(prefix)) == before
