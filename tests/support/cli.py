@@ -52,15 +52,17 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"COLUMNS": "100"} | more
 
 
-def gaudi_patch(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done:
-    """Run gaudi-patch to its end and return what it left."""
+def gaudi_patch(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = TIMEOUT
+) -> Done:
+    """Run gaudi-patch to its end and return what it left; ``timeout`` in seconds."""
     done = subprocess.run(
         command(*arguments),
         capture_output=True,
         text=True,
         env=environment(**(env or {})),
         cwd=cwd or Path(os.sep),
-        timeout=TIMEOUT,
+        timeout=timeout,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
