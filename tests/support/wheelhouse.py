@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.support import environments
+from gaudi_patch.target import requirements
+from tests.support import environments, gaudi_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LMCACHE = "0.5.6"
-#: What the Dockerfiles' NEEDS name.
-NEEDS = (
-    *("aiofile", "aiofiles", "awscrt", "httpx", "nvtx"),
-    *("opentelemetry-exporter-prometheus", "redis", "sortedcontainers"),
-)
+
+
+def needs(python: Path) -> tuple[list[str], list[str]]:
+    """What the Dockerfiles install beside LMCache over ``python``: requirements, and the constraints on them."""
+    there = requirements.distributions(python, environments.clean_environment())
+    return list(requirements.needs(LMCACHE, there).missing), requirements.constraints(there)
 
 
 def make(folder: Path) -> Path:
@@ -24,7 +26,8 @@ def make(folder: Path) -> Path:
     pip = [*environments._pip(), "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY)]
     environments._call(pip, "cannot build the wheel of gaudi-patch")
     (built,) = folder.glob("gaudi_patch-*.whl")
-    key = environments._digest(version.encode(), (REPOSITORY / "pyproject.toml").read_bytes(), repr(NEEDS).encode())
+    wanted, constraints = needs(python)
+    key = environments._digest(version.encode(), (REPOSITORY / "pyproject.toml").read_bytes(), repr(wanted).encode())
     cached = environments.cache_dir() / "wheelhouses" / key
     with environments._made_once(cached) as missing:
         if missing:
@@ -40,7 +43,12 @@ def make(folder: Path) -> Path:
                 "--dest",
                 str(cached),
             ]
-            environments._call([*download, str(built), *NEEDS], "cannot download what gaudi-patch and LMCache import")
+            # Apart: gaudi-patch has an environment of its own, and is held to nothing that LMCache's has.
+            environments._call([*download, str(built)], "cannot download what gaudi-patch imports")
+            pins = cached / "constraints.txt"
+            pins.write_text("\n".join(constraints))
+            download += ["--constraint", str(pins), *wanted]
+            environments._call(download, "cannot download what LMCache imports", 1800)
     for wheel in [*cached.glob("*.whl"), environments.wheel(LMCACHE, version)]:
         if not wheel.name.startswith("gaudi_patch-"):
             shutil.copy(wheel, folder)
@@ -49,12 +57,13 @@ def make(folder: Path) -> Path:
 
 
 def base_image(prefix: Path) -> Path:
-    """An environment over the PyTorch environment, as a base image has one: with pip, without LMCache."""
+    """An environment over the PyTorch environment, as a Gaudi image has one: pip, Intel's plugin, no LMCache."""
     python = environments.torch_python()
     about = environments._interpreter(python)
     environments._call([str(python), "-m", "venv", "--without-pip", str(prefix)], "cannot make an environment")
     site = prefix / "lib" / f"python{about.version}" / "site-packages"
     (site / "_base_image.pth").write_text("".join(f"{path}\n" for path in {about.purelib, about.platlib}))
+    gaudi_image.install_plugin(site)
     # By its name alone it would be the machine's own.
     for name in ("pip", "pip3"):
         script = prefix / "bin" / name

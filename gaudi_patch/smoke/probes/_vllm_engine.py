@@ -213,8 +213,13 @@ class Engine:
             self._lookups_off = False
 
     def _watch(self, ask: Foreign) -> Foreign:
+        # vLLM's connector for LMCache's multiprocess mode begins its books on a request when it is asked about it.
+        track = getattr(getattr(ask, "__self__", None), "_get_or_create_request_tracker", None)
+
         def matched(request: Foreign, computed: int) -> Foreign:
             if self._lookups_off:
+                if track is not None:
+                    track(request)
                 self._lookups.setdefault(request.request_id, []).append((computed, 0))
                 return 0, False
             answer = ask(request, computed)

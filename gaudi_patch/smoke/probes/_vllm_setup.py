@@ -95,6 +95,11 @@ def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platf
         # Online defragmentation moves blocks under LMCache, and contiguous paged attention turns prefix caching off.
         os.environ.setdefault("VLLM_CONTIGUOUS_PA", "false")
         os.environ.setdefault("VLLM_DEFRAG", "false")
+        if "HPU_EMULATOR_DEVICE" in os.environ:
+            # vllm-gaudi pads indices with -1, which a Gaudi takes and the emulated device refuses everywhere else.
+            os.environ.setdefault("HPU_EMULATOR_TOLERANT_INDEX", "1")
+            # For what it does on a CPU in place of the device: one_hot of a padding token, for one.
+            os.environ.setdefault("VLLM_USE_FAKE_HPU", "1")
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ.update(
