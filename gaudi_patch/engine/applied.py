@@ -24,6 +24,8 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 SCHEMA = 1
 STATE_FILE = "state.json"
 BACKUPS = "backup"
+#: Far more than any series changes, and few enough that what each of them costs is bounded.
+MOST_FILES, MOST_BYTECODE = 1_000, 20_000
 
 
 class Saved(NamedTuple):
@@ -186,7 +188,7 @@ def load(ground: Ground) -> Applied | None:
 def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
     """Check each value of a state; ValueError or KeyError says which is wrong."""
     files = {}
-    for path, entry in strict.mapping(document["files"], "files").items():
+    for path, entry in strict.mapping(document["files"], "files", MOST_FILES).items():
         ground.package_path(path)
         file = strict.mapping(entry, ascii(path))
         after = file["after"]
@@ -195,12 +197,12 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
             strict.digest(after, f"the hash of {path!a}") if after is not None else None,
         )
     bytecode = {}
-    for name, entry in strict.mapping(document["bytecode"], "bytecode").items():
-        ground.cached(name, files)
+    for name, entry in strict.mapping(document["bytecode"], "bytecode", MOST_BYTECODE).items():
+        ground.cached(name, files.keys())
         bytecode[name] = Saved.from_json(entry, ascii(name))
     compiled = {}
     for name, digest in strict.mapping(document.get("compiled", {}), "compiled").items():
-        ground.cached(name, files)
+        ground.cached(name, files.keys())
         compiled[name] = strict.digest(digest, f"the hash of {name!a}")
     directories = []
     for item in strict.items(document["directories"], "directories"):

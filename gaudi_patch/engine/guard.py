@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,19 +101,24 @@ class Ground(NamedTuple):
             raise ValueError(f"the directory {name!a} lies outside of the package and its state")
         return path
 
-    def cached(self, name: str, sources: Iterable[str]) -> Path:
-        """Return the path of the bytecode ``name``; ValueError where it is not that of any of ``sources``."""
+    def cached(self, name: str, sources: Set[str]) -> Path:
+        """Return the path of the bytecode ``name``; ValueError where it is not that of any of ``sources``.
+
+        These are relative to the root. The time that this takes does not grow with their number.
+        """
         path = self.path(name)
-        for source in sources:
-            stem, folder = Path(source).stem, (self.root / source).parent
-            if not source.endswith(".py") or not path.name.startswith(f"{stem}."):
-                continue
-            tail = path.name[len(stem) :]
-            if path.parent == folder and tail == ".pyc":
-                return path
-            mirrored = path.parts[-len(folder.parts) : -1] == folder.parts[1:] and path.parent != folder
-            if _CACHED.fullmatch(tail) and (path.parent == folder / "__pycache__" or mirrored):
-                return path
+        if path.parent.name == "__pycache__":
+            folder = path.parent.parent
+        elif (start := _mirror_at(path, self.root / self.package)) > 0:
+            folder = Path("/", *path.parts[start:-1])
+        else:
+            folder = path.parent
+        if folder.is_relative_to(self.root):
+            for dot in re.finditer(r"\.", path.name):  # a stem may have dots itself
+                stem, tail = path.name[: dot.start()], path.name[dot.start() :]
+                whole = _CACHED.fullmatch(tail) if folder != path.parent else tail == ".pyc"
+                if whole and (folder / f"{stem}.py").relative_to(self.root).as_posix() in sources:
+                    return path
         raise ValueError(f"{name!a} is no bytecode of a file that the series changes")
 
     def refuse_other_cache(self, paths: Iterable[Path]) -> None:

@@ -66,20 +66,27 @@ def _is_ours(installation: Installation, applied: Applied) -> Callable[[bytes], 
     state = _bytes(f"{relative(installation.state_dir, base)}/")
     # By bytes: a path object for each of a million rows takes most of a minute.
     places = _cached_sources(applied, installation)
-    stems = {
-        _bytes(f"{relative(directory, base)}/"): tuple(_bytes(f"{source.stem}.") for source in sources)
-        for directory, sources in places.items()
+    sources = {
+        (_bytes(f"{relative(directory, base)}/"), _bytes(source.stem)): source
+        for directory, found in places.items()
+        for source in found
     }
 
     def ours(path: bytes) -> bool:
         if path in names or path.startswith(state):
             return True
-        at = path.rfind(b"/") + 1
-        if not path.endswith(b".pyc") or not path.startswith(stems.get(path[:at], ()), at):
+        if not path.endswith(b".pyc"):
             return False
-        file = base / path.decode("utf-8", "surrogateescape")
-        sources = places.get(file.parent, ())
-        return any(bytecode.variant_of(file, source, installation.pycache_prefix) for source in sources)
+        at = path.rfind(b"/") + 1
+        dot = path.find(b".", at)
+        while dot >= 0:  # a stem may have dots itself
+            source = sources.get((path[:at], path[at:dot]))
+            if source is not None:
+                file = base / path.decode("utf-8", "surrogateescape")
+                if bytecode.variant_of(file, source, installation.pycache_prefix):
+                    return True
+            dot = path.find(b".", dot + 1)
+        return False
 
     return ours
 

@@ -26,10 +26,12 @@ def document(data: bytes) -> dict[str, Any]:
     return mapping(value, "the document")
 
 
-def mapping(value: object, what: str) -> dict[str, Any]:
-    """Take an object; its keys are strings."""
+def mapping(value: object, what: str, most: int | None = None) -> dict[str, Any]:
+    """Take an object, of at most ``most`` values where that is given; its keys are strings."""
     if not isinstance(value, dict):
         _wrong(what, "an object", value)
+    if most is not None and len(value) > most:
+        raise ValueError(f"{what} has {len(value)} entries, more than any has")
     return value
 
 

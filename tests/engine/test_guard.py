@@ -52,7 +52,7 @@ def test_bytecode_is_that_of_a_source_and_lies_where_python_caches_it(target: Ti
     prefixed = Tiny(target.site, target.manifest, pycache_prefix=str(tmp_path / "cache")).ground
     mirrored = f"{tmp_path}/cache{target.site}/lmcache/engine.cpython-311.pyc"
     for name in ("lmcache/engine.pyc", "lmcache/__pycache__/engine.cpython-39.opt-2.pyc", mirrored):
-        assert prefixed.cached(name, ["lmcache/engine.py"]) == target.site / name
+        assert prefixed.cached(name, {"lmcache/engine.py"}) == target.site / name
     for name in (
         "lmcache/engine.py",
         "lmcache/__pycache__/other.cpython-311.pyc",
@@ -60,7 +60,7 @@ def test_bytecode_is_that_of_a_source_and_lies_where_python_caches_it(target: Ti
         f"{tmp_path}/cache/lmcache/engine.cpython-311.pyc",
     ):
         with pytest.raises(ValueError):  # noqa: PT011
-            prefixed.cached(name, ["lmcache/engine.py"])
+            prefixed.cached(name, {"lmcache/engine.py"})
 
 
 def test_bytecode_below_another_prefix_is_refused_with_the_command_that_reaches_it(

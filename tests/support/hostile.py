@@ -413,6 +413,17 @@ def state_plants_a_link_to_a_secret(target: Tiny, victim: Path) -> None:
 
 
 @case(6, applied=True)
+def state_has_very_many_files(target: Tiny, victim: Path) -> None:
+    """Each with bytecode of its own, in one directory: more than any series has, and not believed."""
+    nothing = {"before": None, "after": None}
+    files = {f"lmcache/m{number}.py": nothing for number in range(20_000)}
+    cached = [f"lmcache/__pycache__/m{number}.cpython-39.pyc" for number in range(20_000)]
+    forge_state(target, files=files, bytecode={name: saved(EVIL) for name in cached}, compiled={})
+    with target.record.open("ab") as stream:
+        stream.write("".join(f"{name},,\r\n" for name in cached).encode())
+
+
+@case(6, applied=True)
 def state_is_deep(target: Tiny, victim: Path) -> None:
     (target.state_dir / "state.json").write_text('{"a":' * 100_000)
 
