@@ -9,9 +9,12 @@
  *   RIG_NTH     which call of that kind, from 1
  *   RIG_FAULT   an error's name (EIO), SHORT (read or write half), TORN (write half, then SIGKILL), or a signal
  *               that the process sends to itself before the call (SIGKILL, SIGTERM, SIGINT, SIGHUP, SIGQUIT)
+ *   RIG_AFTER   a directory: calls count from the first one that reaches into it (what the interpreter does to
+ *               start is not what the program does)
  *   RIG_PERSIST "1": each such call fails from the Nth on
  *   RIG_LOG     a file for the trace: one line per call, fields separated by tabs, see log_call
- *   RIG_TRACE   "1": log each call; else those that count and those that change something
+ *   RIG_TRACE   "all": log each call; "counted": those that count and those that change something; "changes": only
+ *               these, and what was faulted
  *
  * Only the process that is started with it is faulted; its children are traced.
  */
@@ -63,8 +66,8 @@ static const struct { const char *name; int number; } SIGNALS[] = {
     {"SIGKILL", SIGKILL}, {"SIGTERM", SIGTERM}, {"SIGINT", SIGINT}, {"SIGHUP", SIGHUP}, {"SIGQUIT", SIGQUIT},
 };
 
-static char roots[8][ROOM];
-static int root_count, log_descriptor = -1, trace_all, nth, persist;
+static char roots[8][ROOM], after[ROOM];
+static int root_count, log_descriptor = -1, trace_all, trace_counted, nth, persist, waiting;
 static pid_t watched;
 static char kind_wanted[32], fault_wanted[32];
 static struct { const char *kind; int count; } counts[KINDS];
@@ -142,17 +145,20 @@ static void follow(int directory, const char *path, char *out) {
     raw_close(opened);
 }
 
+static int is_below(const char *path, const char *root) {
+    size_t length = strlen(root);
+    return strncmp(path, root, length) == 0 && (path[length] == 0 || path[length] == '/');
+}
+
 static int below_a_root(const char *path) {
-    for (int i = 0; i < root_count; i++) {
-        size_t length = strlen(roots[i]);
-        if (strncmp(path, roots[i], length) == 0 && (path[length] == 0 || path[length] == '/')) return 1;
-    }
+    for (int i = 0; i < root_count; i++)
+        if (is_below(path, roots[i])) return 1;
     return 0;
 }
 
 /* pid, kind, number (0: does not count), "w" or "r", error number, fault, place, other; control characters as \xNN. */
 static void log_call(const struct call *call, int error) {
-    if (log_descriptor < 0 || !(trace_all || call->counted || call->changes)) return;
+    if (log_descriptor < 0 || !(trace_all || (trace_counted && call->counted) || call->changes || *call->fault)) return;
     char line[4 * 2 * ROOM + 256];
     int used = snprintf(line, 256, "%d\t%s\t%d\t%s\t%d\t%s\t", (int)getpid(), call->kind, call->nth,
                         call->changes ? "w" : "r", error, call->fault);
@@ -179,12 +185,17 @@ __attribute__((constructor)) static void start(void) {
             raw_close(opened);
         }
     }
-    trace_all = (value = getenv("RIG_TRACE")) && *value == '1';
+    trace_all = (value = getenv("RIG_TRACE")) && strcmp(value, "all") == 0;
+    trace_counted = value && strcmp(value, "counted") == 0;
     if ((value = getenv("RIG_ROOT"))) {
         char list[8 * ROOM];
         snprintf(list, sizeof list, "%s", value);
         for (char *save, *one = strtok_r(list, ":", &save); one && root_count < 8; one = strtok_r(NULL, ":", &save))
             snprintf(roots[root_count++], ROOM, "%s", one);
+    }
+    if ((value = getenv("RIG_AFTER"))) {
+        snprintf(after, ROOM, "%s", value);
+        waiting = 1;
     }
     if ((value = getenv("RIG_KIND"))) snprintf(kind_wanted, sizeof kind_wanted, "%s", value);
     if ((value = getenv("RIG_FAULT"))) snprintf(fault_wanted, sizeof fault_wanted, "%s", value);
@@ -214,7 +225,8 @@ static int enter(struct call *call) {
     call->nth = 0;
     call->act = NONE;
     call->fault = "";
-    call->counted = root_count && getpid() == watched && (below_a_root(call->place) || below_a_root(call->other));
+    if (waiting && is_below(call->place, after)) waiting = 0;
+    call->counted = root_count && !waiting && getpid() == watched && (below_a_root(call->place) || below_a_root(call->other));
     if (call->counted) {
         int mine = number_of(call->kind), all = ++any_count;
         call->nth = mine;

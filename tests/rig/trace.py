@@ -15,8 +15,11 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,14 +151,16 @@ def run(
     env: Mapping[str, str],
     roots: Sequence[Path] = (),
     fault: Fault | None = None,
-    everything: bool = True,
+    log_level: str = "all",
+    after: Path | None = None,
     cwd: Path = Path(os.sep),
     timeout: float = TIMEOUT,
 ) -> Done:
     """Run a command to its end and return what it did.
 
-    Calls below ``roots`` are numbered, and ``fault`` is put in the way of one of them. ``everything``: trace all
-    calls, also those of the interpreter's own start; else those below ``roots``, and all that change something.
+    Calls below ``roots`` are numbered, and ``fault`` is put in the way of one of them. ``log_level``: "all" calls,
+    also those of the interpreter's own start; "counted", those below ``roots`` and all that change something;
+    "changes", only these and what was faulted. Calls count from the first that reaches into the directory ``after``.
     """
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-rig-") as folder:
         log = Path(folder) / "log"
@@ -163,10 +168,12 @@ def run(
             "LD_PRELOAD": str(library()),
             "RIG_ROOT": ":".join(str(root.resolve()) for root in roots),
             "RIG_LOG": str(log),
-            "RIG_TRACE": "1" if everything else "0",
+            "RIG_TRACE": log_level,
             # Bytecode that the interpreter caches of the tool itself is not what the tool writes.
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        if after is not None:
+            environment["RIG_AFTER"] = str(after.resolve())
         if fault is not None:
             environment |= {
                 "RIG_KIND": fault.kind,
@@ -184,28 +191,33 @@ def run(
                 env=environment,
                 cwd=cwd,
             )
-            try:
-                code = process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # No wait(timeout): it polls, and sleeps up to 50 ms too long.
+            limit = threading.Timer(timeout, process.kill)
+            limit.start()
+            began = time.monotonic()
+            code = process.wait()
+            limit.cancel()
+            if code == -signal.SIGKILL and time.monotonic() - began >= timeout:
                 code = HUNG
             texts = []
             for stream in (out, err):
                 stream.seek(0)
                 texts.append(stream.read().decode("utf-8", "backslashreplace"))
         # What goes to stdout and stderr is in the texts.
-        calls = [call for call in read_log(log) if not call.path.is_relative_to(Path(folder).resolve())]
+        calls = read_log(log, Path(folder).resolve())
         return Done(code, *texts, calls)
 
 
-def read_log(log: Path) -> list[Call]:
-    """The calls of a trace, in their order."""
+def read_log(log: Path, without: Path) -> list[Call]:
+    """The calls of a trace, in their order; those on files in the directory ``without`` are left out."""
     if not log.exists():
         return []
+    left_out = os.fsencode(without)
     calls = []
     for line in log.read_bytes().splitlines():
         pid, kind, number, changes, error, fault, path, other = line.split(b"\t")
+        if path.startswith(left_out):
+            continue
         calls.append(
             Call(
                 int(pid),
@@ -222,5 +234,6 @@ def read_log(log: Path) -> list[Call]:
 
 
 def _path(text: bytes) -> Path:
-    data = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text)
-    return Path(os.fsdecode(data))
+    if b"\\" in text:
+        text = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text)
+    return Path(os.fsdecode(text))

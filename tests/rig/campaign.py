@@ -1,0 +1,80 @@
+"""Many faults, two at a time, and their count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import NamedTuple
+
+from tests.rig import place, points
+from tests.rig.attack import SCENARIOS, Attack, Report, Scenario
+from tests.rig.trace import Fault
+
+#: Processes at a time; each has a disk of its own.
+WORKERS = 2
+
+
+class Job(NamedTuple):
+    scenario: str
+    fault: Fault
+    next_verb: str
+    as_json: bool
+
+
+class Campaign:
+    """Places, and the attacks prepared at each."""
+
+    def __init__(self, folder: Path, scenarios: Sequence[Scenario] = SCENARIOS, workers: int = WORKERS) -> None:
+        self.scenarios = scenarios
+        self.places = [place.make(folder / f"disk-{number}") for number in range(workers)]
+        self.attacks = [{one.name: Attack(where, one) for one in scenarios} for where in self.places]
+
+    @property
+    def clean_faults(self) -> list[str]:
+        """What is wrong after runs without any fault."""
+        return self.places[0].faults
+
+    def jobs(self, count: int, seed: int) -> list[Job]:
+        """``count`` faults, the same number for each scenario; what follows and the format in turn."""
+        jobs = []
+        for one in self.scenarios:
+            faults = points.sample(self.attacks[0][one.name].faults(), -(-count // len(self.scenarios)), seed)
+            jobs += [
+                Job(one.name, fault, ("apply", "rollback")[number % 2], number % 3 == 0)
+                for number, fault in enumerate(faults)
+            ]
+        return jobs
+
+    def run(self, jobs: Sequence[Job]) -> list[Report]:
+        """Run them all; each report says what was found."""
+        free: Queue[dict[str, Attack]] = Queue()
+        for attacks in self.attacks:
+            free.put(attacks)
+
+        def one(job: Job) -> Report:
+            attacks = free.get()
+            try:
+                return attacks[job.scenario].run(job.fault, job.next_verb, as_json=job.as_json)
+            finally:
+                free.put(attacks)
+
+        with ThreadPoolExecutor(len(self.attacks)) as pool:
+            return list(pool.map(one, jobs))
+
+
+def count(reports: Sequence[Report]) -> Counter[str]:
+    """How many faults brought each kind of finding to light."""
+    return Counter(kind for report in reports for kind in {finding.kind for finding in report.findings})
+
+
+def summary(reports: Sequence[Report]) -> str:
+    """The line that says what was tried and what came of it."""
+    found = count(reports)
+    arrived = sum(report.arrived for report in reports)
+    return (
+        f"faults injected from outside: {arrived}; third states {found['third']}; lies {found['lie'] + found['bug']}; "
+        f"writes outside {found['outside']}; dead ends {found['dead-end'] + found['hang']}; litter {found['litter']}"
+    )
