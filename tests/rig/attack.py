@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -127,7 +126,11 @@ class Attack:
         place = self.place
         command, goal = self.command, self.scenario.goal
         if not self.scenario.force:
-            command, goal = place.command([report.next_verb]), "new" if report.next_verb == "apply" else "pristine"
+            printed = printed_command(f"{done.err}{done.out}")
+            if printed is not None:
+                report.next_verb = printed[3]
+            command = printed or place.command([report.next_verb])
+            goal = "new" if report.next_verb == "apply" else "pristine"
         key = (report.next_verb, digest(after.tree))
         if key in self._known:
             return self._known[key]
@@ -146,9 +149,13 @@ class Attack:
         return findings
 
 
-def printed_command(text: str) -> Sequence[str] | None:
-    """The first command that the output names in backticks or after "next:", ready to be run; None without one."""
-    match = re.search(r"`(gaudi-patch (?:apply|rollback)[^`]*)`", text)
-    if match is None or "--p" not in match[1]:
+def printed_command(text: str) -> list[str] | None:
+    """Return the first whole command line that a run prints to be typed next, as it stands; None without one.
+
+    Only smoke checks are turned off: the package is no real one.
+    """
+    match = re.search(r"`(gaudi-patch (apply|rollback) --[^`]+)`", text)
+    if match is None:
         return None
-    return [sys.executable, "-m", *shlex.split(match[1].replace("gaudi-patch", "gaudi_patch", 1))]
+    command = [sys.executable, "-m", "gaudi_patch", *shlex.split(match[1])[1:]]
+    return [*command, "--no-smoke"] if match[2] == "apply" and "--no-smoke" not in command else command

@@ -23,8 +23,10 @@ KINDS = ("third", "lie", "outside", "dead-end", "litter", "bug", "hang")
 
 JOURNAL = f"site/{DIST_INFO}/gaudi-patch.journal/"
 
-#: Exit codes that promise that nothing was changed: refused, usage, not found, environment, interrupted.
-UNCHANGED = frozenset({1, 2, 3, 4, 129, 130, 131, 143})
+#: Exit codes that promise that nothing was changed: refused, usage, not found, environment.
+UNCHANGED = frozenset({1, 2, 3, 4})
+#: Ended by a signal: nothing was changed, or all was, and then the words say that.
+INTERRUPTED = frozenset({129, 130, 131, 143})
 HUMAN = 6
 BUG = 70
 
@@ -32,7 +34,9 @@ _NOTHING = re.compile(
     r"nothing was (changed|written)|left as it was|(everything|all changes) (was|were) (put|rolled) back"
     r"|no file is left half-way"
 )
-_DONE = re.compile(r"verified from disk|^(applied|rolled back) series", re.MULTILINE)
+_DONE = re.compile(
+    r"verified from disk|^(applied|rolled back) series|series \S+ is (applied|rolled back)", re.MULTILINE
+)
 _KEPT = re.compile(r"journal is kept")
 
 
@@ -170,23 +174,29 @@ def _code(case: Case, before: View, done: Done, after: View) -> list[Finding]:
             return [Finding("lie", f"exit 0, but the tree is {_is(after)}")]
         if after.passing and "could not remove" not in done.err + done.out:
             return [Finding("litter", f"exit 0 leaves {', '.join(after.passing)}")]
-    elif code in UNCHANGED:
+    elif code in INTERRUPTED and after.state == case.goal and not after.journal and _says_done(done):
+        pass
+    elif code in UNCHANGED | INTERRUPTED:
         if not _unchanged(before, after):
             return [Finding("lie", f"exit {code}, but the tree was {_is(before)} and is {_is(after)}")]
         if [name for name in after.passing if name not in before.tree] and not _tells(done, after.passing):
             return [Finding("litter", f"exit {code} leaves {', '.join(after.passing)}")]
     elif code == HUMAN:
         text = done.err + done.out
-        unnamed = [name for name in _not_put_back(case, after) if name.removeprefix("site/") not in text]
+        unnamed = [name for name in _not_put_back(case, after) if name.removeprefix("site/").rstrip("/") not in text]
         if after.journal and unnamed:
             return [Finding("lie", f"exit 6 does not name {', '.join(unnamed[:6])}")]
-        if after.whole and not before.journal:
+        if after.whole and not before.journal and not (after.state == case.goal and _says_done(done)):
             return [Finding("lie", f"exit 6, but the tree is whole: {after.state}")]
     elif code == BUG:
         return [Finding("bug", "exit 70")]
     else:
         return [Finding("lie", f"exit {code} is not one for this")]
     return []
+
+
+def _says_done(done: Done) -> bool:
+    return _DONE.search(f"{done.out}\n{done.err}") is not None
 
 
 def _not_put_back(case: Case, after: View) -> list[str]:

@@ -22,7 +22,7 @@ ERRORS = {
     "link": (*_CHANGE, "ENOENT"),
     "symlink": _CHANGE,
     "unlink": ("EIO", "EACCES", "EROFS", "ESTALE", "ENOENT", "EBUSY", "EINTR"),
-    "rmdir": ("EIO", "EACCES", "EROFS", "ENOTEMPTY", "EBUSY", "EINTR"),
+    "rmdir": ("EIO", "EACCES", "EROFS", "EBUSY", "EINTR"),
     "mkdir": _CHANGE,
     "mknod": _CHANGE,
     "truncate": _CHANGE,
