@@ -129,6 +129,7 @@ def _failed(command: str, fault: GaudiPatchError, progress: Progress | None) -> 
     if progress is not None:
         result.data["stage"] = progress.stage.value
         result.warnings += [progress.recovered] if progress.recovered else []
+        result.warnings += progress.warnings
     return result
 
 

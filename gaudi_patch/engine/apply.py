@@ -55,7 +55,7 @@ def apply(
     progress = Progress() if progress is None else progress
     held: AbstractContextManager[list[str]] = nullcontext([])
     if not options.dry_run:
-        held = exclusive(installation, options.lock_timeout, options.disk, progress)
+        held = exclusive(manifest, installation, options.lock_timeout, options.disk, progress)
     with way_out(installation), held as noted:
         found, fault = settled(manifest, installation) if options.dry_run else (look(manifest, installation), None)
         if fault is not None:
@@ -69,7 +69,7 @@ def apply(
             return ApplyOutcome(Done.ALREADY, found, found, name, warnings=warnings)
         if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
             raise unknown_version(found)
-        ground = Ground.of(installation)
+        ground = found.ground
         overlay = Overlay(ground.bounds)
         planned, leftover = _lay_out(found, overlay, options)
         todo = overlay.changes()
@@ -108,7 +108,7 @@ def apply(
 
 def confirm(manifest: Manifest, installation: Installation, options: ApplyOptions) -> Situation:
     """Take the mark of an unproved series off; nothing is written where there is none."""
-    with exclusive(installation, options.lock_timeout, options.disk):
+    with exclusive(manifest, installation, options.lock_timeout, options.disk):
         found = look(manifest, installation)
         if found.applied is None or not found.applied.unproved:
             return found
@@ -154,9 +154,8 @@ def _carry_out(
     progress: Progress,
     check: Callable[[], object] | None = None,
 ) -> list[str]:
-    ground = Ground.of(found.installation)
     try:
-        return transaction.run(ground, verb, todo, disk, leftover, layout.source_date_ns(), progress, check)
+        return transaction.run(found.ground, verb, todo, disk, leftover, layout.source_date_ns(), progress, check)
     except OSError as error:
         raise environment_error(error, doing, progress.words()) from error
 

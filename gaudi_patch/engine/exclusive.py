@@ -9,14 +9,19 @@ from gaudi_patch.disk import Disk, environment_error
 from gaudi_patch.engine import orphans, transaction
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.progress import Progress
-from gaudi_patch.engine.situation import lock
+from gaudi_patch.engine.situation import given, lock
 from gaudi_patch.engine.way_out import way_out
+from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.target.installation import Installation
 
 
 @contextmanager
 def exclusive(
-    installation: Installation, timeout: float | None, disk: Disk, progress: Progress | None = None
+    manifest: Manifest,
+    installation: Installation,
+    timeout: float | None,
+    disk: Disk,
+    progress: Progress | None = None,
 ) -> Iterator[list[str]]:
     """Hold the installation's lock, a killed run undone; yields the warnings that came of it.
 
@@ -26,13 +31,13 @@ def exclusive(
         warnings += orphans.clear(installation, timeout, disk)
         warnings += orphans.clear_superseded(installation, disk)
         try:
-            recovered = transaction.recover(Ground.of(installation), disk)
-        except OSError as error:
-            left = "its journal is kept for the next run"
-            raise environment_error(error, "undoing an interrupted run", left) from error
+            recovered = transaction.recover(Ground.of(installation, given(manifest)), disk)
+        except OSError as error:  # an undo that has begun says itself what it could not do
+            raise environment_error(error, "looking for the journal of an interrupted run") from error
         if recovered is not None:
             count = f"{recovered.restored} file{'s' if recovered.restored != 1 else ''} restored"
             warnings.append(f"an interrupted {recovered.verb} was undone first ({count})")
             if progress is not None:
                 progress.recovered = warnings[-1]
+            warnings += recovered.warnings
         yield warnings

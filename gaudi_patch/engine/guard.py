@@ -39,7 +39,8 @@ class Ground(NamedTuple):
     """What belongs to one installation.
 
     ``root`` is what relative paths of state and journal start from, ``home`` the journal's directory,
-    ``prefix`` that of bytecode that is not kept beside its sources, ``target`` what the user pointed at.
+    ``prefix`` that of bytecode that is not kept beside its sources, ``target`` what the user pointed at,
+    ``manifest`` the directory given with --manifest: what a command line to type next repeats.
     """
 
     root: Path
@@ -49,9 +50,10 @@ class Ground(NamedTuple):
     bounds: Bounds
     prefix: Path | None = None
     target: Target = Target()
+    manifest: Path | None = None
 
     @classmethod
-    def of(cls, installation: Installation) -> Ground:
+    def of(cls, installation: Installation, manifest: Path | None = None) -> Ground:
         """Return what belongs to ``installation``."""
         root, state_dir = installation.root, installation.state_dir
         parent, home = state_dir.parent, journal_home(installation)
@@ -67,7 +69,7 @@ class Ground(NamedTuple):
             mirrored = (*root.parts[1:], installation.package)
             areas.append(Area(prefix, mirrored, files=_BYTECODE, real=Path(os.path.realpath(prefix))))
         bounds = Bounds(areas, installation.image_root)
-        return cls(root, installation.package, state_dir, home, bounds, prefix, installation.target)
+        return cls(root, installation.package, state_dir, home, bounds, prefix, installation.target, manifest)
 
     def standing(self) -> os.stat_result:
         """Return what the package's directory is: whom it belongs to, and who may write there."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 #: What ends a run on request; each is answered in the same way.
@@ -31,12 +31,14 @@ class Stage(str, Enum):
 class Progress:
     """The record of one run.
 
-    ``goal`` says what holds once it is committed, ``recovered`` what was done first about a killed run.
+    ``goal`` says what holds once it is committed, ``recovered`` what was done first about a killed run,
+    ``warnings`` what an undo left of its journal.
     """
 
     stage: Stage = Stage.NOT_STARTED
     goal: str = "all changes were made"
     recovered: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     def words(self) -> str:
         """Return what holds now, to end a message with."""

@@ -48,7 +48,7 @@ def rollback(
     with every stage, and is right whatever is raised.
     """
     progress = Progress() if progress is None else progress
-    with exclusive(installation, options.lock_timeout, options.disk, progress) as noted:
+    with exclusive(manifest, installation, options.lock_timeout, options.disk, progress) as noted:
         found = look(manifest, installation)
         warnings = (*installation.warnings, *noted)
         if found.applied is None and found.state not in (State.PATCHED, State.PARTIAL):
@@ -57,7 +57,7 @@ def rollback(
                 raise fault
             return RollbackOutcome(Done.ALREADY, found, found, warnings=warnings)
         edited = [one for one in found.files if one.state in (State.MODIFIED, State.MISSING)]
-        ground = Ground.of(installation)
+        ground = found.ground
         overlay = Overlay(ground.bounds)
         saved = _save_edited(found, edited, overlay, options)
         folders = _lay_out(found, overlay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.engine import applied as applied_state
@@ -41,8 +42,17 @@ class Situation(NamedTuple):
 
     def command(self, verb: str, *arguments: str) -> str:
         """Return a command line for this target and manifest, quoted for the shell."""
-        manifest = None if self.manifest.directory == default_directory() else self.manifest.directory
-        return command_line(verb, *arguments, target=self.installation.target, manifest=manifest)
+        return command_line(verb, *arguments, target=self.installation.target, manifest=given(self.manifest))
+
+    @property
+    def ground(self) -> Ground:
+        """What belongs to the installation, with what a command line repeats."""
+        return Ground.of(self.installation, given(self.manifest))
+
+
+def given(manifest: Manifest) -> Path | None:
+    """Return the directory given with --manifest, None for the built-in manifest."""
+    return None if manifest.directory == default_directory() else manifest.directory
 
 
 def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:

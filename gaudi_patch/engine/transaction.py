@@ -37,10 +37,11 @@ class Change(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What was done about a killed run: its verb, and how many targets had to be put back."""
+    """What was done about a killed run: its verb, how many targets had to be put back, what is left of its journal."""
 
     verb: str
     restored: int
+    warnings: tuple[str, ...] = ()
 
 
 def run(
@@ -84,8 +85,9 @@ def _run(
     began = committed = False
     warnings = []
     try:
-        _make_home(home, disk)
-        began, progress.stage = True, Stage.UNDER_WAY
+        with uninterrupted():  # else a signal could come between the directory and the note of it
+            _make_home(home, disk)
+            began, progress.stage = True, Stage.UNDER_WAY
         _stage(ground, record, changes, disk)
         record = record._replace(phase="replacing")
         _write_journal(ground, record, disk)
@@ -129,7 +131,7 @@ def recover(ground: Ground, disk: Disk) -> Recovery | None:
             done = undo.undo(ground, record, disk, trusted=False)
             if not done.complete:
                 raise undo.unfinished(done, ground, record, disk)
-            return Recovery(record.verb, done.restored)
+            return Recovery(record.verb, done.restored, tuple(done.warnings))
 
 
 def preflight(ground: Ground, changes: Iterable[Change], remove_directories: Iterable[Path] = ()) -> None:
@@ -292,7 +294,7 @@ def _undo_after(
     done = undo.undo(ground, record, disk, trusted=True)
     if not done.complete:
         raise undo.unfinished(done, ground, record, disk, error) from error
-    progress.stage = Stage.UNDONE
+    progress.stage, progress.warnings = Stage.UNDONE, done.warnings
 
 
 def _set_directory_times(home: Path, record: Journal, time_ns: int | None, disk: Disk) -> list[str]:

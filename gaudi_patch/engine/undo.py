@@ -25,13 +25,15 @@ Fault = OSError | GaudiPatchError
 
 class Undone(NamedTuple):
     """What came of an undo: ``failed`` targets are not what they were, ``strangers`` were edited by somebody
-    since and left alone, ``litter`` is what else could not be brought back to what it was.
+    since and left alone, ``litter`` is what else could not be brought back to what it was. ``warnings`` are about what
+    is left of the journal once all is as it was.
     """
 
     restored: int
     strangers: list[Path]
     failed: list[tuple[Path, Fault]]
     litter: list[tuple[Path, Fault]]
+    warnings: list[str]
 
     @property
     def complete(self) -> bool:
@@ -44,10 +46,9 @@ def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undon
 
     ``trusted`` tells that the record is this process's own and was not read from the target.
     """
-    done = Undone(0, [], [], [])
+    done = Undone(0, [], [], [], [])
     for path, mode in record.removed:
-        if not path.is_dir():
-            _attempt(path, done.failed, lambda path=path, mode=mode: disk.mkdir(path, mode))  # type: ignore[misc]
+        _attempt(path, done.failed, lambda path=path, mode=mode: _make_again(path, mode, disk))  # type: ignore[misc]
     restored = 0
     wanted = {entry.path for entry in record.entries if entry.before is not None}
     replaced = _Replaced(ground, disk)
@@ -69,13 +70,13 @@ def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undon
     made = [*record.created, *(path / "__pycache__" for path in record.created)]
     for path in sorted(made, reverse=True):
         _attempt(path, done.litter, lambda path=path: remove_empty([path], disk))  # type: ignore[misc]
-    for path in touched_directories(record):
-        _attempt(path, done.litter, lambda path=path: disk.sync_directory(path))  # type: ignore[misc]
+    for path in _parents(record):
+        _attempt(path, done.litter, lambda path=path: _sync(path, disk))  # type: ignore[misc]
     done = done._replace(restored=restored)
     if done.complete:
         _attempt(ground.home / journal.FILE, done.litter, lambda: _end(ground.home, disk))
     if done.complete:
-        clear(ground.home, disk)
+        done.warnings.extend(clear(ground.home, disk))
     return done
 
 
@@ -84,6 +85,16 @@ def _attempt(path: Path, faults: list[tuple[Path, Fault]], work: Callable[[], ob
         work()
     except (OSError, GaudiPatchError) as error:
         faults.append((path, error))
+
+
+def _make_again(path: Path, mode: int, disk: Disk) -> None:
+    if not path.is_dir():
+        disk.mkdir(path, mode)
+
+
+def _sync(path: Path, disk: Disk) -> None:
+    if path.is_dir():
+        disk.sync_directory(path)
 
 
 def _why(fault: Fault) -> str:
@@ -158,9 +169,12 @@ class _Replaced:
 
 def touched_directories(record: Journal) -> list[Path]:
     """Return the directories whose entries change, those that exist, parents first."""
+    return [folder for folder in _parents(record) if folder.is_dir()]
+
+
+def _parents(record: Journal) -> list[Path]:
     folders = {entry.path.parent for entry in record.entries} | {path.parent for path, _ in record.removed}
-    folders |= {path.parent for path in record.created}
-    return sorted(folder for folder in folders if folder.is_dir())
+    return sorted(folders | {path.parent for path in record.created})
 
 
 def remove_empty(folders: Iterable[Path], disk: Disk) -> None:
@@ -221,7 +235,7 @@ def unfinished(
     path, first = [*done.failed, *done.litter][0]
     lost = isinstance(first, GaudiPatchError) and first.code == "journal-damaged"
     kept_text = f"the journal is kept in {ground.home}" if kept else "no journal could be kept"
-    again = [command_line(verb, target=ground.target) for verb in ("rollback", "apply")]
+    again = [command_line(verb, target=ground.target, manifest=ground.manifest) for verb in ("rollback", "apply")]
     hint = f"once the disk problem is fixed, run `{again[0]}` or `{again[1]}`; either one first finishes the undo"
     return GaudiPatchError(
         Exit.HUMAN,
