@@ -59,7 +59,7 @@ class Bounds:
         raise outside(path)
 
     def holds(self, path: Path) -> bool:
-        """Whether ``path`` lies in an area, by its text."""
+        """Return whether ``path`` lies in an area, by its text."""
         try:
             self.area(path)
         except GaudiPatchError:
@@ -67,7 +67,7 @@ class Bounds:
         return True
 
     def holds_directory(self, path: Path) -> bool:
-        """Whether the directory ``path`` lies in an area, by its text."""
+        """Return whether the directory ``path`` lies in an area, by its text."""
         try:
             self.area(path, directory=True)
         except GaudiPatchError:
@@ -75,7 +75,7 @@ class Bounds:
         return True
 
     def may_be_link(self, path: Path) -> bool:
-        """Whether the file ``path`` may be a symbolic link; bytecode may not."""
+        """Return whether the file ``path`` may be a symbolic link; bytecode may not."""
         return self.holds(path) and self.area(path).links and path.suffix != ".pyc"
 
     def read_through(self, path: Path, link: str) -> bytes | None:
@@ -134,12 +134,12 @@ class Bounds:
 
 
 def outside(path: Path) -> GaudiPatchError:
-    """A path that is none of ours."""
+    """Return the error for this: a path that is none of ours."""
     return refused("outside-package", f"lies outside of the package and its state; {_UNCHANGED}", file=str(path))
 
 
 def linked(path: Path, link: str) -> GaudiPatchError:
-    """A link where none may be."""
+    """Return the error for this: a link where none may be."""
     return refused(
         "link-in-the-way",
         f"is a symbolic link to {link}; gaudi-patch follows none here; {_UNCHANGED}",
@@ -215,5 +215,5 @@ def _walk(path: Path, area: Area) -> int:
 
 
 def leads_out(path: Path, where: str) -> GaudiPatchError:
-    """A directory of the package that is a link to another place."""
+    """Return the error for this: a directory of the package that is a link to another place."""
     return refused("outside-package", f"leads out of the package, to {where}; {_UNCHANGED}", file=str(path))

@@ -47,7 +47,7 @@ class FileImage(NamedTuple):
         return sha256(self.data)
 
     def same_content(self, other: FileImage | None) -> bool:
-        """Whether both hold the same bytes in the same kind of file."""
+        """Return whether both hold the same bytes in the same kind of file."""
         return other is not None and self.data == other.data and self.link == other.link
 
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes, the same for every verb; the README documents them as a contract."""
+    """Exit codes, the same for every command; the README documents them as a contract."""
 
     OK = 0
     REFUSED = 1
@@ -49,12 +49,12 @@ class GaudiPatchError(Exception):
 
 
 def bad_patch(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:
-    """A patch file that is malformed or unsafe."""
+    """Return the error for this: a patch file that is malformed or unsafe."""
     return GaudiPatchError(Exit.USAGE, "bad-patch", message, hint, file, line)
 
 
 def bad_manifest(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:
-    """A manifest or lock that is malformed or contradicts itself."""
+    """Return the error for this: a manifest or lock that is malformed or contradicts itself."""
     return GaudiPatchError(Exit.USAGE, "bad-manifest", message, hint, file, line)
 
 

@@ -135,7 +135,7 @@ def _regular(opened: int, path: Path) -> int:
 
 
 def not_a_file(path: Path) -> GaudiPatchError:
-    """A FIFO, device, socket or directory where a file should be."""
+    """Return the error for this: a FIFO, device, socket or directory where a file should be."""
     return refused("not-a-file", f"is not a regular file; {_UNCHANGED}", file=str(path))
 
 

@@ -39,7 +39,7 @@ def distinct(size: int) -> Case:
 
 
 def two_symbols(size: int) -> Case:
-    """Every line stands size/2 times, every hunk once: the worst case for a search by rare lines."""
+    """Return every line stands size/2 times, every hunk once: the worst case for a search by rare lines."""
     rng = random.Random(1)
     blocks = [b"".join(b"a\n" if at >> bit & 1 else b"b\n" for bit in range(20)) + b"c\n" for at in range(size // 21)]
     rng.shuffle(blocks)

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share."""
+"""Fixtures that several test directories share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _unavailable(error: EnvironmentUnavailableError) -> None:
 
 @pytest.fixture(scope="session")
 def torch_python() -> Path:
-    """An interpreter with PyTorch and LMCache's import dependencies."""
+    """Return an interpreter with PyTorch and LMCache's import dependencies."""
     try:
         return environments.torch_python()
     except EnvironmentUnavailableError as error:

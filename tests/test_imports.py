@@ -17,7 +17,7 @@ SCRIPTS = ("inside", "smoke/probes", "smoke/vllm_plugin", "emulator/packages")
 
 
 def imported(source: str) -> set[str]:
-    """Every module that ``source`` imports, inside functions and for annotations alone included."""
+    """Return every module that ``source`` imports, inside functions and for annotations alone included."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

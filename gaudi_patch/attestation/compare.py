@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 
 def differences(attested: Mapping[str, Any], found: Situation) -> list[Difference]:
-    """Everything that is not as attested; empty where the attestation holds.
+    """Return everything that is not as attested; empty where the attestation holds.
 
     Only what is on disk decides, not what this gaudi-patch would apply: an image may be checked by another
     version of it. Raises ``compiled-module`` (exit 1) where a compiled extension hides an attested source.

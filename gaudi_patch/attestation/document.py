@@ -35,7 +35,7 @@ class Surroundings(NamedTuple):
 def build(
     found: Situation, *, changed: bool, proof: Proof, around: Surroundings, tool: str, stamp_ns: int
 ) -> dict[str, Any]:
-    """The attestation of a situation in which every file is patched, or none has to be.
+    """Return the attestation of a situation in which every file is patched, or none has to be.
 
     ``changed``: whether the run that writes it has applied the series. Raises ValueError for any other situation:
     there is nothing to attest then.
@@ -73,7 +73,7 @@ def build(
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """The sha256 that a document must carry; schema.json says of what."""
+    """Return the sha256 that a document must carry; schema.json says of what."""
     content = {name: value for name, value in document.items() if name != "sha256"}
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())
 
@@ -90,7 +90,7 @@ def _series(found: Situation) -> dict[str, Any]:
 
 
 def series_id(found: Situation) -> str | None:
-    """The series whose patched files are there: state.json knows, else the manifest."""
+    """Return the series whose patched files are there: state.json knows, else the manifest."""
     if found.applied is not None:
         return found.applied.series
     return found.series.id if found.series is not None and found.state is State.PATCHED else None
@@ -109,7 +109,7 @@ def _patches(found: Situation) -> list[dict[str, str]]:
 
 
 def patch_digests(found: Situation) -> dict[str, str]:
-    """The patches that made the files what they are, in order, each with its sha256."""
+    """Return the patches that made the files what they are, in order, each with its sha256."""
     order = found.series.patches if found.series is not None else ()
     if found.applied is not None:
         done = found.applied.patches  # state.json keeps them sorted
@@ -157,7 +157,7 @@ def _smoke(proof: Proof) -> dict[str, Any]:
 
 
 def _integers(counters: Mapping[str, Any]) -> dict[str, Any]:
-    """The counts, as far as they are numbers by workload."""
+    """Return the counts, as far as they are numbers by workload."""
     kept: dict[str, Any] = {}
     for name, value in counters.items():
         if isinstance(value, dict):

@@ -19,10 +19,11 @@ LIMIT = 16 * 1024 * 1024
 
 
 def destination(path: Path) -> Path:
-    """Where ``path`` leads to, looked at before anything is changed: a file, or a name in a folder to write to.
+    """Return where ``path`` leads to, looked at before anything is changed: a file, or a name in a directory to
+    write to.
 
-    Raises a usage error for what a file cannot be put in place of (a folder, a device such as /dev/stdout), an
-    environment error for a folder that is missing or not writable.
+    Raises a usage error for what a file cannot be put in place of (a directory, a device such as /dev/stdout), an
+    environment error for a directory that is missing or not writable.
     """
     if str(path) == "-":
         raise _usage("--report takes a file; nothing was changed", "--json prints the result on stdout")

@@ -13,7 +13,7 @@ FILE = Path(__file__).with_name("schema.json")
 
 @cache
 def load() -> dict[str, Any]:
-    """The schema."""
+    """Return the schema."""
     found: dict[str, Any] = json.loads(FILE.read_bytes())
     return found
 
@@ -23,7 +23,7 @@ MOST_FAULTS = 50
 
 
 def faults(value: object) -> list[str]:
-    """What is wrong with ``value``, each with its place, in the document's order; nothing for a valid one."""
+    """Return what is wrong with ``value``, each with its place, in the document's order; nothing for a valid one."""
     # 100 ms: only attestations need it.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match

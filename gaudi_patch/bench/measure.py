@@ -1,7 +1,7 @@
 """Measure what a request costs: run by path under the target interpreter, as a smoke probe is.
 
 ``measure.py --result FILE --rules RULES --device DEVICE --work JSON``. The work names the shape of a model, the
-context lengths, and, where the installed code is not the one to measure, a folder that comes first on sys.path.
+context lengths, and, where the installed code is not the one to measure, a directory that comes first on sys.path.
 
 One process measures one code on one shape, shortest context first, as a serving process would meet them. The
 caches are as large as the longest needs, or as memory allows: a longer request goes over the same slots and memory
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _caches, _connector, _device, _lmcache, _probe
     from gaudi_patch.smoke.probes._probe import Foreign
-else:  # run by path; what the smoke probes share is in the folder beside this one
+else:  # run by path; what the smoke probes share is in the directory beside this one
     sys.path.append(str(Path(__file__).resolve().parents[1] / "smoke" / "probes"))
     import _caches
     import _connector
@@ -95,7 +95,7 @@ class Request:
             self.own.append(self.objects[-1])
 
     def slots(self) -> list[int]:
-        """A new slot mapping for all tokens."""
+        """Return a new slot mapping for all tokens."""
         slots = self._port.slots(self.held)
         return (slots * -(-self._tokens // self.held))[: self._tokens]
 
@@ -179,7 +179,7 @@ class Meter:
     def _different_planes(
         self, objects: Sequence[Foreign], spans: Sequence[_connector.Span], slots: Sequence[int]
     ) -> int:
-        """How many planes do not hold, in the slots of the request, what the objects hold."""
+        """Return how many planes do not hold, in the slots of the request, what the objects hold."""
         index = np.asarray(slots)
         contents = [self.port.contents(one) for one in objects]
         wrong = 0
@@ -193,7 +193,9 @@ class Meter:
         return wrong
 
     def _timed(self, tokens: int) -> dict[str, dict[str, Any]]:
-        """The fastest of several runs, taken in turn: what else a machine does makes times longer, never shorter."""
+        """Return the fastest of several runs, taken in turn: what else a machine does makes times longer, never
+        shorter.
+        """
         request = Request(self.port, tokens, self._held)
         slots = request.slots()
         moves = {name: self._move(name, request, slots) for name in ("store", "load")}

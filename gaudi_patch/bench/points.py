@@ -68,7 +68,7 @@ class Pair(NamedTuple):
 
 
 def points_of(code: str, shape: str, measured: Iterable[Mapping[str, Any]]) -> list[Point]:
-    """The points of one measuring process."""
+    """Return the points of one measuring process."""
     return [Point(code=code, shape=shape, **one) for one in measured]
 
 
@@ -90,7 +90,7 @@ BYTE_COLUMNS = ("request", "KV", "bounced", "device traffic", "time", "CPU time"
 
 
 def count_row(pair: Pair) -> tuple[str, ...]:
-    """What the device was told to do: stock -> patched."""
+    """Return what the device was told to do: stock -> patched."""
     return (
         _request(pair),
         _both(pair, lambda one: _count(one, "graph_launches")),
@@ -102,7 +102,7 @@ def count_row(pair: Pair) -> tuple[str, ...]:
 
 
 def byte_row(pair: Pair) -> tuple[str, ...]:
-    """What moved, and in what time: stock -> patched."""
+    """Return what moved, and in what time: stock -> patched."""
     some = pair.patched or pair.stock
     assert some is not None
     return (
@@ -116,7 +116,7 @@ def byte_row(pair: Pair) -> tuple[str, ...]:
 
 
 def repeated(pairs: Sequence[Pair]) -> str:
-    """What the star behind a length means; empty where there is none."""
+    """Return what the star behind a length means; empty where there is none."""
     held = sorted({one.held for pair in pairs for one in (pair.stock, pair.patched) if one and one.held < one.tokens})
     if not held:
         return ""
@@ -128,7 +128,7 @@ def repeated(pairs: Sequence[Pair]) -> str:
 
 
 def length(pair: Pair) -> str:
-    """The length of the request, with a star where it is longer than what memory held."""
+    """Return the length of the request, with a star where it is longer than what memory held."""
     star = "*" if any(one and one.held < one.tokens for one in (pair.stock, pair.patched)) else ""
     return f"{length_text(pair.tokens)}{star}"
 

@@ -129,7 +129,9 @@ def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[in
 
 
 def _reason(code: trees.Code, result: LevelResult) -> str:
-    """Why there are no figures: the first failure where the script told one; paths as within the installation."""
+    """Return why there are no figures: the first failure where the script told one; paths as within the
+    installation.
+    """
     told = str(result.failures[0]["message"]) if result.failures else result.reason
     return told.replace(f"{code.root}{os.sep}", "")
 

@@ -1,6 +1,6 @@
-"""The patched and the stock code of one installation, each importable, without a change to the installation.
+"""The patched and the unpatched code of one installation, each importable, without a change to the installation.
 
-One of them is the installation itself. The other is a temporary folder that comes before it on sys.path: links
+One of them is the installation itself. The other is a temporary directory that comes before it on sys.path: links
 to the files of the package, and beside them the files that the series changes, as they are on that side.
 """
 
@@ -22,7 +22,7 @@ STOCK, PATCHED = "stock", "patched"
 
 
 class Code(NamedTuple):
-    """One side: its name, where its package lies, and whether that folder must be put on sys.path."""
+    """One side: its name, where its package lies, and whether that directory must be put on sys.path."""
 
     name: str
     root: Path
@@ -30,7 +30,7 @@ class Code(NamedTuple):
 
 
 def codes(found: Situation, folder: Path) -> list[Code]:
-    """The stock and the patched code, in this order; the stock code alone where no series is needed.
+    """Return the stock and the patched code, in this order; the unpatched code alone where no series is needed.
 
     ``folder`` is empty and takes what is laid out. Raises what `apply` would raise for an unknown or refused
     version, and for files that are neither pristine nor patched.
@@ -61,7 +61,7 @@ def lay_out(package: Path, folder: Path, images: Mapping[str, FileImage | None])
 
 
 def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, FileImage | None]) -> None:
-    # Folders are made where something in them differs; __pycache__ is left out there: it may be of the other side.
+    # Directories are made where something in them differs; __pycache__ is left out there: it may be of the other side.
     for entry in sorted(source.iterdir()):
         path = relative / entry.name
         if path in changed or entry.name == "__pycache__":
@@ -74,7 +74,7 @@ def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Fil
 
 
 def _patched(found: Situation) -> dict[str, FileImage | None]:
-    """What the series makes of the pristine files, held against the lock."""
+    """Return what the series makes of the pristine files, held against the lock."""
     assert found.series is not None
     planned = plan.build(found.manifest, found.series, _on_disk(found), locked=found.locked)
     return {one.path: one.after for one in planned.files}

@@ -58,7 +58,7 @@ class Skipped:
 
 
 def shapes_of(text: str) -> list[Shape]:
-    """The shapes named in a list with commas.
+    """Return the shapes named in a list with commas.
 
     Raises ``usage`` for a name that is none, and for an empty list.
     """
@@ -94,7 +94,8 @@ def needed_bytes(shape: Shape, held: int) -> int:
 
 
 def held_tokens(shape: Shape, contexts: Sequence[int], limit: int) -> int:
-    """How many tokens a measuring process holds: the longest context, or as many whole chunks as ``limit`` bytes allow.
+    """Return how many tokens a measuring process holds: the longest context, or as many whole chunks as ``limit``
+    bytes allow.
 
     A longer request goes over the same slots and memory objects again and again: the device is told to do the same
     work, and moves as many bytes. 0 where the limit does not allow a useful number.
@@ -107,7 +108,7 @@ def held_tokens(shape: Shape, contexts: Sequence[int], limit: int) -> int:
 
 
 def none_fits(shape: Shape, contexts: Sequence[int], limit: int) -> list[Skipped]:
-    """All lengths, with what they need."""
+    """Return all lengths, with what they need."""
     needed = needed_bytes(shape, min(max(contexts), _LEAST_HELD))
     reason = f"needs {needed / GIB:.1f} GiB of memory, {limit / GIB:.1f} GiB may be used"
     return [Skipped(shape.name, tokens, reason) for tokens in contexts]

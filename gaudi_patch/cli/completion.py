@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def versions(incomplete: str) -> list[str]:
-    """The releases with a series, newest first as in the manifest."""
+    """Return the releases with a series, newest first as in the manifest."""
     from gaudi_patch.errors import GaudiPatchError
     from gaudi_patch.series.manifest import load
 

@@ -20,7 +20,7 @@ class Example(NamedTuple):
 
 
 def split(text: str) -> tuple[str, list[Example]]:
-    """A docstring without its examples, and the examples.
+    """Return a docstring without its examples, and the examples.
 
     One begins with a line ``Example:`` or ``Example, WHEN:`` and ends with the next one.
     """
@@ -40,7 +40,7 @@ class Manual(TyperCommand):
         super().__init__(name, help=text, **more)
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """The first sentence, whole: it is wrapped where click would cut it."""
+        """Return the first sentence, whole: it is wrapped where click would cut it."""
         paragraph = " ".join((self.help or "").partition("\n\n")[0].split())
         return paragraph.partition(". ")[0].rstrip(".") + "."
 

@@ -62,7 +62,7 @@ def bench(
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Measure KV store and load with the patched and with the stock code, side by side.
+    """Measure KV store and load with the patched and with the unpatched code, side by side.
 
     Both run on the device at hand: an HPU, or else the emulated HPU. What is counted: graph
     launches, compiled graphs (also for the next prompt of another length), copies, bytes,
@@ -70,7 +70,7 @@ def bench(
     is counted is also compared byte by byte.
 
     Works on a patched and on an unpatched installation, and writes nothing into it: the other
-    code is laid out in a temporary folder. A request that is longer than memory allows goes over
+    code is laid out in a temporary directory. A request that is longer than memory allows goes over
     the same slots and memory objects again and again, and is marked with a star.
 
     Example:

@@ -129,6 +129,6 @@ def compared(manifest: Manifest, installation: Installation, path: Path) -> Resu
 
 
 def _short(text: str) -> str:
-    """A hash as people compare it; the JSON has it whole."""
+    """Return a hash as people compare it; the JSON has it whole."""
     first, space, rest = text.partition(" ")
     return f"{first[:12]}{space}{rest}" if len(first) == 64 else text

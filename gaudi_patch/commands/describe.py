@@ -12,7 +12,7 @@ from gaudi_patch.series.manifest import Kind, Verdict
 
 
 def data(found: Situation) -> dict[str, Any]:
-    """The JSON of a situation: absolute paths, full hashes."""
+    """Return the JSON of a situation: absolute paths, full hashes."""
     installation = found.installation
     return {
         "package": installation.package,
@@ -44,7 +44,7 @@ def data(found: Situation) -> dict[str, Any]:
 
 
 def blocks(found: Situation) -> list[Block]:
-    """The same for people."""
+    """Return the same for people."""
     installation = found.installation
     version = installation.version or "of unknown version"
     rows = [

@@ -63,7 +63,7 @@ def doctor(
     Each finding is ok, a warning, a failure or unknown, with why it matters, a fix, and where that
     is known from. What cannot be seen here, as in an image build without a card, is unknown and
     counted in one line; --verbose shows each with what would tell. Nothing is guessed.
-    Nothing is changed; a file of 64 MiB is written into the folder of local_disk, and removed.
+    Nothing is changed; a file of 64 MiB is written into the directory of local_disk, and removed.
 
     Exits 4 when there is a failure, 0 otherwise.
 

@@ -56,7 +56,7 @@ def rollback(
     RECORD and cached bytecode are restored too.
 
     Refuses when a patched file was edited since; --force keeps the edited copy as
-    NAME.gaudi-patch-saved-HASH in the current folder (--save-to) and restores the pristine file.
+    NAME.gaudi-patch-saved-HASH in the current directory (--save-to) and restores the pristine file.
 
     Example:
 

@@ -45,7 +45,7 @@ def install_lmcache(python: Path, requirement: str, torch: str, *, vllm: bool) -
 
 @contextmanager
 def folder(keep: Path | None) -> Iterator[Path]:
-    """The folder to work in: ``keep``, new or empty, or else a temporary one, removed at the end."""
+    """Yield the directory to work in: ``keep``, new or empty, or else a temporary one, removed at the end."""
     with ExitStack() as stack:
         if keep is None:
             yield Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gaudi-patch-demo-"))).resolve()
@@ -93,7 +93,7 @@ def progress(text: str) -> Iterator[None]:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Every file below ``root`` with its hash."""
+    """Return every file below ``root`` with its hash."""
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in root.rglob("*")

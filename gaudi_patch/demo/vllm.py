@@ -45,7 +45,7 @@ def answered(stock: Sequence[LevelResult], patched: Sequence[LevelResult]) -> li
 
 
 def _requests(results: Sequence[LevelResult]) -> dict[str, dict[str, Any]]:
-    """The requests of case ``answers``, by name; of several given at once, the first."""
+    """Return the requests of case ``answers``, by name; of several given at once, the first."""
     found: dict[str, dict[str, Any]] = {}
     for one in results:
         if one.level == "inference":

@@ -74,7 +74,7 @@ class Arguments:
         return {name[8:]: value for name, value in self.extra.items() if name.startswith("lmcache.")}
 
     def number(self, name: str, default: int) -> int:
-        """The whole number given for an option, or what vLLM takes without it."""
+        """Return the whole number given for an option, or what vLLM takes without it."""
         value = self.options.get(name)
         try:
             return int(value) if isinstance(value, str) else default

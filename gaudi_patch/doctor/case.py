@@ -49,7 +49,7 @@ class Case:
     config: Path | None = None
 
     def lacking(self, need: str) -> str:
-        """Why ``need`` is not met; "" where it is."""
+        """Return why ``need`` is not met; "" where it is."""
         if need == "running":
             return "" if self.host.running else "an unpacked image runs nothing: run doctor in the container"
         if need == "arguments":
@@ -80,7 +80,7 @@ class Case:
         return installed.look(self.target, self.environ, self.manifest.package)
 
     def version(self, package: str) -> Version | None:
-        """The version of an installed package; None where there is none, or one that is no version."""
+        """Return the version of an installed package; None where there is none, or one that is no version."""
         found = self.installed.packages.get(package)
         try:
             return Version(found.version) if found else None
@@ -151,7 +151,7 @@ class Case:
         return settings
 
     def yaml(self, file: Path) -> Loaded:
-        """A YAML file, read by the target's own YAML."""
+        """Return a YAML file, read by the target's own YAML."""
         try:
             return self._asked("read_yaml.py", {"file": str(file)}, answers.loaded)
         except _NotAskedError as error:

@@ -36,5 +36,5 @@ CHECKS: tuple[Check, ...] = (
 
 
 def run(case: Case) -> list[Finding]:
-    """The finding of every check, each once: an identifier is never missing."""
+    """Return the finding of every check, each once: an identifier is never missing."""
     return [check(case) for check in CHECKS]

@@ -13,7 +13,7 @@ _NOT_SET = "not set"
 
 
 def is_on(value: str | None) -> bool:
-    """What vllm-gaudi takes for true (vllm_gaudi/extension/config.py, boolean)."""
+    """Return what vllm-gaudi takes for true (vllm_gaudi/extension/config.py, boolean)."""
     return value is not None and value.lower() in ("true", "t", "1", "yes", "y", "on")
 
 

@@ -1,6 +1,6 @@
 """The one way from the checks to the host: its files, environment, tools, disks and network.
 
-A folder in place of ``/`` and another environment make another host of it, which is how the tests simulate one, and
+A directory in place of ``/`` and another environment make another host of it, which is how the tests simulate one, and
 how an unpacked image is looked at.
 """
 
@@ -52,18 +52,18 @@ class Host:
     sample: int = SAMPLE_BYTES
 
     def path(self, name: str) -> Path:
-        """Where the host's absolute path ``name`` is."""
+        """Return where the host's absolute path ``name`` is."""
         return self.root / name.lstrip("/")
 
     def read(self, name: str) -> str | None:
-        """The text of a file; None where it is not there or may not be read."""
+        """Return the text of a file; None where it is not there or may not be read."""
         try:
             return read_bytes(self.path(name), FILE_LIMIT).decode("utf-8", "replace").strip()
         except OSError:
             return None
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder; none where it is not there or may not be read."""
+        """Return the names in a directory; none where it is not there or may not be read."""
         try:
             return sorted(entry.name for entry in self.path(folder).iterdir())
         except OSError:
@@ -75,7 +75,9 @@ class Host:
         return None if found is None else self.run([found, *arguments], TOOL_SECONDS)
 
     def run(self, command: list[str], timeout: float, environ: Mapping[str, str] | None = None) -> Finished | str:
-        """Run ``command`` in an empty folder, with its time limited: how it ended, or why it could not be started."""
+        """Run ``command`` in an empty directory, with its time limited: how it ended, or why it could not be
+        started.
+        """
         with tempfile.TemporaryDirectory(prefix="gaudi-patch-doctor-", ignore_cleanup_errors=True) as folder:
             try:
                 return process.run(command, timeout=timeout, environ=environ or self.environ, cwd=Path(folder))
@@ -83,7 +85,7 @@ class Host:
                 return error.strerror or str(error)
 
     def connect(self, name: str, port: int) -> str:
-        """Why nothing answers at a TCP address; "" where something does."""
+        """Return why nothing answers at a TCP address; "" where something does."""
         try:
             socket.create_connection((name, port), timeout=CONNECT_SECONDS).close()
         except OSError as error:
@@ -91,7 +93,9 @@ class Host:
         return ""
 
     def unwritable(self, folder: str) -> str:
-        """Why no file can be made in ``folder``; "" where one can. It is tried: access rights do not tell of NFS."""
+        """Return why no file can be made in ``folder``; "" where one can. It is tried: access rights do not tell of
+        NFS.
+        """
         try:
             tempfile.TemporaryFile(dir=self.path(folder)).close()
         except OSError as error:
@@ -103,7 +107,7 @@ class Host:
         return shutil.disk_usage(self.path(folder)).free
 
     def existing(self, folder: str) -> str:
-        """``folder``, or the nearest folder above it that exists."""
+        """``folder``, or the nearest directory above it that exists."""
         path = Path(folder)
         while not self.path(str(path)).is_dir() and path != path.parent:
             path = path.parent

@@ -1,4 +1,4 @@
-"""What is installed in the target: names, versions and requirements, read from its folders; nothing is imported."""
+"""What is installed in the target: names, versions and requirements, read from its directories; nothing is imported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Installed:
     hint: str = ""
 
     def requirements(self, package: str, of: str) -> list[str]:
-        """What ``package`` asks of the distribution ``of``, without extras: ``["transformers>=5.4"]``."""
+        """Return what ``package`` asks of the distribution ``of``, without extras: ``["transformers>=5.4"]``."""
         if package not in self.packages:
             return []
         text = self.packages[package].text("METADATA", "PKG-INFO")
@@ -41,7 +41,7 @@ class Installed:
         return []
 
     def entry_points(self, package: str, group: str) -> list[str]:
-        """The names that a distribution registers in an entry point group."""
+        """Return the names that a distribution registers in an entry point group."""
         if package not in self.packages:
             return []
         text = self.packages[package].text("entry_points.txt")
@@ -51,7 +51,7 @@ class Installed:
         return re.findall(r"^([^=\s]+) *=", section[1], re.MULTILINE) if section else []
 
     def torch_cuda(self) -> str | None:
-        """The CUDA version that PyTorch was built for, "" for none; None where that cannot be read."""
+        """Return the CUDA version that PyTorch was built for, "" for none; None where that cannot be read."""
         if self.torch is None:
             return None
         try:

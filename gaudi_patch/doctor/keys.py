@@ -11,7 +11,7 @@ from gaudi_patch.errors import GaudiPatchError
 
 
 def _sharing(case: Case) -> str:
-    """Why several processes must agree on keys; "" where one process keeps them to itself."""
+    """Return why several processes must agree on keys; "" where one process keeps them to itself."""
     values = case.settings.values
     if values.get("remote_url") or values.get("remote_storage_plugins"):
         return "a remote store is shared with other processes"

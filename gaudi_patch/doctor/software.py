@@ -36,7 +36,7 @@ def _release(version: str) -> str:
 
 
 def gaudi_versions(case: Case) -> dict[str, str]:
-    """The parts of the Gaudi software whose version can be seen here."""
+    """Return the parts of the Gaudi software whose version can be seen here."""
     found = {}
     if (driver := case.host.read("/sys/module/habanalabs/version")) and case.host.running:
         found["driver"] = driver

@@ -13,20 +13,20 @@ UPSTREAM = "https://github.com/LMCache/LMCache/pull/2822"
 
 
 def bridge(path: str) -> str:
-    """A file of gaudi-pytorch-bridge 1.19, the newest that is public."""
+    """Return a file of gaudi-pytorch-bridge 1.19, the newest that is public."""
     return f"https://github.com/HabanaAI/gaudi-pytorch-bridge/blob/5a56187e/{path}"
 
 
 def vllm_gaudi(path: str, tag: str = "v0.26.0") -> str:
-    """A file of vllm-gaudi."""
+    """Return a file of vllm-gaudi."""
     return f"https://github.com/vllm-project/vllm-gaudi/blob/{tag}/{path}"
 
 
 def vllm(path: str) -> str:
-    """A file of vLLM."""
+    """Return a file of vLLM."""
     return f"https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/{path}"
 
 
 def lmcache(path: str) -> str:
-    """A file of an LMCache release as its wheel has it."""
+    """Return a file of an LMCache release as its wheel has it."""
     return f"LMCache 0.5.6, lmcache/{path}"

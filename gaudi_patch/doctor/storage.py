@@ -29,7 +29,7 @@ _SERVERS = (
 
 
 def _disks(case: Case) -> list[str]:
-    """The folders of the disk backend: one, or several with commas, each perhaps as file://."""
+    """Return the directories of the disk backend: one, or several with commas, each perhaps as file://."""
     value = case.settings.values.get("local_disk")
     parts = [part.strip().removeprefix("file://") for part in str(value or "").split(",")]
     return [part for part in parts if part]

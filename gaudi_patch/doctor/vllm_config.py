@@ -20,7 +20,7 @@ _ON_BY_DEFAULT = ("enable-prefix-caching", "enable-chunked-prefill")
 
 
 def with_file(case: Case) -> Case:
-    """The case with what the file says in its arguments; as it is, where the command line names none."""
+    """Return the case with what the file says in its arguments; as it is, where the command line names none."""
     given = case.arguments
     if given is None or given.problem or not given.files:
         return case
@@ -31,7 +31,7 @@ def with_file(case: Case) -> Case:
 
 
 def _read(case: Case, names: tuple[str, ...]) -> ConfigFile:
-    """The file, read by the target's own YAML."""
+    """Return the file, read by the target's own YAML."""
     name = names[0]
     if len(names) > 1:
         return ConfigFile(name, fault=f"--config is given {len(names)} times, and vLLM takes one file")
@@ -51,7 +51,7 @@ def _read(case: Case, names: tuple[str, ...]) -> ConfigFile:
 
 
 def words(values: Mapping[str, Any], engine: Version | None) -> Iterator[str]:
-    """The file as words of a command line (vllm/utils/argparse_utils.py, load_config_file)."""
+    """Yield the file as words of a command line (vllm/utils/argparse_utils.py, load_config_file)."""
     for key, value in values.items():
         if isinstance(value, bool):
             # `vllm serve` leaves false out, 0.32 too: it looks for --no-KEY among the options of `vllm` itself.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def _package() -> str:
-    """The name under which this package is loaded; loads it when Python was given its folder."""
+    """Return the name under which this package is loaded; loads it when Python was given its directory."""
     if __package__:
         return __package__
     if "hpu_emulator" not in sys.modules:
@@ -23,7 +23,7 @@ def _package() -> str:
         module = importlib.util.module_from_spec(spec)
         sys.modules["hpu_emulator"] = module
         spec.loader.exec_module(module)
-        # Python put the folder itself on the path; its modules must not be importable by their bare names.
+        # Python put the directory itself on the path; its modules must not be importable by their bare names.
         sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != here]
     return "hpu_emulator"
 

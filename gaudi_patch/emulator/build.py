@@ -28,7 +28,7 @@ LIBRARIES = ("c10", "torch_cpu")
 
 
 def sources() -> list[Path]:
-    """The C++ files whose content decides the library."""
+    """Return the C++ files whose content decides the library."""
     return sorted([*SOURCE.parent.glob("*.cpp"), *SOURCE.parent.glob("*.h")])
 
 
@@ -53,7 +53,7 @@ def _can_write(directory: Path) -> bool:
 
 
 def compiler() -> str:
-    """The C++ compiler: $CXX, g++, c++ or clang++.
+    """Return the C++ compiler: $CXX, g++, c++ or clang++.
 
     :raises EmulatorError: when there is none.
     """
@@ -69,7 +69,7 @@ def compiler() -> str:
 
 
 def source_digest() -> str:
-    """The sha256 of the C++ files, names included."""
+    """Return the sha256 of the C++ files, names included."""
     digest = hashlib.sha256()
     for source in sources():
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -77,7 +77,7 @@ def source_digest() -> str:
 
 
 def library_path(pytorch: PyTorch) -> Path:
-    """Where the library for this PyTorch belongs in the cache, built or not."""
+    """Return where the library for this PyTorch belongs in the cache, built or not."""
     digest = hashlib.sha256()
     for part in (*dataclasses.astuple(Fit.of(pytorch, source_digest())), pytorch.standard, *FLAGS):
         digest.update(repr(part).encode() + b"\0")
@@ -85,7 +85,8 @@ def library_path(pytorch: PyTorch) -> Path:
 
 
 def library(pytorch: PyTorch) -> Path:
-    """The compiled device: the one that HPU_EMULATOR_DEVICE names, else that of the cache, built when it is missing.
+    """Return the compiled device: the one that HPU_EMULATOR_DEVICE names, else that of the cache, built when it is
+    missing.
 
     :raises EmulatorError: when it cannot be built, or the one named does not fit.
     """

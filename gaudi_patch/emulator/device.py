@@ -29,7 +29,7 @@ class Counters:
         self._ops = ops
 
     def snapshot(self) -> Counts:
-        """The counters, ready for JSON: numbers, and dictionaries of numbers."""
+        """Return the counters, ready for JSON: numbers, and dictionaries of numbers."""
         counts: Counts = json.loads(self._ops.counters())
         return counts
 
@@ -58,7 +58,7 @@ class Emulator:
         return events
 
     def pending(self) -> int:
-        """The operators and copies that have been issued and not yet run."""
+        """Return the operators and copies that have been issued and not yet run."""
         return int(self._ops.pending())
 
     def configure(self, **options: OptionValue) -> None:
@@ -88,12 +88,12 @@ class Emulator:
 
 
 def active() -> Emulator | None:
-    """The active device, or None."""
+    """Return the active device, or None."""
     return _emulator
 
 
 def current() -> Emulator:
-    """The active device.
+    """Return the active device.
 
     :raises EmulatorError: when there is none.
     """

@@ -110,7 +110,7 @@ class Options:
         return cls(**values)
 
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process these options."""
+        """Return the variables that give a child process these options."""
         variables = {LAZY_VARIABLE: "1" if self.lazy else "0"}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -128,7 +128,7 @@ class Options:
         environ.update(wanted)
 
     def device_settings(self) -> dict[str, int]:
-        """The options as the compiled device takes them."""
+        """Return the options as the compiled device takes them."""
         settings: dict[str, int] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

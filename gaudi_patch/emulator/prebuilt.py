@@ -32,7 +32,7 @@ class Fit:
 
     @classmethod
     def of(cls, pytorch: PyTorch, sources: str) -> Fit:
-        """What a device compiled for ``pytorch`` from these sources (their sha256) is for."""
+        """Return what a device compiled for ``pytorch`` from these sources (their sha256) is for."""
         return cls(pytorch.version, pytorch.git_version, pytorch.cxx11_abi, pytorch.machine, sources)
 
     def differences(self, other: Fit) -> list[str]:
@@ -97,6 +97,6 @@ def _about(rest: bytes) -> dict[str, object] | None:
 
 
 def given() -> Path | None:
-    """The prebuilt device that the environment names, if any."""
+    """Return the prebuilt device that the environment names, if any."""
     name = os.environ.get(VARIABLE)
     return Path(name) if name else None

@@ -95,12 +95,12 @@ def _is_emulated(module: ModuleType) -> bool:
 
 
 def _is_bare(module: ModuleType) -> bool:
-    """Whether it is a namespace package: directories, and no code of its own."""
+    """Return whether it is a namespace package: directories, and no code of its own."""
     return getattr(module, "__file__", None) is None
 
 
 def _is_installed() -> bool:
-    """Whether a habana_frameworks other than the emulated one can be found."""
+    """Return whether a habana_frameworks other than the emulated one can be found."""
     loaded = sys.modules.get(_NAME)
     if loaded is not None:
         return not _is_emulated(loaded)

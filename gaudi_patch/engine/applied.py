@@ -1,6 +1,6 @@
 """What was applied to an installation: ``state.json`` and the backups beside it.
 
-The folder lies in the dist-info (or in the git dir of a checkout), and every file of it is listed in
+The directory lies in the dist-info (or in the git dir of a checkout), and every file of it is listed in
 RECORD: pip and uv then remove it with the package, so no backup can outlive the version it belongs to.
 """
 
@@ -144,7 +144,7 @@ class Applied(NamedTuple):
         return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
     def backups(self) -> set[str]:
-        """The hashes of all backups that this state needs."""
+        """Return the hashes of all backups that this state needs."""
         needed = {one.before.sha256 for one in self.files.values() if one.before}
         needed |= {saved.sha256 for saved in self.bytecode.values()}
         if self.record:
@@ -232,7 +232,9 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
 
 
 def damaged(file: Path, what: str) -> GaudiPatchError:
-    """The state or a backup cannot be trusted; only a reinstall brings pristine files back."""
+    """Return the error for this: the state or a backup cannot be trusted; only a reinstall brings pristine files
+    back.
+    """
     return GaudiPatchError(
         Exit.HUMAN,
         "state-damaged",

@@ -173,7 +173,7 @@ def _with_series(found: Situation, options: ApplyOptions) -> Situation:
 
 
 def _lay_out(found: Situation, overlay: Overlay, options: ApplyOptions) -> tuple[Plan, list[Path]]:
-    """The plan, laid on the overlay; also the folders of an older series that may be left empty."""
+    """Return the plan, laid on the overlay; also the directories of an older series that may be left empty."""
     manifest, installation, series = found.manifest, found.installation, found.series
     assert series is not None
     unknown = found.state is None

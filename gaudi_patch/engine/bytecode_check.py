@@ -105,7 +105,7 @@ def wrong(
 
 
 def _is_taken(data: bytes, source: FileImage) -> bool:
-    """Whether Python may take a .pyc with this header for ``source``; it passes all others over."""
+    """Return whether Python may take a .pyc with this header for ``source``; it passes all others over."""
     flags = int.from_bytes(data[4:8], "little")
     if len(data) < 16 or flags > 3:
         return False
@@ -116,7 +116,7 @@ def _is_taken(data: bytes, source: FileImage) -> bool:
 
 
 def _fits(data: bytes, text: bytes, source: Path) -> bool:
-    """Whether nothing that can be read without loading it speaks against bytecode that we compiled."""
+    """Return whether nothing that can be read without loading it speaks against bytecode that we compiled."""
     named = os.fsencode(source) in data
     if data[:4] != importlib.util.MAGIC_NUMBER or not data[4] & 1:
         return named

@@ -137,12 +137,14 @@ class Ground(NamedTuple):
                 )
 
     def _is_other_cache(self, path: Path) -> bool:
-        """Whether ``path`` is bytecode of the package below a prefix, by its text; it may not be the one in force."""
+        """Return whether ``path`` is bytecode of the package below a prefix, by its text; it may not be the one in
+        force.
+        """
         return _BYTECODE.fullmatch(path.name) is not None and _mirror_at(path, self.root / self.package) > 0
 
 
 def journal_home(installation: Installation) -> Path:
-    """Where a transaction keeps its journal: beside the state, so that the state can go."""
+    """Return where a transaction keeps its journal: beside the state, so that the state can go."""
     return installation.state_dir.with_name(installation.state_dir.name + ".journal")
 
 

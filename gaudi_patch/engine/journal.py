@@ -1,7 +1,7 @@
 """The record of a transaction on disk: enough to undo it after a kill, at any step.
 
-Layout of the journal folder: ``journal.json``, and ``undo`` with all bytes that the changes replace, one
-after the other (one file, since each costs an fsync). The folder without a ``journal.json`` is what a
+Layout of the journal directory: ``journal.json``, and ``undo`` with all bytes that the changes replace, one
+after the other (one file, since each costs an fsync). The directory without a ``journal.json`` is what a
 transaction leaves when it is killed before its start or after its end; it holds nothing that matters.
 """
 
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 class Journal(NamedTuple):
     """``phase`` is "staging" while targets are untouched, "replacing" from then on.
 
-    ``created`` are the folders that the transaction makes, parents first; ``removed`` those that it takes away
+    ``created`` are the directories that the transaction makes, parents first; ``removed`` those that it takes away
     once they are empty, with their modes.
     """
 
@@ -168,14 +168,14 @@ def _relative(path: Path, anchor: Path) -> str:
 
 
 def same_content(image: FileImage | None, saved: Saved | None) -> bool:
-    """Whether a path holds what ``saved`` describes, in bytes and in kind of file."""
+    """Return whether a path holds what ``saved`` describes, in bytes and in kind of file."""
     if image is None or saved is None:
         return image is None and saved is None
     return image.link == saved.link and image.sha256 == saved.sha256
 
 
 def matches(image: FileImage | None, saved: Saved | None) -> bool:
-    """The same, and in mode (of a link the mode is its target's, and not ours)."""
+    """Return the same, and in mode (of a link the mode is its target's, and not ours)."""
     if not same_content(image, saved):
         return False
     return image is None or saved is None or saved.link is not None or image.mode == saved.mode

@@ -41,13 +41,13 @@ def source_date_ns(environ: Mapping[str, str] = os.environ) -> int | None:
 
 
 def stamp_ns(environ: Mapping[str, str] = os.environ) -> int:
-    """The mtime that written files get: now, or SOURCE_DATE_EPOCH where that is earlier."""
+    """Return the mtime that written files get: now, or SOURCE_DATE_EPOCH where that is earlier."""
     date = source_date_ns(environ)
     return time.time_ns() if date is None else date
 
 
 def saved(image: FileImage) -> Saved:
-    """What the state keeps of a pristine file; its mtime no later than SOURCE_DATE_EPOCH, as in a layer."""
+    """Return what the state keeps of a pristine file; its mtime no later than SOURCE_DATE_EPOCH, as in a layer."""
     date = source_date_ns()
     if date is not None and image.mtime_ns is not None:
         image = image._replace(mtime_ns=min(image.mtime_ns, date))
@@ -99,7 +99,7 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
 
 
 def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> list[Path]:
-    """Lay the pristine tree on ``overlay``; returns the folders to remove once they are empty.
+    """Lay the pristine tree on ``overlay``; returns the directories to remove once they are empty.
 
     Backups are held against their hashes. Whether targets were edited is for the caller to look at.
     """
@@ -122,7 +122,7 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
 
 
 def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: int) -> dict[str, FileImage | None]:
-    """The images to write, each with an mtime that no timestamp .pyc of the old file can have.
+    """Return the images to write, each with an mtime that no timestamp .pyc of the old file can have.
 
     A .pyc holds second and size of its source: where both would be equal, the second is moved. A file that the
     series before this one left just so keeps its mtime, since it is not written again.
@@ -229,10 +229,10 @@ def _folders(
     compiled: Iterable[Path],
     previous: Applied | None,
 ) -> list[str]:
-    """The folders that the series makes, parents first.
+    """Return the directories that the series makes, parents first.
 
     They are those missing now, those of the series before it, and those that hold nothing but files that the
-    series creates: whoever patched these before us made their folders too.
+    series creates: whoever patched these before us made their directories too.
     """
     made = {installation.root / path for path in previous.directories} if previous else set()
     created = {installation.root / one.path for one in plan.files if one.before is None}
@@ -260,7 +260,7 @@ def _write_state(overlay: Overlay, installation: Installation, applied: Applied,
 
 
 def _state_files(ground: Ground) -> list[Path]:
-    """The files of the state that are there, by the names that we give; whatever else lies there is not ours."""
+    """Return the files of the state that are there, by the names that we give; whatever else lies there is not ours."""
     backups = ground.state_dir / applied_state.BACKUPS
     found = [backups / name for name in ground.bounds.names(backups) if re.fullmatch("[0-9a-f]{64}", name)]
     return found + [

@@ -45,7 +45,7 @@ def holder_of(descriptor: int) -> Holder:
 
 
 def _listed() -> Iterator[tuple[int, str]]:
-    """The process and the place (device and inode) of every flock, as /proc/locks has them."""
+    """Yield the process and the place (device and inode) of every flock, as /proc/locks has them."""
     with contextlib.suppress(OSError):
         for line in (PROC / "locks").read_text("ascii", "replace").splitlines():
             fields = line.split()
@@ -54,7 +54,7 @@ def _listed() -> Iterator[tuple[int, str]]:
 
 
 def _holds(pid: int, info: os.stat_result) -> bool:
-    """Whether one of the descriptors of ``pid`` has that very file open and a flock on it."""
+    """Return whether one of the descriptors of ``pid`` has that very file open and a flock on it."""
     with contextlib.suppress(OSError):
         for entry in (PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):

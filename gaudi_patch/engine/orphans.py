@@ -105,7 +105,7 @@ def clear_superseded(installation: Installation, disk: Disk) -> list[str]:
 
 
 def _strangers(installation: Installation) -> Iterator[Path]:
-    """The dist-info directories of the package beside ``installation`` that have no METADATA."""
+    """Yield the dist-info directories of the package beside ``installation`` that have no METADATA."""
     own = installation.dist_info
     if own is None:
         return
@@ -124,7 +124,7 @@ def _ground(installation: Installation, dist_info: Path) -> Ground:
 
 
 def _listed(installation: Installation, left: Journal | None) -> Mapping[Path, record.Entry]:
-    """What the present RECORD lists of the files of a journal, and of the state, by path."""
+    """Return what the present RECORD lists of the files of a journal, and of the state, by path."""
     if installation.record is None or installation.dist_info is None or left is None:
         return {}
     image = read_image(installation.record, Ground.of(installation).bounds)
@@ -194,7 +194,7 @@ def _clear_entry(entry: Entry, ground: Ground, verb: str, account: _Account, dis
 
 
 def _ours(entry: Entry, ground: Ground, verb: str) -> list[Saved]:
-    """What of an entry gaudi-patch has written: not what a rollback restores, and not what an apply found."""
+    """Return what of an entry gaudi-patch has written: not what a rollback restores, and not what an apply found."""
     mine = [entry.before] if verb == "rollback" else [entry.after]
     if entry.path.is_relative_to(ground.state_dir):
         mine = [entry.before, entry.after]
@@ -202,7 +202,7 @@ def _ours(entry: Entry, ground: Ground, verb: str) -> list[Saved]:
 
 
 def _is_cache(data: bytes, source: FileImage) -> bool:
-    """Whether the header of a .pyc says that it was compiled from ``source``."""
+    """Return whether the header of a .pyc says that it was compiled from ``source``."""
     if data[4:8] == bytes(4):
         second = (source.mtime_ns or 0) // 1_000_000_000 & 0xFFFFFFFF
         return data[8:16] == second.to_bytes(4, "little") + len(source.data).to_bytes(4, "little")

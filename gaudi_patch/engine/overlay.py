@@ -20,13 +20,13 @@ class Overlay:
         self._volatile: set[Path] = set()
 
     def get(self, path: Path) -> FileImage | None:
-        """What ``path`` is to hold."""
+        """Return what ``path`` is to hold."""
         if path not in self._disk:
             self._disk[path] = read_image(path, self._bounds)
         return self._new.get(path, self._disk[path])
 
     def on_disk(self, path: Path) -> FileImage | None:
-        """What ``path`` holds now, whatever was decided."""
+        """Return what ``path`` holds now, whatever was decided."""
         self.get(path)
         return self._disk[path]
 
@@ -53,7 +53,7 @@ class Overlay:
         return {path: image.sha256 for path in self._volatile if (image := self._new[path]) is not None}
 
     def changes(self) -> list[Change]:
-        """The difference to the disk, in the order in which it was decided."""
+        """Return the difference to the disk, in the order in which it was decided."""
         found = []
         for path, after in self._new.items():
             before = self._disk[path]

@@ -71,7 +71,7 @@ def file_state(path: str, expected: LockedFile, current: str | None) -> FileStat
 
 
 def inspect(ground: Ground, expected: Mapping[str, LockedFile]) -> tuple[FileState, ...]:
-    """The state of every file that ``expected`` names."""
+    """Return the state of every file that ``expected`` names."""
     states = []
     for path, hashes in sorted(expected.items()):
         image = read_image(target(ground.root, ground.package, path), ground.bounds)
@@ -80,7 +80,7 @@ def inspect(ground: Ground, expected: Mapping[str, LockedFile]) -> tuple[FileSta
 
 
 def whole_state(files: Sequence[FileState]) -> State:
-    """The state of an installation: of all its files on the same side, or why they are not."""
+    """Return the state of an installation: of all its files on the same side, or why they are not."""
     # A file of which only the mode changes has one hash: it says nothing about the side.
     decisive = [one for one in files if one.before != one.after] or files
     found = {one.state for one in decisive}
@@ -92,9 +92,9 @@ def whole_state(files: Sequence[FileState]) -> State:
 
 
 def target(root: Path, package: str, path: str) -> Path:
-    """Where ``path`` of a patch lies below ``root``; refuses what would leave the package.
+    """Return where ``path`` of a patch lies below ``root``; refuses what would leave the package.
 
-    ``root`` must be a real path. A folder that is a symbolic link leading out is refused, as by git
+    ``root`` must be a real path. A directory that is a symbolic link leading out is refused, as by git
     ("beyond a symbolic link").
     """
     if not path.startswith(f"{package}/"):
@@ -108,7 +108,7 @@ def target(root: Path, package: str, path: str) -> Path:
 
 
 def parse_series(manifest: Manifest, series: Series) -> list[tuple[str, FileDiff]]:
-    """All file diffs of a series in order, each with the name of its patch; patches held against the lock."""
+    """Return all file diffs of a series in order, each with the name of its patch; patches held against the lock."""
     from gaudi_patch.series import diff
 
     return [
@@ -155,7 +155,7 @@ def build(
 def reverse(
     manifest: Manifest, series: Series, patched: Mapping[str, FileImage | None], locked: Mapping[str, LockedFile]
 ) -> Plan:
-    """The pristine images of ``patched`` files whose state is lost, by applying the series backwards.
+    """Return the pristine images of ``patched`` files whose state is lost, by applying the series backwards.
 
     Every result must have the pristine hash of the lock.
     """
@@ -204,7 +204,7 @@ def refuse_compiled(root: Path, paths: Sequence[str]) -> None:
 
 
 def _extensions(directory: Path) -> dict[str, str]:
-    """The compiled extensions in a directory by the name of their module."""
+    """Return the compiled extensions in a directory by the name of their module."""
     try:
         names = sorted(os.listdir(directory), reverse=True)  # noqa: PTH208 - names are all that is asked for
     except (FileNotFoundError, NotADirectoryError):
@@ -213,7 +213,7 @@ def _extensions(directory: Path) -> dict[str, str]:
 
 
 def _backwards(applied: Sequence[Hunk]) -> list[Hunk]:
-    """The hunks that undo ``applied``."""
+    """Return the hunks that undo ``applied``."""
     from dataclasses import replace
 
     sides = {b"+": b"-", b"-": b"+", b" ": b" "}

@@ -64,7 +64,7 @@ def selected(data: bytes, wanted: Callable[[bytes], bool]) -> dict[str, Entry]:
 
 
 def same(data: bytes, other: bytes, without: Callable[[bytes], bool]) -> bool:
-    """Whether both hold the same bytes, ``without`` the rows of some paths and the last line's end."""
+    """Return whether both hold the same bytes, ``without`` the rows of some paths and the last line's end."""
     return _digest_of_rest(data, without) == _digest_of_rest(other, without)
 
 

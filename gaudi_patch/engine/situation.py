@@ -1,4 +1,4 @@
-"""Everything that a verb needs to know before it decides: target, verdict, state, interrupted runs."""
+"""Everything that a command needs to know before it decides: target, verdict, state, interrupted runs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def given(manifest: Manifest) -> Path | None:
 
 
 def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:
-    """The lock of an installation: on the folder that holds the state, no file of its own."""
+    """Return the lock of an installation: on the directory that holds the state, no file of its own."""
     return directory_lock(installation.state_dir.parent, timeout)
 
 
@@ -90,7 +90,7 @@ def look(manifest: Manifest, installation: Installation) -> Situation:
 
 
 def _expected(manifest: Manifest, series: Series | None, applied: Applied | None) -> Mapping[str, LockedFile]:
-    """What the files are held against: what was applied where something was, else the lock."""
+    """Return what the files are held against: what was applied where something was, else the lock."""
     if applied is not None:
         return {
             path: LockedFile(one.before.sha256 if one.before else None, one.after)
@@ -114,7 +114,7 @@ def _state(
 
 
 def _by_hash(manifest: Manifest, ground: Ground) -> Series | None:
-    """The series whose files are all there, pristine or patched, by their hashes (checkouts, local builds)."""
+    """Return the series whose files are all there, pristine or patched, by their hashes (checkouts, local builds)."""
     for series in manifest.series:
         files = plan.inspect(ground, manifest.locked_files(series))
         if all(one.state in (State.PRISTINE, State.PATCHED) for one in files):

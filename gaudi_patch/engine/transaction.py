@@ -2,7 +2,7 @@
 
 The promise: when :func:`run` returns, every change is on disk and was read back; when it raises, every
 target is as it was before; when the process is killed, :func:`recover` undoes what was done, however
-often it is killed itself. The order is staged data, fsync, journal, fsync, replace, fsync of the folders,
+often it is killed itself. The order is staged data, fsync, journal, fsync, replace, fsync of the directories,
 verification, and only then the removal of the journal, which is the commit. SIGINT, SIGTERM, SIGHUP and
 SIGQUIT undo; they wait where a half-done undo or commit would be left.
 """
@@ -37,7 +37,9 @@ class Change(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What was done about a killed run: its verb, how many targets had to be put back, what is left of its journal."""
+    """What was done about a killed run: its command, how many targets had to be put back, what is left of its
+    journal.
+    """
 
     verb: str
     restored: int
@@ -210,7 +212,7 @@ def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[
 
 
 def _missing_folders(changes: Sequence[Change]) -> list[Path]:
-    """The folders that have to be made, parents first."""
+    """Return the directories that have to be made, parents first."""
     folders: dict[Path, None] = {}
     for change in changes:
         missing = []

@@ -102,7 +102,7 @@ def _why(fault: Fault) -> str:
 
 
 def _cached(source: Path, ground: Ground, done: Undone) -> list[Path]:
-    """The cached bytecode of ``source``; a directory that cannot be read is named, and stops nothing."""
+    """Return the cached bytecode of ``source``; a directory that cannot be read is named, and stops nothing."""
     try:
         prefix = str(ground.prefix) if ground.prefix is not None else None
         return [variant.path for variant in bytecode.variants(source, prefix, ground.bounds)]
@@ -203,7 +203,7 @@ def clear(home: Path, disk: Disk) -> list[str]:
 
 
 def journal_is_kept(ground: Ground, disk: Disk) -> bool:
-    """Whether the journal is there for the next run."""
+    """Return whether the journal is there for the next run."""
     return journal.FILE in disk.names(ground.home)
 
 

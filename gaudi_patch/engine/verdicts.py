@@ -54,7 +54,7 @@ def assess(manifest: Manifest, installation: Installation) -> Assessment:
 
 
 def _fault_of_series(found: Situation) -> GaudiPatchError | None:
-    """Why a whole state is not what was asked for: no series any more, or bytecode that hides it."""
+    """Return why a whole state is not what was asked for: no series any more, or bytecode that hides it."""
     if found.state in (State.PRISTINE, State.OUTDATED):
         if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
             return unknown_version(found)
@@ -159,7 +159,7 @@ def interrupted(found: Situation) -> GaudiPatchError:
 
 
 def fault_of(found: Situation) -> GaudiPatchError | None:
-    """Why neither apply nor rollback could go on from here, None when they can."""
+    """Return why neither apply nor rollback could go on from here, None when they can."""
     verdict, installation = found.verdict, found.installation
     if found.applied is None and verdict.kind is Kind.REFUSED:
         return GaudiPatchError(
@@ -183,7 +183,7 @@ def fault_of(found: Situation) -> GaudiPatchError | None:
 
 
 def unknown_version(found: Situation) -> GaudiPatchError:
-    """The manifest does not know this version, and no series fits its files by hash."""
+    """Return the error for this: the manifest does not know this version, and no series fits its files by hash."""
     verdict = found.verdict
     version = verdict.version or "of unknown version"
     nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""

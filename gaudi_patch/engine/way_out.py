@@ -48,7 +48,7 @@ def _hint(code: str, installation: Installation) -> str:
 
 
 def _sweep(installation: Installation) -> str:
-    """How to remove temporary files that only the journal knew by name, where there are any."""
+    """Return how to remove temporary files that only the journal knew by name, where there are any."""
     places = [installation.root / installation.package, installation.state_dir.parent]
     pattern = ".gaudi-patch-*.tmp"
     if not any(next(place.rglob(pattern), None) for place in places):

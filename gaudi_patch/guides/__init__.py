@@ -1,4 +1,4 @@
-"""The guides: Markdown files in this folder, to be read here, on a code host, or by `gaudi-patch guide`."""
+"""The guides: Markdown files in this directory, to be read here, on a code host, or by `gaudi-patch guide`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Guide(NamedTuple):
 
 
 def read(name: str) -> Guide:
-    """The guide ``name``, one of NAMES."""
+    """Return the guide ``name``, one of NAMES."""
     markdown = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
     title, _, rest = markdown.partition("\n")
     summary = rest.strip().partition("\n\n")[0]

@@ -64,7 +64,7 @@ def compile_one(request: Request) -> Reply:
 
 
 def _pyc(source: bytes, code: CodeType, output: Output) -> bytes:
-    """The file format of PEP 552."""
+    """Return the file format of PEP 552."""
     header = importlib.util.MAGIC_NUMBER
     if output.mode == "timestamp":
         header += bytes(4) + _long(output.mtime) + _long(output.size)

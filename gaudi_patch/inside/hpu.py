@@ -8,7 +8,7 @@ from typing import Any
 
 
 def found(name: str) -> bool:
-    """Whether a top-level module can be found, without importing it."""
+    """Return whether a top-level module can be found, without importing it."""
     return importlib.util.find_spec(name) is not None
 
 
@@ -26,7 +26,7 @@ def torch_hpu() -> dict[str, Any]:
 
 
 def hlml() -> dict[str, Any]:
-    """The number of cards that the management library counts."""
+    """Return the number of cards that the management library counts."""
     if not found("pyhlml"):
         return {"installed": False}
     try:

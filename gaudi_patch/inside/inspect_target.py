@@ -7,7 +7,7 @@ import importlib.util
 
 
 def found(name: str) -> bool:
-    """Whether the module can be found, without importing it."""
+    """Return whether the module can be found, without importing it."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
@@ -15,7 +15,7 @@ def found(name: str) -> bool:
 
 
 def hpu() -> tuple[bool, str]:
-    """Whether the installed Habana software sees a device, and why not."""
+    """Return whether the installed Habana software sees a device, and why not."""
     if not found("habana_frameworks"):
         return False, "habana_frameworks is not installed"
     if not found("torch"):

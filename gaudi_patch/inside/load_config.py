@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def engine(question: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that an engine has, the names that LMCache knows, and what it warned of."""
+    """Return the values that an engine has, the names that LMCache knows, and what it warned of."""
     try:
         module = importlib.import_module("lmcache.v1.config")
     except Exception as error:  # a broken build raises whatever its libraries raise
@@ -99,7 +99,7 @@ def _require_file(path: str) -> None:
 
 
 def _guard(config: Any) -> str | None:  # noqa: ANN401 - LMCache's object
-    """What the patched LMCache refuses of it: "" for nothing, None where it is not patched."""
+    """Return what the patched LMCache refuses of it: "" for nothing, None where it is not patched."""
     if importlib.util.find_spec("lmcache.gaudi") is None:
         return None
     guards = importlib.import_module("lmcache.gaudi.guards")
@@ -111,7 +111,7 @@ def _guard(config: Any) -> str | None:  # noqa: ANN401 - LMCache's object
 
 
 def server(arguments: list[str]) -> dict[str, Any]:
-    """What the server's own parsers make of its arguments."""
+    """Return what the server's own parsers make of its arguments."""
     try:
         parser = _Parser()
         importlib.import_module("lmcache.cli.commands.server").ServerCommand().add_arguments(parser)
@@ -131,7 +131,7 @@ def server(arguments: list[str]) -> dict[str, Any]:
 
 
 def _told(error: BaseException) -> str:
-    """An error in one line; an assertion without a text by the line that failed."""
+    """Return an error in one line; an assertion without a text by the line that failed."""
     if isinstance(error, AssertionError) and not str(error):
         line = traceback.extract_tb(error.__traceback__)[-1].line
         return f"it requires: {str(line).replace('assert ', '', 1)}"

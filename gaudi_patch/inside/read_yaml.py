@@ -12,7 +12,9 @@ LIMIT = 4 * 1024 * 1024
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """The file's table; or the problem, and whether it is the file's (stage load) or the target's (stage import)."""
+    """Return the file's table; or the problem, and whether it is the file's (stage load) or the target's (stage
+    import).
+    """
     try:
         yaml = importlib.import_module("yaml")
     except ImportError as error:
@@ -27,7 +29,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: str) -> str:
-    """The text of a regular file, in the encoding of the locale as vLLM reads it; a FIFO does not block."""
+    """Return the text of a regular file, in the encoding of the locale as vLLM reads it; a FIFO does not block."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor) as stream:  # noqa: PLW1514, RUF100 - the locale's encoding is meant
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

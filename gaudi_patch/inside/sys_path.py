@@ -21,7 +21,9 @@ PTH_LIMIT = 1024 * 1024
 
 
 def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> list[str]:
-    """The path lines of the ``.pth`` files in ``folder``; relative ones start there. ``import`` lines are not run."""
+    """Return the path lines of the ``.pth`` files in ``folder``; relative ones start there. ``import`` lines are
+    not run.
+    """
     found: list[str] = []
     try:
         names = sorted(os.listdir(folder))
@@ -39,7 +41,7 @@ def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> 
 
 
 def _lines(path: str) -> list[str]:
-    """The lines of a regular file, its first MiB; a FIFO or a device is not waited for."""
+    """Return the lines of a regular file, its first MiB; a FIFO or a device is not waited for."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return []
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
@@ -49,13 +51,13 @@ def _lines(path: str) -> list[str]:
 
 
 def pythonpath(environ: Mapping[str, str]) -> list[str]:
-    """The entries of PYTHONPATH; an empty or a relative one means, as for Python, the current folder."""
+    """Return the entries of PYTHONPATH; an empty or a relative one means, as for Python, the current directory."""
     value = environ.get("PYTHONPATH", "")
     return [os.path.abspath(entry) for entry in value.split(os.pathsep)] if value else []
 
 
 def _user_site(environ: Mapping[str, str]) -> str:
-    """The user's site-packages if a normal run would have it on sys.path, else ''."""
+    """Return the user's site-packages if a normal run would have it on sys.path, else ''."""
     if environ.get("PYTHONNOUSERSITE"):
         return ""
     if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
@@ -67,19 +69,19 @@ def _user_site(environ: Mapping[str, str]) -> str:
 
 
 def _own_path() -> list[str]:
-    """sys.path without the folder of the script that runs, which is not the target's script."""
+    """sys.path without the directory of the script that runs, which is not the target's script."""
     path = list(sys.path)
     if sys.flags.isolated or getattr(sys.flags, "safe_path", False) or not path:
         return path
     try:
         starts = {"", os.getcwd(), os.path.dirname(os.path.realpath(sys.argv[0]))}
-    except OSError:  # the current folder was deleted
+    except OSError:  # the current directory was deleted
         starts = {""}
     return path[1:] if path[0] in starts else path
 
 
 def normal_path(environ: Mapping[str, str]) -> list[str]:
-    """sys.path of a plain ``python`` in ``environ``, but for its first entry (script or current folder)."""
+    """sys.path of a plain ``python`` in ``environ``, but for its first entry (script or current directory)."""
     path = _own_path()
     user = _user_site(environ)
     if user and user not in path:
@@ -92,7 +94,7 @@ def normal_path(environ: Mapping[str, str]) -> list[str]:
 
 
 def _finder_folder(package: str) -> str:
-    """Where a setuptools editable finder takes the package from, or ''.
+    """Return where a setuptools editable finder takes the package from, or ''.
 
     Its table is read; finders are never called, since those of other build systems may start a build.
     """
@@ -111,7 +113,7 @@ def _is_frozen(package: str) -> bool:
 
 
 def describe(package: str, environ: Mapping[str, str]) -> dict[str, object]:
-    """The facts about this interpreter that decide which ``package`` a normal run would import."""
+    """Return the facts about this interpreter that decide which ``package`` a normal run would import."""
     return {
         "executable": sys.executable or "",
         "prefix": sys.prefix,

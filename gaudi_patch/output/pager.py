@@ -19,7 +19,7 @@ _DEFAULTS = {"LESS": "FRX", "LV": "-c"}
 
 
 def command(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The pager's command line; empty for none."""
+    """Return the pager's command line; empty for none."""
     if environ.get("TERM", "dumb") == "dumb":
         return []
     chosen = environ.get("GAUDI_PATCH_PAGER")
@@ -43,7 +43,7 @@ class _Input(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def paged() -> Iterator[None]:
-    """What is written to stdout within goes through the pager, if stdout is a terminal.
+    """Yield what is written to stdout within goes through the pager, if stdout is a terminal.
 
     A pager that is missing is done without. One that quits early takes no more text, and changes no exit code.
     """

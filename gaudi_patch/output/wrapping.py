@@ -30,7 +30,7 @@ def width_of() -> int:
 
 
 def prose(text: str, width: int) -> str:
-    """Each line of ``text`` that is too long, broken; what follows is indented as it is, and two more."""
+    """Return each line of ``text`` that is too long, broken; what follows is indented as it is, and two more."""
     return "\n".join(
         part for line in text.split("\n") for part in _break(line, width, " " * (len(line) - len(line.lstrip(" ")) + 2))
     )

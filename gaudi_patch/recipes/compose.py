@@ -61,7 +61,7 @@ class Mode:
 
 
 def compose(mode: Mode, release: Release, settings: Settings) -> Recipe:
-    """The recipe; raises a refusal where the release cannot do it on HPU, and a usage error for bad settings."""
+    """Return the recipe; raises a refusal where the release cannot do it on HPU, and a usage error for bad settings."""
     if settings.chunk % BLOCK or settings.chunk <= 0:
         raise _usage(f"--chunk-size {settings.chunk}: takes a multiple of vllm-gaudi's block of {BLOCK} tokens")
     given = {"--storage": settings.storage, "--disk-gb": settings.disk_gb}
@@ -212,7 +212,9 @@ def _engine(release: Release, settings: Settings, more: Sequence[Entry]) -> tupl
 
 
 def _store(release: Release, settings: Settings, storage: str) -> tuple[tuple[Entry, ...], dict[str, str]]:
-    """The settings of a store that processes share, a folder or an lm:// server, and the script of the server."""
+    """Return the settings of a store that processes share, a directory or an lm:// server, and the script of the
+    server.
+    """
     refuse_private_keys(release, "a cache that processes share")
     serde: Entry = ("remote_serde", "naive", "the other one, CacheGen, runs on CUDA")
     if storage.startswith("/"):

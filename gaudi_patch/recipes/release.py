@@ -23,7 +23,7 @@ class Release(NamedTuple):
     vllm_gaudi: str
 
     def before(self, version: str) -> bool:
-        """Whether this release is older than ``version``."""
+        """Return whether this release is older than ``version``."""
         return Version(self.version) < Version(version)
 
     @property
@@ -42,7 +42,7 @@ class Release(NamedTuple):
 
 
 def known(manifest: Manifest, series: Series | None, version: str, python: tuple[int, int] | None) -> Release:
-    """The release ``version``, with the capabilities of its series; all of them where upstream needs no series.
+    """Return the release ``version``, with the capabilities of its series; all of them where upstream needs no series.
 
     Raises a refusal where no vllm-gaudi pairs with it.
     """

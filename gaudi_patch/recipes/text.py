@@ -35,7 +35,7 @@ def serve(
     connector: str = "LMCacheConnectorV1",
     extra: Mapping[str, object] | None = None,
 ) -> str:
-    """A script that serves a model by vLLM with LMCache, on Gaudi or on ROCm."""
+    """Return a script that serves a model by vLLM with LMCache, on Gaudi or on ROCm."""
     transfer: dict[str, object] = {"kv_connector": connector, "kv_role": role}
     if extra:
         transfer["kv_connector_extra_config"] = extra
@@ -57,7 +57,7 @@ def serve(
 
 
 def script(release: Release, what: str, setup: Sequence[str], command: Sequence[str]) -> str:
-    """A shell script that sets up the environment and becomes ``command``; more arguments are passed on."""
+    """Return a shell script that sets up the environment and becomes ``command``; more arguments are passed on."""
     lines = ["#!/bin/sh", _written_for(release), f"# {what}", "set -eu"]
     if any("$here" in line for line in setup):
         lines.append('here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)')

@@ -86,14 +86,14 @@ def run(installation: Installation, options: SmokeOptions) -> list[LevelResult]:
 
 
 def interpreter_of(installation: Installation) -> Path:
-    """The target's interpreter. Raises ``no-interpreter`` where none of it can be run."""
+    """Return the target's interpreter. Raises ``no-interpreter`` where none of it can be run."""
     if installation.python is None:
         raise no_interpreter(installation)
     return installation.python
 
 
 def no_interpreter(installation: Installation) -> GaudiPatchError:
-    """An image root, for one: its files can be patched, but nothing of it can be run."""
+    """Return the error for this: an image root, for one: its files can be patched, but nothing of it can be run."""
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "no-interpreter",
@@ -104,7 +104,7 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
 
 
 def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatchError | None:
-    """What failed, or was skipped though required; None when nothing was."""
+    """Return what failed, or was skipped though required; None when nothing was."""
     bad = [
         one for one in results if one.status == "failed" or (one.status == "skipped" and one.level in options.require)
     ]

@@ -44,7 +44,7 @@ LEVELS: tuple[Level, ...] = (
     Level("inference", "inference.py", needs=("vllm",), brings_up_device=True, processes=10),
 )
 
-# The folder with the emulated habana_frameworks.
+# The directory with the emulated habana_frameworks.
 EMULATOR_PACKAGES = EMULATOR / "packages"
 
 RULES: tuple[str, ...] = ("lazy", "eager")
@@ -53,12 +53,12 @@ DEVICES: tuple[str, ...] = ("auto", "hpu", "emulated")
 
 
 def names() -> tuple[str, ...]:
-    """The levels' names, in the order in which they run."""
+    """Return the levels' names, in the order in which they run."""
     return tuple(level.name for level in LEVELS)
 
 
 def select(wanted: Sequence[str]) -> list[Level]:
-    """The levels named, each once, in the order of the table.
+    """Return the levels named, each once, in the order of the table.
 
     Raises ValueError for a name that is not in the table.
     """

@@ -64,7 +64,7 @@ class Reported:
 
 
 def read(path: Path, *, level: str, rules: str, device: str) -> Reported:
-    """The result that a probe wrote to ``path``.
+    """Return the result that a probe wrote to ``path``.
 
     Raises BadResultError unless it is complete, speaks of this level, rules and device, and its
     status follows from its checks: passed means at least one check and no failure.
@@ -153,5 +153,5 @@ def _emulator_obstacle(finished: Finished) -> str:
 
 
 def emulator_message(output: str) -> str:
-    """What the emulator said last about itself, in one line."""
+    """Return what the emulator said last about itself, in one line."""
     return output.rpartition(EMULATOR_MESSAGE)[2].strip().partition("\n")[0][:800]

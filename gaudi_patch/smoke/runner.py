@@ -84,7 +84,7 @@ def run(
 
 
 def _folder(prefix: str, place: str | None = None) -> tempfile.TemporaryDirectory[str]:
-    """A temporary directory; that for sockets is in /tmp, since a socket's path may have 107 characters."""
+    """Return a temporary directory; that for sockets is in /tmp, since a socket's path may have 107 characters."""
     return tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
 
 

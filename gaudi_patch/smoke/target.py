@@ -61,7 +61,7 @@ class Inspection:
 def probe_environment(
     environ: Mapping[str, str], *, rules: str, scratch: Path | None, library: Path | None = None
 ) -> dict[str, str]:
-    """The environment of a probe: the caller's, cleaned, with the rules and a scratch directory set.
+    """Return the environment of a probe: the caller's, cleaned, with the rules and a scratch directory set.
 
     library: the compiled device of a probe on the emulated HPU. Such a probe and its children see the emulated
     habana_frameworks first, no GPU, and a PyTorch that loads no plugin by itself.
@@ -73,7 +73,7 @@ def probe_environment(
     }
     kept.update(
         PT_HPU_LAZY_MODE="1" if rules == "lazy" else "0",
-        PYTHONSAFEPATH="1",  # from 3.11; before, running by path puts only the probes' folder on sys.path
+        PYTHONSAFEPATH="1",  # from 3.11; before, running by path puts only the probes' directory on sys.path
         PYTHONDONTWRITEBYTECODE="1",  # a check leaves nothing in the target
         NUMBA_CACHE_DIR=str(scratch),  # else numba makes __pycache__ beside the module (LMCache: cachegen_kernels.py)
         PYTHONUNBUFFERED="1",  # so that a killed probe's last words are kept
@@ -126,7 +126,7 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
 
 
 def _plugin_crash(python: Path, environ: Mapping[str, str], scratch: Path) -> str:
-    """How the interpreter dies of importing Habana's plugin, and of that alone; empty where it does not."""
+    """Return how the interpreter dies of importing Habana's plugin, and of that alone; empty where it does not."""
     endings = []
     for program in ("pass", f"import {_PLUGIN}"):
         try:
@@ -147,7 +147,7 @@ def choose_device(target: Inspection, wanted: str) -> str:
 
 
 def obstacle(target: Inspection, level: Level, device: str) -> str:
-    """Why the level cannot be run at all; empty where it can."""
+    """Return why the level cannot be run at all; empty where it can."""
     if not target.lmcache:
         return "LMCache is not installed for this interpreter"
     if not target.torch:
@@ -163,7 +163,7 @@ def obstacle(target: Inspection, level: Level, device: str) -> str:
 
 
 def fault(target: Inspection, wanted: str) -> str:
-    """What is wrong with the target, so that no level may run and none may pass; empty where nothing is.
+    """Return what is wrong with the target, so that no level may run and none may pass; empty where nothing is.
 
     A plugin that is there and fails is no host without an HPU: the image cannot serve, whatever else is proved.
     """

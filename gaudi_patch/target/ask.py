@@ -91,7 +91,7 @@ def ask(
 
 @contextmanager
 def _pipe() -> Iterator[tuple[FileIO, FileIO]]:
-    """A pipe as two files, which may be closed before the end of the block."""
+    """Yield a pipe as two files, which may be closed before the end of the block."""
     ends = os.pipe()
     with FileIO(ends[0], "rb") as reading, FileIO(ends[1], "wb") as writing:
         yield reading, writing
@@ -162,7 +162,7 @@ class Fields:
         return self._of(name, str, "a string")
 
     def path(self, name: str) -> str:
-        """A string that can be the name of a file, or ""."""
+        """Return a string that can be the name of a file, or ""."""
         return _as_path(self._values.get(name), f"{self._where}.{name}")
 
     def paths(self, name: str) -> tuple[str, ...]:

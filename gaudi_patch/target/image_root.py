@@ -1,4 +1,4 @@
-"""An unpacked container image: its links followed as inside the image, its Python folders found, nothing run."""
+"""An unpacked container image: its links followed as inside the image, its Python directories found, nothing run."""
 
 # ruff: noqa: PTH112, PTH118, PTH206, PTH208
 # Why: links are followed by hand, part by part; pathlib would follow them on the host.
@@ -40,11 +40,11 @@ class ImageRoot:
         self.root = os.path.realpath(root)
 
     def on_host(self, path: str) -> str:
-        """Where the image's absolute path ``path`` is on the host; links not followed."""
+        """Return where the image's absolute path ``path`` is on the host; links not followed."""
         return os.path.join(self.root, path.lstrip("/"))
 
     def resolve(self, path: str) -> str:
-        """The host's path ``path``, below the root, with links followed as inside the image.
+        """Return the host's path ``path``, below the root, with links followed as inside the image.
 
         An absolute link starts at the image's root, and ``..`` never leads out of it. What does not exist is
         kept as it is written; a circle of links raises OSError (ELOOP).
@@ -73,9 +73,10 @@ class ImageRoot:
         return os.path.join(self.root, *done)
 
     def site_folders(self) -> list[str]:
-        """The site-packages and dist-packages folders of the image, links followed, each once.
+        """Return the site-packages and dist-packages directories of the image, links followed, each once.
 
-        The search is as deep as ``PREFIXES``: it grows with the number of folders near the root, not with the image.
+        The search is as deep as ``PREFIXES``: it grows with the number of directories near the root, not with the
+        image.
         """
         found: dict[str, None] = {}
         for prefix in PREFIXES:
@@ -87,14 +88,14 @@ class ImageRoot:
         return list(found)
 
     def _matching(self, folders: list[str], pattern: str) -> list[str]:
-        """The folders below ``folders`` that match ``pattern``."""
+        """Return the directories below ``folders`` that match ``pattern``."""
         for part in pattern.split("/"):
             found: dict[str, None] = {}
             for folder in folders:
                 for name in self._names(folder, part):
                     try:
                         real = self.resolve(os.path.join(folder, name))
-                    except OSError:  # a circle of links leads to no folder
+                    except OSError:  # a circle of links leads to no directory
                         continue
                     if os.path.isdir(real):
                         found[real] = None

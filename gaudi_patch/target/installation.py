@@ -29,10 +29,10 @@ class Layout(str, Enum):
 class Installation:
     """One LMCache on disk.
 
-    ``root`` is the folder that patch paths are relative to, links followed. ``version`` is the metadata's, as
+    ``root`` is the directory that patch paths are relative to, links followed. ``version`` is the metadata's, as
     written; "" for a git checkout, and perhaps out of date for an editable install: both are known by their hashes.
     ``record`` is None when missing or not ours to touch. ``python`` and ``prefix`` are None when no interpreter is
-    known for the target; ``python_version`` and ``cache_tag`` then come from folder names and the wheel's tag.
+    known for the target; ``python_version`` and ``cache_tag`` then come from directory names and the wheel's tag.
     """
 
     package: str

@@ -29,7 +29,7 @@ _MAX_ENTRIES = 10_000
 class Interpreter(NamedTuple):
     """What a normal run of an interpreter would import from.
 
-    ``path`` is its sys.path without the first entry (script or current folder), absolute, in order, with
+    ``path`` is its sys.path without the first entry (script or current directory), absolute, in order, with
     PYTHONPATH and the user site where they count.
     """
 
@@ -45,15 +45,15 @@ class Interpreter(NamedTuple):
 
 
 def own_interpreter(package: str, environ: Mapping[str, str]) -> Interpreter:
-    """The interpreter that runs this process; no subprocess."""
+    """Return the interpreter that runs this process; no subprocess."""
     return _interpreter(describe(package, environ), sys.executable, own=True)
 
 
 def is_own(executable: str) -> bool:
-    """Whether ``executable`` starts the interpreter, and the environment, that runs this process.
+    """Return whether ``executable`` starts the interpreter, and the environment, that runs this process.
 
     The same binary is not enough: the pythons of all virtual environments are links to a few binaries. The same
-    binary started from the same folder finds the same pyvenv.cfg.
+    binary started from the same directory finds the same pyvenv.cfg.
     """
     try:
         return os.path.samefile(executable, sys.executable) and os.path.samefile(
@@ -83,7 +83,7 @@ def identify(executable: str, package: str, environ: Mapping[str, str]) -> Inter
 
 
 def _blocking_start_file(executable: str) -> str:
-    """A FIFO or a device among what a virtual environment's Python reads at its start; "" for none."""
+    """Return a FIFO or a device among what a virtual environment's Python reads at its start; "" for none."""
     prefix = os.path.dirname(os.path.dirname(executable))
     configuration = os.path.join(prefix, "pyvenv.cfg")
     if not os.path.lexists(configuration):
@@ -147,7 +147,7 @@ def _interpreter(facts: Mapping[str, Any], asked: str, *, own: bool) -> Interpre
 
 
 def which(name: str, environ: Mapping[str, str]) -> str | None:
-    """The program ``name`` on the PATH of ``environ``."""
+    """Return the program ``name`` on the PATH of ``environ``."""
     for folder in environ.get("PATH", os.defpath).split(os.pathsep):
         candidate = os.path.join(folder or os.curdir, name)
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
@@ -156,7 +156,7 @@ def which(name: str, environ: Mapping[str, str]) -> str | None:
 
 
 def python_in(prefix: str) -> str | None:
-    """The interpreter of an environment folder."""
+    """Return the interpreter of an environment directory."""
     for name in ("python", "python3"):
         candidate = os.path.join(prefix, "bin", name)
         if os.path.isfile(candidate):
@@ -165,7 +165,7 @@ def python_in(prefix: str) -> str | None:
 
 
 def named_python(argument: Path, environ: Mapping[str, str]) -> str:
-    """The interpreter meant by ``--python``: a file, an environment folder, or a program on PATH."""
+    """Return the interpreter meant by ``--python``: a file, an environment directory, or a program on PATH."""
     text = str(argument)
     if os.sep not in text and not os.path.isfile(text):
         found = which(text, environ)
@@ -189,7 +189,7 @@ def named_python(argument: Path, environ: Mapping[str, str]) -> str:
 
 
 def active_environment(environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The variable and the folder of the active virtual or conda environment."""
+    """Return the variable and the directory of the active virtual or conda environment."""
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         prefix = environ.get(variable)
         if prefix:
@@ -198,7 +198,7 @@ def active_environment(environ: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def active_python(variable: str, prefix: str) -> str:
-    """The interpreter of the active environment; an environment error when it is gone."""
+    """Return the interpreter of the active environment; an environment error when it is gone."""
     found = python_in(prefix)
     if found is None:
         raise GaudiPatchError(

@@ -4,8 +4,9 @@ The target is what ``import`` would load. Wherever that and the metadata disagre
 user decides. Never imports the package.
 
 Codes of the errors raised here and below: not-installed, broken-metadata, no-metadata, ambiguous-installation,
-shadowed-installation, package-folder-missing, symlinked-package, not-a-folder-install, legacy-install,
-strict-editable, editable-without-git, broken-checkout, foreign-git-folder, bad-target, interpreter-failed, unreadable.
+shadowed-installation, package-directory-missing, symlinked-package, not-a-directory-install, legacy-install,
+strict-editable, editable-without-git, broken-checkout, foreign-git-directory, bad-target, interpreter-failed,
+unreadable.
 """
 
 # ruff: noqa: PTH112, PTH113, PTH118, PTH120
@@ -50,7 +51,7 @@ def locate(target: Target, package: str = "lmcache", environ: Mapping[str, str] 
 
 
 def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
-    """The one installation of a search, or the reason why there is none."""
+    """Return the one installation of a search, or the reason why there is none."""
     infos, imported = search.infos, search.imported
     if len(infos) > 1:
         raise ambiguous(search, [info.path for info in infos])
@@ -78,7 +79,7 @@ def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
 
 
 def _wheel(search: Search, info: DistInfo) -> Installation:
-    """An installation in site-packages, beside its metadata."""
+    """Return an installation in site-packages, beside its metadata."""
     site, package = os.path.dirname(info.path), search.package
     folder = os.path.join(site, package)
     imported = search.imported
@@ -113,7 +114,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
 
 
 def _editable(search: Search, info: DistInfo) -> Installation:
-    """An editable installation: its source tree, which has to be the top of a git checkout."""
+    """Return an editable installation: its source tree, which has to be the top of a git checkout."""
     from urllib.parse import unquote
 
     project = search.place(unquote(re.sub(r"^file://[^/]*", "", info.url)))
@@ -161,7 +162,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
 
 
 def _checkout(search: Search, folder: str, git: str) -> Installation:
-    """A git checkout: state goes into its git folder, so that ``git status`` shows the patched files only."""
+    """Return a git checkout: state goes into its git directory, so that ``git status`` shows the patched files only."""
     _refuse_link(search, folder)
     return _installation(
         search, root=os.path.dirname(folder), layout=Layout.CHECKOUT, info=None, record=None, state=git
@@ -169,9 +170,10 @@ def _checkout(search: Search, folder: str, git: str) -> Installation:
 
 
 def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = os.path.realpath) -> str | None:
-    """The git folder of the checkout whose top is ``folder`` itself; None when it is none.
+    """Return the git directory of the checkout whose top is ``folder`` itself; None when it is none.
 
-    A worktree's or submodule's ``.git`` file is followed. Folders above are not looked at: a site-packages folder
+    A worktree's or submodule's ``.git`` file is followed. Directories above are not looked at: a site-packages
+    directory
     inside somebody's repository is no checkout. ``folder`` has its links followed already; ``resolve`` and
     ``place`` are those of ``Search``.
     """
@@ -229,7 +231,7 @@ def _is_of_another(git: str, folder: str, resolve: Resolve, place: Resolve) -> s
 
 
 def _refuse_link(search: Search, path: str) -> None:
-    """Refuse a folder that is a link: its files belong to another tree, and perhaps to other environments."""
+    """Refuse a directory that is a link: its files belong to another tree, and perhaps to other environments."""
     real = search.resolve(path)
     if real != path:
         raise refusal(

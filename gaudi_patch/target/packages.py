@@ -57,7 +57,9 @@ class Package:
             return self.named
 
     def text(self, *names: str) -> str | None:
-        """The text of the first of the files ``names`` of its metadata that is there; undecodable bytes replaced."""
+        """Return the text of the first of the files ``names`` of its metadata that is there; undecodable bytes
+        replaced.
+        """
         for name in names:
             try:
                 return read_bytes(self.resolve(os.path.join(self.path, name))).decode("utf-8", "replace")
@@ -67,13 +69,15 @@ class Package:
 
 
 def packages(installation: Installation, environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
-    """The version of each of PACKAGES that a run of the target would import; None where it is not installed."""
+    """Return the version of each of PACKAGES that a run of the target would import; None where it is not installed."""
     there = find(_folders(installation, environ))
     return {name: there[name].version if name in there else None for name in PACKAGES}
 
 
 def find(folders: Sequence[str], resolve: Resolve = os.path.realpath) -> dict[str, Package]:
-    """The distributions in ``folders`` by normalised name, the first of each; one that cannot be listed is skipped."""
+    """Return the distributions in ``folders`` by normalised name, the first of each; one that cannot be listed is
+    skipped.
+    """
     found: dict[str, Package] = {}
     for folder in folders:
         try:
@@ -99,7 +103,7 @@ def _folders(installation: Installation, environ: Mapping[str, str]) -> list[str
 
 
 def python_version(python: Path) -> str | None:
-    """The full version of an interpreter; None where it cannot be run."""
+    """Return the full version of an interpreter; None where it cannot be run."""
     from gaudi_patch.target.ask import AskError, ask
 
     try:

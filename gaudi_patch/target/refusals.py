@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refusal(code: str, message: str, hint: str, *paths: str) -> GaudiPatchError:
-    """A refusal with the paths that it is about, for machines."""
+    """Return the error for this: a refusal with the paths that it is about, for machines."""
     return GaudiPatchError(Exit.REFUSED, code, message, hint, details=list(paths))
 
 
@@ -26,7 +26,7 @@ def bad_target(message: str, hint: str) -> GaudiPatchError:
 
 
 def unreadable(error: OSError, path: str) -> GaudiPatchError:
-    """The target is there, but this user may not read it, or it is not what can be read."""
+    """Return the error for this: the target is there, but this user may not read it, or it is not what can be read."""
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "unreadable",
@@ -36,7 +36,7 @@ def unreadable(error: OSError, path: str) -> GaudiPatchError:
 
 
 def cannot_run(executable: str, why: str) -> GaudiPatchError:
-    """The target's interpreter does not start, or gives no answer."""
+    """Return the error for this: the target's interpreter does not start, or gives no answer."""
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "interpreter-failed",
@@ -47,7 +47,7 @@ def cannot_run(executable: str, why: str) -> GaudiPatchError:
 
 
 def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:
-    """Two or more valid metadata, or metadata of two kinds in one folder."""
+    """Two or more valid metadata, or metadata of two kinds in one directory."""
     folders = list(dict.fromkeys(os.path.dirname(path) for path in paths))
     if len(folders) > 1:
         hint = "Uninstall all but one, or choose one: " + " or ".join(f"--path {folder}" for folder in folders)
@@ -62,7 +62,7 @@ def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:
 
 
 def shadowed(search: Search, imported: str, metadata: str) -> GaudiPatchError:
-    """The package that import would load is not the one that the metadata is about."""
+    """Return the error for this: the package that import would load is not the one that the metadata is about."""
     return refusal(
         "shadowed-installation",
         f"import would load {search.package} from {imported}, but the metadata is {metadata}",

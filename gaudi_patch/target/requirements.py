@@ -31,7 +31,7 @@ DEVICE = frozenset({"torch"})
 
 
 def is_cuda(name: str) -> bool:
-    """Whether a distribution exists for CUDA alone, by its name."""
+    """Return whether a distribution exists for CUDA alone, by its name."""
     return _CUDA.search(_normal(name)) is not None
 
 
@@ -152,7 +152,9 @@ def _declared(version: str, there: Distributions | None) -> Iterable[str]:
 
 
 def _applying(lines: Iterable[str], there: Distributions | None) -> list[Requirement]:
-    """Those that are asked for without an extra, in this interpreter; without one, wherever there is a marker."""
+    """Return those that are asked for without an extra, in this interpreter; without one, wherever there is a
+    marker.
+    """
     from packaging.requirements import InvalidRequirement, Requirement
 
     applying = []

@@ -42,12 +42,12 @@ class Search:
 
     @property
     def infos(self) -> list[DistInfo]:
-        """The valid dist-info folders."""
+        """The valid dist-info directories."""
         return [info for folder in self.folders for info in folder.infos]
 
     @property
     def broken(self) -> list[tuple[str, str]]:
-        """The dist-info folders that are not valid, each with the reason."""
+        """The dist-info directories that are not valid, each with the reason."""
         return [item for folder in self.folders for item in folder.broken]
 
     @property
@@ -88,7 +88,7 @@ def search_default(python: Path | None, package: str, environ: Mapping[str, str]
 
 
 def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Search:
-    """What a normal run of ``interpreter`` would find."""
+    """Return what a normal run of ``interpreter`` would find."""
     if interpreter.frozen:
         raise refused(
             "not-a-folder-install",
@@ -120,7 +120,7 @@ def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Sear
 
 
 def first_import(folders: list[SiteFolder]) -> Importable | None:
-    """What ``import`` takes: the first package or module, and only without any a namespace package."""
+    """Return what ``import`` takes: the first package or module, and only without any a namespace package."""
     found = [folder.found for folder in folders if folder.found is not None]
     return next((f for f in found if f.kind != "namespace"), found[0] if found else None)
 
@@ -139,7 +139,7 @@ def search_image(root: Path, package: str) -> Search:
             folders.append(scan(entry, package, image.resolve))
         except OSError as error:
             warnings.append(f"{entry} cannot be read: {error.strerror or error}")
-    # The folders belong to different environments: only what lies beside the metadata counts.
+    # The directories belong to different environments: only what lies beside the metadata counts.
     with_info = [folder for folder in folders if folder.infos]
     return Search(
         package=package,
@@ -155,7 +155,7 @@ def search_image(root: Path, package: str) -> Search:
 
 
 def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Search:
-    """``--path``: one folder, alone. Nothing in it is run."""
+    """``--path``: one directory, alone. Nothing in it is run."""
     if not path.is_dir():
         raise bad_target(
             f"--path {path}: there is no such folder", "Give a site-packages folder, or the top of a git checkout."
@@ -191,7 +191,7 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
 
 
 def _interpreter_of(folder: str, package: str, environ: Mapping[str, str]) -> Interpreter | None:
-    """The interpreter that is known to import from ``folder``: this process's, or the active environment's.
+    """Return the interpreter that is known to import from ``folder``: this process's, or the active environment's.
 
     No other is looked for: ``--path`` names files, and may lead into an image whose programs are not to be run.
     """

@@ -1,6 +1,6 @@
 """What one sys.path entry holds of a package: its metadata, and what ``import`` would take from there.
 
-Folders are listed and the first lines of METADATA read by hand: importlib.metadata costs 35 ms, answers with the
+Directories are listed and the first lines of METADATA read by hand: importlib.metadata costs 35 ms, answers with the
 first of several, and gives None for the version when that one is broken.
 """
 
@@ -25,12 +25,12 @@ METADATA_KINDS = frozenset({"dist-info", "egg-info", "egg-link", "egg"})
 
 
 def normalised(name: str) -> str:
-    """A distribution name as PEP 503 compares it."""
+    """Return a distribution name as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class DistInfo(NamedTuple):
-    """A valid dist-info folder: ``version`` as METADATA writes it, ``url`` where it was installed from, or ''."""
+    """A valid dist-info directory: ``version`` as METADATA writes it, ``url`` where it was installed from, or ''."""
 
     path: str
     version: str
@@ -54,7 +54,7 @@ class SiteFolder:
 
     path: str
     infos: list[DistInfo] = field(default_factory=list)
-    #: dist-info folders without a usable METADATA, each with the reason
+    #: dist-info directories without a usable METADATA, each with the reason
     broken: list[tuple[str, str]] = field(default_factory=list)
     #: .egg-info, .egg-link and .egg
     legacy: list[str] = field(default_factory=list)
@@ -92,14 +92,16 @@ def scan(entry: str, package: str, resolve: Resolve = os.path.realpath) -> SiteF
 
 
 def _is_leftover(name: str, package: str) -> bool:
-    """Whether an interrupted pip left this: it overwrites the start of a name with ``~`` and some odd characters."""
+    """Return whether an interrupted pip left this: it overwrites the start of a name with ``~`` and some odd
+    characters.
+    """
     rest = name.lstrip("~-.=%0123456789")
     tail = re.split(r"[-.]", rest, maxsplit=1)[0].lower()
     return len(tail) >= 3 and package.endswith(tail)
 
 
 def _importable(path: str, package: str, names: list[str], resolve: Resolve) -> Importable | None:
-    """What FileFinder takes from a folder: a package, then a module, then a part of a namespace package."""
+    """Return what FileFinder takes from a directory: a package, then a module, then a part of a namespace package."""
     folder = os.path.join(path, package)
     is_folder = package in names and os.path.isdir(resolve(folder))  # its name as spelled, whatever the file system
     if is_folder:
@@ -113,7 +115,7 @@ def _importable(path: str, package: str, names: list[str], resolve: Resolve) -> 
 
 
 def _is_module(name: str, module: str) -> bool:
-    """Whether the file ``name`` is source, legacy bytecode or an extension of ``module``."""
+    """Return whether the file ``name`` is source, legacy bytecode or an extension of ``module``."""
     return (
         name.startswith(module + ".") and re.fullmatch(r"(py|pyc|([\w-]+\.)?so)", name[len(module) + 1 :]) is not None
     )
@@ -134,7 +136,7 @@ def _in_zip(path: str, package: str) -> Importable | None:
 
 
 def _dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str:
-    """The dist-info folder at ``path``, or why it is not valid."""
+    """Return the dist-info directory at ``path``, or why it is not valid."""
     try:
         return _read_dist_info(path, package, resolve)
     except OSError as error:
@@ -170,7 +172,7 @@ def _read_dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str
 
 
 def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
-    """The first value of each header of an RFC 822 file such as METADATA, by lower-case name; None without file.
+    """Return the first value of each header of an RFC 822 file such as METADATA, by lower-case name; None without file.
 
     Raises UnsuitableFileError for what is no regular file, or too large to be metadata.
     """
@@ -189,7 +191,7 @@ def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
 
 
 def _direct_url(path: str, resolve: Resolve) -> tuple[str, bool]:
-    """The URL that a package was installed from, and whether the installation is editable (PEP 610).
+    """Return the URL that a package was installed from, and whether the installation is editable (PEP 610).
 
     A wheel's installation does not need this file, and an editable one has no package directory and is refused
     without it: where its content is damaged, nothing is known.

@@ -31,7 +31,7 @@ LEVELS = [
 
 @pytest.fixture
 def target(tmp_path: Path) -> Tiny:
-    """A pristine tiny LMCache."""
+    """Return a pristine tiny LMCache."""
     return tiny.make(tmp_path / "t")
 
 
@@ -58,7 +58,7 @@ def written(report: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def attested(target: Tiny, report: Path, smoked: SmokeOptions) -> Tiny:
-    """A patched tiny LMCache with a full attestation in ``report``."""
+    """Return a patched tiny LMCache with a full attestation in ``report``."""
     apply(target, report, smoked)
     return target
 

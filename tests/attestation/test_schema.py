@@ -19,7 +19,7 @@ WRONG: list[Any] = [None, True, False, 0, 1, -1, 1.0, 1.5, "", "x", "../x", "/x"
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """The path of every value in a document."""
+    """Yield the path of every value in a document."""
     yield path
     if isinstance(value, dict):
         for name, one in value.items():
@@ -30,7 +30,7 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 
 def broken(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The document with one thing wrong, in every place and way."""
+    """Yield the document with one thing wrong, in every place and way."""
     for path in places(document):
         if not path:
             yield from ((f"the whole: {wrong!r}", wrong) for wrong in WRONG)

@@ -24,7 +24,7 @@ def changed(text: str, *pairs: tuple[str, str]) -> str:
 
 
 def diff_of(folder: Path, before: Mapping[str, str], after: Mapping[str, str]) -> bytes:
-    """What git says changed from one tree to another, in the form that patches are kept in."""
+    """Return what git says changed from one tree to another, in the form that patches are kept in."""
     for name, files in (("a", before), ("b", after)):
         for path, text in files.items():
             target = folder / name / path
@@ -43,7 +43,7 @@ def diff_of(folder: Path, before: Mapping[str, str], after: Mapping[str, str]) -
 
 
 class Shelf(NamedTuple):
-    """A patches folder and its releases."""
+    """A patches directory and its releases."""
 
     directory: Path
     releases: Path

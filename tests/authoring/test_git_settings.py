@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 def hostile(home: Path, lines: str) -> dict[str, str]:
-    """A home directory with a git configuration and what it names; the variables that make git read it."""
+    """Return a home directory with a git configuration and what it names; the variables that make git read it."""
     (home / "hooks").mkdir(parents=True)
     (home / "template/hooks").mkdir(parents=True)
     for hook in ("pre-commit", "commit-msg", "prepare-commit-msg", "post-checkout", "applypatch-msg"):
@@ -56,7 +56,7 @@ def hostile(home: Path, lines: str) -> dict[str, str]:
 
 @pytest.fixture
 def shelf(shelf: Shelf) -> Shelf:
-    """A release with an empty line, which is context of the change that these tests make."""
+    """Return a release with an empty line, which is context of the change that these tests make."""
     shelf.release("1.0.0", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_14 = 14\n", "line_14 = 14\n\n"))})
     (shelf.directory / "manifest.lock").unlink()
     lint.lint(shelf.directory, write=True)
@@ -65,7 +65,7 @@ def shelf(shelf: Shelf) -> Shelf:
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without a git configuration."""
+    """Return a user without a git configuration."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -99,7 +99,7 @@ def change(shelf: Shelf, folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def expected(shelf: Shelf, user: Path, tmp_path: Path) -> dict[str, bytes]:
-    """What `change` writes for a user without settings; the patches are then put back."""
+    """Return what `change` writes for a user without settings; the patches are then put back."""
     before = kept(shelf.directory)
     after = change(shelf, tmp_path / "plain")
     for name, data in before.items():

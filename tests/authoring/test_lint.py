@@ -56,7 +56,7 @@ def test_lint_refuses_a_series_whose_result_does_not_compile(shelf: Shelf) -> No
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> list[str]:
-    """The releases whose wheels are read from now on."""
+    """Return the releases whose wheels are read from now on."""
     asked: list[str] = []
 
     def fetch(package: str, version: str, python: str = "3.11") -> Path:

@@ -15,7 +15,9 @@ from tests.support.fake_wheel import fake_wheel
 
 @pytest.fixture
 def given(tmp_path: Path) -> tuple[Path, Path]:
-    """An interpreter with an older LMCache, and with packages by a .pth file, as an editable vLLM is; its packages."""
+    """Return an interpreter with an older LMCache, and with packages by a .pth file, as an editable vLLM is; its
+    packages.
+    """
     prefix = tmp_path / "given"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(prefix)], check=True)
     site = prefix / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)

@@ -26,7 +26,7 @@ def kept(shelf: Shelf) -> dict[str, bytes]:
 
 @pytest.fixture
 def sources(shelf: Shelf) -> Shelf:
-    """The new module, kept as source, in two series."""
+    """Return the new module, kept as source, in two series."""
     (shelf.directory / "runtime/1.0.0.patch").unlink()
     (shelf.directory / "runtime/lmcache").mkdir()
     (shelf.directory / "runtime/lmcache/gaudi.py").write_text("DEVICE = 'hpu'\n")

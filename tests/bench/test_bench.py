@@ -27,7 +27,7 @@ ZEROS = ("graph_compilation", "bounce_bytes", "view_writes", "cpu_fallback")
 
 @pytest.fixture(scope="module")
 def real(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON of one small run on a pristine release, whose tree it leaves as it was."""
+    """Return the JSON of one small run on a pristine release, whose tree it leaves as it was."""
     lmcache_overlay("0.5.6")
     # A copy: another test's interpreter may cache bytecode in the shared one.
     environment = environments.overlay_copy("0.5.6", tmp_path_factory.mktemp("real"))

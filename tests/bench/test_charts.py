@@ -13,7 +13,7 @@ TIME, LAUNCHES = chart.METRICS
 
 @pytest.fixture
 def measured(make_point: MakePoint) -> list[Point]:
-    """Two lengths of one shape and one of another; the stock code gave no figures for MLA."""
+    """Two lengths of one shape and one of another; the unpatched code gave no figures for MLA."""
     found = []
     for tokens in (2048, 8192):
         for direction in ("store", "load"):

@@ -12,7 +12,7 @@ from tests.support.tiny import Tiny
 
 
 def on_terminal(target: Tiny, verb: str, **env: str) -> str:
-    """What a verb prints on a terminal."""
+    """Return what a command prints on a terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         command(*arguments(target, verb)), stdin=follower, stdout=follower, stderr=follower,

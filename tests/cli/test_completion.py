@@ -45,7 +45,7 @@ def run(shell: str, script: str, **env: str) -> subprocess.CompletedProcess[str]
 
 
 def offered(shell: str, line: str) -> set[str]:
-    """What a Tab at the end of ``line`` offers."""
+    """Return what a Tab at the end of ``line`` offers."""
     words = line.split(" ")
     scripts = {
         "bash": BASH.format(line=" ".join(one or "''" for one in words), last=len(words) - 1),
@@ -61,7 +61,7 @@ def offered(shell: str, line: str) -> set[str]:
 
 @pytest.fixture(params=["bash", "zsh", "fish"])
 def shell(request: pytest.FixtureRequest) -> str:
-    """A shell; a test in fish itself needs fish."""
+    """Return a shell; a test in fish itself needs fish."""
     name = str(request.param)
     if name != "zsh" and not shutil.which(name):
         pytest.skip(f"{name} is not installed")

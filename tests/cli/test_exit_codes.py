@@ -24,7 +24,7 @@ def test_the_exit_codes_of_a_whole_story(target: Tiny) -> None:
 
 
 def test_drift_exits_1(target: Tiny) -> None:
-    """case_31: every verb says which file it is."""
+    """case_31: every command says which file it is."""
     (target.site / "lmcache/engine.py").write_bytes(b"mine\n")
     for verb in ("check", "apply", "rollback"):
         code, out, err = invoke(target, verb)

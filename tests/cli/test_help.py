@@ -68,7 +68,7 @@ def test_the_verbs_are_those_of_the_manual() -> None:
 
 
 def test_only_the_verb_that_is_invoked_is_imported(target: Tiny) -> None:
-    """Start-up does not grow with the verbs."""
+    """Start-up does not grow with the commands."""
     code = (
         "import sys\n"
         "from gaudi_patch import cli\n"

@@ -20,7 +20,7 @@ def table(manifest: Manifest, title: str) -> Table:
 
 
 def releases(words: str) -> set[str]:
-    """The releases that a range in words names: "all", "0.4.7 to 0.5.5, 0.3.7"."""
+    """Return the releases that a range in words names: "all", "0.4.7 to 0.5.5, 0.3.7"."""
     if words == "all":
         return set(IDS)
     found: set[str] = set()
@@ -31,7 +31,7 @@ def releases(words: str) -> set[str]:
 
 
 def partners() -> dict[str, tuple[str, str]]:
-    """What the first table says of each release."""
+    """Return what the first table says of each release."""
     rows = table(MANIFEST, "Releases").rows
     return {name: (row[1], row[2]) for row in rows for name in releases(row[0])}
 

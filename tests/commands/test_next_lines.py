@@ -34,7 +34,7 @@ def target(tmp_path: Path) -> Tiny:
 
 
 def printed(document: dict[str, Any], text: str = "") -> list[str]:
-    """Every command line in what a run has said: in backticks, or the whole of a hint."""
+    """Return every command line in what a run has said: in backticks, or the whole of a hint."""
     said = [text, *document["warnings"]]
     for error in document["errors"]:
         said += [error["hint"], error["message"], *error["details"]]

@@ -19,7 +19,7 @@ FILES = Path(__file__).resolve().parents[2] / "gaudi_patch" / "container"
 
 @pytest.fixture(scope="session")
 def wheels(torch_python: Path) -> Iterator[Path]:
-    """Not below pytest's folder, which only its owner can read."""
+    """Not below pytest's directory, which only its owner can read."""
     folder = Path(tempfile.mkdtemp(prefix="gaudi-patch-wheels-"))
     folder.chmod(0o755)
     yield wheelhouse.make(folder / "wheels")
@@ -39,13 +39,13 @@ def _fresh(wheels: Path) -> Iterator[Container]:
 
 @pytest.fixture
 def container(wheels: Path) -> Iterator[Container]:
-    """A fresh root."""
+    """Yield a fresh root."""
     with _fresh(wheels) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def shared_container(wheels: Path) -> Iterator[Container]:
-    """A root for all tests of a module, whose `docker build` need not build the same twice."""
+    """Yield a root for all tests of a module, whose `docker build` need not build the same twice."""
     with _fresh(wheels) as made:
         yield made

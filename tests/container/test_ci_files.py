@@ -24,7 +24,7 @@ ACTION = ci.read(FILES / "action" / "action.yml")
 
 
 def stays(text: str, container: Container) -> str:
-    """The attestation that a job kept names what was built."""
+    """Return the attestation that a job kept names what was built."""
     document: dict[str, Any] = json.loads(text)
     assert document["package"]["version"] == LMCACHE
     assert document["package"]["root"].startswith(str(container.root))

@@ -21,7 +21,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[socket.socket]:
-    """A remote store that accepts connections."""
+    """Yield a remote store that accepts connections."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening
 

@@ -151,7 +151,7 @@ class Gaudi:
         _write(self.root / path.lstrip("/"), text)
 
     def remove(self, path: str) -> None:
-        """Take a file or folder away from the host."""
+        """Take a file or directory away from the host."""
         _remove(self.root / path.lstrip("/"))
 
     def module(self, path: str, text: str) -> None:
@@ -179,7 +179,7 @@ class Gaudi:
             _write(self.site / f"{name}-{version}.dist-info/METADATA", text)
 
     def run(self, *, arguments: bool = True) -> Result:
-        """The doctor's result for this host."""
+        """Return the doctor's result for this host."""
         config = self.folder / "lmcache.yaml"
         config.write_text(json.dumps(self.config))
         line = None
@@ -192,12 +192,12 @@ class Gaudi:
 
 
 def findings(result: Result) -> dict[str, Mapping[str, str]]:
-    """The findings by identifier."""
+    """Return the findings by identifier."""
     return {one["id"]: one for one in result.data["findings"]}
 
 
 def not_ok(result: Result) -> dict[str, str]:
-    """The level of every finding that is not ok."""
+    """Return the level of every finding that is not ok."""
     return {one["id"]: one["level"] for one in result.data["findings"] if one["level"] != "ok"}
 
 
@@ -249,7 +249,9 @@ def _environment(gaudi: Gaudi) -> None:
 
 
 def healthy(template: Path, folder: Path, server: socket.socket) -> Gaudi:
-    """A copy of the template that serves over disk and a remote store on eight cards; nothing is wrong with it."""
+    """Return a copy of the template that serves over disk and a remote store on eight cards; nothing is wrong with
+    it.
+    """
     shutil.copytree(template, folder, symlinks=True)
     manifest = manifests.load(folder / "tiny/patches")._replace(pairs=manifests.load().pairs)
     return Gaudi(

@@ -173,7 +173,7 @@ NEEDY = {need: {one.id for one in CHECKS if need in one.needs} for need in ("arg
 
 
 def collateral(expected: Mapping[str, str]) -> set[str]:
-    """What must be unknown because something else cannot be read."""
+    """Return what must be unknown because something else cannot be read."""
     found: set[str] = set()
     if "config.load" in expected:
         found |= NEEDY["settings"]

@@ -115,7 +115,7 @@ def test_json_tells_what_why_fix_and_source_of_each(gaudi: Gaudi) -> None:
 
 
 def test_the_text_has_the_warning_in_full_and_one_row_for_one_reason(gaudi: Gaudi) -> None:
-    """On the command line, in a pipe; failures go to stderr as those of other verbs do."""
+    """On the command line, in a pipe; failures go to stderr as those of other commands do."""
     gaudi.config.update(chunk_size=200, use_layerwise=True)
     gaudi.run()
     done = gaudi_patch(

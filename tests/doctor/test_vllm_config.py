@@ -27,7 +27,7 @@ def case_of(gaudi: Gaudi, line: str) -> Case:
 
 
 def read(gaudi: Gaudi, text: str | bytes, line: str = "", name: str = "vllm.yaml") -> Arguments:
-    """The arguments with the file in them."""
+    """Return the arguments with the file in them."""
     file = gaudi.folder / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     found = vllm_config.with_file(case_of(gaudi, f"vllm serve a-model --config {file} {line}")).arguments

@@ -1,6 +1,6 @@
 """What the scripts that run with an active device share: the modes, activation, and the report.
 
-A script of this folder runs in a process of its own, with PyTorch, and writes one JSON object to the file that its
+A script of this directory runs in a process of its own, with PyTorch, and writes one JSON object to the file that its
 first argument names; the tests, which have no PyTorch, start it and read that (``support.run_script``).
 """
 
@@ -38,5 +38,5 @@ def report(path: str, result: Any) -> None:
 
 
 def arguments() -> list[str]:
-    """The script's arguments: the report's path, the mode, and its own."""
+    """Return the script's arguments: the report's path, the mode, and its own."""
     return sys.argv[1:]

@@ -45,7 +45,7 @@ def _compare(case, _case) -> str:  # type: ignore[no-untyped-def]
 
 
 def _guarded(run) -> str:  # type: ignore[no-untyped-def]
-    """An empty string for success, else the traceback; the device is left without pending work."""
+    """Return an empty string for success, else the traceback; the device is left without pending work."""
     import torch
 
     try:

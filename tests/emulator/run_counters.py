@@ -475,7 +475,7 @@ def _strict(emulator: Any) -> dict[str, str]:
 
 
 def _int64_bytes(emulator: Any) -> dict[str, int]:
-    """The bytes that cross the bus for ten int64 values, carried as they are and as int32."""
+    """Return the bytes that cross the bus for ten int64 values, carried as they are and as int32."""
     counted = {}
     for carried in (False, True):
         emulator.configure(int64_as_int32=carried)

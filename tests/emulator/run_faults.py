@@ -53,7 +53,7 @@ def correct(function: Program) -> Program:
 
 
 def _ready(value: float, count: int = 64) -> torch.Tensor:
-    """A device tensor whose content is there."""
+    """Return a device tensor whose content is there."""
     t = torch.full((count,), float(value), device="hpu")
     torch.hpu.synchronize()
     return t
@@ -263,7 +263,7 @@ def side_stream_result_read_on_the_default_stream():
 
 @fault()
 def default_stream_result_read_on_a_side_stream():
-    """Under eager rules the bridge makes a side stream wait for the default one; the device does not, unless asked."""
+    """Under eager mode the bridge makes a side stream wait for the default one; the device does not, unless asked."""
     t, out = _ready(1), _pinned()
     t.add_(4)
     side = torch.hpu.Stream()
@@ -307,7 +307,7 @@ def _peek(address: int, count: int) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.float32)
 
 
-@fault(hidden_by_sync=False)  # under lazy rules nothing is launched before the graph is cut, whatever the schedule
+@fault(hidden_by_sync=False)  # under lazy mode nothing is launched before the graph is cut, whatever the schedule
 def device_memory_peeked():
     t = _ready(1)
     u = t + 1
@@ -554,7 +554,7 @@ def a_host_read_of_a_scalar_waits():
 
 
 def _differs(program: Program) -> tuple[bool, str, str]:
-    """Whether the fault shows, and how, and what broke; the device has no pending work afterwards."""
+    """Return whether the fault shows, and how, and what broke; the device has no pending work afterwards."""
     shown, how, broke = False, "", ""
     try:
         observed, expected = program()

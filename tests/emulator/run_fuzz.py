@@ -207,7 +207,7 @@ KINDS: dict[Callable[[Program], None], int] = {
 
 
 def run(seed: int) -> str:
-    """An empty string, or what went wrong and the steps that led there."""
+    """Return an empty string, or what went wrong and the steps that led there."""
     p = Program(random.Random(seed))
     try:
         upload(p)

@@ -135,7 +135,7 @@ def _counted(emulator: Any) -> dict[str, Any]:
 
 
 def _without_synchronize() -> bool:
-    """The connector with its synchronize taken out stores wrong bytes: the device would notice."""
+    """Return the connector with its synchronize taken out stores wrong bytes: the device would notice."""
     bench = Bench(torch.bfloat16, False, layers=4, chunks=2, partial=0, chunk=CHUNK)
     synchronize, torch.hpu.synchronize = torch.hpu.synchronize, lambda: None
     try:

@@ -22,7 +22,9 @@ MODULES = {
 
 
 def _describe(function: Any) -> list[list[str]] | str:
-    """Each parameter as name, kind, default; annotations are left out, as the real package's differ in spelling."""
+    """Return each parameter as name, kind, default; annotations are left out, as the real package's differ in
+    spelling.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
@@ -44,7 +46,7 @@ def _find(dotted: str) -> Any:
 
 
 def _call(action: Any) -> str:
-    """What calling gives: the exception's name, or "returned" and the value's repr."""
+    """Return what calling gives: the exception's name, or "returned" and the value's repr."""
     try:
         return f"returned {action()!r}"
     except Exception as error:

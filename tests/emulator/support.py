@@ -49,7 +49,7 @@ def run_script(
     timeout: float = 300,
     stdin: str | None = None,
 ) -> Any:
-    """Run a script of this folder and return what it reports; a script that dies fails the test with its output."""
+    """Run a script of this directory and return what it reports; a script that dies fails the test with its output."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         done = run_python(python, HERE / script, report, *arguments, env=env, timeout=timeout, stdin=stdin)
@@ -88,7 +88,7 @@ class ForkServer:
 
 
 def decorated(paths: list[Path], decorators: set[str]) -> list[str]:
-    """The names of the functions that carry one of ``decorators``, found without importing the files."""
+    """Return the names of the functions that carry one of ``decorators``, found without importing the files."""
     return [name for path in sorted(paths) for name, *_ in decorator_arguments(path, decorators)]
 
 

@@ -85,7 +85,7 @@ def test_a_failed_activation_leaves_nothing_importable(run: Run, tmp_path: Path)
 
 @pytest.fixture
 def real_package(tmp_path: Path) -> Path:
-    """A folder with something that looks like an installed habana_frameworks."""
+    """Return a directory with something that looks like an installed habana_frameworks."""
     site = tmp_path / "site"
     for folder in ("habana_frameworks", "habana_frameworks/torch"):
         (site / folder).mkdir(parents=True)
@@ -406,7 +406,7 @@ def test_options_that_are_fixed_cannot_be_configured(run: Run) -> None:
 
 
 def test_a_compiled_function_is_one_launch(run: Run) -> None:
-    """As with torch.compile(backend="hpu_backend") under eager rules; a second call is the same recipe."""
+    """As with torch.compile(backend="hpu_backend") under eager mode; a second call is the same recipe."""
     run("""
         import gaudi_patch.emulator as e
         emulator = e.activate(lazy=False)

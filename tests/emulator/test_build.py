@@ -64,7 +64,7 @@ class Compiler:
 
 @pytest.fixture(scope="session")
 def library(forks: ForkServer) -> Path:
-    """The library that the real compiler made."""
+    """Return the library that the real compiler made."""
     done = forks.run(ACTIVATE)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
@@ -209,7 +209,7 @@ def test_a_compiled_device_needs_no_compiler(run: Callable[..., Any], compiler: 
 def test_a_cache_that_cannot_be_written_is_said_to_be_so(
     run: Callable[..., Any], compiler: Compiler, tmp_path: Path
 ) -> None:
-    """A folder below a file cannot be made, whoever tries."""
+    """A directory below a file cannot be made, whoever tries."""
     blocker = tmp_path / "file"
     blocker.write_text("")
     done = run(HPU_EMULATOR_CACHE=str(blocker / "cache"))

@@ -1,4 +1,4 @@
-"""The device counts what it is documented to count, exactly, in both rules.
+"""The device counts what it is documented to count, exactly, in both modes.
 
 Each row names a program of run_counters.py and the counters it has to leave; ``_lazy`` and ``_eager`` hold what is
 particular to the rules. Counters that a row does not name are not looked at.
@@ -20,7 +20,7 @@ ROW = 16 * 4  # bytes of 16 floats
 
 
 def _eager_launches(count: int, signatures: int | None = None) -> dict[str, Any]:
-    """Eager rules: every operator that is no view is a launch of its own."""
+    """Eager mode: every operator that is no view is a launch of its own."""
     return {
         "graph_launches": count,
         "graph_compilation": count if signatures is None else signatures,

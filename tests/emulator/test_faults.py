@@ -23,7 +23,7 @@ REPEATS = "20"
 
 
 def _wrong_in(mode: str) -> list[str]:
-    """The faults under the rules of a mode."""
+    """Return the faults under the rules of a mode."""
     return [name for name, (rules, _) in FAULTS.items() if rules in ("both", mode.split("-")[0])]
 
 

@@ -22,7 +22,7 @@ WORKS = ACTIVATE + "; import torch; assert torch.ones(2, device='hpu').sum().ite
 
 @pytest.fixture(scope="session")
 def device(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A device that `gaudi-patch emulator build` has made for the tests' PyTorch."""
+    """Return a device that `gaudi-patch emulator build` has made for the tests' PyTorch."""
     file = tmp_path_factory.mktemp("device") / "device.so"
     done = gaudi_patch("emulator", "build", "--python", torch_python, "--out", file)
     assert done.code == 0, done.out + done.err
@@ -133,7 +133,7 @@ def test_headers_of_a_wheel_are_enough(torch_python: Path, device: Path, tmp_pat
 
 
 def prebuilt_body(file: Path) -> bytes:
-    """The trailer of a device: what it is for."""
+    """Return the trailer of a device: what it is for."""
     return file.read_bytes().rpartition(prebuilt._BEGIN)[2].partition(b'"sha256"')[0]
 
 

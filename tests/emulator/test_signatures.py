@@ -72,7 +72,7 @@ WRAPPED = "mark_step(device_str='', sync=False) iter_mark_step(device_str='') ad
 
 
 def _table(module: str, text: str) -> dict[str, list[list[str]]]:
-    """The signatures of a table, as the script describes what it finds."""
+    """Return the signatures of a table, as the script describes what it finds."""
     table = {}
     for name, parameters in re.findall(r"([\w.]+)\(((?:[^()]|\(\))*)\)", text):
         described = []

@@ -68,7 +68,7 @@ class World:
             scenarios.compile_all(self.site)
 
     def clean(self, version: str) -> dict[str, tiny.Node]:
-        """The tree of an installation of ``version`` that nothing ever happened to."""
+        """Return the tree of an installation of ``version`` that nothing ever happened to."""
         kept = self.site.with_name("kept")
         shutil.rmtree(kept, ignore_errors=True)
         if self.site.exists():
@@ -122,14 +122,14 @@ def prepared(world: World, verb: str, version: str) -> Callable[[Disk], object]:
 
 
 def steps(world: World, verb: str, version: str) -> int:
-    """How many steps a run of ``verb`` has."""
+    """Return how many steps a run of ``verb`` has."""
     recorder = Recorder()
     prepared(world, verb, version)(recorder)
     return len(recorder.calls)
 
 
 def before_record(world: World) -> int:
-    """The step of an apply at which every file is replaced and RECORD is not: nothing lists what was created."""
+    """Return the step of an apply at which every file is replaced and RECORD is not: nothing lists what was created."""
     shutil.rmtree(world.site, ignore_errors=True)
     world.install(OLD)
     recorder = Recorder()
@@ -144,5 +144,5 @@ def kill(world: World, verb: str, version: str, at: int) -> None:
 
 
 def leftovers(site: Path) -> list[str]:
-    """What gaudi-patch has left anywhere, by its names."""
+    """Return what gaudi-patch has left anywhere, by its names."""
     return [path.name for path in site.rglob("*") if "gaudi-patch" in path.name]

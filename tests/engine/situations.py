@@ -9,7 +9,7 @@ from gaudi_patch.output.report import Result
 
 
 def refusal(result: Result) -> tuple[Exit, str]:
-    """The exit and the code of the one error of a check."""
+    """Return the exit and the code of the one error of a check."""
     (error,) = result.errors
     assert error.exit is result.exit
     return result.exit, error.code

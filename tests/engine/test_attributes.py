@@ -23,7 +23,7 @@ NOBODY = 0xFFFFFFFF
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
-    """An ACL as the kernel keeps it: tag, permissions, id."""
+    """Return an ACL as the kernel keeps it: tag, permissions, id."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
@@ -47,7 +47,7 @@ def target(tmp_path: Path) -> Tiny:
 
 
 def attributes(site: Path) -> dict[str, dict[str, bytes]]:
-    """The attributes of each path below ``site``, those of SELinux left out."""
+    """Return the attributes of each path below ``site``, those of SELinux left out."""
     return {
         path.relative_to(site).as_posix(): {
             name: os.getxattr(path, name)

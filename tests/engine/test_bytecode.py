@@ -200,7 +200,7 @@ def test_created_modules_are_cached_as_the_package_is(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_bytecode_that_the_series_made_goes_with_a_rollback(tmp_path: Path) -> None:
-    """A module created in a folder that had no __pycache__."""
+    """A module created in a directory that had no __pycache__."""
     after = {"lmcache/v1/new.py": b"x = 1\n"}
     target = tiny.make(tmp_path, tiny.PRISTINE, after)
     py_compile.compile(str(target.site / "lmcache/__init__.py"))
@@ -251,7 +251,7 @@ def test_in_an_image_bytecode_is_removed_and_nothing_is_run(tmp_path: Path) -> N
 
 
 def test_a_prefix_for_bytecode_is_kept_up_to_date(tmp_path: Path) -> None:
-    """case_46: PYTHONPYCACHEPREFIX; its folders that the series made go with a rollback."""
+    """case_46: PYTHONPYCACHEPREFIX; its directories that the series made go with a rollback."""
     prefix = tmp_path / "prefix"
     target = replace(tiny.make(tmp_path / "t"), pycache_prefix=str(prefix))
     for file in sorted(target.site.rglob("*.py")):

@@ -39,7 +39,7 @@ def cached(target: Tiny, name: str = MODULE, level: str = "") -> Path:
 
 
 def header(source: Path, mode: Mode) -> bytes:
-    """The first 16 bytes of bytecode that Python takes for ``source``."""
+    """Return the first 16 bytes of bytecode that Python takes for ``source``."""
     data = source.read_bytes()
     if mode is Mode.TIMESTAMP:
         stamp = int(source.stat().st_mtime).to_bytes(4, "little") + len(data).to_bytes(4, "little")

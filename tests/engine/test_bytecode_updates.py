@@ -34,7 +34,7 @@ Files = dict[str, bytes | None]
 
 
 def pristine() -> dict[str, bytes]:
-    """A release with many modules of one name, all with different code."""
+    """Return a release with many modules of one name, all with different code."""
     return {
         f"{package}/{name}.py": f"NAME = {package + '/' + name!r}\nDEVICE = 'cuda'\n".encode()
         for package in PACKAGES
@@ -43,7 +43,7 @@ def pristine() -> dict[str, bytes]:
 
 
 def series(choose: random.Random) -> Files:
-    """What a series makes of some of the files: changed, deleted, or created in a directory of its own."""
+    """Return what a series makes of some of the files: changed, deleted, or created in a directory of its own."""
     files: Files = {}
     for path in pristine():
         kind = choose.choice(["keep", "change", "change", "delete" if path.endswith("base.py") else "keep"])
@@ -57,7 +57,7 @@ def series(choose: random.Random) -> Files:
 
 
 def cached(source: Path, prefix: Path | None, level: str = "") -> Path:
-    """Where Python keeps the bytecode of ``source``."""
+    """Return where Python keeps the bytecode of ``source``."""
     if prefix is None:
         return Path(importlib.util.cache_from_source(str(source), optimization=level))
     name = f"{source.stem}.{TAG}{'.opt-' + level if level else ''}.pyc"
@@ -72,7 +72,7 @@ def compile_site(site: Path, mode: Mode, levels: tuple[str, ...], prefix: Path |
 
 
 def foreign(folder: Path, site: Path, prefix: Path | None) -> list[str]:
-    """The .pyc below ``folder`` that do not hold the code, the file name and the header of their own source."""
+    """Return the .pyc below ``folder`` that do not hold the code, the file name and the header of their own source."""
     wrong = []
     for file in sorted(folder.rglob("*.pyc")):
         stem, _, rest = file.name.partition(f".{TAG}")

@@ -110,7 +110,7 @@ def test_files_are_hashed_again_under_the_lock(few: Tiny) -> None:
 
 
 def test_a_checkout_is_locked_too(few: Tiny, tmp_path: Path) -> None:
-    """case_64: by its git folder, in which its state lies."""
+    """case_64: by its git directory, in which its state lies."""
     git = tmp_path / "git"
     git.mkdir()
     installation = replace(few.installation, state_dir=git / "gaudi-patch")

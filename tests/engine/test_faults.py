@@ -60,7 +60,7 @@ class Bench:
     patched: dict[str, Node]
 
     def fresh(self) -> Tiny:
-        """The state that the scenario starts from."""
+        """Return the state that the scenario starts from."""
         return self.back_to("start")
 
     def keep(self, name: str) -> None:
@@ -68,7 +68,7 @@ class Bench:
         copy_tree(self.tiny.site, self.folder / "kept" / name)
 
     def back_to(self, name: str) -> Tiny:
-        """The state that was kept."""
+        """Return the state that was kept."""
         copy_tree(self.folder / "kept" / name, self.tiny.site)
         return self.tiny
 
@@ -97,7 +97,7 @@ def make_bench(scenario: Scenario, folder: Path) -> Bench:
 
 
 def without_litter(found: dict[str, Node]) -> dict[str, Node]:
-    """Without the folder of a finished journal, which holds nothing that matters."""
+    """Without the directory of a finished journal, which holds nothing that matters."""
     return {name: node for name, node in found.items() if "gaudi-patch.journal" not in name}
 
 
@@ -136,7 +136,7 @@ def verbs_for(number: int) -> tuple[str, ...]:
 
 
 def spread(cases: Iterable[Case], limit: int) -> list[Case]:
-    """All cases, or as many as ``limit``, the same in each run."""
+    """Return all cases, or as many as ``limit``, the same in each run."""
     every = list(cases)
     return every if FULL or len(every) <= limit else random.Random(0).sample(every, limit)
 

@@ -84,7 +84,7 @@ def test_bytecode_below_another_prefix_is_refused_with_the_command_that_reaches_
 
 
 def directory(mode: int) -> os.stat_result:
-    """A package's directory that belongs to 5 and 6."""
+    """Return a package's directory that belongs to 5 and 6."""
     return os.stat_result((mode, 0, 0, 0, 5, 6, 0, 0, 0, 0))
 
 

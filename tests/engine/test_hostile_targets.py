@@ -37,7 +37,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image with an environment, pristine and with the series applied, and the attestation of that."""
+    """Return an image with an environment, pristine and with the series applied, and the attestation of that."""
     folder = tmp_path_factory.mktemp("hostile").resolve()
     made = tiny.make(folder)
     site = site_of(folder / "pristine")

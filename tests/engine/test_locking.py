@@ -25,7 +25,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def refusal(path: Path, timeout: float = 0.0) -> GaudiPatchError:
-    """The refusal to lock ``path``."""
+    """Return the error for this: the refusal to lock ``path``."""
     with pytest.raises(GaudiPatchError) as caught, directory_lock(path, timeout):
         pass
     assert caught.value.exit is Exit.ENVIRONMENT
@@ -34,12 +34,12 @@ def refusal(path: Path, timeout: float = 0.0) -> GaudiPatchError:
 
 
 def refuse(path: Path, timeout: float = 0.0) -> str:
-    """The code of the refusal to lock ``path``."""
+    """Return the code of the refusal to lock ``path``."""
     return refusal(path, timeout).code
 
 
 def test_one_holds_it_and_the_other_waits_and_then_gives_up(tmp_path: Path) -> None:
-    """case_64: exit 4 for the loser; the folder is as it was."""
+    """case_64: exit 4 for the loser; the directory is as it was."""
     with directory_lock(tmp_path, 0) as warnings:
         assert warnings == []
         assert in_child(lambda: refuse(tmp_path)) == 0
@@ -93,7 +93,7 @@ def test_another_error_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(params=sorted(UNSUPPORTED))
 def no_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file system without flock, in every way to say so; returns the system's words."""
+    """Return a file system without flock, in every way to say so; returns the system's words."""
 
     def unsupported(descriptor: int, how: int) -> None:
         raise OSError(request.param, os.strerror(request.param))
@@ -142,7 +142,7 @@ def test_no_lock_is_offered_by_both_commands_that_write(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def held_by(command: list[str], directory: Path, uid: int | None = None) -> Iterator[int]:
-    """A process that is no gaudi-patch holds the lock; yields its pid."""
+    """Yield a process that is no gaudi-patch holds the lock; yields its pid."""
     ready, told = os.pipe()
     script = (
         "import fcntl, os, sys\n"

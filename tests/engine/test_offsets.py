@@ -12,7 +12,7 @@ from tests.support.tiny import Tiny
 
 
 def shared(folder: Path) -> Tiny:
-    """The second of two releases that share one patch: its hunks stand one line lower there."""
+    """Return the second of two releases that share one patch: its hunks stand one line lower there."""
     body = b"".join(b"# line %d\n" % number for number in range(20))
     path = "lmcache/engine.py"
     before, moved = {**FEW, path: body}, {**FEW, path: b"# a new line\n" + body}

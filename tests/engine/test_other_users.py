@@ -28,7 +28,7 @@ def _as_nobody(work: Callable[[], None]) -> Callable[[], None]:
 @root_only
 @pytest.mark.parametrize("owned", [[], ["lmcache/engine.py"]])
 def test_a_user_without_rights_changes_nothing(owned: list[str], tmp_path: Path) -> None:
-    """case_7: a package of root's; a file that the user owns in root's folder is not written in place either."""
+    """case_7: a package of root's; a file that the user owns in root's directory is not written in place either."""
     target = _open_for_nobody(tiny.make(tmp_path), tmp_path)
     for name in owned:
         os.chown(target.site / name, 65534, 65534)
@@ -50,7 +50,7 @@ def test_a_user_without_rights_changes_nothing(owned: list[str], tmp_path: Path)
 
 @root_only
 def test_a_user_patches_and_rolls_back_his_own_package(tmp_path: Path) -> None:
-    """case_7: without root; a file of somebody else in his folder becomes his, as he cannot give files away."""
+    """case_7: without root; a file of somebody else in his directory becomes his, as he cannot give files away."""
     target = _open_for_nobody(tiny.make(tmp_path), tmp_path)
     for path in [target.site, *target.site.rglob("*")]:
         os.lchown(path, 65534, 65534)
@@ -68,7 +68,7 @@ def test_a_user_patches_and_rolls_back_his_own_package(tmp_path: Path) -> None:
 
 
 def _open_for_nobody(target: Tiny, tmp_path: Path) -> Tiny:
-    """Make the way to the target passable (pytest's own folders are 0700), and have everything imported."""
+    """Make the way to the target passable (pytest's own directories are 0700), and have everything imported."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and len(folder.parts) > 2:
             folder.chmod(0o755)

@@ -14,7 +14,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def with_rules(few: Tiny, text: str) -> Tiny:
-    """The manifest with rules for versions added."""
+    """Return the manifest with rules for versions added."""
     from gaudi_patch.series.manifest import load
 
     tiny.add_rules(few.manifest.directory, text)

@@ -53,7 +53,7 @@ def join(lines: list[bytes], newline_at_end: bool) -> bytes:
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A file and an edited one."""
+    """Return a file and an edited one."""
     lines = draw(LINES)
     old, new = join(lines, draw(st.booleans())), join(draw(edited(lines)), draw(st.booleans()))
     return old, new if new != old else new + b"more"
@@ -61,7 +61,7 @@ def pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 @st.composite
 def drifts(draw: st.DrawFn) -> tuple[bytes, bytes, tuple[Hunk, ...]]:
-    """A file, what became of it meanwhile, and hunks made for the file, some of them shifted."""
+    """Return a file, what became of it meanwhile, and hunks made for the file, some of them shifted."""
     old, new = draw(pairs())
     hunks = make_hunks(old, new, draw(st.integers(1, 3)))
     lines, words = old.split(b"\n"), st.lists(st.sampled_from(WORDS) | st.just(b"drift"), max_size=4)
@@ -180,7 +180,7 @@ def test_what_git_writes_gives_the_new_file(files: tuple[bytes, bytes]) -> None:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A file, and a valid patch of it that was then damaged."""
+    """Return a file, and a valid patch of it that was then damaged."""
     old, new = draw(pairs())
     hunks = make_hunks(old, new)
     files = [FileDiff("m.py", Kind.MODIFY, 0o644, 0o644, "1" * 40, "2" * 40, hunks)]

@@ -1,4 +1,4 @@
-"""Two builds with SOURCE_DATE_EPOCH give byte- and mtime-equal trees, folders included."""
+"""Two builds with SOURCE_DATE_EPOCH give byte- and mtime-equal trees, directories included."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def again(target: Tiny, tmp_path: Path) -> Tiny:
 
 
 def test_two_builds_are_equal(build: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """case_66: bytes, modes and mtimes of files and folders; at another time, in another process."""
+    """case_66: bytes, modes and mtimes of files and directories; at another time, in another process."""
     build.apply()
     first = tree(build.site, times=True)
     again(build, tmp_path)

@@ -49,7 +49,7 @@ def content(pieces: list[bytes]) -> st.SearchStrategy[bytes]:
 
 @st.composite
 def changes(draw: st.DrawFn) -> tuple[dict[str, bytes], dict[str, bytes | None], frozenset[str]]:
-    """A package, what a series makes of it, and which files become executable."""
+    """Return a package, what a series makes of it, and which files become executable."""
     before = {"lmcache/__init__.py": b"# package\n"}
     after: dict[str, bytes | None] = {}
     executable = set()
@@ -78,7 +78,7 @@ def made(folder: Path, case: tuple[dict[str, bytes], dict[str, bytes | None], fr
 
 
 def one_sided(after: dict[str, bytes | None], before: dict[str, bytes]) -> bool:
-    """Whether only modes change: no content says then which side it is."""
+    """Return whether only modes change: no content says then which side it is."""
     return all(before.get(path) == data for path, data in after.items())
 
 

@@ -23,14 +23,14 @@ NAME = f"engine.py.gaudi-patch-saved-{IMAGE.sha256[:12]}"
 
 
 def edited(folder: Path) -> Tiny:
-    """A patched LMCache of which one file was edited since."""
+    """Return a patched LMCache of which one file was edited since."""
     target = scenarios.patched(folder)
     (target.site / "lmcache/engine.py").write_bytes(MINE)
     return target
 
 
 def whole(directory: Path) -> bool:
-    """Whether the copy is there; asserts that nothing with its name is half there."""
+    """Return whether the copy is there; asserts that nothing with its name is half there."""
     copies = [path for path in directory.iterdir() if not path.name.startswith(".")]
     assert [path.name for path in copies] in ([], [NAME])
     assert all(path.read_bytes() == MINE for path in copies)

@@ -17,7 +17,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def manifest_without_series(few: Tiny, tmp_path: Path) -> Manifest:
-    """A manifest that knows another release only."""
+    """Return a manifest that knows another release only."""
     other = {"lmcache/__init__.py": b"OTHER = 1\n"}
     wheel = fake_wheel(tmp_path / "other-wheels", "9.9.9", other)
     patches = {"9.9.9": {"other.patch": tiny.patch(other, {"lmcache/__init__.py": b"OTHER = 2\n"})}}
@@ -25,7 +25,7 @@ def manifest_without_series(few: Tiny, tmp_path: Path) -> Manifest:
 
 
 def test_an_older_series_is_updated_in_one_transaction(tmp_path: Path) -> None:
-    """case_35: files of the old series that the new one has not are pristine again; folders that it made go."""
+    """case_35: files of the old series that the new one has not are pristine again; directories that it made go."""
     target = scenarios.outdated(tmp_path)
     result = target.check()
     assert (result.exit, result.data["state"]) == (Exit.PENDING, "outdated")

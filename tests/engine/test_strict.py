@@ -28,7 +28,7 @@ ODD: list[Any] = [
 
 @pytest.fixture
 def documents(tmp_path: Path) -> tuple[Tiny, dict[str, Any], dict[str, Any]]:
-    """A target with a state and the journal of a killed rollback, and what both hold."""
+    """Return a target with a state and the journal of a killed rollback, and what both hold."""
     target = scenarios.few(tmp_path)
     target.apply()
     recorder = Recorder()
@@ -43,7 +43,7 @@ def documents(tmp_path: Path) -> tuple[Tiny, dict[str, Any], dict[str, Any]]:
 
 
 def mutants(document: Any) -> Iterator[Any]:
-    """The document with each of its values, at any depth, replaced by each odd one, and with each removed."""
+    """Yield the document with each of its values, at any depth, replaced by each odd one, and with each removed."""
     inner: Any = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in list(inner):
         for odd in ODD:
@@ -61,7 +61,7 @@ def mutants(document: Any) -> Iterator[Any]:
 
 
 def outcome(work: Callable[[], object]) -> object:
-    """What ``work`` returns, or the error that a user would see; any other error is a bug."""
+    """Return what ``work`` returns, or the error that a user would see; any other error is a bug."""
     try:
         return work()
     except GaudiPatchError as error:

@@ -53,7 +53,7 @@ def test_data_is_durable_before_the_first_rename_and_folders_after_the_last(verb
     assert len(all_of("write", is_temp)) == len(all_of("fsync", is_temp))
     assert max(*all_of("fsync", is_temp), *all_of("fsync", at(undo))) < journalled[1]
     assert any(journalled[1] < index < first for index in synced_home)
-    # Folders after the last rename, then the read back of every target, then the commit, durable before undo goes.
+    # Directories after the last rename, then the read back of every target, then the commit, durable before undo goes.
     changed = {calls[index][1] for index in touched}
     for folder in {path.parent for path in changed if path.parent.is_dir()}:
         assert any(last < index < committed[0] for index in all_of("fsync-dir", at(folder))), folder
@@ -66,7 +66,7 @@ def test_data_is_durable_before_the_first_rename_and_folders_after_the_last(verb
 
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
 def test_an_undo_is_durable_before_its_journal_goes(verb: str, few: Tiny) -> None:
-    """case_5: the same order: what was put back, its folders, then the journal, then the bytes to put back."""
+    """case_5: the same order: what was put back, its directories, then the journal, then the bytes to put back."""
     if verb == "rollback":
         few.apply()
     recorder = Recorder()
@@ -160,7 +160,7 @@ def test_an_undo_that_fails_is_told_with_both_reasons_and_keeps_the_journal(few:
 
 
 def test_no_file_of_ours_is_left_in_the_package(few: Tiny) -> None:
-    """case_10: files are replaced one by one, folders never; no temporary file stays."""
+    """case_10: files are replaced one by one, directories never; no temporary file stays."""
     before = tree(few.site)
     few.apply()
     added = {name for name in tree(few.site) if name not in before}

@@ -55,7 +55,7 @@ def test_undo_keeps_bytecode_that_was_there_without_its_source(place: Path) -> N
 
 
 def test_undo_removes_what_python_cached_of_a_created_module(place: Path) -> None:
-    """case_61: an empty folder with a __pycache__ would stay importable as a namespace package."""
+    """case_61: an empty directory with a __pycache__ would stay importable as a namespace package."""
     module = place / "pkg" / "new.py"
 
     def python_runs() -> None:

@@ -48,7 +48,7 @@ class SignalAt(Disk):
 
 
 def run(verb: str, target: Tiny, disk: Disk) -> Result:
-    """A command as the command line ends it."""
+    """Return a command as the command line ends it."""
     progress = Progress()
 
     def work() -> Result:
@@ -60,7 +60,7 @@ def run(verb: str, target: Tiny, disk: Disk) -> Result:
 
 
 def side(target: Tiny) -> str:
-    """The one side on which every file is whose bytes change."""
+    """Return the one side on which every file is whose bytes change."""
     changing = [path for path, after in target.patched.items() if after != target.pristine.get(path)]
     (found,) = {target.sides()[path] for path in changing}
     return found

@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 def blocks(markdown: str) -> list[Block]:
-    """The code blocks of a guide, in order."""
+    """Return the code blocks of a guide, in order."""
     found = []
     for match in _BLOCK.finditer(markdown):
         language, *words = match["info"].split() or [""]
@@ -33,12 +33,12 @@ def blocks(markdown: str) -> list[Block]:
 
 
 def prose(markdown: str) -> str:
-    """A guide without its code blocks."""
+    """Return a guide without its code blocks."""
     return _BLOCK.sub("", markdown)
 
 
 def commands(markdown: str) -> Iterator[list[str]]:
-    """The arguments of every `gaudi-patch` in a guide, in blocks and in the text."""
+    """Yield the arguments of every `gaudi-patch` in a guide, in blocks and in the text."""
     for block in blocks(markdown):
         if block.language == "bash":
             yield from _commands(block.code)
@@ -64,7 +64,7 @@ def _commands(code: str) -> Iterator[list[str]]:
 def parse(arguments: list[str]) -> None:
     """Have the command line itself read ``arguments``; nothing is run.
 
-    Raises click's usage errors. What would print and leave is taken out: --help, and --version before a verb.
+    Raises click's usage errors. What would print and leave is taken out: --help, and --version before a command.
     """
     words = [word for word in arguments if word != "--help"]
     words = words[1:] if words[:1] == ["--version"] else words

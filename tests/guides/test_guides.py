@@ -186,7 +186,7 @@ def test_the_patch_guide_explains_every_capability() -> None:
     assert sorted(found) == sorted(load().capabilities)
 
 
-# The verb
+# The command
 
 
 def test_guides_are_listed_and_shown() -> None:

@@ -24,7 +24,7 @@ IN_FULL = os.environ.get("GAUDI_PATCH_TEST_GUIDES") == "full"
 
 
 def _script(name: str, target: Path | None = None) -> str:
-    """The blocks of a guide that are run, as one script; ``target`` stands in for the block that makes one."""
+    """Return the blocks of a guide that are run, as one script; ``target`` stands in for the block that makes one."""
     lines = ["set -e"]
     for block in parts.blocks(guides.read(name).markdown):
         if block.words[:1] != ("run",):
@@ -59,7 +59,7 @@ def _follow(script: str, root: Path, *, path: Path | None = None) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder with a copy of this repository, without what git ignores, in `gaudi-patch`."""
+    """Return a directory with a copy of this repository, without what git ignores, in `gaudi-patch`."""
     command = ["git", "-C", str(REPOSITORY), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, check=False)
     if listed.returncode:
@@ -74,7 +74,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Path:
-    """A folder with a `gaudi-patch` that is the one under test."""
+    """Return a directory with a `gaudi-patch` that is the one under test."""
     folder = tmp_path / "tool"
     folder.mkdir()
     script = folder / "gaudi-patch"

@@ -17,7 +17,7 @@ SOURCE = (
 
 
 def compiled(python: Path, folder: Path, text: bytes, name: str, level: int = 0, *options: str) -> bytes:
-    """The .pyc that this interpreter itself writes, never checked, of ``text`` in the file ``name``."""
+    """Return the .pyc that this interpreter itself writes, never checked, of ``text`` in the file ``name``."""
     source, out = folder / name, folder / "out.pyc"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(text)

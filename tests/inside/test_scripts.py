@@ -31,7 +31,7 @@ def load(path: Path) -> ModuleType:
 
 
 def interpreters() -> list[Path]:
-    """Every Python 3.8 or newer that is installed here beside ours."""
+    """Return every Python 3.8 or newer that is installed here beside ours."""
     roots = (Path.home() / ".pyenv/versions", Path("/usr/bin"), Path("/usr/local/bin"))
     found = [*roots[0].glob("3.*/bin/python3"), *(p for root in roots[1:] for p in root.glob("python3.[0-9]*"))]
     names = [path for path in found if path.name in {"python3"} or path.name.removeprefix("python3.").isdigit()]

@@ -12,7 +12,7 @@ from tests.support.environments import clean_environment
 
 @pytest.fixture(scope="session")
 def manifest() -> Path:
-    """The folder of the series under test: the repository's, or GAUDI_PATCH_TEST_MANIFEST."""
+    """Return the directory of the series under test: the repository's, or GAUDI_PATCH_TEST_MANIFEST."""
     given = os.environ.get("GAUDI_PATCH_TEST_MANIFEST")
     folder = Path(given) if given else Path(__file__).resolve().parents[2] / "patches"
     if not (folder / "manifest.toml").is_file():

@@ -24,7 +24,7 @@ def wheel(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def patches(tmp_path: Path, wheel: Path) -> Path:
-    """A manifest with a series for the tiny LMCache."""
+    """Return a manifest with a series for the tiny LMCache."""
     data = {VERSION: {"tiny.patch": tiny.patch(PRISTINE, PATCHED, tiny.EXECUTABLE)}}
     return tiny.write_manifest(tmp_path / "patches", data, {VERSION: wheel}).directory
 
@@ -73,7 +73,7 @@ def test_a_conda_like_layout_with_hardlinks(wheel: Path, patches: Path, tmp_path
 
 
 def test_pip_install_target(wheel: Path, patches: Path, tmp_path: Path) -> None:
-    """case_22: a plain folder, named with --path."""
+    """case_22: a plain directory, named with --path."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "-t"]
     must([*command, tmp_path / "plain", wheel], {})
     found = story(patches, tmp_path / "plain", "--path", tmp_path / "plain").json["data"]
@@ -118,7 +118,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A git checkout of a tag, with its build metadata, inside of another repository."""
+    """Return a git checkout of a tag, with its build metadata, inside of another repository."""
     outer = tmp_path / "outer"
     outer.mkdir()
     git(outer, "init", "--quiet")
@@ -140,7 +140,7 @@ def changed_in_git(folder: Path) -> set[str]:
 
 
 def test_a_git_checkout_of_a_tag(checkout: Path, patches: Path) -> None:
-    """case_56 case_58: state lies under the git folder; `git status` shows the patched files and nothing else."""
+    """case_56 case_58: state lies under the git directory; `git status` shows the patched files and nothing else."""
 
     def verb(name: str, *more: str) -> Done:
         quiet = ["--no-smoke"] if name == "apply" else []
@@ -175,7 +175,7 @@ def test_a_dev_commit_whose_files_are_the_releases_is_matched_by_hash(checkout: 
 
 
 def test_a_checkout_that_moved_on_under_a_patch_is_not_set_back(checkout: Path, patches: Path) -> None:
-    """case_60: state in the git folder outlives a checkout of another commit; its files are not restored over it."""
+    """case_60: state in the git directory outlives a checkout of another commit; its files are not restored over it."""
     assert gaudi_patch("apply", "--path", checkout, "--manifest", patches, "--no-smoke").code == 0
     git(checkout, "checkout", "--quiet", "-f", f"v{VERSION}")
     git(checkout, "clean", "--quiet", "-fdx")

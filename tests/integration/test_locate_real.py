@@ -55,7 +55,7 @@ def pip(python: Path, *arguments: str | Path, **env: str) -> None:
 
 
 def imported(python: Path, **env: str) -> Path:
-    """The package folder that a plain run of ``python`` really loads."""
+    """Return the package directory that a plain run of ``python`` really loads."""
     out = run(python, "-c", "import lmcache; print(lmcache.__file__)", cwd=Path("/"), **env)
     return Path(out.strip()).parent
 
@@ -71,7 +71,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that every test leaves empty."""
+    """Return an environment that every test leaves empty."""
     return make_venv(tmp_path_factory.mktemp("shared") / "venv")
 
 
@@ -317,7 +317,7 @@ def git(folder: Path, *arguments: str | Path) -> str:
 
 
 def repository(folder: Path) -> Path:
-    """A committed checkout of a project."""
+    """Return a committed checkout of a project."""
     fake_project(folder)
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
@@ -326,7 +326,7 @@ def repository(folder: Path) -> Path:
 
 
 def keeps_state_out_of_sight(found: Installation) -> bool:
-    """Whether git neither lists a file in the state folder nor minds it."""
+    """Return whether git neither lists a file in the state directory nor minds it."""
     before = git(found.root, "status", "--porcelain", "--ignored")
     found.state_dir.mkdir()
     (found.state_dir / "journal").write_text("x")
@@ -366,7 +366,7 @@ class TestGit:
 
 @pytest.fixture(scope="module")
 def setuptools() -> Path:
-    """The build backend that LMCache uses; one that builds wheels without the package ``wheel``."""
+    """Return the build backend that LMCache uses; one that builds wheels without the package ``wheel``."""
     try:
         return environments.wheel("80.9.0", PYTHON, name="setuptools")
     except EnvironmentUnavailableError as error:

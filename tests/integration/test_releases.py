@@ -69,7 +69,7 @@ ON_PYPI = (
     "0.5.6",
 )
 
-#: The eager rules compile some thousand graphs in the kernels level; on a loaded machine that takes its time.
+#: The eager mode compile some thousand graphs in the kernels level; on a loaded machine that takes its time.
 LEVEL_TIMEOUT = 1200
 
 
@@ -149,7 +149,7 @@ def test_the_wheel_for_another_python_holds_the_same_files(version: str, python:
 
 
 def _tree(environment: Environment) -> dict[str, str]:
-    """Every file but bytecode, which running LMCache makes, by hash."""
+    """Return every file but bytecode, which running LMCache makes, by hash."""
     root = environment.site_packages
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()

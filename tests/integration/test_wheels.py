@@ -36,20 +36,20 @@ def original(tmp_path_factory: pytest.TempPathFactory, lmcache_wheel: Wheel) -> 
 
 @pytest.fixture
 def copy(original: Venv, tmp_path: Path) -> Venv:
-    """A private copy of an environment with 0.5.6."""
+    """Return a private copy of an environment with 0.5.6."""
     shutil.copytree(original.prefix, tmp_path / "venv", symlinks=True)
     return Venv((tmp_path / "venv").resolve(), original.env)
 
 
 def traces(target: Venv) -> list[str]:
-    """Everything below the environment whose path has to do with LMCache or with us."""
+    """Return everything below the environment whose path has to do with LMCache or with us."""
     words = ("lmcache", "gaudi")
     names = (path.relative_to(target.prefix).as_posix() for path in target.prefix.rglob("*"))
     return sorted(name for name in names if any(word in name.lower() for word in words))
 
 
 def without_bytecode(target: Venv) -> dict[str, Node]:
-    """The tree without the content of .pyc files, which holds the time of the installation."""
+    """Return the tree without the content of .pyc files, which holds the time of the installation."""
     return {name: node for name, node in tree(target.prefix).items() if not name.endswith(".pyc")}
 
 

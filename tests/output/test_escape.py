@@ -44,7 +44,7 @@ def unsafe(text: str, allowed: str = "\n") -> list[str]:
 
 
 def hostile_result(text: str) -> Result:
-    """A result that holds ``text`` wherever a result may hold text of a target."""
+    """Return a result that holds ``text`` wherever a result may hold text of a target."""
     error = GaudiPatchError(Exit.REFUSED, "drift", f"what {text}", f"do {text}", f"file {text}", 3, [f"why {text}"])
     return Result(
         "check",

@@ -22,7 +22,7 @@ SHOW = ("show", "0.5.6")
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> tuple[str, Path]:
-    """A pager that keeps what it got and prints a line of its own; and where it keeps it."""
+    """Return a pager that keeps what it got and prints a line of its own; and where it keeps it."""
     script, kept = tmp_path / "a pager.py", tmp_path / "kept"
     script.write_text(
         f"import pathlib, sys\npathlib.Path({str(kept)!r}).write_bytes(sys.stdin.buffer.read())\nprint('PAGED')\n"
@@ -43,7 +43,7 @@ def start(*arguments: str, **env: str) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def finish(process: subprocess.Popen[bytes], leader: int) -> tuple[int, str]:
-    """Its exit code and all that the terminal got."""
+    """Return its exit code and all that the terminal got."""
     chunks = []
     while True:
         try:

@@ -49,7 +49,7 @@ def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, result: Result, output: Format, color: Color) -> tuple[str, str]:
-    """What goes to a terminal, and what ``show`` returns."""
+    """Return what goes to a terminal, and what ``show`` returns."""
     with monkeypatch.context() as patch:
         stream = Terminal()
         patch.setattr(sys, "stdout", stream)

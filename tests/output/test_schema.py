@@ -38,7 +38,7 @@ FAULT = GaudiPatchError(Exit.SMOKE, "smoke-failed", "1 of 3", "hint", "/file", 3
 
 
 def held(result: Result) -> dict[str, Any]:
-    """The object of ``result``, which the schema accepts."""
+    """Return the object of ``result``, which the schema accepts."""
     text = result.to_json()
     output_schema.hold(text)
     found: dict[str, Any] = json.loads(text)

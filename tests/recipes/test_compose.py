@@ -34,7 +34,7 @@ def refusal(mode: str, version: str = "0.5.6", python: tuple[int, int] | None = 
 
 
 def words(script: str) -> list[str]:
-    """The command that a script becomes."""
+    """Return the command that a script becomes."""
     return shlex.split(script[script.index("\nexec ") :].replace("\\\n", " "))[1:-1]
 
 
@@ -142,7 +142,7 @@ def test_two_modes_between_them_have_every_key() -> None:
 
 
 def extra_config(script: str, tmp_path: Path) -> dict[str, object] | None:
-    """What the script gives LMCache beside its file."""
+    """Return what the script gives LMCache beside its file."""
     fake = tmp_path / "vllm"
     fake.write_text('#!/bin/sh\nprintf "%s" "$LMCACHE_EXTRA_CONFIG"\n')
     fake.chmod(0o755)

@@ -167,7 +167,7 @@ def keys(environment: Environment, config: Path, *more: str) -> tuple[int, list[
 
 
 def _config(environment: Environment, folder: Path) -> Path:
-    """The configuration of a shared cache, unchecked, since for 0.3.9 it may be refused."""
+    """Return the configuration of a shared cache, unchecked, since for 0.3.9 it may be refused."""
     done = gaudi_patch("recipe", "shared", "--lmcache", environment.version, "--out", folder)
     assert done.code == 0, done.err
     return folder / "lmcache.yaml"

@@ -32,7 +32,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(script: Path, environment: Environment, *more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A script in a group of its own, with the environment's programs first on PATH; it is stopped at the end."""
+    """Yield a script in a group of its own, with the environment's programs first on PATH; it is stopped at the end."""
     path = f"{environment.prefix / 'bin'}:/usr/bin:/bin"
     with (script.parent / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -18,7 +18,7 @@ from tests.rig.tree import differences, digest
 class Scenario(NamedTuple):
     """``verb`` is run on the image ``start``; it brings it to the state ``goal``.
 
-    ``killed``: the image is first made of ``start`` by that verb, killed at that call: the recovery is attacked.
+    ``killed``: the image is first made of ``start`` by that command, killed at that call: the recovery is attacked.
     """
 
     name: str

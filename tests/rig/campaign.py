@@ -66,12 +66,12 @@ class Campaign:
 
 
 def count(reports: Sequence[Report]) -> Counter[str]:
-    """How many faults brought each kind of finding to light."""
+    """Return how many faults brought each kind of finding to light."""
     return Counter(kind for report in reports for kind in {finding.kind for finding in report.findings})
 
 
 def summary(reports: Sequence[Report]) -> str:
-    """The line that says what was tried and what came of it."""
+    """Return the line that says what was tried and what came of it."""
     found = count(reports)
     arrived = sum(report.arrived for report in reports)
     return (

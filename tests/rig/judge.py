@@ -59,7 +59,7 @@ class View(NamedTuple):
 
 
 def is_passing(name: str) -> bool:
-    """Whether a name is one that a transaction makes on its way, and takes away again."""
+    """Return whether a name is one that a transaction makes on its way, and takes away again."""
     passing = ".gaudi-patch-" in name and not name.startswith("saved/")
     return passing or name.startswith(JOURNAL) or name.endswith(".tmp")
 
@@ -81,7 +81,7 @@ class Case:
 
 
 def judge(case: Case, before: View, done: Done, after: View) -> list[Finding]:
-    """What is wrong with a run that was faulted."""
+    """Return what is wrong with a run that was faulted."""
     return [
         *_third_states(case, before, after),
         *_outside(case.place, done),
@@ -157,7 +157,7 @@ def _outside(place: Place, done: Done) -> list[Finding]:
 
 
 def _unchanged(before: View, after: View) -> bool:
-    """Whether nothing was changed, or a run killed before was undone and nothing else."""
+    """Return whether nothing was changed, or a run killed before was undone and nothing else."""
     if after.journal:
         return before.journal and before.tree == after.tree
     return after.state is not None if before.journal or before.state is None else after.state == before.state
@@ -200,7 +200,7 @@ def _says_done(done: Done) -> bool:
 
 
 def _not_put_back(case: Case, after: View) -> list[str]:
-    """The files of the package, and RECORD, that are not as they were before the transaction."""
+    """Return the files of the package, and RECORD, that are not as they were before the transaction."""
     nearest = min((_off(tree, after) for tree in case.place.states[case.states[0]]), key=len)
     return [
         name
@@ -237,7 +237,7 @@ def _words(case: Case, before: View, done: Done, after: View) -> list[Finding]:
 
 
 def _document(case: Case, before: View, done: Done, after: View) -> list[Finding]:
-    """The object of --json: the same truth as the exit code, and as the tree."""
+    """Return the object of --json: the same truth as the exit code, and as the tree."""
     if not done.out.startswith("{"):
         return []
     try:

@@ -61,7 +61,7 @@ WRITTEN = "1700000000"
 
 
 def is_ours(name: str) -> bool:
-    """Whether a path below the top belongs to the package, or is a copy that was asked for."""
+    """Return whether a path below the top belongs to the package, or is a copy that was asked for."""
     return name.startswith(("site/lmcache/", f"site/{DIST_INFO}/", "saved/"))
 
 
@@ -106,7 +106,7 @@ class Place:
         return snapshot(self.top, lambda name: not is_ours(name))
 
     def command(self, verb: Sequence[str], series: str = "new", *, as_json: bool = False) -> list[str]:
-        """The command line: ``verb`` is "apply" or "rollback" and its options."""
+        """Return the command line: ``verb`` is "apply" or "rollback" and its options."""
         more = ["--no-smoke"] if verb[0] == "apply" else []
         more += ["--json"] if as_json else []
         target = ["--path", str(self.site), "--manifest", str(self.manifests / series)]

@@ -52,7 +52,7 @@ LASTING = ("EIO", "ENOSPC", "EROFS", "EACCES")
 
 
 def every(calls: Iterable[Call]) -> list[Fault]:
-    """All faults for the calls that count in a clean run."""
+    """Return all faults for the calls that count in a clean run."""
     counts = Counter(call.kind for call in calls if call.number)
     faults = []
     for kind, count in sorted(counts.items()):

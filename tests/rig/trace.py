@@ -100,7 +100,8 @@ class Done:
         return {call.path for call in self._succeeded() if call.kind in ("read", "readdir")}
 
     def touched(self, *places: Path) -> list[Call]:
-        """The calls that opened, read, wrote, made or removed something in ``places``, whether or not they succeeded.
+        """Return the calls that opened, read, wrote, made or removed something in ``places``, whether or not they
+        succeeded.
 
         A look at metadata (stat, readlink, access) does not count: a link has to be looked at to be refused.
         """
@@ -128,7 +129,7 @@ def _changed(call: Call) -> tuple[Path, ...]:
 
 @functools.lru_cache(maxsize=1)
 def library() -> Path:
-    """The library, compiled once per process (0.5 s) into a temporary directory that goes with it.
+    """Return the library, compiled once per process (0.5 s) into a temporary directory that goes with it.
 
     Raises FileNotFoundError where there is no C compiler.
     """
@@ -209,7 +210,7 @@ def run(
 
 
 def read_log(log: Path, without: Path) -> list[Call]:
-    """The calls of a trace, in their order; those on files in the directory ``without`` are left out."""
+    """Return the calls of a trace, in their order; those on files in the directory ``without`` are left out."""
     if not log.exists():
         return []
     left_out = os.fsencode(without)

@@ -36,7 +36,7 @@ Tree = dict[str, Node]
 
 
 def snapshot(top: Path, wanted: Callable[[str], bool] = lambda name: True) -> Tree:
-    """All below ``top`` whose relative name is ``wanted``; of directories only the empty ones are there."""
+    """Return all below ``top`` whose relative name is ``wanted``; of directories only the empty ones are there."""
     nodes: Tree = {}
 
     def walk(folder: Path, prefix: str) -> bool:
@@ -75,7 +75,7 @@ def digest(tree: Tree) -> str:
 
 
 def differences(before: Mapping[str, Node], after: Mapping[str, Node]) -> list[str]:
-    """The paths that differ, with how."""
+    """Return the paths that differ, with how."""
     lines = []
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
@@ -90,7 +90,7 @@ def differences(before: Mapping[str, Node], after: Mapping[str, Node]) -> list[s
 
 
 def record_faults(site: Path, dist_info: str, package: str = "lmcache") -> list[str]:
-    """What is wrong with RECORD: a row that does not fit its file, a file without a row."""
+    """Return what is wrong with RECORD: a row that does not fit its file, a file without a row."""
     data = (site / dist_info / "RECORD").read_bytes()
     faults, listed = [], set()
     for row in csv.reader(io.StringIO(data.decode())):
@@ -120,7 +120,7 @@ _CACHED = re.compile(r"(?P<stem>.+)\.(?P<tag>cpython-\d+)(?:\.opt-(?P<level>[12]
 
 
 def bytecode_faults(site: Path, package: str = "lmcache") -> list[str]:
-    """Each .pyc of this interpreter that Python would run though it is not what its own source compiles to."""
+    """Return each .pyc of this interpreter that Python would run though it is not what its own source compiles to."""
     faults = []
     for file in sorted((site / package).rglob("*.pyc")):
         match = _CACHED.fullmatch(file.name)

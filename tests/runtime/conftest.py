@@ -42,13 +42,13 @@ _TEST_PACKAGES = (
 
 @pytest.fixture(scope="session")
 def runtime_tree() -> Path:
-    """The directory that holds ``lmcache/gaudi`` as source, and nothing else of LMCache."""
+    """Return the directory that holds ``lmcache/gaudi`` as source, and nothing else of LMCache."""
     return PATCHES / "runtime"
 
 
 @pytest.fixture(scope="session")
 def test_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pytest and hypothesis, pure Python both, as this interpreter has them."""
+    """A directory with pytest and hypothesis, pure Python both, as this interpreter has them."""
     folder = tmp_path_factory.mktemp("packages")
     for name in _TEST_PACKAGES:
         spec = importlib.util.find_spec(name)

@@ -40,7 +40,7 @@ CREATING = "diff --git a/x b/x\nnew file mode 100644\n--- /dev/null\n+++ b/x\n@@
 
 
 class Program(NamedTuple):
-    """A command line, and the folder that it runs in."""
+    """A command line, and the directory that it runs in."""
 
     name: str
     command: Sequence[str]
@@ -76,7 +76,9 @@ def main(runs: int = RUNS) -> None:
 
 
 def programs(scratch: Path) -> tuple[list[Program], list[str]]:
-    """The programs to compare, with what they need laid into ``scratch``; and the names of those not installed."""
+    """Return the programs to compare, with what they need laid into ``scratch``; and the names of those not
+    installed.
+    """
     empty = scratch / "empty.py"
     empty.write_text(_SOURCE, encoding="utf-8")
     site = stand_in(scratch / "site-packages")
@@ -106,7 +108,9 @@ def programs(scratch: Path) -> tuple[list[Program], list[str]]:
 
 
 def stand_in(folder: Path) -> Path:
-    """An installation of a release with a series: `check` finds its files missing, at the cost of finding them."""
+    """Return an installation of a release with a series: `check` finds its files missing, at the cost of finding
+    them.
+    """
     manifest = load()
     version = manifest.series[-1].versions.removeprefix("==")
     info = folder / f"lmcache-{version}.dist-info"

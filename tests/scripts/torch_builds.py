@@ -134,7 +134,7 @@ def run(version: str, directory: Path, *, keep: bool, need: float) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """The table for the emulator's README."""
+    """Return the table for the emulator's README."""
     lines = ["| PyTorch | installed | conformance | imports, kernels, engine |", "|---|---|---|---|"]
     for row in rows:
         first = row.problem or "; ".join(f"{mode}: {one}" for mode, one in row.conformance.items())

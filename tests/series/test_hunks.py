@@ -17,7 +17,7 @@ CHANGED = TEN.replace(b"5\n", b"five\n")
 
 
 def hunk(old_start: int, new_start: int, *lines: bytes) -> Hunk:
-    """A hunk of lines like b"+text\\n"; the counts follow."""
+    """Return a hunk of lines like b"+text\\n"; the counts follow."""
     parts = tuple((line[:1], line[1:]) for line in lines)
     old, new = (sum(tag != other for tag, _ in parts) for other in (b"+", b"-"))
     return Hunk(old_start, old, new_start, new, parts)

@@ -111,7 +111,7 @@ def test_a_host_with_a_real_device_is_not_checked_on_the_emulated_one(image: Mak
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A directory that every user may enter; pytest's own may be entered by its owner alone."""
+    """Yield a directory that every user may enter; pytest's own may be entered by its owner alone."""
     folder = Path(tempfile.mkdtemp(prefix="gaudi-patch-image-"))
     folder.chmod(0o755)
     yield folder

@@ -111,7 +111,7 @@ print(model.differing(tokens, 20, slots, pages))
 
 
 def _case(load: Any, answers: list[list[int]], right: list[int], external: int = 4) -> tuple[Any, Any]:
-    """A case of level inference whose engine gives ``answers`` one after the other."""
+    """Return a case of level inference whose engine gives ``answers`` one after the other."""
     module, probe_module = load("_vllm_case"), load("_probe")
     engine_module = load("_vllm_engine")
     probe = probe_module.Probe("inference", "lazy", "emulated", Path("/nonexistent"))

@@ -18,7 +18,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "patches" / "runtime"
 
 @pytest.fixture(scope="module")
 def environment(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """A patched environment for this module, edited by one test after the other."""
+    """Return a patched environment for this module, edited by one test after the other."""
     lmcache_overlay(VERSION)
     return patch(environments.overlay_copy(VERSION, tmp_path_factory.mktemp("mutants")))
 

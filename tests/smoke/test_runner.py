@@ -49,7 +49,7 @@ def _package(site: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter whose environment has packages named torch and lmcache."""
+    """Return an interpreter whose environment has packages named torch and lmcache."""
     prefix = tmp_path_factory.mktemp("target")
     venv.create(prefix, with_pip=False, symlinks=True)
     site = next((prefix / "lib").iterdir()) / "site-packages"

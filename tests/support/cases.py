@@ -140,7 +140,7 @@ NOT_HERE: dict[int, str] = {
 
 
 def tests() -> Iterator[tuple[str, str]]:
-    """Each test as (its name for pytest, its docstring)."""
+    """Yield each test as (its name for pytest, its docstring)."""
     for file in sorted(TESTS.rglob("test_*.py")):
         name = f"tests/{file.relative_to(TESTS).as_posix()}"
         for node in ast.parse(file.read_bytes()).body:
@@ -152,7 +152,7 @@ def tests() -> Iterator[tuple[str, str]]:
 
 
 def kept() -> dict[int, list[str]]:
-    """The tests of each case."""
+    """Return the tests of each case."""
     found: dict[int, list[str]] = {number: list(ELSEWHERE.get(number, [])) for number in CASES}
     for name, text in tests():
         for number in re.findall(r"\bcase_(\d+)\b", text):
@@ -161,7 +161,7 @@ def kept() -> dict[int, list[str]]:
 
 
 def table() -> str:
-    """The content of tests/CASES.md."""
+    """Return the content of tests/CASES.md."""
     lines = [
         "# Nasty cases",
         "",

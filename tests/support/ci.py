@@ -23,7 +23,7 @@ BASH = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A YAML file. GitHub's key ``on`` is a boolean in YAML 1.1."""
+    """Return a YAML file. GitHub's key ``on`` is a boolean in YAML 1.1."""
     document: dict[str, Any] = yaml.safe_load(file.read_text())
     return document
 
@@ -69,7 +69,7 @@ class Runner:
         return done.stdout
 
     def step(self, step: Mapping[str, Any]) -> str:
-        """A step of a GitHub job or composite action."""
+        """Return a step of a GitHub job or composite action."""
         handed = self.folder / "temp" / "output"
         handed.write_text("")
         env = {name: self.interpolate(str(value)) for name, value in step.get("env", {}).items()}

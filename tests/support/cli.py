@@ -41,12 +41,12 @@ class Done:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The command line of gaudi-patch, by the interpreter that runs the tests."""
+    """Return the command line of gaudi-patch, by the interpreter that runs the tests."""
     return [sys.executable, "-m", "gaudi_patch", *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a run: no colour, no CI, nothing of the parent's Python."""
+    """Return the environment of a run: no colour, no CI, nothing of the parent's Python."""
     dropped = ("GITHUB_", "NO_COLOR", "FORCE_COLOR", "CI", "SOURCE_DATE_EPOCH")
     kept = {name: value for name, value in clean_environment().items() if not name.startswith(dropped)}
     return kept | {"COLUMNS": "100"} | more
@@ -69,5 +69,5 @@ def gaudi_patch(
 
 
 def too_wide(text: str, width: int = 80) -> list[str]:
-    """The lines of ``text`` that do not fit ``width``, but for those with a path or URL that cannot."""
+    """Return the lines of ``text`` that do not fit ``width``, but for those with a path or URL that cannot."""
     return [line for line in text.splitlines() if len(line) > width and max(map(len, line.split())) <= width // 2]

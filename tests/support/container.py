@@ -4,8 +4,8 @@ Taken as it is: every command, word for word, by the shell that would run it, wi
 CI system would give it. Put in place of something else:
 
 - the base image: a virtual environment over the tests' PyTorch environment, first on PATH, its PYTHONPATH set as in
-  Habana's images (a folder that only root can read, and one without packages);
-- PyPI: a folder of wheels, gaudi-patch built from this checkout among them; nothing else can be reached;
+  Habana's images (a directory that only root can read, and one without packages);
+- PyPI: a directory of wheels, gaudi-patch built from this checkout among them; nothing else can be reached;
 - the paths /opt/gaudi-patch and /etc/gaudi-patch.json: the same below the root, by --build-arg where there is an ARG;
 - useradd: a stand-in that writes down what it was asked for;
 - USER: setpriv, where the tests run as root; that user keeps the right to read everything, since the interpreter may
@@ -106,7 +106,7 @@ class Container:
         )
 
     def here(self, text: str) -> str:
-        """A text in which the image's paths are those below the root."""
+        """Return a text in which the image's paths are those below the root."""
         for path in PATHS:
             text = text.replace(path, f"{self.root}{path}")
         return text

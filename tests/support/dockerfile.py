@@ -25,7 +25,7 @@ class BuildError(RuntimeError):
 
 
 def parse(text: str) -> list[Instruction]:
-    """The instructions of a Dockerfile: comments dropped, continued lines joined as the shell gets them."""
+    """Return the instructions of a Dockerfile: comments dropped, continued lines joined as the shell gets them."""
     found: list[Instruction] = []
     pending: list[str] = []
     start = 0
@@ -117,6 +117,6 @@ _STEPS: Mapping[str, Callable[[Instruction, Container, Mapping[str, str], Mappin
 
 
 def snippets(markdown: Path, language: str) -> Iterator[str]:
-    """The fenced blocks of a language in a Markdown file."""
+    """Yield the fenced blocks of a language in a Markdown file."""
     for match in re.finditer(rf"^```{language}\n(.*?)^```$", markdown.read_text(), re.MULTILINE | re.DOTALL):
         yield match[1]

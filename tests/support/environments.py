@@ -1,13 +1,13 @@
 """Real environments for tests: an interpreter with PyTorch, and LMCache releases installed over it.
 
-Everything is made once and kept in a cache folder that all test runs of a user share, so that the second run
+Everything is made once and kept in a cache directory that all test runs of a user share, so that the second run
 works without a network. All functions may be called by several processes at once (pytest-xdist): a file lock
 per object makes the others wait, and an object counts as made only once it is complete.
 
 Environment variables:
 
 ``GAUDI_PATCH_TEST_CACHE``
-    the cache folder; default ``~/.cache/gaudi-patch-tests``.
+    the cache directory; default ``~/.cache/gaudi-patch-tests``.
 ``GAUDI_PATCH_TEST_TORCH_PYTHON``
     an existing interpreter with PyTorch and LMCache's import dependencies, to save their installation
     (about 1.5 GB).
@@ -50,7 +50,7 @@ class EnvironmentUnavailableError(RuntimeError):
 class Environment:
     """A virtual environment with one LMCache release over the PyTorch environment.
 
-    ``python`` is its interpreter, ``site_packages`` the folder that holds ``lmcache`` (and nothing of the
+    ``python`` is its interpreter, ``site_packages`` the directory that holds ``lmcache`` (and nothing of the
     PyTorch environment, which a .pth file adds), ``prefix`` its root, ``version`` the LMCache release.
     """
 
@@ -83,7 +83,7 @@ class Environment:
 
 
 def clean_environment() -> dict[str, str]:
-    """The process's environment without what would leak a parent's Python setup or device into a child.
+    """Return the process's environment without what would leak a parent's Python setup or device into a child.
 
     HPU_EMULATOR_CACHE stays: where the compiled device lies changes nothing that a test looks at.
     """
@@ -104,7 +104,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def cache_dir() -> Path:
-    """The cache folder, made if it is missing."""
+    """Return the cache directory, made if it is missing."""
     given = os.environ.get("GAUDI_PATCH_TEST_CACHE")
     folder = Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "gaudi-patch-tests"
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def cache_dir() -> Path:
 
 
 def wheel(version: str, python: str = "3.11", *, name: str = "lmcache") -> Path:
-    """The wheel of a release for CPython ``python`` on this platform, downloaded once into the cache."""
+    """Return the wheel of a release for CPython ``python`` on this platform, downloaded once into the cache."""
     tag = "cp" + python.replace(".", "")
     folder = cache_dir() / "wheels" / tag
 
@@ -141,7 +141,7 @@ def wheel(version: str, python: str = "3.11", *, name: str = "lmcache") -> Path:
 
 @functools.cache
 def torch_python() -> Path:
-    """An interpreter with PyTorch and what LMCache imports, made once from ``requirements-torch.txt``."""
+    """Return an interpreter with PyTorch and what LMCache imports, made once from ``requirements-torch.txt``."""
     given = os.environ.get("GAUDI_PATCH_TEST_TORCH_PYTHON")
     if given:
         python = Path(given).expanduser().absolute()
@@ -185,7 +185,7 @@ def _interpreter(python: Path) -> _Interpreter:
 
 
 def overlay(version: str) -> Environment:
-    """The shared, pristine environment of an LMCache release. Read it and run it, never write into it.
+    """Return the shared, pristine environment of an LMCache release. Read it and run it, never write into it.
 
     It is made once per wheel and PyTorch environment. That its package is still what the wheel installed is
     checked by hash at the first call of a process; a test that changes files takes ``overlay_copy``.
@@ -211,7 +211,7 @@ def _overlay(version: str, base: Path, cache: Path) -> Environment:
 
 
 def overlay_copy(version: str, tmp_path: Path) -> Environment:
-    """A private copy of a release's environment, at ``tmp_path / "lmcache-<version>"``, free to be changed.
+    """Return a private copy of a release's environment, at ``tmp_path / "lmcache-<version>"``, free to be changed.
 
     No file is shared with the pristine one. Its console scripts and their RECORD rows name the copy's
     interpreter, and it has no bytecode, as after an installation with ``--no-compile``.
@@ -225,7 +225,7 @@ def overlay_copy(version: str, tmp_path: Path) -> Environment:
 
 
 def changed_files(environment: Environment) -> list[str]:
-    """The RECORD paths that are missing or not what RECORD says, in order; empty for an intact package."""
+    """Return the RECORD paths that are missing or not what RECORD says, in order; empty for an intact package."""
     changed = []
     for row in csv.reader(_record(environment).read_text(encoding="utf-8").splitlines()):
         path, expected = row[0], row[1]
@@ -320,7 +320,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _pip() -> list[str]:
-    """A pip to run: that of the running interpreter, else that of the PyTorch environment."""
+    """Return a pip to run: that of the running interpreter, else that of the PyTorch environment."""
     for python in (sys.executable, os.environ.get("GAUDI_PATCH_TEST_TORCH_PYTHON")):
         if (
             python

@@ -11,7 +11,7 @@ SKIP_TO_SCRIPT = 'while [ "${1##*/}" != answer.py ]; do shift; done'
 
 
 def answering(answer: object, *, first: str = "", last: str = "") -> str:
-    """A shell script that sends ``answer``; ``first`` and ``last`` are lines run before and after."""
+    """Return a shell script that sends ``answer``; ``first`` and ``last`` are lines run before and after."""
     line = shlex.quote(json.dumps({"answer": answer}))
     return f"#!/bin/sh\n{SKIP_TO_SCRIPT}\n{first}\nprintf '%s\\n' {line} >/dev/fd/$2\n{last}\n"
 

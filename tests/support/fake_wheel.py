@@ -26,7 +26,7 @@ _TIME = (2020, 1, 1, 0, 0, 0)
 
 
 def metadata(version: str, name: str = "lmcache") -> bytes:
-    """The METADATA file of a release."""
+    """Return the METADATA file of a release."""
     return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nVersion: not-a-header\n".encode()
 
 

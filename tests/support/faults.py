@@ -81,7 +81,7 @@ def in_child(work: Callable[[], object]) -> int:
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of fsyncs on a disk would only measure the disk."""
+    """Yield a directory in memory where there is one: thousands of fsyncs on a disk would only measure the disk."""
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=parent, prefix="gaudi-patch-tests-") as folder:
@@ -89,7 +89,7 @@ def memory_folder() -> Iterator[Path]:
 
 
 def copy_tree(source: Path, target: Path) -> Path:
-    """A copy with links, modes and times; what was at ``target`` goes."""
+    """Return a copy with links, modes and times; what was at ``target`` goes."""
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(source, target, symlinks=True)

@@ -138,7 +138,7 @@ class GaudiImage:
 
 
 def make(version: str, directory: Path, *, form: str = "namespace", broken: str = "") -> GaudiImage:
-    """A private copy of the environment of an LMCache release, as it would stand in a Gaudi image."""
+    """Return a private copy of the environment of an LMCache release, as it would stand in a Gaudi image."""
     environment = environments.overlay_copy(version, directory)
     install_plugin(environment.site_packages, form, broken)
     give_torch_a_vendor_version(environment.site_packages)

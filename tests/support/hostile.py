@@ -45,7 +45,7 @@ def case(*exits: int, applied: bool = False) -> Callable[[Spoil], Spoil]:
 
 
 def make_victim(folder: Path) -> Path:
-    """What lies beside the target, and belongs to somebody else."""
+    """Return what lies beside the target, and belongs to somebody else."""
     victim = folder / "victim"
     (victim / "emptydir").mkdir(parents=True)
     (victim / "cache").mkdir()
@@ -67,7 +67,7 @@ def make_victim(folder: Path) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
-    """All of ``folder``: kind, mode, owner, times, links, content."""
+    """Return all of ``folder``: kind, mode, owner, times, links, content."""
     found: dict[str, tuple[object, ...]] = {}
     for path in [folder, *sorted(folder.rglob("*"))]:
         info = path.lstat()
@@ -123,7 +123,7 @@ def forge_journal(target: Tiny, text: str | bytes | None = None, undo: bytes = E
 
 
 def forge_state(target: Tiny, **changes: Any) -> dict[str, Any]:
-    """The state of the applied series, with ``changes``; a backup holds ``EVIL``."""
+    """Return the state of the applied series, with ``changes``; a backup holds ``EVIL``."""
     file = target.state_dir / "state.json"
     document: dict[str, Any] = json.loads(file.read_bytes()) | changes
     (target.state_dir / "backup" / digest(EVIL)).write_bytes(EVIL)

@@ -42,13 +42,13 @@ class Venv:
 
 
 def venv(prefix: Path, env: Mapping[str, str] | None = None) -> Venv:
-    """An empty environment, without pip."""
+    """Return an empty environment, without pip."""
     must([sys.executable, "-m", "venv", "--without-pip", prefix], {})
     return Venv(prefix.resolve(), env or {})
 
 
 def installed(prefix: Path, wheel: Path, installer: str) -> Venv:
-    """An environment with ``wheel`` in it, by "pip", "uv" or "uv-MODE"; uv's cache lies beside ``prefix``."""
+    """Return an environment with ``wheel`` in it, by "pip", "uv" or "uv-MODE"; uv's cache lies beside ``prefix``."""
     made = venv(prefix, {"UV_CACHE_DIR": str(prefix.parent / "uv-cache")})
     if installer == "pip":
         made.pip("install", "--quiet", "--no-deps", "--no-index", wheel)

@@ -13,14 +13,14 @@ from gaudi_patch.output import schema
 
 @cache
 def validator() -> Draft202012Validator:
-    """The validator of the shipped schema, which is a valid one itself."""
+    """Return the validator of the shipped schema, which is a valid one itself."""
     loaded: dict[str, Any] = json.loads(schema.text())
     Draft202012Validator.check_schema(loaded)
     return Draft202012Validator(loaded)
 
 
 def faults(document: object) -> list[str]:
-    """What the schema has against ``document``; for a command's data, what its own definition has."""
+    """Return what the schema has against ``document``; for a command's data, what its own definition has."""
     found = [f"{error.json_path}: {error.message}"[:600] for error in validator().iter_errors(document)]
     command = document.get("command") if isinstance(document, dict) else None
     if found and isinstance(document, dict) and isinstance(command, str):

@@ -14,13 +14,13 @@ PROPERTY = "release_levels"
 
 
 def row(version: str, *, patched: bool, levels: Sequence[Mapping[str, Any]]) -> str:
-    """What a test gives to ``record_property(PROPERTY, ...)``; ``levels`` as in ``smoke --json``."""
+    """Return what a test gives to ``record_property(PROPERTY, ...)``; ``levels`` as in ``smoke --json``."""
     kept = [{name: one[name] for name in ("level", "rules", "status", "checks", "reason")} for one in levels]
     return json.dumps({"version": version, "patched": patched, "levels": kept})
 
 
 def rows_of(reports: Iterable[Any]) -> list[dict[str, Any]]:
-    """The rows of all reports of a test run, oldest release first."""
+    """Return the rows of all reports of a test run, oldest release first."""
     found = [
         json.loads(value)
         for report in reports
@@ -31,7 +31,7 @@ def rows_of(reports: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for the patched releases and one for the unpatched, as far as there are rows.
+    """Return a table for the patched releases and one for the unpatched, as far as there are rows.
 
     Neighbours that fared alike share a line. Of unpatched releases, what each level fails on first is named.
     """
@@ -85,7 +85,7 @@ def _cell(level: Mapping[str, Any] | None) -> str:
 
 
 def _short(reason: str, version: str) -> str:
-    """The first failure alone, without which check it was, where in the probe, and what to do about it."""
+    """Return the first failure alone, without which check it was, where in the probe, and what to do about it."""
     first = re.split(r" \(/|; LMCache |; run | \(and \d+ more| \(lmcache/", reason, maxsplit=1)[0]
     first = first.partition(": ")[2].replace(f"LMCache {version}", "LMCache") or first
     first = re.sub(r"\s+", " ", first).replace("|", "\\|")

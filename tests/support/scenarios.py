@@ -1,4 +1,4 @@
-"""The situations in which a transaction is put under attack, each a tiny LMCache laid out in a folder."""
+"""The situations in which a transaction is put under attack, each a tiny LMCache laid out in a directory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Mode = py_compile.PycInvalidationMode
 
 
 class Scenario(NamedTuple):
-    """``make`` lays it out in a folder; ``verb`` is what is then run; the patched side is its end or its start."""
+    """``make`` lays it out in a directory; ``verb`` is what is then run; the patched side is its end or its start."""
 
     name: str
     make: Callable[[Path], Tiny]
@@ -77,7 +77,7 @@ def linked(folder: Path) -> Tiny:
 
 
 def outdated(folder: Path) -> Tiny:
-    """An older series is applied; the manifest has a newer one."""
+    """Return an older series is applied; the manifest has a newer one."""
     older = patched(folder)
     patches = {VERSION: {"newer.patch": tiny.patch(FEW, NEWER)}}
     newer = tiny.write_manifest(folder / "newer", patches, {VERSION: fake_wheel(folder / "wheels", VERSION, dict(FEW))})
@@ -85,7 +85,7 @@ def outdated(folder: Path) -> Tiny:
 
 
 def partial(folder: Path) -> Tiny:
-    """Some files were patched by something else, which left no state."""
+    """Return some files were patched by something else, which left no state."""
     made = tiny.make(folder, FEW, FEW_PATCHED)
     (made.site / "lmcache/engine.py").write_bytes(FEW_PATCHED["lmcache/engine.py"] or b"")
     return made

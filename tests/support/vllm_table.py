@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def row(lmcache: str, vllm: str, *, patched: bool, result: LevelResult) -> Row:
-    """What is kept of one level under one set of rules on one pair."""
+    """Return what is kept of one level under one set of rules on one pair."""
     return {
         "lmcache": lmcache,
         "vllm": vllm,
@@ -42,7 +42,7 @@ def merge(kept: Iterable[Row], new: Iterable[Row]) -> list[Row]:
 
 
 def read(path: Path | None) -> list[Row]:
-    """The rows of a file; none where there is no such file yet."""
+    """Return the rows of a file; none where there is no such file yet."""
     if path is None or not path.exists():
         return []
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A folder of wheels that stands for PyPI: gaudi-patch of this checkout, LMCache, and what both import."""
+"""A directory of wheels that stands for PyPI: gaudi-patch of this checkout, LMCache, and what both import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LMCACHE = "0.5.6"
 
 
 def needs(python: Path) -> tuple[list[str], list[str]]:
-    """What the Dockerfiles install beside LMCache over ``python``: requirements, and the constraints on them."""
+    """Return what the Dockerfiles install beside LMCache over ``python``: requirements, and the constraints on them."""
     there = requirements.distributions(python, environments.clean_environment())
     return list(requirements.needs(LMCACHE, there).missing), requirements.constraints(there)
 
@@ -57,7 +57,7 @@ def make(folder: Path) -> Path:
 
 
 def base_image(prefix: Path) -> Path:
-    """An environment over the PyTorch environment, as a Gaudi image has one: pip, Intel's plugin, no LMCache."""
+    """Return an environment over the PyTorch environment, as a Gaudi image has one: pip, Intel's plugin, no LMCache."""
     python = environments.torch_python()
     about = environments._interpreter(python)
     environments._call([str(python), "-m", "venv", "--without-pip", str(prefix)], "cannot make an environment")

@@ -17,7 +17,7 @@ Python = Callable[..., Path]
 
 
 def install(site: Path, version: str = "0.5.6", *, installer: str = "pip", name: str = "lmcache") -> Path:
-    """A wheel laid out in ``site``; returns its dist-info."""
+    """Return a wheel laid out in ``site``; returns its dist-info."""
     return unpack(fake_wheel(site.parent / "wheels", version, name=name), site, installer)
 
 
@@ -33,7 +33,7 @@ def find(target: Target, environ: Mapping[str, str] | None = None) -> Installati
 
 
 def tree(root: Path) -> dict[str, object]:
-    """Every path below ``root`` with its content and modification time."""
+    """Return every path below ``root`` with its content and modification time."""
     return {
         str(path.relative_to(root)): (path.read_bytes() if path.is_file() else None, path.lstat().st_mtime_ns)
         for path in sorted(root.rglob("*"))
@@ -41,7 +41,7 @@ def tree(root: Path) -> dict[str, object]:
 
 
 def checkout(folder: Path, files: Mapping[str, str | bytes] | None = None) -> Path:
-    """A source tree with a git folder that has what tells one from any folder."""
+    """Return a source tree with a git directory that has what tells one from any directory."""
     fake_project(folder, files=files)
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("ref: refs/heads/dev\n")
@@ -49,7 +49,7 @@ def checkout(folder: Path, files: Mapping[str, str | bytes] | None = None) -> Pa
 
 
 def install_editable(site: Path, project: Path, *, pth: str = "") -> Path:
-    """What pip leaves in site-packages for an editable install of ``project``."""
+    """Return what pip leaves in site-packages for an editable install of ``project``."""
     site.mkdir(parents=True, exist_ok=True)
     info = site / "lmcache-0.5.7.dev3+g123.dist-info"
     info.mkdir()
@@ -62,7 +62,7 @@ def install_editable(site: Path, project: Path, *, pth: str = "") -> Path:
 
 
 def poisoned(program: Path, mark: Path) -> Path:
-    """A program that leaves a mark when it is run."""
+    """Return a program that leaves a mark when it is run."""
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
     program.chmod(0o755)

@@ -43,7 +43,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 @pytest.fixture
 def pids(tmp_path: Path) -> Callable[[], list[int]]:
-    """The processes that HANG has noted, once both are there."""
+    """Return the processes that HANG has noted, once both are there."""
 
     def read() -> list[int]:
         files = [tmp_path / "pids" / name for name in ("parent", "child")]
@@ -147,7 +147,7 @@ def test_the_end_of_a_thread_that_started_a_program_is_not_its_end(tmp_path: Pat
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """An interpreter that has a tiny LMCache, and hangs on every other question."""
+    """Return an interpreter that has a tiny LMCache, and hangs on every other question."""
     site = tmp_path / "site"
     (site / "lmcache").mkdir(parents=True)
     (site / "lmcache/__init__.py").write_text("")

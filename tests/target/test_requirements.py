@@ -87,7 +87,7 @@ def test_the_installed_metadata_wins_and_serves_releases_that_nobody_knows() -> 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """An interpreter that has three distributions, one of them with a version that is none."""
+    """Return an interpreter that has three distributions, one of them with a version that is none."""
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     python = tmp_path / "bare" / "bin" / "python"
     site = next((tmp_path / "bare" / "lib").iterdir()) / "site-packages"

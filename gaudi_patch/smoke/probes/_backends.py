@@ -36,7 +36,7 @@ class Backend:
 
 @contextlib.contextmanager
 def backends(scratch: Path, roomy: float, small: float) -> Iterator[list[Backend]]:
-    """The backends to check, with the server running. roomy, small: sizes of the CPU pool in GB."""
+    """Yield the backends to check, with the server running. roomy, small: sizes of the CPU pool in GB."""
     with lm_server(scratch) as url:
         yield [
             Backend("CPU", {"local_cpu": True, "max_local_cpu_size": small}, evicts=True),

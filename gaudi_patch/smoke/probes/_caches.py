@@ -111,7 +111,7 @@ class Caches:
         return tuple(count * self.head_size for count in self.heads)
 
     def plane_numbers(self, layers: Sequence[int]) -> list[int]:
-        """The planes of these layers in the order of a memory object: their K planes, then their V planes."""
+        """Return the planes of these layers in the order of a memory object: their K planes, then their V planes."""
         return [side * len(self.heads) + layer for side in range(self.kv) for layer in layers]
 
     def write_pending(self, slots: Sequence[int]) -> None:
@@ -126,11 +126,11 @@ class Caches:
             self.truth[number][slots] = rows
 
     def read(self) -> list[Bytes]:
-        """What the caches hold now, read as the model would read them, in the default stream's order."""
+        """Return what the caches hold now, read as the model would read them, in the default stream's order."""
         return [self.read_plane(number) for number in range(len(self._bases))]
 
     def read_plane(self, number: int) -> Bytes:
-        """What one plane holds now, as for ``read``."""
+        """Return what one plane holds now, as for ``read``."""
         return self._bytes(self._bases[number])[: self.slots]
 
     def _row_shape(self, heads: int) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ class Caches:
         return TensorTuple(tensors) if self.layout.tensor_tuple else tuple(tensors)
 
     def _bytes(self, base: Foreign) -> Bytes:
-        """A device tensor on the host, uint8 ``[rows, bytes a row]``; waits for what is pending on it."""
+        """Return a device tensor on the host, uint8 ``[rows, bytes a row]``; waits for what is pending on it."""
         host = base.cpu()
         raw = host.reshape(-1).view(self._torch.uint8).numpy()
         rows = raw.size // (base[0].numel() * self.dtype.itemsize)

@@ -49,20 +49,20 @@ class Port:
         return int(sum(self.caches.widths) * self.caches.kv * self.caches.dtype.itemsize)
 
     def spans(self, tokens: int, start: int = 0) -> list[Span]:
-        """The request's chunks from token ``start`` on, the last one partial where the tokens end inside it."""
+        """Return the request's chunks from token ``start`` on, the last one partial where the tokens end inside it."""
         return [(first, min(first + self.chunk, tokens)) for first in range(start, tokens, self.chunk)]
 
     def slots(self, tokens: int) -> list[int]:
-        """A new slot mapping for ``tokens`` tokens."""
+        """Return a new slot mapping for ``tokens`` tokens."""
         return _oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
 
     def arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
-        """What LMCache hands to the connector beside the objects and their spans."""
+        """Return what LMCache hands to the connector beside the objects and their spans."""
         mapping = self._torch.tensor(list(slots), dtype=self._torch.int64).to(self._slot_device)
         return {"kvcaches": self.caches.entries, "slot_mapping": mapping}
 
     def allocate(self, tokens: int) -> Foreign:
-        """A memory object for this number of tokens."""
+        """Return a memory object for this number of tokens."""
         shapes, dtypes = _lmcache.object_shapes(self._metadata, self.connector, tokens)
         expected = [(self.caches.kv, len(layers), tokens, self.caches.widths[layers[0]]) for layers in self.kinds]
         if shapes != expected:
@@ -70,7 +70,7 @@ class Port:
         return self._allocator.allocate(shapes, dtypes, use_mla=self.mla)
 
     def contents(self, memory_object: Foreign) -> list[Bytes]:
-        """The object's memory itself, as uint8 ``[planes, tokens, bytes a row]`` for each kind of layer."""
+        """Return the object's memory itself, as uint8 ``[planes, tokens, bytes a row]`` for each kind of layer."""
         contents = []
         for tensor in _lmcache.object_tensors(memory_object, len(self.kinds)):
             kv, layers, tokens, width = tensor.shape

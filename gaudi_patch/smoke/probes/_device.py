@@ -59,7 +59,7 @@ def _confirm_pinned_memory(probe: _probe.Probe, torch: Foreign) -> None:
 
 
 def register_compiler(probe: _probe.Probe) -> None:
-    """In eager rules, have the backend of torch.compile registered, as habana_frameworks itself does on import.
+    """In eager mode, have the backend of torch.compile registered, as habana_frameworks itself does on import.
 
     The emulated one leaves that to PyTorch, which looks for backends once its registry is imported: a second or two
     that most programs can do without. Where it is missing, code that asks for it runs operator by operator.

@@ -30,7 +30,7 @@ class Cause:
 
 
 def swallowed() -> Cause | None:
-    """The extension of LMCache that does not load, or what is missing for its device; None where nothing is."""
+    """Return the extension of LMCache that does not load, or what is missing for its device; None where nothing is."""
     with contextlib.suppress(ImportError):  # the extensions need PyTorch's libraries, and bring none
         importlib.import_module("torch")
     for name in _extensions():

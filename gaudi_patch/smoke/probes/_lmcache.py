@@ -23,13 +23,13 @@ INSTANCE = "gaudi-patch-smoke"
 
 
 def release() -> tuple[int, ...]:
-    """The release as numbers, ``(0, 3, 9)`` for 0.3.9.post1."""
+    """Return the release as numbers, ``(0, 3, 9)`` for 0.3.9.post1."""
     match = re.match(r"\d+(?:\.\d+)*", _probe.lmcache_version())
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def runtime_modules() -> list[str]:
-    """The runtime's modules by full name, its package first; empty where LMCache is not patched."""
+    """Return the runtime's modules by full name, its package first; empty where LMCache is not patched."""
     try:
         spec = importlib.util.find_spec("lmcache.gaudi")
     except ImportError:
@@ -41,13 +41,13 @@ def runtime_modules() -> list[str]:
 
 
 def serves_multiprocess() -> bool:
-    """Whether this release's multiprocess server can run without CUDA (it imports CuPy before 0.4.7)."""
+    """Return whether this release's multiprocess server can run without CUDA (it imports CuPy before 0.4.7)."""
     return release() >= (0, 4, 7)
 
 
 @contextlib.contextmanager
 def vllm_platform() -> Iterator[None]:
-    """Where vLLM is not installed, let LMCache see the platform that vllm-gaudi registers.
+    """Yield where vLLM is not installed, let LMCache see the platform that vllm-gaudi registers.
 
     Releases before 0.4.5 ask ``vllm.platforms.current_platform`` for the device. vllm-gaudi's answers
     neither ``is_cuda_alike()`` nor ``is_xpu()``, and has the device type ``hpu``.
@@ -75,7 +75,7 @@ def vllm_platform() -> Iterator[None]:
 
 
 def detected_device() -> str:
-    """The device type that LMCache chooses in this process."""
+    """Return the device type that LMCache chooses in this process."""
     lmcache = _probe.load("lmcache")
     if hasattr(lmcache, "torch_device_type"):  # from 0.4.5
         return str(lmcache.torch_device_type)
@@ -90,7 +90,7 @@ def detected_device() -> str:
 
 
 def make_config(**settings: object) -> Foreign:
-    """An engine configuration from defaults and ``settings``, independent of the process's environment."""
+    """Return an engine configuration from defaults and ``settings``, independent of the process's environment."""
     config = _probe.load("lmcache.v1.config").LMCacheEngineConfig.from_defaults(**settings)
     config.validate()
     return config
@@ -127,7 +127,7 @@ def make_metadata(
 
 
 def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
-    """The connector between vLLM's caches and memory objects that LMCache chooses for this device."""
+    """Return the connector between vLLM's caches and memory objects that LMCache chooses for this device."""
     package = _probe.load("lmcache.v1.gpu_connector")
     if not hasattr(package, "CreateGPUConnector"):
         # Before 0.3.14 the vLLM adapter chooses, which cannot be had without vLLM; patched, it calls this.
@@ -157,14 +157,14 @@ def object_shapes(metadata: Foreign, connector: Foreign, tokens: int) -> tuple[l
 
 
 def object_tensors(memory_object: Foreign, count: int) -> list[Foreign]:
-    """The tensors of a memory object, ``[kv, layers, tokens, width]`` each."""
+    """Return the tensors of a memory object, ``[kv, layers, tokens, width]`` each."""
     if count == 1:
         return [memory_object.tensor]
     return [memory_object.get_tensor(number) for number in range(count)]
 
 
 def object_on_device(memory_object: Foreign) -> Foreign:
-    """A memory object with the same content on the HPU, as the first rank has it after a broadcast (MLA)."""
+    """Return a memory object with the same content on the HPU, as the first rank has it after a broadcast (MLA)."""
     management = _probe.load("lmcache.v1.memory_management")
     raw = memory_object.raw_tensor if hasattr(memory_object, "raw_tensor") else memory_object.tensor.view(-1)
     return management.TensorMemoryObj(raw_data=raw.to("hpu"), metadata=memory_object.metadata, parent_allocator=None)
@@ -218,7 +218,7 @@ def make_engine(
     broadcast: Callable[[Foreign, int], None] = lambda tensor, source: None,  # alone: there is nobody to send to
     broadcast_object: Callable[[object, int], object] = lambda value, source: value,
 ) -> Foreign:
-    """A cache engine with its storage backends running; end it with ``close_engine``."""
+    """Return a cache engine with its storage backends running; end it with ``close_engine``."""
     module = _probe.load("lmcache.v1.cache_engine")
     with _short_naps(module):
         engine = module.LMCacheEngineBuilder.get_or_create(

@@ -18,7 +18,7 @@ Random: TypeAlias = Any  # numpy.random.Generator
 
 
 def stored(planes: Sequence[Bytes], slots: Sequence[int], start: int, end: int) -> tuple[Bytes, list[int]]:
-    """The object that holds tokens ``start`` to ``end``, and which of its tokens it must hold.
+    """Return the object that holds tokens ``start`` to ``end``, and which of its tokens it must hold.
 
     Tokens without a slot (below 0) have no cache row: what the object holds for them is not defined.
     """
@@ -41,7 +41,7 @@ def loaded(
     slots: Sequence[int],
     cached: int = 0,
 ) -> list[Bytes]:
-    """The planes after the objects are written into them.
+    """Return the planes after the objects are written into them.
 
     cached: leading tokens that the serving engine already has; their rows stay as they are.
     """
@@ -66,7 +66,7 @@ def slot_map(tokens: int, blocks: int, block_size: int, rng: Random) -> list[int
 
 
 def difference(found: Bytes, expected: Bytes, rows: Sequence[int] | None = None) -> str:
-    """Where the content of a memory object is not the expected, in words; empty where it is.
+    """Return where the content of a memory object is not the expected, in words; empty where it is.
 
     Both are ``[planes, tokens, bytes]``; ``rows``: the tokens to compare, by default all.
     """
@@ -88,7 +88,7 @@ def difference(found: Bytes, expected: Bytes, rows: Sequence[int] | None = None)
 
 
 def wrong_rows(found: Sequence[Bytes], expected: Sequence[Bytes], request: Collection[int]) -> str:
-    """Where caches are not as expected, in words: within the slots that were to be written, and outside them."""
+    """Return where caches are not as expected, in words: within the slots that were to be written, and outside them."""
     problems = []
     for number, (now, then) in enumerate(zip(found, expected)):  # noqa: B905 - equal by construction
         problems += [(number, int(row)) for row in np.flatnonzero((now != then).any(axis=1))]

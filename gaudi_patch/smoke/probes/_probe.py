@@ -1,7 +1,7 @@
 """What every probe shares: its arguments, its checks, its result file, its exit status.
 
 A probe is run by path under the target interpreter, ``python PROBE --result FILE --rules RULES
---device DEVICE``; on the emulated HPU the emulator's folder stands before PROBE. It imports nothing of the
+--device DEVICE``; on the emulated HPU the emulator's directory stands before PROBE. It imports nothing of the
 tool that runs it. Its result goes into FILE as one JSON object; what it prints is for people.
 """
 
@@ -63,7 +63,7 @@ def load(name: str) -> Foreign:
 
 
 def installed(name: str) -> bool:
-    """Whether a module can be found, without importing it."""
+    """Return whether a module can be found, without importing it."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
@@ -71,7 +71,7 @@ def installed(name: str) -> bool:
 
 
 def lmcache_version() -> str:
-    """The installed release, from its metadata."""
+    """Return the installed release, from its metadata."""
     try:
         return importlib.metadata.version("lmcache")
     except importlib.metadata.PackageNotFoundError:
@@ -79,7 +79,7 @@ def lmcache_version() -> str:
 
 
 def is_patched() -> bool:
-    """Whether the installed LMCache has the HPU runtime that the patches add."""
+    """Return whether the installed LMCache has the HPU runtime that the patches add."""
     try:
         return importlib.util.find_spec("lmcache") is not None and any(
             (Path(folder) / "gaudi" / "__init__.py").is_file()
@@ -90,14 +90,14 @@ def is_patched() -> bool:
 
 
 def advice() -> str:
-    """What to do about a failure, where that is known."""
+    """Return what to do about a failure, where that is known."""
     if is_patched():
         return ""
     return f"LMCache {lmcache_version()} is not patched for HPU (it has no lmcache.gaudi): run `gaudi-patch apply`"
 
 
 def missing_dependency(error: BaseException) -> str:
-    """The dependency of LMCache that is not installed, where ``error`` comes of that; else empty.
+    """Return the dependency of LMCache that is not installed, where ``error`` comes of that; else empty.
 
     Only what LMCache's metadata declares counts: any other missing module is a fault of the code.
     """
@@ -125,7 +125,7 @@ def not_installed(module: str) -> str:
 
 
 def _missing_distributions() -> list[str]:
-    """What LMCache's metadata declares, CUDA's packages left out, and is not installed."""
+    """Return what LMCache's metadata declares, CUDA's packages left out, and is not installed."""
     missing = []
     for name in sorted(_requirements()):
         try:
@@ -137,7 +137,7 @@ def _missing_distributions() -> list[str]:
 
 
 def _requirements() -> set[str]:
-    """The normalised names that LMCache's metadata declares, those of extras left out."""
+    """Return the normalised names that LMCache's metadata declares, those of extras left out."""
     try:
         lines = importlib.metadata.requires("lmcache") or []
     except importlib.metadata.PackageNotFoundError:
@@ -163,7 +163,7 @@ def _normal(name: str) -> str:
 class Probe:
     """The checks of one level, and what came of them.
 
-    rules: ``lazy`` or ``eager``. device: ``hpu`` or ``emulated``. scratch: an empty folder.
+    rules: ``lazy`` or ``eager``. device: ``hpu`` or ``emulated``. scratch: an empty directory.
     counters: whatever the level measures, by name; it goes into the result as it is.
     summary: what was checked, for the result of a level that passed.
     """
@@ -235,7 +235,7 @@ class Probe:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line: what it is, and where in LMCache (or else in the probe) it came from."""
+    """Return an exception in one line: what it is, and where in LMCache (or else in the probe) it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if "/lmcache/" in frame.filename.replace("\\", "/")] or frames
     # PyTorch appends the C++ stack to some messages.

@@ -147,7 +147,7 @@ class Rig(Port):
         self.free([*objects, *guards])
 
     def _objects(self, spans: Sequence[Span]) -> tuple[list[Foreign], list[Foreign]]:
-        """An object for each span, and guards allocated around them."""
+        """Return an object for each span, and guards allocated around them."""
         guards = [self.allocate(1)]
         objects = []
         for start, end in spans:

@@ -34,7 +34,7 @@ class Watch:
         return int(self._runner.preempted)
 
     def take(self) -> list[str]:
-        """The problems since the last call."""
+        """Return the problems since the last call."""
         found, self.problems = self.problems, []
         return found
 

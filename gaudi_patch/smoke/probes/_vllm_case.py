@@ -20,7 +20,7 @@ LENGTH_IN_CHUNKS = 4.6875  # 300 tokens of chunks of 64: four whole chunks and a
 
 
 def arguments() -> argparse.Namespace:
-    """What the level tells its cases, beside what every probe is told."""
+    """Return what the level tells its cases, beside what every probe is told."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--case", required=True)
     parser.add_argument("--model", type=Path)
@@ -64,7 +64,7 @@ class VllmCase:
         return int(LENGTH_IN_CHUNKS * _vllm_setup.chunk_size())
 
     def prompt(self, seed: int, length: int | None = None) -> list[int]:
-        """A prompt of the usual or another length."""
+        """Return a prompt of the usual or another length."""
         return _vllm_prompts.prompt(seed, length or self.length, self.vocabulary)
 
     def ask(
@@ -141,7 +141,7 @@ class VllmCase:
             )
 
     def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
-        """The number of tokens that LMCache must add."""
+        """Return the number of tokens that LMCache must add."""
         return _vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
 
     def close(self) -> None:

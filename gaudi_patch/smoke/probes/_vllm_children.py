@@ -37,7 +37,7 @@ class Newcomers:
         self._before = frozenset(_running())
 
     def running(self) -> list[int]:
-        """Their numbers, now."""
+        """Return their numbers, now."""
         parents = _running()
         by_pid = {process.pid: process for process in parents}
         found: list[int] = []
@@ -69,7 +69,7 @@ class Newcomers:
 
 
 def _running() -> dict[_Process, int]:
-    """All processes of the machine that have not ended, each with its parent's number."""
+    """Return all processes of the machine that have not ended, each with its parent's number."""
     found: dict[_Process, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):

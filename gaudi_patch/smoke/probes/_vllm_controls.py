@@ -14,14 +14,14 @@ else:  # run by path, beside this file
 
 
 def tensors(objects: Sequence[Foreign]) -> list[Foreign]:
-    """The tensors of memory objects, as bytes."""
+    """Return the tensors of memory objects, as bytes."""
     torch = _probe.load("torch")
     return [memory_object.tensor.view(torch.uint8) for memory_object in objects]
 
 
 @contextlib.contextmanager
 def changed(objects: Sequence[Foreign], change: Callable[[list[Foreign]], None]) -> Iterator[None]:
-    """Change cached objects for the time of the block; they are put back as they were."""
+    """Change cached objects for the time of the block; they are rolled back as they were."""
     found = tensors(objects)
     kept = [tensor.clone() for tensor in found]
     change([memory_object.tensor for memory_object in objects])

@@ -62,7 +62,7 @@ class Answer:
 class Engine:
     """``LLM`` with a KV connector.
 
-    folder: the checkpoint. model: ``llama`` or ``pattern`` (own platform only). blocks: how many KV blocks.
+    directory: the checkpoint. model: ``llama`` or ``pattern`` (own platform only). blocks: how many KV blocks.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Engine:
         return bool(getattr(self.scheduler.connector._lmcache_engine.config, "save_unfull_chunk", False))
 
     def problems(self) -> list[str]:
-        """Why LMCache does not serve, rank by rank; empty where it does."""
+        """Return why LMCache does not serve, rank by rank; empty where it does."""
         if _vllm_setup.uses_vllm_gaudi():  # its workers cannot be asked; the hits will tell
             return []
         return [text for text in self.llm.collective_rpc("lmcache_problem") if text]

@@ -28,10 +28,10 @@ _GRACE_SECONDS = 10.0
 
 
 def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
-    """The environment of a case or server.
+    """Return the environment of a case or server.
 
     sockets: where vLLM's and LMCache's sockets go; short, since a socket's path may have 107 characters.
-    habana_packages: the folder of the emulated habana_frameworks; empty on a real HPU.
+    habana_packages: the directory of the emulated habana_frameworks; empty on a real HPU.
     """
     environ = dict(os.environ)
     environ.update(
@@ -45,7 +45,7 @@ def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def socket_folder() -> Iterator[Path]:
-    """A folder for sockets, removed with what is in it.
+    """Yield a directory for sockets, removed with what is in it.
 
     It is made in the one that smoke/runner.py gives, and removes even where this process was killed.
     """
@@ -58,7 +58,7 @@ def socket_folder() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
+    """Return a TCP port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -142,7 +142,7 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
 
 @contextlib.contextmanager
 def server(command: list[str], environ: dict[str, str], folder: Path, port: int, timeout: float) -> Iterator[None]:
-    """A server's process while the block runs; it is told to end, then killed.
+    """Yield a server's process while the block runs; it is told to end, then killed.
 
     Raises RuntimeError where it ends, or does not listen on ``port`` after ``timeout`` seconds.
     """

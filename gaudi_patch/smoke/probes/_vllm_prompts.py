@@ -20,18 +20,18 @@ ANSWER = 8
 
 
 def prompt(seed: int, length: int, vocabulary: int) -> list[int]:
-    """A prompt of random tokens."""
+    """Return a prompt of random tokens."""
     source = random.Random(seed)  # noqa: S311  nothing secret
     return [source.randrange(3, vocabulary) for _ in range(length)]
 
 
 def vocabulary(folder: Path) -> int:
-    """The number of tokens that the checkpoint knows."""
+    """Return the number of tokens that the checkpoint knows."""
     return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
 def expected_hit(engine: _vllm_engine.Engine, stored: int, length: int, shared: int, local: int = 0) -> int:
-    """How many tokens the connector must add for a prompt.
+    """Return how many tokens the connector must add for a prompt.
 
     stored: the length of the prompt that was stored. length: of the prompt that is looked up. shared: how many tokens
     both begin with. local: what vLLM has itself.
@@ -58,7 +58,7 @@ class Reference:
         self._known: dict[tuple[int, ...], list[int]] = {}
 
     def answer(self, tokens: Sequence[int], count: int = ANSWER) -> list[int] | None:
-        """The right continuation; None where it has to be noted and was not yet."""
+        """Return the right continuation; None where it has to be noted and was not yet."""
         key = (*tokens, -count)
         if key not in self._known and self.available:
             torch = _probe.load("torch")

@@ -43,7 +43,7 @@ def stored_keys() -> dict[str, object]:
 
 
 def uses_vllm_gaudi() -> bool:
-    """Whether the engine runs on the real platform: where it is installed, unless the plugin has been chosen."""
+    """Return whether the engine runs on the real platform: where it is installed, unless the plugin has been chosen."""
     return os.environ.get("VLLM_PLUGINS") != PLUGIN and importlib.util.find_spec("vllm_gaudi") is not None
 
 
@@ -58,7 +58,7 @@ def chunk_size() -> int:
 
 
 def shared_folder(scratch: Path) -> Path:
-    """What the cases of a level share: the level says where it is."""
+    """Return what the cases of a level share: the level says where it is."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shared", type=Path, default=scratch)
     found: Path = parser.parse_known_args()[0].shared
@@ -66,7 +66,9 @@ def shared_folder(scratch: Path) -> Path:
 
 
 def tiny_checkpoint(scratch: Path, *, mla: bool) -> Path:
-    """The tiny checkpoint; at one path for all cases, since the path is the model's name and part of LMCache's keys."""
+    """Return the tiny checkpoint; at one path for all cases, since the path is the model's name and part of
+    LMCache's keys.
+    """
     folder: Path = _probe.load("gaudi_smoke_hpu.tiny").write(
         shared_folder(scratch) / ("tiny-mla" if mla else "tiny-llama"), mla=mla
     )
@@ -74,7 +76,7 @@ def tiny_checkpoint(scratch: Path, *, mla: bool) -> Path:
 
 
 def max_model_len() -> int:
-    """The longest request, in tokens."""
+    """Return the longest request, in tokens."""
     return 1024 if block_size() == BLOCK else 2048
 
 

@@ -43,7 +43,7 @@ class ConnectorCase:
         self.vocabulary = _vllm_prompts.vocabulary(self.folder)
 
     def prompt(self, seed: int, length: int) -> list[int]:
-        """A prompt of random tokens."""
+        """Return a prompt of random tokens."""
         return _vllm_prompts.prompt(seed, length, self.vocabulary)
 
     def ask(self, name: str, prompts: list[list[int]], *, external: int | None, local: int = 0, count: int = 0) -> None:
@@ -67,7 +67,7 @@ class ConnectorCase:
         raise _probe.Skip("a request failed, and with it the engine")
 
     def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
-        """The number of tokens that LMCache must add."""
+        """Return the number of tokens that LMCache must add."""
         return _vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
 
     def close(self) -> None:

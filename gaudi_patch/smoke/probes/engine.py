@@ -190,7 +190,9 @@ class EngineCase:
             _lmcache.close_engine()
 
     def _start(self, *arguments: Foreign) -> Foreign:
-        """An engine; where it does not start no other one would, and what is left of it would hide the reason."""
+        """Return an engine; where it does not start no other one would, and what is left of it would hide the
+        reason.
+        """
         try:
             return _lmcache.make_engine(*arguments)
         except Exception as error:
@@ -202,7 +204,7 @@ class EngineCase:
             self.probe.end(f"LMCache's engine does not start: {_probe.describe(error)}")
 
     def prompt(self, length: int, like: Prompt | None = None, shared: int = 0) -> Prompt:
-        """A new prompt; its first ``shared`` tokens are those of ``like``."""
+        """Return a new prompt; its first ``shared`` tokens are those of ``like``."""
         tokens = [int(token) for token in self._rng.integers(0, 100_000, length)]
         if like is not None:
             tokens[:shared] = like.tokens[:shared]
@@ -220,7 +222,7 @@ class EngineCase:
         self.caches.write_pending(slots)
 
     def lookup(self, prompt: Prompt) -> int:
-        """How many leading tokens the engine says it has."""
+        """Return how many leading tokens the engine says it has."""
         return int(self._engine.lookup(self._torch.tensor(prompt.tokens)))
 
     def settle(self, prompt: Prompt, expected: int, within: float = SETTLE_SECONDS) -> None:
@@ -255,7 +257,7 @@ class EngineCase:
             self.caches.truth = now
 
     def would_retrieve(self, prompt: Prompt) -> bool:
-        """Whether a retrieve gives what was computed; the caches' expected content follows what they hold."""
+        """Return whether a retrieve gives what was computed; the caches' expected content follows what they hold."""
         found, slots = self._retrieve(prompt, len(prompt.tokens), 0, 0)
         now = self.caches.read()
         right = found == len(prompt.tokens) and all(

@@ -166,7 +166,7 @@ def _check_libraries(probe: _probe.Probe) -> None:
 
 
 def _start_other(probe: _probe.Probe) -> tuple[subprocess.Popen[bytes], Path]:
-    """The same probe once more, as this one was started, with the other order."""
+    """Return the same probe once more, as this one was started, with the other order."""
     answer = probe.scratch / "habana-first.json"
     command = list(sys.orig_argv)
     command[0] = sys.executable
@@ -195,7 +195,7 @@ def _merge(probe: _probe.Probe, process: subprocess.Popen[bytes], answer: Path) 
 
 
 def _cause_of(failure: dict[str, Any]) -> str:
-    """A failure without where it was seen, which depends on the order of the imports."""
+    """Return a failure without where it was seen, which depends on the order of the imports."""
     return str(failure["message"]).partition(" (seen as: ")[0]
 
 

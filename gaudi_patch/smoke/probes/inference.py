@@ -66,7 +66,7 @@ class Level:
             )
 
     def server_environment(self, sockets: Path) -> dict[str, str]:
-        """A server's environment: as a case's."""
+        """Return a server's environment: as a case's."""
         return _vllm_processes.environment(sockets, self.habana_packages)
 
     def file_store(self) -> None:

@@ -79,7 +79,7 @@ def _controls(case: _vllm_case.VllmCase, p: list[int], q: list[int], keys_p: set
 
 
 def _objects_of(case: _vllm_case.VllmCase, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
-    """The cached objects of a prompt, found by storing nothing else since: the last ones in the cache."""
+    """Return the cached objects of a prompt, found by storing nothing else since: the last ones in the cache."""
     chunks = len(tokens) // _vllm_setup.chunk_size()
     cached = [entry for entry in case.engine.hot_cache().values() if all(entry is not other for other in exclude)]
     shape = exclude[0].tensor.shape

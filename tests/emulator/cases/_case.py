@@ -17,7 +17,7 @@ class Target:
         self.is_hpu = kind == "hpu"
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of ``tensor`` on this device."""
+        """Return a copy of ``tensor`` on this device."""
         return tensor.to(self.type, copy=True)
 
     def sync(self) -> None:
@@ -77,7 +77,9 @@ def _register(function: Callable[[Target], Any], layout: bool) -> Callable[[Targ
 
 
 def pattern(dtype: torch.dtype, *shape: int, seed: int = 0) -> torch.Tensor:
-    """A CPU tensor with random bits: every value of an integer, and of a float also NaNs, infinities, denormals."""
+    """Return a CPU tensor with random bits: every value of an integer, and of a float also NaNs, infinities,
+    denormals.
+    """
     generator = torch.Generator().manual_seed(seed)
     if dtype == torch.bool:
         return torch.randint(0, 2, shape, generator=generator).bool()
@@ -90,7 +92,7 @@ def pattern(dtype: torch.dtype, *shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    """A CPU tensor of ordinary numbers."""
+    """Return a CPU tensor of ordinary numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
@@ -110,7 +112,7 @@ def raises(
 
 
 def difference(reference: Any, trial: Any, layout: bool, where: str = "result") -> str | None:
-    """Why ``trial`` is not ``reference``, bit for bit; None if it is."""
+    """Return why ``trial`` is not ``reference``, bit for bit; None if it is."""
     if type(reference) is not type(trial):
         return f"{where}: {type(trial).__name__} instead of {type(reference).__name__}"
     if isinstance(reference, OnHost):

@@ -64,7 +64,7 @@ class Caches:
         return [random_bits((self.kv, n, tokens, width), self.dtype, rng) for width, n in widths.items()]
 
     def place(self, layer: int) -> tuple[int, int]:
-        """Which tensor of an object, and which of its layers, a layer is."""
+        """Return which tensor of an object, and which of its layers, a layer is."""
         order = list(dict.fromkeys(int(np.prod(row)) for row in self.rows))
         width = int(np.prod(self.rows[layer]))
         return order.index(width), sum(int(np.prod(row)) == width for row in self.rows[:layer])
@@ -111,7 +111,7 @@ def expect_load(
     slots: np.ndarray,
     skip: int,
 ) -> list[list[np.ndarray]]:
-    """The caches after a load."""
+    """Return the caches after a load."""
     after = [[side.copy() for side in layer] for layer in before]
     for tensors, (start, end) in zip(objects, spans, strict=True):
         for position in range(start, end):
@@ -133,7 +133,7 @@ def expect_store(
     spans: list[tuple[int, int]],
     slots: np.ndarray,
 ) -> list[list[np.ndarray]]:
-    """The bytes of every tensor of every object after a store."""
+    """Return the bytes of every tensor of every object after a store."""
     after = [[t.view(torch.uint8).numpy().reshape(*t.shape[:3], -1).copy() for t in tensors] for tensors in objects]
     for number, (start, end) in enumerate(spans):
         for position in range(start, end):

@@ -1,4 +1,4 @@
-"""What a request costs on the device, in lazy rules; one promise a test."""
+"""What a request costs on the device, in lazy mode; one promise a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eager rules with the ``hpu_backend`` of torch.compile registered: a group is one launch."""
+"""Eager mode with the ``hpu_backend`` of torch.compile registered: a group is one launch."""
 
 from __future__ import annotations
 
