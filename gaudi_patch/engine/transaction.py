@@ -132,7 +132,7 @@ def recover(ground: Ground, disk: Disk) -> Recovery | None:
                 return None
             done = undo.undo(ground, record, disk, trusted=False)
             if not done.complete:
-                raise undo.unfinished(done, ground, record, disk)
+                raise undo.unfinished(done, ground, record)
             return Recovery(record.verb, done.restored, tuple(done.warnings))
 
 
@@ -295,7 +295,7 @@ def _undo_after(
     progress.stage = Stage.UNDO_FAILED  # until it has succeeded
     done = undo.undo(ground, record, disk, trusted=True)
     if not done.complete:
-        raise undo.unfinished(done, ground, record, disk, error) from error
+        raise undo.unfinished(done, ground, record, error) from error
     progress.stage, progress.warnings = Stage.UNDONE, done.warnings
 
 

@@ -202,19 +202,20 @@ def clear(home: Path, disk: Disk) -> list[str]:
     return []
 
 
-def journal_is_kept(ground: Ground, disk: Disk) -> bool:
-    """Return whether the journal is there for the next run."""
-    return journal.FILE in disk.names(ground.home)
-
-
-def unfinished(
-    done: Undone, ground: Ground, record: Journal, disk: Disk, error: BaseException | None = None
-) -> GaudiPatchError:
-    """Say that an undo did not finish: why, of which files, and what is there to finish it."""
+def journal_is_kept(ground: Ground) -> bool:
+    """Return whether the journal is there for the next run; one that cannot be looked at is taken to be."""
     try:
-        kept = journal_is_kept(ground, disk)
-    except (OSError, GaudiPatchError):
-        kept = False
+        os.lstat(ground.home / journal.FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # nothing but the end of an undo removes it
+    return True
+
+
+def unfinished(done: Undone, ground: Ground, record: Journal, error: BaseException | None = None) -> GaudiPatchError:
+    """Say that an undo did not finish: why, of which files, and what is there to finish it."""
+    kept = journal_is_kept(ground)
     if done.strangers and not (done.failed or done.litter):
         names = ", ".join(map(str, done.strangers))
         return GaudiPatchError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,10 +51,17 @@ def _sweep(installation: Installation) -> str:
     """Return how to remove temporary files that only the journal knew by name, where there are any."""
     places = [installation.root / installation.package, installation.state_dir.parent]
     pattern = ".gaudi-patch-*.tmp"
-    if not any(next(place.rglob(pattern), None) for place in places):
+    if not _any_below(places, pattern):
         return ""
     words = ["find", *map(str, places), "-name", pattern, "-type", "f", "-delete"]
     return f", `{shlex.join(words)}` its temporary files"
+
+
+def _any_below(places: Iterable[Path], pattern: str) -> bool:
+    try:
+        return any(next(place.rglob(pattern), None) for place in places)
+    except OSError:
+        return True  # perhaps; the error that is being reported must not be lost over this
 
 
 def _removal(path: Path) -> str:
