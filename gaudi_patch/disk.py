@@ -268,7 +268,8 @@ def environment_error(error: OSError, doing: str, left: str = "nothing was chang
     """Turn an operating-system error into what a user reads: what, where, by whom, and what was left."""
     path = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename or b"")
     hint = {
-        "EACCES": f"run as the owner of the folder (this process is uid {os.geteuid()}); in a Dockerfile: before USER",
+        "EACCES": f"run as the owner of the directory (this process is uid {os.geteuid()}); "
+        "in a Dockerfile: before USER",
         "EPERM": "the file may be immutable (lsattr), or owned by somebody else",
         "EROFS": "the file system is mounted read-only; patch the image where it is built",
         "ENOSPC": "free some space and run the same command again",

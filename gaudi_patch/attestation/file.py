@@ -32,7 +32,7 @@ def destination(path: Path) -> Path:
         raise _usage(f"--report {path}: is there and is no file; nothing was changed", "name a new file")
     doing = "looking at where the attestation is to go"
     if not target.parent.is_dir():
-        raise environment_error(FileNotFoundError(2, "No such folder", str(target.parent)), doing)
+        raise environment_error(FileNotFoundError(2, "No such directory", str(target.parent)), doing)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise environment_error(PermissionError(13, "Permission denied", str(target.parent)), doing)
     return target

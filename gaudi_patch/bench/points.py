@@ -11,6 +11,10 @@ from gaudi_patch.bench.workload import GIB, SHAPES, length_text
 DIRECTIONS = ("store", "load")
 
 
+#: The two codes, as the JSON and as people name them.
+WORDS = {"stock": "unpatched", "patched": "patched"}
+
+
 @dataclass(frozen=True)
 class Point:
     """One direction of one request by one code.

@@ -63,7 +63,7 @@ class Comparison:
         if self.measured.points:
             return None
         skipped = self.measured.skipped
-        details = [f"{code} code, {shape}: {why}" for code, shape, why in failures]
+        details = [f"{points.WORDS[code]} code, {shape}: {why}" for code, shape, why in failures]
         details += [f"{one.shape} {workload.length_text(one.tokens)}: {one.reason}" for one in skipped]
         return GaudiPatchError(
             Exit.ENVIRONMENT,

@@ -34,7 +34,7 @@ PythonOption = Annotated[
 ]
 PathOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--path", metavar="DIR", help="A site-packages folder, or a git checkout of LMCache."),
+    typer.Option("--path", metavar="DIR", help="A site-packages directory, or a git checkout of LMCache."),
 ]
 RootOption = Annotated[
     Optional[Path],  # noqa: UP045

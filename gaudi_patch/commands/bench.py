@@ -51,7 +51,7 @@ def bench(
         str, typer.Option("--contexts", metavar="LENGTHS", help="Context lengths in tokens.")
     ] = "2K,8K,32K,128K,256K",
     device: DeviceOption = "auto",
-    rules: Annotated[str, typer.Option("--rules", help="PT_HPU_LAZY_MODE rules: lazy or eager.")] = "lazy",
+    rules: Annotated[str, typer.Option("--rules", help="Mode of PT_HPU_LAZY_MODE: lazy or eager.")] = "lazy",
     memory: Annotated[
         float, typer.Option("--memory", metavar="GIB", min=0.0, help="Host memory to use (0: half of what is free).")
     ] = 0.0,
@@ -101,13 +101,15 @@ def bench(
 
 def rendered(comparison: Comparison) -> Result:
     """Return the result: exit 5 where the patched code failed, 4 where nothing was measured."""
+    from gaudi_patch.bench.points import WORDS
+
     measured, fault = comparison.measured, comparison.fault
     return Result(
         "bench",
         fault.exit if fault else Exit.OK,
         _data(comparison),
         _blocks(comparison),
-        [f"{code} code, {shape}: no figures: {why}" for code, shape, why in measured.failures],
+        [f"{WORDS[code]} code, {shape}: no figures: {why}" for code, shape, why in measured.failures],
         [fault] if fault else [],
     )
 
@@ -121,7 +123,7 @@ def _blocks(comparison: Comparison) -> list[Block]:
     blocks: list[Block] = []
     for shape in workload.SHAPES:
         if of_shape := [pair for pair in pairs if pair.shape == shape.name]:
-            size = f"{shape.title}, {shape.token_bytes / 1024:.0f} KiB a token, stock -> patched"
+            size = f"{shape.title}, {shape.token_bytes / 1024:.0f} KiB a token, unpatched -> patched"
             counts, bytes_ = map(points.count_row, of_shape), map(points.byte_row, of_shape)
             blocks.append(Table(points.COUNT_COLUMNS, list(counts), f"{size}: counts"))
             blocks.append(Table(points.BYTE_COLUMNS, list(bytes_), f"{size}: bytes and time"))
@@ -132,7 +134,7 @@ def _blocks(comparison: Comparison) -> list[Block]:
     if measured.skipped:
         rows = [(one.shape, workload.length_text(one.tokens), one.reason) for one in measured.skipped]
         blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))
-    title = f"LMCache {comparison.version}: stock and patched, {comparison.rules} rules"
+    title = f"LMCache {comparison.version}: unpatched and patched, {comparison.rules} mode"
     notes = (title, points.repeated(pairs), HOW, NOTES[measured.device])
     return [*blocks, *(Text(note) for note in notes if note)]
 

@@ -74,7 +74,7 @@ def rendered(story: Story) -> Result:
 
     blocks: list[Block] = [*rendering.blocks(story.patched)] if story.patched else []
     blocks += [
-        Table(("counted on the emulated HPU", "stock", "patched"), rows, f"{request} (lazy rules, after warm-up)")
+        Table(("counted on the emulated HPU", "unpatched", "patched"), rows, f"{request} (lazy mode, after warm-up)")
         for request, rows in story.counters().items()
     ]
     blocks += _answers(story)
@@ -127,9 +127,9 @@ def _answers(story: Story) -> list[Block]:
         )
         for one in answered(story.stock, story.patched)
     ]
-    head = ("request", "prompt", "vLLM had", "LMCache had", "stock", "answer (tokens)", "time")
+    head = ("request", "prompt", "vLLM had", "LMCache had", "unpatched", "answer (tokens)", "time")
     title = (
-        "vLLM on the patched LMCache (lazy rules, a tiny model); stock: what LMCache as released had; "
+        "vLLM on the patched LMCache (lazy mode, a tiny model); unpatched: what LMCache as released had; "
         "control: its KV was spoilt on purpose, so the answer must be another one"
     )
     return [Table(head, rows, title)] if rows else []

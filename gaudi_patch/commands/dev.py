@@ -71,7 +71,7 @@ def edit(
     ],
     folder: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="[DIR]", help="A new folder for the worktree (default: lmcache-VERSION-edit)."),
+        typer.Argument(metavar="[DIR]", help="A new directory for the worktree (default: lmcache-VERSION-edit)."),
     ] = None,
     manifest: ManifestOption = None,
     wheel: WheelOption = None,
@@ -133,7 +133,7 @@ def port(
     ] = None,
     folder: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--dir", metavar="DIR", help="A new folder for the worktree (default: lmcache-NEW-port)."),
+        typer.Option("--dir", metavar="DIR", help="A new directory for the worktree (default: lmcache-NEW-port)."),
     ] = None,
     go_on: Annotated[
         Optional[Path],  # noqa: UP045

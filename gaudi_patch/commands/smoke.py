@@ -46,7 +46,7 @@ def smoke(
         typer.Option(
             "--rules",
             metavar="RULES",
-            help="PT_HPU_LAZY_MODE rules: lazy, eager, or both.",
+            help="Mode of PT_HPU_LAZY_MODE: lazy, eager, or both.",
             autocompletion=completion.rules,
         ),
     ] = "lazy,eager",

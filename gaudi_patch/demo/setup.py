@@ -52,7 +52,7 @@ def folder(keep: Path | None) -> Iterator[Path]:
             return
         if keep.exists() and any(keep.iterdir()):
             raise GaudiPatchError(
-                Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new folder", str(keep)
+                Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new directory", str(keep)
             )
         keep.mkdir(parents=True, exist_ok=True)
         yield keep.resolve()

@@ -38,7 +38,7 @@ def _disks(case: Case) -> list[str]:
 @check(
     "storage.local-disk",
     "local_disk",
-    why="LMCache makes the folder and fills it up to max_local_disk_size GB; where it cannot, chunks are lost",
+    why="LMCache makes the directory and fills it up to max_local_disk_size GB; where it cannot, chunks are lost",
     source=sources.lmcache("v1/storage_backend/local_disk_backend.py"),
     needs=("running", "settings"),
 )

@@ -81,7 +81,7 @@ def config_file(case: Case) -> Answer:
     if file is None:
         return ok("none")
     if file.fault:
-        return failure(file.fault, "correct the file or its path, which starts at the folder where vLLM is started")
+        return failure(file.fault, "correct the file or its path, which starts at the directory where vLLM is started")
     if file.unread:
         return unknown(f"{file.name} is not read: {file.unread}", "give its options with --vllm-args")
     if file.off:

@@ -134,7 +134,7 @@ def verify(
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "verify-failed",
-            f"{one.reason}, and Python would run it; everything was put back",
+            f"{one.reason}, and Python would run it; all changes were rolled back",
             "look for a program that writes bytecode of this package at the same time, and run the same command again",
             str(one.path),
         )

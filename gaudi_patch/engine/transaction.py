@@ -276,8 +276,8 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "verify-failed",
-                "does not hold what was just written to it; everything was put back",
-                "look at the health of the disk, and for a program that changes this folder at the same time",
+                "does not hold what was just written to it; all changes were rolled back",
+                "look at the health of the disk, and for a program that changes this directory at the same time",
                 str(change.path),
             )
 

@@ -94,7 +94,9 @@ def _remote(release: Release, settings: Settings) -> Recipe:
 
 def _shared(release: Release, settings: Settings) -> Recipe:
     entries, _ = _store(release, settings, _folder(_given(settings.storage, "/mnt/lmcache")))
-    return _one_host(release, settings, entries, "The folder is mounted on every host. Nothing in it is ever removed.")
+    return _one_host(
+        release, settings, entries, "The directory is mounted on every host. Nothing in it is ever removed."
+    )
 
 
 def _mixed(release: Release, settings: Settings) -> Recipe:
@@ -106,7 +108,7 @@ def _mixed(release: Release, settings: Settings) -> Recipe:
         "gaudi.sh": _serve(release, settings, entries),
     }
     notes = (
-        f"The folder is mounted on both hosts, and {CONFIG} is the same on both. Nothing in it is ever removed.",
+        f"The directory is mounted on both hosts, and {CONFIG} is the same on both. Nothing in it is ever removed.",
         "Both sides must agree: LMCache release, model name as written, ranks, dtype, chunk size, hash algorithm, "
         "PYTHONHASHSEED. See `gaudi-patch guide disaggregated`.",
     )
@@ -163,8 +165,8 @@ MODES: Mapping[str, Mode] = {
         Mode("memory", "host memory of the engine: fastest, gone with the process", _memory),
         Mode("disk", "a disk of this host below it: more room, gone with the process", _disk, _STORAGE | _DISK),
         Mode("remote", "LMCache's lm:// server below it: outlives the engine, and hosts share it", _remote, _STORAGE),
-        Mode("shared", "a folder that hosts share below it: outlives everything", _shared, _STORAGE),
-        Mode("mixed", "MI300X and Gaudi hosts over one shared folder", _mixed, _STORAGE),
+        Mode("shared", "a directory that hosts share below it: outlives everything", _shared, _STORAGE),
+        Mode("mixed", "MI300X and Gaudi hosts over one shared directory", _mixed, _STORAGE),
         Mode("disaggregated", "one engine prefills, another one decodes, through a store", _disaggregated, _STORAGE),
         Mode("multiprocess", "LMCache in a process of its own, for all engines of a host", _multiprocess),
     )
@@ -192,7 +194,7 @@ def _serve(
         # would rename it under each other, and a third could read half of it.
         own = f'{{\\"fs_connector_relative_tmp_dir\\": \\"tmp-$(uname -n)-{settings.port}\\"}}'
         environment = [
-            "# Chunks are written in a folder of this engine's own, then moved into place.",
+            "# Chunks are written in a directory of this engine's own, then moved into place.",
             f'export LMCACHE_EXTRA_CONFIG="{own}"',
         ]
     return text.serve(release, settings.arguments, role, gaudi=gaudi, environment=environment)
@@ -242,7 +244,7 @@ def _given(storage: str | None, default: str) -> str:
 
 def _folder(given: str) -> str:
     if not given.startswith("/") or any(character in given for character in " ,?#%"):
-        raise _usage(f"--storage {given!r}: takes an absolute folder without spaces, commas or any of ? # %")
+        raise _usage(f"--storage {given!r}: takes an absolute directory without spaces, commas or any of ? # %")
     return given.rstrip("/")
 
 
@@ -254,7 +256,7 @@ def _lm_address(given: str) -> tuple[str, int]:
         host, port = None, None
     # A host with colons is an IPv6 address, which LMCache's server cannot bind.
     if not given.startswith("lm://") or not host or ":" in host or not port or parts.path.strip("/"):
-        raise _usage(f"--storage {given!r}: takes lm://HOST:PORT, or an absolute folder")
+        raise _usage(f"--storage {given!r}: takes lm://HOST:PORT, or an absolute directory")
     return host, port
 
 

@@ -82,7 +82,7 @@ def refuse_long_keys(release: Release, model: str, ranks: int) -> None:
         raise refused(
             "key-too-long",
             f"keys of model {model!r} would have {len(key)} characters, and lm:// takes {LM_KEY_LENGTH}",
-            "serve the model from a shorter path, or share a folder: --storage DIR",
+            "serve the model from a shorter path, or share a directory: --storage DIR",
         )
 
 

@@ -85,7 +85,7 @@ def write(files: Mapping[str, str], folder: Path) -> None:
             Exit.REFUSED,
             "would-overwrite",
             f"{', '.join(other)} is there already, and differs; nothing was written",
-            "name another folder with --out, or remove it",
+            "name another directory with --out, or remove it",
             str(folder),
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
     if imported is not None and imported.kind in ("zip", "module"):
         raise refusal(
             "not-a-folder-install",
-            f"import would load {search.package} from {imported.path}, which is not a package folder",
+            f"import would load {search.package} from {imported.path}, which is not a package directory",
             "Take it off the path, or install the wheel of LMCache with pip or uv.",
             imported.path,
             *(info.path for info in infos),
@@ -132,7 +132,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
     if folder is None:
         raise refusal(
             "package-folder-missing",
-            f"{info.path} is an editable install of {project}, but no {search.package} folder is there",
+            f"{info.path} is an editable install of {project}, but no {search.package} directory is there",
             "Install it again from its source tree: pip install --no-deps -e DIR",
             info.path,
             project,
@@ -187,7 +187,7 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
     if not os.path.isfile(os.path.join(found, "HEAD")):
         raise refusal(
             "broken-checkout",
-            f"{dot_git} leads to {found}, which is no git folder (it has no HEAD)",
+            f"{dot_git} leads to {found}, which is no git directory (it has no HEAD)",
             "Clone the repository again, or remove .git and install LMCache as a wheel.",
             dot_git,
             found,

@@ -91,7 +91,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
         )
     if search.broken:
         listed = "; ".join(f"{path}: {why}" for path, why in search.broken)
-        hint = f"Remove the broken folder and install {package} again."
+        hint = f"Remove the broken directory and install {package} again."
         if any(Path(path, "gaudi-patch.journal").is_dir() for path, _ in search.broken):
             # It knows what else was left behind.
             hint = f"Keep that directory and install {package} again; the next apply or rollback then clears it."
@@ -107,7 +107,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
         is_checkout = os.path.lexists(os.path.join(top, ".git"))
         return refusal(
             "no-metadata",
-            f"{real_import} holds {package}, but neither a dist-info folder beside it nor a .git in {top} "
+            f"{real_import} holds {package}, but neither a dist-info directory beside it nor a .git in {top} "
             "says what it is"
             if not is_checkout
             else f"{real_import} is a git checkout of {package} without installed metadata",
@@ -121,7 +121,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
         Exit.NOT_FOUND,
         "not-installed",
         f"{package} is not installed for {search.where} ({search.how})",
-        "Give its site-packages folder, or the top of a git checkout, with --path."
+        "Give its site-packages directory, or the top of a git checkout, with --path."
         if search.image_root or search.how.startswith("--path")
         else "Activate the environment that has it, or name it with --python, --path or --root.",
         details=details,

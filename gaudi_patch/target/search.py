@@ -93,7 +93,7 @@ def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Sear
         raise refused(
             "not-a-folder-install",
             f"{package} is built into the interpreter {interpreter.executable}; there is no file to patch",
-            "Use an interpreter that imports it from a folder.",
+            "Use an interpreter that imports it from a directory.",
         )
     warnings: list[str] = []
     found: dict[str, SiteFolder] = {}
@@ -130,7 +130,9 @@ def search_image(root: Path, package: str) -> Search:
     from gaudi_patch.target.image_root import ImageRoot
 
     if not root.is_dir():
-        raise bad_target(f"--root {root}: there is no such folder", "Unpack the image into a folder and name that.")
+        raise bad_target(
+            f"--root {root}: there is no such directory", "Unpack the image into a directory and name that."
+        )
     image = ImageRoot(str(root))
     warnings: list[str] = []
     folders: list[SiteFolder] = []
@@ -158,7 +160,8 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
     """``--path``: one directory, alone. Nothing in it is run."""
     if not path.is_dir():
         raise bad_target(
-            f"--path {path}: there is no such folder", "Give a site-packages folder, or the top of a git checkout."
+            f"--path {path}: there is no such directory",
+            "Give a site-packages directory, or the top of a git checkout.",
         )
     try:
         folder = scan(str(path), package)
@@ -177,7 +180,7 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
     )
     if search.is_empty and (path / "__init__.py").is_file():
         raise bad_target(
-            f"--path {path}: this is a package itself", f"Give the folder that holds it: {path.absolute().parent}"
+            f"--path {path}: this is a package itself", f"Give the directory that holds it: {path.absolute().parent}"
         )
     if search.is_empty and interpreters.python_in(str(path)) is not None:
         raise bad_target(f"--path {path}: this is an environment, not its site-packages", f"Use --python {path}.")

@@ -169,7 +169,7 @@ def test_a_stock_code_that_fails_is_a_finding(
     measured = Measured("emulated", [make_point("patched")], failures=[("stock", "8b", "TypeError: no tensor")])
     result = _shown(monkeypatch, tmp_path, measured)
     assert result.exit is Exit.OK
-    assert result.warnings == ["stock code, 8b: no figures: TypeError: no tensor"]
+    assert result.warnings == ["unpatched code, 8b: no figures: TypeError: no tensor"]
 
 
 def test_a_patched_code_that_fails_fails_the_run(
@@ -194,7 +194,7 @@ def test_tables_and_bars_are_printed_with_what_the_device_is(
 
     result = _shown(monkeypatch, tmp_path, Measured("emulated", [make_point("stock"), make_point("patched")]))
     text = "".join(plain(block) for block in result.blocks)
-    assert "Llama-3.1-8B, 128 KiB a token, stock -> patched: counts" in text
+    assert "Llama-3.1-8B, 128 KiB a token, unpatched -> patched: counts" in text
     assert re.search(r"8b 2K store +stock ", text)
     assert "They are no times of a Gaudi." in " ".join(text.split())
     assert json.loads(result.to_json())["data"]["points"][0]["code"] == "stock"

@@ -158,7 +158,7 @@ CONFIG = [
     ),
     Broken("a read-only disk", unwritable_disk, {"storage.local-disk": F, "storage.bandwidth": U}, "mount"),
     Broken("a full disk", full_disk, {"storage.local-disk": W}, "max_local_disk_size"),
-    Broken("a disk folder to be made", config(local_disk="/new/a"), {"storage.bandwidth": U}, "mkdir -p /new/a"),
+    Broken("a disk directory to be made", config(local_disk="/new/a"), {"storage.bandwidth": U}, "mkdir -p /new/a"),
     Broken("no remote server", dead_server, {"storage.remote": F}, "start the server"),
     Broken("a remote store without a port", config(remote_url="lm://cache"), {"storage.remote": F}, "lm://HOST:PORT"),
     Broken(

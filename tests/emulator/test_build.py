@@ -220,7 +220,7 @@ def test_a_cache_that_cannot_be_written_is_said_to_be_so(
     assert compiler.calls == 0
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root writes into read-only folders")
+@pytest.mark.skipif(os.getuid() == 0, reason="root writes into read-only directories")
 def test_a_read_only_cache_is_said_to_be_so(run: Callable[..., Any], cache: Path) -> None:
     cache.mkdir(mode=0o555)
     done = run()

@@ -112,7 +112,7 @@ def test_every_file_of_ours_is_listed_in_record(few: Tiny) -> None:
 
 def test_the_journal_folder_of_another_kind_is_no_bug(few: Tiny) -> None:
     shutil.rmtree(few.home, ignore_errors=True)
-    few.home.write_bytes(b"a file where our folder would be")
+    few.home.write_bytes(b"a file where our directory would be")
     with pytest.raises((GaudiPatchError, OSError)):
         few.apply()
     assert set(few.sides().values()) <= {"pristine", "patched"}

@@ -205,7 +205,7 @@ def _overlay(version: str, base: Path, cache: Path) -> Environment:
     environment = _environment(prefix, about.version, version)
     if changed := changed_files(environment):
         raise EnvironmentUnavailableError(
-            f"the shared environment {prefix} was modified ({', '.join(changed[:3])}); remove that folder"
+            f"the shared environment {prefix} was modified ({', '.join(changed[:3])}); remove that directory"
         )
     return environment
 

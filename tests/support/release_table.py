@@ -40,7 +40,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for patched, title in ((True, "Patched"), (False, "As released, without the patch")):
         chosen = [one for one in rows if one["patched"] is patched]
         if chosen:
-            head = ["LMCache", *columns] if patched else ["LMCache", *columns, "fails first on (lazy rules)"]
+            head = ["LMCache", *columns] if patched else ["LMCache", *columns, "fails first on (lazy mode)"]
             lines = [f"{title}:", "", _line(head), _line(["---"] * len(head))]
             cells = [(one["version"], [*map(_cell, _ordered(one["levels"]))]) for one in chosen]
             if not patched:

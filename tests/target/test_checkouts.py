@@ -63,7 +63,7 @@ class TestCheckout:
             (git / "config").write_text("[core]\n\tworktree = ../../../sub\n")
         elif how == "other user":
             if os.geteuid() != 0:
-                pytest.skip("only root can give a folder away")
+                pytest.skip("only root can give a directory away")
             git = tmp_path / "apart"
             git.mkdir()
             os.chown(git, 1234, 1234)
@@ -75,11 +75,11 @@ class TestCheckout:
         refused = error(Target(path=source))
         assert (refused.exit, refused.code) == (Exit.REFUSED, "foreign-git-folder")
 
-    @pytest.mark.parametrize("dot_git", ["empty folder", "dangling pointer", "garbage", "dangling link"])
+    @pytest.mark.parametrize("dot_git", ["empty directory", "dangling pointer", "garbage", "dangling link"])
     def test_a_git_folder_that_is_none_is_refused(self, tmp_path: Path, dot_git: str) -> None:
         source = fake_project(tmp_path / "src")
         path = source / ".git"
-        if dot_git == "empty folder":
+        if dot_git == "empty directory":
             path.mkdir()
         elif dot_git == "dangling link":
             path.symlink_to("nowhere")
