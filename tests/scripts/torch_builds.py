@@ -48,7 +48,7 @@ class Row:
         return (len(self.conformance), len(self.levels)) == wanted and all(one.startswith("passed") for one in done)
 
 
-def install(version: str, prefix: Path) -> Path:
+def install(version: str, prefix: Path, lmcache: str) -> Path:
     """Make the environment and return its interpreter."""
     python = prefix / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(prefix)], check=True)
@@ -58,7 +58,7 @@ def install(version: str, prefix: Path) -> Path:
     rest = prefix / "requirements.txt"
     rest.write_text("\n".join(line for line in lines if not line.startswith("torch==")), encoding="utf-8")
     subprocess.run([*pip, "--no-deps", "--requirement", str(rest)], check=True)
-    subprocess.run([*pip, "--no-deps", f"lmcache=={LMCACHE}"], check=True)
+    subprocess.run([*pip, "--no-deps", f"lmcache=={lmcache}"], check=True)
     return python
 
 
@@ -104,7 +104,7 @@ def smoke(python: Path) -> dict[str, str]:
     }
 
 
-def run(version: str, directory: Path, *, keep: bool, need: float) -> Row:
+def run(version: str, directory: Path, lmcache: str, *, keep: bool, need: float) -> Row:
     """Install a version, run everything on it, remove it."""
     row = Row(version)
     free = shutil.disk_usage(directory).free / _GIGABYTE
@@ -114,7 +114,7 @@ def run(version: str, directory: Path, *, keep: bool, need: float) -> Row:
     prefix = Path(tempfile.mkdtemp(prefix=f"torch-{version}-", dir=directory))
     try:
         began = time.monotonic()
-        python = install(version, prefix)
+        python = install(version, prefix, lmcache)
         print(f"{version}: installed in {time.monotonic() - began:.0f} s", file=sys.stderr)
         row.gigabytes = sum(file.lstat().st_size for file in prefix.rglob("*") if file.is_file()) / _GIGABYTE
         program = "import torch; print(torch.__version__)"
@@ -139,8 +139,8 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         first = row.problem or "; ".join(f"{mode}: {one}" for mode, one in row.conformance.items())
         passed = sum(one.startswith("passed") for one in row.levels.values())
-        bad = "".join(f"; {name} {one}" for name, one in row.levels.items() if not one.startswith("passed"))
-        count = f"{passed} of {len(LEVELS) * len(MODES)}{bad}" if row.levels else ""
+        bad = [f"; {name} {one}" for name, one in row.levels.items() if not one.startswith("passed")]
+        count = f"{passed} of {len(LEVELS) * len(MODES)}{bad[0] if bad else ''}" if row.levels else ""
         lines.append(f"| {row.installed or row.version} | {row.gigabytes:.1f} GB | {first} | {count} |")
     return "\n".join(lines)
 
@@ -151,11 +151,12 @@ def main() -> int:
     parser.add_argument("versions", nargs="+", metavar="VERSION")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where the room is")
     parser.add_argument("--need", type=float, default=15.0, metavar="GB", help="free space to ask for (15)")
+    parser.add_argument("--lmcache", default=LMCACHE, metavar="VERSION", help=f"the release to prove ({LMCACHE})")
     parser.add_argument("--keep", action="store_true", help="leave the last environment")
     options = parser.parse_args()
     last = options.versions[-1]
     rows = [
-        run(version, options.directory, keep=options.keep and version == last, need=options.need)
+        run(version, options.directory, options.lmcache, keep=options.keep and version == last, need=options.need)
         for version in options.versions
     ]
     print(table(rows))

@@ -100,3 +100,28 @@ def test_an_exception_is_told_with_its_place_and_without_a_c_stack(tmp_path: Pat
     assert "RuntimeError: index out of range (" in said
     assert "operator()" not in said
     assert "probe.py:5)" in said
+
+
+def test_a_failed_probe_does_not_wait_for_threads_that_its_failure_left(tmp_path: Path) -> None:
+    """Before, an engine that did not start kept the process until the level's time was up."""
+    body = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\nprobe.fail('slot 3')"
+    assert _status(tmp_path, body)[0] == "failed"
+
+
+def test_what_ends_a_level_is_its_last_failure(tmp_path: Path) -> None:
+    body = "probe.end('no pinned memory')\nprobe.fail('and so on')"
+    _, data = _run(tmp_path, body)
+    assert [entry["message"] for entry in data["failures"]] == ["no pinned memory"]
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_a_pass_on_another_device_than_the_one_asked_for_is_a_failure(tmp_path: Path, emulated: bool) -> None:
+    body = (
+        "import sys, types\n"
+        "module = sys.modules['habana_frameworks'] = types.ModuleType('habana_frameworks')\n"
+        f"module.IS_EMULATED = {emulated}\n"
+        "probe.check(True, 'a')"
+    )
+    status, reason = _status(tmp_path, body)
+    assert status == ("passed" if emulated else "failed")
+    assert emulated or "habana_frameworks is real" in reason
