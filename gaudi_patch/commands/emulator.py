@@ -61,7 +61,11 @@ def build(
                 sha256 = builder.build_to(out.absolute(), found)
         except EmulatorError as error:
             raise GaudiPatchError(
-                Exit.ENVIRONMENT, "emulator-not-built", f"{error}", "nothing was written", str(out)
+                Exit.ENVIRONMENT,
+                "emulator-not-built",
+                f"{error}; nothing was written",
+                "see the emulator's README for what it needs: gaudi_patch/emulator/README.md",
+                str(out),
             ) from None
         data = {"file": str(out.absolute()), "sha256": sha256, "torch": found.version, "machine": found.machine}
         use = f"for PyTorch {found.version} on {found.machine}; use it with HPU_EMULATOR_DEVICE={out}"
