@@ -224,9 +224,12 @@ def target_is_a_link_to_another_file(target: Tiny, victim: Path) -> None:
     replaced_by_link(target.site / "lmcache/engine.py", victim / "passwd")
 
 
-@case(0)
+@case(0, 1)
 def target_is_a_link_to_its_own_bytes(target: Tiny, victim: Path) -> None:
-    """As uv installs it: a private file takes the link's place, what it leads to is not touched."""
+    """As uv installs it: a private file takes the link's place, what it leads to is not touched.
+
+    In an image the link leads nowhere, and is refused.
+    """
     replaced_by_link(target.site / "lmcache/engine.py", victim / "engine.py")
 
 
