@@ -125,7 +125,7 @@ class Place:
         level = "counted" if counted else "changes"
         # The manifest is what a command reads first; before that, the interpreter starts.
         return trace.run(
-            command, env=env, roots=[self.top], fault=fault, log_level=level, after=self.manifests, timeout=30
+            command, env=env, roots=[self.top], fault=fault, log_level=level, after=self.manifests, timeout=120
         )
 
     def save_to(self) -> list[str]:
