@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections
 import fcntl
 import json
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.emulator.activations import SCRIPT, Run
 from tests.emulator.support import ForkServer, run_script
 
 
@@ -59,3 +61,24 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"conformance, {mode}: {count['passed']} of {total} cases bit for bit as on the CPU"
         )
+
+
+@pytest.fixture
+def run(forks: ForkServer) -> Run:
+    """Run a program, which has to succeed, and return what it printed."""
+
+    def go(program: str, **env: str) -> str:
+        done = forks.run(textwrap.dedent(program), env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    return go
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "scripts" / "script.py"
+    path.parent.mkdir()
+    path.write_text(SCRIPT)
+    (path.parent / "helper.py").write_text("VALUE = 'found beside the script'\n")
+    return path

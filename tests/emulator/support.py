@@ -52,7 +52,7 @@ def run_script(
     """Run a script of this directory and return what it reports; a script that dies fails the test with its output."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        done = run_python(python, HERE / script, report, *arguments, env=env, timeout=timeout, stdin=stdin)
+        done = run_python(python, HERE / "scripts" / script, report, *arguments, env=env, timeout=timeout, stdin=stdin)
         if done.returncode or not report.exists():
             output = f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
             raise AssertionError(f"{script} {' '.join(arguments)} ended with {done.returncode}\n{output}")
@@ -64,7 +64,7 @@ class ForkServer:
 
     def __init__(self, python: Path) -> None:
         self._process = subprocess.Popen(
-            [str(python), "-B", str(HERE / "fork_server.py")],
+            [str(python), "-B", str(HERE / "scripts" / "fork_server.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

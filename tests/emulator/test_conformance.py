@@ -11,7 +11,7 @@ from tests.emulator.support import HERE, decorated
 
 pytestmark = pytest.mark.torch
 
-FILES = list((HERE / "cases").glob("[a-z]*.py"))
+FILES = list((HERE / "scripts" / "cases").glob("[a-z]*.py"))
 CASES = decorated(FILES, {"compare", "compare_values"})
 CHECKS = decorated(FILES, {"check"})
 MODES = ("lazy", "eager", "lazy-reversed", "eager-reversed")

@@ -15,7 +15,7 @@ from tests.emulator.support import HERE, decorated
 
 pytestmark = pytest.mark.torch
 
-PROGRAMS = decorated([HERE / "run_counters.py"], {"program"})
+PROGRAMS = decorated([HERE / "scripts" / "run_counters.py"], {"program"})
 ROW = 16 * 4  # bytes of 16 floats
 
 

@@ -11,7 +11,7 @@ from tests.emulator.support import HERE, decorated, decorator_arguments
 
 pytestmark = pytest.mark.torch
 
-SCRIPT = HERE / "run_faults.py"
+SCRIPT = HERE / "scripts" / "run_faults.py"
 FAULTS = {
     name: (positional[0] if positional else "both", keywords.get("hidden_by_sync", True))
     for name, positional, keywords in decorator_arguments(SCRIPT, {"fault"})

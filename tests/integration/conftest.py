@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.real_installations import SITE, make_venv
 from tests.support.environments import clean_environment
+from tests.support.fake_wheel import fake_wheel
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +31,23 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in set(os.environ) - set(kept):
         if not name.startswith("COV"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_wheel(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="module")
+def shared_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an environment that every test leaves empty."""
+    return make_venv(tmp_path_factory.mktemp("shared") / "venv")
+
+
+@pytest.fixture
+def venv(shared_venv: Path) -> Iterator[Path]:
+    site = shared_venv.parents[1] / SITE
+    before = set(site.iterdir())
+    yield shared_venv
+    for path in set(site.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

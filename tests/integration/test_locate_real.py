@@ -1,87 +1,34 @@
-"""What locate says holds for real interpreters, pip, uv, setuptools and git: it is what import then loads."""
+"""Real installations by pip and uv, as they are found."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gaudi_patch.errors import GaudiPatchError
-from gaudi_patch.target.installation import Installation, Layout
+from gaudi_patch.target.installation import Layout
 from gaudi_patch.target.interpreter import identify
 from gaudi_patch.target.locate import Target, locate
 from gaudi_patch.target.site_folder import _is_leftover
-from tests.support import environments
-from tests.support.environments import EnvironmentUnavailableError, clean_environment
-from tests.support.fake_wheel import DEFAULT_FILES, fake_project, fake_wheel
-
-REPOSITORY = Path(__file__).parents[2]
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-SITE = Path("lib", f"python{PYTHON}", "site-packages")
-
-needs_uv = pytest.mark.skipif(importlib.util.find_spec("uv") is None, reason="uv is not installed")
-needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git on PATH")
-
-
-def run(*command: str | Path, cwd: Path | None = None, **env: str) -> str:
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=clean_environment() | env,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def make_venv(prefix: Path, *options: str) -> Path:
-    run(sys.executable, "-m", "venv", "--without-pip", *options, prefix)
-    return prefix / "bin" / "python"
-
-
-def pip(python: Path, *arguments: str | Path, **env: str) -> None:
-    quiet = ("--quiet", "--disable-pip-version-check", "--python", python)
-    run(sys.executable, "-m", "pip", *quiet, *arguments, **env)
-
-
-def imported(python: Path, **env: str) -> Path:
-    """Return the package directory that a plain run of ``python`` really loads."""
-    out = run(python, "-c", "import lmcache; print(lmcache.__file__)", cwd=Path("/"), **env)
-    return Path(out.strip()).parent
-
-
-def agrees_with_import(found: Installation, python: Path, **env: str) -> bool:
-    return imported(python, **env).resolve() == found.root / "lmcache"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fake_wheel(tmp_path_factory.mktemp("wheels"))
-
-
-@pytest.fixture(scope="module")
-def shared_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an environment that every test leaves empty."""
-    return make_venv(tmp_path_factory.mktemp("shared") / "venv")
-
-
-@pytest.fixture
-def venv(shared_venv: Path) -> Iterator[Path]:
-    site = shared_venv.parents[1] / SITE
-    before = set(site.iterdir())
-    yield shared_venv
-    for path in set(site.iterdir()) - before:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+from tests.integration.real_installations import (
+    PYTHON,
+    REPOSITORY,
+    SITE,
+    agrees_with_import,
+    imported,
+    make_venv,
+    needs_uv,
+    pip,
+    run,
+)
+from tests.support.environments import clean_environment
+from tests.support.fake_wheel import fake_project
 
 
 @pytest.fixture(scope="module")
@@ -286,145 +233,3 @@ class TestWheels:
         found = locate(Target(python=venv), environ={})
         assert (found.version, found.layout, found.warnings) == (version, Layout.WHEEL, ())
         assert (found.root / "lmcache" / "v1").is_dir()
-
-
-class TestOwnInterpreter:
-    def test_nothing_slow_is_loaded_and_nothing_is_started(self, venv: Path, wheel: Path) -> None:
-        pip(venv, "install", wheel)
-        script = (
-            "import sys\n"
-            "from gaudi_patch.target.locate import Target, locate\n"
-            "found = locate(Target())\n"
-            "print(found.own_interpreter, found.root)\n"
-            "print(*sys.modules)"
-        )
-        out = run(venv, "-c", script, cwd=Path("/"), PYTHONPATH=str(REPOSITORY)).splitlines()
-        assert out[0] == f"True {venv.parents[1] / SITE}"
-        slow = {"importlib.metadata", "email", "packaging", "subprocess", "json", "zipfile", "typer", "lmcache"}
-        assert slow.isdisjoint(out[1].split())
-
-    def test_the_active_environment_is_the_own_one_when_gaudi_patch_is_in_it(self, venv: Path, wheel: Path) -> None:
-        pip(venv, "install", wheel)
-        script = "from gaudi_patch.target.locate import *; print(locate(Target()).own_interpreter)"
-        env = {"PYTHONPATH": str(REPOSITORY), "VIRTUAL_ENV": str(venv.parents[1])}
-        assert run(venv, "-c", script, cwd=Path("/"), **env) == "True\n"
-
-
-def git(folder: Path, *arguments: str | Path) -> str:
-    identity = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "protocol.file.allow=always")
-    return run("git", *who, "-C", folder, *arguments, **identity)
-
-
-def repository(folder: Path) -> Path:
-    """Return a committed checkout of a project."""
-    fake_project(folder)
-    git(folder, "init", "--quiet")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "-m", "x")
-    return folder
-
-
-def keeps_state_out_of_sight(found: Installation) -> bool:
-    """Return whether git neither lists a file in the state directory nor minds it."""
-    before = git(found.root, "status", "--porcelain", "--ignored")
-    found.state_dir.mkdir()
-    (found.state_dir / "journal").write_text("x")
-    git(found.root, "fsck")
-    return git(found.root, "status", "--porcelain", "--ignored") == before
-
-
-@needs_git
-class TestGit:
-    def test_a_clone_a_worktree_and_a_submodule(self, tmp_path: Path) -> None:
-        origin = repository(tmp_path / "origin")
-        git(tmp_path, "clone", "--quiet", origin, tmp_path / "clone")
-        git(tmp_path / "clone", "worktree", "add", "--quiet", tmp_path / "worktree")
-        outer = repository(tmp_path / "outer")
-        git(outer, "submodule", "--quiet", "add", str(origin), "third_party/lmcache")
-        folders = (tmp_path / "clone", tmp_path / "worktree", outer / "third_party/lmcache")
-        states = set()
-        for folder in folders:
-            found = locate(Target(path=folder), environ={})
-            real = git(folder, "rev-parse", "--absolute-git-dir").strip()
-            assert (found.layout, found.root, str(found.state_dir)) == (
-                Layout.CHECKOUT,
-                folder,
-                f"{real}/gaudi-patch",
-            )
-            assert keeps_state_out_of_sight(found)
-            states.add(found.state_dir)
-        assert len(states) == len(folders)
-
-    def test_an_environment_inside_a_checkout(self, tmp_path: Path, wheel: Path) -> None:
-        outer = repository(tmp_path / "LMCache")
-        python = make_venv(outer / ".venv")
-        pip(python, "install", wheel)
-        found = locate(Target(python=python), environ={})
-        assert (found.layout, found.root) == (Layout.WHEEL, outer / ".venv" / SITE)
-
-
-@pytest.fixture(scope="module")
-def setuptools() -> Path:
-    """Return the build backend that LMCache uses; one that builds wheels without the package ``wheel``."""
-    try:
-        return environments.wheel("80.9.0", PYTHON, name="setuptools")
-    except EnvironmentUnavailableError as error:
-        if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
-            raise
-        pytest.skip(f"no setuptools: {error}")
-
-
-@needs_git
-@pytest.mark.wheels
-class TestEditable:
-    @pytest.fixture
-    def builder(self, venv: Path, setuptools: Path) -> Path:
-        pip(venv, "install", "--no-index", setuptools)
-        return venv
-
-    @pytest.mark.parametrize("installer", ["pip", pytest.param("uv", marks=needs_uv)])
-    @pytest.mark.parametrize("layout", ["", "src/"])
-    def test_the_source_tree_is_found(self, builder: Path, tmp_path: Path, installer: str, layout: str) -> None:
-        source = fake_project(
-            tmp_path / "src tree", files={layout + name: data for name, data in DEFAULT_FILES.items()}
-        )
-        if layout:
-            project = source / "pyproject.toml"
-            project.write_text(project.read_text().replace("find]\n", 'find]\nwhere = ["src"]\n'))
-        git(source, "init", "--quiet")
-        options = ("--no-build-isolation", "--no-deps", "--editable", source)
-        if installer == "pip":
-            pip(builder, "install", *options)
-        else:
-            uv = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--python", builder)
-            run(*uv, *options, UV_CACHE_DIR=str(tmp_path / "cache"))
-        for target in (Target(python=builder), Target(path=builder.parents[1] / SITE)):
-            found = locate(target, environ={})
-            assert (found.layout, found.root) == (Layout.EDITABLE, source / layout)
-            assert found.state_dir == source / ".git" / "gaudi-patch"
-            assert found.record is None
-            assert agrees_with_import(found, builder)
-
-    def test_links_to_the_source_tree_are_refused(self, builder: Path, tmp_path: Path) -> None:
-        source = repository(tmp_path / "src")
-        strict = ("--config-settings", "editable_mode=strict")
-        pip(builder, "install", "--no-build-isolation", "--no-deps", *strict, "--editable", source)
-        with pytest.raises(GaudiPatchError) as caught:
-            locate(Target(python=builder), environ={})
-        assert caught.value.code == "strict-editable"
-        assert caught.value.details[0] == str(imported(builder))
-
-    def test_setup_py_develop_is_refused(self, builder: Path, tmp_path: Path) -> None:
-        source = repository(tmp_path / "src")
-        site = builder.parents[1] / SITE
-        # What setuptools up to 79 leaves: a link file, and the tree in easy-install.pth.
-        (source / "lmcache.egg-info").mkdir()
-        (source / "lmcache.egg-info" / "PKG-INFO").write_text("Name: lmcache\nVersion: 0.5.6\n")
-        (site / "lmcache.egg-link").write_text(f"{source}\n.")
-        (site / "easy-install.pth").write_text(f"{source}\n")
-        assert imported(builder) == source / "lmcache"
-        with pytest.raises(GaudiPatchError) as caught:
-            locate(Target(python=builder), environ={})
-        assert caught.value.code == "legacy-install"
-        assert f"--path {source}" in caught.value.hint

@@ -66,7 +66,7 @@ def conformance(python: Path, mode: str) -> str:
     """Run every case in one mode; the result in words."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        script = REPOSITORY / "tests" / "emulator" / "run_cases.py"
+        script = REPOSITORY / "tests" / "emulator" / "scripts" / "run_cases.py"
         done = subprocess.run(
             [str(python), "-B", str(script), str(report), mode],
             env=environments.clean_environment() | {"PYTHONPATH": str(REPOSITORY)},

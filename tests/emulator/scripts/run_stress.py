@@ -2,7 +2,7 @@
 
 Each thread has a stream of its own and loops over new shapes, pinned copies both ways, events, gathers, scatters,
 device-wide waits and scalars, and compares every result with the CPU's. By hand, for a minute (``-`` prints):
-``python tests/emulator/run_stress.py - eager 60`` with the repository on PYTHONPATH and an interpreter with PyTorch.
+``python tests/emulator/scripts/run_stress.py - eager 60`` with the repository on PYTHONPATH and PyTorch installed.
 """
 
 from __future__ import annotations
