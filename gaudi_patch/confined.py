@@ -131,6 +131,9 @@ class Bounds:
                 return sorted(os.listdir(descriptor))  # noqa: PTH208
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            error.filename = str(path)  # not the number of the descriptor
+            raise
 
 
 def outside(path: Path) -> GaudiPatchError:

@@ -266,7 +266,8 @@ def _give(descriptor: int, owner: tuple[int, int]) -> None:
 
 def environment_error(error: OSError, doing: str, left: str = "nothing was changed") -> GaudiPatchError:
     """Turn an operating-system error into what a user reads: what, where, by whom, and what was left."""
-    path = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename or b"")
+    # Of a call by descriptor the system's error names a number.
+    path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     hint = {
         "EACCES": f"run as the owner of the directory (this process is uid {os.geteuid()}); "
         "in a Dockerfile: before USER",

@@ -132,6 +132,7 @@ def test_an_error_without_number_or_name_is_told_too() -> None:
     error = environment_error(OSError("strange"), "applying")
     assert (error.code, error.file, error.message) == ("io-error", "", "strange while applying; nothing was changed")
     assert environment_error(OSError(5, "x", b"/b\xff"), "applying").file == "/b\udcff"
+    assert environment_error(OSError(5, "x", 7), "applying").file == "", "of a call by descriptor: its number"
 
 
 def test_what_is_refused_names_the_file(tmp_path: Path) -> None:

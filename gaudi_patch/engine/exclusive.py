@@ -39,5 +39,6 @@ def exclusive(
             warnings.append(f"an interrupted {recovered.verb} was undone first ({count})")
             if progress is not None:
                 progress.recovered = warnings[-1]
+                progress.warnings += recovered.warnings
             warnings += recovered.warnings
         yield warnings

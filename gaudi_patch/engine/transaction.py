@@ -175,7 +175,15 @@ def _make_home(home: Path, disk: Disk) -> None:
     try:
         disk.mkdir(home)
     except FileExistsError as error:
-        raise _in_the_way(home) from error
+        if home.is_symlink() or not set(disk.names(home)) <= set(journal.FILES):
+            raise _in_the_way(home) from error
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "journal-in-the-way",
+            "is what an earlier run left of its journal, and could not be removed; nothing was changed",
+            "run the same command again",
+            str(home),
+        ) from error
 
 
 def _in_the_way(home: Path) -> GaudiPatchError:
@@ -296,7 +304,8 @@ def _undo_after(
     done = undo.undo(ground, record, disk, trusted=True)
     if not done.complete:
         raise undo.unfinished(done, ground, record, error) from error
-    progress.stage, progress.warnings = Stage.UNDONE, done.warnings
+    progress.stage = Stage.UNDONE
+    progress.warnings += done.warnings
 
 
 def _set_directory_times(home: Path, record: Journal, time_ns: int | None, disk: Disk) -> list[str]:
