@@ -10,7 +10,7 @@ import pytest
 from gaudi_patch.authoring import edit, lint, port
 from gaudi_patch.authoring import prove as proving
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, Table
+from gaudi_patch.output.report import Table
 from gaudi_patch.series.manifest import load
 from tests.authoring.conftest import BASE, ENGINE, Shelf, changed
 
@@ -129,7 +129,7 @@ def test_a_port_that_changes_the_sources_changes_them_for_all_series(
     sources: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = GaudiPatchError(Exit.SMOKE, "smoke-failed", "1 of 6 smoke checks failed")
-    answers = [Result("apply", Exit.SMOKE, errors=[fault]), Result("apply", data={"smoke": []})]
+    answers = [proving.PortProof(fault=fault), proving.PortProof()]
     monkeypatch.setattr(proving, "prove", lambda *_: answers.pop(0))
     sources.release("1.0.2", BASE)
     before = kept(sources)
