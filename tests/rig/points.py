@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from tests.rig.trace import Call, Fault
 
-_LOOK = ("EIO", "EACCES", "ESTALE", "ENOENT", "EINTR")
+# No ENOENT: for who looks, what the kernel says is not there is not there, and no program can know better.
+_LOOK = ("EIO", "EACCES", "ESTALE", "EINTR")
 _CHANGE = ("EIO", "ENOSPC", "EACCES", "EDQUOT", "EROFS", "ESTALE", "EINTR")
 _META = ("EIO", "EPERM", "EROFS", "ENOSPC", "EINTR")
 
@@ -36,7 +37,7 @@ ERRORS = {
     "statvfs": ("EIO", "ESTALE", "EINTR"),
     "access": ("EIO", "EACCES", "EROFS"),
     "readlink": _LOOK,
-    "readdir": ("EIO", "ESTALE", "ENOENT"),
+    "readdir": ("EIO", "ESTALE"),
     "flock": ("EIO", "ENOLCK", "EWOULDBLOCK", "EINTR"),
     "close": ("EIO", "ENOSPC", "EDQUOT", "EINTR"),
 }
