@@ -80,9 +80,10 @@ def clear(installation: Installation, timeout: float | None, disk: Disk) -> list
         with directory_lock(orphan.dist_info, timeout), disk.within(orphan.ground.bounds), _errors(orphan.words):
             account = _cleared(orphan.ground, orphan.journal, _listed(installation, orphan.journal), disk)
         accounts.append(account.sentence(orphan.words, installation.package))
-    for dist_info in _strangers(installation):
         with contextlib.suppress(OSError):
-            dist_info.rmdir()  # one that is empty hides the version from importlib.metadata
+            # The run that was killed kept it from going with its release; one that is empty hides the version from
+            # importlib.metadata. One that was empty before is left alone: it is not ours.
+            orphan.dist_info.rmdir()
     return accounts
 
 

@@ -19,7 +19,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,12 +192,17 @@ def run(
                 cwd=cwd,
             )
             # No wait(timeout): it polls, and sleeps up to 50 ms too long.
-            limit = threading.Timer(timeout, process.kill)
+            hung = threading.Event()
+
+            def end() -> None:
+                hung.set()
+                process.kill()
+
+            limit = threading.Timer(timeout, end)
             limit.start()
-            began = time.monotonic()
             code = process.wait()
             limit.cancel()
-            if code == -signal.SIGKILL and time.monotonic() - began >= timeout:
+            if code == -signal.SIGKILL and hung.is_set():
                 code = HUNG
             texts = []
             for stream in (out, err):

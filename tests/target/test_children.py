@@ -20,8 +20,8 @@ from tests.support.fake_interpreter import SKIP_TO_SCRIPT, program
 PROBES = next(iter(probes.__path__))
 #: Everything that ends a process which does not handle it.
 ENDINGS = (signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGABRT, signal.SIGUSR1)
-#: Notes its own number and that of a child in its group in the directory PIDS, and hangs.
-HANG = "sleep 600 & echo $$ >$PIDS/parent; echo $! >$PIDS/child; wait"
+#: Notes its own number, that of a child in its group and the directory for sockets in the directory PIDS, and hangs.
+HANG = "echo $GAUDI_PATCH_SOCKETS >$PIDS/sockets; sleep 600 & echo $$ >$PIDS/parent; echo $! >$PIDS/child; wait"
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -185,7 +185,6 @@ COMMANDS = {
 def test_a_command_that_is_ended_leaves_no_process_and_no_temporary_file(
     start: Start, pids: Callable[[], list[int]], python: Path, tmp_path: Path, command: str, number: signal.Signals
 ) -> None:
-    before = set(Path("/tmp").glob("gps-*"))
     parent = start("-m", "gaudi_patch", *COMMANDS[command], "--python", str(python))
     children = pids()
     parent.send_signal(number)
@@ -197,7 +196,9 @@ def test_a_command_that_is_ended_leaves_no_process_and_no_temporary_file(
     assert parent.returncode == (130 if number is signal.SIGINT else 143), output
     assert b"Traceback" not in output
     assert list((tmp_path / "tmp").iterdir()) == []
-    assert set(Path("/tmp").glob("gps-*")) <= before
+    sockets = (tmp_path / "pids/sockets").read_text().strip()
+    assert not (sockets and Path(sockets).exists())
+    assert bool(sockets) == (command == "smoke")
 
 
 def test_a_signal_that_was_ignored_stays_ignored(
