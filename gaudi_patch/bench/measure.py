@@ -20,15 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _caches, _connector, _device, _lmcache, _probe
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import caches as kv_caches
+    from gaudi_patch.smoke.probes._kv import connector as kv_connector
+    from gaudi_patch.smoke.probes._kv import device as kv_device
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path; what the smoke probes share is in the directory beside this one
     sys.path.append(str(Path(__file__).resolve().parents[1] / "smoke" / "probes"))
-    import _caches
-    import _connector
-    import _device
-    import _lmcache
     import _probe
+    from _kv import caches as kv_caches
+    from _kv import connector as kv_connector
+    from _kv import device as kv_device
+    from _kv import lmcache as kv_lmcache
 
 np: Any = _probe.load("numpy")
 
@@ -46,8 +50,8 @@ def body(probe: _probe.Probe) -> None:
     work = _work()
     if work["tree"]:
         sys.path.insert(0, work["tree"])
-    _device.confirm(probe)
-    _device.register_compiler(probe)
+    kv_device.confirm(probe)
+    kv_device.register_compiler(probe)
     where = str(_probe.load("lmcache").__file__)
     if not where.startswith(work["expected"]):
         raise RuntimeError(f"LMCache comes from {where}, not from {work['expected']}")
@@ -83,7 +87,7 @@ class Request:
     Chunk by chunk it takes the objects that there are, and begins again with the first.
     """
 
-    def __init__(self, port: _connector.Port, tokens: int, held: int) -> None:
+    def __init__(self, port: kv_connector.Port, tokens: int, held: int) -> None:
         self._port, self._tokens = port, tokens
         self.held = min(tokens, held)
         self.spans = port.spans(tokens)
@@ -113,9 +117,9 @@ class Meter:
         chunk, block = work["chunk"], work["block"]
         self._held = held
         objects = -(-held // chunk) + 1  # and the partial one of a request that is longer
-        self.allocator = _lmcache.Allocator((held + chunk) * shape["token_bytes"] + objects * OBJECT_SLACK)
-        layout = next(one for one in _caches.LAYOUTS if one.mla == shape["mla"] and one.pad)
-        caches = _caches.Caches(
+        self.allocator = kv_lmcache.Allocator((held + chunk) * shape["token_bytes"] + objects * OBJECT_SLACK)
+        layout = next(one for one in kv_caches.LAYOUTS if one.mla == shape["mla"] and one.pad)
+        caches = kv_caches.Caches(
             layout,
             dtype="bfloat16",
             blocks=-(-held // block) + 2,
@@ -125,7 +129,7 @@ class Meter:
             rng=rng,
             copied=False,
         )
-        self.port = _connector.Port(caches, chunk, self.allocator, rng)
+        self.port = kv_connector.Port(caches, chunk, self.allocator, rng)
         probe.check(
             self.port.token_bytes == shape["token_bytes"],
             f"a token has {self.port.token_bytes} bytes, not {shape['token_bytes']}",
@@ -139,7 +143,7 @@ class Meter:
         # A prompt that ends elsewhere, in a partial chunk: what compiles for it compiles for every new prompt.
         other = tokens - self.port.chunk - self.port.chunk // 3
         again = self._checked(other)
-        with _device.unpoisoned():
+        with kv_device.unpoisoned():
             seconds = self._timed(tokens)
         return [
             {
@@ -155,7 +159,7 @@ class Meter:
             for name, counts in first.items()
         ]
 
-    def _checked(self, tokens: int) -> dict[str, _device.Counts]:
+    def _checked(self, tokens: int) -> dict[str, kv_device.Counts]:
         """Counts of a store from some slots, and of a load into others; both compared byte by byte."""
         request = Request(self.port, tokens, self._held)
         counts = {}
@@ -163,7 +167,7 @@ class Meter:
             slots = request.slots()
             move = self._move(name, request, slots)
             self._torch.hpu.synchronize()
-            with _device.counting() as counts[name]:
+            with kv_device.counting() as counts[name]:
                 move()
             wrong = self._different_planes(request.objects, request.spans, slots)
             self._probe.check(not wrong, f"{name} of {tokens} tokens: {wrong} planes of the cache differ")
@@ -173,11 +177,11 @@ class Meter:
     def _move(self, name: str, request: Request, slots: Sequence[int]) -> Callable[[], None]:
         connector = self.port.connector
         call = connector.batched_from_gpu if name == "store" else connector.batched_to_gpu
-        arguments, columns = self.port.arguments(slots), _connector.columns(request.spans)
+        arguments, columns = self.port.arguments(slots), kv_connector.columns(request.spans)
         return lambda: call(request.objects, *columns, **arguments)
 
     def _different_planes(
-        self, objects: Sequence[Foreign], spans: Sequence[_connector.Span], slots: Sequence[int]
+        self, objects: Sequence[Foreign], spans: Sequence[kv_connector.Span], slots: Sequence[int]
     ) -> int:
         """Return how many planes do not hold, in the slots of the request, what the objects hold."""
         index = np.asarray(slots)

@@ -27,8 +27,8 @@ LM_SERVER = """
 import sys, time
 sys.path.append({probes!r})
 from pathlib import Path
-import _backends
-with _backends.lm_server(Path({scratch!r})) as url:
+from _kv import backends as kv_backends
+with kv_backends.lm_server(Path({scratch!r})) as url:
     Path({scratch!r}, "url").write_text(url)
     time.sleep(600)
 """
@@ -36,10 +36,10 @@ MP_SERVER = """
 import os, sys, time
 sys.path.append({probes!r})
 from pathlib import Path
-import _vllm_processes
-port = _vllm_processes.free_port()
+from _vllm import processes as vllm_processes
+port = vllm_processes.free_port()
 command = ["-m", "lmcache.v1.server", "127.0.0.1", str(port)]
-with _vllm_processes.server(command, dict(os.environ), Path({scratch!r}, "server"), port, 60.0):
+with vllm_processes.server(command, dict(os.environ), Path({scratch!r}, "server"), port, 60.0):
     Path({scratch!r}, "url").write_text("x")
     time.sleep(600)
 """

@@ -29,7 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     yield named
     for name in set(sys.modules) - before:
-        if name.startswith("_vllm") or name in ("_probe", "_lmcache", "inference", "inference_case", "connector_case"):
+        if name.startswith(("_vllm", "_kv")) or name in ("_probe", "inference", "inference_case", "connector_case"):
             del sys.modules[name]
 
 
@@ -60,7 +60,7 @@ def test_the_hits_that_are_expected_follow_from_chunks_and_tails(
     monkeypatch.setenv("VLLM_PLUGINS", "gaudi_smoke_hpu")
     stored = length if shared == 128 else 300
     engine = SimpleNamespace(saves_tails=tails)
-    assert load("_vllm_prompts").expected_hit(engine, stored, length, shared, local) == hit
+    assert load("_vllm.prompts").expected_hit(engine, stored, length, shared, local) == hit
 
 
 @pytest.mark.torch
@@ -112,8 +112,8 @@ print(model.differing(tokens, 20, slots, pages))
 
 def _case(load: Any, answers: list[list[int]], right: list[int], external: int = 4) -> tuple[Any, Any]:
     """Return a case of level inference whose engine gives ``answers`` one after the other."""
-    module, probe_module = load("_vllm_case"), load("_probe")
-    engine_module = load("_vllm_engine")
+    module, probe_module = load("_vllm.case"), load("_probe")
+    engine_module = load("_vllm.engine")
     probe = probe_module.Probe("inference", "lazy", "emulated", Path("/nonexistent"))
     probe.counters["requests"] = []
     case = object.__new__(module.VllmCase)
@@ -156,7 +156,7 @@ def test_a_fault_that_changes_no_answer_fails_the_check_itself(load: Any) -> Non
 def test_processes_share_keys_that_the_release_can_write(
     load: Any, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], python: tuple[int, int], algorithm: str
 ) -> None:
-    setup = load("_vllm_setup")
+    setup = load("_vllm.setup")
     monkeypatch.setattr(setup._lmcache, "release", lambda: release)
     monkeypatch.setattr(setup, "sys", SimpleNamespace(version_info=python))
     if algorithm:
@@ -171,7 +171,7 @@ class TestProcesses:
 
     @pytest.fixture
     def run(self, load: Any, tmp_path: Path) -> Any:
-        processes, probe_module = load("_vllm_processes"), load("_probe")
+        processes, probe_module = load("_vllm.processes"), load("_probe")
         probe = probe_module.Probe("inference", "lazy", "emulated", tmp_path)
         script = tmp_path / "case.py"
         answer = (
@@ -206,8 +206,8 @@ class TestProcesses:
     def test_a_level_of_which_no_case_could_be_checked_has_not_passed(self, run: Any, load: Any) -> None:
         probe = run("write(status='skipped', reason='no redis')\nraise SystemExit(77)")
         with pytest.raises(load("_probe").Skip, match="case: no redis"):
-            load("_vllm_processes").require_one(probe, ["case"])
-        load("_vllm_processes").require_one(probe, ["case", "another that was checked"])
+            load("_vllm.processes").require_one(probe, ["case"])
+        load("_vllm.processes").require_one(probe, ["case", "another that was checked"])
 
     def test_a_case_that_hangs_is_killed(self, run: Any) -> None:
         probe = run("import time\ntime.sleep(600)", timeout=1.0)
@@ -239,9 +239,10 @@ def test_a_child_that_outlives_its_case_is_found_and_ended(tmp_path: Path) -> No
 import os, sys, time, json
 from pathlib import Path
 sys.path.insert(0, {str(PROBES)!r})
-import _probe, _vllm_children, _vllm_processes
-_vllm_processes._GRACE_SECONDS = 0.5
-_vllm_children.adopt_orphans()
+import _probe
+from _vllm import children as vllm_children, processes as vllm_processes
+vllm_processes._GRACE_SECONDS = 0.5
+vllm_children.adopt_orphans()
 probe = _probe.Probe('inference', 'lazy', 'emulated', Path('.'))
 case = Path('case.py')
 case.write_text('''
@@ -252,7 +253,7 @@ Path('pid').write_text(str(child.pid))
 path = sys.argv[sys.argv.index('--result') + 1]
 Path(path).write_text(json.dumps({{'status': 'passed', 'checks': 1, 'failures': [], 'counters': {{}}, 'summary': []}}))
 ''')
-_vllm_processes.run_case(probe, 'case', [str(case.resolve())], dict(os.environ), Path('scratch').resolve(), 60)
+vllm_processes.run_case(probe, 'case', [str(case.resolve())], dict(os.environ), Path('scratch').resolve(), 60)
 pid = int(Path('scratch/pid').read_text())
 state = Path(f'/proc/{{pid}}/stat')
 gone = not state.exists() or state.read_text().rpartition(')')[2].split()[0] == 'Z'
@@ -266,7 +267,7 @@ print(json.dumps([gone, [f['message'] for f in probe.failures]]))
 
 
 def test_a_server_that_does_not_start_is_said_so(load: Any, tmp_path: Path) -> None:
-    processes = load("_vllm_processes")
+    processes = load("_vllm.processes")
     with (
         pytest.raises(RuntimeError, match="ended with status 1: ZeroDivisionError"),
         processes.server(["-c", "1/0"], dict(os.environ), tmp_path, processes.free_port(), 30.0),
@@ -278,7 +279,7 @@ def test_a_server_that_does_not_start_is_said_so(load: Any, tmp_path: Path) -> N
 def test_a_server_without_its_module_is_a_fault_of_lmcache_or_a_skip(
     load: Any, tmp_path: Path, module: str, kind: type[Exception] | None
 ) -> None:
-    processes, probe = load("_vllm_processes"), load("_probe")
+    processes, probe = load("_vllm.processes"), load("_probe")
     code = f'raise ModuleNotFoundError("No module named {module!r}")'
     with (
         pytest.raises(kind or probe.Skip, match=module),

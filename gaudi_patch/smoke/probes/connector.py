@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_children, _vllm_processes
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._vllm import children as vllm_children
+    from gaudi_patch.smoke.probes._vllm import processes as vllm_processes
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
-    import _vllm_children
-    import _vllm_processes
+    from _vllm import children as vllm_children
+    from _vllm import processes as vllm_processes
 
 CASES = ("blocks", "latent-attention", "failed-load", "unseen-load")
 _CASE_SECONDS = 300.0
@@ -33,18 +35,18 @@ def body(probe: _probe.Probe) -> None:
     wanted = [name.strip() for name in options.cases.split(",") if name.strip()]
     if unknown := sorted(set(wanted) - set(CASES)):
         raise ValueError(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    _vllm_children.adopt_orphans()
+    vllm_children.adopt_orphans()
     script = str(Path(__file__).with_name("connector_case.py"))
     for name in wanted:
-        with _vllm_processes.socket_folder() as sockets:
-            environ = _vllm_processes.environment(sockets, options.habana_packages)
+        with vllm_processes.socket_folder() as sockets:
+            environ = vllm_processes.environment(sockets, options.habana_packages)
             folder = probe.scratch / name
             command = [script, "--case", name, "--shared", str(probe.scratch)]
-            _vllm_processes.run_case(probe, name, command, environ, folder, options.case_seconds)
+            vllm_processes.run_case(probe, name, command, environ, folder, options.case_seconds)
         if probe.failures and not _probe.is_patched():
             probe.summary.append("the other cases were not run")
             break
-    _vllm_processes.require_one(probe, wanted)
+    vllm_processes.require_one(probe, wanted)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_blocks, _vllm_engine, _vllm_prompts, _vllm_setup
+    from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
+    from gaudi_patch.smoke.probes._vllm import blocks as vllm_blocks
+    from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
+    from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
+    from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
-    import _vllm_blocks
-    import _vllm_engine
-    import _vllm_prompts
-    import _vllm_setup
+    from _vllm import blocks as vllm_blocks
+    from _vllm import engine as vllm_engine
+    from _vllm import prompts as vllm_prompts
+    from _vllm import setup as vllm_setup
 
 # Few, so that four requests do not fit and one of them is preempted.
 BLOCKS = 40
@@ -29,22 +33,22 @@ class ConnectorCase:
 
     def __init__(self, probe: _probe.Probe, *, mla: bool = False) -> None:
         self.probe = probe
-        _vllm_setup.prepare_environment(probe.scratch, {}, own_platform=True)
-        self.errors = _vllm_engine.Errors()
+        vllm_setup.prepare_environment(probe.scratch, {}, own_platform=True)
+        self.errors = vllm_engine.Errors()
         _probe.load("habana_frameworks.torch")
-        self.folder = _vllm_setup.tiny_checkpoint(probe.scratch, mla=mla)
+        self.folder = vllm_setup.tiny_checkpoint(probe.scratch, mla=mla)
         try:
-            self.engine = _vllm_engine.Engine(self.folder, model="pattern", dtype="bfloat16", blocks=BLOCKS)
+            self.engine = vllm_engine.Engine(self.folder, model="pattern", dtype="bfloat16", blocks=BLOCKS)
         except Exception as error:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
         if problems := self.engine.problems():
             raise RuntimeError(problems[0] + self.errors.first)
-        self.watch = _vllm_blocks.Watch(self.engine.runner)
-        self.vocabulary = _vllm_prompts.vocabulary(self.folder)
+        self.watch = vllm_blocks.Watch(self.engine.runner)
+        self.vocabulary = vllm_prompts.vocabulary(self.folder)
 
     def prompt(self, seed: int, length: int) -> list[int]:
         """Return a prompt of random tokens."""
-        return _vllm_prompts.prompt(seed, length, self.vocabulary)
+        return vllm_prompts.prompt(seed, length, self.vocabulary)
 
     def ask(self, name: str, prompts: list[list[int]], *, external: int | None, local: int = 0, count: int = 0) -> None:
         """Generate; every step's KV must be right, and the hits of each prompt as said (None: not looked at)."""
@@ -68,20 +72,20 @@ class ConnectorCase:
 
     def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
         """Return the number of tokens that LMCache must add."""
-        return _vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
+        return vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
 
     def close(self) -> None:
         """Close the engine; nothing of it may stay."""
         with self.probe.section("shutdown"):
             self.engine.close()
-            left = _vllm_engine.threads_left()
+            left = vllm_engine.threads_left()
             self.probe.check(not left, f"threads are left: {', '.join(left)}")
 
 
 def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Miss, hits of all kinds, chunked prefill, preemption and resumption."""
     case = ConnectorCase(probe, mla=mla)
-    block, chunk = _vllm_setup.block_size(), _vllm_setup.chunk_size()
+    block, chunk = vllm_setup.block_size(), vllm_setup.chunk_size()
     n = 4 * chunk + 44
     p = case.prompt(1, n)
     case.ask("miss", [p], external=0)
@@ -124,7 +128,7 @@ def _preemption(case: ConnectorCase, n: int) -> None:
     """Of four requests that do not fit together some are resumed; what was stored of them must be right, too."""
     prompts = [case.prompt(seed, n) for seed in range(10, 14)]
     case.ask("preemption and resumption", prompts, external=None, count=140)
-    whole_chunks = n // _vllm_setup.chunk_size() * _vllm_setup.chunk_size()
+    whole_chunks = n // vllm_setup.chunk_size() * vllm_setup.chunk_size()
     with case.probe.section("preempted prompts again"):
         case.probe.check(case.watch.resumed > 0, "no request was preempted: nothing was tested")
         for tokens in prompts:
@@ -165,7 +169,7 @@ def unseen_load(probe: _probe.Probe) -> None:
 
 
 def _must_fail(case: ConnectorCase, name: str, break_it: Foreign) -> None:
-    p = case.prompt(1, 4 * _vllm_setup.chunk_size() + 44)
+    p = case.prompt(1, 4 * vllm_setup.chunk_size() + 44)
     case.ask("miss", [p], external=0)
     case.engine.forget_prefixes()
     break_it()
@@ -203,4 +207,4 @@ def body(probe: _probe.Probe) -> None:
 
 
 if __name__ == "__main__":
-    _vllm_engine.run("connector", body)
+    vllm_engine.run("connector", body)

@@ -16,20 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _backends, _caches, _device, _lmcache, _oracle, _probe, _ranks
-    from gaudi_patch.smoke.probes._caches import Caches, Layout
-    from gaudi_patch.smoke.probes._oracle import Bytes
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import backends as kv_backends
+    from gaudi_patch.smoke.probes._kv import caches as kv_caches
+    from gaudi_patch.smoke.probes._kv import device as kv_device
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
+    from gaudi_patch.smoke.probes._kv import oracle as kv_oracle
+    from gaudi_patch.smoke.probes._kv import ranks as kv_ranks
+    from gaudi_patch.smoke.probes._kv.caches import Caches, Layout
+    from gaudi_patch.smoke.probes._kv.oracle import Bytes
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
-    import _backends
-    import _caches
-    import _device
-    import _lmcache
-    import _oracle
     import _probe
-    import _ranks
-    from _caches import Caches
+    from _kv import backends as kv_backends
+    from _kv import caches as kv_caches
+    from _kv import device as kv_device
+    from _kv import lmcache as kv_lmcache
+    from _kv import oracle as kv_oracle
+    from _kv import ranks as kv_ranks
+    from _kv.caches import Caches
 
 np: Any = _probe.load("numpy")
 
@@ -39,18 +45,18 @@ BLOCK_SIZE = 16
 LAYERS = 3
 BLOCKS = 96
 SETTLE_SECONDS = 30.0
-MHA = _caches.LAYOUTS[0]
-MLA = next(layout for layout in _caches.LAYOUTS if layout.mla)
+MHA = kv_caches.LAYOUTS[0]
+MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
 
 
 def body(probe: _probe.Probe) -> None:
     """Both kinds of attention over all backends."""
-    _device.confirm(probe)
+    kv_device.confirm(probe)
     for module in ("lmcache.v1.cache_engine", "lmcache.v1.server.__main__"):
         _probe.load(module)  # what is missing for them is said by name, before a server is started
     chunk_bytes = CHUNK * LAYERS * 2 * 2 * 128  # the larger of the two layouts: K and V, 2 bytes, width 128
     gigabyte = 1024**3
-    with _backends.backends(probe.scratch, 64 * chunk_bytes / gigabyte, 13 * chunk_bytes / gigabyte) as found:
+    with kv_backends.backends(probe.scratch, 64 * chunk_bytes / gigabyte, 13 * chunk_bytes / gigabyte) as found:
         for layout, heads, head_size in ((MHA, 2, 64), (MLA, 1, 256)):
             for backend in found:
                 with probe.section(f"{'MLA' if layout.mla else 'MHA'} over {backend.name}"):
@@ -60,7 +66,7 @@ def body(probe: _probe.Probe) -> None:
     probe.summary.append(f"MHA and MLA over {', '.join(backend.name for backend in found)}")
 
 
-def check_backend(case: EngineCase, backend: _backends.Backend) -> None:
+def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
     """All requests over one backend."""
     with case.engine(backend):
         prompt = case.prompt(3 * CHUNK + 20)
@@ -78,9 +84,9 @@ def check_backend(case: EngineCase, backend: _backends.Backend) -> None:
             check_control(case)
 
 
-def check_ranks(first: EngineCase, second: EngineCase, backend: _backends.Backend) -> None:
+def check_ranks(first: EngineCase, second: EngineCase, backend: kv_backends.Backend) -> None:
     """MLA with tensor parallelism: rank 0 alone stores, and sends what it retrieves to the other."""
-    wire = _ranks.Wire()
+    wire = kv_ranks.Wire()
     prompt = first.prompt(3 * CHUNK + 20)
     with first.engine(backend, 0, 2, wire.send_tensor, wire.send_object):
         first.store(prompt)
@@ -91,14 +97,14 @@ def check_ranks(first: EngineCase, second: EngineCase, backend: _backends.Backen
     first.probe.check(not wire.sent, f"{len(wire.sent)} of what rank 0 has sent was not received")
 
 
-def check_eviction(case: EngineCase, first: Prompt, backend: _backends.Backend) -> None:
+def check_eviction(case: EngineCase, first: Prompt, backend: kv_backends.Backend) -> None:
     """More is stored than the pool holds: the oldest is gone or comes from below, the newest is whole."""
     for _ in range(3):
         newest = case.prompt(4 * CHUNK)
         case.store(newest)
         case.settle(newest, len(newest.tokens))
     case.retrieve(newest, "the newest prompt after eviction")
-    if backend.keeps and _lmcache.release() < (0, 3, 10):
+    if backend.keeps and kv_lmcache.release() < (0, 3, 10):
         # There the engine itself loses blocks that move between its backends during a retrieve, on any device
         # (cache_engine.py, _process_tokens_internal: ``end < last_failed_block_start``).
         case.probe.note("retrieving what was evicted to disk not checked (LMCache before 0.3.10 loses blocks)")
@@ -172,32 +178,32 @@ class EngineCase:
 
     @contextlib.contextmanager
     def engine(
-        self, backend: _backends.Backend, rank: int = 0, ranks: int = 1, *broadcasts: Callable[..., Foreign]
+        self, backend: kv_backends.Backend, rank: int = 0, ranks: int = 1, *broadcasts: Callable[..., Foreign]
     ) -> Iterator[None]:
         """Run with an engine over this backend; it is closed at the end. broadcasts: of tensors, and of objects."""
-        config = _lmcache.make_config(
+        config = kv_lmcache.make_config(
             chunk_size=CHUNK, save_unfull_chunk=True, reserve_local_cpu_size=0.0, **backend.settings
         )
-        metadata = _lmcache.make_metadata(
+        metadata = kv_lmcache.make_metadata(
             kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla, rank=rank, ranks=ranks
         )
-        connector = _lmcache.make_connector(config, metadata)
+        connector = kv_lmcache.make_connector(config, metadata)
         self._engine = self._start(config, metadata, connector, *broadcasts)
         try:
-            _lmcache.register(connector, self.caches.entries)
+            kv_lmcache.register(connector, self.caches.entries)
             yield
         finally:
-            _lmcache.close_engine()
+            kv_lmcache.close_engine()
 
     def _start(self, *arguments: Foreign) -> Foreign:
         """Return an engine; where it does not start no other one would, and what is left of it would hide the
         reason.
         """
         try:
-            return _lmcache.make_engine(*arguments)
+            return kv_lmcache.make_engine(*arguments)
         except Exception as error:
             with contextlib.suppress(Exception):  # what the first error left half made
-                _lmcache.close_engine()
+                kv_lmcache.close_engine()
             if _probe.missing_dependency(error):
                 raise
             traceback.print_exc()
@@ -252,7 +258,7 @@ class EngineCase:
                 for plane, rows in zip(self.caches.truth, prompt.rows):  # noqa: B905 - equal by construction
                     plane[slots[token]] = rows[token]
             now = self.caches.read()
-            problem = _oracle.wrong_rows(now, self.caches.truth, {slots[token] for token in written})
+            problem = kv_oracle.wrong_rows(now, self.caches.truth, {slots[token] for token in written})
             self.probe.check(not problem, f"the KV cache after a retrieve: {problem}")
             self.caches.truth = now
 
@@ -280,7 +286,7 @@ class EngineCase:
         return int(retrieved.sum()), slots
 
     def _slots(self, tokens: int) -> list[int]:
-        return _oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
+        return kv_oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
 
     def _arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
         mapping = self._torch.tensor(list(slots), dtype=self._torch.int64)

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _bytecode, _children, _lmcache, _probe
+    from gaudi_patch.smoke.probes import _bytecode, _children, _probe
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _bytecode
     import _children
-    import _lmcache
     import _probe
+    from _kv import lmcache as kv_lmcache
 
 NEEDED = (
     "lmcache",
@@ -86,12 +87,12 @@ def check_imports(probe: _probe.Probe, *, habana_first: bool) -> None:
     for name in NEEDED:
         _import(probe, hidden, name)
     with probe.section("device"):
-        device = _lmcache.detected_device()
+        device = kv_lmcache.detected_device()
         probe.check(device == "hpu", f"LMCache detects the device {device!r}, not 'hpu'")
     if probe.check(
         _probe.is_patched(), f"LMCache {_probe.lmcache_version()} has no {RUNTIME}: the HPU runtime is not there"
     ):
-        for name in _lmcache.runtime_modules():
+        for name in kv_lmcache.runtime_modules():
             _import(probe, hidden, name)
     if _probe.installed("vllm"):
         _import(probe, hidden, VLLM_ADAPTER)
@@ -130,7 +131,7 @@ def _import(probe: _probe.Probe, hidden: HideCuda, name: str) -> None:
 
 def _import_server(probe: _probe.Probe, hidden: HideCuda, name: str, *, say: bool) -> None:
     """The servers are not on vLLM's path: what is missing for them is said, and does not end the level."""
-    if name == "lmcache.v1.multiprocess.server" and not _lmcache.serves_multiprocess():
+    if name == "lmcache.v1.multiprocess.server" and not kv_lmcache.serves_multiprocess():
         if say:
             probe.summary.append("multiprocess server not checked (this release's is for CUDA only)")
         return

@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _lmcache, _probe, _vllm_children, _vllm_processes, _vllm_setup
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
+    from gaudi_patch.smoke.probes._vllm import children as vllm_children
+    from gaudi_patch.smoke.probes._vllm import processes as vllm_processes
+    from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
-    import _lmcache
     import _probe
-    import _vllm_children
-    import _vllm_processes
-    import _vllm_setup
+    from _kv import lmcache as kv_lmcache
+    from _vllm import children as vllm_children
+    from _vllm import processes as vllm_processes
+    from _vllm import setup as vllm_setup
 
 CASES = (
     "answers",
@@ -59,15 +63,15 @@ class Level:
         command = [script, "--case", case or name, "--shared", str(self.probe.scratch), *extra]
         if self.model:
             command += ["--model", self.model]
-        with _vllm_processes.socket_folder() as sockets:
-            environ = _vllm_processes.environment(sockets, self.habana_packages)
-            return _vllm_processes.run_case(
+        with vllm_processes.socket_folder() as sockets:
+            environ = vllm_processes.environment(sockets, self.habana_packages)
+            return vllm_processes.run_case(
                 self.probe, name, command, environ, self.probe.scratch / (folder or name), self.seconds
             )
 
     def server_environment(self, sockets: Path) -> dict[str, str]:
         """Return a server's environment: as a case's."""
-        return _vllm_processes.environment(sockets, self.habana_packages)
+        return vllm_processes.environment(sockets, self.habana_packages)
 
     def file_store(self) -> None:
         """LMCache's file store: one engine fills it and ends, another one is served from it."""
@@ -77,12 +81,12 @@ class Level:
 
     def lm_server(self) -> None:
         """LMCache's own server, which outlives the engine that filled it."""
-        port = _vllm_processes.free_port()
+        port = vllm_processes.free_port()
         folder = self.probe.scratch / "lm-server-process"
         command = ["-m", "lmcache.v1.server", "127.0.0.1", str(port)]
-        with _vllm_processes.socket_folder() as sockets, self.probe.section("lm-server"):
+        with vllm_processes.socket_folder() as sockets, self.probe.section("lm-server"):
             environ = self.server_environment(sockets)
-            with _vllm_processes.server(command, environ, folder, port, self.seconds):
+            with vllm_processes.server(command, environ, folder, port, self.seconds):
                 self._outlives("lm-server", f"lm://127.0.0.1:{port}")
 
     def _outlives(self, name: str, storage: str) -> None:
@@ -93,28 +97,28 @@ class Level:
     def multiprocess(self) -> None:
         """LMCache's multiprocess mode, for the pairs that have it."""
         if reason := _no_multiprocess():
-            _vllm_processes.not_checked(self.probe, "multiprocess", reason)
+            vllm_processes.not_checked(self.probe, "multiprocess", reason)
             return
-        port = _vllm_processes.free_port()
+        port = vllm_processes.free_port()
         command = [
             *("-m", "lmcache.v1.multiprocess.server", "--host", "127.0.0.1", "--port", str(port)),
-            *("--chunk-size", str(_vllm_setup.chunk_size()), "--l1-size-gb", "0.25", "--eviction-policy", "LRU"),
+            *("--chunk-size", str(vllm_setup.chunk_size()), "--l1-size-gb", "0.25", "--eviction-policy", "LRU"),
             *("--supported-transfer-mode", "auto"),
         ]
         folder = self.probe.scratch / "multiprocess-server"
         try:
-            with _vllm_processes.socket_folder() as sockets, self.probe.section("multiprocess"):
+            with vllm_processes.socket_folder() as sockets, self.probe.section("multiprocess"):
                 environ = self.server_environment(sockets)
-                with _vllm_processes.server(command, environ, folder, port, self.seconds):
+                with vllm_processes.server(command, environ, folder, port, self.seconds):
                     self.run("multiprocess", "--port", str(port))
         except _probe.Skip as skip:  # the server alone needs it: the other cases go on
-            _vllm_processes.not_checked(self.probe, "multiprocess", str(skip))
+            vllm_processes.not_checked(self.probe, "multiprocess", str(skip))
 
 
 def _no_multiprocess() -> str:
-    if not _lmcache.serves_multiprocess():
+    if not kv_lmcache.serves_multiprocess():
         return "this release's server is for CUDA only"
-    if _lmcache.release() < (0, 5, 5):
+    if kv_lmcache.release() < (0, 5, 5):
         return "LMCache before 0.5.5 refuses vllm-gaudi's layout there"
     vllm = tuple(int(part) for part in importlib.metadata.version(_vllm_distribution()).split(".")[:2])
     return "this vLLM has no LMCacheMPConnector" if vllm < (0, 14) else ""
@@ -128,7 +132,7 @@ def _vllm_distribution() -> str:
 def body(probe: _probe.Probe) -> None:
     """Run the cases; after a failure on an unpatched LMCache, none of the others."""
     level = Level(probe)
-    _vllm_children.adopt_orphans()
+    vllm_children.adopt_orphans()
     steps = {"file-store": level.file_store, "lm-server": level.lm_server, "multiprocess": level.multiprocess}
     for name in level.cases:
         if name in steps:
@@ -138,7 +142,7 @@ def body(probe: _probe.Probe) -> None:
         if probe.failures and not _probe.is_patched():
             probe.summary.append("the other cases were not run")
             break
-    _vllm_processes.require_one(probe, level.cases)
+    vllm_processes.require_one(probe, level.cases)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_case, _vllm_controls, _vllm_engine, _vllm_setup
+    from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
+    from gaudi_patch.smoke.probes._vllm import case as vllm_case
+    from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
+    from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
+    from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
-    import _vllm_case
-    import _vllm_controls
-    import _vllm_engine
-    import _vllm_setup
+    from _vllm import case as vllm_case
+    from _vllm import controls as vllm_controls
+    from _vllm import engine as vllm_engine
+    from _vllm import setup as vllm_setup
 
 
 def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Miss, hit, partial hit, tail, several at once; then the negative controls."""
-    case = _vllm_case.VllmCase(probe, {}, mla=mla)
-    block, chunk, n = _vllm_setup.block_size(), _vllm_setup.chunk_size(), case.length
+    case = vllm_case.VllmCase(probe, {}, mla=mla)
+    block, chunk, n = vllm_setup.block_size(), vllm_setup.chunk_size(), case.length
     p, q = case.prompt(1), case.prompt(2)
     case.ask("miss", [p], external=[0])
     keys_p = set(case.engine.hot_cache())
@@ -52,23 +56,23 @@ def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     probe.summary.append(f"{'MLA' if mla else 'MHA'}: answers identical with {hit} of {n} tokens cached")
 
 
-def _controls(case: _vllm_case.VllmCase, p: list[int], q: list[int], keys_p: set[Foreign]) -> None:
+def _controls(case: vllm_case.VllmCase, p: list[int], q: list[int], keys_p: set[Foreign]) -> None:
     case.settle()
-    chunks = case.length // _vllm_setup.chunk_size()
+    chunks = case.length // vllm_setup.chunk_size()
     hits = [case.hit(case.length, case.length, case.length)]
     cached = case.engine.hot_cache()
     of_p = [cached[key] for key in cached if key in keys_p][:chunks]
     everything = list(cached.values())
     for name, change, objects in (
-        ("zeroed KV", _vllm_controls.zero, everything),
-        ("negated KV", _vllm_controls.negate, everything),
+        ("zeroed KV", vllm_controls.zero, everything),
+        ("negated KV", vllm_controls.negate, everything),
     ):
         case.engine.forget_prefixes()
-        with _vllm_controls.changed(objects, change):
+        with vllm_controls.changed(objects, change):
             case.ask(f"control: {name}", [p], external=hits, wrong=True)
     of_q = _objects_of(case, q, exclude=of_p)[: len(of_p)]
     case.engine.forget_prefixes()
-    with _vllm_controls.changed([*of_p[: len(of_q)], *of_q], _vllm_controls.exchange):
+    with vllm_controls.changed([*of_p[: len(of_q)], *of_q], vllm_controls.exchange):
         case.ask("control: another request's KV", [p], external=hits, wrong=True)
     case.engine.forget_prefixes()
     case.ask("after the controls", [p, q], external=hits * 2)
@@ -78,16 +82,16 @@ def _controls(case: _vllm_case.VllmCase, p: list[int], q: list[int], keys_p: set
         case.probe.summary.append("store without synchronize not tried (on hardware it may win the race)")
 
 
-def _objects_of(case: _vllm_case.VllmCase, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
+def _objects_of(case: vllm_case.VllmCase, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
     """Return the cached objects of a prompt, found by storing nothing else since: the last ones in the cache."""
-    chunks = len(tokens) // _vllm_setup.chunk_size()
+    chunks = len(tokens) // vllm_setup.chunk_size()
     cached = [entry for entry in case.engine.hot_cache().values() if all(entry is not other for other in exclude)]
     shape = exclude[0].tensor.shape
     return [entry for entry in cached if entry.tensor.shape == shape][-chunks:]
 
 
-def _store_without_waiting(case: _vllm_case.VllmCase) -> None:
-    control = _vllm_controls.UnsynchronisedStores(case.engine)
+def _store_without_waiting(case: vllm_case.VllmCase) -> None:
+    control = vllm_controls.UnsynchronisedStores(case.engine)
     tokens = case.prompt(5)
     n = len(tokens)
     with control.active():
@@ -106,12 +110,12 @@ def latent_attention(probe: _probe.Probe) -> None:
 def disk(probe: _probe.Probe) -> None:
     """The local disk backend, with nothing kept in memory."""
     folder = probe.scratch / "disk"
-    case = _vllm_case.VllmCase(
+    case = vllm_case.VllmCase(
         probe, {"local_cpu": False, "local_disk": f"file://{folder}/", "max_local_disk_size": 0.25}
     )
     n, p = case.length, case.prompt(1)
     case.ask("miss", [p], external=[0])
-    _wait_for_files(probe, folder, n // _vllm_setup.chunk_size())
+    _wait_for_files(probe, folder, n // vllm_setup.chunk_size())
     case.engine.forget_prefixes()
     case.ask("hit from disk", [p], external=[case.hit(n, n, n)], local=[0])
     case.close()
@@ -129,20 +133,20 @@ def _wait_for_files(probe: _probe.Probe, folder: Path, count: int) -> None:
 
 def outlives(probe: _probe.Probe) -> None:
     """A store that is there before and after the engine: one process stores, another one loads."""
-    given = _vllm_case.arguments()
+    given = vllm_case.arguments()
     settings = {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"}
-    case = _vllm_case.VllmCase(probe, {**settings, **_vllm_setup.stored_keys()})
+    case = vllm_case.VllmCase(probe, {**settings, **vllm_setup.stored_keys()})
     n, p = case.length, case.prompt(1)
     if given.phase == "store":
         case.ask("miss", [p], external=[0])
-        _wait_for_remote(case, n // _vllm_setup.chunk_size())
+        _wait_for_remote(case, n // vllm_setup.chunk_size())
     else:
         case.ask("hit in a new process", [p], external=[case.hit(n, n, n)], local=[0])
         probe.summary.append(f"{given.storage.partition(':')[0]}: a new process was served from storage")
     case.close()
 
 
-def _wait_for_remote(case: _vllm_case.VllmCase, count: int) -> None:
+def _wait_for_remote(case: vllm_case.VllmCase, count: int) -> None:
     backend = case.engine.adapter.lmcache_engine.storage_manager.storage_backends["RemoteBackend"]
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and backend.put_tasks:
@@ -154,10 +158,10 @@ def _wait_for_remote(case: _vllm_case.VllmCase, count: int) -> None:
 
 def multiprocess(probe: _probe.Probe) -> None:
     """LMCache's multiprocess mode: the server, in its own process, is running already."""
-    given = _vllm_case.arguments()
+    given = vllm_case.arguments()
     extra: dict[str, object] = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": given.port}
-    case = _vllm_case.VllmCase(probe, {}, connector="LMCacheMPConnector", extra=extra)
-    chunk = _vllm_setup.chunk_size()
+    case = vllm_case.VllmCase(probe, {}, connector="LMCacheMPConnector", extra=extra)
+    chunk = vllm_setup.chunk_size()
     p = case.prompt(1)
     hit = case.length // chunk * chunk
     case.ask("miss", [p], external=[0])
@@ -172,7 +176,7 @@ def multiprocess(probe: _probe.Probe) -> None:
 
 def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
     """Two workers, each with its own device, hccl between them (gloo on the emulated HPU)."""
-    case = _vllm_case.VllmCase(probe, _vllm_setup.SHARED_KEYS, ranks=2, mla=mla)
+    case = vllm_case.VllmCase(probe, vllm_setup.SHARED_KEYS, ranks=2, mla=mla)
     n, p = case.length, case.prompt(1)
     case.ask("miss", [p], external=[0])
     case.engine.forget_prefixes()
@@ -199,10 +203,10 @@ CASES = {
 
 def body(probe: _probe.Probe) -> None:
     """Run the case."""
-    given = _vllm_case.arguments()
+    given = vllm_case.arguments()
     print(json.dumps({"case": given.case, "pid": os.getpid()}), flush=True)
     CASES[given.case](probe)
 
 
 if __name__ == "__main__":
-    _vllm_engine.run("inference", body)
+    vllm_engine.run("inference", body)

@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _caches, _device, _lmcache, _probe
-    from gaudi_patch.smoke.probes._caches import Caches, Layout
-    from gaudi_patch.smoke.probes._rig import Rig
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import caches as kv_caches
+    from gaudi_patch.smoke.probes._kv import device as kv_device
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
+    from gaudi_patch.smoke.probes._kv.caches import Caches, Layout
+    from gaudi_patch.smoke.probes._kv.rig import Rig
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
-    import _caches
-    import _device
-    import _lmcache
     import _probe
-    from _caches import Caches, Layout
-    from _rig import Rig
+    from _kv import caches as kv_caches
+    from _kv import device as kv_device
+    from _kv import lmcache as kv_lmcache
+    from _kv.caches import Caches, Layout
+    from _kv.rig import Rig
 
 np: Any = _probe.load("numpy")
 
@@ -31,14 +34,14 @@ SEED = 20240229
 POOL_BYTES = 64 * 1024 * 1024
 # Tokens a block, and LMCache's chunk in tokens (a multiple of it).
 SIZES = ((16, 32), (128, 128), (256, 256))
-MAIN = _caches.LAYOUTS[0]
-MLA = next(layout for layout in _caches.LAYOUTS if layout.mla)
+MAIN = kv_caches.LAYOUTS[0]
+MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
 
 
 def body(probe: _probe.Probe) -> None:
     """All cases; the most usual layout and the counters first, so that their failures are told first."""
-    _device.confirm(probe)
-    _device.register_compiler(probe)
+    kv_device.confirm(probe)
+    kv_device.register_compiler(probe)
     bench = Bench(probe)
     with probe.section("layouts"):
         check_layout(bench, MAIN, "bfloat16", 128, 128)
@@ -49,11 +52,11 @@ def body(probe: _probe.Probe) -> None:
         check_layouts(bench)
     with probe.section("requests"):
         check_requests(bench)
-        with _device.uncompiled():
+        with kv_device.uncompiled():
             check_sizes(bench)
             if _probe.is_patched():
                 check_refusals(bench)
-    with probe.section("streams reversed"), _device.streams_reversed() as reverse:
+    with probe.section("streams reversed"), kv_device.streams_reversed() as reverse:
         if reverse:
             rig = bench.rig(MAIN, chunk=32, block_size=16, blocks=90)
             slots = rig.slots(40 * 32 + 7)
@@ -61,7 +64,7 @@ def body(probe: _probe.Probe) -> None:
             rig.load(slots, rig.spans(len(slots)), cached=50)
     bench.allocator.close()
     probe.counters["cases"] = bench.cases
-    probe.summary.append(f"{bench.cases} cases in {len(_caches.LAYOUTS)} layouts, {len(_caches.DTYPES)} dtypes")
+    probe.summary.append(f"{bench.cases} cases in {len(kv_caches.LAYOUTS)} layouts, {len(kv_caches.DTYPES)} dtypes")
 
 
 class Bench:
@@ -70,7 +73,7 @@ class Bench:
     def __init__(self, probe: _probe.Probe) -> None:
         self.probe = probe
         self.rng = np.random.default_rng(SEED)
-        self.allocator = _lmcache.Allocator(POOL_BYTES)
+        self.allocator = kv_lmcache.Allocator(POOL_BYTES)
         self.cases = 0
 
     def rig(
@@ -104,13 +107,13 @@ def check_layouts(bench: Bench) -> None:
     The second part is for the emulated device, where it costs little: on a real one each case has graphs of its own,
     and a graph compiler needs its time for each.
     """
-    for number, layout in enumerate(_caches.LAYOUTS[1:], 1):  # MAIN is checked first of all
-        check_layout(bench, layout, _caches.DTYPES[number % len(_caches.DTYPES)], *SIZES[number % len(SIZES)])
+    for number, layout in enumerate(kv_caches.LAYOUTS[1:], 1):  # MAIN is checked first of all
+        check_layout(bench, layout, kv_caches.DTYPES[number % len(kv_caches.DTYPES)], *SIZES[number % len(SIZES)])
     if bench.probe.device != "emulated":
         return
-    with _device.uncompiled():
-        for layout in _caches.LAYOUTS:
-            for dtype in _caches.DTYPES:
+    with kv_device.uncompiled():
+        for layout in kv_caches.LAYOUTS:
+            for dtype in kv_caches.DTYPES:
                 for block_size, chunk in SIZES:
                     check_layout(bench, layout, dtype, block_size, chunk)
 
@@ -224,7 +227,7 @@ def check_requests(bench: Bench) -> None:
             with probe.section("objects on the device"):
                 rig.load(slots, spans, on_device=True)
                 rig.load(slots, spans[1:], on_device=True, cached=40)
-    if _lmcache.release() >= (0, 3, 12) and _probe.is_patched():
+    if kv_lmcache.release() >= (0, 3, 12) and _probe.is_patched():
         with probe.section("layers of different widths"):
             for dtype in ("bfloat16", "float8_e4m3fn"):
                 rig = bench.rig(MAIN, dtype, chunk=32, block_size=16, blocks=16, heads=(2, 1, 2, 3, 1))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _probe
-    from gaudi_patch.smoke.probes._oracle import Bytes, Random
+    from gaudi_patch.smoke.probes._kv.oracle import Bytes, Random
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
     import _probe

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _lmcache, _oracle, _probe
-    from gaudi_patch.smoke.probes._caches import Caches
-    from gaudi_patch.smoke.probes._oracle import Bytes, Random
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
+    from gaudi_patch.smoke.probes._kv import oracle as kv_oracle
+    from gaudi_patch.smoke.probes._kv.caches import Caches
+    from gaudi_patch.smoke.probes._kv.oracle import Bytes, Random
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
-    import _lmcache
-    import _oracle
     import _probe
+
+    from _kv import lmcache as kv_lmcache
+    from _kv import oracle as kv_oracle
 
 np: Any = _probe.load("numpy")
 
@@ -27,14 +30,14 @@ class Port:
     kinds: the layers of each tensor of a memory object, those of one width together, by their first layer.
     """
 
-    def __init__(self, caches: Caches, chunk: int, allocator: _lmcache.Allocator, rng: Random) -> None:
+    def __init__(self, caches: Caches, chunk: int, allocator: kv_lmcache.Allocator, rng: Random) -> None:
         self.caches, self.chunk, self._allocator, self._rng = caches, chunk, allocator, rng
         self.mla = caches.layout.mla
         kv_shape = (len(caches.heads), caches.kv, chunk, caches.heads[0], caches.head_size)
-        config = _lmcache.make_config(chunk_size=chunk, local_cpu=True, max_local_cpu_size=0.1)
-        self._metadata = _lmcache.make_metadata(kv_shape=kv_shape, dtype=caches.dtype, use_mla=self.mla)
-        self.connector = _lmcache.make_connector(config, self._metadata)
-        _lmcache.register(self.connector, caches.entries)
+        config = kv_lmcache.make_config(chunk_size=chunk, local_cpu=True, max_local_cpu_size=0.1)
+        self._metadata = kv_lmcache.make_metadata(kv_shape=kv_shape, dtype=caches.dtype, use_mla=self.mla)
+        self.connector = kv_lmcache.make_connector(config, self._metadata)
+        kv_lmcache.register(self.connector, caches.entries)
         self._torch = _probe.load("torch")
         kinds: dict[int, list[int]] = {}
         for layer, width in enumerate(caches.widths):
@@ -54,7 +57,7 @@ class Port:
 
     def slots(self, tokens: int) -> list[int]:
         """Return a new slot mapping for ``tokens`` tokens."""
-        return _oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
+        return kv_oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
 
     def arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
         """Return what LMCache hands to the connector beside the objects and their spans."""
@@ -63,7 +66,7 @@ class Port:
 
     def allocate(self, tokens: int) -> Foreign:
         """Return a memory object for this number of tokens."""
-        shapes, dtypes = _lmcache.object_shapes(self._metadata, self.connector, tokens)
+        shapes, dtypes = kv_lmcache.object_shapes(self._metadata, self.connector, tokens)
         expected = [(self.caches.kv, len(layers), tokens, self.caches.widths[layers[0]]) for layers in self.kinds]
         if shapes != expected:
             raise ValueError(f"LMCache would allocate objects of shape {shapes}, the caches need {expected}")
@@ -72,7 +75,7 @@ class Port:
     def contents(self, memory_object: Foreign) -> list[Bytes]:
         """Return the object's memory itself, as uint8 ``[planes, tokens, bytes a row]`` for each kind of layer."""
         contents = []
-        for tensor in _lmcache.object_tensors(memory_object, len(self.kinds)):
+        for tensor in kv_lmcache.object_tensors(memory_object, len(self.kinds)):
             kv, layers, tokens, width = tensor.shape
             raw = tensor.view(-1).view(self._torch.uint8).numpy()
             contents.append(raw.reshape(kv * layers, tokens, width * tensor.dtype.itemsize))

@@ -6,17 +6,21 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _device, _lmcache, _oracle, _probe
-    from gaudi_patch.smoke.probes._caches import Caches
-    from gaudi_patch.smoke.probes._connector import Port, Span, columns
-    from gaudi_patch.smoke.probes._oracle import Random
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import device as kv_device
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
+    from gaudi_patch.smoke.probes._kv import oracle as kv_oracle
+    from gaudi_patch.smoke.probes._kv.caches import Caches
+    from gaudi_patch.smoke.probes._kv.connector import Port, Span, columns
+    from gaudi_patch.smoke.probes._kv.oracle import Random
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
-    import _device
-    import _lmcache
-    import _oracle
     import _probe
-    from _connector import Port, Span, columns
+
+    from _kv import device as kv_device
+    from _kv import lmcache as kv_lmcache
+    from _kv import oracle as kv_oracle
+    from _kv.connector import Port, Span, columns
 
 np: Any = _probe.load("numpy")
 
@@ -29,7 +33,7 @@ class Rig(Port):
     """One set of caches behind one connector; what is moved through it is checked."""
 
     def __init__(
-        self, probe: _probe.Probe, caches: Caches, chunk: int, allocator: _lmcache.Allocator, rng: Random
+        self, probe: _probe.Probe, caches: Caches, chunk: int, allocator: kv_lmcache.Allocator, rng: Random
     ) -> None:
         super().__init__(caches, chunk, allocator, rng)
         self._probe = probe
@@ -42,7 +46,7 @@ class Rig(Port):
         single: bool = False,
         counted: bool = False,
         before: Callable[[], object] = lambda: None,
-    ) -> _device.Counts:
+    ) -> kv_device.Counts:
         """Store and check the objects, their neighbours and the caches.
 
         single: one object a call. counted: the counts are of the transfer alone; otherwise what the forward
@@ -57,7 +61,7 @@ class Rig(Port):
             for content in self.contents(memory_object):
                 content.fill(STALE)
         arguments = self.arguments(slots)
-        with _device.counting() as counts:
+        with kv_device.counting() as counts:
             before()
             if single:
                 for memory_object, (start, end) in zip(objects, spans):  # noqa: B905 - equal by construction
@@ -69,8 +73,8 @@ class Rig(Port):
         for number, (start, end) in enumerate(spans):
             for layers, content in zip(self.kinds, found[number]):  # noqa: B905
                 planes = [self.caches.truth[plane] for plane in self.caches.plane_numbers(layers)]
-                expected, defined = _oracle.stored(planes, slots, start, end)
-                problem = _oracle.difference(content, expected, defined)
+                expected, defined = kv_oracle.stored(planes, slots, start, end)
+                problem = kv_oracle.difference(content, expected, defined)
                 self._probe.check(not problem, f"the stored object of tokens {start} to {end}: {problem}")
         self._check_guards(guards)
         self._check_caches("store", ())
@@ -86,7 +90,7 @@ class Rig(Port):
         single: bool = False,
         on_device: bool = False,
         counted: bool = False,
-    ) -> _device.Counts:
+    ) -> kv_device.Counts:
         """Load random objects and check every byte of the caches.
 
         cached: leading tokens that vLLM has itself. on_device: the objects lie on the HPU already.
@@ -102,7 +106,7 @@ class Rig(Port):
         self.caches.write_pending([slot for slot in range(0, self.caches.slots, 7) if slot not in used])
         for number, layers in enumerate(self.kinds):
             planes = self.caches.plane_numbers(layers)
-            after = _oracle.loaded(
+            after = kv_oracle.loaded(
                 [self.caches.truth[plane] for plane in planes],
                 [parts[number] for parts in before],
                 spans,
@@ -113,9 +117,9 @@ class Rig(Port):
                 self.caches.truth[plane] = rows
         if counted:
             self._torch.hpu.synchronize()
-        given = [_lmcache.object_on_device(item) for item in objects] if on_device else objects
+        given = [kv_lmcache.object_on_device(item) for item in objects] if on_device else objects
         arguments = {**self.arguments(slots), "vllm_cached_tokens": cached}
-        with _device.counting() as counts:
+        with kv_device.counting() as counts:
             if single:
                 for memory_object, (start, end) in zip(given, spans):  # noqa: B905
                     self.connector.to_gpu(memory_object, start, end, **arguments)
@@ -166,6 +170,6 @@ class Rig(Port):
     def _check_caches(self, when: str, written: Collection[int]) -> None:
         """Compare all caches; what they hold is what the next request is judged by."""
         found = self.caches.read()
-        problem = _oracle.wrong_rows(found, self.caches.truth, written)
+        problem = kv_oracle.wrong_rows(found, self.caches.truth, written)
         self._probe.check(not problem, f"the KV cache after a {when}: {problem}")
         self.caches.truth = found

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_engine, _vllm_prompts, _vllm_setup
+    from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
+    from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
+    from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
+    from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, beside this file
     import _probe
-    import _vllm_engine
-    import _vllm_prompts
-    import _vllm_setup
+
+    from _vllm import engine as vllm_engine
+    from _vllm import prompts as vllm_prompts
+    from _vllm import setup as vllm_setup
 
 LENGTH_IN_CHUNKS = 4.6875  # 300 tokens of chunks of 64: four whole chunks and a tail
 
@@ -36,23 +40,23 @@ class VllmCase:
     def __init__(self, probe: _probe.Probe, settings: dict[str, object], **options: Foreign) -> None:
         self.probe, self.arguments = probe, arguments()
         mla = bool(options.pop("mla", False))
-        _vllm_setup.prepare_environment(probe.scratch, settings, own_platform=False)
-        self.errors = _vllm_engine.Errors()
+        vllm_setup.prepare_environment(probe.scratch, settings, own_platform=False)
+        self.errors = vllm_engine.Errors()
         _probe.load("habana_frameworks.torch")
-        if mla and _vllm_setup.uses_vllm_gaudi():
+        if mla and vllm_setup.uses_vllm_gaudi():
             raise _probe.Skip("the tiny model with latent attention runs on the plugin's platform only")
         if probe.device == "hpu" and options.get("ranks", 1) > _probe.load("torch").hpu.device_count():
             raise _probe.Skip("there is one HPU only")
         given: Path | None = self.arguments.model
-        dtype = "bfloat16" if _vllm_setup.uses_vllm_gaudi() else "float32"
-        self.folder = given or _vllm_setup.tiny_checkpoint(probe.scratch, mla=mla)
-        self.reference = _vllm_prompts.Reference(self.folder, dtype, available=given is None and dtype == "float32")
+        dtype = "bfloat16" if vllm_setup.uses_vllm_gaudi() else "float32"
+        self.folder = given or vllm_setup.tiny_checkpoint(probe.scratch, mla=mla)
+        self.reference = vllm_prompts.Reference(self.folder, dtype, available=given is None and dtype == "float32")
         try:
-            self.engine = _vllm_engine.Engine(self.folder, dtype=dtype, **options)
+            self.engine = vllm_engine.Engine(self.folder, dtype=dtype, **options)
         except Exception as error:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
-        self.unsettled: list[tuple[str, list[int], _vllm_engine.Answer]] = []
-        self.vocabulary = _vllm_prompts.vocabulary(self.folder)
+        self.unsettled: list[tuple[str, list[int], vllm_engine.Answer]] = []
+        self.vocabulary = vllm_prompts.vocabulary(self.folder)
         if problems := self.engine.problems():
             raise RuntimeError(problems[0] + self.errors.first)
         probe.counters["engine_start_seconds"] = round(self.engine.seconds_to_start, 1)
@@ -61,11 +65,11 @@ class VllmCase:
     @property
     def length(self) -> int:
         """The length of the usual prompt."""
-        return int(LENGTH_IN_CHUNKS * _vllm_setup.chunk_size())
+        return int(LENGTH_IN_CHUNKS * vllm_setup.chunk_size())
 
     def prompt(self, seed: int, length: int | None = None) -> list[int]:
         """Return a prompt of the usual or another length."""
-        return _vllm_prompts.prompt(seed, length or self.length, self.vocabulary)
+        return vllm_prompts.prompt(seed, length or self.length, self.vocabulary)
 
     def ask(
         self,
@@ -75,14 +79,14 @@ class VllmCase:
         external: list[int] | None = None,
         local: list[int] | None = None,
         wrong: bool = False,
-    ) -> list[_vllm_engine.Answer]:
+    ) -> list[vllm_engine.Answer]:
         """Generate, and compare the answers with the reference and the hits with what is expected, if given.
 
         wrong: a fault was put in, and the answers must differ from the right ones.
         """
         with self.probe.section(name):
             began = time.monotonic()
-            answers = self.engine.generate(prompts, _vllm_prompts.ANSWER)
+            answers = self.engine.generate(prompts, vllm_prompts.ANSWER)
             seconds = round((time.monotonic() - began) / len(prompts), 3)
             for number, (tokens, answer) in enumerate(zip(prompts, answers, strict=True)):
                 self.probe.counters["requests"].append(
@@ -116,13 +120,13 @@ class VllmCase:
             with self.probe.section(name), self.engine.without_lookups():
                 self.engine.forget_prefixes()
                 self.engine.generate([tokens[: answer.local + answer.external]], 1)
-                (right,) = self.engine.generate([tokens], _vllm_prompts.ANSWER)
+                (right,) = self.engine.generate([tokens], vllm_prompts.ANSWER)
                 self.probe.check(right.external == 0, "the comparison itself was served by LMCache")
                 self.reference.note(tokens, right.tokens)
                 self._compare_answer(answer, right.tokens)
         self.engine.forget_prefixes()
 
-    def _compare_answer(self, answer: _vllm_engine.Answer, right: list[int] | None) -> None:
+    def _compare_answer(self, answer: vllm_engine.Answer, right: list[int] | None) -> None:
         self.probe.check(
             answer.tokens == right,
             f"answered {answer.tokens}, must be {right}; {answer.external} of {answer.prompt} tokens came "
@@ -130,7 +134,7 @@ class VllmCase:
         )
 
     def _compare_hits(
-        self, answer: _vllm_engine.Answer, number: int, external: list[int] | None, local: list[int] | None
+        self, answer: vllm_engine.Answer, number: int, external: list[int] | None, local: list[int] | None
     ) -> None:
         if local is not None:
             self.probe.check(answer.local == local[number], f"vLLM had {answer.local} tokens, not {local[number]}")
@@ -142,12 +146,12 @@ class VllmCase:
 
     def hit(self, stored: int, length: int, shared: int, local: int = 0) -> int:
         """Return the number of tokens that LMCache must add."""
-        return _vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
+        return vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
 
     def close(self) -> None:
         """Close the engine; nothing of it may stay."""
         self.settle()
         with self.probe.section("shutdown"):
             self.engine.close()
-            left = _vllm_engine.threads_left()
+            left = vllm_engine.threads_left()
             self.probe.check(not left, f"threads are left: {', '.join(left)}")

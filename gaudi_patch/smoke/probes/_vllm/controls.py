@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_engine
+    from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
+    from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
 else:  # run by path, beside this file
     import _probe
 
@@ -59,7 +60,7 @@ class UnsynchronisedStores:
     What stands in the memory objects when the store returns is noted: it is what a storage backend would write out.
     """
 
-    def __init__(self, engine: _vllm_engine.Engine) -> None:
+    def __init__(self, engine: vllm_engine.Engine) -> None:
         self._connector = engine.adapter.lmcache_engine.gpu_connector
         self._noted: list[tuple[Foreign, Foreign]] = []
 

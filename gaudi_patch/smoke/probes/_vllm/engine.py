@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_setup
+    from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
+    from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, beside this file
     import _probe
-    import _vllm_setup
+
+    from _vllm import setup as vllm_setup
 
 
 class Errors:
@@ -88,12 +90,12 @@ class Engine:
             "skip_tokenizer_init": True,
             "dtype": dtype,
             "enforce_eager": True,
-            "max_model_len": _vllm_setup.max_model_len(),
+            "max_model_len": vllm_setup.max_model_len(),
             "max_num_seqs": requests,
-            "max_num_batched_tokens": max(batched_tokens, _vllm_setup.block_size()),
+            "max_num_batched_tokens": max(batched_tokens, vllm_setup.block_size()),
             "enable_chunked_prefill": True,
             "enable_prefix_caching": prefix_caching,
-            "block_size": _vllm_setup.block_size(),
+            "block_size": vllm_setup.block_size(),
             "num_gpu_blocks_override": blocks,
             "tensor_parallel_size": ranks,
             "disable_log_stats": True,
@@ -147,7 +149,7 @@ class Engine:
 
     def problems(self) -> list[str]:
         """Return why LMCache does not serve, rank by rank; empty where it does."""
-        if _vllm_setup.uses_vllm_gaudi():  # its workers cannot be asked; the hits will tell
+        if vllm_setup.uses_vllm_gaudi():  # its workers cannot be asked; the hits will tell
             return []
         return [text for text in self.llm.collective_rpc("lmcache_problem") if text]
 

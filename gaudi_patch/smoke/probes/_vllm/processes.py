@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _children, _probe, _vllm_children
+    from gaudi_patch.smoke.probes import _children, _probe
+    from gaudi_patch.smoke.probes._vllm import children as vllm_children
 else:  # run by path, beside this file
     import _children
     import _probe
-    import _vllm_children
+
+    from _vllm import children as vllm_children
 
 # How long helpers (multiprocessing's resource tracker) may take to notice that their process has ended.
 _GRACE_SECONDS = 10.0
@@ -76,7 +78,7 @@ def run_case(
     answer, log = folder / "result.json", folder / "output.txt"
     command = [sys.executable, *command, "--result", str(answer), "--rules", probe.rules, "--device", probe.device]
     print(f"-- {name}", flush=True)
-    newcomers = _vllm_children.Newcomers()
+    newcomers = vllm_children.Newcomers()
     began = time.monotonic()
     with log.open("wb") as stream:
         process = _children.start(command, output=stream, environ=environ, folder=folder)
@@ -148,7 +150,7 @@ def server(command: list[str], environ: dict[str, str], folder: Path, port: int,
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "output.txt"
-    newcomers = _vllm_children.Newcomers()
+    newcomers = vllm_children.Newcomers()
     with log.open("wb") as stream:
         process = _children.start([sys.executable, *command], output=stream, environ=environ, folder=folder)
     try:

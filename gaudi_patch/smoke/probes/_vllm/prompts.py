@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe, _vllm_engine, _vllm_setup
+    from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
+    from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
+    from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, beside this file
     import _probe
-    import _vllm_engine
-    import _vllm_setup
+
+    from _vllm import engine as vllm_engine
+    from _vllm import setup as vllm_setup
 
 ANSWER = 8
 
@@ -30,7 +33,7 @@ def vocabulary(folder: Path) -> int:
     return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
-def expected_hit(engine: _vllm_engine.Engine, stored: int, length: int, shared: int, local: int = 0) -> int:
+def expected_hit(engine: vllm_engine.Engine, stored: int, length: int, shared: int, local: int = 0) -> int:
     """Return how many tokens the connector must add for a prompt.
 
     stored: the length of the prompt that was stored. length: of the prompt that is looked up. shared: how many tokens
@@ -39,7 +42,7 @@ def expected_hit(engine: _vllm_engine.Engine, stored: int, length: int, shared: 
     LMCache serves whole chunks; a last chunk that is not full, where it is stored at all, serves the very same prompt
     only. Of a prompt that is cached whole, the last token is computed all the same.
     """
-    chunk = _vllm_setup.chunk_size()
+    chunk = vllm_setup.chunk_size()
     found = stored if engine.saves_tails and shared == length == stored else shared // chunk * chunk
     if found == length:
         found -= 1

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _lmcache, _probe
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
 else:  # run by path, beside this file
-    import _lmcache
     import _probe
+    from _kv import lmcache as kv_lmcache
 
-PLUGIN_FOLDER = Path(__file__).resolve().parent.parent / "vllm_plugin"
+PLUGIN_FOLDER = Path(__file__).resolve().parents[2] / "vllm_plugin"
 PLUGIN = "gaudi_smoke_hpu"
 BLOCK = 32
 # For processes that share a cache. LMCache's default, Python's hash(), is not the same in two processes before Python
@@ -35,7 +36,7 @@ def stored_keys() -> dict[str, object]:
     Raises Skip where there are none: vLLM's sha256_cbor gives bytes from 0.11 on, and LMCache before 0.3.13 writes
     keys as numbers.
     """
-    if _lmcache.release() >= (0, 3, 13):
+    if kv_lmcache.release() >= (0, 3, 13):
         return SHARED_KEYS
     if sys.version_info >= (3, 12):
         return {"pre_caching_hash_algorithm": "builtin"}
