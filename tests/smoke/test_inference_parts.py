@@ -157,7 +157,7 @@ def test_processes_share_keys_that_the_release_can_write(
     load: Any, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], python: tuple[int, int], algorithm: str
 ) -> None:
     setup = load("_vllm.setup")
-    monkeypatch.setattr(setup._lmcache, "release", lambda: release)
+    monkeypatch.setattr(setup.kv_lmcache, "release", lambda: release)
     monkeypatch.setattr(setup, "sys", SimpleNamespace(version_info=python))
     if algorithm:
         assert setup.stored_keys() == {"pre_caching_hash_algorithm": algorithm}
