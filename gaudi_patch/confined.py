@@ -103,7 +103,10 @@ class Bounds:
     @contextmanager
     def directory(self, path: Path) -> Iterator[int]:
         """Open the directory ``path`` itself, readable: one in an area, or on the way down to one."""
-        area = next((one for one in self.areas if _in(path, one) is not None or _on_the_way(path, one)), None)
+        area = next(
+            (candidate for candidate in self.areas if _in(path, candidate) is not None or _on_the_way(path, candidate)),
+            None,
+        )
         if area is None:
             raise outside(path)
         walked = _walk(path, area)

@@ -115,7 +115,7 @@ def open_in_image(path: Path, image: Path, link: str = "") -> int | None:
                 while target.startswith("/") and len(opened) > base:
                     os.close(opened.pop())
                 todo.extend(reversed(target.split("/")))
-            elif todo and any(one not in ("", ".") for one in todo):
+            elif todo and any(name not in ("", ".") for name in todo):
                 opened.append(step(opened[-1], part, path))
             else:
                 return open_file(opened[-1], part, path)

@@ -48,7 +48,7 @@ class Comparison:
             f"{count} difference{'s' if count != 1 else ''} from the attestation; nothing was changed",
             f"`{check}` says what holds instead; `{attest}` attests anew",
             str(self.path),
-            details=[one.sentence() for one in self.differences],
+            details=[difference.sentence() for difference in self.differences],
         )
 
 

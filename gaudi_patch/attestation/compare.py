@@ -62,7 +62,7 @@ def _patches(attested: Mapping[str, Any], found: Situation, files_differ: bool) 
     """
     if found.applied is None:
         return
-    wanted = {one["name"]: one["sha256"] for one in attested["patches"]}
+    wanted = {patch["name"]: patch["sha256"] for patch in attested["patches"]}
     there = patch_digests(found)
     for name in sorted({*wanted, *there} if files_differ else set(wanted) & set(there)):
         if wanted.get(name) != there.get(name):
@@ -76,19 +76,19 @@ def _journal(found: Situation) -> Iterator[Difference]:
 
 def _files(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
     installation = found.installation
-    expected = {one["path"]: LockedFile(one["before"], one["after"]) for one in attested["files"]}
+    expected = {file["path"]: LockedFile(file["before"], file["after"]) for file in attested["files"]}
     refuse_compiled(installation.root, sorted(expected))
-    for one in inspect(Ground.of(installation), expected):
-        if one.current != one.after:
-            state = " (as the release has it)" if one.current is not None and one.current == one.before else ""
-            yield Difference(one.path, one.after or "no file", (one.current or "no file") + state)
+    for file in inspect(Ground.of(installation), expected):
+        if file.current != file.after:
+            state = " (as the release has it)" if file.current is not None and file.current == file.before else ""
+            yield Difference(file.path, file.after or "no file", (file.current or "no file") + state)
     for other in wrong(installation, sorted(expected), recorded(installation, found.applied)):
         yield Difference(other.source, "run from its source", f"run from {other.path}, which {other.reason}")
 
 
 def _unattested(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
     """Files that a series has patched here and of which the attestation says nothing."""
-    known = {one["path"] for one in attested["files"]}
-    for path, one in sorted((found.applied.files if found.applied else {}).items()):
+    known = {file["path"] for file in attested["files"]}
+    for path, file in sorted((found.applied.files if found.applied else {}).items()):
         if path not in known:
-            yield Difference(path, "not patched", one.after or "deleted")
+            yield Difference(path, "not patched", file.after or "deleted")

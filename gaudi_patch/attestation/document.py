@@ -58,7 +58,7 @@ def build(
         },
         "series": _series(found) if needed else None,
         "patches": _patches(found) if needed else [],
-        "files": [_file(one) for one in found.files],
+        "files": [_file(file) for file in found.files],
         "capabilities": _capabilities(found) if needed else [],
         "smoke": _smoke(proof),
         "interpreter": (
@@ -118,9 +118,9 @@ def patch_digests(found: Situation) -> dict[str, str]:
     return {name: found.manifest.patches[name].sha256 for name in order}
 
 
-def _file(one: FileState) -> dict[str, Any]:
-    action = "create" if one.before is None else "delete" if one.after is None else "modify"
-    return {"path": one.path, "action": action, "before": one.before, "after": one.current}
+def _file(file: FileState) -> dict[str, Any]:
+    action = "create" if file.before is None else "delete" if file.after is None else "modify"
+    return {"path": file.path, "action": action, "before": file.before, "after": file.current}
 
 
 def _capabilities(found: Situation) -> list[dict[str, str]]:
@@ -136,19 +136,19 @@ def _capability(manifest: Manifest, name: str) -> dict[str, str]:
 def _smoke(proof: Proof) -> dict[str, Any]:
     levels = [
         {
-            "level": one.level,
-            "rules": one.rules,
-            "status": one.status,
-            "device": one.device,
-            "checks": one.checks,
-            "reason": one.reason,
-            "seconds": round(one.seconds, 3),
-            "counters": _integers(one.counters),
+            "level": level.level,
+            "rules": level.rules,
+            "status": level.status,
+            "device": level.device,
+            "checks": level.checks,
+            "reason": level.reason,
+            "seconds": round(level.seconds, 3),
+            "counters": _integers(level.counters),
         }
-        for one in proof.levels
+        for level in proof.levels
     ]
-    passed = sorted({one.level for one in proof.levels if one.status == "passed"})
-    skipped = sorted({one.level for one in proof.levels if one.status == "skipped"})
+    passed = sorted({level.level for level in proof.levels if level.status == "passed"})
+    skipped = sorted({level.level for level in proof.levels if level.status == "skipped"})
     if passed:
         reason = f"passed: {', '.join(passed)}" + (f"; skipped: {', '.join(skipped)}" if skipped else "")
         return {"status": "passed", "reason": reason, "levels": levels}

@@ -136,9 +136,9 @@ class _Run:
             now, warnings = self._confirmed(outcome)
             self.settled = True
         skipped = [
-            f"smoke level {one.level} ({one.rules}) was skipped: {one.reason}"
-            for one in levels
-            if one.status == "skipped"
+            f"smoke level {level.level} ({level.rules}) was skipped: {level.reason}"
+            for level in levels
+            if level.status == "skipped"
         ]
         warnings = (*outcome.warnings, *skipped, *warnings)
         return ProvedApply(outcome, now, self.progress.stage, levels, warnings=warnings)
@@ -178,7 +178,7 @@ class _Run:
         details += error.details if isinstance(error, GaudiPatchError) else []
         try:
             found = look(self.manifest, self.installation)
-            details += [f"{one.state.value}: {one.path}" for one in found.files]
+            details += [f"{file.state.value}: {file.path}" for file in found.files]
             hint = found.command("rollback")
         except (GaudiPatchError, OSError):
             hint = command_line("rollback", target=self.installation.target)

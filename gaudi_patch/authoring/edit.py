@@ -71,7 +71,7 @@ def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) 
             str(manifest.file),
         )
     # A shared patch has the line numbers of one release; those of another are no change.
-    changed = {one.patch: one.diff for one in found if not _kept(directory, one.patch, one.diff)}
+    changed = {edited.patch: edited.diff for edited in found if not _kept(directory, edited.patch, edited.diff)}
     given = Path(repo.git_dir, WHEEL_FILE)
     known = {release_of(series): Path(given.read_text())} if given.exists() else {}
     with staging.draft(directory) as drafted:

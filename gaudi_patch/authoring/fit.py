@@ -76,28 +76,28 @@ def _rows(manifest: Manifest, series: Series, wheel: Path) -> list[tuple[str, st
     rows = []
     contents: dict[str, bytes | None] = {}
     for name in series.patches:
-        for one in parse(patch_files.read(manifest.directory, name), name):
-            if one.path not in contents:
-                image = wheels.read(wheel, one.path)
-                contents[one.path] = image.data if image else None
-            current = contents[one.path]
-            for hunk, (state, why) in zip(one.hunks, _judge(one, current), strict=True):
-                rows.append((state, name, one.path, hunk.line, why))
-            contents[one.path] = _after(one, current)
+        for change in parse(patch_files.read(manifest.directory, name), name):
+            if change.path not in contents:
+                image = wheels.read(wheel, change.path)
+                contents[change.path] = image.data if image else None
+            current = contents[change.path]
+            for hunk, (state, why) in zip(change.hunks, _judge(change, current), strict=True):
+                rows.append((state, name, change.path, hunk.line, why))
+            contents[change.path] = _after(change, current)
     return rows
 
 
-def _judge(one: FileDiff, current: bytes | None) -> list[tuple[str, str]]:
-    if one.kind is Kind.CREATE:
+def _judge(change: FileDiff, current: bytes | None) -> list[tuple[str, str]]:
+    if change.kind is Kind.CREATE:
         if current is None:
-            return [("fits", "")] * len(one.hunks)
-        same = current == b"".join(one.hunks[0].new) if one.hunks else not current
+            return [("fits", "")] * len(change.hunks)
+        same = current == b"".join(change.hunks[0].new) if change.hunks else not current
         return [
             ("obsolete", "the release has the same file") if same else ("conflict", "the release has such a file")
-        ] * len(one.hunks)
+        ] * len(change.hunks)
     if current is None:
-        return [("conflict", "the release no longer has this file")] * len(one.hunks)
-    return [_judge_hunk(current, hunk) for hunk in one.hunks]
+        return [("conflict", "the release no longer has this file")] * len(change.hunks)
+    return [_judge_hunk(current, hunk) for hunk in change.hunks]
 
 
 def _judge_hunk(current: bytes, hunk: Hunk) -> tuple[str, str]:
@@ -111,11 +111,11 @@ def _judge_hunk(current: bytes, hunk: Hunk) -> tuple[str, str]:
     return "fits", f"moved by {moved:+d} lines" if moved else ""
 
 
-def _after(one: FileDiff, current: bytes | None) -> bytes | None:
+def _after(change: FileDiff, current: bytes | None) -> bytes | None:
     """Return the file as the next patches meet it: patched if the hunks fit, else as it is."""
-    if one.kind is Kind.DELETE:
+    if change.kind is Kind.DELETE:
         return None
     try:
-        return hunks.apply(current or b"", one.hunks, allow_offset=True)
+        return hunks.apply(current or b"", change.hunks, allow_offset=True)
     except hunks.HunkMismatch:
         return current

@@ -49,8 +49,10 @@ def gaps(capabilities: Iterable[Capability], smoked: Sequence[LevelResult]) -> l
     """Return the capabilities that were carried over from the old series and not proved for the new one."""
     passed = {level.level for level in smoked if level.status == "passed"}
     passed -= {level.level for level in smoked if level.status != "passed"}
-    found = [(one, tuple(name for name in one.smoke if name not in passed)) for one in capabilities]
-    return [Gap(one.id, missing) for one, missing in found if missing or not one.smoke]
+    found = [
+        (capability, tuple(name for name in capability.smoke if name not in passed)) for capability in capabilities
+    ]
+    return [Gap(capability.id, missing) for capability, missing in found if missing or not capability.smoke]
 
 
 def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
@@ -70,7 +72,7 @@ def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
             if _CALL.search(text.split("#", 1)[0]) and not _FOREIGN.search(file):
                 come.append(Call(file, line, text[1:].strip()))
             line += 1
-    return [one for one in come if one.text not in gone]
+    return [call for call in come if call.text not in gone]
 
 
 def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) -> list[Block]:
@@ -78,10 +80,10 @@ def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) ->
     found: list[Block] = []
     if open_:
         title = "Claimed as by the old series, and not proved here"
-        found.append(Table(("capability", "why"), [(one.capability, str(one)) for one in open_], title))
+        found.append(Table(("capability", "why"), [(gap.capability, str(gap)) for gap in open_], title))
     if calls:
         more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""
-        lines = "\n".join(f"  {one.file}:{one.line}: {one.text}" for one in calls[:SHOWN])
+        lines = "\n".join(f"  {call.file}:{call.line}: {call.text}" for call in calls[:SHOWN])
         found.append(Text(f"Calls to a device that are new in this release{more}:"))
         found.append(Preformatted(lines))
     if stale:
@@ -91,7 +93,7 @@ def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) ->
 
 def outdated(patches: Iterable[Patch], release: str) -> list[str]:
     """Return the patches whose remove_when names a range of releases that ``release`` is not in."""
-    return [one.name for one in patches if _excludes(one.remove_when, release)]
+    return [patch.name for patch in patches if _excludes(patch.remove_when, release)]
 
 
 def _excludes(text: str, release: str) -> bool:

@@ -101,9 +101,9 @@ def routing(manifest: Manifest) -> dict[str, int]:
     changed = {
         name: sum(
             tag != b" "
-            for one in parse(patch_files.read(manifest.directory, name), name)
-            if one.kind is not Kind.CREATE
-            for hunk in one.hunks
+            for change in parse(patch_files.read(manifest.directory, name), name)
+            if change.kind is not Kind.CREATE
+            for hunk in change.hunks
             for tag, _ in hunk.lines
         )
         for name in manifest.patches

@@ -41,12 +41,12 @@ def generate(
     manifest = read._replace(patches=patches)
     hashes = _hashes_of(known) if known else {}
     series = []
-    for one in manifest.series:
-        files = hashes.get(_key(one, patches))
+    for entry in manifest.series:
+        files = hashes.get(_key(entry, patches))
         if files is None:
-            say(f"series {one.id}")
-            files = _hashes(manifest, one, wheel_of(release_of(one)))
-        series.append(one._replace(files=files))
+            say(f"series {entry.id}")
+            files = _hashes(manifest, entry, wheel_of(release_of(entry)))
+        series.append(entry._replace(files=files))
     content = Content(
         manifest.package,
         tuple(series),
@@ -62,8 +62,8 @@ def generate(
 def _read(directory: Path, patch: Patch) -> Patch:
     data = patch_files.read(directory, patch.name)
     hunks: Counter[str] = Counter()
-    for one in diff.parse(data, str(directory / patch.name)):
-        hunks[one.path] += len(one.hunks)
+    for change in diff.parse(data, str(directory / patch.name)):
+        hunks[change.path] += len(change.hunks)
     return patch._replace(sha256=sha256(data), hunks=dict(hunks))
 
 
@@ -77,14 +77,16 @@ def _hashes_of(known: Content) -> dict[tuple[str, ...], Mapping[str, LockedFile]
 
 
 def _hashes(manifest: Manifest, series: Series, wheel: Path) -> dict[str, LockedFile]:
-    paths = sorted({one.path for _, one in plan.parse_series(manifest, series)})
+    paths = sorted({change.path for _, change in plan.parse_series(manifest, series)})
     pristine = {path: wheels.read(wheel, path) for path in paths}
     built = plan.build(manifest, series, pristine, locked=None)
     sources = [
-        bytecode.Source(Path(one.path), one.after.data) for one in built.files if one.after and one.path.endswith(".py")
+        bytecode.Source(Path(file.path), file.after.data)
+        for file in built.files
+        if file.after and file.path.endswith(".py")
     ]
     bytecode.compile_sources(sources, None, own=True)
     return {
-        one.path: LockedFile(one.before.sha256 if one.before else None, one.after.sha256 if one.after else None)
-        for one in built.files
+        file.path: LockedFile(file.before.sha256 if file.before else None, file.after.sha256 if file.after else None)
+        for file in built.files
     }

@@ -29,10 +29,10 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
 
     A commit's trailer names the patch that it was ported from; its message says why, upstream and remove_when.
     """
-    kept = {one: patch_files.read(manifest.directory, one) for one in manifest.patches}
+    kept = {patch_name: patch_files.read(manifest.directory, patch_name) for patch_name in manifest.patches}
     named: list[Named] = []
     for commit in worktree.commits(repo):
-        same = [one for one, text in kept.items() if worktree.same_text(text, commit.diff)]
+        same = [patch_name for patch_name, text in kept.items() if worktree.same_text(text, commit.diff)]
         if same:
             # Its own name first: two patches may have the same text.
             named.append(Named(commit.patch if commit.patch in same else same[0], commit.subject, None))
@@ -51,8 +51,8 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
         if source:
             patch = patch._replace(capabilities=manifest.patches[source].capabilities)
         named.append(Named(own, commit.subject, NewPatch(patch, commit.diff, source)))
-    names = [one.patch for one in named]
-    if twice := sorted({one for one in names if names.count(one) > 1}):
+    names = [naming.patch for naming in named]
+    if twice := sorted({patch_name for patch_name in names if names.count(patch_name) > 1}):
         raise refused(
             "named-twice", f"two commits are {twice[0]}; nothing was written", "squash them", str(repo.working_dir)
         )
@@ -62,9 +62,9 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
 def retitle(repo: git.Repo, names: Sequence[str]) -> None:
     """Write the names of their patches into the commits, so that `dev refresh` knows them; no file changes."""
     tip = repo.commit(worktree.PRISTINE).hexsha
-    for one, found in zip(names, worktree.commits(repo), strict=True):
+    for patch_name, found in zip(names, worktree.commits(repo), strict=True):
         commit = repo.commit(found.sha)
-        message = str(commit.message).replace(f"{worktree.TRAILER}{found.patch}", f"{worktree.TRAILER}{one}")
+        message = str(commit.message).replace(f"{worktree.TRAILER}{found.patch}", f"{worktree.TRAILER}{patch_name}")
         tip = repo.git.commit_tree(commit.tree.hexsha, "-p", tip, "-m", message)
     repo.git.reset("--soft", tip)
 

@@ -53,7 +53,7 @@ def port(
     directory = directory or default_directory()
     manifest = source.load(directory)
     series = series_of(manifest.series, old)
-    if any(one.id == new for one in manifest.series):
+    if any(entry.id == new for entry in manifest.series):
         raise GaudiPatchError(
             Exit.USAGE,
             "exists",
@@ -157,7 +157,10 @@ def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
         f"resolve and `git add` there, then gaudi-patch dev port --continue {shlex.quote(str(folder))} (or --abort)",
         str(folder),
     )
-    done = [worktree.trailer(str(one.message)) for one in repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)]
+    done = [
+        worktree.trailer(str(commit.message))
+        for commit in repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)
+    ]
     data = {"conflict": name, "files": files, "merged": done, "dropped": plan["dropped"]}
     sides = (
         f"HEAD is {plan['new']} with the patches so far, the parent is {plan['old']} before the patch, "
@@ -171,15 +174,15 @@ def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
     directory, wheel = Path(plan["directory"]), Path(plan["wheel"])
     manifest = source.load(directory)
     named = patch_names.name(repo, manifest, plan["new"])
-    fresh = [one.new for one in named if one.new is not None]
-    names = [one.patch for one in named]
+    fresh = [naming.new for naming in named if naming.new is not None]
+    names = [naming.patch for naming in named]
     old = series_of(manifest.series, plan["old"])
     with staging.draft(directory) as drafted:
-        staging.write(drafted, {one.patch.name: one.diff for one in fresh})
+        staging.write(drafted, {naming.patch.name: naming.diff for naming in fresh})
         staging.add_series(drafted, manifest, old, plan["new"], names)
-        for one in fresh:
-            if one.patch.name not in manifest.patches:
-                staging.add_patch(drafted, one)
+        for naming in fresh:
+            if naming.patch.name not in manifest.patches:
+                staging.add_patch(drafted, naming)
         lint.lint(drafted, write=True, known={plan["new"]: wheel})
         python = Path(plan["python"]) if plan["python"] else None
         proved = prove.prove(drafted, wheel, python) if plan["smoke"] else prove.PortProof()

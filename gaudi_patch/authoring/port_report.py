@@ -30,7 +30,7 @@ def report(
     proved: PortProof,
 ) -> Result:
     """Describe the series of a finished port: its patches, the smoke checks, and what these did not see."""
-    rows = [_row(one) for one in named]
+    rows = [_row(naming) for naming in named]
     rows += [(name, "obsolete", "upstream has the change") for name in plan["dropped"]]
     seconds = time.time() - plan["started"]
     title = f"Series {plan['new']}, ported from {plan['old']}: {lines} lines of the release changed"
@@ -48,8 +48,8 @@ def report(
         ]
     data = {
         "series": plan["new"],
-        "patches": [one.patch for one in named],
-        "new": sorted(one.patch for one in named if one.new),
+        "patches": [naming.patch for naming in named],
+        "new": sorted(naming.patch for naming in named if naming.new),
         "dropped": plan["dropped"],
         "routing_lines": lines,
         "smoke": [rendering.data(level) for level in smoked],
@@ -61,13 +61,13 @@ def report(
     return result
 
 
-def _row(one: Named) -> tuple[str, str, str]:
+def _row(naming: Named) -> tuple[str, str, str]:
     """Return the row of a patch: its name, whether it is new, and why."""
-    if one.new is None:
-        return one.patch, "shared", "the text is as in other releases"
-    if one.patch == one.new.source:
-        return one.patch, "changed", "in every series: all of them are to be proved again"
-    return one.patch, "new", f"from {one.new.source}" if one.new.source else one.subject
+    if naming.new is None:
+        return naming.patch, "shared", "the text is as in other releases"
+    if naming.patch == naming.new.source:
+        return naming.patch, "changed", "in every series: all of them are to be proved again"
+    return naming.patch, "new", f"from {naming.new.source}" if naming.new.source else naming.subject
 
 
 def _look_at(result: Result, repo: git.Repo, drafted: Manifest, release: str, smoked: Sequence[LevelResult]) -> None:
@@ -77,8 +77,8 @@ def _look_at(result: Result, repo: git.Repo, drafted: Manifest, release: str, sm
     old = repo.git.rev_list("--max-parents=0", worktree.PRISTINE)
     calls = gaps.device_calls(repo, old, worktree.PRISTINE)
     stale = gaps.outdated([drafted.patches[name] for name in series.patches], release)
-    result.data["unproved"] = [one._asdict() for one in unseen]
-    result.data["device_calls"] = [one._asdict() for one in calls]
+    result.data["unproved"] = [gap._asdict() for gap in unseen]
+    result.data["device_calls"] = [call._asdict() for call in calls]
     result.data["remove_when_outdated"] = stale
     result.blocks += gaps.blocks(unseen, calls, stale)
     if result.exit is Exit.OK:

@@ -18,7 +18,9 @@ from gaudi_patch.target.requirements import TABLE, table
 def of_wheel(wheel: Path) -> tuple[str, list[str]]:
     """Return the version and the Requires-Dist lines of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = [one for one in archive.namelist() if one.endswith(".dist-info/METADATA") and one.count("/") == 1]
+        (name,) = [
+            member for member in archive.namelist() if member.endswith(".dist-info/METADATA") and member.count("/") == 1
+        ]
         headers = email.message_from_bytes(archive.read(name))
     return headers["Version"], headers.get_all("Requires-Dist") or []
 

@@ -56,7 +56,7 @@ def load(directory: Path) -> Manifest:
         if one.id in series:
             raise table.fault(f"two series have the name {one.id}", "id" if "id" in table.value else "versions")
         series[one.id] = one
-    used = {name for one in series.values() for name in one.patches}
+    used = {name for entry in series.values() for name in entry.patches}
     for table in top.named("patch"):
         if table.name not in used:
             raise table.fault("no series uses this patch")
@@ -123,7 +123,7 @@ def _pair(table: Table) -> Pair:
     if not made.vllm_gaudi:
         raise table.fault("lists no specifier", "vllm_gaudi")
     for index, specifier in enumerate(made.vllm_gaudi):
-        table.read(lambda one=specifier: pairs.words(versions.specifier(one)), "vllm_gaudi", index)  # type: ignore[misc]
+        table.read(lambda text=specifier: pairs.words(versions.specifier(text)), "vllm_gaudi", index)  # type: ignore[misc]
     return made
 
 
@@ -154,7 +154,7 @@ class Table:
 
     def fault(self, message: str, *keys: str | int, hint: str = "") -> Exception:
         """Return a fault of this table, or of the key or item ``keys`` in it."""
-        key = ".".join(str(one) for one in (*self.path, *keys) if isinstance(one, str))
+        key = ".".join(str(part) for part in (*self.path, *keys) if isinstance(part, str))
         return bad_manifest(f"{key}: {message}", str(self.lines.file), self.lines.of((*self.path, *keys)), hint)
 
     def only(self, allowed: Collection[str]) -> None:

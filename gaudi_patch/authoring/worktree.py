@@ -88,16 +88,16 @@ def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
     from gaudi_patch.series import diff
 
     root = Path(repo.working_dir)
-    for one in diff.parse(patch_files.read(manifest.directory, name), name):
-        target = root / one.path
+    for change in diff.parse(patch_files.read(manifest.directory, name), name):
+        target = root / change.path
         before = target.read_bytes() if target.exists() else b""
         try:
-            after = hunks.apply(before, one.hunks, allow_offset=True)
+            after = hunks.apply(before, change.hunks, allow_offset=True)
         except hunks.HunkMismatch as error:
             raise refused(
-                "does-not-apply", f"{name}: {one.path}: {error}", file=str(root), line=error.hunk.line
+                "does-not-apply", f"{name}: {change.path}: {error}", file=str(root), line=error.hunk.line
             ) from error
-        if one.kind is diff.Kind.DELETE:
+        if change.kind is diff.Kind.DELETE:
             target.unlink()
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,9 +171,9 @@ def lay(repo: git.Repo, manifest: Manifest, series: Series) -> None:
         commit_patch(repo, manifest, name)
 
 
-def same_text(one: bytes, other: bytes) -> bool:
+def same_text(text: bytes, other: bytes) -> bool:
     """Return whether two patches make the same change in the same context, whatever the lines and blobs."""
-    return _bare(one) == _bare(other)
+    return _bare(text) == _bare(other)
 
 
 def _bare(patch: bytes) -> list[bytes]:

@@ -30,8 +30,12 @@ class Metric(NamedTuple):
 
 
 METRICS = (
-    Metric("Time, as a multiple of a memcpy of the same bytes", lambda one: one.times_memcpy, lambda x: f"{x:.1f}x"),
-    Metric("Graph launches", lambda one: one.counts.get("graph_launches"), lambda x: f"{x:.0f}"),
+    Metric(
+        "Time, as a multiple of a memcpy of the same bytes",
+        lambda measured: measured.times_memcpy,
+        lambda x: f"{x:.1f}x",
+    ),
+    Metric("Graph launches", lambda measured: measured.counts.get("graph_launches"), lambda x: f"{x:.0f}"),
 )
 
 
@@ -40,9 +44,9 @@ def longest(pairs: Sequence[Pair]) -> list[Pair]:
     chosen = []
     for shape in SHAPES:
         for direction in DIRECTIONS:
-            of = [one for one in pairs if (one.shape, one.direction) == (shape.name, direction)]
+            of = [pair for pair in pairs if (pair.shape, pair.direction) == (shape.name, direction)]
             if of:
-                chosen.append(max(of, key=lambda one: (None not in (one.stock, one.patched), one.tokens)))
+                chosen.append(max(of, key=lambda pair: (None not in (pair.stock, pair.patched), pair.tokens)))
     return chosen
 
 
@@ -60,17 +64,17 @@ def bars(pairs: Sequence[Pair], metric: Metric) -> list[Bar]:
 
 def draw(title: str, shown: Sequence[Bar], *, ascii_only: bool) -> str:
     """Lines of at most 80 columns; the longest bar takes ``WIDTH``."""
-    most = max((one.value for one in shown), default=0.0)
+    most = max((drawn.value for drawn in shown), default=0.0)
     if not most:
         return ""
-    names = max(len(one.group) for one in shown)
+    names = max(len(drawn.group) for drawn in shown)
     lines = [title]
     before = ""
-    for one in shown:
-        length = one.value / most * WIDTH
+    for drawn in shown:
+        length = drawn.value / most * WIDTH
         bar = "#" * max(1, round(length)) if ascii_only else _blocks(length)
-        lines.append(f"  {one.group if one.group != before else '':<{names}}  {one.code:<7}  {bar} {one.text}")
-        before = one.group
+        lines.append(f"  {drawn.group if drawn.group != before else '':<{names}}  {drawn.code:<7}  {bar} {drawn.text}")
+        before = drawn.group
     return "\n".join(lines) + "\n"
 
 

@@ -118,7 +118,7 @@ class Meter:
         self._held = held
         objects = -(-held // chunk) + 1  # and the partial one of a request that is longer
         self.allocator = kv_lmcache.Allocator((held + chunk) * shape["token_bytes"] + objects * OBJECT_SLACK)
-        layout = next(one for one in kv_caches.LAYOUTS if one.mla == shape["mla"] and one.pad)
+        layout = next(candidate for candidate in kv_caches.LAYOUTS if candidate.mla == shape["mla"] and candidate.pad)
         caches = kv_caches.Caches(
             layout,
             dtype="bfloat16",
@@ -185,7 +185,7 @@ class Meter:
     ) -> int:
         """Return how many planes do not hold, in the slots of the request, what the objects hold."""
         index = np.asarray(slots)
-        contents = [self.port.contents(one) for one in objects]
+        contents = [self.port.contents(memory_object) for memory_object in objects]
         wrong = 0
         for kind, layers in enumerate(self.port.kinds):
             for place, number in enumerate(self.port.caches.plane_numbers(layers)):

@@ -73,12 +73,12 @@ class Pair(NamedTuple):
 
 def points_of(code: str, shape: str, measured: Iterable[Mapping[str, Any]]) -> list[Point]:
     """Return the points of one measuring process."""
-    return [Point(code=code, shape=shape, **one) for one in measured]
+    return [Point(code=code, shape=shape, **values) for values in measured]
 
 
 def pairs_of(points: Sequence[Point]) -> list[Pair]:
     """Pairs in the order of the shapes, then by direction, then by length."""
-    found = {(one.shape, one.direction, one.tokens, one.code): one for one in points}
+    found = {(point.shape, point.direction, point.tokens, point.code): point for point in points}
     keys = sorted(
         {key[:3] for key in found},
         key=lambda key: ([shape.name for shape in SHAPES].index(key[0]), DIRECTIONS.index(key[1]), key[2]),
@@ -97,11 +97,11 @@ def count_row(pair: Pair) -> tuple[str, ...]:
     """Return what the device was told to do: stock -> patched."""
     return (
         _request(pair),
-        _both(pair, lambda one: _count(one, "graph_launches")),
-        _both(pair, lambda one: _count(one, "graph_compilation")),
-        _both(pair, lambda one: "-" if one.compiled_for_other is None else str(one.compiled_for_other)),
-        _both(pair, lambda one: _count(one, "h2d_copies", "d2h_copies")),
-        _both(pair, lambda one: _count(one, "device_syncs")),
+        _both(pair, lambda point: _count(point, "graph_launches")),
+        _both(pair, lambda point: _count(point, "graph_compilation")),
+        _both(pair, lambda point: "-" if point.compiled_for_other is None else str(point.compiled_for_other)),
+        _both(pair, lambda point: _count(point, "h2d_copies", "d2h_copies")),
+        _both(pair, lambda point: _count(point, "device_syncs")),
     )
 
 
@@ -112,16 +112,18 @@ def byte_row(pair: Pair) -> tuple[str, ...]:
     return (
         _request(pair),
         f"{some.bytes / GIB:.1f} GiB" if some.bytes >= GIB else f"{some.bytes >> 20} MiB",
-        _both(pair, lambda one: _share(one, "bounce_bytes", "{:.0%}")),
-        _both(pair, lambda one: _share(one, "device_traffic_bytes", "{:.1f}x")),
-        _both(pair, lambda one: f"{one.times_memcpy:.1f}x"),
-        _both(pair, lambda one: f"{one.cpu_times_memcpy:.1f}x"),
+        _both(pair, lambda point: _share(point, "bounce_bytes", "{:.0%}")),
+        _both(pair, lambda point: _share(point, "device_traffic_bytes", "{:.1f}x")),
+        _both(pair, lambda point: f"{point.times_memcpy:.1f}x"),
+        _both(pair, lambda point: f"{point.cpu_times_memcpy:.1f}x"),
     )
 
 
 def repeated(pairs: Sequence[Pair]) -> str:
     """Return what the star behind a length means; empty where there is none."""
-    held = sorted({one.held for pair in pairs for one in (pair.stock, pair.patched) if one and one.held < one.tokens})
+    held = sorted(
+        {point.held for pair in pairs for point in (pair.stock, pair.patched) if point and point.held < point.tokens}
+    )
     if not held:
         return ""
     lengths = " or ".join(length_text(tokens) for tokens in held)
@@ -133,7 +135,7 @@ def repeated(pairs: Sequence[Pair]) -> str:
 
 def length(pair: Pair) -> str:
     """Return the length of the request, with a star where it is longer than what memory held."""
-    star = "*" if any(one and one.held < one.tokens for one in (pair.stock, pair.patched)) else ""
+    star = "*" if any(point and point.held < point.tokens for point in (pair.stock, pair.patched)) else ""
     return f"{length_text(pair.tokens)}{star}"
 
 

@@ -118,7 +118,7 @@ def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[in
     found = result.counters
     if result.status == "skipped":  # a device that is nearly full: nobody's fault, and not the patched code's
         new = [Skipped(shape, tokens, result.reason) for tokens in contexts]
-        measured.skipped += [one for one in new if one not in measured.skipped]
+        measured.skipped += [case for case in new if case not in measured.skipped]
         return
     if result.status != "passed":
         # Figures of a run that failed a comparison are figures of wrong work.

@@ -64,7 +64,7 @@ class Comparison:
             return None
         skipped = self.measured.skipped
         details = [f"{points.WORDS[code]} code, {shape}: {why}" for code, shape, why in failures]
-        details += [f"{one.shape} {workload.length_text(one.tokens)}: {one.reason}" for one in skipped]
+        details += [f"{case.shape} {workload.length_text(case.tokens)}: {case.reason}" for case in skipped]
         return GaudiPatchError(
             Exit.ENVIRONMENT,
             "cannot-measure",

@@ -66,7 +66,7 @@ def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Fil
         path = relative / entry.name
         if path in changed or entry.name == "__pycache__":
             continue
-        if entry.is_dir() and any(one.is_relative_to(path) for one in changed):
+        if entry.is_dir() and any(file.is_relative_to(path) for file in changed):
             _link(entry, folder, path, changed)
             continue
         (folder / relative).mkdir(parents=True, exist_ok=True)
@@ -77,9 +77,9 @@ def _patched(found: Situation) -> dict[str, FileImage | None]:
     """Return what the series makes of the pristine files, held against the lock."""
     assert found.series is not None
     planned = plan.build(found.manifest, found.series, _on_disk(found), locked=found.locked)
-    return {one.path: one.after for one in planned.files}
+    return {file.path: file.after for file in planned.files}
 
 
 def _on_disk(found: Situation) -> dict[str, FileImage | None]:
     bounds = Ground.of(found.installation).bounds
-    return {one.path: read_image(found.installation.root / one.path, bounds) for one in found.files}
+    return {file.path: read_image(found.installation.root / file.path, bounds) for file in found.files}

@@ -9,7 +9,7 @@ def versions(incomplete: str) -> list[str]:
     from gaudi_patch.series.manifest import load
 
     try:
-        return [one.id for one in load().series if one.id.startswith(incomplete)]
+        return [series.id for series in load().series if series.id.startswith(incomplete)]
     except GaudiPatchError:
         return []
 

@@ -47,10 +47,10 @@ class Manual(TyperCommand):
     def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the examples."""
         with formatter.section("Examples"):
-            for number, one in enumerate(self.examples):
+            for number, example in enumerate(self.examples):
                 if number:
                     formatter.write("\n")
-                if one.when:
-                    formatter.write_text(f"{one.when[0].upper()}{one.when[1:]}:")
-                for line in one.lines:
+                if example.when:
+                    formatter.write_text(f"{example.when[0].upper()}{example.when[1:]}:")
+                for line in example.lines:
                     formatter.write(f"{'':{formatter.current_indent + 2}}{line}\n")

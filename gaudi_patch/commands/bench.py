@@ -132,7 +132,7 @@ def _blocks(comparison: Comparison) -> list[Block]:
         drawn = chart.draw(metric.title, chart.bars(chart.longest(pairs), metric), ascii_only=plain)
         blocks += [Preformatted(drawn)] if drawn else []
     if measured.skipped:
-        rows = [(one.shape, workload.length_text(one.tokens), one.reason) for one in measured.skipped]
+        rows = [(case.shape, workload.length_text(case.tokens), case.reason) for case in measured.skipped]
         blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))
     title = f"LMCache {comparison.version}: unpatched and patched, {comparison.rules} mode"
     notes = (title, points.repeated(pairs), HOW, NOTES[measured.device])
@@ -155,7 +155,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "shapes": [{**asdict(shape), "token_bytes": shape.token_bytes} for shape in comparison.shapes],
         "connectors": measured.connectors,
         "points": [point.as_data() for point in measured.points],
-        "skipped": [asdict(one) for one in measured.skipped],
+        "skipped": [asdict(case) for case in measured.skipped],
         "failures": [{"code": code, "shape": shape, "reason": why} for code, shape, why in measured.failures],
         "svg": None,  # schema_version 1 has it; the drawing that it named is gone
     }

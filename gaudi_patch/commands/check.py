@@ -119,7 +119,7 @@ def compared(manifest: Manifest, installation: Installation, path: Path) -> Resu
     )
     fault = compared.fault
     if fault is not None:
-        rows = [(one.what, _short(one.attested), _short(one.found)) for one in compared.differences]
+        rows = [(gap.what, _short(gap.attested), _short(gap.found)) for gap in compared.differences]
         result.blocks.append(Table(("what", "attested", "found"), rows, "Not as attested"))
         result.exit, result.errors = fault.exit, [fault]
     else:

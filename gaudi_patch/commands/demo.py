@@ -117,15 +117,15 @@ def _answers(story: Story) -> list[Block]:
 
     rows = [
         (
-            one.name,
-            str(one.prompt),
-            str(one.vllm),
-            str(one.lmcache),
-            "-" if one.stock is None else str(one.stock),
-            " ".join(map(str, one.answer)),
-            f"{one.seconds:.3f} s",
+            answer.name,
+            str(answer.prompt),
+            str(answer.vllm),
+            str(answer.lmcache),
+            "-" if answer.stock is None else str(answer.stock),
+            " ".join(map(str, answer.answer)),
+            f"{answer.seconds:.3f} s",
         )
-        for one in answered(story.stock, story.patched)
+        for answer in answered(story.stock, story.patched)
     ]
     head = ("request", "prompt", "vLLM had", "LMCache had", "unpatched", "answer (tokens)", "time")
     title = (

@@ -32,13 +32,13 @@ def data(found: Situation) -> dict[str, Any]:
         "state": found.state.value if found.state else None,
         "files": [
             {
-                "path": one.path,
-                "state": one.state.value,
-                "pre_sha256": one.before,
-                "post_sha256": one.after,
-                "current_sha256": one.current,
+                "path": file.path,
+                "state": file.state.value,
+                "pre_sha256": file.before,
+                "post_sha256": file.after,
+                "current_sha256": file.current,
             }
-            for one in found.files
+            for file in found.files
         ],
     }
 
@@ -60,13 +60,15 @@ def blocks(found: Situation) -> list[Block]:
         rows.append(("state", found.state.value))
     listed: list[Block] = [Fields(rows)]
     if found.files:
-        listed.append(Table(("state", "file"), [(one.state.value, _file(one)) for one in found.files], state_column=0))
+        listed.append(
+            Table(("state", "file"), [(file.state.value, _file(file)) for file in found.files], state_column=0)
+        )
     return listed
 
 
-def _file(one: FileState) -> str:
-    new = one.state is State.PRISTINE and one.before is None
-    return f"{one.path} (missing, will be added)" if new else one.path
+def _file(file: FileState) -> str:
+    new = file.state is State.PRISTINE and file.before is None
+    return f"{file.path} (missing, will be added)" if new else file.path
 
 
 def series_text(found: Situation) -> str:

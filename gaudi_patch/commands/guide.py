@@ -42,9 +42,9 @@ def contents() -> Result:
     pages = [guides.read(name) for name in guides.NAMES]
     return Result(
         "guide",
-        data={"guides": [{"name": one.name, "title": one.title, "summary": one.summary} for one in pages]},
+        data={"guides": [{"name": entry.name, "title": entry.title, "summary": entry.summary} for entry in pages]},
         blocks=[
-            Table(("guide", "about"), [(one.name, one.summary) for one in pages]),
+            Table(("guide", "about"), [(entry.name, entry.summary) for entry in pages]),
             Text("next: gaudi-patch guide NAME", "next"),
         ],
     )

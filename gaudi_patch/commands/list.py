@@ -48,12 +48,12 @@ def list_series(manifest: Manifest) -> Result:
     from gaudi_patch.series import pairs
     from gaudi_patch.series.manifest import newest_release
 
-    partners = {one.id: pairs.fitting(manifest, newest_release(one)) for one in manifest.series}
+    partners = {series.id: pairs.fitting(manifest, newest_release(series)) for series in manifest.series}
     blocks: list[Block] = []
     if manifest.series:
         for table in (_releases(manifest, partners), _capabilities(manifest), _patches(manifest)):
             blocks += [table, Text("")]
-    if notes := [(one.id, one.notes) for one in manifest.series if one.notes]:
+    if notes := [(series.id, series.notes) for series in manifest.series if series.notes]:
         blocks.append(Fields(notes))
     for kind, rules in (("refused", manifest.refused), ("upstream has it", manifest.upstream)):
         if rules:
@@ -67,7 +67,7 @@ def _releases(manifest: Manifest, partners: dict[str, list[Pair]]) -> Table:
 
     rows = [
         (coverage.span(group), pairs.vllm(found), pairs.vllm_gaudi(found))
-        for found, group in coverage.runs(manifest.series, lambda one: partners[one.id])
+        for found, group in coverage.runs(manifest.series, lambda series: partners[series.id])
     ]
     return Table(("LMCache", "vLLM", "vllm-gaudi"), rows, "Releases with a series, and what goes with them")
 
@@ -76,12 +76,12 @@ def _capabilities(manifest: Manifest) -> Table:
     from gaudi_patch.series import coverage
 
     rows = []
-    for name, one in manifest.capabilities.items():
+    for name, capability in manifest.capabilities.items():
 
         def has(series: Series, name: str = name) -> bool:
             return name in series.capabilities
 
-        rows.append((coverage.words(manifest.series, has), one.summary))
+        rows.append((coverage.words(manifest.series, has), capability.summary))
     return Table(("LMCache", "what works"), rows, "What the patches make work")
 
 
@@ -107,21 +107,21 @@ def _data(manifest: Manifest, partners: dict[str, list[Pair]]) -> dict[str, Any]
         "package": manifest.package,
         "series": [
             {
-                "id": one.id,
-                "versions": one.versions,
-                "patches": list(one.patches),
-                "capabilities": list(one.capabilities),
-                "notes": one.notes,
-                "vllm": pairs.vllm(partners[one.id]),
-                "vllm_gaudi": pairs.vllm_gaudi(partners[one.id]),
+                "id": series.id,
+                "versions": series.versions,
+                "patches": list(series.patches),
+                "capabilities": list(series.capabilities),
+                "notes": series.notes,
+                "vllm": pairs.vllm(partners[series.id]),
+                "vllm_gaudi": pairs.vllm_gaudi(partners[series.id]),
             }
-            for one in manifest.series
+            for series in manifest.series
         ],
         "patches": {
-            name: {"title": one.title, "capabilities": list(one.capabilities), "upstream": one.upstream}
-            for name, one in manifest.patches.items()
+            name: {"title": patch.title, "capabilities": list(patch.capabilities), "upstream": patch.upstream}
+            for name, patch in manifest.patches.items()
         },
-        "capabilities": {name: one._asdict() for name, one in manifest.capabilities.items()},
+        "capabilities": {name: capability._asdict() for name, capability in manifest.capabilities.items()},
         "refused": [
             {"versions": rule.versions, "reason": rule.reason, "advice": rule.advice} for rule in manifest.refused
         ],

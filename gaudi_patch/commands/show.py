@@ -55,7 +55,8 @@ def show_series(manifest: Manifest, version: str) -> Result:
     series = manifest.by_id(version) or _series_for(manifest, version)
     files = sorted(manifest.locked_files(series).items())
     actions = [
-        ("create" if one.before is None else "delete" if one.after is None else "modify", path) for path, one in files
+        ("create" if file.before is None else "delete" if file.after is None else "modify", path)
+        for path, file in files
     ]
     fields = [("series", f"{series.id} (LMCache {series.versions})"), ("brings", ", ".join(series.capabilities) or "-")]
     if series.notes:
@@ -86,7 +87,7 @@ def show_series(manifest: Manifest, version: str) -> Result:
         "versions": series.versions,
         "capabilities": list(series.capabilities),
         "patches": patches,
-        "files": [{"path": path, "pre_sha256": one.before, "post_sha256": one.after} for path, one in files],
+        "files": [{"path": path, "pre_sha256": file.before, "post_sha256": file.after} for path, file in files],
     }
     return Result("show", data=data, blocks=blocks)
 

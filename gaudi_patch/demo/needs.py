@@ -125,7 +125,7 @@ def unavailable(package: str, version: str, run: Run) -> str:
     done = run([sys.executable, "-m", "pip", "index", "versions", package])
     if done.returncode == 0:
         listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
-        versions = [one.strip() for one in listed[1].split(",")] if listed else [version]
+        versions = [word.strip() for word in listed[1].split(",")] if listed else [version]
         if version in versions:
             return ""
         python = ".".join(map(str, sys.version_info[:2]))

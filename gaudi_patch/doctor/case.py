@@ -91,7 +91,11 @@ class Case:
     def cards(self) -> list[str]:
         """The PCI addresses of the Gaudi cards."""
         devices = "/sys/bus/pci/devices"
-        return [one for one in self.host.names(devices) if self.host.read(f"{devices}/{one}/vendor") == HABANA_VENDOR]
+        return [
+            device
+            for device in self.host.names(devices)
+            if self.host.read(f"{devices}/{device}/vendor") == HABANA_VENDOR
+        ]
 
     @property
     def is_gaudi(self) -> bool:

@@ -99,7 +99,7 @@ def hl_smi(case: Case) -> Answer:
 def _in_container(case: Case) -> bool:
     """Docker and Podman leave these; others hand only some cards in too, which Kubernetes says by a variable."""
     marks = (case.host.path("/.dockerenv"), case.host.path("/run/.containerenv"))
-    return any(one.exists() for one in marks) or "KUBERNETES_SERVICE_HOST" in case.environ
+    return any(mark.exists() for mark in marks) or "KUBERNETES_SERVICE_HOST" in case.environ
 
 
 @check(

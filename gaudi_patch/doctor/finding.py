@@ -55,7 +55,7 @@ class Check(NamedTuple):
 
     def __call__(self, case: Case) -> Finding:
         reasons = (case.lacking(need) for need in self.needs)
-        reason = next((one for one in reasons if one), "")
+        reason = next((text for text in reasons if text), "")
         answer = Answer(Level.UNKNOWN, reason) if reason else self.run(case)
         return Finding(self.id, answer.level, answer.what, answer.why or self.why, answer.fix, self.source)
 

@@ -37,7 +37,7 @@ class Installed:
         text = self.packages[package].text("METADATA", "PKG-INFO")
         if text is not None:
             found = re.findall(r"^Requires-Dist: *([\w.-]+)([^;\n]*)(;?.*)$", text.split("\n\n")[0], re.MULTILINE)
-            return [f"{one}{spec.strip()}" for one, spec, marker in found if normalised(one) == of and not marker]
+            return [f"{name}{spec.strip()}" for name, spec, marker in found if normalised(name) == of and not marker]
         return []
 
     def entry_points(self, package: str, group: str) -> list[str]:

@@ -127,8 +127,8 @@ class Applied(NamedTuple):
             "patches": dict(self.patches),
             "capabilities": list(self.capabilities),
             "files": {
-                path: {"before": one.before.to_json() if one.before else None, "after": one.after}
-                for path, one in sorted(self.files.items())
+                path: {"before": file.before.to_json() if file.before else None, "after": file.after}
+                for path, file in sorted(self.files.items())
             },
             "bytecode": {path: saved.to_json() for path, saved in sorted(self.bytecode.items())},
             "record": self.record.to_json() if self.record else None,
@@ -145,7 +145,7 @@ class Applied(NamedTuple):
 
     def backups(self) -> set[str]:
         """Return the hashes of all backups that this state needs."""
-        needed = {one.before.sha256 for one in self.files.values() if one.before}
+        needed = {file.before.sha256 for file in self.files.values() if file.before}
         needed |= {saved.sha256 for saved in self.bytecode.values()}
         if self.record:
             needed.add(self.record.sha256)

@@ -178,7 +178,7 @@ def _lay_out(found: Situation, overlay: Overlay, options: ApplyOptions) -> tuple
     assert series is not None
     unknown = found.state is None
     locked = None if unknown else manifest.locked_files(series)
-    paths = sorted(locked) if locked is not None else [one.path for _, one in plan.parse_series(manifest, series)]
+    paths = sorted(locked) if locked is not None else [change.path for _, change in plan.parse_series(manifest, series)]
     leftover: list[Path] = []
     if found.applied is not None:
         leftover = layout.unapply(overlay, installation, found.applied)

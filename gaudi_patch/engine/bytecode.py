@@ -106,7 +106,7 @@ def stale(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None
     """
     image = read_image(source, bounds)
     if image is None:
-        return [one for one in variants(source, pycache_prefix, bounds) if not one.tag]
+        return [existing for existing in variants(source, pycache_prefix, bounds) if not existing.tag]
     found = []
     for variant in variants(source, pycache_prefix, bounds):
         cached = read_image(variant.path, bounds) if variant.tag else None
@@ -129,7 +129,7 @@ def compile_sources(sources: Sequence[Source], python: Path | None, *, own: bool
     Without an interpreter to run (an image root) the sources are checked with our own and no .pyc may be
     asked for. Raises ``not-python`` (exit 1) naming the file and the line that does not compile.
     """
-    requests = [compile_pyc.Request(str(one.path), one.data, one.outputs) for one in sources]
+    requests = [compile_pyc.Request(str(module.path), module.data, module.outputs) for module in sources]
     if own or python is None:
         replies = [compile_pyc.compile_one(request) for request in requests]
     else:

@@ -130,19 +130,19 @@ def verify(
     restored: Mapping[Path, str] = MappingProxyType({}),
 ) -> None:
     """Raise ``verify-failed`` (exit 4) where :func:`wrong` finds anything; to be called before a commit."""
-    for one in wrong(installation, names, known, restored):
+    for fault in wrong(installation, names, known, restored):
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "verify-failed",
-            f"{one.reason}, and Python would run it; all changes were rolled back",
+            f"{fault.reason}, and Python would run it; all changes were rolled back",
             "look for a program that writes bytecode of this package at the same time, and run the same command again",
-            str(one.path),
+            str(fault.path),
         )
 
 
 def _judged(cached: list[_Cached], python: Path) -> list[Wrong]:
     """Ask the interpreter about all at once; where that ends it, about each alone."""
-    question = [_question(one) for one in cached]
+    question = [_question(module) for module in cached]
     try:
         answer = ask(
             python,
@@ -158,13 +158,16 @@ def _judged(cached: list[_Cached], python: Path) -> list[Wrong]:
             raise AskError(Problem.INVALID, "its answer is not one reply per file")
     except AskError as error:
         if error.problem is Problem.TIMEOUT or (error.problem is Problem.NO_ANSWER and len(cached) == 1):
-            return [Wrong(one.path, f"cannot be verified: the interpreter gave {error}", one.name) for one in cached]
+            return [
+                Wrong(module.path, f"cannot be verified: the interpreter gave {error}", module.name)
+                for module in cached
+            ]
         if error.problem is Problem.NO_ANSWER:
-            return [wrong for one in cached for wrong in _judged([one], python)]
+            return [wrong for module in cached for wrong in _judged([module], python)]
         raise GaudiPatchError(
             Exit.ENVIRONMENT, "interpreter-failed", f"could not verify bytecode with it: {error}", file=str(python)
         ) from error
-    return [Wrong(one.path, reason, one.name) for one, reason in zip(cached, reasons, strict=True) if reason]
+    return [Wrong(module.path, reason, module.name) for module, reason in zip(cached, reasons, strict=True) if reason]
 
 
 def _question(cached: _Cached) -> dict[str, Any]:

@@ -77,8 +77,10 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
         facts.patches,
         plan.series.capabilities,
         {
-            one.path: AppliedFile(saved(one.before) if one.before else None, one.after.sha256 if one.after else None)
-            for one in plan.files
+            item.path: AppliedFile(
+                saved(item.before) if item.before else None, item.after.sha256 if item.after else None
+            )
+            for item in plan.files
         },
         {relative(Path(name), installation.root): saved(old) for name, old in old_bytecode.items()},
         _saved_record(overlay, installation, facts.stamp_ns),
@@ -89,9 +91,9 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
         facts.unproved,
         {relative(path, installation.root): image.sha256 for path, image in compiled.items()},
     )
-    for one in plan.files:
-        if one.before is not None:
-            _keep_backup(overlay, installation, one.before, facts.stamp_ns)
+    for item in plan.files:
+        if item.before is not None:
+            _keep_backup(overlay, installation, item.before, facts.stamp_ns)
     _write_state(overlay, installation, applied, facts.stamp_ns)
     if installation.record is not None:
         listing.update(overlay, installation, applied, stamped, compiled, facts.stamp_ns)
@@ -105,8 +107,8 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
     """
     root, state_dir, ground = installation.root, installation.state_dir, Ground.of(installation)
     folders = [root / path for path in applied.directories]
-    for path, one in applied.files.items():
-        pristine = applied_state.restore(ground, one.before, root / path) if one.before else None
+    for path, content in applied.files.items():
+        pristine = applied_state.restore(ground, content.before, root / path) if content.before else None
         overlay.set(root / path, pristine)
         if path.endswith(".py"):
             for variant in overlay.variants(root / path, installation.pycache_prefix):
@@ -128,13 +130,13 @@ def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: in
     series before this one left just so keeps its mtime, since it is not written again.
     """
     images: dict[str, FileImage | None] = {}
-    for one in plan.files:
-        image = one.after
-        now = overlay.on_disk(installation.root / one.path)
+    for file in plan.files:
+        image = file.after
+        now = overlay.on_disk(installation.root / file.path)
         if image is not None and now is not None and image.same_content(now):
             image = image._replace(mtime_ns=now.mtime_ns)
         elif image is not None:
-            before = one.before
+            before = file.before
             clash = (
                 before is not None
                 and before.mtime_ns is not None
@@ -142,7 +144,7 @@ def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: in
                 and len(before.data) == len(image.data)
             )
             image = image._replace(mtime_ns=stamp + SECOND if clash else stamp)
-        images[one.path] = image
+        images[file.path] = image
     return images
 
 
@@ -193,13 +195,17 @@ def _recompile(
 
 def _variants_of_package(overlay: Overlay, installation: Installation) -> list[bytecode.Variant]:
     source = installation.root / installation.package / "__init__.py"
-    return [one for one in overlay.variants(source, installation.pycache_prefix) if one.tag == installation.cache_tag]
+    return [
+        variant
+        for variant in overlay.variants(source, installation.pycache_prefix)
+        if variant.tag == installation.cache_tag
+    ]
 
 
 def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], variant: bytecode.Variant) -> FileImage:
-    for one in default:
-        if one.optimization == variant.optimization:
-            image = overlay.get(one.path)
+    for existing in default:
+        if existing.optimization == variant.optimization:
+            image = overlay.get(existing.path)
             assert image is not None
             return image
     raise AssertionError(variant)
@@ -235,7 +241,7 @@ def _folders(
     series creates: whoever patched these before us made their directories too.
     """
     made = {installation.root / path for path in previous.directories} if previous else set()
-    created = {installation.root / one.path for one in plan.files if one.before is None}
+    created = {installation.root / item.path for item in plan.files if item.before is None}
     for folder in {file.parent for file in created}:
         if folder.is_dir() and all(path in created or path.name == "__pycache__" for path in folder.iterdir()):
             made.add(folder)

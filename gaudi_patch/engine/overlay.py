@@ -40,13 +40,13 @@ class Overlay:
     def variants(self, source: Path, pycache_prefix: str | None) -> list[bytecode.Variant]:
         """Cached bytecode of ``source`` as it is to be: what is on disk, less and more what was decided here."""
         found = bytecode.variants(source, pycache_prefix, self._bounds)
-        known = {one.path for one in found}
+        known = {variant.path for variant in found}
         found += [
             one
             for path in self._new
             if path not in known and (one := bytecode.variant_of(path, source, pycache_prefix))
         ]
-        return [one for one in found if self.get(one.path) is not None]
+        return [variant for variant in found if self.get(variant.path) is not None]
 
     def bytecode(self) -> dict[Path, str]:
         """Return the SHA-256 of all bytecode that was decided to be there, by its path."""

@@ -82,8 +82,8 @@ def inspect(ground: Ground, expected: Mapping[str, LockedFile]) -> tuple[FileSta
 def whole_state(files: Sequence[FileState]) -> State:
     """Return the state of an installation: of all its files on the same side, or why they are not."""
     # A file of which only the mode changes has one hash: it says nothing about the side.
-    decisive = [one for one in files if one.before != one.after] or files
-    found = {one.state for one in decisive}
+    decisive = [file for file in files if file.before != file.after] or files
+    found = {file.state for file in decisive}
     if found == {State.PRISTINE} or found == {State.PATCHED}:
         return found.pop()
     if State.MODIFIED in found:
@@ -112,9 +112,9 @@ def parse_series(manifest: Manifest, series: Series) -> list[tuple[str, FileDiff
     from gaudi_patch.series import diff
 
     return [
-        (name, one)
+        (name, change)
         for name in series.patches
-        for one in diff.parse(manifest.patch_bytes(name), str(manifest.directory / name))
+        for change in diff.parse(manifest.patch_bytes(name), str(manifest.directory / name))
     ]
 
 
@@ -137,15 +137,15 @@ def build(
 
     images: dict[str, FileImage | None] = dict(pristine)
     moved: dict[str, tuple[int, ...]] = {}
-    for name, one in parse_series(manifest, series):
-        current = images.get(one.path)
-        data = _content(one, current, name)
+    for name, change in parse_series(manifest, series):
+        current = images.get(change.path)
+        data = _content(change, current, name)
         try:
-            moved[one.path] = moved.get(one.path, ()) + tuple(hunks.offsets(data, one.hunks))
-            result = hunks.apply(data, one.hunks, allow_offset=True)
+            moved[change.path] = moved.get(change.path, ()) + tuple(hunks.offsets(data, change.hunks))
+            result = hunks.apply(data, change.hunks, allow_offset=True)
         except hunks.HunkMismatch as error:
-            raise _does_not_apply(manifest.directory / name, one.path, data, error) from error
-        images[one.path] = _result(one, current, result, owner)
+            raise _does_not_apply(manifest.directory / name, change.path, data, error) from error
+        images[change.path] = _result(change, current, result, owner)
     if locked is not None:
         _compare_with_lock(manifest, series, images, locked)
     files = tuple(PlannedFile(path, pristine.get(path), image) for path, image in sorted(images.items()))
@@ -162,21 +162,21 @@ def reverse(
     from gaudi_patch.series import diff, hunks
 
     images: dict[str, FileImage | None] = dict(patched)
-    for name, one in reversed(parse_series(manifest, series)):
-        if one.path not in patched:
+    for name, change in reversed(parse_series(manifest, series)):
+        if change.path not in patched:
             continue
-        current = images.get(one.path)
+        current = images.get(change.path)
         data = current.data if current else b""
         try:
-            result = hunks.apply(data, _backwards(one.hunks), allow_offset=True)
+            result = hunks.apply(data, _backwards(change.hunks), allow_offset=True)
         except hunks.HunkMismatch as error:
-            raise _does_not_apply(manifest.directory / name, one.path, data, error) from error
-        if one.kind is diff.Kind.CREATE:
-            images[one.path] = None
+            raise _does_not_apply(manifest.directory / name, change.path, data, error) from error
+        if change.kind is diff.Kind.CREATE:
+            images[change.path] = None
         else:
-            changed = one.old_mode is not None and one.old_mode != one.new_mode
-            mode = one.old_mode if changed and one.old_mode is not None else current.mode if current else 0o644
-            images[one.path] = current._replace(data=result, mode=mode) if current else FileImage(result, mode)
+            changed = change.old_mode is not None and change.old_mode != change.new_mode
+            mode = change.old_mode if changed and change.old_mode is not None else current.mode if current else 0o644
+            images[change.path] = current._replace(data=result, mode=mode) if current else FileImage(result, mode)
     for path, hashes in locked.items():
         image = images.get(path)
         if (image.sha256 if image else None) != hashes.before:
@@ -219,40 +219,44 @@ def _backwards(applied: Sequence[Hunk]) -> list[Hunk]:
     sides = {b"+": b"-", b"-": b"+", b" ": b" "}
     return [
         replace(
-            one,
-            old_start=one.new_start,
-            old_count=one.new_count,
-            new_start=one.old_start,
-            new_count=one.old_count,
-            lines=tuple((sides[sign], text) for sign, text in one.lines),
+            change,
+            old_start=change.new_start,
+            old_count=change.new_count,
+            new_start=change.old_start,
+            new_count=change.old_count,
+            lines=tuple((sides[sign], text) for sign, text in change.lines),
         )
-        for one in applied
+        for change in applied
     ]
 
 
-def _content(one: FileDiff, current: FileImage | None, name: str) -> bytes:
+def _content(change: FileDiff, current: FileImage | None, name: str) -> bytes:
     from gaudi_patch.series import diff
 
-    if one.kind is diff.Kind.CREATE:
+    if change.kind is diff.Kind.CREATE:
         if current is not None:
             raise refused(
-                "exists", f"{name} creates this file, but it is there already; nothing was changed", file=one.path
+                "exists", f"{name} creates this file, but it is there already; nothing was changed", file=change.path
             )
         return b""
     if current is None:
-        raise refused("missing", f"{name} changes this file, but it is not there; nothing was changed", file=one.path)
+        raise refused(
+            "missing", f"{name} changes this file, but it is not there; nothing was changed", file=change.path
+        )
     return current.data
 
 
-def _result(one: FileDiff, current: FileImage | None, data: bytes, owner: tuple[int, int] | None) -> FileImage | None:
+def _result(
+    change: FileDiff, current: FileImage | None, data: bytes, owner: tuple[int, int] | None
+) -> FileImage | None:
     from gaudi_patch.series import diff
 
-    if one.kind is diff.Kind.DELETE:
+    if change.kind is diff.Kind.DELETE:
         return None
     if current is None:
-        return FileImage(data, one.new_mode if one.new_mode is not None else 0o644, owner=owner)
-    changed = one.new_mode is not None and one.new_mode != one.old_mode
-    mode = one.new_mode if changed and one.new_mode is not None else current.mode
+        return FileImage(data, change.new_mode if change.new_mode is not None else 0o644, owner=owner)
+    changed = change.new_mode is not None and change.new_mode != change.old_mode
+    mode = change.new_mode if changed and change.new_mode is not None else current.mode
     return FileImage(data, mode, owner=current.owner)
 
 

@@ -56,7 +56,7 @@ def rollback(
             if fault is not None and fault.code == "drift":
                 raise fault
             return RollbackOutcome(Done.ALREADY, found, found, warnings=warnings)
-        edited = [one for one in found.files if one.state in (State.MODIFIED, State.MISSING)]
+        edited = [item for item in found.files if item.state in (State.MODIFIED, State.MISSING)]
         ground = found.ground
         overlay = Overlay(ground.bounds)
         saved = _save_edited(found, edited, overlay, options)
@@ -87,7 +87,7 @@ def rollback(
 
 def _save_edited(found: Situation, edited: list[FileState], overlay: Overlay, options: RollbackOptions) -> list[Path]:
     """Copy files that were edited since to where the user wants them, before anything is touched."""
-    changed = [one for one in edited if one.state is State.MODIFIED]
+    changed = [file for file in edited if file.state is State.MODIFIED]
     if edited and not options.force:
         raise GaudiPatchError(
             Exit.REFUSED,
@@ -97,15 +97,15 @@ def _save_edited(found: Situation, edited: list[FileState], overlay: Overlay, op
             f"`{found.command('rollback', '--force')}` saves the edited copies (--save-to DIR) and restores the "
             "pristine files",
             str(found.installation.root),
-            details=[f"{one.state.value}: {one.path}" for one in edited],
+            details=[f"{file.state.value}: {file.path}" for file in edited],
         )
     saved = []
     try:
-        for one in changed:
+        for file in changed:
             # The overlay keeps what it read: an edit made after this is met by the transaction, and not lost.
-            image = overlay.get(found.installation.root / one.path)
+            image = overlay.get(found.installation.root / file.path)
             assert image is not None
-            name = Path(one.path).name
+            name = Path(file.path).name
             saved.append(save(name, image, options.save_to.resolve(), options.disk, found.installation.root))
     except OSError as error:
         raise environment_error(error, "saving an edited copy") from error
@@ -134,11 +134,11 @@ def _verified(manifest: Manifest, before: Situation, progress: Progress) -> Situ
     with reading_again(before, progress):
         after = look(manifest, installation)
         bounds = Ground.of(installation).bounds
-        images = {one.path: read_image(installation.root / one.path, bounds) for one in before.files}
-    for one in before.files:
-        image = images[one.path]
-        if (image.sha256 if image else None) != one.before:
+        images = {file.path: read_image(installation.root / file.path, bounds) for file in before.files}
+    for file in before.files:
+        image = images[file.path]
+        if (image.sha256 if image else None) != file.before:
             raise GaudiPatchError(
-                Exit.BUG, "not-pristine", "rolled back, but the disk does not hold the pristine file", file=one.path
+                Exit.BUG, "not-pristine", "rolled back, but the disk does not hold the pristine file", file=file.path
             )
     return after

@@ -93,8 +93,8 @@ def _expected(manifest: Manifest, series: Series | None, applied: Applied | None
     """Return what the files are held against: what was applied where something was, else the lock."""
     if applied is not None:
         return {
-            path: LockedFile(one.before.sha256 if one.before else None, one.after)
-            for path, one in applied.files.items()
+            path: LockedFile(file.before.sha256 if file.before else None, file.after)
+            for path, file in applied.files.items()
         }
     return manifest.locked_files(series) if series else {}
 
@@ -107,8 +107,8 @@ def _state(
     found = plan.whole_state(files)
     if found is State.PATCHED and applied is not None and series is not None and not applied.offset:
         locked = manifest.locked_files(series)
-        now = {path: one.after for path, one in applied.files.items()}
-        if now != {path: one.after for path, one in locked.items()}:
+        now = {path: file.after for path, file in applied.files.items()}
+        if now != {path: file.after for path, file in locked.items()}:
             return State.OUTDATED
     return found
 
@@ -117,6 +117,6 @@ def _by_hash(manifest: Manifest, ground: Ground) -> Series | None:
     """Return the series whose files are all there, pristine or patched, by their hashes (checkouts, local builds)."""
     for series in manifest.series:
         files = plan.inspect(ground, manifest.locked_files(series))
-        if all(one.state in (State.PRISTINE, State.PATCHED) for one in files):
+        if all(file.state in (State.PRISTINE, State.PATCHED) for file in files):
             return series
     return None

@@ -92,7 +92,7 @@ def stale_bytecode(found: Situation) -> list[Wrong]:
     """Return the bytecode that Python would run in place of the patched sources, each with what is wrong with it."""
     from gaudi_patch.engine.bytecode_check import recorded, wrong
 
-    names = [one.path for one in found.files]
+    names = [file.path for file in found.files]
     return wrong(found.installation, names, recorded(found.installation, found.applied))
 
 
@@ -104,7 +104,7 @@ def hidden(found: Situation, old: list[Wrong]) -> GaudiPatchError:
         "every source is patched, but Python would run cached bytecode that is not theirs; nothing was changed",
         f"`{found.command('apply')}` removes it",
         str(old[0].path),
-        details=[str(one) for one in old],
+        details=[str(path) for path in old],
     )
 
 
@@ -170,7 +170,7 @@ def fault_of(found: Situation) -> GaudiPatchError | None:
     if found.state in (State.MODIFIED, State.MISSING):
         return drift(found)
     if found.state is State.PARTIAL:
-        names = [f"{one.state.value}: {one.path}" for one in found.files]
+        names = [f"{file.state.value}: {file.path}" for file in found.files]
         return GaudiPatchError(
             Exit.REFUSED,
             "partial",
@@ -210,20 +210,20 @@ def drift(found: Situation) -> GaudiPatchError:
         names = {os.fsencode(file.path) for file in found.files}
         rows = record.selected(image.data, names.__contains__)
     details = []
-    for one in found.files:
-        if one.state is State.MISSING:
-            details.append(f"missing: {one.path}")
-        elif one.state is State.MODIFIED:
-            file = read_image(installation.root / one.path, bounds)
-            as_installed = file is not None and rows.get(one.path) == record.Entry.of(file.data)
+    for item in found.files:
+        if item.state is State.MISSING:
+            details.append(f"missing: {item.path}")
+        elif item.state is State.MODIFIED:
+            file = read_image(installation.root / item.path, bounds)
+            as_installed = file is not None and rows.get(item.path) == record.Entry.of(file.data)
             why = (
                 "as the wheel recorded it: this is another build of the release"
                 if as_installed
                 else "edited since it was installed (or the installer's cache was: uv cache clean lmcache)"
             )
-            if one.before is None and one.path not in rows:
+            if item.before is None and item.path not in rows:
                 why = "not of the release, and not what the series creates"
-            details.append(f"modified: {one.path} ({why})" if rows else f"modified: {one.path}")
+            details.append(f"modified: {item.path} ({why})" if rows else f"modified: {item.path}")
     return GaudiPatchError(
         Exit.REFUSED,
         "drift",
@@ -245,7 +245,7 @@ def next_step(found: Situation) -> str:
     if found.state in (State.MODIFIED, State.MISSING):
         root = found.installation.root
         # No installer removes what no release has: reinstalling alone would not help.
-        odd = [str(root / one.path) for one in found.files if one.before is None and one.state is State.MODIFIED]
+        odd = [str(root / file.path) for file in found.files if file.before is None and file.state is State.MODIFIED]
         edited = (
             "save your changes elsewhere, since they are never overwritten; then "
             if found.state is State.MODIFIED

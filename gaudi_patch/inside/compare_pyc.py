@@ -63,7 +63,9 @@ def _bare(code: CodeType, known: dict[int, CodeType]) -> CodeType:
     """``code`` without file names and positions: these depend on how Python was started, what it does does not."""
     if id(code) not in known:
         kind = type(code)
-        constants = tuple(_bare(one, known) if isinstance(one, kind) else one for one in code.co_consts)
+        constants = tuple(
+            _bare(constant, known) if isinstance(constant, kind) else constant for constant in code.co_consts
+        )
         positions = "co_linetable" if hasattr(code, "co_linetable") else "co_lnotab"  # before Python 3.10
         bare: dict[str, Any] = {"co_filename": "", "co_consts": constants, positions: b""}
         known[id(code)] = code.replace(**bare)

@@ -35,7 +35,7 @@ class Request:
         return {
             "path": self.path,
             "data": base64.b64encode(self.data).decode(),
-            "outputs": [[one.optimization, one.mode, one.mtime, one.size] for one in self.outputs],
+            "outputs": [[output.optimization, output.mode, output.mtime, output.size] for output in self.outputs],
         }
 
 
@@ -51,7 +51,7 @@ def compile_one(request: Request) -> Reply:
     codes: dict[str, CodeType] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a SyntaxWarning of the package's own code is not ours to print
-        for optimization in {one.optimization for one in request.outputs} or {""}:
+        for optimization in {output.optimization for output in request.outputs} or {""}:
             try:
                 codes[optimization] = compile(
                     request.data, request.path, "exec", dont_inherit=True, optimize=int(optimization or 0)
@@ -60,7 +60,7 @@ def compile_one(request: Request) -> Reply:
                 return Reply(f"{type(error).__name__}: {error.msg}", error.lineno or 0)
             except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes; nesting too deep
                 return Reply(f"{type(error).__name__}: {error}")
-    return Reply(outputs=[_pyc(request.data, codes[one.optimization], one) for one in request.outputs])
+    return Reply(outputs=[_pyc(request.data, codes[output.optimization], output) for output in request.outputs])
 
 
 def _pyc(source: bytes, code: CodeType, output: Output) -> bytes:
@@ -81,7 +81,7 @@ def answer(question: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Compile what ``Request.to_json`` describes; outputs are base64."""
     replies = []
     for item in question:
-        outputs = tuple(Output(*one) for one in item["outputs"])
+        outputs = tuple(Output(*output) for output in item["outputs"])
         reply = compile_one(Request(item["path"], base64.b64decode(item["data"]), outputs))
         encoded = [base64.b64encode(data).decode() for data in reply.outputs]
         replies.append({"error": reply.error, "line": reply.line, "outputs": encoded})

@@ -17,14 +17,16 @@ def visible(text: str) -> str:
     """Return ``text`` as one line: each character that ``repr`` would escape is escaped, newlines too."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
 def visible_lines(text: str) -> str:
     """Return lines of text with all but their newlines and tabs as in :func:`visible`."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
-    return "".join(one if one in "\n\t" or one.isprintable() else _escaped(one) for one in text)
+    return "".join(
+        character if character in "\n\t" or character.isprintable() else _escaped(character) for character in text
+    )
 
 
 def no_commands(text: str) -> str:
@@ -35,7 +37,11 @@ def no_commands(text: str) -> str:
 def whole(value: object) -> object:
     r"""Return a JSON value without lone surrogates, which strict parsers refuse: ``\xff`` for an undecodable byte."""
     if isinstance(value, str):
-        return value if value.isascii() else "".join(_escaped(one) if _is_lone(one) else one for one in value)
+        return (
+            value
+            if value.isascii()
+            else "".join(_escaped(character) if _is_lone(character) else character for character in value)
+        )
     if isinstance(value, dict):
         return {whole(str(key)): whole(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

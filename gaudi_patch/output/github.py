@@ -22,7 +22,7 @@ def workflow_commands(result: Result) -> str:
     """Return the workflow commands: an error each, a warning each, and one where something is still to be done."""
     lines = [error_annotation(error) for error in result.errors]
     lines += [_command("warning", {}, visible(text)) for text in result.warnings]
-    lines += [_command("warning", _title(one.code), visible(one.message)) for one in result.notices]
+    lines += [_command("warning", _title(notice.code), visible(notice.message)) for notice in result.notices]
     if result.exit is Exit.PENDING and not result.errors and not result.notices:
         lines.append(_command("warning", _title("pending"), pending(result)))
     return "".join(lines)
@@ -30,7 +30,9 @@ def workflow_commands(result: Result) -> str:
 
 def pending(result: Result) -> str:
     """Return what exit code 10 means, and what the result says is next."""
-    steps = [visible(one.text.strip()) for one in result.blocks if isinstance(one, Text) and one.style == "next"]
+    steps = [
+        visible(block.text.strip()) for block in result.blocks if isinstance(block, Text) and block.style == "next"
+    ]
     return "\n".join([f"{result.command}: not patched; a series would apply", *steps])
 
 
@@ -78,7 +80,7 @@ def summary(result: Result) -> Iterator[str]:
         yield f"- **error** {literal(str(error))}"
         yield from (f"  - {literal(line)}" for line in [*error.details, *([error.hint] if error.hint else [])])
     yield from (f"- **warning** {literal(text)}" for text in result.warnings)
-    yield from (f"- **warning** {literal(f'{one.code}: {one.message}')}" for one in result.notices)
+    yield from (f"- **warning** {literal(f'{notice.code}: {notice.message}')}" for notice in result.notices)
     for block in result.blocks:
         yield ""
         yield from _lines(block)

@@ -56,7 +56,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
     for row in cells:
         broken = [_break(cell, limit, "") for cell, limit in zip(row, widths, strict=True)]
         for number in range(max(map(len, broken))):
-            parts = [one[number] if number < len(one) else "" for one in broken]
+            parts = [cell_lines[number] if number < len(cell_lines) else "" for cell_lines in broken]
             lines.append(GAP.join(part.ljust(limit) for part, limit in zip(parts, widths, strict=True)).rstrip())
     return "".join(f"{line}\n" for line in lines)
 
@@ -71,7 +71,11 @@ def _widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:
     ]
     floors[-1] = min(_NARROWEST, found[-1])  # nothing stands behind it that a long word would push away
     while sum(found) > room:
-        wide = max((one for one in range(len(found)) if found[one] > floors[one]), key=found.__getitem__, default=None)
+        wide = max(
+            (number for number in range(len(found)) if found[number] > floors[number]),
+            key=found.__getitem__,
+            default=None,
+        )
         if wide is None:
             break
         found[wide] -= 1

@@ -30,7 +30,7 @@ def words(series: Sequence[Series], chosen: Callable[[Series], bool]) -> str:
 
 def row(series: Sequence[Series], chosen: Callable[[Series], bool]) -> str:
     """Return one mark per series, newest first: # for a chosen one, else a dot."""
-    return "".join("#" if chosen(one) else "." for one in series)
+    return "".join("#" if chosen(entry) else "." for entry in series)
 
 
 def scale(series: Sequence[Series]) -> str:

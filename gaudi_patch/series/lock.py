@@ -77,30 +77,30 @@ def render(content: Content, source: bytes) -> bytes:
         "source_sha256": source_digest(source),
         "series": [
             {
-                "id": one.id,
-                "versions": one.versions,
-                "notes": one.notes,
-                "patches": one.patches,
-                "files": {path: list(hashes) for path, hashes in sorted(one.files.items())},
+                "id": series.id,
+                "versions": series.versions,
+                "notes": series.notes,
+                "patches": series.patches,
+                "files": {path: list(hashes) for path, hashes in sorted(series.files.items())},
             }
-            for one in content.series
+            for series in content.series
         ],
         "patches": {
             name: {
-                "title": one.title,
-                "why": one.why,
-                "upstream": one.upstream,
-                "remove_when": one.remove_when,
-                "capabilities": one.capabilities,
-                "sha256": one.sha256,
-                "hunks": dict(sorted(one.hunks.items())),
+                "title": patch.title,
+                "why": patch.why,
+                "upstream": patch.upstream,
+                "remove_when": patch.remove_when,
+                "capabilities": patch.capabilities,
+                "sha256": patch.sha256,
+                "hunks": dict(sorted(patch.hunks.items())),
             }
-            for name, one in content.patches.items()
+            for name, patch in content.patches.items()
         },
-        "capabilities": [one._asdict() for one in content.capabilities.values()],
-        "refused": [one._asdict() for one in content.refused],
-        "upstream": [one._asdict() for one in content.upstream],
-        "pairs": [one._asdict() for one in content.pairs],
+        "capabilities": [capability._asdict() for capability in content.capabilities.values()],
+        "refused": [rule._asdict() for rule in content.refused],
+        "upstream": [rule._asdict() for rule in content.upstream],
+        "pairs": [pair._asdict() for pair in content.pairs],
     }
     return (_write(document, "") + "\n").encode()
 
@@ -156,41 +156,43 @@ def _fault(file: Path, message: str, line: int = 0, hint: str = "") -> GaudiPatc
 
 def _content(document: Mapping[str, Any]) -> Content:
     capabilities = {
-        _text(one["id"]): Capability(one["id"], _text(one["summary"]), _text(one["evidence"]), _texts(one["smoke"]))
-        for one in _list(document["capabilities"])
+        _text(capability["id"]): Capability(
+            capability["id"], _text(capability["summary"]), _text(capability["evidence"]), _texts(capability["smoke"])
+        )
+        for capability in _list(document["capabilities"])
     }
-    patches = {_text(name): _patch(name, one) for name, one in document["patches"].items()}
+    patches = {_text(name): _patch(name, entry) for name, entry in document["patches"].items()}
     return Content(
         _text(document["package"]),
-        tuple(_series(one, patches, capabilities) for one in _list(document["series"])),
+        tuple(_series(entry, patches, capabilities) for entry in _list(document["series"])),
         patches,
         capabilities,
-        tuple(_rule(one) for one in _list(document["refused"])),
-        tuple(_rule(one) for one in _list(document["upstream"])),
-        tuple(_pair(one) for one in _list(document["pairs"])),
+        tuple(_rule(rule) for rule in _list(document["refused"])),
+        tuple(_rule(rule) for rule in _list(document["upstream"])),
+        tuple(_pair(pair) for pair in _list(document["pairs"])),
         _text(document["source_sha256"]),
     )
 
 
-def _patch(name: str, one: Mapping[str, Any]) -> Patch:
-    hunks = {_text(path): int(number) for path, number in one["hunks"].items()}
+def _patch(name: str, entry: Mapping[str, Any]) -> Patch:
+    hunks = {_text(path): int(number) for path, number in entry["hunks"].items()}
     return Patch(
         name,
-        _text(one["title"]),
-        _text(one["why"]),
-        _text(one["upstream"]),
-        _text(one["remove_when"]),
-        _texts(one["capabilities"]),
-        _text(one["sha256"]),
+        _text(entry["title"]),
+        _text(entry["why"]),
+        _text(entry["upstream"]),
+        _text(entry["remove_when"]),
+        _texts(entry["capabilities"]),
+        _text(entry["sha256"]),
         hunks,
     )
 
 
-def _series(one: Mapping[str, Any], patches: Mapping[str, Patch], known: Mapping[str, Capability]) -> Series:
-    names = _texts(one["patches"])
-    files = {_text(path): LockedFile(*(_hash(value) for value in hashes)) for path, hashes in one["files"].items()}
-    versions, capabilities = specifier(_text(one["versions"])), brought(names, patches, known)
-    return Series(_text(one["id"]), versions, names, capabilities, _text(one["notes"]), files)
+def _series(entry: Mapping[str, Any], patches: Mapping[str, Patch], known: Mapping[str, Capability]) -> Series:
+    names = _texts(entry["patches"])
+    files = {_text(path): LockedFile(*(_hash(value) for value in hashes)) for path, hashes in entry["files"].items()}
+    versions, capabilities = specifier(_text(entry["versions"])), brought(names, patches, known)
+    return Series(_text(entry["id"]), versions, names, capabilities, _text(entry["notes"]), files)
 
 
 def brought(names: tuple[str, ...], patches: Mapping[str, Patch], known: Mapping[str, Capability]) -> tuple[str, ...]:
@@ -201,12 +203,14 @@ def brought(names: tuple[str, ...], patches: Mapping[str, Patch], known: Mapping
     return tuple(name for name in known if name in have)
 
 
-def _rule(one: Mapping[str, Any]) -> Rule:
-    return Rule(specifier(_text(one["versions"])), _text(one["reason"]), _text(one["advice"]))
+def _rule(entry: Mapping[str, Any]) -> Rule:
+    return Rule(specifier(_text(entry["versions"])), _text(entry["reason"]), _text(entry["advice"]))
 
 
-def _pair(one: Mapping[str, Any]) -> Pair:
-    return Pair(specifier(_text(one["lmcache"])), tuple(map(specifier, _texts(one["vllm_gaudi"]))), _text(one["note"]))
+def _pair(entry: Mapping[str, Any]) -> Pair:
+    return Pair(
+        specifier(_text(entry["lmcache"])), tuple(map(specifier, _texts(entry["vllm_gaudi"]))), _text(entry["note"])
+    )
 
 
 def _text(value: object) -> str:

@@ -23,7 +23,7 @@ def holds(pair: Pair, vllm_gaudi: Version) -> bool:
     from packaging.version import Version
 
     release = Version(f"{vllm_gaudi}".split(".post", 1)[0]) if vllm_gaudi.is_postrelease else vllm_gaudi
-    return any(SpecifierSet(one).contains(release, prereleases=True) for one in pair.vllm_gaudi)
+    return any(SpecifierSet(specifier).contains(release, prereleases=True) for specifier in pair.vllm_gaudi)
 
 
 def fitting(manifest: Manifest, lmcache: str | Version | None) -> list[Pair]:
@@ -37,15 +37,16 @@ def fitting(manifest: Manifest, lmcache: str | Version | None) -> list[Pair]:
 
 def vllm_gaudi(pairs: Iterable[Pair], *, notes: bool = False) -> str:
     """Name the vllm-gaudi releases of ``pairs`` in words; "none" where there are none."""
-    return ", ".join(
-        ", ".join(words(one) for one in pair.vllm_gaudi) + (f" ({pair.note})" if notes and pair.note else "")
-        for pair in pairs
-    ) or "none"  # fmt: skip
+    named = []
+    for pair in pairs:
+        note = f" ({pair.note})" if notes and pair.note else ""
+        named.append(", ".join(words(specifier) for specifier in pair.vllm_gaudi) + note)
+    return ", ".join(named) or "none"
 
 
 def vllm(pairs: Iterable[Pair]) -> str:
     """Name the vLLM releases of ``pairs`` in words; "none" where there are none."""
-    return ", ".join(words(one, base=True) for pair in pairs for one in pair.vllm_gaudi) or "none"
+    return ", ".join(words(specifier, base=True) for pair in pairs for specifier in pair.vllm_gaudi) or "none"
 
 
 def words(specifier: str, *, base: bool = False) -> str:
@@ -60,7 +61,7 @@ def words(specifier: str, *, base: bool = False) -> str:
     def shown(version: str) -> str:
         return Version(version).base_version if base else version
 
-    ends = {one.operator: one.version for one in SpecifierSet(specifier)}
+    ends = {clause.operator: clause.version for clause in SpecifierSet(specifier)}
     if set(ends) == {"=="} and "*" not in ends["=="]:
         return shown(ends["=="])
     if set(ends) == {">="}:

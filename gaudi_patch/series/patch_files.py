@@ -62,9 +62,11 @@ def _created(path: str, data: bytes) -> FileDiff:
 def created(data: bytes, name: str) -> dict[str, bytes]:
     """Return the files that the diff ``data`` creates. Raises ``bad-patch`` if it does anything else."""
     files = {}
-    for one in diff.parse(data, name):
-        if one.kind is not Kind.CREATE or one.new_mode != 0o644 or not one.path.endswith(".py"):
+    for change in diff.parse(data, name):
+        if change.kind is not Kind.CREATE or change.new_mode != 0o644 or not change.path.endswith(".py"):
             hint = "move that change to a patch of its own"
-            raise bad_patch(f"{name} is kept as sources: it may only create .py files, not {one.path}", name, hint=hint)
-        files[one.path] = b"".join(text for hunk in one.hunks for text in hunk.new)
+            raise bad_patch(
+                f"{name} is kept as sources: it may only create .py files, not {change.path}", name, hint=hint
+            )
+        files[change.path] = b"".join(text for hunk in change.hunks for text in hunk.new)
     return files

@@ -106,14 +106,16 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
 def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatchError | None:
     """Return what failed, or was skipped though required; None when nothing was."""
     bad = [
-        one for one in results if one.status == "failed" or (one.status == "skipped" and one.level in options.require)
+        level
+        for level in results
+        if level.status == "failed" or (level.status == "skipped" and level.level in options.require)
     ]
     if not bad:
         return None
     details = []
-    for one in bad:
-        details.append(f"{one.level} ({one.rules}) {one.status}: {one.reason}")
-        details += [f"  {failure['check']}: {failure['message']}" for failure in one.failures[:5]]
+    for result in bad:
+        details.append(f"{result.level} ({result.rules}) {result.status}: {result.reason}")
+        details += [f"  {failure['check']}: {failure['message']}" for failure in result.failures[:5]]
     return GaudiPatchError(
         Exit.SMOKE,
         "smoke-failed",

@@ -13,8 +13,16 @@ from gaudi_patch.smoke.outcome import LevelResult
 def blocks(levels: Sequence[LevelResult]) -> list[Block]:
     """Return a table of the levels."""
     rows = [
-        (one.level, one.rules, one.status, one.device, str(one.checks), f"{one.seconds:.1f} s", one.reason)
-        for one in levels
+        (
+            level.level,
+            level.rules,
+            level.status,
+            level.device,
+            str(level.checks),
+            f"{level.seconds:.1f} s",
+            level.reason,
+        )
+        for level in levels
     ]
     return [
         Table(("level", "rules", "status", "device", "checks", "time", "what"), rows, "Smoke checks", state_column=2)

@@ -105,7 +105,7 @@ def needs(version: str, there: Distributions | None) -> Needs:
         elif not requirement.specifier.contains(there.versions[name], prereleases=True):
             other.append((_text(requirement), there.versions[name]))
     moved = {_family(text) for text, _ in other}
-    wanted = (_unbounded(one) if _family(one.name) in moved else _text(one) for one in missing)
+    wanted = (_unbounded(needed) if _family(needed.name) in moved else _text(needed) for needed in missing)
     return Needs(version, tuple(wanted), tuple(other), tuple(left_out))
 
 
@@ -119,7 +119,7 @@ def _family(name: str) -> str:
 
 def _unbounded(requirement: Requirement) -> str:
     """Without the upper bound: packages of one family move together, and the image has a newer one of it."""
-    kept = [str(one) for one in requirement.specifier if one.operator not in {"<", "<="}]
+    kept = [str(clause) for clause in requirement.specifier if clause.operator not in {"<", "<="}]
     return f"{requirement.name}{','.join(sorted(kept))}"
 
 

@@ -48,9 +48,9 @@ def negate(found: list[Foreign]) -> None:
 def exchange(found: list[Foreign]) -> None:
     """The first half's KV for the second half's, chunk by chunk: another request's KV."""
     half = len(found) // 2
-    for one, other in zip(found[:half], found[half:], strict=True):
-        before = one.clone()
-        one.copy_(other)
+    for first, other in zip(found[:half], found[half:], strict=True):
+        before = first.clone()
+        first.copy_(other)
         other.copy_(before)
 
 
