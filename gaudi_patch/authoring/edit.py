@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gaudi_patch.authoring import lint, source, staging, wheels, worktree
 from gaudi_patch.authoring.git_settings import with_own_git
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series import lock, patch_files
 from gaudi_patch.series.manifest import Series, default_directory
 
@@ -17,8 +16,25 @@ SERIES_FILE = "gaudi-patch-series"
 WHEEL_FILE = "gaudi-patch-wheel"
 
 
+@dataclass(frozen=True)
+class Worktree:
+    """A series as commits in ``folder``; ``directory`` is the manifest's."""
+
+    folder: Path
+    directory: Path
+    series: Series
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """The patches that were ``written`` anew, and what the whole manifest is with them."""
+
+    written: tuple[str, ...]
+    linted: lint.Linted
+
+
 @with_own_git
-def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path | None = None) -> Result:
+def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path | None = None) -> Worktree:
     """Lay the pristine wheel and one commit per patch of a series into a new git worktree."""
     directory = directory or default_directory()
     manifest = source.load(directory)
@@ -29,19 +45,11 @@ def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path 
     Path(repo.git_dir, SERIES_FILE).write_text(series.id)
     if wheel is not None:
         Path(repo.git_dir, WHEEL_FILE).write_text(str(wheel.resolve()))
-    result = Result(
-        "dev edit", data={"folder": str(folder.resolve()), "series": series.id, "patches": list(series.patches)}
-    )
-    result.blocks += [
-        Text(f"{folder}: LMCache {series.id} with {len(series.patches)} commits", "good"),
-        Text(f"next: edit and amend (git rebase -i {worktree.PRISTINE}), then write it back:", "next"),
-        Text(f"gaudi-patch dev refresh {shlex.quote(str(folder))}{lock.option(directory)}", "next", verbatim=True),
-    ]
-    return result
+    return Worktree(folder, directory, series)
 
 
 @with_own_git
-def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) -> Result:
+def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) -> Refreshed:
     """Write the commits of a worktree back as the diffs of its series, and renew the lock.
 
     Nothing is written before the result has been validated whole. A patch that is kept as sources goes there.
@@ -76,13 +84,9 @@ def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) 
     known = {release_of(series): Path(given.read_text())} if given.exists() else {}
     with staging.draft(directory) as drafted:
         written = staging.write(drafted, changed)
-        result = lint.lint(drafted, write=True, known=known, fewer_hunks=fewer_hunks)
+        linted = lint.lint(drafted, write=True, known=known, fewer_hunks=fewer_hunks)
         staging.publish(drafted, directory)
-    result.command = "dev refresh"
-    result.data["patches_written"] = written
-    result.blocks[-1] = Text(f"{directory / lock.NAME}: {len(manifest.series)} series apply and compile", "good")
-    result.blocks.insert(0, Text(f"wrote {', '.join(written)}" if written else "no patch changed"))
-    return result
+    return Refreshed(tuple(written), replace(linted, file=directory / lock.NAME))
 
 
 def _kept(directory: Path, name: str, diff: bytes) -> bool:

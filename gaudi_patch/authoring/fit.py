@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gaudi_patch.authoring import source, wheels
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result, Table, Text
-from gaudi_patch.series import explain, hunks, lock, patch_files
+from gaudi_patch.series import explain, hunks, patch_files
 from gaudi_patch.series.diff import FileDiff, Kind, parse
 from gaudi_patch.series.hunks import Hunk
 from gaudi_patch.series.manifest import Manifest, Series, default_directory
 
 
-def watch(directory: Path | None, wheel: Path) -> Result:
+class HunkFit(NamedTuple):
+    """One hunk against the wheel. ``state``: fits, obsolete or conflict; ``line`` is that of the patch."""
+
+    state: str
+    patch: str
+    file: str
+    line: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The nearest series against the wheel of a release; ``own``: it is the release of the series, built anew."""
+
+    directory: Path
+    wheel: Path
+    version: str
+    series: str
+    hunks: tuple[HunkFit, ...]
+
+    @property
+    def own(self) -> bool:
+        return self.series == self.version
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {word: sum(hunk.state == word for hunk in self.hunks) for word in ("fits", "obsolete", "conflict")}
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code that this is: refused (1) if there is anything to do."""
+        return Exit.OK if self.counts["fits"] == len(self.hunks) else Exit.REFUSED
+
+
+def watch(directory: Path | None, wheel: Path) -> Fit:
     """Report for every hunk whether it still fits the wheel, is obsolete since upstream has it, or conflicts.
 
-    Exit 0 when all fit, 1 when there is anything to do. Nothing is written.
+    Nothing is written. Raises ``no-wheel``, ``no-series`` (exit 2).
     """
     directory = directory or default_directory()
     manifest = source.load(directory)
@@ -25,43 +60,7 @@ def watch(directory: Path | None, wheel: Path) -> Result:
     series = manifest.by_id(version) or manifest.nearest(version)
     if series is None:
         raise GaudiPatchError(Exit.USAGE, "no-series", "the manifest has no series to hold against it", "", str(wheel))
-    rows = _rows(manifest, series, wheel)
-    counts = {word: sum(row[0].startswith(word) for row in rows) for word in ("fits", "obsolete", "conflict")}
-    data = {
-        "version": version,
-        "series": series.id,
-        "hunks": [
-            {"state": state, "patch": patch, "file": path, "line": line, "why": why}
-            for state, patch, path, line, why in rows
-        ],
-        "counts": counts,
-    }
-    title = f"Series {series.id} against {wheel.name}"
-    shown = [(state, f"{patch}:{line}", path, why) for state, patch, path, line, why in rows]
-    result = Result(
-        "dev lint", data=data, blocks=[Table(("hunk", "patch", "file", "why"), shown, title, state_column=0)]
-    )
-    summary = ", ".join(f"{number} {word}" for word, number in counts.items())
-    own = series.id == version  # a wheel that was built anew
-    words = ["edit", version] if own else ["port", series.id, version]
-    command = shlex.join(["gaudi-patch", "dev", *words, "--wheel", str(wheel)]) + lock.option(directory)
-    if counts["fits"] == len(rows):
-        if own:
-            result.blocks.append(Text(f"{summary}: series {version} applies to this wheel", "good"))
-        else:
-            result.blocks.append(Text(f"{summary}: the port will merge; next:", "good"))
-            result.blocks.append(Text(command, "next", verbatim=True))
-        return result
-    result.exit = Exit.REFUSED
-    fault = GaudiPatchError(
-        Exit.REFUSED,
-        "does-not-fit",
-        f"series {series.id} does not fit {version} as it is: {summary}",
-        command,
-        str(wheel),
-    )
-    result.errors.append(fault)
-    return result
+    return Fit(directory, wheel, version, series.id, tuple(_hunks(manifest, series, wheel)))
 
 
 def _version_of(wheel: Path, package: str) -> str:
@@ -71,9 +70,7 @@ def _version_of(wheel: Path, package: str) -> str:
     return parts[1]
 
 
-def _rows(manifest: Manifest, series: Series, wheel: Path) -> list[tuple[str, str, str, int, str]]:
-    """Return per hunk: state, patch, file, line in the patch, reason."""
-    rows = []
+def _hunks(manifest: Manifest, series: Series, wheel: Path) -> Iterator[HunkFit]:
     contents: dict[str, bytes | None] = {}
     for name in series.patches:
         for change in parse(patch_files.read(manifest.directory, name), name):
@@ -82,9 +79,8 @@ def _rows(manifest: Manifest, series: Series, wheel: Path) -> list[tuple[str, st
                 contents[change.path] = image.data if image else None
             current = contents[change.path]
             for hunk, (state, why) in zip(change.hunks, _judge(change, current), strict=True):
-                rows.append((state, name, change.path, hunk.line, why))
+                yield HunkFit(state, name, change.path, hunk.line, why)
             contents[change.path] = _after(change, current)
-    return rows
 
 
 def _judge(change: FileDiff, current: bytes | None) -> list[tuple[str, str]]:

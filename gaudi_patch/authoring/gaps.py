@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
-from gaudi_patch.output.report import Block, Preformatted, Table, Text
 from gaudi_patch.series.manifest import Capability, Patch
 from gaudi_patch.smoke.outcome import LevelResult
 
 if TYPE_CHECKING:
     import git
-
-SHOWN = 12  # calls; the JSON has all
 
 #: What a release may say to a device in a way that an HPU does not understand.
 _CALL = re.compile(
@@ -73,22 +70,6 @@ def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
                 come.append(Call(file, line, text[1:].strip()))
             line += 1
     return [call for call in come if call.text not in gone]
-
-
-def blocks(open_: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) -> list[Block]:
-    """Return the same for people; an empty list if there is nothing to look at."""
-    found: list[Block] = []
-    if open_:
-        title = "Claimed as by the old series, and not proved here"
-        found.append(Table(("capability", "why"), [(gap.capability, str(gap)) for gap in open_], title))
-    if calls:
-        more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""
-        lines = "\n".join(f"  {call.file}:{call.line}: {call.text}" for call in calls[:SHOWN])
-        found.append(Text(f"Calls to a device that are new in this release{more}:"))
-        found.append(Preformatted(lines))
-    if stale:
-        found.append(Text(f"remove_when is about other releases: {', '.join(stale)}", "next"))
-    return found
 
 
 def outdated(patches: Iterable[Patch], release: str) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gaudi_patch.authoring import lock, source, wheels
 from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest, refused
-from gaudi_patch.output.report import Result, Table, Text, narrate
+from gaudi_patch.output.report import narrate
 from gaudi_patch.series import lock as lock_file
 from gaudi_patch.series import patch_files
 from gaudi_patch.series.diff import Kind, parse
@@ -16,9 +17,29 @@ from gaudi_patch.series.lock import Content
 from gaudi_patch.series.manifest import Manifest, default_directory
 
 
+@dataclass(frozen=True)
+class Linted:
+    """What the manifest, its patches and the wheels give, beside the lock.
+
+    ``file`` is the lock. ``routing_lines`` are the lines that each series changes in the release's own files.
+    ``written``: the lock was renewed. ``fault``: it is stale, and was not to be renewed.
+    """
+
+    file: Path
+    manifest: Manifest
+    routing_lines: Mapping[str, int]
+    written: bool = False
+    fault: GaudiPatchError | None = None
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code that this is."""
+        return Exit.OK if self.fault is None else self.fault.exit
+
+
 def lint(
     directory: Path | None, *, write: bool, known: Mapping[str, Path] | None = None, fewer_hunks: bool = False
-) -> Result:
+) -> Linted:
     """Apply every series to its wheel in memory, compile the results, and compare the lock; ``write`` renews it.
 
     Renewing reads only the wheels of series whose patches have changed since. known: wheels of releases that PyPI is
@@ -40,33 +61,27 @@ def lint(
         lambda text: narrate([text]),
         old if write else None,
     )
-    sizes = routing(manifest)
-    names = [series.id for series in manifest.series]
-    result = Result("dev lint", data={"series": names, "routing_lines": sizes, "written": False})
-    result.blocks.append(_sizes(manifest, sizes))
+    found = Linted(file, manifest, routing(manifest))
     if before == data:
-        result.blocks.append(Text(f"{len(manifest.series)} series apply, compile, and match the lock", "good"))
-        return result
+        return found
     if not fewer_hunks and old is not None:
         _refuse_vanished(file, old, lock_file.parse(data, file))
     if not write:
-        fault = GaudiPatchError(
+        stale = GaudiPatchError(
             Exit.USAGE,
             "lock-stale",
             "differs from what the manifest, the patches and the wheels give",
             lock_file.renew_hint(directory).removeprefix("maintainers: "),
             str(file),
         )
-        return Result("dev lint", Exit.USAGE, result.data, errors=[fault])
+        return replace(found, fault=stale)
     disk = Disk()
     temp = file.with_name(f".{file.name}.new")
     disk.unlink(temp)
     disk.write_new(temp, FileImage(data, 0o644))
     disk.replace(temp, file)
     disk.sync_directory(directory)
-    result.data["written"] = True
-    result.blocks.append(Text(f"wrote {file}: {len(manifest.series)} series", "good"))
-    return result
+    return replace(found, written=True)
 
 
 def _content(file: Path) -> Content | None:
@@ -109,11 +124,6 @@ def routing(manifest: Manifest) -> dict[str, int]:
         for name in manifest.patches
     }
     return {series.id: sum(changed[name] for name in series.patches) for series in manifest.series}
-
-
-def _sizes(manifest: Manifest, sizes: Mapping[str, int]) -> Table:
-    rows = [(series.id, str(len(series.patches)), str(sizes[series.id])) for series in manifest.series]
-    return Table(("series", "patches", "lines changed"), rows, "Lines changed in the release's own files")
 
 
 def _refuse_strays(manifest: Manifest) -> None:

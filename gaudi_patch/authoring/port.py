@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from gaudi_patch.authoring import lint, patch_names, port_report, prove, source, staging, wheels, worktree
+from gaudi_patch.authoring import gaps, lint, patch_names, prove, source, staging, wheels, worktree
 from gaudi_patch.authoring.edit import SERIES_FILE, series_of
 from gaudi_patch.authoring.git_settings import with_own_git
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-from gaudi_patch.output.report import Diff, Result, Text
 from gaudi_patch.series import lock
-from gaudi_patch.series.manifest import default_directory, load
+from gaudi_patch.series.manifest import Manifest, default_directory, load
 
 if TYPE_CHECKING:
     import git
@@ -35,6 +36,77 @@ class PortOptions(NamedTuple):
     python: Path | None = None
 
 
+@dataclass
+class Plan:
+    """A port under way, kept beside the worktree between its steps.
+
+    ``todo`` are the commits still to be picked, ``dropped`` the patches that the release has. ``started`` is in
+    seconds since the epoch; paths are absolute, "" for none.
+    """
+
+    old: str
+    new: str
+    directory: str
+    wheel: str
+    started: float
+    smoke: bool = True
+    python: str = ""
+    todo: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A patch that does not merge: its name, the files, both sides as a diff, and the patches merged so far."""
+
+    plan: Plan
+    folder: Path
+    patch: str
+    files: tuple[str, ...]
+    diff: str
+    merged: tuple[str, ...]
+
+    @property
+    def fault(self) -> GaudiPatchError:
+        """The conflict as an error, with what to do about it."""
+        folder = shlex.quote(str(self.folder))
+        return refused(
+            "conflict",
+            f"{self.patch} conflicts with {self.plan.new} in {', '.join(self.files)}",
+            f"resolve and `git add` there, then gaudi-patch dev port --continue {folder} (or --abort)",
+            str(self.folder),
+        )
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code that this is."""
+        return Exit.REFUSED
+
+
+@dataclass(frozen=True)
+class Ported:
+    """A port at its end: written to the patches, unless ``proof`` has a fault.
+
+    ``lines`` of the release are changed by the series. What the smoke checks did not see: ``unproved`` capabilities,
+    ``calls`` to a device that are new in the release, ``stale`` patches whose remove_when is about other releases.
+    """
+
+    plan: Plan
+    named: tuple[patch_names.Named, ...]
+    drafted: Manifest
+    lines: int
+    seconds: float
+    proof: prove.PortProof
+    unproved: tuple[gaps.Gap, ...]
+    calls: tuple[gaps.Call, ...]
+    stale: tuple[str, ...]
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code that this is."""
+        return Exit.OK if self.proof.fault is None else self.proof.fault.exit
+
+
 @with_own_git
 def port(
     old: str,
@@ -42,7 +114,7 @@ def port(
     folder: Path | None,
     directory: Path | None,
     options: PortOptions = PortOptions(),  # noqa: B008
-) -> Result:
+) -> Ported | Conflict:
     """Cherry-pick each patch of series ``old`` onto the wheel of release ``new``.
 
     What merges is committed; what is there upstream already is dropped, and said; the first real conflict
@@ -71,27 +143,26 @@ def port(
     worktree.unpack(repo, manifest.package, new_wheel)
     repo.git.commit("--quiet", "--allow-empty", "--message", f"{new_wheel.name}\n\nThe pristine wheel.")
     repo.git.tag("--force", worktree.PRISTINE)
-    plan = {
-        "old": old,
-        "new": new,
-        "todo": picks,
-        "dropped": [],
-        "started": started,
-        "directory": str(directory.resolve()),
-        "wheel": str(new_wheel.resolve()),
-        "smoke": options.smoke,
-        "python": str(options.python.absolute()) if options.python else "",
-    }
+    plan = Plan(
+        old,
+        new,
+        str(directory.resolve()),
+        str(new_wheel.resolve()),
+        started,
+        options.smoke,
+        str(options.python.absolute()) if options.python else "",
+        picks,
+    )
     Path(repo.git_dir, SERIES_FILE).write_text(new)
     return _go_on(repo, plan)
 
 
 @with_own_git
-def proceed(folder: Path) -> Result:
+def proceed(folder: Path) -> Ported | Conflict:
     """Continue after a conflict was resolved (`git add`), or after commits that failed the checks were amended."""
     repo = worktree.open_repo(folder)
     plan = _load(repo)
-    if plan["todo"]:
+    if plan.todo:
         unmerged = repo.git.diff("--name-only", "--diff-filter=U").split()
         marked = [
             path for path in repo.git.diff("--name-only", "HEAD").split() if _has_markers(Path(repo.working_dir, path))
@@ -103,33 +174,30 @@ def proceed(folder: Path) -> Result:
                 "resolve, and `git add` the files",
                 str(folder),
             )
-        _commit(repo, plan, plan["todo"].pop(0))
+        _commit(repo, plan, plan.todo.pop(0))
     return _go_on(repo, plan)
 
 
 @with_own_git
-def abort(folder: Path) -> Result:
+def abort(folder: Path) -> None:
     """Give up the port: the manifest and the patches stay as they were, and the worktree is left to look at."""
     repo = worktree.open_repo(folder)
     _load(repo)
     repo.git.reset("--hard", "--quiet")
     Path(repo.git_dir, PLAN_FILE).unlink()
-    return Result(
-        "dev port", blocks=[Text(f"aborted; nothing was written to the patches, {folder} can be removed", "good")]
-    )
 
 
-def _go_on(repo: git.Repo, plan: dict[str, Any]) -> Result:
+def _go_on(repo: git.Repo, plan: Plan) -> Ported | Conflict:
     import git
 
-    while plan["todo"]:
-        sha = plan["todo"][0]
+    while plan.todo:
+        sha = plan.todo[0]
         try:
             repo.git.cherry_pick("--no-commit", sha)
         except git.GitCommandError:
             _save(repo, plan)
             return _conflict(repo, plan, sha)
-        _commit(repo, plan, plan["todo"].pop(0))
+        _commit(repo, plan, plan.todo.pop(0))
     _save(repo, plan)
     result = _finish(repo, plan)
     if result.exit is Exit.OK:
@@ -137,66 +205,72 @@ def _go_on(repo: git.Repo, plan: dict[str, Any]) -> Result:
     return result
 
 
-def _commit(repo: git.Repo, plan: dict[str, Any], sha: str) -> None:
+def _commit(repo: git.Repo, plan: Plan, sha: str) -> None:
     """Commit what was picked, under the message of its source; commit nothing if the release has the change."""
     message = str(repo.commit(sha).message)
     if worktree.staged_diff(repo):
         repo.git.commit("--quiet", "--message", message)
     else:
-        plan["dropped"].append(worktree.trailer(message))
+        plan.dropped.append(worktree.trailer(message))
 
 
-def _conflict(repo: git.Repo, plan: dict[str, Any], sha: str) -> Result:
-    name = worktree.trailer(str(repo.commit(sha).message))
-    folder = Path(repo.working_dir)
-    files = repo.git.diff("--name-only", "--diff-filter=U").split()
-    both_sides = repo.git.diff("--no-color")
-    fault = refused(
-        "conflict",
-        f"{name} conflicts with {plan['new']} in {', '.join(files)}",
-        f"resolve and `git add` there, then gaudi-patch dev port --continue {shlex.quote(str(folder))} (or --abort)",
-        str(folder),
+def _conflict(repo: git.Repo, plan: Plan, sha: str) -> Conflict:
+    merged = repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)
+    return Conflict(
+        plan,
+        Path(repo.working_dir),
+        worktree.trailer(str(repo.commit(sha).message)),
+        tuple(repo.git.diff("--name-only", "--diff-filter=U").split()),
+        repo.git.diff("--no-color"),
+        tuple(worktree.trailer(str(commit.message)) for commit in merged),
     )
-    done = [
-        worktree.trailer(str(commit.message))
-        for commit in repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)
-    ]
-    data = {"conflict": name, "files": files, "merged": done, "dropped": plan["dropped"]}
-    sides = (
-        f"HEAD is {plan['new']} with the patches so far, the parent is {plan['old']} before the patch, "
-        f"the other side is the patch. Merged: {len(done)}; still to come: {len(plan['todo']) - 1}."
-    )
-    return Result("dev port", Exit.REFUSED, data, [Diff(both_sides), Text(sides)], errors=[fault])
 
 
-def _finish(repo: git.Repo, plan: dict[str, Any]) -> Result:
+def _finish(repo: git.Repo, plan: Plan) -> Ported:
     """Draft the series, prove it, and publish it; shared patches stay shared."""
-    directory, wheel = Path(plan["directory"]), Path(plan["wheel"])
+    directory, wheel = Path(plan.directory), Path(plan.wheel)
     manifest = source.load(directory)
-    named = patch_names.name(repo, manifest, plan["new"])
+    named = patch_names.name(repo, manifest, plan.new)
     fresh = [naming.new for naming in named if naming.new is not None]
     names = [naming.patch for naming in named]
-    old = series_of(manifest.series, plan["old"])
+    old = series_of(manifest.series, plan.old)
     with staging.draft(directory) as drafted:
         staging.write(drafted, {naming.patch.name: naming.diff for naming in fresh})
-        staging.add_series(drafted, manifest, old, plan["new"], names)
+        staging.add_series(drafted, manifest, old, plan.new, names)
         for naming in fresh:
             if naming.patch.name not in manifest.patches:
                 staging.add_patch(drafted, naming)
-        lint.lint(drafted, write=True, known={plan["new"]: wheel})
-        python = Path(plan["python"]) if plan["python"] else None
-        proved = prove.prove(drafted, wheel, python) if plan["smoke"] else prove.PortProof()
-        ported = load(drafted)
-        lines = lint.routing(ported)[plan["new"]]
-        result = port_report.report(repo, plan, named, ported, lines, proved)
-        if result.exit is Exit.OK:
+        lint.lint(drafted, write=True, known={plan.new: wheel})
+        python = Path(plan.python) if plan.python else None
+        proved = prove.prove(drafted, wheel, python) if plan.smoke else prove.PortProof()
+        ported = _ported(repo, plan, named, load(drafted), proved)
+        if ported.exit is Exit.OK:
             staging.publish(drafted, directory)
             patch_names.retitle(repo, names)
-    if result.errors:
+    if proved.fault is not None:
         folder = shlex.quote(str(repo.working_dir))
-        result.errors[0].message += "; nothing was written to the patches"
-        result.errors[0].hint = f"amend the commits there, then gaudi-patch dev port --continue {folder}"
-    return result
+        proved.fault.message += "; nothing was written to the patches"
+        proved.fault.hint = f"amend the commits there, then gaudi-patch dev port --continue {folder}"
+    return ported
+
+
+def _ported(
+    repo: git.Repo, plan: Plan, named: Sequence[patch_names.Named], drafted: Manifest, proved: prove.PortProof
+) -> Ported:
+    """Add what the smoke checks could not see."""
+    series = series_of(drafted.series, plan.new)
+    old = repo.git.rev_list("--max-parents=0", worktree.PRISTINE)
+    return Ported(
+        plan,
+        tuple(named),
+        drafted,
+        lint.routing(drafted)[plan.new],
+        time.time() - plan.started,
+        proved,
+        tuple(gaps.gaps([drafted.capabilities[name] for name in series.capabilities], proved.levels)),
+        tuple(gaps.device_calls(repo, old, worktree.PRISTINE)),
+        tuple(gaps.outdated([drafted.patches[name] for name in series.patches], plan.new)),
+    )
 
 
 def _has_markers(path: Path) -> bool:
@@ -205,15 +279,14 @@ def _has_markers(path: Path) -> bool:
     )
 
 
-def _save(repo: git.Repo, plan: dict[str, Any]) -> None:
-    Path(repo.git_dir, PLAN_FILE).write_text(json.dumps(plan))
+def _save(repo: git.Repo, plan: Plan) -> None:
+    Path(repo.git_dir, PLAN_FILE).write_text(json.dumps(asdict(plan)))
 
 
-def _load(repo: git.Repo) -> dict[str, Any]:
+def _load(repo: git.Repo) -> Plan:
     file = Path(repo.git_dir, PLAN_FILE)
     if not file.exists():
         raise GaudiPatchError(
             Exit.USAGE, "no-port", "no port is under way here", "gaudi-patch dev port OLD NEW", str(repo.working_dir)
         )
-    plan: dict[str, Any] = json.loads(file.read_text())
-    return plan
+    return Plan(**json.loads(file.read_text()))

@@ -99,4 +99,7 @@ WheelOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--wheel", metavar="FILE", help="The release's wheel, where PyPI is not to be asked."),
 ]
+FewerHunksOption = Annotated[
+    bool, typer.Option("--fewer-hunks", help="Accept that a patch has fewer hunks in a file than the lock says.")
+]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The worktree.")]

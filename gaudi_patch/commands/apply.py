@@ -142,8 +142,8 @@ def applied(
 def rendered(proved: ProvedApply, *, diff: bool) -> Result:
     """Return text and JSON of what `apply` did; both speak of the installation as it is now."""
     from gaudi_patch.commands import describe
+    from gaudi_patch.commands import levels as rendering
     from gaudi_patch.engine.outcome import Done
-    from gaudi_patch.smoke import rendering
 
     outcome, now = proved.outcome, proved.now
     result = Result("apply", proved.exit, warnings=list(proved.warnings))

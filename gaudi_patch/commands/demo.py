@@ -70,7 +70,7 @@ def demo(
 
 def rendered(story: Story) -> Result:
     """Return the result: exit 1 where a step did not end as it must."""
-    from gaudi_patch.smoke import rendering
+    from gaudi_patch.commands import levels as rendering
 
     blocks: list[Block] = [*rendering.blocks(story.patched)] if story.patched else []
     blocks += [

@@ -98,7 +98,7 @@ def smoke(
 
 def rendered(proof: Proof) -> Result:
     """Return the result: exit 5 where a level failed, a required one was skipped, or nothing was proved."""
-    from gaudi_patch.smoke import rendering
+    from gaudi_patch.commands import levels as rendering
 
     levels = [rendering.data(level) for level in proof.levels]
     result = Result("smoke", data={"levels": levels}, blocks=rendering.blocks(proof.levels))

@@ -87,5 +87,5 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
         + ENTRY.format(name="runtime/1.0.0.patch", title="The runtime")
         + ENTRY.format(name="route/1.0.0.patch", title="The route")
     )
-    assert lint.lint(made.directory, write=True).data["written"]
+    assert lint.lint(made.directory, write=True).written
     return made

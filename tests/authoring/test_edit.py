@@ -37,7 +37,7 @@ def test_edit_gives_one_commit_a_patch_on_the_pristine_wheel(shelf: Shelf, tmp_p
 def test_refresh_of_an_unchanged_worktree_writes_nothing(shelf: Shelf, tmp_path: Path) -> None:
     before = kept(shelf)
     edit.edit("1.0.0", tmp_path / "w", shelf.directory)
-    assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []
+    assert edit.refresh(tmp_path / "w", shelf.directory).written == ()
     assert kept(shelf) == before
 
 
@@ -47,7 +47,7 @@ def test_an_amended_commit_comes_back_as_its_patch_and_the_lock_follows(shelf: S
     file.write_text(file.read_text().replace("line_10 = 10", "line_10 = 'ten'"))
     git(tmp_path / "w", "commit", "--quiet", "--all", "--amend", "--no-edit")
     result = edit.refresh(tmp_path / "w", shelf.directory)
-    assert result.data["patches_written"] == ["route/1.0.0.patch"]
+    assert result.written == ("route/1.0.0.patch",)
     assert b"+line_10 = 'ten'\n" in (shelf.directory / "route/1.0.0.patch").read_bytes()
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
 
@@ -59,7 +59,7 @@ def test_a_shared_patch_keeps_the_line_numbers_of_the_release_that_it_was_made_f
     port.port("1.0.0", "1.0.1", tmp_path / "ported", shelf.directory, port.PortOptions(smoke=False))
     before = kept(shelf)
     edit.edit("1.0.1", tmp_path / "w", shelf.directory, moved)
-    assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []
+    assert edit.refresh(tmp_path / "w", shelf.directory).written == ()
     assert kept(shelf) == before
 
 

@@ -10,6 +10,7 @@ import pytest
 from gaudi_patch.authoring import gaps, lint, port
 from gaudi_patch.authoring import prove as proving
 from gaudi_patch.authoring.gaps import Gap
+from gaudi_patch.commands.dev.port import SHOWN, report, to_look_at
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, plain
 from gaudi_patch.series.manifest import Capability, Patch, load
@@ -60,7 +61,7 @@ def test_lint_refuses_a_level_that_does_not_exist(shelf: Shelf) -> None:
 
 def ported(shelf: Shelf, folder: Path, files: dict[str, str]) -> Result:
     shelf.release("1.0.1", {**BASE, **files})
-    return port.port("1.0.0", "1.0.1", folder, shelf.directory, port.PortOptions(smoke=False))
+    return report(port.port("1.0.0", "1.0.1", folder, shelf.directory, port.PortOptions(smoke=False)))
 
 
 def test_calls_to_a_device_that_are_new_in_the_release_are_shown_with_their_place(shelf: Shelf, tmp_path: Path) -> None:
@@ -92,10 +93,10 @@ def test_a_call_that_only_moved_is_not_new(shelf: Shelf, tmp_path: Path) -> None
 
 
 def test_the_calls_that_are_not_shown_are_counted() -> None:
-    calls = [gaps.Call("a.py", number, "torch.cuda.init()") for number in range(gaps.SHOWN + 3)]
-    head, *lines = "".join(plain(block, 200) for block in gaps.blocks([], calls, [])).splitlines()
-    assert len(lines) == gaps.SHOWN
-    assert f"the first {gaps.SHOWN} of {gaps.SHOWN + 3}" in head
+    calls = [gaps.Call("a.py", number, "torch.cuda.init()") for number in range(SHOWN + 3)]
+    head, *lines = "".join(plain(block, 200) for block in to_look_at([], calls, [])).splitlines()
+    assert len(lines) == SHOWN
+    assert f"the first {SHOWN} of {SHOWN + 3}" in head
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_port_ends_by_what_its_levels_left_open(
     smoked = (level("imports", "passed"), level("inference", "skipped"))
     monkeypatch.setattr(proving, "prove", lambda *_: proving.PortProof(smoked))
     shelf.release("1.0.1", BASE)
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
+    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory))
     assert result.data["unproved"] == [{"capability": "mp", "missing": ("inference",)}]
     said = "".join(plain(block) for block in result.blocks)
     assert "1 of 2 smoke checks passed, 1 could not be run" in said

@@ -93,7 +93,7 @@ def change(shelf: Shelf, folder: Path) -> dict[str, bytes]:
     (folder / "lmcache/gaudi_more.py").write_text("MORE = 1\n")
     own_git(folder, "add", "--all", "--force", "lmcache")
     own_git(folder, "commit", "--quiet", "--amend", "--no-edit", "--no-verify")
-    assert edit.refresh(folder, shelf.directory).data["patches_written"] == ["route/1.0.0.patch"]
+    assert edit.refresh(folder, shelf.directory).written == ("route/1.0.0.patch",)
     return kept(shelf.directory)
 
 
@@ -129,7 +129,7 @@ def test_the_settings_of_the_worktree_itself_change_no_byte(
             if name not in ("broken", "templates"):
                 stream.write(lines.format(home=tmp_path / "other"))
     (folder / ".git/info/attributes").write_text("*.py -diff\n")
-    assert edit.refresh(folder, shelf.directory).data["patches_written"] == []
+    assert edit.refresh(folder, shelf.directory).written == ()
 
 
 @pytest.mark.parametrize("name", ["merging", "autocrlf", "hooks", "signing", "excludes", "renames", "messages"])
@@ -212,4 +212,4 @@ def test_bytecode_in_the_worktree_is_no_change(shelf: Shelf, user: Path, tmp_pat
     edit.edit("1.0.0", tmp_path / "w", shelf.directory)
     (tmp_path / "w/lmcache/__pycache__").mkdir()
     (tmp_path / "w/lmcache/__pycache__/engine.cpython-311.pyc").write_bytes(b"\0")
-    assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []
+    assert edit.refresh(tmp_path / "w", shelf.directory).written == ()

@@ -36,7 +36,7 @@ def test_lint_refuses_a_release_with_two_series(shelf: Shelf) -> None:
 
 def test_lint_counts_the_lines_that_a_series_changes_in_the_release(shelf: Shelf) -> None:
     # One line replaced and one removed; the module that the series adds does not count.
-    assert lint.lint(shelf.directory, write=False).data["routing_lines"] == {"1.0.0": 3}
+    assert lint.lint(shelf.directory, write=False).routing_lines == {"1.0.0": 3}
 
 
 def test_lint_refuses_a_series_that_does_not_apply_to_its_wheel(shelf: Shelf) -> None:
@@ -85,7 +85,7 @@ def test_a_changed_comment_makes_nothing_stale(
     edit_manifest(shelf, old, new)
     load(shelf.directory)
     asked = counted(monkeypatch, shelf)
-    assert lint.lint(shelf.directory, write=True).data["written"] is False
+    assert lint.lint(shelf.directory, write=True).written is False
     assert asked == []
     assert (shelf.directory / "manifest.lock").read_bytes() == before
 
@@ -98,7 +98,7 @@ def test_a_changed_reason_makes_the_lock_stale_until_it_is_renewed_without_a_whe
         load(shelf.directory)
     assert caught.value.hint.endswith(f"gaudi-patch dev lint --write --manifest {shelf.directory}")
     asked = counted(monkeypatch, shelf)
-    assert lint.lint(shelf.directory, write=True).data["written"] is True
+    assert lint.lint(shelf.directory, write=True).written is True
     assert asked == []
     assert {patch.why for patch in load(shelf.directory).patches.values()} == {"another # reason"}
 
@@ -107,7 +107,7 @@ def test_renewing_reads_the_wheels_of_changed_series_alone(shelf: Shelf, monkeyp
     shelf.release("1.0.1", BASE)
     edit_manifest(shelf, "# kept\n", '[[series]]\nversions = "==1.0.1"\npatches = ["runtime/1.0.0.patch"]\n\n')
     asked = counted(monkeypatch, shelf)
-    assert lint.lint(shelf.directory, write=True).data["written"] is True
+    assert lint.lint(shelf.directory, write=True).written is True
     assert asked == ["1.0.1"]
     file = shelf.directory / "route/1.0.0.patch"
     file.write_bytes(file.read_bytes().replace(b"'hpu'", b"'HPU'"))
@@ -136,7 +136,7 @@ def test_a_hunk_that_vanished_is_refused_until_it_is_said_to_be_meant(
     assert caught.value.code == "hunk-vanished"
     assert caught.value.details == ["route/1.0.0.patch: lmcache/engine.py: 1 of 2 hunks are left"]
     assert (shelf.directory / "manifest.lock").read_bytes() == before
-    assert lint.lint(shelf.directory, write=True, fewer_hunks=True).data["written"] is True
+    assert lint.lint(shelf.directory, write=True, fewer_hunks=True).written is True
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
 
 
@@ -157,7 +157,7 @@ def test_a_lock_that_is_missing_or_damaged_is_generated_anew(shelf: Shelf) -> No
     before = file.read_bytes()
     for damaged in (None, b"", b'{"schema": 1}', before[:100]):
         file.unlink() if damaged is None else file.write_bytes(damaged)
-        assert lint.lint(shelf.directory, write=True).data["written"] is True
+        assert lint.lint(shelf.directory, write=True).written is True
         assert file.read_bytes() == before
 
 

@@ -11,6 +11,8 @@ import pytest
 from gaudi_patch.authoring import edit, lint, port, wheels
 from gaudi_patch.authoring import prove as proving
 from gaudi_patch.authoring.fit import watch
+from gaudi_patch.commands.dev.lint import compared
+from gaudi_patch.commands.dev.port import report
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import load
@@ -41,7 +43,7 @@ def series(shelf: Shelf, name: str) -> tuple[str, ...]:
 
 def test_moved_lines_merge_and_the_patch_stays_shared(shelf: Shelf, tmp_path: Path) -> None:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": "moved = True\n" + ENGINE})
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
+    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED))
     assert result.exit is Exit.OK
     assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch", "route/1.0.0.patch")
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
@@ -49,7 +51,7 @@ def test_moved_lines_merge_and_the_patch_stays_shared(shelf: Shelf, tmp_path: Pa
 
 def test_changed_context_gives_the_release_a_patch_of_its_own(shelf: Shelf, tmp_path: Path) -> None:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_3 = 3\n", "line_3 = 'three'\n"))})
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
+    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED))
     assert result.data["new"] == ["route/1.0.1.patch"]
     assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch", "route/1.0.1.patch")
     manifest = load(shelf.directory)
@@ -70,7 +72,7 @@ def test_the_manifest_keeps_its_comments_and_its_order(shelf: Shelf, tmp_path: P
 def test_what_upstream_has_is_dropped_and_said(shelf: Shelf, tmp_path: Path) -> None:
     there = changed(ENGINE, ("line_5 = 5\n", "line_5 = 'hpu'\n"), ("line_25 = 25\n", ""))
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": there})
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
+    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED))
     assert result.data["dropped"] == ["route/1.0.0.patch"]
     assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch",)
 
@@ -93,7 +95,7 @@ def test_after_a_port_the_worktree_refreshes_to_what_was_written(shelf: Shelf, t
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_3 = 3\n", "line_3 = 'three'\n"))})
     port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
     before = kept(shelf)
-    assert edit.refresh(tmp_path / "w", shelf.directory).data["patches_written"] == []
+    assert edit.refresh(tmp_path / "w", shelf.directory).written == ()
     assert kept(shelf) == before
 
 
@@ -115,7 +117,7 @@ def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
 
     monkeypatch.setattr(proving, "prove", prove)
     before = kept(shelf)
-    failed = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)
+    failed = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory))
     assert failed.exit is Exit.SMOKE
     assert "nothing was written" in failed.errors[0].message
     assert "--continue" in failed.errors[0].hint
@@ -132,7 +134,7 @@ def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
 
 def test_smoke_checks_that_cannot_run_are_told_and_not_taken_for_passed(shelf: Shelf, tmp_path: Path) -> None:
     shelf.release("1.0.1", BASE)
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory)  # by an interpreter without PyTorch
+    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory))  # by an interpreter without PyTorch
     assert {one["status"] for one in result.data["smoke"]} == {"skipped"}
     assert any("PyTorch is not installed" in warning for warning in result.warnings)
     assert "0 of 10 smoke checks passed, 10 could not be run" in "".join(
@@ -161,7 +163,7 @@ def resolve(file: Path) -> None:
 def conflict(shelf: Shelf, tmp_path: Path) -> Shelf:
     shelf.release("1.0.1", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_5 = 5\n", "line_5 = 'cuda'\n"))})
     before = kept(shelf)
-    result = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
+    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED))
     assert result.exit is Exit.REFUSED
     assert result.data["conflict"] == "route/1.0.0.patch"
     said = "".join(one.text for one in result.blocks if isinstance(one, Text))
@@ -176,7 +178,7 @@ def conflict(shelf: Shelf, tmp_path: Path) -> Shelf:
 
 def test_a_resolved_conflict_goes_on_to_a_series(conflict: Shelf, tmp_path: Path) -> None:
     resolve(tmp_path / "w/lmcache/engine.py")
-    result = port.proceed(tmp_path / "w")
+    result = report(port.proceed(tmp_path / "w"))
     assert result.exit is Exit.OK
     assert b"+line_5 = 'hpu or cuda'\n" in (conflict.directory / "route/1.0.1.patch").read_bytes()
     assert lint.lint(conflict.directory, write=False).exit is Exit.OK
@@ -218,7 +220,7 @@ def test_lint_of_an_unreleased_wheel_counts_its_hunks(
     )
     before = kept(shelf)
     result = watch(shelf.directory, wheel)
-    assert result.data["counts"] == counts
+    assert result.counts == counts
     assert result.exit is (Exit.REFUSED if edits else Exit.OK)
     assert kept(shelf) == before
 
@@ -226,7 +228,7 @@ def test_lint_of_an_unreleased_wheel_counts_its_hunks(
 def test_what_lint_of_a_wheel_prints_can_be_typed_as_it_is(shelf: Shelf) -> None:
     def linted(version: str) -> Result:
         named = f"lmcache-{version}-cp311-cp311-any.whl"
-        return watch(shelf.directory, shelf.release(version, BASE).rename(shelf.releases / named))
+        return compared(watch(shelf.directory, shelf.release(version, BASE).rename(shelf.releases / named)))
 
     newer = linted("1.0.1")
     command = newer.blocks[-1]

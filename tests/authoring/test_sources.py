@@ -9,6 +9,7 @@ import pytest
 
 from gaudi_patch.authoring import edit, lint, port
 from gaudi_patch.authoring import prove as proving
+from gaudi_patch.commands.dev.port import report
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Table
 from gaudi_patch.series.manifest import load
@@ -51,11 +52,11 @@ def amend_runtime(folder: Path, text: str) -> None:
 
 def test_refresh_writes_a_changed_module_back_to_its_source_for_every_series(sources: Shelf, tmp_path: Path) -> None:
     edit.edit("1.0.0", tmp_path / "w", sources.directory)
-    assert edit.refresh(tmp_path / "w", sources.directory).data["patches_written"] == []
+    assert edit.refresh(tmp_path / "w", sources.directory).written == ()
     before = load(sources.directory)
     amend_runtime(tmp_path / "w", "DEVICE = 'hpu'\nBLOCK = 128\n")
     result = edit.refresh(tmp_path / "w", sources.directory)
-    assert result.data["patches_written"] == ["runtime"]
+    assert result.written == ("runtime",)
     assert (sources.directory / "runtime/lmcache/gaudi.py").read_text() == "DEVICE = 'hpu'\nBLOCK = 128\n"
     after = load(sources.directory)
     for old, new in zip(before.series, after.series, strict=True):
@@ -136,7 +137,7 @@ def test_a_port_that_changes_the_sources_changes_them_for_all_series(
     assert port.port("1.0.1", "1.0.2", tmp_path / "w", sources.directory).exit is Exit.SMOKE
     assert kept(sources) == before
     amend_runtime(tmp_path / "w", "DEVICE = 'hpu'\nCOMPAT = 2\n")
-    result = port.proceed(tmp_path / "w")
+    result = report(port.proceed(tmp_path / "w"))
     assert result.exit is Exit.OK
     assert result.data["new"] == ["runtime"]
     (table,) = [one for one in result.blocks if isinstance(one, Table)]

@@ -1,0 +1,105 @@
+"""`dev edit` and `dev refresh`: a series as commits, and the commits as a series again."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from gaudi_patch.cli import completion
+from gaudi_patch.cli.options import FewerHunksOption, FolderArgument, JsonOption, ManifestOption, WheelOption
+from gaudi_patch.cli.run import finish
+from gaudi_patch.output.report import Color, Format, Result, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.authoring.edit import Refreshed, Worktree
+
+
+def edit(
+    version: Annotated[
+        str,
+        typer.Argument(metavar="VERSION", help="A release with a series.", autocompletion=completion.versions),
+    ],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="[DIR]", help="A new directory for the worktree (default: lmcache-VERSION-edit)."),
+    ] = None,
+    manifest: ManifestOption = None,
+    wheel: WheelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lay the pristine wheel and one commit per patch into a new git worktree.
+
+    Edit, amend and reorder the commits with git, as quilt and StGit users do; then `dev refresh`
+    writes them back as diffs. No installation is touched.
+
+    Example:
+
+        gaudi-patch dev edit 0.5.6 lmcache-0.5.6
+    """
+
+    def run() -> Result:
+        from gaudi_patch.authoring import edit as editing
+
+        return laid(editing.edit(version, folder, manifest, wheel))
+
+    finish("dev edit", run, Format.TEXT, Color.AUTO, as_json)
+
+
+def refresh(
+    folder: FolderArgument,
+    manifest: ManifestOption = None,
+    fewer_hunks: FewerHunksOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the commits of a worktree back as diffs, and renew the lock.
+
+    Three lines of context, full blob ids, whatever git is set to. Each commit names its patch by a
+    trailer `Patch: NAME`; the names must be those of the series in manifest.toml. The commit of the
+    runtime is written back to its sources. Nothing is written unless all series apply and compile.
+
+    Example:
+
+        gaudi-patch dev refresh lmcache-0.5.6
+    """
+
+    def run() -> Result:
+        from gaudi_patch.authoring import edit as editing
+
+        return refreshed(editing.refresh(folder, manifest, fewer_hunks=fewer_hunks))
+
+    finish("dev refresh", run, Format.TEXT, Color.AUTO, as_json)
+
+
+def laid(found: Worktree) -> Result:
+    """Report a new worktree, and how its commits are written back."""
+    from gaudi_patch.authoring.worktree import PRISTINE
+    from gaudi_patch.series import lock
+
+    series = found.series
+    data = {"folder": str(found.folder.resolve()), "series": series.id, "patches": list(series.patches)}
+    command = f"gaudi-patch dev refresh {shlex.quote(str(found.folder))}{lock.option(found.directory)}"
+    return Result(
+        "dev edit",
+        data=data,
+        blocks=[
+            Text(f"{found.folder}: LMCache {series.id} with {len(series.patches)} commits", "good"),
+            Text(f"next: edit and amend (git rebase -i {PRISTINE}), then write it back:", "next"),
+            Text(command, "next", verbatim=True),
+        ],
+    )
+
+
+def refreshed(done: Refreshed) -> Result:
+    """Report the patches that were written, and what the manifest is with them."""
+    from gaudi_patch.commands.dev.lint import report, sizes
+
+    result = report(done.linted)
+    result.command = "dev refresh"
+    result.data["patches_written"] = list(done.written)
+    words = f"{done.linted.file}: {len(done.linted.manifest.series)} series apply and compile"
+    wrote = f"wrote {', '.join(done.written)}" if done.written else "no patch changed"
+    result.blocks = [Text(wrote), sizes(done.linted), Text(words, "good")]
+    return result

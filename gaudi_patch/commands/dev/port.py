@@ -1,0 +1,181 @@
+"""`dev port`: carry a series to a new release."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from gaudi_patch.cli import completion
+from gaudi_patch.cli.options import JsonOption, ManifestOption, WheelOption
+from gaudi_patch.cli.run import finish
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Block, Color, Diff, Format, Preformatted, Result, Table, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.authoring.gaps import Call, Gap
+    from gaudi_patch.authoring.patch_names import Named
+    from gaudi_patch.authoring.port import Conflict, Ported
+
+SHOWN = 12  # calls; the JSON has all
+
+
+def port(
+    versions: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="OLD NEW",
+            help="The release to port from, and the one to port to.",
+            autocompletion=completion.versions,
+        ),
+    ] = None,
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--dir", metavar="DIR", help="A new directory for the worktree (default: lmcache-NEW-port)."),
+    ] = None,
+    go_on: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--continue", metavar="DIR", help="Go on in DIR after conflicts were resolved."),
+    ] = None,
+    give_up: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--abort", metavar="DIR", help="Give up the port in DIR."),
+    ] = None,
+    manifest: ManifestOption = None,
+    wheel: WheelOption = None,
+    python: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--python", metavar="PYTHON", help="An interpreter with PyTorch, and vLLM, for the smoke checks."),
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="Prove the series before it is written.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Carry a series to a new release by three-way merge, and prove it there.
+
+    Patches that merge are committed; what upstream has already is dropped; a real conflict stops
+    with both sides shown. Then the new series is compared with its wheel and put through the smoke
+    checks, in a throwaway environment that sees the packages of --python. Only what passes is
+    written: patches, series and lock. A patch whose text other releases have stays shared.
+
+    It ends by what the smoke checks did not see: capabilities that no level proved here (those of
+    vLLM need an interpreter that has it), calls to a device that are new in the release, patches
+    whose remove_when is about other releases.
+
+    Example:
+
+        gaudi-patch dev port 0.5.5 0.5.6 --python /opt/torch/bin/python
+    """
+
+    def run() -> Result:
+        from gaudi_patch.authoring import port as porting
+
+        if go_on is not None:
+            return report(porting.proceed(go_on))
+        if give_up is not None:
+            porting.abort(give_up)
+            return aborted(give_up)
+        if len(versions or ()) != 2:
+            raise GaudiPatchError(Exit.USAGE, "usage", "dev port takes OLD and NEW", "gaudi-patch dev port 0.5.5 0.5.6")
+        old, new = versions or ("", "")
+        return report(porting.port(old, new, folder, manifest, porting.PortOptions(wheel, smoke, python)))
+
+    finish("dev port", run, Format.TEXT, Color.AUTO, as_json)
+
+
+def aborted(folder: Path) -> Result:
+    """Report a port that was given up."""
+    text = f"aborted; nothing was written to the patches, {shlex.quote(str(folder))} can be removed"
+    return Result("dev port", blocks=[Text(text, "good")])
+
+
+def report(outcome: Ported | Conflict) -> Result:
+    """Report a port that came to its end, or to a conflict."""
+    from gaudi_patch.authoring.port import Conflict
+
+    return _conflict(outcome) if isinstance(outcome, Conflict) else _ported(outcome)
+
+
+def _conflict(found: Conflict) -> Result:
+    plan = found.plan
+    data = {
+        "conflict": found.patch,
+        "files": list(found.files),
+        "merged": list(found.merged),
+        "dropped": plan.dropped,
+    }
+    sides = (
+        f"HEAD is {plan.new} with the patches so far, the parent is {plan.old} before the patch, "
+        f"the other side is the patch. Merged: {len(found.merged)}; still to come: {len(plan.todo) - 1}."
+    )
+    return Result("dev port", found.exit, data, [Diff(found.diff), Text(sides)], errors=[found.fault])
+
+
+def _ported(done: Ported) -> Result:
+    from gaudi_patch.commands import levels
+    from gaudi_patch.series import pairs
+
+    plan, smoked, fault = done.plan, done.proof.levels, done.proof.fault
+    rows = [_row(naming) for naming in done.named]
+    rows += [(name, "obsolete", "upstream has the change") for name in plan.dropped]
+    title = f"Series {plan.new}, ported from {plan.old}: {done.lines} lines of the release changed"
+    blocks: list[Block] = [Table(("patch", "is", "since"), rows, title)]
+    if smoked:
+        blocks += levels.blocks(smoked)  # how it was applied is of no interest here
+    if fault is None:
+        blocks.append(_summary(done))
+    blocks += to_look_at(done.unproved, done.calls, done.stale)
+    if fault is None:
+        partners = pairs.vllm_gaudi(pairs.fitting(done.drafted, plan.new))
+        text = f"next: look at these, at its capabilities and its pairs (vllm-gaudi {partners}), in manifest.toml"
+        blocks.append(Text(text, "next"))
+    data: dict[str, Any] = {
+        "series": plan.new,
+        "patches": [naming.patch for naming in done.named],
+        "new": sorted(naming.patch for naming in done.named if naming.new),
+        "dropped": plan.dropped,
+        "routing_lines": done.lines,
+        "smoke": [levels.data(level) for level in smoked],
+        "seconds": done.seconds,
+        "unproved": [gap._asdict() for gap in done.unproved],
+        "device_calls": [call._asdict() for call in done.calls],
+        "remove_when_outdated": list(done.stale),
+    }
+    errors = [fault] if fault else []
+    return Result("dev port", done.exit, data, blocks, warnings=[*done.proof.warnings], errors=errors)
+
+
+def _summary(done: Ported) -> Text:
+    smoked = done.proof.levels
+    passed = sum(level.status == "passed" for level in smoked)
+    skipped = sum(level.status == "skipped" for level in smoked)
+    checks = f"{passed} of {len(smoked)} smoke checks passed" if smoked else "no smoke check was run"
+    checks += f", {skipped} could not be run" if skipped else ""
+    return Text(f"{checks}; {done.seconds:.0f} s since the port began", "good" if passed else "bad")
+
+
+def _row(naming: Named) -> tuple[str, str, str]:
+    """Return the row of a patch: its name, whether it is new, and why."""
+    if naming.new is None:
+        return naming.patch, "shared", "the text is as in other releases"
+    if naming.patch == naming.new.source:
+        return naming.patch, "changed", "in every series: all of them are to be proved again"
+    return naming.patch, "new", f"from {naming.new.source}" if naming.new.source else naming.subject
+
+
+def to_look_at(gaps: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) -> list[Block]:
+    """Return what a maintainer has to look at; an empty list if there is nothing."""
+    blocks: list[Block] = []
+    if gaps:
+        title = "Claimed as by the old series, and not proved here"
+        blocks.append(Table(("capability", "why"), [(gap.capability, str(gap)) for gap in gaps], title))
+    if calls:
+        more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""
+        lines = "\n".join(f"  {call.file}:{call.line}: {call.text}" for call in calls[:SHOWN])
+        blocks.append(Text(f"Calls to a device that are new in this release{more}:"))
+        blocks.append(Preformatted(lines))
+    if stale:
+        blocks.append(Text(f"remove_when is about other releases: {', '.join(stale)}", "next"))
+    return blocks
