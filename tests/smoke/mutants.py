@@ -53,10 +53,10 @@ MUTANTS = (
     Mutant(
         "the event of a buffer is recorded before its copy",
         f"{_GAUDI}/transfer.py",
-        "            parts[-1].copy_(host, non_blocking=True)\n            slot.busy(self.backend.record())\n"
+        "            self.backend.copy(parts[-1], host)\n            slot.busy(self.backend.record())\n"
         "        self.kernels.scatter(group.chunks, index, parts)\n        self._pool.give(self.backend.record())\n\n"
         "    def _load_resident",
-        "            event = self.backend.record()\n            parts[-1].copy_(host, non_blocking=True)\n"
+        "            event = self.backend.record()\n            self.backend.copy(parts[-1], host)\n"
         "            slot.busy(event)\n"
         "        self.kernels.scatter(group.chunks, index, parts)\n        self._pool.give(self.backend.record())\n\n"
         "    def _load_resident",
@@ -70,10 +70,10 @@ MUTANTS = (
     Mutant(
         "copies to the host run on a stream of their own that waits for nothing",
         f"{_GAUDI}/transfer.py",
-        "            host.view(output.shape).copy_(output, non_blocking=True)\n"
+        "            self.backend.copy(host.view(output.shape), output)\n"
         "            self._outputs = self.backend.record()",
         "            with torch.hpu.stream(torch.hpu.Stream()):\n"
-        "                host.view(output.shape).copy_(output, non_blocking=True)\n"
+        "                self.backend.copy(host.view(output.shape), output)\n"
         "            self._outputs = self.backend.record()",
         rules="eager",
     ),
@@ -81,14 +81,14 @@ MUTANTS = (
     Mutant(
         "every slot is one too high",
         f"{_GAUDI}/transfer.py",
-        "        np.copyto(host.numpy(), group.index)",
-        "        np.copyto(host.numpy(), group.index + 1)",
+        "        np.copyto(host.numpy(), group.index, casting",
+        "        np.copyto(host.numpy(), group.index + 1, casting",
     ),
     Mutant(
         "slot numbers are cut to 16 bits",
         f"{_GAUDI}/transfer.py",
-        "        np.copyto(host.numpy(), group.index)",
-        "        np.copyto(host.numpy(), group.index & 0xFFFF)",
+        "        np.copyto(host.numpy(), group.index, casting",
+        "        np.copyto(host.numpy(), group.index & 0xFFFF, casting",
     ),
     Mutant(
         "tokens without a slot travel with the others of their object",
@@ -212,8 +212,8 @@ MUTANTS = (
     Mutant(
         "the buffers are not pinned",
         f"{_GAUDI}/device.py",
-        "            buffer = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)",
-        "            buffer = torch.empty(nbytes, dtype=torch.uint8)",
+        "        return pinning.allocate(nbytes)",
+        "        return __import__('torch').zeros(nbytes, dtype=__import__('torch').uint8)",
     ),
     Mutant(
         "the caches are written through the view that vLLM registers",

@@ -28,8 +28,10 @@ inline void enqueue_copy(const Tensor& to, const Tensor& from, const char* name)
   mix_tensor(signature, to);
   mix_tensor(signature, from);
   count_view_write(to);
-  ++r.counters.d2d_copies;
-  r.counters.d2d_bytes += bytes_of(to);
+  if (to.scalar_type() == from.scalar_type()) { // a cast is an operator
+    ++r.counters.d2d_copies;
+    r.counters.d2d_bytes += bytes_of(to);
+  }
   r.counters.device_traffic_bytes += bytes_of(from) + bytes_of(to);
   if (r.tracing) {
     r.graph.text += std::string(name) + "(" + describe(to) + ", " + describe(from) + "); ";
@@ -230,7 +232,7 @@ inline Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {
   Lock lock;
   PlainDispatch plain;
   if (is_device(self) && is_device(from)) {
-    enqueue_copy(self, from, "copy_");
+    enqueue_copy(self, from, self.scalar_type() == from.scalar_type() ? "copy_" : "cast");
   } else if (is_device(self)) {
     TORCH_CHECK(from.is_cpu(), "hpu: cannot copy from ", from.device());
     copy_host_to_device(self, from, non_blocking);

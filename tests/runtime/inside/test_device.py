@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lmcache.gaudi import device
+from lmcache.gaudi import device, pinning
 from lmcache.gaudi.layout import normalise
 from lmcache.gaudi.transfer import Transfer
 from support import make_caches, spans_of
@@ -43,16 +43,83 @@ def test_pinned_buffers_are_pinned_and_zero() -> None:
     assert not buffer.any()
 
 
+def test_pinned_is_a_whole_block_from_its_first_byte_and_nothing_else() -> None:
+    backend = device.HpuBackend()
+    buffer = backend.pinned(4096)
+    assert backend.is_pinned(buffer[:100])
+    assert backend.is_pinned(buffer.view(torch.bfloat16).view(2, 1024))
+    assert not backend.is_pinned(buffer[128:])
+    assert not backend.is_pinned(buffer.view(64, 64).t())
+    assert not backend.is_pinned(buffer.view(torch.int64))  # the bridge converts it on the host
+    assert not backend.is_pinned(torch.zeros(4096, dtype=torch.uint8))
+
+
+def test_a_block_is_forgotten_with_its_last_view() -> None:
+    block = pinning.pin(1 << 20)
+    view, address = block[:16], block.data_ptr()
+    del block
+    assert pinning.is_pinned(view)
+    del view
+    assert address not in pinning._blocks
+
+
+def test_memory_that_could_not_be_pinned_is_not_called_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor, device=None: False)
+    with pytest.raises(pinning.PinningError):
+        pinning.pin(4096)
+    backend = device.HpuBackend()
+    buffer = backend.pinned(4096)
+    assert not backend.is_pinned(buffer)
+    assert not buffer.any()
+
+
+class Recorder:
+    """A tensor of which only the copies are of interest."""
+
+    def __init__(self) -> None:
+        self.waited: list[bool] = []
+        self.device = torch.device("hpu")
+
+    def copy_(self, source: object, *, non_blocking: bool) -> None:
+        self.waited.append(not non_blocking)
+
+
+def test_only_copies_of_pinned_memory_do_not_wait() -> None:
+    backend = device.HpuBackend()
+    target = Recorder()
+    buffer = backend.pinned(4096)
+    for host in (buffer, buffer[64:], torch.zeros(16), buffer.view(torch.float64)):
+        backend.copy(target, host)  # type: ignore[arg-type]
+    assert target.waited == [False, True, True, True]
+
+
 def test_an_event_covers_a_copy_from_the_device() -> None:
     backend = device.HpuBackend()
     source = torch.full((1000,), 7, dtype=torch.int32).to("hpu")
-    host = backend.pinned(4000).view(torch.int32)
-    host.copy_(source, non_blocking=True)
+    for host in (backend.pinned(4000).view(torch.int32), torch.zeros(1000, dtype=torch.int32)):
+        backend.copy(host, source)
+        backend.record().synchronize()
+        assert bool((host == 7).all())
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True"])
+def test_the_device_is_waited_for_where_events_do_not_cover_copies(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PT_HPU_ENABLE_SFG", value)
+    backend = device.HpuBackend()
+    waits: list[int] = []
+    monkeypatch.setattr(backend, "synchronize", lambda: waits.append(1))
     backend.record().synchronize()
-    assert bool((host == 7).all())
+    assert len(waits) == int(backend.lazy)
+    monkeypatch.setenv("PT_HPU_ENABLE_SFG", "0")
+    assert device.HpuBackend().events_cover_copies
 
 
-def test_usage_statistics_get_a_name_and_claim_no_device() -> None:
+def test_usage_statistics_get_a_name_and_claim_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def claim(*arguments: object) -> None:
+        raise AssertionError("the scheduler's process claimed a card")
+
+    for name in ("_lazy_init", "init", "get_device_name", "get_device_properties", "mem_get_info", "current_device"):
+        monkeypatch.setattr(torch.hpu, name, claim)
     count, name, memory = device.describe_device()
     assert (count, memory) == (1, 0)
     assert "GAUDI" in name.upper()

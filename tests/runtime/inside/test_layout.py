@@ -57,27 +57,62 @@ def test_a_cache_without_a_flat_base_is_served_through_a_view_and_counted() -> N
     assert layout.through_views == 2
 
 
-def test_k_and_v_that_share_one_base_are_not_taken_for_flat_caches() -> None:
-    both = empty(2, 40, 2, 4)
-    layout = normalise([(both[0], both[1])])
-    assert layout.through_views == 2
-    assert {plane.tensor.data_ptr() for plane in layout.sections[0].planes} == {both[0].data_ptr(), both[1].data_ptr()}
+def test_a_base_of_other_rows_is_not_taken_for_flat_caches() -> None:
+    wide = empty(6, 64)
+    layout = normalise([wide.view(6, 8, 8)[:5]])
+    assert (layout.slots, layout.pad, layout.through_views) == (40, None, 1)
+    assert layout.sections[0].planes[0].tensor.data_ptr() == wide.data_ptr()
 
 
-def test_a_view_that_does_not_start_its_base_is_not_taken_for_it() -> None:
-    flat = empty(48, 2, 4)
-    late = flat[8:].view(5, 8, 2, 4)
-    layout = normalise([(late, late)])
-    assert layout.through_views == 2
-    assert layout.pad is None
-    assert layout.sections[0].planes[0].tensor.data_ptr() == late.data_ptr()
-
-
-def test_caches_made_under_inference_mode_are_served() -> None:
-    with torch.inference_mode():
-        flat = empty(48, 2, 4)
-        layout = normalise([(flat.view(6, 8, 2, 4), flat.view(6, 8, 2, 4))])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_caches_made_in_any_mode_are_served(mode: Any) -> None:
+    with mode():
+        key, value = empty(48, 2, 4), empty(48, 2, 4)
+        layout = normalise([(key.view(6, 8, 2, 4), value.view(6, 8, 2, 4))])
     assert layout.slots == 48
+
+
+def test_the_pointers_of_storages_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = caches("blocks")
+    numbers = iter(range(1 << 20))
+    monkeypatch.setattr(torch.UntypedStorage, "data_ptr", lambda storage: next(numbers))
+    layout = normalise(given.given)
+    assert (layout.through_views, layout.pad) == (0, (40, 8))
+
+
+@pytest.mark.parametrize("wrapped", ["the same tuple", "a tuple of its own", "views of its own"])
+@pytest.mark.parametrize("name", ["blocks", "flat pair", "latent blocks"])
+def test_layers_that_use_the_caches_of_another_are_moved_once(name: str, wrapped: str) -> None:
+    given = caches(name)
+    other = given.given[1]
+    if wrapped != "the same tuple" and isinstance(other, tuple):
+        anew = wrapped == "views of its own"
+        other = tuple(side.view(side.shape) if anew and side._is_view() else side for side in other)
+    layout = normalise([*given.given, other, given.given[0]])
+    (section,) = layout.sections
+    assert (section.layers, layout.shared) == ((0, 1, 2), (3, 4))
+    assert len({plane.tensor.data_ptr() for plane in section.planes}) == len(section.planes) == 3 * section.kv
+    assert "2 layers more use the caches of these" in layout.describe()
+
+
+def _packed() -> dict[str, Any]:
+    both, layers, odd = empty(2, 40, 2, 4), empty(3, 40, 16), empty(48, 2, 4)
+    whole, half = empty(40, 2, 4), empty(40, 2, 4)
+    return {
+        "K and V are halves of one allocation": [(both[0], both[1])],
+        "K and V are the same tensor": [(whole, whole)],
+        "layers are parts of one allocation": [layers[0], layers[1], layers[2]],
+        "a layer shares K and not V": [(whole, half), (whole, empty(40, 2, 4))],
+        "a layer sees another part of an allocation": [(odd[:40], half), (odd[8:], empty(40, 2, 4))],
+        "a cache does not begin its allocation": [(odd[8:], half)],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(_packed()))
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_packed_layout_is_refused(name: str, mode: Any) -> None:
+    with mode(), pytest.raises(LayoutError, match=r"layer \d: .* \(a packed layout\?\)"):
+        normalise(_packed()[name])
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -115,7 +150,7 @@ def test_what_cannot_be_served_is_refused_with_layer_and_reason(name: str) -> No
 def test_a_permuted_cache_is_refused() -> None:
     heads_first = empty(5, 2, 8, 4).permute(0, 2, 1, 3)
     with pytest.raises(LayoutError, match=r"layer 0: .* not contiguous \(a permuted HND cache\?\)"):
-        normalise([(heads_first, heads_first)])
+        normalise([(heads_first, heads_first.clone())])
 
 
 def test_caches_on_two_devices_are_refused() -> None:
@@ -123,4 +158,4 @@ def test_caches_on_two_devices_are_refused() -> None:
         return
     host = torch.zeros(40, 2, 4, dtype=BF16)
     with pytest.raises(LayoutError, match="several devices: cpu, hpu"):
-        normalise([(empty(40, 2, 4), empty(40, 2, 4)), (host, host)])
+        normalise([(empty(40, 2, 4), empty(40, 2, 4)), (host, host.clone())])

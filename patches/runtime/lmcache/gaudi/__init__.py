@@ -3,6 +3,7 @@
 
 Modules, lowest first; none imports vLLM, and only the last four know LMCache:
 
+* :mod:`.pinning` -- host memory that is pinned, known by address
 * :mod:`.device` -- the only place that touches ``habana_frameworks`` and ``torch.hpu``
 * :mod:`.layout` -- every KV-cache layout, normalised once to flat token-major planes
 * :mod:`.plan` -- which tokens go into which group of chunks; pure arithmetic on the CPU

@@ -70,6 +70,11 @@ def reconcile(metadata: Any, layout: Layout) -> None:
         LayoutError: Memory objects of this release cannot hold these caches.
     """
     tokens = 1
+    if not metadata.use_mla and any(section.kv == 1 for section in layout.sections):
+        raise LayoutError(
+            f"the KV caches ({layout.describe()}) are one tensor a layer, and the model is no MLA model: K and V are "
+            "packed into one tensor in an order that is not known here (vLLM 0.26 does so on other devices)"
+        )
     expected = [tuple(section.shape(tokens)) for section in layout.sections]
     dtypes = [section.dtype for section in layout.sections]
     if not hasattr(metadata, "get_shapes"):

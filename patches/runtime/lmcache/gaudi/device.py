@@ -10,8 +10,11 @@ Rules kept here, with their source in gaudi-pytorch-bridge (HabanaAI, release 1.
   ``"hpu"``, never with an index, and ``set_device`` is never called.
 * ``mark_step`` submits and does not wait; only ``synchronize`` waits, and it takes no argument
   (python_packages/habana_frameworks/torch/hpu/__init__.py).
-* Host memory counts as pinned only when the address is the first byte of a pinned allocation
-  (backend/synapse_helpers/host_memory.cpp, ``blocks.find``).
+* Only a blocking copy waits for host memory that is not pinned, and pinned is what :mod:`.pinning` says.
+* With ``PT_HPU_ENABLE_SFG=1`` in lazy mode, recording an event does not join the thread that still holds copies to the
+  host back (backend/habana_device/HPUEvent.cpp:90-98, habana_kernels/lazy_kernels.cpp:829-872).
+* A question may claim a card: ``get_device_name`` does, ``is_available`` and ``device_count`` do not
+  (python_packages/habana_frameworks/torch/hpu/__init__.py).
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
+
+from . import pinning
+from .pinning import DEVICE
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +47,8 @@ __all__ = [
     "load_habana",
 ]
 
-DEVICE = "hpu"
+#: What LMCache's usage statistics call the device: its real name is to be had by claiming it.
+_NAME = "Intel Gaudi"
 _NUMBERS = itertools.count()
 
 
@@ -112,18 +119,18 @@ def broadcast_device(device_type: str, index: int) -> str:
 
 
 def describe_device() -> tuple[int, str, int]:
-    """What LMCache's usage statistics say about the device; touches no device.
+    """What LMCache's usage statistics say about the device.
 
-    ``torch.hpu.get_device_properties`` returns a text (bridge 1.19), where LMCache expects an object with fields.
+    The process may be the scheduler's, which has no card and must not take one from a worker. Name, properties and
+    memory of a device are told only to the process that holds it (bridge 1.19, hpu/__init__.py: ``_lazy_init``).
 
     Returns:
-        Number of devices, name, and 0 for the memory: asking for that would claim a device for this process, which
-        may be the scheduler's.
+        Number of devices; a name that is the same for all of them; 0 for the memory.
     """
     import torch
 
     hpu: Any = torch.hpu  # type: ignore[attr-defined]
-    return int(hpu.device_count()), str(hpu.get_device_name()), 0
+    return int(hpu.device_count()), _NAME, 0
 
 
 class Backend(Protocol):
@@ -141,6 +148,12 @@ class Backend(Protocol):
 
     def record(self) -> Event:
         """Record an event behind everything that was submitted."""
+
+    def copy(self, destination: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy between host and device; the end is covered by the next event and by the next synchronize.
+
+        Waits where that is the only way to cover it.
+        """
 
     def pinned(self, nbytes: int) -> torch.Tensor:
         """Allocate a host buffer, uint8 ``[nbytes]``, pinned for this device where that is possible."""
@@ -168,6 +181,7 @@ class HpuBackend:
         internal = importlib.import_module("habana_frameworks.torch.utils.internal")
         self._mark_step: Callable[[], None] = core.mark_step
         self.lazy = bool(internal.is_lazy())
+        self.events_cover_copies = not (self.lazy and _is_set("PT_HPU_ENABLE_SFG"))
 
     def submit(self) -> None:
         """Cut the lazy graph here. In eager mode every operation has been submitted already."""
@@ -182,32 +196,28 @@ class HpuBackend:
         """Record an event on the current stream.
 
         On the default stream the bridge records it behind the compute and both DMA queues
-        (backend/synapse_helpers/device.cpp, ``record_event``), so it also covers copies.
+        (backend/synapse_helpers/device.cpp, ``record_event``), so it also covers copies. Where it does not
+        (``PT_HPU_ENABLE_SFG=1``), the device is waited for instead.
         """
+        if not self.events_cover_copies:
+            self.synchronize()
+            return _Happened()
         event = self._hpu.Event()
         event.record()
         return event  # type: ignore[no-any-return]
 
+    def copy(self, destination: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy without waiting if the host's side is pinned, and wait for the copy otherwise; see :mod:`.pinning`."""
+        host = destination if destination.device.type == "cpu" else source
+        destination.copy_(source, non_blocking=pinning.is_pinned(host))
+
     def pinned(self, nbytes: int) -> torch.Tensor:
-        """Pinned uint8 ``[nbytes]``, zero-filled; pageable when this torch build cannot pin for the HPU.
-
-        Zero-filled so that the padding rows of a first transfer hold numbers and not NaN patterns.
-        """
-        import torch
-
-        try:
-            buffer = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-        except RuntimeError:
-            # A torch build whose hooks do not know the HPU; the bridge's own tests use this form.
-            try:
-                buffer = torch.empty(nbytes, dtype=torch.uint8).pin_memory(DEVICE)
-            except RuntimeError:
-                buffer = torch.empty(nbytes, dtype=torch.uint8)
-        return buffer.zero_()
+        """Uint8 ``[nbytes]``, zero-filled; pageable where nothing can be pinned."""
+        return pinning.allocate(nbytes)
 
     def is_pinned(self, tensor: torch.Tensor) -> bool:
-        """Whether ``tensor`` starts a pinned allocation; a slice further in does not count."""
-        return bool(tensor.is_pinned())
+        """Whether ``tensor`` starts a block that was pinned here; see :func:`.pinning.is_pinned`."""
+        return pinning.is_pinned(tensor)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``torch.compile`` with the ``hpu_backend`` in eager mode, where that backend is registered."""
@@ -249,6 +259,10 @@ class HostBackend:
         """An event that has happened already."""
         return _Happened()
 
+    def copy(self, destination: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy; done on return."""
+        destination.copy_(source)
+
     def pinned(self, nbytes: int) -> torch.Tensor:
         """Plain memory, zero-filled."""
         import torch
@@ -262,6 +276,11 @@ class HostBackend:
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` as it is."""
         return function
+
+
+def _is_set(variable: str) -> bool:
+    """Whether the bridge would take an environment variable for true."""
+    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "off", "no")
 
 
 class _Happened:

@@ -3,7 +3,8 @@
 
 Both work by a flat one-dimensional index on dimension 0 of the flat caches, as vLLM itself writes its cache on
 Gaudi (vllm-gaudi: vllm_gaudi/extension/utils.py): large contiguous rows, no boolean mask, no ``index_put_``. The
-index is int64: ``index_copy_`` of stock PyTorch refuses int32, and the bridge carries int64 as int32 to the device.
+index comes as int32, which the bridge copies from where it lies, and becomes int64 on the device, because
+``index_copy_`` of stock PyTorch refuses int32. The device holds both in 32 bits.
 
 A group of ``g`` chunks moves as ``min(g, planes)`` *parts*. A part is some consecutive planes of one section, all
 rows of the group: ``[planes, g * chunk, width]``. A plane's rows are contiguous in it, so that scatter needs no
@@ -102,7 +103,7 @@ class Kernels:
 
         Args:
             chunks: Size of the group.
-            index: Slots, int64 ``[chunks * chunk]``, on the device.
+            index: Slots, int32 ``[chunks * chunk]``, on the device.
 
         Returns:
             A tensor ``[planes * chunks * chunk, width]`` for each part.
@@ -116,7 +117,7 @@ class Kernels:
 
         Args:
             chunks: Size of the group.
-            index: Slots, int64 ``[chunks * chunk]``, on the device. Slots that repeat must carry equal rows.
+            index: Slots, int32 ``[chunks * chunk]``, on the device. Slots that repeat must carry equal rows.
             parts: A tensor ``[planes * chunks * chunk, width]`` for each part, on the device.
         """
         self._scatters[chunks](self._planes, index, parts)
@@ -127,7 +128,7 @@ class Kernels:
 
         Args:
             chunks: Size of the group.
-            index: Slots, int64 ``[chunks * chunk]``, on the device.
+            index: Slots, int32 ``[chunks * chunk]``, on the device.
             objects: For each section, for each object: ``[planes, chunk, width]``.
         """
         if chunks not in self._direct:
@@ -159,6 +160,7 @@ class Kernels:
 
         def gather(planes: Sequence[torch.Tensor], index: torch.Tensor) -> list[torch.Tensor]:
             outputs = []
+            index = index.to(torch.int64)
             for first, last, width in cuts:
                 pieces = [planes[p].index_select(0, index).view(rows, width) for p in range(first, last)]
                 outputs.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
@@ -170,6 +172,7 @@ class Kernels:
         cuts, rows, shapes = self._cuts(chunks), chunks * self.chunk, self._shapes
 
         def scatter(planes: Sequence[torch.Tensor], index: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+            index = index.to(torch.int64)
             for (first, last, width), part in zip(cuts, parts, strict=True):
                 stacked = part.view(last - first, rows, width)
                 for number, p in enumerate(range(first, last)):
@@ -182,6 +185,7 @@ class Kernels:
         counts = [len(section.planes) for section in self._layout.sections]
 
         def scatter(planes: Sequence[torch.Tensor], index: torch.Tensor, objects: Sequence[torch.Tensor]) -> None:
+            index = index.to(torch.int64)
             plane = 0
             for section, count in enumerate(counts):
                 members = objects[section * chunks : (section + 1) * chunks]

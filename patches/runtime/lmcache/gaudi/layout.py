@@ -16,6 +16,9 @@ v0.13 on, MLA          one tensor ``[blocks, block_size, head_size]``
 up to v0.13, context   ``(k, v)`` or ``(k, v, None, None)``, flat ``[slots, heads, head_size]``
 up to v0.13, MLA       ``(latent, None, None, None)``, flat ``[slots, head_size]``
 =====================  =======================================================================================
+
+Each K, V and latent cache is an allocation of its own. Layers that use the KV of another layer are registered with
+the very same tensors, and such a plane is moved once. Every other way to share an allocation is not known here.
 """
 
 from __future__ import annotations
@@ -94,12 +97,14 @@ class Layout:
         slots: Valid slots are ``0 .. slots - 1``.
         pad: First slot and number of slots of a padding block that no request owns, or None if not known.
         device: Where the caches are.
+        shared: Layers that are in no section, because they use the caches of another layer.
     """
 
     sections: tuple[Section, ...]
     slots: int
     pad: tuple[int, int] | None
     device: torch.device
+    shared: tuple[int, ...] = ()
 
     @property
     def token_bytes(self) -> int:
@@ -117,7 +122,8 @@ class Layout:
             f"{len(s.layers)} layers x {s.kv} x {s.width} {str(s.dtype).removeprefix('torch.')}" for s in self.sections
         )
         pad = "no known padding block" if self.pad is None else f"padding block at slot {self.pad[0]}"
-        return f"{kinds}; {self.slots} slots; {pad}; {self.token_bytes} bytes a token"
+        shared = f"; {len(self.shared)} layers more use the caches of these" if self.shared else ""
+        return f"{kinds}{shared}; {self.slots} slots; {pad}; {self.token_bytes} bytes a token"
 
 
 def host_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -146,9 +152,14 @@ def normalise(kvcaches: Sequence[Any], *, bitcast: bool = False) -> Layout:
     capacities: set[int] = set()
     pads: set[tuple[int, int] | None] = set()
     devices: set[torch.device] = set()
+    allocations = _Allocations()
+    shared = []
     for index, entry in enumerate(kvcaches):
         planes = []
         tensors = _tensors(index, entry)
+        if allocations.holds(index, tensors):
+            shared.append(index)
+            continue
         for tensor in tensors:
             plane, slots, pad = _plane(index, tensor, latent=len(tensors) == 1, bitcast=bitcast)
             planes.append(plane)
@@ -172,7 +183,48 @@ def normalise(kvcaches: Sequence[Any], *, bitcast: bool = False) -> Layout:
         slots=capacities.pop(),
         pad=pads.pop() if len(pads) == 1 else None,
         device=devices.pop(),
+        shared=tuple(shared),
     )
+
+
+class _Allocations:
+    """Which layer's caches lie in which allocation, told without addresses.
+
+    The storage of a lazy tensor begins without memory (bridge: habana_lazy/aten_lazy_bridge.cpp:28-40), so that its
+    pointer says nothing. What PyTorch itself knows does: the base of a view, and the identity of a storage.
+    """
+
+    def __init__(self) -> None:
+        self._owners: dict[int, tuple[int, torch.Tensor]] = {}
+        self._layers: dict[int, int] = {}
+        self._known: set[tuple[Any, ...]] = set()
+
+    def holds(self, index: int, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether these are the very caches of an earlier layer; otherwise enter them.
+
+        Raises:
+            LayoutError: A cache shares its allocation with another one, and is not the same.
+        """
+        places = tuple(self._place(tensor) for tensor in tensors)
+        if places in self._known:
+            return True
+        for allocation, *_ in places:
+            if allocation in self._layers:
+                other = self._layers[allocation]
+                shared = "K and V share an allocation" if other == index else f"shares an allocation with layer {other}"
+                raise LayoutError(
+                    f"layer {index}: {shared} (a packed layout?). vllm-gaudi gives every K and V an allocation of its "
+                    "own; what else lies between the rows of this one is not known"
+                )
+            self._layers[allocation] = index
+        self._known.add(places)
+        return False
+
+    def _place(self, tensor: torch.Tensor) -> tuple[Any, ...]:
+        owner = tensor._base if tensor._base is not None else tensor
+        # The owner is kept: the identity of what is gone may be given to something else.
+        number, _ = self._owners.setdefault(owner.untyped_storage()._cdata, (len(self._owners), owner))
+        return (number, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def _section(kv: int, width: int, dtype: torch.dtype, members: list[tuple[int, list[Plane]]]) -> Section:
@@ -194,9 +246,10 @@ def _tensors(index: int, entry: Any) -> list[torch.Tensor]:
             return [entry]
         if entry.dim() == 4:
             raise LayoutError(
-                f"layer {index}: a single 4-D tensor {list(entry.shape)}, so K without V. vllm-gaudi hands over K "
-                "alone when the KV cache is quantised with dynamic scales (VLLM_DYNAMIC_KV_QUANT); V and the scales "
-                "would be lost. Use static scales or an unquantised KV cache"
+                f"layer {index}: a single 4-D tensor {list(entry.shape)}, so K without V, or both packed into one as "
+                "vLLM 0.26 does on other devices. vllm-gaudi hands over K alone when the KV cache is quantised with "
+                "dynamic scales (VLLM_DYNAMIC_KV_QUANT); V and the scales would be lost. Use static scales or an "
+                "unquantised KV cache"
             )
         raise LayoutError(f"layer {index}: a {entry.dim()}-D tensor {list(entry.shape)} is not a layout of vllm-gaudi")
     if not isinstance(entry, (tuple, list)) or not entry or not isinstance(entry[0], torch.Tensor):
@@ -237,6 +290,11 @@ def _plane(
     row_shape = tuple(tensor.shape[2 if blocked else 1 :])
     if slots == 0 or math.prod(row_shape) == 0:
         raise LayoutError(f"layer {index}: an empty cache {list(tensor.shape)}")
+    if tensor.storage_offset():
+        raise LayoutError(
+            f"layer {index}: a cache that begins at element {tensor.storage_offset()} of its allocation (a packed "
+            "layout?). vllm-gaudi gives every K and V an allocation of its own"
+        )
     target, is_base, pad = tensor, True, None
     base = tensor._base
     if base is not None and _same_rows(base, tensor, math.prod(row_shape)):
@@ -256,7 +314,7 @@ def _plane(
 
 
 def _same_rows(base: torch.Tensor, view: torch.Tensor, width: int) -> bool:
-    """Whether row ``s`` of ``base`` is row ``s`` of the flattened ``view``, on the same memory."""
+    """Whether row ``s`` of ``base`` is row ``s`` of the flattened ``view``, which PyTorch knows as a view of it."""
     return (
         base.dtype == view.dtype
         and base.is_contiguous()
@@ -264,6 +322,5 @@ def _same_rows(base: torch.Tensor, view: torch.Tensor, width: int) -> bool:
         and math.prod(base.shape[1:]) == width
         and base.storage_offset() == 0
         and view.storage_offset() == 0
-        and base.untyped_storage().data_ptr() == view.untyped_storage().data_ptr()
         and base.numel() >= view.numel()
     )

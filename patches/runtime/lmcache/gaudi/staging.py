@@ -2,9 +2,9 @@
 """Pinned host buffers, device buffers, and the copies between them and memory objects.
 
 LMCache cuts its memory objects out of one large buffer. The bridge takes an address for pinned only where it is
-the first byte of an allocation (backend/synapse_helpers/host_memory.cpp), so nearly every object would go through
-a bounce buffer, one thread copying (backend/synapse_helpers/device.cpp). The ring does that one host copy itself,
-with several threads, while the device copies the neighbouring buffers.
+the first byte of an allocation (see :mod:`.pinning`), so nearly every object would go through a bounce buffer, one
+thread copying (backend/synapse_helpers/device.cpp), and would have to be waited for. The ring does that one host copy
+itself, with several threads, while the device copies the neighbouring buffers.
 """
 
 from __future__ import annotations

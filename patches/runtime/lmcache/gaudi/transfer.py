@@ -30,6 +30,7 @@ from .staging import Array, DevicePool, HostCopier, Ring
 __all__ = ["Settings", "Transfer"]
 
 _MIB = 1 << 20
+_INDEX_BYTES = torch.int32.itemsize
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ class Transfer:
         self.kernels = Kernels(layout, self.backend, chunk=chunk, largest=self.largest)
         part_bytes = self.kernels.part_bytes
         self.ring = Ring(self.backend, part_bytes, min(max(2, settings.ring_bytes // part_bytes), self.largest + 2))
-        self._indices = Ring(self.backend, self.largest * chunk * 8, 4)
+        self._indices = Ring(self.backend, self.largest * chunk * _INDEX_BYTES, 4)
         self._copier = HostCopier(settings.threads)
         self._lock = threading.Lock()
         # Two parts more than a group, so that the copies of the next one start while this one is scattered.
-        indices = 4 * self.largest * chunk * 8
+        indices = 4 * self.largest * chunk * _INDEX_BYTES
         self._pool = DevicePool(self.backend, (self.largest + 2) * part_bytes + indices)
         self._outputs: Event | None = None
 
@@ -132,10 +133,10 @@ class Transfer:
         for part, output in zip(self.kernels.parts(group.chunks), outputs, strict=True):
             slot = self.ring.acquire()
             host = slot.tensor(output.numel(), part.dtype)
-            host.view(output.shape).copy_(output, non_blocking=True)
+            self.backend.copy(host.view(output.shape), output)
             self.backend.record().synchronize()
             parts.append(self._pool.take(host.numel(), host.dtype))
-            parts[-1].copy_(host, non_blocking=True)
+            self.backend.copy(parts[-1], host)
             slot.busy(self.backend.record())
         self.kernels.scatter(group.chunks, index, parts)
         self._pool.give(self.backend.record())
@@ -266,7 +267,7 @@ class Transfer:
             host = slot.tensor(part.elements(len(group.index)), part.dtype)
             self._fill(_rows(host, part), part, group, arrays)
             parts.append(self._pool.take(host.numel(), host.dtype))
-            parts[-1].copy_(host, non_blocking=True)
+            self.backend.copy(parts[-1], host)
             slot.busy(self.backend.record())
         self.kernels.scatter(group.chunks, index, parts)
         self._pool.give(self.backend.record())
@@ -291,21 +292,21 @@ class Transfer:
         for part, output in zip(self.kernels.parts(group.chunks), outputs, strict=True):
             slot = self.ring.acquire()
             host = slot.tensor(output.numel(), part.dtype)
-            host.view(output.shape).copy_(output, non_blocking=True)
+            self.backend.copy(host.view(output.shape), output)
             self._outputs = self.backend.record()
             slot.busy(self._outputs, partial(self._unpack, _rows(host, part), part, group, arrays))
 
     def _send_index(self, group: Group) -> torch.Tensor:
-        """The index of a group on the device.
+        """The index of a group on the device, int32: int64 would be converted on the host, past the pinned buffer.
 
         Recording the event cuts the lazy graph (bridge: backend/habana_device/HPUEvent.cpp), so what vLLM has left
         pending does not become part of the graph that follows.
         """
         slot = self._indices.acquire()
-        host = slot.tensor(len(group.index), torch.int64)
-        np.copyto(host.numpy(), group.index)
+        host = slot.tensor(len(group.index), torch.int32)
+        np.copyto(host.numpy(), group.index, casting="same_kind")
         target = self._pool.take(host.numel(), host.dtype)
-        target.copy_(host, non_blocking=True)
+        self.backend.copy(target, host)
         slot.busy(self.backend.record())
         return target
 
