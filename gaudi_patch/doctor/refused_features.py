@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from gaudi_patch.doctor import sources
@@ -26,6 +27,10 @@ def _serde(values: Mapping[str, Any]) -> str:
     return "" if value in (None, "naive") else f"remote_serde is {value}"
 
 
+def _gds(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} is {values[name]}" for name in ("gds_path", "weka_path") if values.get(name))
+
+
 def _device(name: str, wanted: Callable[[Mapping[str, Any]], object]) -> Test:
     def test(values: Mapping[str, Any]) -> str:
         device = str(values.get(name) or "").split(":")[0]
@@ -47,19 +52,36 @@ def _refusal(name: str, asks: str, why: str, test: Test, fix: str, source: str =
     return Check(name, asks, why, source, ("settings",), run)
 
 
+def _pd(case: Case) -> Answer:
+    if not case.settings.values.get("enable_pd"):
+        return ok("not used")
+    if isinstance(case.lmcache, GaudiPatchError):
+        return unknown("the files of LMCache are not known")
+    text = _source(case.lmcache.root / "lmcache/v1/storage_backend/pd_backend.py")
+    if text and b"init_cpu_memory_allocator" not in text:
+        fix = "enable_pd: false, or LMCache 0.3.14 or later with pd_buffer_device: cpu"
+        return failure("enable_pd is on, and this release needs a buffer in CUDA memory", fix)
+    what = _device("pd_buffer_device", lambda _: True)(case.settings.values)
+    return failure(what, "pd_buffer_device: cpu") if what else ok("on the host")
+
+
 def _lazy_allocator(case: Case) -> Answer:
     if not case.settings.values.get("enable_lazy_memory_allocator"):
         return ok("not used")
     if isinstance(case.lmcache, GaudiPatchError):
         return unknown("the files of LMCache are not known")
-    try:
-        text = read_bytes(case.lmcache.root / "lmcache/v1/lazy_memory_allocator.py")
-    except OSError:
-        return ok("on; this release keeps it elsewhere, without CUDA's runtime")
-    if b".cudart()" in text:
+    if b".cudart()" in _source(case.lmcache.root / "lmcache/v1/lazy_memory_allocator.py"):
         fix = "enable_lazy_memory_allocator: false"
         return failure("enable_lazy_memory_allocator is on, and this release pins with CUDA's runtime", fix)
     return ok("on; this release pins without CUDA's runtime")
+
+
+def _source(path: Path) -> bytes:
+    """Return the bytes of a module; none where this release keeps it elsewhere."""
+    try:
+        return read_bytes(path)
+    except OSError:
+        return b""
 
 
 CHECKS = (
@@ -88,10 +110,10 @@ CHECKS = (
     ),
     _refusal(
         "config.gds",
-        "gds_path",
+        "gds_path, weka_path",
         "GPUDirect Storage reads into CUDA memory",
-        _is_on("gds_path"),
-        "remove gds_path; local_disk keeps chunks on an NVMe or a mounted share",
+        _gds,
+        "remove gds_path and weka_path; local_disk keeps chunks on an NVMe or a mounted share",
     ),
     _refusal(
         "config.p2p",
@@ -100,12 +122,13 @@ CHECKS = (
         _is_on("enable_p2p"),
         "enable_p2p: false; share through a remote store",
     ),
-    _refusal(
+    Check(
         "config.pd-device",
         "pd_buffer_device",
-        "NIXL cannot address HPU memory; a buffer on the host works",
-        _device("pd_buffer_device", lambda values: values.get("enable_pd")),
-        "pd_buffer_device: cpu",
+        "NIXL cannot address HPU memory; a buffer on the host works from LMCache 0.3.14 on",
+        _RUNTIME,
+        ("settings",),
+        _pd,
     ),
     _refusal(
         "config.nixl-device",

@@ -68,8 +68,8 @@ CONFIG = """\
         "chunk_size": 256, "local_cpu": True, "max_local_cpu_size": 5.0, "local_disk": None, "max_local_disk_size": 0.0,
         "remote_url": None, "remote_serde": "naive", "use_layerwise": False, "enable_blending": False,
         "enable_p2p": False, "enable_pd": False, "pd_role": None, "pd_buffer_device": None, "nixl_buffer_device": None,
-        "gds_path": None, "save_unfull_chunk": False, "enable_lazy_memory_allocator": False, "extra_config": None,
-        "pre_caching_hash_algorithm": "builtin", "storage_plugins": None,
+        "gds_path": None, "weka_path": None, "save_unfull_chunk": False, "enable_lazy_memory_allocator": False,
+        "extra_config": None, "pre_caching_hash_algorithm": "builtin", "storage_plugins": None,
     }
 
     class LMCacheEngineConfig:

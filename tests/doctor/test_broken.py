@@ -98,12 +98,22 @@ CONFIG = [
     ),
     Broken("CacheGen", config(remote_serde="cachegen"), {"config.serde": F}, "naive"),
     Broken("GDS", config(gds_path="/gds"), {"config.gds": F}, "remove gds_path"),
+    Broken("GDS on WEKA", config(weka_path="/weka"), {"config.gds": F}, "remove gds_path and weka_path"),
     Broken("P2P", config(enable_p2p=True), {"config.p2p": F}, "enable_p2p: false"),
     Broken(
         "disaggregated prefill through HPU memory",
         config(enable_pd=True, pd_buffer_device="hpu", pd_role="sender"),
         {"config.pd-device": F},
         "pd_buffer_device: cpu",
+    ),
+    Broken(
+        "disaggregated prefill in a release that has it on CUDA only",
+        together(
+            config(enable_pd=True, pd_buffer_device="cpu", pd_role="sender"),
+            lambda gaudi: gaudi.module("lmcache/v1/storage_backend/pd_backend.py", "torch.cuda.set_device(0)\n"),
+        ),
+        {"config.pd-device": F},
+        "LMCache 0.3.14 or later",
     ),
     Broken(
         "a sender that consumes",

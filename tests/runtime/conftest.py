@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import gaudi_patch
-from tests.support.environments import clean_environment
+from gaudi_patch.series import patch_files
+from gaudi_patch.series.manifest import load
+from tests.support import environments
+from tests.support.environments import Environment, clean_environment
 
 REPOSITORY = Path(gaudi_patch.__file__).parents[1]
 PATCHES = REPOSITORY / "patches"
@@ -86,3 +90,56 @@ def inside(
         assert " skipped" not in done.stdout.splitlines()[-1], done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def patched(
+    lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Environment]:
+    """``patched(version)``: the release's environment, patched with git alone; one copy a run, not to be changed."""
+    made: dict[str, Environment] = {}
+
+    def get(version: str) -> Environment:
+        if version not in made:
+            lmcache_overlay(version)
+            copy = environments.overlay_copy(version, tmp_path_factory.mktemp("patched"))
+            _patch(copy.site_packages, version)
+            made[version] = copy
+        return made[version]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def patched_tree(lmcache_wheel: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``patched_tree(version)``: the directory of an unpacked wheel, patched with git alone; made once, not changed."""
+    made: dict[str, Path] = {}
+
+    def get(version: str) -> Path:
+        if version not in made:
+            tree = tmp_path_factory.mktemp(f"lmcache-{version}")
+            with zipfile.ZipFile(lmcache_wheel(version)) as archive:
+                archive.extractall(tree)
+            _patch(tree, version)
+            made[version] = tree
+        return made[version]
+
+    return get
+
+
+def _patch(tree: Path, version: str) -> None:
+    series = load(PATCHES).by_id(version)
+    assert series is not None
+    for name in series.patches:
+        subprocess.run(
+            ["git", "apply", "-p1", "--whitespace=nowarn"],
+            cwd=tree,
+            input=patch_files.read(PATCHES, name),
+            check=True,
+            env=_outside_any_repository(tree),
+        )
+
+
+def _outside_any_repository(tree: Path) -> dict[str, str]:
+    # Without this, git apply inside a checkout silently skips files outside its work tree.
+    return clean_environment() | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}

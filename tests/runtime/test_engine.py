@@ -8,45 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.series import patch_files
-from gaudi_patch.series.manifest import load
-from tests.runtime.conftest import EMULATOR, INSIDE, PATCHES
-from tests.support import environments
+from tests.runtime.conftest import EMULATOR, INSIDE
 from tests.support.environments import Environment, clean_environment
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
 RELEASES = ["0.5.6", "0.4.4", "0.4.2"]
-
-
-@pytest.fixture(scope="module")
-def patched(
-    lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Environment]:
-    """``patched(version)``: a private copy of the release's environment, patched with git alone."""
-    folder = tmp_path_factory.mktemp("patched")
-
-    def get(version: str) -> Environment:
-        lmcache_overlay(version)
-        copy = environments.overlay_copy(version, folder)
-        series = load(PATCHES).by_id(version)
-        assert series is not None
-        for name in series.patches:
-            subprocess.run(
-                ["git", "apply", "-p1", "--whitespace=nowarn"],
-                cwd=copy.site_packages,
-                input=patch_files.read(PATCHES, name),
-                check=True,
-                env=_outside_any_repository(copy),
-            )
-        return copy
-
-    return get
-
-
-def _outside_any_repository(copy: Environment) -> dict[str, str]:
-    # Without this, git apply inside a checkout silently skips files outside its work tree.
-    return clean_environment() | {"GIT_CEILING_DIRECTORIES": str(copy.site_packages.parent)}
 
 
 @pytest.mark.parametrize("version", RELEASES)

@@ -18,6 +18,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "enable_blending": {"enable_blending": True},
     "remote_serde=cachegen": {"remote_serde": "cachegen"},
     "gds_path": {"gds_path": "/mnt"},
+    "weka_path": {"weka_path": "/mnt"},
     "enable_p2p": {"enable_p2p": True},
     "pd_buffer_device=hpu": {"enable_pd": True, "pd_buffer_device": "hpu"},
     "pd_buffer_device=cuda": {"enable_pd": True, "pd_buffer_device": "cuda"},
@@ -126,6 +127,13 @@ def test_a_short_load_is_an_error_even_if_the_overlap_hides_it_from_a_count() ->
     with pytest.raises(GaudiError, match="request x: 30 of 286 cached tokens could not be loaded"):
         adapter.refuse_short_load("x", retrieved, expected)
     adapter.refuse_short_load("x", expected, expected)
+
+
+@pytest.mark.parametrize("vllm", ["resumed_req_ids", "resumed_from_preemption"])
+def test_a_resumed_request_is_known_whichever_way_vllm_says_it(vllm: str) -> None:
+    said = {"resumed_req_ids": {"b"}, "resumed_from_preemption": [False, True]}[vllm]
+    cached = SimpleNamespace(**{vllm: said})
+    assert [adapter.is_resumed(cached, number, name) for number, name in enumerate("ab")] == [False, True]
 
 
 def test_slot_mappings_stay_on_the_host() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV-cache transfer between vLLM's paged cache on Intel Gaudi (torch device ``hpu``) and LMCache.
 
-Modules, lowest first; none imports vLLM, and only the last four know LMCache:
+Modules, lowest first; none imports vLLM, and only the last six know LMCache:
 
 * :mod:`.pinning` -- host memory that is pinned, known by address
 * :mod:`.device` -- the only place that touches ``habana_frameworks`` and ``torch.hpu``
@@ -11,6 +11,8 @@ Modules, lowest first; none imports vLLM, and only the last four know LMCache:
 * :mod:`.staging` -- pinned host buffers and the copies between them and memory objects
 * :mod:`.transfer` -- a whole request: load, store, warm-up
 * :mod:`.compat` -- what differs between LMCache releases
+* :mod:`.identity` -- adapter, salt and images in LMCache's keys
+* :mod:`.numa` -- the NUMA node of a rank
 * :mod:`.guards` -- what cannot work on Gaudi, refused with the reason
 * :mod:`.connector` -- LMCache's connector interface over all of this
 * :mod:`.adapter` -- what LMCache's vLLM adapter calls

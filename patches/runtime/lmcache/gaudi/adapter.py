@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from .device import is_available
 from .guards import GaudiError
+from .identity import tag as tag_identity
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["refuse_short_load", "refuse_unseen_load", "register_kv_caches", "slot_mapping_device"]
+__all__ = [
+    "is_resumed",
+    "refuse_short_load",
+    "refuse_unseen_load",
+    "register_kv_caches",
+    "slot_mapping_device",
+    "tag_identity",
+]
 
 
 def register_kv_caches(adapter: Any) -> bool:
@@ -38,6 +46,22 @@ def register_kv_caches(adapter: Any) -> bool:
     if connector is not None:
         connector.initialize_kvcaches_ptr(kvcaches=list(adapter.kv_caches.values()))
     return True
+
+
+def is_resumed(cached_requests: Any, number: int, request_id: str) -> bool:
+    """Return whether vLLM resumes a request that it had preempted.
+
+    Args:
+        cached_requests: vLLM's ``CachedRequestData`` of this step.
+        number: Position of the request in it.
+        request_id: The request.
+
+    Raises:
+        AttributeError: This vLLM has neither ``resumed_req_ids`` nor ``resumed_from_preemption`` (up to 0.11.0).
+    """
+    if hasattr(cached_requests, "resumed_req_ids"):
+        return request_id in cached_requests.resumed_req_ids
+    return bool(cached_requests.resumed_from_preemption[number])
 
 
 def refuse_unseen_load(metadata: Any) -> None:

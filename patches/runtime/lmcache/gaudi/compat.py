@@ -4,15 +4,17 @@
 
 * ``lmcache.v1.gpu_connector`` is a module up to 0.3.13 and a package after; both export the interface.
 * Memory objects have ``get_tensor(i)`` from 0.3.12 on, when they began to hold several tensors.
-* ``metadata.get_shapes`` and ``metadata.kv_layer_groups_manager`` exist from 0.3.12 on. The manager's groups are
-  called ``kv_layer_groups`` and later ``kernel_groups``; both names are offered.
+* ``metadata.get_shapes`` and ``metadata.kv_layer_groups_manager`` exist from 0.3.12 on; how the manager is made
+  differs.
 * ``metadata.chunk_size`` exists from 0.3.12 on; before, only ``kv_shape`` tells.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .layout import Layout, LayoutError
@@ -86,10 +88,10 @@ def reconcile(metadata: Any, layout: Layout) -> None:
                 "release hold one kind of layer only"
             )
         return
-    _set_groups(metadata, None)
+    metadata.kv_layer_groups_manager = _default(metadata, "kv_layer_groups_manager")
     if _allocated(metadata, tokens) == (expected, dtypes):
         return
-    _set_groups(metadata, layout)
+    metadata.kv_layer_groups_manager = _groups(metadata, layout)
     if _allocated(metadata, tokens) != (expected, dtypes):
         raise LayoutError(
             f"the KV caches ({layout.describe()}) are not what the model's configuration gives "
@@ -101,19 +103,50 @@ def _allocated(metadata: Any, tokens: int) -> tuple[list[tuple[int, ...]], Seque
     return [tuple(shape) for shape in metadata.get_shapes(tokens)], list(metadata.get_dtypes())
 
 
-def _set_groups(metadata: Any, layout: Layout | None) -> None:
-    """Replace LMCache's layer groups; with None, by none, so that the model's configuration decides."""
-    groups = [
-        SimpleNamespace(
-            layer_names=[str(layer) for layer in section.layers],
-            layer_indices=list(section.layers),
-            num_layers=len(section.layers),
-            hidden_dim_size=section.width,
+def _groups(metadata: Any, layout: Layout) -> Any:
+    """LMCache's own manager of layer groups for the layout.
+
+    It is made by its constructor from tensors without memory, in the layout of vLLM's flash attention with blocks of
+    one slot, so that it answers whatever a reader asks of it. Releases up to 0.4.4 build it after the fact.
+
+    Raises:
+        LayoutError: The constructor of this release cannot describe these caches.
+    """
+    import torch
+
+    from ..utils import EngineType
+    from ..v1 import gpu_connector
+    from ..v1.kv_layer_groups import KVLayerGroupsManager
+
+    caches: Any = [
+        torch.empty(
+            (2, layout.slots, 1, 1, section.width) if section.kv == 2 else (layout.slots, 1, section.width),
             dtype=section.dtype,
-            shape_desc=SimpleNamespace(kv_size=section.kv),
+            device="meta",
         )
-        for section in (layout.sections if layout is not None else ())
+        for _, section in sorted((layer, section) for section in layout.sections for layer in section.layers)
     ]
-    metadata.kv_layer_groups_manager = SimpleNamespace(
-        kv_layer_groups=groups, kernel_groups=groups, num_groups=len(groups), num_kernel_groups=len(groups)
-    )
+    parameters = inspect.signature(KVLayerGroupsManager.__init__).parameters
+    if "kv_caches" not in parameters:
+        manager = KVLayerGroupsManager()
+        manager.build_kv_layer_groups({str(layer): cache for layer, cache in enumerate(caches)})
+        return manager
+    size = {name: metadata.chunk_size for name in parameters if name.startswith("lmcache_")}
+    find = importlib.import_module(f"{gpu_connector.__name__}.utils")
+    try:
+        if "engine_kv_formats" in parameters:
+            groups = [list(section.layers) for section in layout.sections]
+            caches, formats = find.normalize_and_discover_per_layer_formats(caches, groups, EngineType.VLLM)
+            return KVLayerGroupsManager(caches, formats, separate_object_groups=False, **size)
+        kind, caches = find.normalize_kv_and_discover_format(caches, EngineType.VLLM)
+        return KVLayerGroupsManager(caches, kind, layout.slots, **size)
+    except (IndexError, ValueError) as error:
+        raise LayoutError(
+            f"the layer groups of this LMCache release cannot describe the KV caches ({layout.describe()}): {error}"
+        ) from error
+
+
+def _default(metadata: Any, name: str) -> Any:
+    """What ``metadata`` has in the field ``name`` before vLLM registers its caches."""
+    field = next(field for field in dataclasses.fields(metadata) if field.name == name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -11,7 +11,7 @@ import torch
 
 from ..logging import init_logger
 from ..v1.gpu_connector import GPUConnectorInterface
-from . import compat
+from . import compat, numa
 from .device import backend_for
 from .guards import refuse_config, refuse_hybrid_on_disk, refuse_moving_blocks
 from .layout import Layout, normalise
@@ -190,6 +190,7 @@ def create_connector(config: Any, metadata: Any, engine: Any) -> GaudiConnector:
         GaudiError: The configuration asks for what cannot work on HPU.
     """
     refuse_config(config, getattr(engine, "name", str(engine)))
+    numa.choose_node(config, metadata)
     return GaudiConnector(config, metadata)
 
 

@@ -48,11 +48,17 @@ def refuse_config(config: Any, engine: str) -> None:
         refused.append("enable_blending: needs the layerwise connector, which vllm-gaudi never calls")
     if value("remote_serde") not in (None, "naive"):
         refused.append(f"remote_serde={value('remote_serde')}: CacheGen codes on a CUDA device; use naive")
-    if value("gds_path"):
-        refused.append("gds_path: GPUDirect Storage reads into CUDA memory")
+    refused += [
+        f"{name}: GPUDirect Storage reads into CUDA memory" for name in ("gds_path", "weka_path") if value(name)
+    ]
     if value("enable_p2p"):
         refused.append("enable_p2p: registers device memory with NIXL, which cannot address HPU memory")
-    if value("enable_pd") and not _on_host(value("pd_buffer_device")):
+    if value("enable_pd") and not _pd_takes_the_host():
+        refused.append(
+            "enable_pd: in this LMCache release it needs a buffer in CUDA memory; LMCache 0.3.14 and later take "
+            "pd_buffer_device: cpu"
+        )
+    elif value("enable_pd") and not _on_host(value("pd_buffer_device")):
         refused.append(f"pd_buffer_device={value('pd_buffer_device')}: NIXL cannot address HPU memory; use cpu")
     if extra.get("enable_nixl_storage") and not _on_host(value("nixl_buffer_device")):
         refused.append(f"nixl_buffer_device={value('nixl_buffer_device')}: NIXL cannot address HPU memory; use cpu")
@@ -115,8 +121,19 @@ def _on_host(device: Any) -> bool:
 
 def _pins_with_cuda() -> bool:
     """Whether this release's lazy allocator calls ``torch.cuda.cudart()``, as those from 0.3.13 to 0.5.0 do."""
+    return b".cudart()" in _source("lmcache.v1.lazy_memory_allocator")
+
+
+def _pd_takes_the_host() -> bool:
+    """Whether this release's PD backend can put its buffer on the host; up to 0.3.13 it calls torch.cuda whatever."""
+    source = _source("lmcache.v1.storage_backend.pd_backend")
+    return not source or b"init_cpu_memory_allocator" in source
+
+
+def _source(module: str) -> bytes:
+    """The source of a module of LMCache, without importing it; empty where this release has no such module."""
     try:
-        spec = importlib.util.find_spec("lmcache.v1.lazy_memory_allocator")
+        spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
-        return False
-    return spec is not None and spec.origin is not None and b".cudart()" in Path(spec.origin).read_bytes()
+        return b""
+    return Path(spec.origin).read_bytes() if spec is not None and spec.origin is not None else b""

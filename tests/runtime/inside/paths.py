@@ -1,0 +1,176 @@
+"""Single paths of a patched release, by name: ``paths.py NAME``. A script, since LMCache leaves threads behind."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+logging.disable(logging.WARNING)
+
+import lmcache  # noqa: E402, F401 -- before the runtime: it loads habana_frameworks
+from lmcache.gaudi import guards  # noqa: E402
+from lmcache.gaudi.device import is_available  # noqa: E402
+
+
+def adapter() -> Any:
+    """LMCache's vLLM adapter, imported over a stand-in of vLLM."""
+    import standin_vllm
+
+    standin_vllm.install()
+    import lmcache.integration.vllm.vllm_v1_adapter as module
+
+    return module
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The words in which ``call`` is refused; empty where it is not."""
+    try:
+        call()
+    except guards.GaudiError as error:
+        return str(error)
+    return ""
+
+
+def resumed_requests_of_an_old_vllm() -> None:
+    """Another device's scheduler, with a vLLM whose CachedRequestData has resumed_from_preemption (up to 0.11.0)."""
+    assert not is_available()
+    module = adapter()
+    scheduler = object.__new__(module.LMCacheConnectorV1Impl)
+    tracker = module.RequestTracker(req_id="r", prompt_len=8, token_ids=list(range(8)), allocated_block_ids=[0, 1])
+    request = SimpleNamespace(request_id="r", all_token_ids=list(range(12)), num_computed_tokens=8)
+    scheduler.__dict__.update(
+        kv_role="kv_both",
+        force_skip_save=False,
+        _request_trackers={"r": tracker},
+        _unfinished_requests={"r": request},
+        load_specs={},
+        _block_size=4,
+        _lmcache_chunk_size=4,
+        _discard_partial_chunks=True,
+        _save_decode_cache=True,
+    )
+    cached = SimpleNamespace(req_ids=["r"], new_block_ids=[([2],)], resumed_from_preemption=[False])
+    step = SimpleNamespace(
+        finished_req_ids=[], scheduled_new_reqs=[], scheduled_cached_reqs=cached, num_scheduled_tokens={"r": 4}
+    )
+    scheduler.build_connector_meta(step)
+    assert tracker.token_ids == list(range(12))
+    assert tracker.allocated_block_ids == [0, 1, 2]
+
+
+def synchronize_of_another_device() -> None:
+    """What is called for a device that is no HPU is what upstream calls: its torch module, with the device."""
+    from lmcache.v1 import platform
+
+    seen = []
+    torch.elsewhere = SimpleNamespace(synchronize=seen.append)  # type: ignore[attr-defined]
+    platform._resolve_device_spec = lambda _: SimpleNamespace(torch_module_name="elsewhere")
+    device = SimpleNamespace(type="elsewhere", index=3)
+    platform.synchronize_device(device)
+    assert seen == [device]
+
+
+def synchronize_of_the_hpu() -> None:
+    """torch.hpu.synchronize takes no device; with one it raises, on the emulated HPU as on the real one."""
+    from lmcache.v1 import platform
+
+    assert is_available()
+    platform.synchronize_device(torch.device("hpu"))
+
+
+def telemetry_names_the_hpu() -> None:
+    from lmcache.usage_telemetry import env_probe
+
+    assert is_available()
+    count, name, _ = env_probe._get_gpu_info()
+    assert count >= 1
+    assert isinstance(name, str)
+    assert name
+
+
+def pd_is_refused() -> None:
+    config = SimpleNamespace(enable_pd=True, pd_buffer_device="cpu")
+    words = refusal(lambda: guards.refuse_config(config, "VLLM"))
+    assert "0.3.14 and later take pd_buffer_device: cpu" in words, words
+
+
+def pd_on_the_host_is_not_refused() -> None:
+    guards.refuse_config(SimpleNamespace(enable_pd=True, pd_buffer_device="cpu"), "VLLM")
+
+
+def numa_node_of_a_rank() -> None:
+    """The node that LMCache's allocator asks for is that of the rank, not that of device 0."""
+    from lmcache.gaudi.connector import create_connector
+    from lmcache.v1.config import LMCacheEngineConfig
+    from lmcache.v1.system_detection import NUMADetector
+
+    config = LMCacheEngineConfig.from_defaults(
+        numa_mode="manual", extra_config={"gpu_to_numa_mapping": {rank: rank // 2 for rank in range(4)}}
+    )
+    nodes = []
+    for rank in (3, 1):
+        metadata = SimpleNamespace(worker_id=rank, local_worker_id=rank, kv_shape=(1, 2, 256, 1, 8))
+        create_connector(config, metadata, "VLLM")
+        mapping = NUMADetector.get_numa_mapping(config)
+        assert mapping is not None
+        nodes.append(mapping.gpu_to_numa_mapping[0])  # the current device of a Gaudi process
+    assert nodes == [1, 0]
+    metadata = SimpleNamespace(worker_id=4, local_worker_id=4, kv_shape=(1, 2, 256, 1, 8))
+    words = refusal(lambda: create_connector(config, metadata, "VLLM"))
+    assert "no entry for local rank 4" in words, words
+
+
+def layer_groups_are_lmcaches_own() -> None:
+    """Every public reader of the manager answers, not only the four that are known to be read."""
+    import dataclasses
+
+    import numpy as np
+    from lmcache.gaudi import compat
+    from lmcache.gaudi.layout import normalise
+    from lmcache.v1.kv_layer_groups import KVLayerGroupsManager
+    from lmcache.v1.metadata import LMCacheMetadata
+    from support import make_caches
+
+    rows: list[tuple[int, ...]] = [(2, 8), (4, 8), (2, 8)]
+    caches = make_caches(
+        "blocks", torch.bfloat16, blocks=8, block_size=16, rows=rows, rng=np.random.default_rng(0), device="cpu"
+    )
+    values = {"model_name": "m", "world_size": 1, "local_world_size": 1, "worker_id": 0, "local_worker_id": 0}
+    values |= {"fmt": "vllm", "kv_dtype": torch.bfloat16, "kv_shape": (3, 2, 64, 2, 8), "chunk_size": 64}
+    known = {field.name for field in dataclasses.fields(LMCacheMetadata)}
+    metadata = LMCacheMetadata(**{name: value for name, value in values.items() if name in known})
+    compat.reconcile(metadata, normalise(caches.given, bitcast=True))
+    manager = metadata.kv_layer_groups_manager
+    assert isinstance(manager, KVLayerGroupsManager), type(manager)
+    assert [tuple(shape) for shape in metadata.get_shapes(64)] == [(2, 2, 64, 16), (2, 1, 64, 32)]
+    assert metadata.get_num_groups() == 2
+    arguments = {"layer_idx": 1, "layer_name": "1", "kernel_group_idx": 1, "group_idx": 1, "num_tokens": 64}
+    for name in vars(KVLayerGroupsManager):
+        member = getattr(manager, name)
+        if name.startswith("_") or not callable(member):
+            continue
+        wanted = inspect.signature(member).parameters
+        if set(wanted) <= set(arguments):
+            member(**{each: arguments[each] for each in wanted})
+
+
+def main(name: str) -> int:
+    try:
+        globals()[name]()
+    except Exception:
+        traceback.print_exc()
+        return 1
+    print(f"{name}: done", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main(sys.argv[1]))

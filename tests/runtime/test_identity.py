@@ -1,0 +1,45 @@
+"""KV of one adapter, salt, image or prompt of embeddings has a key of its own, in each release."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.series.manifest import load
+from tests.runtime.conftest import INSIDE, PATCHES
+from tests.support.environments import clean_environment
+
+pytestmark = [pytest.mark.torch, pytest.mark.wheels]
+
+SERIES = {series.id: series for series in load(PATCHES).series}
+ALL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
+IN_PROCESS = [*SERIES] if ALL else ["0.3.7", "0.3.10", "0.4.2", "0.5.4", "0.5.6"]
+#: Releases with keys that have a salt, and a connector of their own that fills it.
+MULTIPROCESS = ["0.4.5", "0.4.6", "0.4.7", "0.5.0", "0.5.1", "0.5.2", "0.5.3", "0.5.4", "0.5.5", "0.5.6"]
+CASES = [("in-process", version) for version in IN_PROCESS]
+CASES += [("multiprocess", version) for version in (MULTIPROCESS if ALL else ["0.4.5", "0.5.3", "0.5.6"])]
+
+
+@pytest.mark.parametrize(("mode", "version"), CASES)
+def test_requests_that_differ_in_more_than_tokens_have_keys_of_their_own(
+    mode: str, version: str, patched_tree: Callable[[str], Path], torch_python: Path
+) -> None:
+    done = subprocess.run(
+        [str(torch_python), "-B", str(INSIDE / "identities.py"), mode],
+        capture_output=True,
+        text=True,
+        env=clean_environment()
+        | {"PYTHONPATH": str(patched_tree(version)), "OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    assert done.stdout.splitlines()[-1] == "12 identities"
+
+
+def test_every_series_says_that_it_keys_requests() -> None:
+    assert [name for name, series in SERIES.items() if "request-identity" not in series.capabilities] == []

@@ -1,0 +1,51 @@
+"""Paths of patched releases beside the connector: other devices, telemetry, start-up; oldest and newest of each."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.conftest import EMULATOR, INSIDE
+from tests.support.environments import clean_environment
+
+pytestmark = [pytest.mark.torch, pytest.mark.wheels]
+
+#: Path, where it runs (an emulated HPU, or a host without one), and the releases.
+PATHS = {
+    "resumed_requests_of_an_old_vllm": ("host", ["0.3.9", "0.3.9.post2"]),
+    "synchronize_of_another_device": ("host", ["0.5.6"]),
+    "synchronize_of_the_hpu": ("hpu", ["0.5.6"]),
+    "telemetry_names_the_hpu": ("hpu", ["0.5.2", "0.5.6"]),
+    "pd_is_refused": ("host", ["0.3.7", "0.3.13"]),
+    "pd_on_the_host_is_not_refused": ("host", ["0.3.14", "0.5.6"]),
+    "numa_node_of_a_rank": ("host", ["0.3.7", "0.5.6"]),
+    "layer_groups_are_lmcaches_own": ("host", ["0.3.15", "0.4.4", "0.4.5", "0.5.0", "0.5.2", "0.5.6"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "version"),
+    [
+        pytest.param(name, where, version, id=f"{name}-{version}")
+        for name, (where, versions) in PATHS.items()
+        for version in versions
+    ],
+)
+def test_a_path_beside_the_connector_does_what_it_should(
+    name: str, where: str, version: str, patched_tree: Callable[[str], Path], torch_python: Path
+) -> None:
+    device = [str(EMULATOR), "--lazy"] if where == "hpu" else []
+    done = subprocess.run(
+        [str(torch_python), "-B", *device, str(INSIDE / "paths.py"), name],
+        capture_output=True,
+        text=True,
+        env=clean_environment()
+        | {"PYTHONPATH": str(patched_tree(version)), "OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    assert done.stdout.splitlines()[-1] == f"{name}: done"
