@@ -33,6 +33,8 @@ class Comparison:
     sha256: str
     differences: tuple[compare.Difference, ...]
     packages: tuple[compare.Difference, ...]
+    #: The trusted comment of the signature that was verified; "" without a key.
+    signed: str = ""
 
     @property
     def fault(self) -> GaudiPatchError | None:
@@ -52,14 +54,18 @@ class Comparison:
         )
 
 
-def compare_with(manifest: Manifest, installation: Installation, path: Path) -> Comparison:
-    """Compare with the attestation in ``path``. Changes nothing and works on read-only media.
+def compare_with(manifest: Manifest, installation: Installation, path: Path, key: Path | None = None) -> Comparison:
+    """Compare with the attestation in ``path``, signed by ``key`` where one is given.
 
-    Raises ``bad-attestation`` (exit 2) for a file that is none, ``locked`` (exit 4) while a run is at work.
+    Changes nothing and works on read-only media.
+
+    Raises ``bad-attestation`` (exit 2) for a file that is none, ``unsigned`` and ``bad-signature`` (exit 1), ``locked``
+    (exit 4) while a run is at work.
     """
     directory = None if manifest.directory == default_directory() else manifest.directory
     report = ("--report", str(path.absolute()))
-    attested = file.read(path, command_line("apply", *report, target=installation.target, manifest=directory))
+    anew = command_line("apply", *report, target=installation.target, manifest=directory)
+    attested, signed = file.read_signed(path, key, anew)
     found, fault = settled(manifest, installation)
     if fault is not None and fault.code == "locked":
         raise fault
@@ -76,4 +82,5 @@ def compare_with(manifest: Manifest, installation: Installation, path: Path) -> 
         sha256=attested["sha256"],
         differences=tuple(compare.differences(attested, found)),
         packages=tuple(compare.changed_packages(attested, packages.packages(installation))),
+        signed=signed,
     )

@@ -60,7 +60,7 @@ def _patches(attested: Mapping[str, Any], found: Situation, files_differ: bool) 
     Releases of gaudi-patch have cut the same change into other patches. So a name that one side alone has counts only
     where the files differ, too; one that both have stands for the same bytes.
     """
-    if found.applied is None:
+    if found.applied is None and found.built is None:
         return
     wanted = {patch["name"]: patch["sha256"] for patch in attested["patches"]}
     there = patch_digests(found)
@@ -89,6 +89,8 @@ def _files(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference
 def _unattested(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
     """Files that a series has patched here and of which the attestation says nothing."""
     known = {file["path"] for file in attested["files"]}
-    for path, file in sorted((found.applied.files if found.applied else {}).items()):
+    patched = found.applied or found.built
+    now = {path: file.after for path, file in patched.files.items()} if patched else {}
+    for path, after in sorted(now.items()):
         if path not in known:
-            yield Difference(path, "not patched", file.after or "deleted")
+            yield Difference(path, "not patched", after or "deleted")

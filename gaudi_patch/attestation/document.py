@@ -37,10 +37,14 @@ def build(
 ) -> dict[str, Any]:
     """Return the attestation of a situation in which every file is patched, or none has to be.
 
-    ``changed``: whether the run that writes it has applied the series. Raises ValueError for any other situation:
-    there is nothing to attest then.
+    ``changed``: whether the run that writes it has applied the series, or built it into a wheel. Raises ValueError for
+    any other situation: there is nothing to attest then.
     """
     needed = found.state is State.PATCHED
+    built = found.built
+    outcome = "already-applied" if needed else "not-needed"
+    if changed and needed:
+        outcome = "built" if built is not None else "applied"
     if found.interrupted is not None or not (needed or found.verdict.kind is Kind.UPSTREAM):
         raise ValueError(f"cannot attest an installation that is {found.state}, {found.verdict.kind}")
     installation = found.installation
@@ -49,7 +53,7 @@ def build(
         "schema_version": VERSION,
         "tool": {"name": "gaudi-patch", "version": tool},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp_ns // 1_000_000_000)),
-        "outcome": ("applied" if changed else "already-applied") if needed else "not-needed",
+        "outcome": outcome,
         "package": {
             "name": installation.package,
             "version": installation.version,
@@ -68,8 +72,17 @@ def build(
         ),
         "packages": dict(around.packages),
     }
+    if built is not None:
+        document["release"] = {"version": built.release, "wheel": built.wheel, "sha256": built.wheel_sha256}
     document["sha256"] = digest(document)
     return document
+
+
+def with_proof(document: Mapping[str, Any], proof: Proof) -> dict[str, Any]:
+    """Return an attestation with other results of smoke checks."""
+    proved = {**document, "smoke": _smoke(proof)}
+    proved["sha256"] = digest(proved)
+    return proved
 
 
 def digest(document: Mapping[str, Any]) -> str:
@@ -79,20 +92,20 @@ def digest(document: Mapping[str, Any]) -> str:
 
 
 def _series(found: Situation) -> dict[str, Any]:
-    applied = found.applied
+    applied, built = found.applied, found.built
     offset = applied is not None and applied.offset
     return {
         "id": series_id(found),
         "matched_by": "offset" if offset else "hashes" if found.by_hash else "version",
-        "applied_at": applied.applied_at if applied else None,
-        "applied_by": applied.tool if applied else None,
+        "applied_at": applied.applied_at if applied else built.built_at if built else None,
+        "applied_by": applied.tool if applied else built.tool if built else None,
     }
 
 
 def series_id(found: Situation) -> str | None:
-    """Return the series whose patched files are there: state.json knows, else the manifest."""
-    if found.applied is not None:
-        return found.applied.series
+    """Return the series whose patched files are there: state.json or the wheel knows, else the manifest."""
+    if (known := found.applied or found.built) is not None:
+        return known.series
     return found.series.id if found.series is not None and found.state is State.PATCHED else None
 
 
@@ -111,8 +124,8 @@ def _patches(found: Situation) -> list[dict[str, str]]:
 def patch_digests(found: Situation) -> dict[str, str]:
     """Return the patches that made the files what they are, in order, each with its sha256."""
     order = found.series.patches if found.series is not None else ()
-    if found.applied is not None:
-        done = found.applied.patches  # state.json keeps them sorted
+    if (there := found.applied or found.built) is not None:
+        done = there.patches  # state.json keeps them sorted
         known = [name for name in order if name in done]
         return {name: done[name] for name in [*known, *(name for name in done if name not in order)]}
     return {name: found.manifest.patches[name].sha256 for name in order}
@@ -124,7 +137,8 @@ def _file(file: FileState) -> dict[str, Any]:
 
 
 def _capabilities(found: Situation) -> list[dict[str, str]]:
-    names = found.applied.capabilities if found.applied else found.series.capabilities if found.series else ()
+    known = found.applied or found.built
+    names = known.capabilities if known else found.series.capabilities if found.series else ()
     return [_capability(found.manifest, name) for name in names]
 
 

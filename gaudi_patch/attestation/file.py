@@ -43,9 +43,18 @@ def write(path: Path, document: dict[str, Any], disk: Disk) -> None:
 
     It can be read by everybody: the container that checks it seldom runs as the user that built it.
     """
+    put(path, text(document), disk)
+
+
+def text(document: dict[str, Any]) -> bytes:
+    """Return the attestation as it is written, once it is valid by its own schema."""
     if faults := schema.faults(document):
         raise AssertionError(f"the attestation is not valid by its own schema: {'; '.join(faults)}")
-    data = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+
+
+def put(path: Path, data: bytes, disk: Disk) -> None:
+    """Put ``data`` in place of ``path``, as :func:`write` does."""
     staged = path.with_name(f".{path.name}.gaudi-patch-{os.getpid()}")
     try:
         disk.write_new(staged, FileImage(data, 0o644))
@@ -60,6 +69,15 @@ def read(path: Path, anew: str) -> dict[str, Any]:
 
     Raises ``bad-attestation`` (exit 2) where there is none, or it is damaged, was edited, or has another form.
     """
+    return read_signed(path, None, anew)[0]
+
+
+def read_signed(path: Path, key: Path | None, anew: str) -> tuple[dict[str, Any], str]:
+    """Return the attestation in ``path``, and the trusted comment of its signature by ``key``; "" without a key.
+
+    With a key, nothing in the file is looked at before its signature is verified. Raises what :func:`read` and
+    ``signing.verify`` raise.
+    """
     try:
         data = read_bytes(path, LIMIT)
     except (FileNotFoundError, NotADirectoryError, UnsuitableFileError) as error:
@@ -68,6 +86,15 @@ def read(path: Path, anew: str) -> dict[str, Any]:
         if error.errno == errno.ELOOP:
             _bad(path, "is a link that leads back to itself", f"write it anew: `{anew}`")
         raise environment_error(error, "reading the attestation") from error
+    comment = ""
+    if key is not None:
+        from gaudi_patch.attestation import signing
+
+        comment = signing.verify(path, data, key)
+    return _parsed(path, data, anew), comment
+
+
+def _parsed(path: Path, data: bytes, anew: str) -> dict[str, Any]:
     try:
         document = parse_json(data)
     except ValueError as error:

@@ -44,14 +44,14 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> PortProof:
     python = python or Path(sys.executable)
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-proof-") as scratch:
         narrate([f"smoke checks: {wheel.name} with the packages of {python}"])
-        target = _environment(Path(scratch, "venv"), wheel, python)
+        target = environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), manifest.package)
         proved = apply_and_prove(manifest, installation, ApplyOptions(), smoke.SmokeOptions(levels.names()))
     return PortProof(proved.levels or (), proved.fault, proved.warnings)
 
 
-def _environment(folder: Path, wheel: Path, python: Path) -> Path:
-    # The new environment sees what the given one has installed, behind what it has itself.
+def environment(folder: Path, wheel: Path, python: Path) -> Path:
+    """Make an environment in ``folder`` that has ``wheel``, and all packages of ``python`` behind it."""
     paths = _site_packages(python)
     _run([str(python), "-m", "venv", "--without-pip", str(folder)], "make a virtual environment")
     target = folder / "bin" / "python"

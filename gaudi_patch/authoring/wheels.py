@@ -21,7 +21,10 @@ def cache_directory() -> Path:
 
 
 def fetch(package: str, version: str, python: str = "3.11") -> Path:
-    """Return the wheel of ``package`` for CPython ``python`` on Linux, downloaded once (``pip download --no-deps``)."""
+    """Return the wheel of ``package`` for CPython ``python`` on Linux, downloaded once (``pip download --no-deps``).
+
+    Raises ``no-wheel`` (exit 3) where the index has none, ``download-failed`` (exit 4) where pip ends in another way.
+    """
     folder = cache_directory() / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
     pattern = f"{package}-{version}-cp{python.replace('.', '')}-*.whl"
@@ -32,6 +35,8 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
         command += ["--python-version", python, "--dest", scratch, f"{package}=={version}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = sorted(Path(scratch).glob("*.whl"))
+        if done.returncode and _is_missing(done.stderr):
+            raise NoWheelError(package, version, python)
         if done.returncode or not wheels:
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
@@ -43,6 +48,24 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
         target = folder / wheels[0].name
         wheels[0].replace(target)
     return target
+
+
+class NoWheelError(GaudiPatchError):
+    """pip has reached the index, and it has no wheel of this release for this Python."""
+
+    def __init__(self, package: str, version: str, python: str) -> None:
+        super().__init__(
+            Exit.NOT_FOUND,
+            "no-wheel",
+            f"the index has no wheel of {package} {version} for Python {python} on this platform",
+            "give --wheel FILE, or another release or Python",
+        )
+
+
+def _is_missing(said: str) -> bool:
+    """Return whether pip says that there is no such wheel, and not that it could not look."""
+    unreachable = ("Retrying", "connection", "Could not fetch", "timed out", "SSLError", "ProxyError")
+    return "No matching distribution found" in said and not any(word in said for word in unreachable)
 
 
 def read(wheel: Path, path: str) -> FileImage | None:

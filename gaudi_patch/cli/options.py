@@ -66,6 +66,14 @@ AgainstOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--against", metavar="FILE", help="Hold it against the attestation that apply --report wrote."),
 ]
+SignKeyOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--sign-key", metavar="FILE", help="Sign what is written with this secret key of minisign."),
+]
+VerifyKeyOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--verify-key", metavar="FILE", help="The public key of minisign that must have signed it."),
+]
 LockOption = Annotated[
     float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
 ]

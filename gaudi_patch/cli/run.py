@@ -41,6 +41,11 @@ def exclude(option: str, other: str, given: bool) -> None:
         raise GaudiPatchError(Exit.USAGE, "usage", f"{option} and {other} exclude each other", "leave one of them out")
 
 
+def needs(option: str, other: str) -> GaudiPatchError:
+    """Return the error for an option that says nothing without another."""
+    return GaudiPatchError(Exit.USAGE, "usage", f"{option} needs {other}", f"give {other}, or leave {option} out")
+
+
 def target(
     python: Path | None, path: Path | None, root: Path | None, manifest: Path | None
 ) -> tuple[Manifest, Installation]:

@@ -181,6 +181,8 @@ def _done(proved: ProvedApply) -> str:
     if proved.accepted:
         how = "proved now" if proved.levels else "taken as it is: no proof was asked for"
         return f"series {outcome.series}, which an earlier run left unproved, is {how}"
+    if outcome.done is Done.ALREADY and outcome.after.built is not None:
+        return f"nothing to do: the wheel was built with series {outcome.series}; nothing was written"
     return {
         Done.NOT_NEEDED: f"nothing to do: {outcome.after.verdict.reason}",
         Done.ALREADY: f"series {outcome.series} is applied already; nothing was written",

@@ -14,9 +14,10 @@ from gaudi_patch.cli.options import (
     PathOption,
     PythonOption,
     RootOption,
+    VerifyKeyOption,
     command_app,
 )
-from gaudi_patch.cli.run import exclude, finish, target
+from gaudi_patch.cli.run import exclude, finish, needs, target
 from gaudi_patch.output.report import Color, Fields, Format, Result, Table, Text
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def check(
     root: RootOption = None,
     manifest: ManifestOption = None,
     against: AgainstOption = None,
+    verify_key: VerifyKeyOption = None,
     if_installed: IfInstalledOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
@@ -50,6 +52,7 @@ def check(
 
     With --against FILE it exits 0 when files, version and series are as `apply --report FILE`
     attested them, 1 when anything differs (each difference is named), 2 when FILE is damaged.
+    --verify-key also asks for a signature of FILE by that key, in FILE.minisig.
 
     Example, as a step of an image build that must not go on unpatched:
 
@@ -63,7 +66,9 @@ def check(
     def run() -> Result:
         if against is not None:
             exclude("--against", "--if-installed", if_installed)
-            return compared(*target(python, path, root, manifest), against)
+            return compared(*target(python, path, root, manifest), against, verify_key)
+        if verify_key is not None:
+            raise needs("--verify-key", "--against FILE")
         return checked(*target(python, path, root, manifest))
 
     finish("check", run, output_format, color, as_json, if_installed)
@@ -83,6 +88,9 @@ def checked(manifest: Manifest, installation: Installation) -> Result:
         result.errors = [assessed.fault]
     elif found.state is None:  # upstream has it
         result.blocks.append(Text(f"nothing to do: {found.verdict.reason}", "good"))
+    elif found.built is not None:
+        text = f"patched when the wheel was built, with series {found.built.series}: every file has its hash"
+        result.blocks.append(Text(text, "good"))
     elif found.state is State.PATCHED:
         result.blocks.append(Text("patched: every file has the hash that the series gives it", "good"))
     else:
@@ -90,16 +98,17 @@ def checked(manifest: Manifest, installation: Installation) -> Result:
     return result
 
 
-def compared(manifest: Manifest, installation: Installation, path: Path) -> Result:
+def compared(manifest: Manifest, installation: Installation, path: Path, key: Path | None = None) -> Result:
     """Return the result of `check --against`. Exit 0 where all is as attested, 1 where not."""
     from gaudi_patch.attestation.against import compare_with
     from gaudi_patch.commands import describe
 
-    compared = compare_with(manifest, installation, path)
+    compared = compare_with(manifest, installation, path, key)
     against = {
         "path": str(path.resolve()),
         "sha256": compared.sha256,
         "differences": [difference._asdict() for difference in compared.differences],
+        "signed_by": compared.signed or None,
     }
     result = Result("check", data={**describe.data(compared.found), "against": against})
     result.warnings += installation.warnings
@@ -113,6 +122,7 @@ def compared(manifest: Manifest, installation: Installation, path: Path) -> Resu
                 ("package", compared.package),
                 ("series", compared.series),
                 ("smoke", compared.smoke),
+                ("signature", _signature(compared.signed, key)),
                 ("found", f"{installation.package} {installation.version} in {installation.root}"),
             ]
         )
@@ -126,6 +136,13 @@ def compared(manifest: Manifest, installation: Installation, path: Path) -> Resu
         files = f"{compared.files} file{'s' if compared.files != 1 else ''}"
         result.blocks.append(Text(f"as attested: version, series, and {files} by their sha256", "good"))
     return result
+
+
+def _signature(comment: str, key: Path | None) -> str:
+    """Say whether anything vouches for the attestation: its own sha256 is recomputed by whoever edits it."""
+    if key is None:
+        return "not verified: without --verify-key anybody could have written it"
+    return f"by the key in {key} ({' '.join(comment.split())})"
 
 
 def _short(text: str) -> str:

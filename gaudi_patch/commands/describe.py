@@ -27,6 +27,7 @@ def data(found: Situation) -> dict[str, Any]:
         "capabilities": list(found.series.capabilities) if found.series else [],
         "applied_series": found.applied.series if found.applied else None,
         "applied_at": found.applied.applied_at if found.applied else None,
+        "built": _built(found),
         "interrupted": found.interrupted.verb if found.interrupted else None,
         "unproved": found.applied is not None and found.applied.unproved,
         "state": found.state.value if found.state else None,
@@ -56,6 +57,8 @@ def blocks(found: Situation) -> list[Block]:
         rows.append(("brings", ", ".join(found.series.capabilities)))
     if found.applied:
         rows.append(("applied", f"series {found.applied.series} at {found.applied.applied_at}"))
+    if found.built:
+        rows.append(("built", f"series {found.built.series} into the wheel of {found.built.release}"))
     if found.state:
         rows.append(("state", found.state.value))
     listed: list[Block] = [Fields(rows)]
@@ -64,6 +67,20 @@ def blocks(found: Situation) -> list[Block]:
             Table(("state", "file"), [(file.state.value, _file(file)) for file in found.files], state_column=0)
         )
     return listed
+
+
+def _built(found: Situation) -> dict[str, Any] | None:
+    """Return what was patched when its wheel was built; None for any other installation."""
+    built = found.built
+    if built is None:
+        return None
+    return {
+        "series": built.series,
+        "release": built.release,
+        "wheel": built.wheel,
+        "wheel_sha256": built.wheel_sha256,
+        "built_by": built.tool,
+    }
 
 
 def _file(file: FileState) -> str:

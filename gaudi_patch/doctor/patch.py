@@ -73,6 +73,8 @@ def state(case: Case) -> Answer:
         return failure(
             f"patched, but Python would run other bytecode: {', '.join(map(str, stale))}", case.command("apply")
         )
+    if found.built is not None:
+        return ok(f"patched when the wheel was built, series {found.built.series}")
     applied = found.applied.series if found.applied else found.series.id if found.series else None
     return ok(f"patched, series {applied}" if found.state and applied else "nothing to patch")
 

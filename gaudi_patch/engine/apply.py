@@ -22,7 +22,7 @@ from gaudi_patch.engine.plan import Plan, State
 from gaudi_patch.engine.pristine import pristine_images
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, look
-from gaudi_patch.engine.verdicts import drift, fault_of, settled, stale_bytecode, unknown_version
+from gaudi_patch.engine.verdicts import drift, fault_of, hidden, settled, stale_bytecode, unknown_version
 from gaudi_patch.engine.way_out import way_out
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series.manifest import Kind, Manifest, Verdict
@@ -62,11 +62,14 @@ def apply(
             raise fault
         warnings = (*installation.warnings, *noted)
         found = _with_series(found, options)
-        if found.series is None and found.applied is None:
+        if found.series is None and found.applied is None and found.built is None:
             return ApplyOutcome(Done.NOT_NEEDED, found, found, warnings=warnings)
-        if found.state is State.PATCHED and not stale_bytecode(found):
-            name = found.applied.series if found.applied else found.series.id if found.series else ""
+        if found.state is State.PATCHED and not (old := stale_bytecode(found)):
+            known = found.applied or found.built
+            name = known.series if known else found.series.id if found.series else ""
             return ApplyOutcome(Done.ALREADY, found, found, name, warnings=warnings)
+        if found.built is not None and found.state is State.PATCHED:
+            raise hidden(found, old)
         if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
             raise unknown_version(found)
         ground = found.ground
@@ -163,13 +166,13 @@ def _carry_out(
 def _with_series(found: Situation, options: ApplyOptions) -> Situation:
     """Refuse what cannot be applied; with --allow-offset an unknown version gets the nearest series."""
     fault = fault_of(found)
-    if fault is None or found.state is State.PARTIAL:
+    if fault is None or (found.state is State.PARTIAL and found.built is None):
         return found
     nearest = found.verdict.nearest
     if options.allow_offset and found.verdict.kind is Kind.UNKNOWN and found.applied is None and nearest is not None:
         verdict = Verdict(Kind.SERIES, found.verdict.version, nearest)
         return found._replace(series=nearest, verdict=verdict, state=None, files=())
-    raise drift(found) if fault.code == "drift" else fault
+    raise drift(found) if fault.code == "drift" and found.built is None else fault
 
 
 def _lay_out(found: Situation, overlay: Overlay, options: ApplyOptions) -> tuple[Plan, list[Path]]:

@@ -19,7 +19,7 @@ from gaudi_patch.engine.pristine import pristine_images
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.engine.saved_copies import save
 from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, look
-from gaudi_patch.engine.verdicts import fault_of
+from gaudi_patch.engine.verdicts import built_in, fault_of
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.target.installation import Installation
@@ -51,6 +51,8 @@ def rollback(
     with exclusive(manifest, installation, options.lock_timeout, options.disk, progress) as noted:
         found = look(manifest, installation)
         warnings = (*installation.warnings, *noted)
+        if found.built is not None:
+            raise built_in(found)
         if found.applied is None and found.state not in (State.PATCHED, State.PARTIAL):
             fault = fault_of(found)
             if fault is not None and fault.code == "drift":

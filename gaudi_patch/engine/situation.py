@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.engine import applied as applied_state
+from gaudi_patch.engine import built as built_wheel
 from gaudi_patch.engine import journal, plan
 from gaudi_patch.engine.applied import Applied
+from gaudi_patch.engine.built import Built
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.journal import Journal
 from gaudi_patch.engine.locking import directory_lock
 from gaudi_patch.engine.plan import FileState, State
 from gaudi_patch.engine.way_out import way_out
 from gaudi_patch.series.manifest import Kind, LockedFile, Manifest, Series, Verdict, default_directory
-from gaudi_patch.target.installation import Installation, Layout
+from gaudi_patch.target.installation import Installation, Layout, Target
 from gaudi_patch.target.invocation import command_line
 
 LOCK_TIMEOUT = 10.0
 
 
 class Situation(NamedTuple):
-    """What was found. ``series`` is the one of the manifest, ``applied`` what state.json says."""
+    """What was found. ``series`` is the one of the manifest, ``applied`` what state.json says.
+
+    ``built`` is what a wheel says that was patched before it was installed; None where a state says something newer.
+    """
 
     manifest: Manifest
     installation: Installation
@@ -34,6 +39,7 @@ class Situation(NamedTuple):
     interrupted: Journal | None
     files: tuple[FileState, ...]
     state: State | None
+    built: Built | None = None
 
     @property
     def locked(self) -> dict[str, LockedFile]:
@@ -43,6 +49,12 @@ class Situation(NamedTuple):
     def command(self, verb: str, *arguments: str) -> str:
         """Return a command line for this target and manifest, quoted for the shell."""
         return command_line(verb, *arguments, target=self.installation.target, manifest=given(self.manifest))
+
+    def rebuild(self) -> str:
+        """Return the command line that builds the patched wheel of ``built`` anew, as the next build."""
+        assert self.built is not None
+        build = ("--build", str(self.built.build + 1), "--out", "DIR")
+        return command_line("wheel", self.built.release, *build, target=Target(), manifest=given(self.manifest))
 
     @property
     def ground(self) -> Ground:
@@ -66,6 +78,7 @@ def look(manifest: Manifest, installation: Installation) -> Situation:
     with way_out(installation):
         applied = applied_state.load(ground)
         interrupted = journal.load(ground)
+        built = built_wheel.load(ground) if applied is None and installation.dist_info is not None else None
     verdict = manifest.verdict(installation.version) if installation.version else Verdict(Kind.UNKNOWN, "")
     series, by_hash = verdict.series, False
     if verdict.kind is Kind.UNKNOWN or installation.layout in (Layout.EDITABLE, Layout.CHECKOUT):
@@ -74,7 +87,7 @@ def look(manifest: Manifest, installation: Installation) -> Situation:
         if fitting is not None:
             series, by_hash = fitting, True
             verdict = Verdict(Kind.SERIES, installation.version, series)
-    expected = _expected(manifest, series, applied)
+    expected = _expected(manifest, series, applied, built)
     files = plan.inspect(ground, expected) if expected else ()
     return Situation(
         manifest,
@@ -85,29 +98,39 @@ def look(manifest: Manifest, installation: Installation) -> Situation:
         applied,
         interrupted,
         files,
-        _state(manifest, series, applied, files),
+        _state(manifest, series, applied, built, files),
+        built,
     )
 
 
-def _expected(manifest: Manifest, series: Series | None, applied: Applied | None) -> Mapping[str, LockedFile]:
-    """Return what the files are held against: what was applied where something was, else the lock."""
+def _expected(
+    manifest: Manifest, series: Series | None, applied: Applied | None, built: Built | None
+) -> Mapping[str, LockedFile]:
+    """Return what the files are held against: what was applied or built in where something was, else the lock."""
     if applied is not None:
         return {
             path: LockedFile(file.before.sha256 if file.before else None, file.after)
             for path, file in applied.files.items()
         }
+    if built is not None:
+        return built.files
     return manifest.locked_files(series) if series else {}
 
 
 def _state(
-    manifest: Manifest, series: Series | None, applied: Applied | None, files: tuple[FileState, ...]
+    manifest: Manifest,
+    series: Series | None,
+    applied: Applied | None,
+    built: Built | None,
+    files: tuple[FileState, ...],
 ) -> State | None:
     if not files:
         return None
     found = plan.whole_state(files)
-    if found is State.PATCHED and applied is not None and series is not None and not applied.offset:
+    known = applied or built
+    if found is State.PATCHED and known is not None and series is not None and not (applied and applied.offset):
         locked = manifest.locked_files(series)
-        now = {path: file.after for path, file in applied.files.items()}
+        now = {path: file.after for path, file in known.files.items()}
         if now != {path: file.after for path, file in locked.items()}:
             return State.OUTDATED
     return found

@@ -69,6 +69,9 @@ def _fault_of_series(found: Situation) -> GaudiPatchError | None:
 def _warnings(found: Situation) -> list[str]:
     if found.state is not State.PATCHED:
         return []
+    if found.built is not None:
+        unknown = f"the wheel was built with series {found.built.series}, but the manifest no longer has it"
+        return [unknown] if found.series is None else []
     if found.applied is None:
         return ["patched by something else than gaudi-patch: there is no state, but rollback works"]
     warnings = []
@@ -102,7 +105,9 @@ def hidden(found: Situation, old: list[Wrong]) -> GaudiPatchError:
         Exit.REFUSED,
         "stale-bytecode",
         "every source is patched, but Python would run cached bytecode that is not theirs; nothing was changed",
-        f"`{found.command('apply')}` removes it",
+        f"`{found.command('apply')}` removes it"
+        if found.built is None
+        else f"`{shlex.join(['rm', *(str(one.path) for one in old)])}` removes it",
         str(old[0].path),
         details=[str(path) for path in old],
     )
@@ -161,6 +166,8 @@ def interrupted(found: Situation) -> GaudiPatchError:
 def fault_of(found: Situation) -> GaudiPatchError | None:
     """Return why neither apply nor rollback could go on from here, None when they can."""
     verdict, installation = found.verdict, found.installation
+    if found.built is not None:
+        return _fault_of_wheel(found)
     if found.applied is None and verdict.kind is Kind.REFUSED:
         return GaudiPatchError(
             Exit.NOT_FOUND, "refused-version", f"LMCache {verdict.version} is refused: {verdict.reason}", verdict.advice
@@ -180,6 +187,48 @@ def fault_of(found: Situation) -> GaudiPatchError | None:
             details=names,
         )
     return None
+
+
+def _fault_of_wheel(found: Situation) -> GaudiPatchError | None:
+    """Return why a wheel that was patched when it was built is not as it was built, or not as it would be built now."""
+    built = found.built
+    assert built is not None
+    if found.state is State.OUTDATED:
+        anew = found.rebuild()
+        return GaudiPatchError(
+            Exit.REFUSED,
+            "built-otherwise",
+            f"{built.version} was built with other patches than series {built.series} of this gaudi-patch has; "
+            "nothing was changed",
+            f"`{anew}` builds the wheel anew; `gaudi-patch check --against FILE` holds it to its own attestation",
+            str(found.installation.root),
+        )
+    if found.state is State.PATCHED:
+        return None
+    changed = [one for one in found.files if one.current != one.after]
+    return GaudiPatchError(
+        Exit.REFUSED,
+        "drift",
+        f"{len(changed)} file(s) not as the patched wheel had them; nothing was changed",
+        f"reinstall the wheel: `{reinstall(found.installation)}`",
+        str(found.installation.root),
+        details=[f"{one.state.value}: {one.path}" for one in changed],
+    )
+
+
+def built_in(found: Situation) -> GaudiPatchError:
+    """Return the error for a rollback of what was patched when its wheel was built."""
+    built = found.built
+    assert built is not None
+    release = reinstall(found.installation, f"==={built.release}")
+    return GaudiPatchError(
+        Exit.REFUSED,
+        "built-in",
+        f"series {built.series} was applied when the wheel of {built.version} was built: there is nothing to roll back "
+        "to; nothing was changed",
+        f"`{release}` installs the release's own wheel ({built.wheel})",
+        str(found.installation.root),
+    )
 
 
 def unknown_version(found: Situation) -> GaudiPatchError:

@@ -12,11 +12,15 @@ from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.target.installation import Installation, Layout
 
 
-def reinstall(installation: Installation) -> str:
-    """Return the command line that brings the files of the release back, quoted for the shell."""
+def reinstall(installation: Installation, specifier: str = "") -> str:
+    """Return the command line that brings the files of the release back, quoted for the shell.
+
+    ``specifier``: of another version than the one that is installed.
+    """
     if installation.layout in (Layout.EDITABLE, Layout.CHECKOUT):
         return shlex.join(["git", "-C", str(installation.root), "checkout", "--", installation.package])
-    release = f"{installation.package}=={installation.version}" if installation.version else installation.package
+    specifier = specifier or (f"=={installation.version}" if installation.version else "")
+    release = f"{installation.package}{specifier}"
     if installation.python is None:
         # The only form that takes the place of what is there without its interpreter.
         words = ["pip", "install", "--upgrade", "--no-deps", "--target", str(installation.root), release]

@@ -1,0 +1,104 @@
+"""An attestation as a CycloneDX 1.6 document: one component, its pedigree, and the patches between it and its ancestor.
+
+https://cyclonedx.org/docs/1.6/json/#components_items_pedigree_patches. The diffs are named by their sha256, which
+`gaudi-patch show VERSION` has, too.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+#: Suffix of the file beside a wheel, as the ecosystem knows it.
+SUFFIX = ".cdx.json"
+
+
+def document(attested: Mapping[str, Any], artifact: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Return the document of an attestation; ``artifact`` is the file name and sha256 of a wheel that it describes.
+
+    The same attestation gives the same document, its serial number included.
+    """
+    package, series, release = attested["package"], attested["series"], attested.get("release")
+    name, version = package["name"], package["version"]
+    component: dict[str, Any] = {
+        "type": "library",
+        "bom-ref": _purl(name, version),
+        "name": name,
+        "version": version,
+        "purl": _purl(name, version),
+        "properties": _properties(attested),
+    }
+    if artifact is not None:
+        component["hashes"] = [_hash(artifact[1])]
+    if series is not None:
+        component["pedigree"] = _pedigree(attested, release)
+    files = [one for one in attested["files"] if one["after"] is not None]
+    if files:
+        component["components"] = [
+            {"type": "file", "name": one["path"], "hashes": [_hash(one["after"])]} for one in files
+        ]
+    tool = attested["tool"]
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, attested['sha256'] + (artifact or ('', ''))[1])}",
+        "version": 1,
+        "metadata": {
+            "timestamp": attested["created"],
+            "tools": {"components": [{"type": "application", "name": tool["name"], "version": tool["version"]}]},
+        },
+        "components": [component],
+    }
+
+
+def _pedigree(attested: Mapping[str, Any], release: Mapping[str, Any] | None) -> dict[str, Any]:
+    package = attested["package"]
+    version = release["version"] if release else package["version"]
+    ancestor: dict[str, Any] = {
+        "type": "library",
+        "name": package["name"],
+        "version": version,
+        "purl": _purl(package["name"], version),
+    }
+    if release is not None:
+        ancestor["hashes"] = [_hash(release["sha256"])]
+    return {
+        "ancestors": [ancestor],
+        "patches": [_patch(one) for one in attested["patches"]],
+        "notes": f"series {attested['series']['id']} of gaudi-patch {attested['tool']['version']}",
+    }
+
+
+def _patch(one: Mapping[str, Any]) -> dict[str, Any]:
+    issue: dict[str, Any] = {"type": "enhancement", "id": one["name"]}
+    if one["why"]:
+        issue["description"] = one["why"]
+    urls = [word.rstrip(".,;)") for word in one["upstream"].split() if word.startswith("https://")]
+    if urls:
+        issue["references"] = urls
+    return {
+        "type": "unofficial",
+        "diff": {"url": f"urn:gaudi-patch:diff:sha256:{one['sha256']}"},
+        "resolves": [issue],
+    }
+
+
+def _properties(attested: Mapping[str, Any]) -> list[dict[str, str]]:
+    values = {
+        "gaudi-patch:attestation": attested["sha256"],
+        "gaudi-patch:outcome": attested["outcome"],
+        "gaudi-patch:series": attested["series"]["id"] if attested["series"] else "none",
+        "gaudi-patch:smoke": attested["smoke"]["status"],
+    }
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _purl(name: str, version: str) -> str:
+    """Return the package URL: a local version's + is reserved in it."""
+    return f"pkg:pypi/{name}@{version.replace('+', '%2B')}" if version else f"pkg:pypi/{name}"
+
+
+def _hash(sha256: str) -> dict[str, str]:
+    return {"alg": "SHA-256", "content": sha256}

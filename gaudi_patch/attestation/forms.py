@@ -1,0 +1,19 @@
+"""The forms of an attestation that other tools read, as files; and their schemas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+#: What `attest --schema` prints.
+SCHEMAS: Mapping[str, Path] = {
+    "attestation": Path(__file__).with_name("schema.json"),
+    "predicate": Path(__file__).with_name("predicate.schema.json"),
+}
+
+
+def text(document: Mapping[str, Any]) -> bytes:
+    """Return a document as it is written: the same one gives the same bytes."""
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,60 @@
+"""An attestation as an in-toto statement, with a predicate of ours in the manner of SLSA's provenance.
+
+https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md. The predicate's schema is
+``predicate.schema.json``, printed by `gaudi-patch attest --schema predicate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "urn:gaudi-patch:predicate:patched-package:1"
+BUILD = "urn:gaudi-patch:build:series:1"
+SUFFIX = ".intoto.json"
+
+
+def statement(attested: Mapping[str, Any], artifact: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Return the statement of an attestation.
+
+    Its subjects are the wheel ``artifact`` (file name and sha256), or else the patched files as they are on disk.
+    Raises ``nothing-to-state`` (exit 2) for an attestation of a release that needs no patch: it has no subject.
+    """
+    subjects = [artifact] if artifact else [(one["path"], one["after"]) for one in attested["files"] if one["after"]]
+    if not subjects:
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "nothing-to-state",
+            "the attestation names no patched file, so that an in-toto statement would have no subject",
+            "the release needs no patch: keep the attestation itself",
+        )
+    package, release, series = attested["package"], attested.get("release"), attested["series"]
+    materials: list[dict[str, Any]] = [
+        {"name": f"patch/{one['name']}", "digest": {"sha256": one["sha256"]}} for one in attested["patches"]
+    ]
+    if release is not None:
+        materials.insert(0, {"name": release["wheel"], "digest": {"sha256": release["sha256"]}})
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD,
+                "externalParameters": {
+                    "package": package["name"],
+                    "version": release["version"] if release else package["version"],
+                    "series": series["id"] if series else None,
+                },
+                "resolvedDependencies": materials,
+            },
+            "runDetails": {
+                "builder": {"id": "urn:gaudi-patch", "version": {"gaudi-patch": attested["tool"]["version"]}},
+                "metadata": {"finishedOn": attested["created"]},
+            },
+            "attestation": dict(attested),
+        },
+    }

@@ -1,0 +1,138 @@
+"""`attest`: an attestation in the forms that other tools read, and signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, SignKeyOption, VerifyKeyOption, command_app
+from gaudi_patch.cli.run import finish
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Color, Fields, Format, Preformatted, Result, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.disk import Disk
+
+app = command_app()
+
+
+@app.command()
+def attest(
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="FILE", help="What apply --report or wheel --report wrote."),
+    ] = None,
+    in_toto: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--in-toto", metavar="FILE", help="Write it as an in-toto statement."),
+    ] = None,
+    cyclonedx: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--cyclonedx", metavar="FILE", help="Write it as a CycloneDX 1.6 document."),
+    ] = None,
+    sign_key: SignKeyOption = None,
+    verify_key: VerifyKeyOption = None,
+    schema: Annotated[
+        str, typer.Option("--schema", metavar="NAME", help="Print a schema: attestation or predicate.")
+    ] = "",
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Write an attestation in other tools' forms, sign it, or verify its signature.
+
+    FILE itself is not changed. An in-toto statement has the patched files as its subjects;
+    a CycloneDX document has one component, whose pedigree names each patch by its sha256.
+
+    --sign-key signs FILE and what is written with a secret key of minisign, each in a file of
+    its own beside it (FILE.minisig). GAUDI_PATCH_SIGN_PASSWORD has the key's password, if any.
+
+    Exits 0 when all of it was written or verified, 1 when the signature is missing or is not
+    of these bytes by this key, 2 when FILE is no attestation.
+
+    Example, for an auditor:
+
+        gaudi-patch attest gaudi-patch.json --cyclonedx bom.json --sign-key key
+
+    Example, as who got it:
+
+        gaudi-patch attest gaudi-patch.json --verify-key key.pub
+    """
+
+    def run() -> Result:
+        if schema:
+            return printed(schema)
+        if report is None:
+            raise GaudiPatchError(
+                Exit.USAGE, "usage", "there is no attestation to look at", "`gaudi-patch attest FILE`, or --schema NAME"
+            )
+        from gaudi_patch.disk import Disk
+
+        return attested(report, in_toto, cyclonedx, sign_key, verify_key, Disk())
+
+    finish("attest", run, output_format, color, as_json)
+
+
+def printed(name: str) -> Result:
+    """Return a published schema."""
+    from gaudi_patch.attestation.forms import SCHEMAS
+
+    if name not in SCHEMAS:
+        names = ", ".join(SCHEMAS)
+        raise GaudiPatchError(Exit.USAGE, "usage", f"there is no schema {name}", f"schemas: {names}")
+    text = SCHEMAS[name].read_text(encoding="utf-8")
+    return Result("attest", data={"schema": name, "text": text}, blocks=[Preformatted(text)])
+
+
+def attested(
+    report: Path,
+    in_toto: Path | None,
+    cyclonedx: Path | None,
+    sign_key: Path | None,
+    verify_key: Path | None,
+    disk: Disk,
+) -> Result:
+    """Return the result of `attest` for the attestation in ``report``."""
+    from gaudi_patch.attestation import cyclonedx as bom
+    from gaudi_patch.attestation import file, forms, intoto
+    from gaudi_patch.engine import layout
+
+    document, comment = file.read_signed(report, verify_key, "gaudi-patch apply --report FILE")
+    signer = None
+    if sign_key is not None:
+        from gaudi_patch.attestation.signing import Signer
+
+        signer = Signer(sign_key)
+    wanted = [
+        (file.destination(path), make)
+        for path, make in ((in_toto, intoto.statement), (cyclonedx, bom.document))
+        if path is not None
+    ]
+    made = [(path, forms.text(make(document))) for path, make in wanted]
+    for path, text in made:
+        file.put(path, text, disk)
+    written = [path for path, _ in made]
+    if signer is not None:
+        seconds = layout.stamp_ns() // layout.SECOND
+        written += [signer.sign(path, seconds, disk) for path in (report.resolve(), *written)]
+    signature = f"by the key in {verify_key} ({' '.join(comment.split())})" if comment else "not verified"
+    package = document["package"]
+    series = document["series"]
+    rows = [
+        ("attested", f"{document['created']} by gaudi-patch {document['tool']['version']}"),
+        ("package", f"{package['name']} {package['version']}".rstrip()),
+        ("series", series["id"] if series else "none needed"),
+        ("smoke", f"{document['smoke']['status']} ({document['smoke']['reason']})"),
+        ("signature", signature),
+        *(("written", str(path)) for path in written),
+    ]
+    data = {
+        "path": str(report.resolve()),
+        "sha256": document["sha256"],
+        "signed_by": comment or None,
+        "written": [str(path) for path in written],
+    }
+    done = "signature verified" if comment else "a whole attestation"
+    return Result("attest", data=data, blocks=[Fields(rows), Text(f"{done}: {report}", "good", verbatim=True)])

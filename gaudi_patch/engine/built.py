@@ -1,0 +1,120 @@
+"""What was patched before it was installed: a wheel that carries its attestation, written by `gaudi-patch wheel`.
+
+There are no backups and nothing to roll back to: the way back is the release's own wheel. What the attestation says
+is as untrusted as the rest of the target; the files are held against it by their hashes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gaudi_patch.disk import read_image
+from gaudi_patch.engine import strict
+from gaudi_patch.engine.applied import MOST_FILES, damaged
+from gaudi_patch.engine.guard import DOCUMENT_LIMIT, Ground
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.series.model import LockedFile
+
+#: Beside where state.json would be, in the dist-info.
+FILE = "attestation.json"
+SCHEMA = 1
+OUTCOME = "built"
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!_-]{0,99}")
+
+
+class Built(NamedTuple):
+    """A patched wheel: the release it was made from, and what was done to it."""
+
+    #: Of the installed package: that of ``release`` and a local part.
+    version: str
+    release: str
+    series: str
+    patches: Mapping[str, str]
+    capabilities: tuple[str, ...]
+    files: Mapping[str, LockedFile]
+    built_at: str
+    tool: str
+    #: File name and sha256 of the release's wheel
+    wheel: str
+    wheel_sha256: str
+
+    @property
+    def build(self) -> int:
+        """Return the number of the build: the N of ``+gaudi.N``; 0 where the version has none."""
+        number = self.version.rpartition("+gaudi.")[2]
+        return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
+
+
+def load(ground: Ground) -> Built | None:
+    """Read the attestation that lies in the dist-info; None where the wheel has none.
+
+    Raises ``state-damaged`` (exit 6) where it cannot be understood, ``state-newer`` (exit 1) where a newer
+    gaudi-patch wrote it.
+    """
+    file = ground.state_dir / FILE
+    image = read_image(file, ground.bounds)
+    if image is None:
+        return None
+    if len(image.data) > DOCUMENT_LIMIT:
+        raise damaged(file, f"is larger than any attestation ({len(image.data)} bytes)")
+    try:
+        # Without fractions: the smoke checks, which take seconds, are attested beside a wheel, not in it.
+        document = strict.document(image.data)
+        schema = strict.integer(document["schema_version"], "schema_version", 1, 10**6)
+        if schema > SCHEMA:
+            raise GaudiPatchError(
+                Exit.REFUSED,
+                "state-newer",
+                f"was written by a newer gaudi-patch (schema {schema}, this one knows {SCHEMA}); nothing was changed",
+                "upgrade gaudi-patch",
+                str(file),
+            )
+        return _parsed(document, ground)
+    except KeyError as error:
+        raise damaged(file, f"cannot be understood: it has no {error}") from error
+    except ValueError as error:
+        raise damaged(file, f"cannot be understood: {error}") from error
+
+
+def _parsed(document: dict[str, Any], ground: Ground) -> Built:
+    outcome = strict.text(document["outcome"], "outcome")
+    if outcome != OUTCOME:
+        raise ValueError(f"its outcome is {outcome!a}, not {OUTCOME}")
+    package = strict.mapping(document["package"], "package")
+    series = strict.mapping(document["series"], "series")
+    origin = strict.mapping(document["release"], "release")
+    files = {}
+    entries = strict.items(document["files"], "files")
+    if len(entries) > MOST_FILES:
+        raise ValueError(f"files has {len(entries)} entries, more than any has")
+    for entry in entries:
+        one = strict.mapping(entry, "a file")
+        path = strict.text(one["path"], "a path", 4095)
+        ground.package_path(path)
+        files[path] = LockedFile(_digest(one["before"], path), _digest(one["after"], path))
+    if not files:
+        raise ValueError("it names no file")
+    release = strict.text(origin["version"], "the release")
+    if not _VERSION.fullmatch(release):
+        raise ValueError(f"{release!a:.100} is no version")
+    patches = [strict.mapping(item, "a patch") for item in strict.items(document["patches"], "patches")]
+    brings = strict.items(document["capabilities"], "capabilities")
+    capabilities = [strict.mapping(item, "a capability") for item in brings]
+    return Built(
+        strict.text(package["version"], "version"),
+        release,
+        strict.text(series["id"], "series"),
+        {strict.text(one["name"], "a patch"): strict.digest(one["sha256"], "the hash of a patch") for one in patches},
+        tuple(strict.text(one["id"], "a capability") for one in capabilities),
+        files,
+        strict.text(document["created"], "created"),
+        strict.text(strict.mapping(document["tool"], "tool")["version"], "tool"),
+        strict.text(origin["wheel"], "the wheel"),
+        strict.digest(origin["sha256"], "the hash of the wheel"),
+    )
+
+
+def _digest(value: object, path: str) -> str | None:
+    return None if value is None else strict.digest(value, f"the hash of {path!a}")

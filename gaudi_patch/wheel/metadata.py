@@ -1,0 +1,100 @@
+"""METADATA and WHEEL of a patched wheel: another version, a note on what it is, and fewer requirements if asked for.
+
+Every other byte stays. Requirements are dropped only by --drop-cuda, and each one that is gone is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gaudi_patch.target.requirements import DEVICE, is_cuda
+
+#: An index that holds to it (PyPI does) refuses the upload of whoever forgets where the wheel belongs.
+PRIVATE = "Private :: Do Not Upload"
+_NAME = re.compile(rb"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+class Edited(NamedTuple):
+    """A METADATA file, and the requirements that it no longer has."""
+
+    data: bytes
+    dropped: tuple[str, ...]
+
+
+def edited(data: bytes, *, old: str, new: str, note: str, drop_cuda: bool) -> Edited:
+    """Return METADATA with the version ``new``, ``note`` before the description, and a classifier against uploads.
+
+    drop_cuda: without CUDA's packages, which have no use on a Gaudi, and without PyTorch, which is the image's own.
+    Raises ValueError where it is not the metadata of the release ``old``.
+    """
+    end = b"\r\n" if b"\r\n" in data.partition(b"\n")[0] + b"\n" else b"\n"
+    head, body = _halves(data, end)
+    fields = list(_fields(head, end))
+    versions = [one for one in fields if _is(one, b"version")]
+    if [_value(one) for one in versions] != [old.encode()]:
+        raise ValueError(f"its METADATA is not that of version {old}")
+    out, dropped = [], []
+    for one in fields:
+        value = _value(one)
+        if _is(one, b"version"):
+            out.append(one.replace(old.encode(), new.encode(), 1))
+        elif drop_cuda and _is(one, b"requires-dist") and _is_left_out(value):
+            dropped.append(value.decode("utf-8", "replace"))
+        elif not (_is(one, b"classifier") and value == PRIVATE.encode()):
+            out.append(one)
+    classifiers = [number for number, one in enumerate(out) if _is(one, b"classifier")]
+    after = (classifiers or [number for number, one in enumerate(out) if _is(one, b"version")])[-1] + 1
+    out.insert(after, b"Classifier: " + PRIVATE.encode() + end)
+    text = note.encode().replace(b"\n", end)
+    return Edited(b"".join(out) + end + text + end + (end + body if body else b""), tuple(dropped))
+
+
+def wheel_file(data: bytes, generator: str) -> bytes:
+    """Return WHEEL with another generator; the tags stay."""
+    end = b"\r\n" if b"\r\n" in data else b"\n"
+    line = b"Generator: " + generator.encode() + end
+    fields = list(_fields(data, end))
+    if not any(_is(one, b"generator") for one in fields):
+        fields.insert(1, line)
+    return b"".join(line if _is(one, b"generator") else one for one in fields)
+
+
+def tags(data: bytes) -> list[str]:
+    """Return the tags of a WHEEL file."""
+    end = b"\r\n" if b"\r\n" in data else b"\n"
+    return [_value(one).decode("ascii", "replace") for one in _fields(data, end) if _is(one, b"tag")]
+
+
+def _halves(data: bytes, end: bytes) -> tuple[bytes, bytes]:
+    head, _, body = data.partition(end + end)
+    return (head if head.endswith(end) else head + end), body.lstrip(b"\r\n")
+
+
+def _fields(head: bytes, end: bytes) -> Iterator[bytes]:
+    """Yield each header with the lines that continue it."""
+    pending = b""
+    for line in head.splitlines(keepends=True):
+        if line[:1] in (b" ", b"\t") and pending:
+            pending += line
+            continue
+        if pending:
+            yield pending
+        pending = line
+    if pending:
+        yield pending if pending.endswith(end) else pending + end
+
+
+def _is(field: bytes, name: bytes) -> bool:
+    return field.partition(b":")[0].strip().lower() == name
+
+
+def _value(field: bytes) -> bytes:
+    return field.partition(b":")[2].strip()
+
+
+def _is_left_out(requirement: bytes) -> bool:
+    match = _NAME.match(requirement)
+    name = re.sub(r"[-_.]+", "-", match[0].decode()).lower() if match else ""
+    return name in DEVICE or is_cuda(name)

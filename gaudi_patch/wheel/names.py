@@ -1,0 +1,67 @@
+"""What a patched wheel is called: the release's name with a local version, which every installer takes for newer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+#: NAME-VERSION(-BUILD)?-PYTHON-ABI-PLATFORM.whl
+_FILE = re.compile(
+    r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(-(?P<build>[0-9][A-Za-z0-9_.]*))?"
+    r"-(?P<tags>[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+)\.whl"
+)
+#: Of the number of a build: enough, and short in a file's name.
+MOST_BUILDS = 999_999_999
+
+
+class WheelName(NamedTuple):
+    """The parts of a wheel's file name. ``tags`` are those for Python, ABI and platform."""
+
+    name: str
+    version: str
+    build: str
+    tags: str
+
+    @classmethod
+    def of(cls, file: Path) -> WheelName:
+        """Return the parts of ``file``'s name. Raises ``not-a-wheel`` (exit 2)."""
+        match = _FILE.fullmatch(file.name)
+        if match is None:
+            raise GaudiPatchError(
+                Exit.USAGE,
+                "not-a-wheel",
+                "is not called as a wheel is (NAME-VERSION-PYTHON-ABI-PLATFORM.whl); nothing was written",
+                "give a release (0.5.6), or the file as the index has it",
+                str(file),
+            )
+        return cls(match["name"], match["version"], match["build"] or "", match["tags"])
+
+    def patched(self, build: int) -> WheelName:
+        """Return the name with the local version ``+gaudi.BUILD``. Raises ``local-version`` (exit 1)."""
+        if "+" in self.version:
+            raise GaudiPatchError(
+                Exit.REFUSED,
+                "local-version",
+                f"{self.name} {self.version} is somebody's build already; nothing was written",
+                "take the wheel of the release itself",
+            )
+        return self._replace(version=f"{self.version}+gaudi.{build}")
+
+    @property
+    def file(self) -> str:
+        """Return the whole name."""
+        build = f"-{self.build}" if self.build else ""
+        return f"{self.name}-{self.version}{build}-{self.tags}.whl"
+
+    @property
+    def dist_info(self) -> str:
+        """Return the directory of the metadata."""
+        return f"{self.name}-{self.version}.dist-info"
+
+    @property
+    def data(self) -> str:
+        """Return the directory of scripts and headers; few wheels have one."""
+        return f"{self.name}-{self.version}.data"

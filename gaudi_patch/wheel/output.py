@@ -1,0 +1,145 @@
+"""Wheels and their proofs on disk: staged, proved, and put in place together.
+
+What has another content under the same name is never replaced: installers keep what they have once seen of a version.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from gaudi_patch.attestation import cyclonedx, document, file, forms, intoto
+from gaudi_patch.attestation.signing import Signer
+from gaudi_patch.disk import Disk, environment_error, read_image
+from gaudi_patch.engine import layout
+from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.series.manifest import Manifest
+from gaudi_patch.smoke.checks import SmokeOptions
+from gaudi_patch.wheel.build import BuildOptions, BuiltWheel, build
+from gaudi_patch.wheel.prove import WheelProof, prove
+
+REPORT = ".attestation.json"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the wheels go, what is written beside them, and how they are proved first.
+
+    ``report``: attestation, in-toto statement and CycloneDX document. ``smoke`` needs ``python``, whose packages it
+    runs with.
+    """
+
+    out: Path
+    build: BuildOptions = field(default_factory=BuildOptions)
+    report: bool = False
+    signer: Signer | None = None
+    smoke: SmokeOptions | None = None
+    python: Path | None = None
+    disk: Disk = field(default_factory=Disk)
+
+
+class Written(NamedTuple):
+    """A wheel in its place. ``changed``: it was not there before. ``beside``: the files of its proof."""
+
+    path: Path
+    wheel: BuiltWheel
+    changed: bool
+    beside: tuple[Path, ...]
+
+
+class Output(NamedTuple):
+    """All wheels of a run, and the proof of one of them; None without."""
+
+    wheels: tuple[Written, ...]
+    proof: WheelProof | None
+
+
+def write(manifest: Manifest, wheels: Sequence[Path], options: OutputOptions) -> Output:
+    """Build the patched wheel of each of ``wheels``, prove one if asked for, and put them in place.
+
+    Raises ``exists`` (exit 1) where a wheel of this name and other content is there; a wheel that is there already is
+    left alone. Nothing is put in place where any of them cannot be built, or is not proved.
+    """
+    out = options.out.absolute()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(TemporaryDirectory(prefix=".gaudi-patch-", dir=out)))
+            staged = [_stage(manifest, wheel, scratch, options) for wheel in wheels]
+            for path, built in staged:
+                _refuse_other(out / path.name, built)
+            proof = None
+            if options.smoke is not None:
+                assert options.python is not None
+                proof = prove([path for path, _ in staged], manifest.package, options.python, options.smoke)
+            written = tuple(_place(path, built, out, options, proof) for path, built in staged)
+            options.disk.sync_directory(out)
+        return Output(written, proof)
+    except OSError as error:
+        raise environment_error(error, "writing the wheel", "no half-written wheel is left") from error
+
+
+def _stage(manifest: Manifest, wheel: Path, scratch: Path, options: OutputOptions) -> tuple[Path, BuiltWheel]:
+    unnamed = scratch / "wheel"
+    with unnamed.open("xb") as stream:
+        built = build(manifest, wheel, stream, options.build)
+        stream.flush()
+        os.fchmod(stream.fileno(), 0o644)
+        os.fsync(stream.fileno())
+    path = scratch / built.name.file
+    unnamed.rename(path)
+    return path, built
+
+
+def _refuse_other(target: Path, built: BuiltWheel) -> None:
+    there = read_image(target)
+    if there is not None and there.sha256 != built.sha256:
+        raise refused(
+            "exists",
+            "is there already with another content; nothing was written",
+            "raise --build: installers keep what they have once seen of a version",
+            str(target),
+        )
+
+
+def _place(staged: Path, built: BuiltWheel, out: Path, options: OutputOptions, proof: WheelProof | None) -> Written:
+    """Put a wheel and its proof in place, and read the wheel back."""
+    target = out / staged.name
+    changed = not target.exists()
+    if changed:
+        options.disk.replace(staged, target)
+        there = read_image(target)
+        if there is None or there.sha256 != built.sha256:
+            raise GaudiPatchError(
+                Exit.ENVIRONMENT,
+                "verify-failed",
+                "read-back failed: the file differs from what was just written",
+                "look at the health of the disk, remove the file, and run the same command again",
+                str(target),
+            )
+    beside = []
+    if options.report or options.signer is not None:
+        for name, data in _reports(target.name, built, proof).items():
+            file.put(out / name, data, options.disk)
+            beside.append(out / name)
+    if options.signer is not None:
+        seconds = layout.stamp_ns() // layout.SECOND
+        beside += [options.signer.sign(path, seconds, options.disk) for path in (target, *beside)]
+    return Written(target, built, changed, tuple(beside))
+
+
+def _reports(name: str, built: BuiltWheel, proof: WheelProof | None) -> dict[str, bytes]:
+    attested: dict[str, Any] = built.attestation
+    if proof is not None:
+        attested = document.with_proof(attested, document.Proof(proof.levels))
+    artifact = (name, built.sha256)
+    return {
+        f"{name}{REPORT}": file.text(attested),
+        f"{name}{intoto.SUFFIX}": forms.text(intoto.statement(attested, artifact)),
+        f"{name}{cyclonedx.SUFFIX}": forms.text(cyclonedx.document(attested, artifact)),
+    }

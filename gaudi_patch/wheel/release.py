@@ -1,0 +1,78 @@
+"""Which series a release's wheel gets, and where the wheels come from: a file, or pip."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gaudi_patch.authoring import wheels
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import narrate
+from gaudi_patch.series.manifest import Kind, Manifest, Series
+from gaudi_patch.wheel.names import WheelName
+
+#: Those that an LMCache with a series has wheels for; one that a release has none for is passed over.
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+class Wheels(NamedTuple):
+    """The wheels of a release, and the Pythons that it has none for."""
+
+    files: tuple[Path, ...]
+    without: tuple[str, ...] = ()
+
+
+def series_for(manifest: Manifest, name: WheelName) -> Series:
+    """Return the series of a wheel's release.
+
+    Raises ``other-package`` (exit 2), ``not-needed`` (exit 1), ``refused-version`` or ``unknown-version`` (exit 3).
+    """
+    if name.name.lower().replace("_", "-").replace(".", "-") != manifest.package:
+        what = f"is a wheel of {name.name}, and the patches are those of {manifest.package}; nothing was written"
+        raise GaudiPatchError(Exit.USAGE, "other-package", what, file=name.file)
+    verdict = manifest.verdict(name.version)
+    if verdict.series is not None:
+        return verdict.series
+    if verdict.kind is Kind.UPSTREAM:
+        what = f"{name.version} needs no patch: {verdict.reason}; nothing was written"
+        raise GaudiPatchError(Exit.REFUSED, "not-needed", what, "install the release's own wheel")
+    if verdict.kind is Kind.REFUSED:
+        what = f"{name.version} is refused: {verdict.reason}; nothing was written"
+        raise GaudiPatchError(Exit.NOT_FOUND, "refused-version", what, verdict.advice)
+    nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
+    raise GaudiPatchError(
+        Exit.NOT_FOUND,
+        "unknown-version",
+        f"the manifest has no series for {name.name} {name.version}{nearest}; nothing was written",
+        "`gaudi-patch list` has the supported releases",
+    )
+
+
+def wheels_of(manifest: Manifest, release: str, pythons: Sequence[str]) -> Wheels:
+    """Return the wheels of ``release``, downloaded by pip once: for ``pythons``, or for all that it has any for.
+
+    Raises ``download-failed`` (exit 4) where pip cannot download, ``no-wheel`` (exit 3) for a Python that was asked
+    for.
+    """
+    series_for(manifest, WheelName(manifest.package, release, "", ""))  # before anything is downloaded
+    files, without = [], []
+    for python in pythons or PYTHONS:
+        narrate([f"the wheel of {manifest.package} {release} for Python {python} ..."])
+        try:
+            files.append(wheels.fetch(manifest.package, release, python))
+        except wheels.NoWheelError as error:
+            if pythons:
+                raise
+            narrate([f"  {error.message}"])
+            without.append(python)
+    if not files:
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise GaudiPatchError(
+            Exit.NOT_FOUND,
+            "no-wheel",
+            f"the index has no wheel of {manifest.package} {release} for this platform; nothing was written",
+            f"see `pip download --no-deps --only-binary :all: --python-version {here} {manifest.package}=={release}`",
+        )
+    return Wheels(tuple(dict.fromkeys(files)), tuple(without))

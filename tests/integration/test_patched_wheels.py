@@ -1,0 +1,163 @@
+"""Patched wheels of real releases: the same bytes anywhere, whole by other readers, and equal to what apply makes.
+
+By default one release of each family; GAUDI_PATCH_TEST_FULL=1 takes all of them. The smoke levels on an installed
+wheel are run with GAUDI_PATCH_TEST_FULL=1 alone: `test_releases.py` runs them on the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.series.manifest import load
+from gaudi_patch.wheel.build import BuildOptions, build
+from tests.integration.test_wheels import patch
+from tests.support.cli import environment, gaudi_patch
+from tests.support.faults import FULL
+from tests.support.installers import Venv, installed, must, run
+from tests.support.patched_wheel import record_faults
+from tests.support.wheelhouse import REPOSITORY
+
+pytestmark = pytest.mark.wheels
+
+MANIFEST = load()
+RELEASES = [series.versions.removeprefix("==") for series in MANIFEST.series]
+#: The newest of each way in which LMCache is built and laid out.
+FAMILIES = ["0.5.6", "0.4.2", "0.3.9.post1"]
+CHOSEN = RELEASES if FULL else FAMILIES
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+Wheel = Callable[..., Path]
+
+
+def built(wheel: Path, folder: Path, **options: int | bool) -> Path:
+    """Build in this process, by the name that the wheel has to have."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "wheel").open("wb") as stream:
+        made = build(MANIFEST, wheel, stream, BuildOptions(**options))  # type: ignore[arg-type]
+    return (folder / "wheel").rename(folder / made.name.file)
+
+
+def other_pythons(folder: Path) -> list[str]:
+    """Return interpreters of the other versions that can be run here, each in an environment with gaudi-patch."""
+    found = []
+    for version in PYTHONS:
+        name = shutil.which(f"python{version}")
+        if name is None or version == f"{sys.version_info.major}.{sys.version_info.minor}":
+            continue
+        if subprocess.run([name, "-c", "import zlib"], capture_output=True, check=False).returncode == 0:
+            must([name, "-m", "venv", folder / version], {})
+            python = folder / version / "bin" / "python"
+            must([python, "-m", "pip", "install", "--quiet", REPOSITORY], {})
+            found.append(str(python))
+    return found
+
+
+def tree(target: Venv) -> Mapping[str, str]:
+    """Return LMCache's files by their hashes, without bytecode: what is beside it is state and metadata."""
+    package = target.site_packages / "lmcache"
+    return {
+        path.relative_to(package).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+@pytest.mark.parametrize("version", CHOSEN)
+def test_two_machines_build_the_same_bytes(version: str, lmcache_wheel: Wheel, tmp_path: Path) -> None:
+    """Another umask, time zone, locale, hash seed, place, mtime and, where there is one, version of Python."""
+    wheel = lmcache_wheel(version)
+    here = built(wheel, tmp_path / "here")
+    away = tmp_path / "ein anderer Ort"
+    away.mkdir()
+    shutil.copy(wheel, away)
+    setting = {"TZ": "Asia/Kathmandu", "LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "99", "PYTHONUTF8": "0"}
+    others = other_pythons(tmp_path) if FULL and version == FAMILIES[0] else []
+    for number, python in enumerate([sys.executable, *others]):
+        out = tmp_path / f"out-{number}"
+        command = [python, "-m", "gaudi_patch", "wheel", str(away / wheel.name), "--out", str(out)]
+        done = subprocess.run(
+            ["/bin/sh", "-c", 'umask 077; exec "$@"', "sh", *command],
+            env=environment(**setting), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (other,) = out.iterdir()
+        assert (other.name, other.read_bytes() == here.read_bytes()) == (here.name, True), python
+
+
+@pytest.mark.parametrize("version", CHOSEN)
+def test_other_readers_find_it_whole(version: str, lmcache_wheel: Wheel, tmp_path: Path) -> None:
+    """RECORD by csv and hashlib, the archive by Info-ZIP, the rest by twine and check-wheel-contents."""
+    wheel = lmcache_wheel(version)
+    new = built(wheel, tmp_path / "new", drop_cuda=True)
+    assert record_faults(new) == []
+    if shutil.which("unzip"):
+        must(["unzip", "-tqq", new], {})
+    assert "PASSED" in must([sys.executable, "-m", "twine", "check", "--strict", new], {"NO_COLOR": "1"})
+    findings = [
+        sorted(run([sys.executable, "-m", "check_wheel_contents", one], {}).stdout.replace(str(one), "").splitlines())
+        for one in (wheel, new)
+    ]
+    assert findings[0] == findings[1]  # what it says of the release itself, and nothing more
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+@pytest.mark.parametrize("version", CHOSEN)
+def test_installed_it_is_what_apply_makes_of_the_release(
+    version: str, installer: str, manifest: Path, lmcache_wheel: Wheel, tmp_path: Path
+) -> None:
+    wheel = lmcache_wheel(version)
+    new = built(wheel, tmp_path / "new", drop_cuda=True)
+    applied = installed(tmp_path / "applied" / "venv", wheel, installer)
+    assert patch("apply", applied, manifest).code == 0
+    target = installed(tmp_path / "built" / "venv", new, installer)
+    assert tree(target) == tree(applied)
+    checked = gaudi_patch("check", "--python", target.python, "--json")
+    assert (checked.code, checked.json["data"]["state"]) == (0, "patched")
+    assert checked.json["data"]["built"]["release"] == version
+    (inside,) = target.site_packages.glob("lmcache-*.dist-info/gaudi-patch/attestation.json")
+    assert gaudi_patch("check", "--python", target.python, "--against", inside).code == 0
+    again = patch("apply", target, manifest, "--json")
+    assert (again.code, again.json["data"]["changed"]) == (0, False)
+    back = gaudi_patch("rollback", "--python", target.python, "--json")
+    assert (back.code, back.code_of_error) == (1, "built-in")
+    if installer == "pip":
+        target.pip("uninstall", "--quiet", "--yes", "lmcache")
+    else:
+        target.uv("uninstall", "--quiet", "lmcache")
+    assert [path.name for path in target.site_packages.glob("lmcache*")] == []
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_tags_of_every_python_stay(python: str, lmcache_wheel: Wheel, tmp_path: Path) -> None:
+    wheel = lmcache_wheel("0.5.6", python)
+    new = built(wheel, tmp_path)
+    assert new.name == wheel.name.replace("-0.5.6-", "-0.5.6+gaudi.1-")
+    texts = []
+    for one in (wheel, new):
+        with zipfile.ZipFile(one) as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/WHEEL")]
+            texts.append([line for line in archive.read(name).splitlines() if not line.startswith(b"Generator")])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(not FULL, reason="minutes a release; GAUDI_PATCH_TEST_FULL=1 runs it")
+@pytest.mark.parametrize("version", FAMILIES)
+def test_kernels_and_engine_pass_on_the_wheel_before_it_is_written(
+    version: str, lmcache_wheel: Wheel, torch_python: Path, tmp_path: Path
+) -> None:
+    levels = "kernels,engine" if version != "0.3.9.post1" else "kernels"
+    done = gaudi_patch(
+        "wheel", lmcache_wheel(version), "--out", tmp_path, "--smoke", levels, "--require", levels,
+        "--python", torch_python, "--report", "--json", timeout=1500,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert {one["status"] for one in done.json["data"]["smoke"]} == {"passed"}
