@@ -138,7 +138,7 @@ def built(manifest: Manifest, given: list[str], pythons: list[str], options: Out
 
 def rendered(output: Output, without: tuple[str, ...] = ()) -> Result:
     """Return text and JSON of what was built."""
-    from gaudi_patch.smoke import rendering
+    from gaudi_patch.commands import levels as rendering
 
     result = Result("wheel", data={"wheels": [_data(one) for one in output.wheels], "without": list(without)})
     for one in output.wheels:

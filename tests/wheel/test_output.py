@@ -10,6 +10,7 @@ import pytest
 from gaudi_patch.attestation import schema
 from gaudi_patch.attestation.document import digest
 from gaudi_patch.authoring import wheels
+from gaudi_patch.commands.wheel import rendered
 from gaudi_patch.disk import Disk
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.smoke import checks
@@ -20,6 +21,7 @@ from gaudi_patch.wheel import release as releases
 from gaudi_patch.wheel.build import BuildOptions
 from gaudi_patch.wheel.output import OutputOptions, write
 from gaudi_patch.wheel.prove import WheelProof
+from tests.support import output_schema
 from tests.support.cli import gaudi_patch
 from tests.support.fake_wheel import fake_wheel
 from tests.support.patched_wheel import Release
@@ -126,6 +128,9 @@ def test_results_are_attested_beside_the_wheel_and_not_in_it(
     assert document["sha256"] == digest(document)
     assert document["smoke"]["status"] == "passed"
     assert output.wheels[0].wheel.attestation["smoke"]["status"] == "not-run"
+    result = rendered(output)
+    assert result.data["proved"] == {"wheel": NAME, "python": "python"}
+    assert output_schema.faults(json.loads(result.to_json())) == []
 
 
 def test_a_python_that_takes_none_of_the_wheels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
