@@ -47,13 +47,13 @@ def needs(option: str, other: str) -> GaudiPatchError:
 
 
 def target(
-    python: Path | None, path: Path | None, root: Path | None, manifest: Path | None
+    python: Path | None, path: Path | None, root: Path | None, manifest: Path | None, *, ask: bool = True
 ) -> tuple[Manifest, Installation]:
     from gaudi_patch.series.manifest import load
     from gaudi_patch.target.locate import Target, locate
 
     loaded = load(manifest)
-    return loaded, locate(Target(python, path, root), loaded.package)
+    return loaded, locate(Target(python, path, root), loaded.package, ask=ask)
 
 
 def finish(

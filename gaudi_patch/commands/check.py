@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from gaudi_patch.cli.options import (
     AgainstOption,
@@ -37,6 +39,9 @@ def check(
     manifest: ManifestOption = None,
     against: AgainstOption = None,
     verify_key: VerifyKeyOption = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Run no interpreter: files by their hashes, bytecode by its headers.")
+    ] = False,
     if_installed: IfInstalledOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
@@ -54,6 +59,9 @@ def check(
     attested them, 1 when anything differs (each difference is named), 2 when FILE is damaged.
     --verify-key also asks for a signature of FILE by that key, in FILE.minisig.
 
+    With --fast no interpreter is run, which is what entry points and probes want. It does not
+    see what only the interpreter knows: PYTHONPATH, another copy that comes first on the path.
+
     Example, as a step of an image build that must not go on unpatched:
 
         gaudi-patch check --python /opt/venv/bin/python
@@ -61,15 +69,19 @@ def check(
     Example, in a running container:
 
         gaudi-patch check --python python3 --against /etc/gaudi-patch.json
+
+    Example, in an entry point or a probe:
+
+        gaudi-patch check --fast --python /opt/venv/bin/python
     """
 
     def run() -> Result:
         if against is not None:
             exclude("--against", "--if-installed", if_installed)
-            return compared(*target(python, path, root, manifest), against, verify_key)
+            return compared(*target(python, path, root, manifest, ask=not fast), against, verify_key)
         if verify_key is not None:
             raise needs("--verify-key", "--against FILE")
-        return checked(*target(python, path, root, manifest))
+        return checked(*target(python, path, root, manifest, ask=not fast))
 
     finish("check", run, output_format, color, as_json, if_installed)
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 #: `==0.5.6` against `0.5.6`, both in normal form, is decided without packaging, whose import takes 12 ms.
 _PLAIN = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(\.post[1-9][0-9]*)?", re.ASCII)
 
+#: A local version, such as that of a patched wheel: `==0.5.6` holds for `0.5.6+gaudi.1`.
+_LOCAL = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*", re.ASCII)
+
 _RELEASE = r"[0-9]{1,9}(?:\.[0-9]{1,9}){0,9}"
 _VERSION = rf"{_RELEASE}(?:(?:a|b|rc)[0-9]{{1,9}})?(?:\.post[0-9]{{1,9}})?(?:\.dev[0-9]{{1,9}})?"
 _CLAUSE = rf" *(?:[=!]=(?:{_RELEASE}\.\*|{_VERSION})|(?:[<>]=?){_VERSION}|~={_RELEASE}\.[0-9]{{1,9}}) *"
@@ -40,8 +43,10 @@ def parse(text: str) -> Version | None:
 def matches(specifier: str, version: str) -> bool:
     """Return whether ``version`` is in ``specifier``; pre-releases count like any other."""
     pinned = specifier.removeprefix("==")
-    if specifier.startswith("==") and _PLAIN.fullmatch(pinned) and _PLAIN.fullmatch(version):
-        return pinned == version
+    public, plus, local = version.partition("+")
+    if specifier.startswith("==") and _PLAIN.fullmatch(pinned) and _PLAIN.fullmatch(public):
+        if not plus or _LOCAL.fullmatch(local):
+            return pinned == public
     from packaging.specifiers import SpecifierSet
 
     parsed = parse(version)

@@ -29,8 +29,10 @@ from gaudi_patch.target.search import Search, search_default, search_folder, sea
 from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
 
 
-def locate(target: Target, package: str = "lmcache", environ: Mapping[str, str] = os.environ) -> Installation:
-    """Find the one installation of ``package`` that ``target`` means.
+def locate(
+    target: Target, package: str = "lmcache", environ: Mapping[str, str] = os.environ, *, ask: bool = True
+) -> Installation:
+    """Find the one installation of ``package`` that ``target`` means; without ``ask`` no interpreter is run.
 
     Raises GaudiPatchError: not found (none installed), refused (ambiguous, shadowed or unsupported; every path
     named), usage (a wrong --python, --path or --root) or environment (unreadable, the interpreter cannot run).
@@ -38,7 +40,11 @@ def locate(target: Target, package: str = "lmcache", environ: Mapping[str, str] 
     given = [f"--{name}" for name in ("python", "path", "root") if getattr(target, name) is not None]
     if len(given) > 1:
         raise bad_target(f"{' and '.join(given)} exclude each other", "Give one of them.")
-    if target.root is not None:
+    if not ask:
+        from gaudi_patch.target import unasked
+
+        search = unasked.search(target, package, environ)
+    elif target.root is not None:
         search = search_image(target.root, package)
     elif target.path is not None:
         search = search_folder(target.path, package, environ)

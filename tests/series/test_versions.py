@@ -50,3 +50,18 @@ def test_what_the_manifest_has_is_allowed(text: str) -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a PEP 440 specifier"):
         versions.specifier(text)
+
+
+@pytest.mark.parametrize(
+    "version", ["0.5.6+gaudi.1", "0.5.6+cu128", "0.5.6+Gaudi.1", "0.5.6+", "0.5.6+a..b", "0.5.6+a-b"]
+)
+def test_a_local_version_is_decided_without_packaging_as_packaging_decides(version: str) -> None:
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        expected = SpecifierSet("==0.5.6").contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        expected = False
+    assert versions.matches("==0.5.6", version) is expected
+    assert not versions.matches("==0.5.5", version)

@@ -1,0 +1,92 @@
+"""Where the package is, without running any interpreter: for entry points and probes, which have no time for one.
+
+What only the interpreter knows is not seen: PYTHONPATH, .pth files, another copy that comes first. Where the
+directories do not say it themselves, the user names the site-packages directory.
+"""
+
+# ruff: noqa: PTH112, PTH118, PTH120, PTH208
+# Why: as in interpreter.py.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.target import interpreter as interpreters
+from gaudi_patch.target.installation import Target
+from gaudi_patch.target.refusals import bad_target, unreadable
+from gaudi_patch.target.search import Search, search_image, search_interpreter
+from gaudi_patch.target.site_folder import scan
+
+_PACKAGES = ("site-packages", "dist-packages")
+
+
+def search(target: Target, package: str, environ: Mapping[str, str]) -> Search:
+    """Return what there is for ``target``, read from directories alone.
+
+    Raises ``needs-interpreter`` (exit 2) where that does not say which directory is meant.
+    """
+    if target.root is not None:
+        return search_image(target.root, package)
+    if target.path is not None:
+        if not target.path.is_dir():
+            raise bad_target(f"--path {target.path}: there is no such directory", "Give a site-packages directory.")
+        return _folder(str(target.path), f"--path {target.path}", package, environ)
+    if target.python is not None:
+        return _of(interpreters.named_python(target.python, environ), f"--python {target.python}", package, environ)
+    active = interpreters.active_environment(environ)
+    if active is not None:
+        variable, prefix = active
+        executable = interpreters.active_python(variable, prefix)
+        return _of(executable, f"the active environment ({variable})", package, environ)
+    return _own("the interpreter that runs gaudi-patch", package, environ)
+
+
+def _of(executable: str, how: str, package: str, environ: Mapping[str, str]) -> Search:
+    if interpreters.is_own(executable):
+        return _own(how, package, environ)
+    prefix = os.path.dirname(os.path.dirname(executable))
+    folders = [path for path in _site_folders(prefix) if os.path.isdir(os.path.join(path, package))]
+    if len(folders) != 1:
+        found = " and ".join(folders) or f"no directory below {os.path.join(prefix, 'lib')}"
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "needs-interpreter",
+            f"--fast runs no interpreter, and {found} may be what {executable} imports {package} from",
+            "name its site-packages directory with --path, or leave --fast out",
+            executable,
+        )
+    return _folder(folders[0], how, package, environ)
+
+
+def _own(how: str, package: str, environ: Mapping[str, str]) -> Search:
+    """Return what this process's interpreter would import; without the interpreter, which is not asked anything."""
+    return replace(search_interpreter(interpreters.own_interpreter(package, environ), how, package), interpreter=None)
+
+
+def _folder(path: str, how: str, package: str, environ: Mapping[str, str]) -> Search:
+    try:
+        folder = scan(path, package)
+    except OSError as error:
+        raise unreadable(error, path) from error
+    prefix = environ.get("PYTHONPYCACHEPREFIX") or None
+    return Search(package, folder.path, how, [folder], folder.found, [], pycache_prefix=prefix)
+
+
+def _site_folders(prefix: str) -> list[str]:
+    """Return the directories of packages below an interpreter's prefix, each once."""
+    found: dict[str, None] = {}
+    for library in ("lib", "lib64", "local/lib"):
+        base = os.path.join(prefix, library)
+        try:
+            names = sorted(os.listdir(base))
+        except OSError:
+            continue
+        for name in names:
+            for packages in _PACKAGES if name.startswith("python3") else ():
+                path = os.path.join(base, name, packages)
+                if os.path.isdir(path):
+                    found[os.path.realpath(path)] = None
+    return list(found)
