@@ -44,9 +44,9 @@ def matches(specifier: str, version: str) -> bool:
     """Return whether ``version`` is in ``specifier``; pre-releases count like any other."""
     pinned = specifier.removeprefix("==")
     public, plus, local = version.partition("+")
-    if specifier.startswith("==") and _PLAIN.fullmatch(pinned) and _PLAIN.fullmatch(public):
-        if not plus or _LOCAL.fullmatch(local):
-            return pinned == public
+    plain = _PLAIN.fullmatch(public) and (not plus or _LOCAL.fullmatch(local))
+    if plain and specifier.startswith("==") and _PLAIN.fullmatch(pinned):
+        return pinned == public
     from packaging.specifiers import SpecifierSet
 
     parsed = parse(version)

@@ -56,7 +56,6 @@ def test_anything_else_is_refused(text: str) -> None:
     "version", ["0.5.6+gaudi.1", "0.5.6+cu128", "0.5.6+Gaudi.1", "0.5.6+", "0.5.6+a..b", "0.5.6+a-b"]
 )
 def test_a_local_version_is_decided_without_packaging_as_packaging_decides(version: str) -> None:
-    from packaging.specifiers import SpecifierSet
     from packaging.version import InvalidVersion, Version
 
     try:
