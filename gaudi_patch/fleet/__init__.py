@@ -1,0 +1,1 @@
+"""Many hosts: what `check --json` said on each of them, summed up."""
