@@ -5,6 +5,8 @@ from __future__ import annotations
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+from gaudi_patch.engine.plan import State
+from gaudi_patch.errors import GaudiPatchError
 
 #: vllm-gaudi's own, unless the user gives another (vllm_gaudi/platform.py)
 BLOCK_SIZE = 128
@@ -165,4 +167,28 @@ def multiprocess(case: Case) -> Answer:
     )
 
 
-CHECKS = (arguments, connector, use_native, role, block_size, kv_cache_dtype, ranks, multiprocess)
+@check(
+    "vllm.lora",
+    "--enable-lora: adapters in LMCache's keys",
+    why="as released, LMCache's keys know tokens only: KV of one LoRA adapter, cache_salt or image is given to another",
+    source=sources.lmcache("utils.py") + " (CacheEngineKey); capability request-identity",
+    needs=("connector",),
+)
+def lora(case: Case) -> Answer:
+    assert case.arguments is not None
+    if not case.arguments.options.get("enable-lora"):
+        return ok("off")
+    found = case.situation
+    if isinstance(case.lmcache, GaudiPatchError) or isinstance(found, GaudiPatchError):
+        return unknown("the state of the patch is not known: see patch.state")
+    version = case.version("lmcache")
+    if case.arguments.connector == "LMCacheMPConnector" and version is not None and version.release < (0, 4, 5):
+        return failure(
+            f"the multiprocess keys of LMCache {version} have no room for an adapter", "LMCache 0.4.5 or later"
+        )
+    if found.state is not State.PATCHED or (found.applied and "request-identity" not in found.applied.capabilities):
+        return failure("adapters share their KV: the keys of this LMCache do not know them", case.command("apply"))
+    return ok("keys have the adapter's name and path: give changed weights a new name")
+
+
+CHECKS = (arguments, connector, use_native, role, block_size, kv_cache_dtype, ranks, multiprocess, lora)

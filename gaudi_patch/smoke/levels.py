@@ -40,7 +40,7 @@ LEVELS: tuple[Level, ...] = (
     Level("imports", "imports.py", brings_up_device=True),
     Level("kernels", "kernels.py", needs=("numpy",)),
     Level("engine", "engine.py", needs=("numpy",)),
-    Level("connector", "connector.py", needs=("vllm",), brings_up_device=True, processes=4),
+    Level("connector", "connector.py", needs=("vllm",), brings_up_device=True, processes=5),
     Level("inference", "inference.py", needs=("vllm",), brings_up_device=True, processes=10),
 )
 

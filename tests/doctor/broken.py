@@ -225,6 +225,18 @@ SOFTWARE = [
 PATCH = [
     Broken("LMCache is not patched", unpatched, {"patch.state": F}, "gaudi-patch apply"),
     Broken(
+        "LoRA adapters on an unpatched LMCache",
+        together(unpatched, options("--enable-lora")),
+        {"vllm.lora": F, "patch.state": F},
+        "gaudi-patch apply",
+    ),
+    Broken(
+        "LoRA adapters on a series from before their keys",
+        options("--enable-lora"),
+        {"vllm.lora": F},
+        "gaudi-patch apply",
+    ),
+    Broken(
         "a patched file was edited",
         lambda gaudi: gaudi.module("lmcache/engine.py", "mine = 1\n"),
         {"patch.state": F},

@@ -19,6 +19,8 @@ from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.doctor.kv_blocks import defragmentation
 from gaudi_patch.doctor.storage import remote
+from gaudi_patch.doctor.vllm_args import lora
+from gaudi_patch.engine.situation import Situation
 from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings
 
@@ -31,6 +33,19 @@ def case_of(gaudi: Gaudi, line: str = "", **environ: str) -> Case:
 def with_settings(case: Case, **values: object) -> Case:
     case.__dict__["settings"] = Loaded(values)  # as if LMCache had loaded them
     return case
+
+
+def test_adapters_are_well_where_the_series_keys_them(gaudi: Gaudi) -> None:
+    line = '--kv-transfer-config \'{"kv_connector":"LMCacheConnectorV1","kv_role":"kv_both"}\''
+    case = case_of(gaudi, f"--enable-lora {line}")
+    assert lora(case).level is Level.FAILURE
+    found = case.situation
+    assert isinstance(found, Situation)
+    assert found.applied is not None
+    applied = found.applied._replace(capabilities=("request-identity",))
+    case.__dict__["situation"] = found._replace(applied=applied)
+    assert lora(case).level is Level.OK
+    assert lora(case_of(gaudi, line)).level is Level.OK
 
 
 @pytest.mark.parametrize(

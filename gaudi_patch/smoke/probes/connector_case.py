@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._probe import Foreign
     from gaudi_patch.smoke.probes._vllm import blocks as vllm_blocks
     from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
+    from gaudi_patch.smoke.probes._vllm import identities as vllm_identities
     from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
@@ -20,6 +21,7 @@ else:  # run by path, with its neighbours beside it
     import _probe
     from _vllm import blocks as vllm_blocks
     from _vllm import engine as vllm_engine
+    from _vllm import identities as vllm_identities
     from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
@@ -144,6 +146,31 @@ def latent_attention(probe: _probe.Probe) -> None:
     blocks(probe, mla=True)
 
 
+def identities(probe: _probe.Probe) -> None:
+    """A request with another LoRA adapter or cache salt gets none of another's KV, and finds its own again."""
+    case = ConnectorCase(probe)
+    tokens = case.prompt(1, 4 * vllm_setup.chunk_size() + 44)
+    case.ask("miss", [tokens], external=0)
+    case.engine.forget_prefixes()
+    due = case.hit(len(tokens), len(tokens), len(tokens))
+    with probe.section("salts of their own"):
+        for salt, external in (("tenant-1", 0), ("tenant-2", 0), ("tenant-1", due), ("", due)):
+            found = vllm_identities.generate(case.engine, tokens, salt)
+            probe.check(found == external, f"salt {salt!r}: LMCache had {found} tokens, not {external}")
+            case.engine.forget_prefixes()
+    with probe.section("adapters of their own"):
+        for adapter, external in ((None, due), ("a", 0), ("b", 0), (None, due)):
+            found = vllm_identities.offered(case.engine, tokens, adapter)
+            probe.check(found == external, f"adapter {adapter}: {found} tokens of KV offered, not {external}")
+    with probe.section("the check sees a key without an identity"), vllm_identities.without_identities(case.engine):
+        found = vllm_identities.offered(case.engine, tokens, "c")
+        probe.check(found == due, f"the fault put in on purpose went unnoticed: {found} tokens offered, not {due}")
+    problems = case.watch.take()
+    for problem in problems:
+        probe.fail(problem)
+    case.close()
+
+
 def failed_load(probe: _probe.Probe) -> None:
     """A chunk that was found is gone when it is to be loaded: the step must fail, not go on with what is there."""
 
@@ -194,6 +221,7 @@ def _must_fail(case: ConnectorCase, name: str, break_it: Foreign) -> None:
 CASES = {
     "blocks": blocks,
     "latent-attention": latent_attention,
+    "identities": identities,
     "failed-load": failed_load,
     "unseen-load": unseen_load,
 }

@@ -155,11 +155,14 @@ class Engine:
 
     def generate(self, prompts: Sequence[Sequence[int]], count: int = 8) -> list[Answer]:
         """Continue each prompt greedily by ``count`` tokens; all prompts are given at once."""
+        return self.generate_from([{"prompt_token_ids": list(prompt)} for prompt in prompts], count)
+
+    def generate_from(self, inputs: Sequence[dict[str, object]], count: int) -> list[Answer]:
+        """Continue each input of vLLM's greedily by ``count`` tokens."""
         sampling = self._sampling(temperature=0.0, max_tokens=count, ignore_eos=True, detokenize=False)
         self._lookups.clear()
-        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         answers = []
-        for output in self.llm.generate(inputs, sampling, use_tqdm=False):
+        for output in self.llm.generate(list(inputs), sampling, use_tqdm=False):
             seen = [entry for name, entry in self._lookups.items() if name.split("-")[0] == output.request_id]
             local, external = seen[0][0] if seen else (0, 0)
             tokens = [int(token) for token in output.outputs[0].token_ids]
