@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gaudi_patch.bench.hosts import Host, Moved, by_ring, exposed_seconds, limit_seconds
 from gaudi_patch.bench.workload import GIB, SHAPES, length_text
 
 DIRECTIONS = ("store", "load")
@@ -50,6 +51,17 @@ class Point:
         """The processors' time, likewise."""
         return self.cpu_seconds / self.memcpy_cpu_seconds
 
+    @property
+    def moved(self) -> Moved | None:
+        """What the model of a host needs; None where the device does not count it."""
+        counts = self.counts
+        if not {"host_copied_bytes", "device_traffic_bytes", "blocking_copies", "graph_launches"} <= set(counts):
+            return None
+        copies = counts["h2d_copies"] if self.direction == "load" else counts["d2h_copies"]
+        overlaps = counts["device_syncs"] <= 1 and counts["blocking_copies"] == 0
+        traffic, launches = counts["device_traffic_bytes"], counts["graph_launches"]
+        return Moved(self.bytes, copies, counts["host_copied_bytes"], traffic, launches, overlaps)
+
     def as_data(self) -> dict[str, Any]:
         """JSON, with what follows from the figures."""
         return {
@@ -89,8 +101,9 @@ def pairs_of(points: Sequence[Point]) -> list[Pair]:
     ]
 
 
-COUNT_COLUMNS = ("request", "launches", "compiled", "next length", "copies", "syncs")
-BYTE_COLUMNS = ("request", "KV", "bounced", "device traffic", "time", "CPU time")
+COUNT_COLUMNS = ("request", "launches", "compiled", "next length", "copies", "syncs", "event waits")
+BYTE_COLUMNS = ("request", "KV", "host copied", "bounced", "device traffic", "time", "CPU time")
+HOST_COLUMNS = ("request", "PCIe limit", "unpatched", "pinned ring", "patched")
 
 
 def count_row(pair: Pair) -> tuple[str, ...]:
@@ -102,6 +115,7 @@ def count_row(pair: Pair) -> tuple[str, ...]:
         _both(pair, lambda point: "-" if point.compiled_for_other is None else str(point.compiled_for_other)),
         _both(pair, lambda point: _count(point, "h2d_copies", "d2h_copies")),
         _both(pair, lambda point: _count(point, "device_syncs")),
+        _both(pair, lambda point: _count(point, "event_syncs")),
     )
 
 
@@ -112,11 +126,29 @@ def byte_row(pair: Pair) -> tuple[str, ...]:
     return (
         _request(pair),
         f"{some.bytes / GIB:.1f} GiB" if some.bytes >= GIB else f"{some.bytes >> 20} MiB",
+        _both(pair, lambda point: _share(point, "host_copied_bytes", "{:.0%}")),
         _both(pair, lambda point: _share(point, "bounce_bytes", "{:.0%}")),
         _both(pair, lambda point: _share(point, "device_traffic_bytes", "{:.1f}x")),
         _both(pair, lambda point: f"{point.times_memcpy:.1f}x"),
         _both(pair, lambda point: f"{point.cpu_times_memcpy:.1f}x"),
     )
+
+
+def host_row(pair: Pair, host: Host) -> tuple[str, ...]:
+    """Return what the request would take on a host, by the model: milliseconds, and multiples of PCIe's limit."""
+    stock = pair.stock.moved if pair.stock is not None else None
+    patched = pair.patched.moved if pair.patched is not None else None
+    some = patched or stock
+    limit = 0.0 if some is None else limit_seconds(some, host)
+
+    def text(moved: Moved | None) -> str:
+        if moved is None:
+            return "-"
+        seconds = exposed_seconds(moved, host)
+        return f"{seconds * 1e3:.1f} ms, {seconds / limit:.1f}x"
+
+    ring = by_ring(patched) if patched is not None else None
+    return (_request(pair), "-" if some is None else f"{limit * 1e3:.1f} ms", text(stock), text(ring), text(patched))
 
 
 def repeated(pairs: Sequence[Pair]) -> str:

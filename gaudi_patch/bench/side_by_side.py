@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gaudi_patch.bench import points, workload
+from gaudi_patch.bench.hosts import HOSTS, Host
 from gaudi_patch.bench.runs import Measured, Request, available_bytes, run
 from gaudi_patch.bench.workload import Shape
 from gaudi_patch.engine.situation import look
@@ -19,7 +20,10 @@ from gaudi_patch.target.invocation import command_line
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure. ``contexts`` in tokens; ``memory`` in bytes, 0 for half of what is free; ``timeout`` in s."""
+    """What to measure. ``contexts`` in tokens; ``memory`` in bytes, 0 for half of what is free; ``timeout`` in s.
+
+    host: whose bandwidths the exposed times are computed with.
+    """
 
     shapes: Sequence[Shape] = workload.SHAPES
     contexts: Sequence[int] = ()
@@ -27,6 +31,7 @@ class BenchOptions:
     rules: str = "lazy"
     memory: int = 0
     timeout: float = 1800.0
+    host: Host = HOSTS["gaudi3"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Comparison:
     limit: int
     measured: Measured
     smoke: str = "gaudi-patch smoke"
+    host: Host = HOSTS["gaudi3"]
 
     @cached_property
     def pairs(self) -> list[points.Pair]:
@@ -82,4 +88,4 @@ def compare(
     request = Request(options.shapes, options.contexts, options.device, options.rules, limit, options.timeout)
     measured = run(look(manifest, installation), interpreter_of(installation), request, say)
     smoke = command_line("smoke", target=installation.target)
-    return Comparison(installation.version or "", options.rules, options.shapes, limit, measured, smoke)
+    return Comparison(installation.version or "", options.rules, options.shapes, limit, measured, smoke, options.host)

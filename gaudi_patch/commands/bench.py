@@ -22,12 +22,19 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result, Table, Text, narrate
 
 if TYPE_CHECKING:
+    from gaudi_patch.bench.hosts import Host
+    from gaudi_patch.bench.points import Point
     from gaudi_patch.bench.side_by_side import Comparison
 
 HOW = (
     "Time, CPU time: multiples of a memcpy of the same bytes by one thread. Next length: graphs "
     "compiled for a prompt of another length after that. Bounced: copied once more by the bridge, "
-    "since the memory is not pinned."
+    "since the memory is not pinned. Host copied: bounced, and copied between LMCache's objects and pinned buffers."
+)
+MODEL = (
+    "Exposed time is computed, not measured: from the counts above and bandwidths in GB/s (PCIe {pcie:g}, device "
+    "memory {hbm:g}, host copies {copy:g}, host memory {dram:g}; cards at work: {cards}). Give your own with "
+    "--pcie-gbs, --hbm-gbs, --copy-gbs, --dram-gbs, --cards. Source: {source}."
 )
 NOTES = {
     "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two codes where the "
@@ -55,6 +62,23 @@ def bench(
     memory: Annotated[
         float, typer.Option("--memory", metavar="GIB", min=0.0, help="Host memory to use (0: half of what is free).")
     ] = 0.0,
+    host: Annotated[
+        str,
+        typer.Option("--host", metavar="NAME", help="Bandwidths: gaudi3, gaudi3-x8, gaudi2, gaudi2-x8."),
+    ] = "gaudi3",
+    pcie_gbs: Annotated[
+        float | None, typer.Option("--pcie-gbs", metavar="GB/S", help="PCIe, a card, one direction.")
+    ] = None,
+    hbm_gbs: Annotated[float | None, typer.Option("--hbm-gbs", metavar="GB/S", help="A card's memory.")] = None,
+    copy_gbs: Annotated[
+        float | None, typer.Option("--copy-gbs", metavar="GB/S", help="The host's copies for one card.")
+    ] = None,
+    dram_gbs: Annotated[
+        float | None, typer.Option("--dram-gbs", metavar="GB/S", help="The host's memory, for all cards.")
+    ] = None,
+    cards: Annotated[
+        int | None, typer.Option("--cards", metavar="N", min=1, help="Cards that transfer at the same time.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1.0, help="For one code on one shape.")
     ] = 1800.0,
@@ -73,18 +97,22 @@ def bench(
     code is laid out in a temporary directory. A request that is longer than memory allows goes over
     the same slots and memory objects again and again, and is marked with a star.
 
+    What the counts would take on a host with a Gaudi is computed beside them, from the bandwidths of
+    --host or your own: the limit of PCIe, the unpatched code, a pinned ring, the patched code.
+
     Example:
 
         gaudi-patch bench --shapes 8b --contexts 2K,8K
     """
 
     def verb() -> Result:
-        from gaudi_patch.bench import workload
+        from gaudi_patch.bench import hosts, workload
         from gaudi_patch.bench.side_by_side import BenchOptions, compare
 
         chosen = smoke_options("", device, rules, "", timeout)
         if len(chosen.rules) != 1:
             raise GaudiPatchError(Exit.USAGE, "usage", "bench takes one of lazy, eager as --rules")
+        bandwidths = {"pcie": pcie_gbs, "hbm": hbm_gbs, "copy": copy_gbs, "dram": dram_gbs}
         options = BenchOptions(
             workload.shapes_of(shapes),
             workload.contexts_of(contexts),
@@ -92,6 +120,7 @@ def bench(
             chosen.rules[0],
             int(memory * workload.GIB),
             timeout,
+            hosts.host_of(host, bandwidths, cards),
         )
         say = (lambda line: None) if as_json else (lambda line: narrate([line]))
         return rendered(compare(*target(python, path, None, manifest), options, say))
@@ -127,6 +156,8 @@ def _blocks(comparison: Comparison) -> list[Block]:
             counts, bytes_ = map(points.count_row, of_shape), map(points.byte_row, of_shape)
             blocks.append(Table(points.COUNT_COLUMNS, list(counts), f"{size}: counts"))
             blocks.append(Table(points.BYTE_COLUMNS, list(bytes_), f"{size}: bytes and time"))
+            rows = [points.host_row(pair, comparison.host) for pair in of_shape]
+            blocks.append(Table(points.HOST_COLUMNS, rows, f"{size}: exposed time on {comparison.host.name}, computed"))
     plain = not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
     for metric in chart.METRICS:
         drawn = chart.draw(metric.title, chart.bars(chart.longest(pairs), metric), ascii_only=plain)
@@ -135,7 +166,8 @@ def _blocks(comparison: Comparison) -> list[Block]:
         rows = [(case.shape, workload.length_text(case.tokens), case.reason) for case in measured.skipped]
         blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))
     title = f"LMCache {comparison.version}: unpatched and patched, {comparison.rules} mode"
-    notes = (title, points.repeated(pairs), HOW, NOTES[measured.device])
+    model = MODEL.format(**vars(comparison.host))
+    notes = (title, points.repeated(pairs), HOW, NOTES[measured.device], model)
     return [*blocks, *(Text(note) for note in notes if note)]
 
 
@@ -152,10 +184,21 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "chunk_tokens": workload.CHUNK,
         "block_tokens": workload.BLOCK,
         "memory_limit_bytes": comparison.limit,
+        "host": asdict(comparison.host),
         "shapes": [{**asdict(shape), "token_bytes": shape.token_bytes} for shape in comparison.shapes],
         "connectors": measured.connectors,
-        "points": [point.as_data() for point in measured.points],
+        "points": [{**point.as_data(), **_exposed(point, comparison.host)} for point in measured.points],
         "skipped": [asdict(case) for case in measured.skipped],
         "failures": [{"code": code, "shape": shape, "reason": why} for code, shape, why in measured.failures],
         "svg": None,  # schema_version 1 has it; the drawing that it named is gone
+    }
+
+
+def _exposed(point: Point, host: Host) -> dict[str, float | None]:
+    from gaudi_patch.bench.hosts import exposed_seconds, limit_seconds
+
+    moved = point.moved
+    return {
+        "limit_seconds": None if moved is None else limit_seconds(moved, host),
+        "exposed_seconds": None if moved is None else exposed_seconds(moved, host),
     }

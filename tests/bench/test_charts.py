@@ -42,8 +42,8 @@ def test_a_row_shows_stock_and_patched_and_a_dash_for_what_was_not_counted(
     measured: list[Point], make_point: MakePoint
 ) -> None:
     pair, lone = _pairs(measured)[0], _pairs(measured)[-1]
-    assert points.count_row(pair) == ("store 2K", "544 -> 3", "3 -> 3", "1 -> 1", "7 -> 7", "1 -> 1")
-    assert points.byte_row(pair)[2:] == ("50% -> 50%", "4.0x -> 4.0x", "10.0x -> 2.5x", "15.0x -> 3.8x")
+    assert points.count_row(pair) == ("store 2K", "544 -> 3", "3 -> 3", "1 -> 1", "7 -> 7", "1 -> 1", "- -> -")
+    assert points.byte_row(pair)[2:] == ("- -> -", "50% -> 50%", "4.0x -> 4.0x", "10.0x -> 2.5x", "15.0x -> 3.8x")
     assert points.count_row(lone)[1] == "- -> 5"
     uncounted = make_point("patched", launches=None, compiled_for_other=None)
     row = points.count_row(Pair("8b", 2048, "store", None, uncounted))

@@ -19,6 +19,14 @@ def test_layouts_are_normalised_or_refused_with_the_reason(inside: Callable[[str
     inside("test_layout.py", rules)
 
 
+def test_whole_chunks_are_copied_by_the_device_alone(inside: Callable[[str, str], None]) -> None:
+    inside("test_direct.py", "lazy")
+
+
+def test_memory_is_pinned_up_to_its_limits_and_given_to_one_at_a_time(inside: Callable[[str, str], None]) -> None:
+    inside("test_slabs.py", "host")
+
+
 def test_launches_graphs_copies_and_waits_stay_in_the_budget(inside: Callable[[str, str], None]) -> None:
     inside("test_budget.py", "lazy")
 

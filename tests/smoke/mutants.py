@@ -47,8 +47,8 @@ MUTANTS = (
     Mutant(
         "a pinned buffer is reused without waiting for its event",
         f"{_GAUDI}/staging.py",
-        "        if event is not None and not waited:\n            event.synchronize()",
-        "        if event is None and not waited:\n            return",
+        "        if event is not None:\n            event.synchronize()\n        if job",
+        "        if event is None:\n            return\n        if job",
     ),
     Mutant(
         "the event of a buffer is recorded before its copy",
@@ -64,8 +64,8 @@ MUTANTS = (
     Mutant(
         "the last buffers of a store are not emptied",
         f"{_GAUDI}/transfer.py",
-        "                    self.ring.drain()",
-        "                    self.ring.reset()",
+        "                self.ring.drain()",
+        "                self.ring.reset()",
     ),
     Mutant(
         "copies to the host run on a stream of their own that waits for nothing",
@@ -220,6 +220,88 @@ MUTANTS = (
         f"{_GAUDI}/layout.py",
         "        target = base\n        if base.shape[0] > slots:",
         "        if base.shape[0] < slots:",
+    ),
+    # Objects that are pinned one by one.
+    Mutant(
+        "an object gets the slab of its neighbour back when it is freed",
+        f"{_GAUDI}/allocator.py",
+        "                self._at[address] = nbytes if slab is None else slab",
+        "                self._at[address] = nbytes if slab is None else self._at.get(address - nbytes, slab)",
+        level="engine",
+    ),
+    Mutant(
+        "a slab goes to the next object while the device still writes it",
+        f"{_GAUDI}/slabs.py",
+        "        if slab.holds:\n            return",
+        "        if slab.holds < 0:\n            return",
+    ),
+    Mutant(
+        "a hold ends before the device was waited for",
+        f"{_GAUDI}/transfer.py",
+        "                self.ring.drain()\n            finally:",
+        "                self.ring.drain()\n                if self.direct is not None:\n"
+        "                    self.direct.settled()\n            finally:",
+    ),
+    Mutant(
+        "objects of another allocator are taken for pinned",
+        f"{_GAUDI}/direct.py",
+        "        if slab is None:\n            return None\n        self._held.append(slab)",
+        "        if slab is not None:\n            self._held.append(slab)",
+    ),
+    Mutant(
+        "a partial chunk is taken for a whole object",
+        f"{_GAUDI}/direct.py",
+        "        if others or (first.start, first.row, first.count) != (0, 0, self._kernels.chunk):",
+        "        if others or (first.start, first.row) != (0, 0):",
+    ),
+    Mutant(
+        "an object of which vLLM has a part is copied whole",
+        f"{_GAUDI}/direct.py",
+        "        if others or (first.start, first.row, first.count) != (0, 0, self._kernels.chunk):",
+        "        if others or first.row:",
+    ),
+    Mutant(
+        "no object is copied directly",
+        f"{_GAUDI}/slabs.py",
+        "    if slab is None or tensor.nbytes > slab.nbytes:",
+        "    if slab is None or tensor.nbytes <= slab.nbytes:",
+    ),
+    Mutant(
+        "LMCache's pool stays one buffer, seen through the engine",
+        "lmcache/v1/storage_backend/local_cpu_backend.py",
+        "            return memory_pool(config, MixedMemoryAllocator)(",
+        "            return MixedMemoryAllocator(",
+        level="engine",
+    ),
+    Mutant(
+        "every chunk of a group is gathered from the slots of the first",
+        f"{_GAUDI}/kernels.py",
+        "                rows = index[number * chunk : (number + 1) * chunk]",
+        "                rows = index[:chunk]",
+    ),
+    Mutant(
+        "an object's planes are joined by chunk in the wrong order",
+        f"{_GAUDI}/kernels.py",
+        "                    pieces = [member[number] for member in members]",
+        "                    pieces = [member[number] for member in reversed(members)]",
+    ),
+    Mutant(
+        "a tail is not unpacked",
+        f"{_GAUDI}/direct.py",
+        "            slot.busy(self._backend.record(), job)",
+        "            slot.busy(self._backend.record())",
+    ),
+    Mutant(
+        "a tail is unpacked before its copy is done",
+        f"{_GAUDI}/direct.py",
+        "            slot.busy(self._backend.record(), job)",
+        "            self._backend.record()\n            job()",
+    ),
+    Mutant(
+        "the largest direct graph is not compiled in advance",
+        f"{_GAUDI}/transfer.py",
+        "                if self.direct is not None:\n                    self.direct.rewrite(group)",
+        "                if self.direct is not None:\n                    chunks < 8 and self.direct.rewrite(group)",
     ),
     # Routing.
     Mutant(

@@ -78,10 +78,24 @@ def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
         case.retrieve(prompt, "a prompt whose prefix vLLM has", skipped=CHUNK, cached=CHUNK + BLOCK_SIZE + 5)
         longer = case.prompt(5 * CHUNK, like=prompt, shared=2 * CHUNK + 10)
         case.retrieve(longer, "a prompt that shares two chunks", expected=2 * CHUNK)
+        check_host_copies(case)
         if backend.evicts:
             check_eviction(case, prompt, backend)
         elif backend.name == "disk" and case.probe.device == "emulated":
             check_control(case)
+
+
+def check_host_copies(case: EngineCase) -> None:
+    """Whole chunks are copied by the device alone, straight into and out of the memory objects."""
+    before = case.host_copied_bytes
+    if before is None:
+        return
+    whole = case.prompt(3 * CHUNK)
+    case.store(whole)
+    case.settle(whole, len(whole.tokens))
+    case.retrieve(whole, "whole chunks")
+    copied = (case.host_copied_bytes or 0) - before
+    case.probe.check(copied == 0, f"the host copied {copied} bytes of whole chunks")
 
 
 def check_ranks(first: EngineCase, second: EngineCase, backend: kv_backends.Backend) -> None:
@@ -175,6 +189,7 @@ class EngineCase:
         )
         self._shape = (LAYERS, self.caches.kv, CHUNK, heads, head_size)
         self._engine: Foreign = None
+        self._connector: Foreign = None
 
     @contextlib.contextmanager
     def engine(
@@ -188,12 +203,18 @@ class EngineCase:
             kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla, rank=rank, ranks=ranks
         )
         connector = kv_lmcache.make_connector(config, metadata)
-        self._engine = self._start(config, metadata, connector, *broadcasts)
+        self._engine, self._connector = self._start(config, metadata, connector, *broadcasts), connector
         try:
             kv_lmcache.register(connector, self.caches.entries)
             yield
         finally:
             kv_lmcache.close_engine()
+
+    @property
+    def host_copied_bytes(self) -> int | None:
+        """Bytes that the host has copied for the connector so far; None where nobody counts them."""
+        transfer = getattr(self._connector, "transfer", None)
+        return None if transfer is None else int(transfer.host_copied_bytes)
 
     def _start(self, *arguments: Foreign) -> Foreign:
         """Return an engine; where it does not start no other one would, and what is left of it would hide the

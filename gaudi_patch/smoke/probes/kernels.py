@@ -7,8 +7,10 @@ the request is seen wherever it lands. Then the number of launches, graphs, copi
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._kv import device as kv_device
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._kv.caches import Caches, Layout
-    from gaudi_patch.smoke.probes._kv.rig import Rig
+    from gaudi_patch.smoke.probes._kv.connector import columns
+    from gaudi_patch.smoke.probes._kv.rig import GUARD, Rig
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
@@ -26,7 +29,8 @@ else:  # run by path, with its neighbours beside it
     from _kv import device as kv_device
     from _kv import lmcache as kv_lmcache
     from _kv.caches import Caches, Layout
-    from _kv.rig import Rig
+    from _kv.connector import columns
+    from _kv.rig import GUARD, Rig
 
 np: Any = _probe.load("numpy")
 
@@ -45,9 +49,11 @@ def body(probe: _probe.Probe) -> None:
     bench = Bench(probe)
     with probe.section("layouts"):
         check_layout(bench, MAIN, "bfloat16", 128, 128)
+        check_layout(bench, MAIN, "bfloat16", 128, 128)  # every other case goes by the ring
     with probe.section("counters"):
         for layout in (MAIN, MLA):
-            check_counters(bench, layout)
+            for ring in (False, True):
+                check_counters(bench, layout, ring=ring)
     with probe.section("layouts"):
         check_layouts(bench)
     with probe.section("requests"):
@@ -62,7 +68,7 @@ def body(probe: _probe.Probe) -> None:
             slots = rig.slots(40 * 32 + 7)
             rig.store(slots, rig.spans(len(slots)))
             rig.load(slots, rig.spans(len(slots)), cached=50)
-    bench.allocator.close()
+    bench.close()
     probe.counters["cases"] = bench.cases
     probe.summary.append(f"{bench.cases} cases in {len(kv_caches.LAYOUTS)} layouts, {len(kv_caches.DTYPES)} dtypes")
 
@@ -73,8 +79,13 @@ class Bench:
     def __init__(self, probe: _probe.Probe) -> None:
         self.probe = probe
         self.rng = np.random.default_rng(SEED)
-        self.allocator = kv_lmcache.Allocator(POOL_BYTES)
+        self._pools = {ring: kv_lmcache.Allocator(POOL_BYTES, one_buffer=ring) for ring in (False, True)}
         self.cases = 0
+
+    def close(self) -> None:
+        """Give the pools back."""
+        for pool in self._pools.values():
+            pool.close()
 
     def rig(
         self,
@@ -86,8 +97,13 @@ class Bench:
         blocks: int,
         heads: Sequence[int] | None = None,
         head_size: int | None = None,
+        ring: bool = False,
+        foreign: bool = False,
     ) -> Rig:
-        """Caches and a connector for them; two layers unless ``heads`` names more."""
+        """Caches and a connector for them; two layers unless ``heads`` names more.
+
+        ring: memory objects out of one buffer, which the connector knows. foreign: it expects others.
+        """
         self.cases += 1
         caches = Caches(
             layout,
@@ -98,7 +114,22 @@ class Bench:
             head_size=head_size or (24 if layout.mla else 8),
             rng=self.rng,
         )
-        return Rig(self.probe, caches, chunk, self.allocator, self.rng)
+        with unpinned_objects() if ring else contextlib.nullcontext():
+            return Rig(self.probe, caches, chunk, self._pools[ring or foreign], self.rng)
+
+
+@contextlib.contextmanager
+def unpinned_objects() -> Iterator[None]:
+    """Have connectors made that leave LMCache's pool one buffer."""
+    name = "LMCACHE_GAUDI_PIN_MIB"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def check_layouts(bench: Bench) -> None:
@@ -123,7 +154,8 @@ def check_layout(bench: Bench, layout: Layout, dtype: str, block_size: int, chun
     tokens = 3 * chunk + chunk // 3
     probe = bench.probe
     with probe.section(f"{layout.name}, {dtype}, blocks of {block_size}, chunks of {chunk}"):
-        rig = bench.rig(layout, dtype, chunk=chunk, block_size=block_size, blocks=-(-tokens // block_size) + 3)
+        blocks = -(-tokens // block_size) + 3
+        rig = bench.rig(layout, dtype, chunk=chunk, block_size=block_size, blocks=blocks, ring=bench.cases % 2 == 1)
         slots = rig.slots(tokens)
         with probe.section("store"):
             rig.store(slots, rig.spans(tokens))
@@ -139,26 +171,32 @@ def check_layout(bench: Bench, layout: Layout, dtype: str, block_size: int, chun
             rig.load(gaps, rig.spans(tokens))
 
 
-def check_counters(bench: Bench, layout: Layout) -> None:
+def check_counters(bench: Bench, layout: Layout, *, ring: bool) -> None:
     """What a request costs, after the caches were registered.
 
     A group of up to 8 chunks is one launch, so 16 chunks and a tail are three; one copy an object, and one of
-    the indices a launch; the device reads and writes the useful bytes once on a load (2 times their size), and
-    twice on a store, which joins the rows of all layers.
+    the indices a launch. The device reads and writes the useful bytes twice, since it joins the rows of all layers,
+    and the host copies the tail; by the ring, a load joins nothing, and the host copies all.
     """
     chunk, block_size = 64, 16
     longest = 40 * chunk + 5
     heads = (1,) * 4 if layout.mla else (2,) * 4
     probe = bench.probe
-    with probe.section(layout.name):
-        rig = bench.rig(layout, chunk=chunk, block_size=block_size, blocks=longest // block_size + 4, heads=heads)
+    with probe.section(f"{layout.name}, {'by the ring' if ring else 'objects pinned one by one'}"):
+        blocks = longest // block_size + 4
+        rig = bench.rig(layout, chunk=chunk, block_size=block_size, blocks=blocks, heads=heads, ring=ring)
         tokens = 16 * chunk + 21
         objects = len(rig.spans(tokens))
         useful = tokens * rig.token_bytes
-        for what, move, traffic in (("store", rig.store, 4.5), ("load", rig.load, 2.5)):
+        for what, move, traffic in (("store", rig.store, 4.5), ("load", rig.load, 2.5 if ring else 4.5)):
+            copied = rig.host_copied_bytes
             counts = move(rig.slots(tokens), rig.spans(tokens), counted=True)
-            told = f"{what} of {objects} objects"
+            told = f"{what} of {objects} objects{' by the ring' if ring else ''}"
             probe.counters[f"{layout.name}: {told}"] = dict(counts)
+            if copied is not None and not ring:
+                moved = (rig.host_copied_bytes or 0) - copied
+                most = chunk * rig.token_bytes  # the partial chunk, padded
+                probe.check(moved <= most, f"{told}: the host copied {moved} bytes, more than one chunk ({most})")
             counts.at_most(probe, "graph_compilation", 0, f"{told}, after the caches were registered")
             counts.at_most(probe, "graph_launches", 3, told)
             counts.at_most(probe, "device_syncs", 1, told)
@@ -224,6 +262,17 @@ def check_requests(bench: Bench) -> None:
                 rig.load(slots, shuffled, cached=40)
             with probe.section("everything cached"):
                 rig.load(slots, spans, cached=tokens)
+            with probe.section("objects by the ring"):
+                other = bench.rig(layout, chunk=32, block_size=16, blocks=40, ring=True)
+                other.store(slots, shuffled)
+                other.load(slots, shuffled, cached=40)
+            with probe.section("objects of another allocator"):
+                other = bench.rig(layout, chunk=32, block_size=16, blocks=40, foreign=True)
+                for move in (other.store, other.load):
+                    counts = move(slots, spans, counted=True)
+                    counts.at_most(probe, "bounce_bytes", 0, "objects that are not pinned one by one")
+            with probe.section("objects freed during a store"):
+                check_freed(bench, rig)
             with probe.section("objects on the device"):
                 rig.load(slots, spans, on_device=True)
                 rig.load(slots, spans[1:], on_device=True, cached=40)
@@ -236,6 +285,34 @@ def check_requests(bench: Bench) -> None:
                 rig.load(slots, rig.spans(len(slots)), cached=37)
 
 
+def check_freed(bench: Bench, rig: Rig) -> None:
+    """Objects that are freed while the device still writes them: nobody else gets their memory before it is done."""
+    hpu = _probe.load("torch").hpu
+    slots = rig.slots(4 * rig.chunk)
+    spans = rig.spans(len(slots))
+    objects = [rig.allocate(rig.chunk) for _ in spans]
+    others: list[Any] = []
+    synchronize = hpu.synchronize
+
+    def late(*arguments: object) -> None:
+        if not others:
+            rig.free(objects)
+            others.extend(rig.allocate(rig.chunk) for _ in spans)
+            for other in others:
+                for content in rig.contents(other):
+                    content.fill(GUARD)
+        synchronize(*arguments)
+
+    hpu.synchronize = late
+    try:
+        rig.connector.batched_from_gpu(objects, *columns(spans), **rig.arguments(slots))
+    finally:
+        hpu.synchronize = synchronize
+    kept = all(bool((content == GUARD).all()) for other in others for content in rig.contents(other))
+    bench.probe.check(bool(others) and kept, "memory was given to another object while the device still wrote it")
+    rig.free(others)
+
+
 def check_sizes(bench: Bench) -> None:
     """Slot numbers above 65535, and rows as wide as a model's."""
     probe = bench.probe
@@ -245,10 +322,11 @@ def check_sizes(bench: Bench) -> None:
         rig.store(high, rig.spans(len(high)))
         rig.load(high, rig.spans(len(high)))
     with probe.section("chunks of 4 MB"):
-        rig = bench.rig(MAIN, chunk=256, block_size=128, blocks=9, heads=(8, 8, 8, 8), head_size=128)
-        slots = rig.slots(3 * 256 + 100)
-        rig.store(slots, rig.spans(len(slots)))
-        rig.load(slots, rig.spans(len(slots)), cached=300)
+        for ring in (False, True):
+            rig = bench.rig(MAIN, chunk=256, block_size=128, blocks=9, heads=(8, 8, 8, 8), head_size=128, ring=ring)
+            slots = rig.slots(3 * 256 + 100)
+            rig.store(slots, rig.spans(len(slots)))
+            rig.load(slots, rig.spans(len(slots)), cached=300)
 
 
 def check_refusals(bench: Bench) -> None:

@@ -47,6 +47,12 @@ class Port:
         self._slot_device = "cpu" if _probe.is_patched() else "hpu"
 
     @property
+    def host_copied_bytes(self) -> int | None:
+        """Bytes that the host has copied for this connector so far; None where nobody counts them."""
+        transfer = getattr(self.connector, "transfer", None)
+        return None if transfer is None else int(transfer.host_copied_bytes)
+
+    @property
     def token_bytes(self) -> int:
         """Bytes of one token over all layers."""
         return int(sum(self.caches.widths) * self.caches.kv * self.caches.dtype.itemsize)

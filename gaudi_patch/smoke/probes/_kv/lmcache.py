@@ -171,14 +171,20 @@ def object_on_device(memory_object: Foreign) -> Foreign:
 
 
 class Allocator:
-    """Memory objects from the allocator that LMCache's CPU backend uses, from one pool of ``size`` bytes."""
+    """Memory objects from the allocator that LMCache's CPU backend uses, from one pool of ``size`` bytes.
 
-    def __init__(self, size: int) -> None:
+    one_buffer: from LMCache's own pool in any case; patched, its CPU backend takes one that pins objects one by one.
+    """
+
+    def __init__(self, size: int, *, one_buffer: bool = False) -> None:
         try:
             module = _probe.load("lmcache.v1.memory_allocators.mixed_memory_allocator")  # from 0.5.1
         except ModuleNotFoundError:
             module = _probe.load("lmcache.v1.memory_management")
-        self._allocator = module.MixedMemoryAllocator(size)
+        pool = module.MixedMemoryAllocator
+        if _probe.is_patched() and not one_buffer:
+            pool = _probe.load("lmcache.gaudi.allocator").memory_pool(make_config(), pool)
+        self._allocator = pool(size)
         self._formats = _probe.load("lmcache.v1.memory_management").MemoryFormat
         self._torch = _probe.load("torch")
         parameters = inspect.signature(self._allocator.allocate).parameters

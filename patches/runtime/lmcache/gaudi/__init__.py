@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV-cache transfer between vLLM's paged cache on Intel Gaudi (torch device ``hpu``) and LMCache.
 
-Modules, lowest first; none imports vLLM, and only the last six know LMCache:
+Modules, lowest first; none imports vLLM, and only the last seven know LMCache:
 
 * :mod:`.pinning` -- host memory that is pinned, known by address
 * :mod:`.device` -- the only place that touches ``habana_frameworks`` and ``torch.hpu``
@@ -9,11 +9,14 @@ Modules, lowest first; none imports vLLM, and only the last six know LMCache:
 * :mod:`.plan` -- which tokens go into which group of chunks; pure arithmetic on the CPU
 * :mod:`.kernels` -- paged gather and scatter, one graph a group of chunks
 * :mod:`.staging` -- pinned host buffers and the copies between them and memory objects
+* :mod:`.slabs` -- host memory that is pinned piece by piece, one piece a memory object
+* :mod:`.direct` -- copies straight into and out of such memory objects
 * :mod:`.transfer` -- a whole request: load, store, warm-up
 * :mod:`.compat` -- what differs between LMCache releases
 * :mod:`.identity` -- adapter, salt and images in LMCache's keys
 * :mod:`.numa` -- the NUMA node of a rank
 * :mod:`.guards` -- what cannot work on Gaudi, refused with the reason
+* :mod:`.allocator` -- LMCache's allocator with a slab behind each memory object
 * :mod:`.connector` -- LMCache's connector interface over all of this
 * :mod:`.adapter` -- what LMCache's vLLM adapter calls
 

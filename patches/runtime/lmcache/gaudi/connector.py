@@ -11,7 +11,7 @@ import torch
 
 from ..logging import init_logger
 from ..v1.gpu_connector import GPUConnectorInterface
-from . import compat, numa
+from . import allocator, compat, numa
 from .device import backend_for
 from .guards import refuse_config, refuse_hybrid_on_disk, refuse_moving_blocks
 from .layout import Layout, normalise
@@ -62,7 +62,10 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
         layout = normalise(kvcaches, bitcast=backend.bitcast)
         refuse_hybrid_on_disk(self.config, len(layout.sections))
         compat.reconcile(self.metadata, layout)
-        transfer = Transfer(layout, chunk=self.chunk_size, settings=self.settings, backend=backend)
+        direct = len(layout.sections) == 1 and allocator.one_buffer_reason(self.config) is None
+        transfer = Transfer(layout, chunk=self.chunk_size, settings=self.settings, backend=backend, direct=direct)
+        if direct:
+            allocator.serve(layout.token_bytes * self.chunk_size, backend)
         self._report(layout, transfer)
         if self.settings.warm_up:
             # With several ranks LMCache broadcasts MLA objects from one to the others, on the device.

@@ -86,6 +86,7 @@ class Kernels:
         self._gathers = {size: self._make_gather(size) for size in self.sizes}
         self._scatters = {size: self._make_scatter(size) for size in self.sizes}
         self._direct: dict[int, Scatter] = {}
+        self._direct_gathers: dict[int, Gather] = {}
 
     def parts(self, chunks: int) -> tuple[Part, ...]:
         """The parts of a group of ``chunks`` chunks, in the order of the planes."""
@@ -122,6 +123,24 @@ class Kernels:
         """
         self._scatters[chunks](self._planes, index, parts)
         self._backend.submit()
+
+    def gather_objects(self, chunks: int, index: torch.Tensor) -> list[torch.Tensor]:
+        """Read rows of all planes into whole memory objects. One graph; submitted, not waited for.
+
+        Chunk by chunk, so that beside the objects the rows of one chunk only take memory while they are joined.
+
+        Args:
+            chunks: Size of the group.
+            index: Slots, int32 ``[chunks * chunk]``, on the device.
+
+        Returns:
+            A tensor ``[planes * chunk, width]`` for each object. The layout has one section.
+        """
+        if chunks not in self._direct_gathers:
+            self._direct_gathers[chunks] = self._make_gather_objects(chunks)
+        outputs = self._direct_gathers[chunks](self._planes, index)
+        self._backend.submit()
+        return outputs
 
     def scatter_objects(self, chunks: int, index: torch.Tensor, objects: Sequence[torch.Tensor]) -> None:
         """Write rows of all planes from memory objects that are on the device already.
@@ -179,6 +198,20 @@ class Kernels:
                     planes[p].index_copy_(0, index, stacked[number].view(rows, *shapes[p]))
 
         return self._backend.compiled(scatter)
+
+    def _make_gather_objects(self, chunks: int) -> Gather:
+        chunk, width = self.chunk, self._layout.sections[0].width
+
+        def gather(planes: Sequence[torch.Tensor], index: torch.Tensor) -> list[torch.Tensor]:
+            outputs = []
+            index = index.to(torch.int64)
+            for number in range(chunks):
+                rows = index[number * chunk : (number + 1) * chunk]
+                pieces = [plane.index_select(0, rows).view(chunk, width) for plane in planes]
+                outputs.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
+            return outputs
+
+        return self._backend.compiled(gather)
 
     def _make_scatter_objects(self, chunks: int) -> Scatter:
         rows, shapes = chunks * self.chunk, self._shapes

@@ -51,18 +51,19 @@ class Slot:
         """Mark as in use by the device until ``event``; then ``job`` has to run before the next use."""
         self._event, self._job = event, job
 
-    def settle(self, *, waited: bool = False) -> None:
-        """Wait until the device is done with the buffer, and run the job.
-
-        Args:
-            waited: The device has been synchronised since; the event need not be asked.
-        """
+    def settle(self) -> None:
+        """Wait until the device is done with the buffer, and run the job."""
         event, job = self._event, self._job
         self._event = self._job = None
-        if event is not None and not waited:
+        if event is not None:
             event.synchronize()
         if job is not None:
             job()
+
+    def finish(self) -> None:
+        """Settle the buffer if it has a job."""
+        if self._job is not None:
+            self.settle()
 
     def forget(self) -> None:
         """Drop event and job. Only after the device has been synchronised."""
@@ -94,12 +95,12 @@ class Ring:
         return slot
 
     def drain(self) -> None:
-        """Settle all buffers, oldest first. Only after the device has been synchronised."""
+        """Run the jobs that are left, oldest first, each behind its event."""
         for slot in self._slots:
-            slot.settle(waited=True)
+            slot.finish()
 
     def reset(self) -> None:
-        """Forget everything under way, after an error. Only after the device has been synchronised."""
+        """Forget everything under way, jobs included. Only after the device has been synchronised."""
         for slot in self._slots:
             slot.forget()
 
@@ -159,9 +160,13 @@ class HostCopier:
 
     Args:
         threads: Threads in all, the calling one included; default: the processors of this process, at most 4.
+
+    Attributes:
+        copied_bytes: Bytes that were copied since the start: what a transfer costs the host.
     """
 
     def __init__(self, threads: int | None = None) -> None:
+        self.copied_bytes = 0
         self.threads = threads or min(4, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(self.threads - 1, "lmcache-gaudi-copy") if self.threads > 1 else None
 
@@ -171,7 +176,9 @@ class HostCopier:
         Args:
             pairs: ``(destination, source)`` of equal shape and dtype.
         """
-        if self._pool is None or sum(source.nbytes for _, source in pairs) < _INLINE_BYTES:
+        nbytes = sum(source.nbytes for _, source in pairs)
+        self.copied_bytes += nbytes
+        if self._pool is None or nbytes < _INLINE_BYTES:
             _copy(pairs)
             return
         # One pair is split along its first dimension (planes), several are dealt out.

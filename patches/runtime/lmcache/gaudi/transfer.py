@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from .device import Backend, Event, backend_for
+from .direct import Direct
 from .kernels import Kernels, Part
 from .layout import Layout, Section, host_dtype
 from .plan import Group, Run, Slots, plan
@@ -39,15 +40,14 @@ class Settings:
 
     Attributes:
         largest_group: Most chunks a graph moves, a power of two.
-        staging_bytes: Device memory for one group of chunks; reduces the largest group if it must. A load holds
-            two chunks more; a store needs as much again while a group is gathered.
+        staging_bytes: Device memory for the chunks under way; reduces the largest group if it must.
         ring_bytes: Pinned host memory.
         threads: Threads of the host copies; None: the processors of this process, at most 4.
         warm_up: Compile every graph when the caches are registered.
     """
 
     largest_group: int = 8
-    staging_bytes: int = 512 * _MIB
+    staging_bytes: int = 288 * _MIB
     ring_bytes: int = 256 * _MIB
     threads: int | None = None
     warm_up: bool = True
@@ -85,19 +85,28 @@ class Transfer:
         chunk: LMCache's chunk size in tokens.
         settings: Sizes.
         backend: The device; default: that of the layout.
+        direct: Whether memory objects may be pinned one by one (:mod:`.direct`). Layers of one kind only.
 
     Attributes:
         largest: Largest group in chunks.
     """
 
     def __init__(
-        self, layout: Layout, *, chunk: int, settings: Settings | None = None, backend: Backend | None = None
+        self,
+        layout: Layout,
+        *,
+        chunk: int,
+        settings: Settings | None = None,
+        backend: Backend | None = None,
+        direct: bool = False,
     ) -> None:
         settings = settings or Settings()
         self.layout = layout
         self.chunk = chunk
         self.backend = backend or backend_for(layout.device)
-        most = max(1, settings.staging_bytes // (layout.token_bytes * chunk))
+        most = settings.staging_bytes // (layout.token_bytes * chunk)
+        # Beside a group there is room for one chunk: while it is gathered, its rows lie there before they are joined.
+        most = max(1, most - 1)
         self.largest = min(settings.largest_group, 1 << (most.bit_length() - 1))
         self.kernels = Kernels(layout, self.backend, chunk=chunk, largest=self.largest)
         part_bytes = self.kernels.part_bytes
@@ -105,10 +114,31 @@ class Transfer:
         self._indices = Ring(self.backend, self.largest * chunk * _INDEX_BYTES, 4)
         self._copier = HostCopier(settings.threads)
         self._lock = threading.Lock()
-        # Two parts more than a group, so that the copies of the next one start while this one is scattered.
+        # More than a group, where there is room: the copies of the next one start while this one is scattered.
+        spare = min(self.largest, max(0, settings.staging_bytes // part_bytes - 1 - self.largest))
         indices = 4 * self.largest * chunk * _INDEX_BYTES
-        self._pool = DevicePool(self.backend, (self.largest + 2) * part_bytes + indices)
+        self._pool = DevicePool(self.backend, (self.largest + spare) * part_bytes + indices)
         self._outputs: Event | None = None
+        self.direct = self._make_direct(spare) if direct and len(layout.sections) == 1 else None
+
+    def _make_direct(self, spare: int) -> Direct:
+        return Direct(
+            self.layout,
+            self.backend,
+            self.kernels,
+            ring=self.ring,
+            pool=self._pool,
+            send_index=self._send_index,
+            fill=self._fill,
+            unpack=self._unpack,
+            largest=self.largest,
+            under_way=1 + spare // self.largest,
+        )
+
+    @property
+    def host_copied_bytes(self) -> int:
+        """Bytes that the host has copied between pinned buffers and memory objects so far."""
+        return self._copier.copied_bytes
 
     def warm_up(self, *, resident: bool = False) -> None:
         """Compile every graph of both directions, and allocate.
@@ -121,7 +151,10 @@ class Transfer:
         with self._request():
             for chunks in self.kernels.sizes:
                 group = Group(chunks, 0, np.zeros(chunks * self.chunk, dtype=np.int64), (), sink=True)
-                self._rewrite(group)
+                if self.direct is not None:
+                    self.direct.rewrite(group)
+                else:
+                    self._rewrite(group)
         if resident:
             self._warm_up_resident()
 
@@ -193,7 +226,11 @@ class Transfer:
                 moved += group.rows
             rest = [n for n in range(len(objects)) if n not in resident]
             arrays = [_host_arrays(objects[n]) for n in rest]
-            for group in self._plan([spans[n] for n in rest], numbers, skip):
+            others = [spans[n] for n in rest]
+            if self.direct is not None:
+                members = self.direct.members([objects[n] for n in rest], others, numbers, skip)
+                return moved + self.direct.load(members, arrays)
+            for group in self._plan(others, numbers, skip):
                 self._load_group(group, arrays)
                 moved += group.rows
         return moved
@@ -224,6 +261,9 @@ class Transfer:
         numbers = _slot_array(slots)
         with self._request():
             arrays = [_host_arrays(tensors) for tensors in objects]
+            if self.direct is not None:
+                members = self.direct.members(objects, spans, numbers, 0)
+                return self.direct.store(members, arrays)
             moved = 0
             for group in self._plan(spans, numbers, 0):
                 self._store_group(group, arrays)
@@ -245,19 +285,18 @@ class Transfer:
     def _request(self) -> Iterator[None]:
         """One request at a time; synchronised and with all buffers free at the end, also after an error."""
         with self._lock, torch.inference_mode():
-            done = False
             try:
                 yield
-                done = True
+                # Each buffer behind its own event: the last ones are unpacked while later copies still run.
+                self.ring.drain()
             finally:
                 self.backend.synchronize()
                 self._outputs = None
                 self._pool.settled()
                 self._indices.reset()
-                if done:
-                    self.ring.drain()
-                else:
-                    self.ring.reset()
+                if self.direct is not None:
+                    self.direct.settled()
+                self.ring.reset()
 
     def _load_group(self, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
         index = self._send_index(group)

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host memory that is pinned piece by piece: a slab for each whole memory object, known by its address.
+
+The bridge takes an address for pinned only where it is the first byte of a pinned allocation
+(backend/synapse_helpers/host_memory.cpp). A memory object that is a slab of its own is copied by DMA straight from
+and to the device; one that was cut out of a larger buffer needs a second copy by the host.
+
+Pinning takes time, and not all memory can be pinned. A thread keeps some slabs ready, what is missing is pinned on
+demand, and what cannot be pinned is ordinary memory, which goes by the ring (:mod:`.staging`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import resource
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .device import Backend
+
+__all__ = ["Slab", "Slabs", "hold", "pin_settings", "release"]
+
+_MIB = 1 << 20
+#: Of what the host, or the control group, has left, that much is not pinned.
+_SPARE = 0.05
+_PROGRESS_SECONDS = 10.0
+#: Most free slabs to keep ready, however small.
+_MOST_AHEAD = 64
+
+
+class Slab:
+    """One pinned allocation.
+
+    Attributes:
+        buffer: uint8 ``[nbytes]``, from the first byte of the allocation.
+        address: Of that byte.
+        used: Whether a memory object lies in it.
+        holds: Transfers under way that read or write it.
+    """
+
+    __slots__ = ("__weakref__", "address", "buffer", "holds", "owner", "used")
+
+    def __init__(self, buffer: torch.Tensor, owner: Slabs) -> None:
+        self.buffer = buffer
+        self.owner = weakref.ref(owner)
+        self.address = buffer.data_ptr()
+        self.used = False
+        self.holds = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the allocation."""
+        return self.buffer.nbytes
+
+
+#: All slabs of this process by address; the only thing that says whether an address can be copied to directly.
+_KNOWN: weakref.WeakValueDictionary[int, Slab] = weakref.WeakValueDictionary()
+
+
+def hold(tensor: torch.Tensor) -> Slab | None:
+    """Return the slab that a memory object's tensor fills from the first byte on, or None; it is held for a transfer.
+
+    Until :func:`release`, no other object gets the slab, whatever becomes of this one. Known by address, never by
+    ``is_pinned()``: stock PyTorch answers True for any part of a pinned buffer.
+    """
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return None
+    slab = _KNOWN.get(tensor.data_ptr())
+    if slab is None or tensor.nbytes > slab.nbytes:
+        return None
+    owner = slab.owner()
+    return slab if owner is not None and owner.hold(slab) else None
+
+
+def release(slab: Slab) -> None:
+    """End a hold. Only after the device was waited for."""
+    owner = slab.owner()
+    if owner is not None:
+        owner.release(slab)
+
+
+def pin_settings() -> tuple[int | None, int]:
+    """Read LMCACHE_GAUDI_PIN_MIB and LMCACHE_GAUDI_PIN_AHEAD_MIB.
+
+    Returns:
+        Most bytes to pin, None for no limit, and how many bytes of free slabs a thread keeps ready.
+
+    Raises:
+        ValueError: A value is not a number of MiB.
+    """
+
+    def number(name: str) -> int | None:
+        text = os.environ.get(f"LMCACHE_GAUDI_{name}")
+        if text is not None and not text.isdecimal():
+            raise ValueError(f"LMCACHE_GAUDI_{name}={text!r} is not a number of MiB")
+        return None if text is None else int(text) * _MIB
+
+    ahead = number("PIN_AHEAD_MIB")
+    return number("PIN_MIB"), 1024 * _MIB if ahead is None else ahead
+
+
+class Slabs:
+    """The memory of one pool of memory objects.
+
+    Args:
+        limit: Most bytes of memory, pinned or not, that the pool may have at a time.
+        pinned: Most bytes of it to pin; None: all.
+        ahead: Bytes of free slabs that a thread keeps ready.
+        lock: Held while the pool changes; an RLock, since Python may free objects at any time.
+        report: What is told about progress goes there.
+        warn: What could not be pinned, and what to do about it, goes there.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        pinned: int | None,
+        ahead: int,
+        lock: threading.RLock,  # type: ignore[valid-type]
+        report: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.limit = limit
+        self.pin_limit = limit if pinned is None else min(limit, pinned)
+        self.pinned_bytes = 0
+        self.plain_bytes = 0
+        self._ahead = min(ahead, self.pin_limit)
+        self._lock = lock
+        self._report, self._warn = report, warn
+        self._free: dict[int, list[Slab]] = {}
+        self._backend: Backend | None = None
+        self._latest = 0
+        self._failed = False
+        self._wanted = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def serve(self, nbytes: int, backend: Backend) -> None:
+        """Pin memory for objects of ``nbytes`` bytes from now on; they are whole chunks."""
+        with self._lock:
+            self._backend, self._latest = backend, nbytes
+            if nbytes in self._free or self._closed.is_set():
+                return
+            self._free[nbytes] = []
+        self._report(
+            f"memory objects of {nbytes / _MIB:.1f} MiB are pinned one by one, up to {self.pin_limit / _MIB:.0f} MiB; "
+            f"{min(self._ahead, _MOST_AHEAD * nbytes) / _MIB:.0f} MiB are kept ready{_memlock()}"
+        )
+        if self._ahead >= nbytes and self._thread is None:
+            pool = weakref.ref(self, lambda _, wanted=self._wanted: wanted.set())  # type: ignore[misc]
+            arguments = (pool, self._wanted, self._closed)
+            self._thread = threading.Thread(target=_keep_ahead, args=arguments, name="lmcache-gaudi-pin", daemon=True)
+            self._thread.start()
+            atexit.register(_stop, self._thread, self._wanted, self._closed)
+        self._wanted.set()
+
+    def serves(self, nbytes: int) -> bool:
+        """Whether objects of this size are whole chunks."""
+        return nbytes in self._free
+
+    def take(self, nbytes: int) -> Slab | None:
+        """Return a slab for an object of ``nbytes`` bytes; None where it is no whole chunk or cannot be pinned."""
+        with self._lock:
+            free = self._free.get(nbytes)
+            if free is None:
+                return None
+            slab = free.pop() if free else self._pin(nbytes)
+            if slab is not None:
+                slab.used = True
+            self._wanted.set()
+            return slab
+
+    def give(self, slab: Slab) -> None:
+        """Take back a slab whose object is gone; the next object gets it once no transfer holds it any more."""
+        with self._lock:
+            slab.used = False
+            self._offer(slab)
+
+    def hold(self, slab: Slab) -> bool:
+        """Keep a slab from its next object while the device reads or writes it; False where its object is gone."""
+        with self._lock:
+            slab.holds += slab.used
+            return slab.used
+
+    def release(self, slab: Slab) -> None:
+        """End a hold. Only after the device was waited for."""
+        with self._lock:
+            slab.holds -= 1
+            if not slab.used:
+                self._offer(slab)
+
+    def plain(self, nbytes: int) -> torch.Tensor:
+        """Return ordinary memory, in the place of free slabs where the pool would grow over its limit."""
+        with self._lock:
+            self._shrink(nbytes)
+            tensor = torch.empty(nbytes, dtype=torch.uint8)
+            self.plain_bytes += nbytes
+            return tensor
+
+    def give_plain(self, nbytes: int) -> None:
+        """Count ordinary memory as gone."""
+        with self._lock:
+            self.plain_bytes -= nbytes
+
+    def close(self) -> None:
+        """Stop pinning and drop the free slabs; those in use go with their objects."""
+        if self._thread is not None:
+            _stop(self._thread, self._wanted, self._closed)
+            atexit.unregister(_stop)
+        self._closed.set()
+        with self._lock:
+            for free in self._free.values():
+                for slab in free:
+                    self._drop(slab)
+            self._free.clear()
+
+    def _offer(self, slab: Slab) -> None:
+        if slab.holds:
+            return
+        if slab.nbytes in self._free:
+            self._free[slab.nbytes].append(slab)
+        else:  # closed meanwhile
+            self._drop(slab)
+
+    def _drop(self, slab: Slab) -> None:
+        """Unpin a free slab. Its address is forgotten first: the host may give it to anybody."""
+        _KNOWN.pop(slab.address, None)
+        self.pinned_bytes -= slab.nbytes
+
+    def _shrink(self, nbytes: int) -> None:
+        for free in self._free.values():
+            while free and self.pinned_bytes + self.plain_bytes + nbytes > self.limit:
+                self._drop(free.pop())
+
+    def _pin(self, nbytes: int) -> Slab | None:
+        """Pin one more slab, if limits allow it."""
+        if not self._reserve(nbytes):
+            return None
+        return self._fulfil(nbytes)
+
+    def _reserve(self, nbytes: int) -> bool:
+        with self._lock:
+            if self._failed or self._backend is None or self._closed.is_set():
+                return False
+            for other, free in self._free.items():  # slabs of another size that nobody needs now
+                while other != nbytes and free and self.pinned_bytes + self.plain_bytes + nbytes > self.limit:
+                    self._drop(free.pop())
+            if self.pinned_bytes + nbytes > self.pin_limit:
+                return False
+            if self.pinned_bytes + self.plain_bytes + nbytes > self.limit:
+                return False
+            self.pinned_bytes += nbytes
+            return True
+
+    def _fulfil(self, nbytes: int) -> Slab | None:
+        """Pin what was reserved; takes a while, and is called by the thread without the lock."""
+        backend = self._backend
+        assert backend is not None
+        reason = _no_room(nbytes)
+        try:
+            if reason is None:
+                buffer = backend.pinned(nbytes)
+                if backend.is_pinned(buffer):
+                    slab = Slab(buffer, self)
+                    _KNOWN[slab.address] = slab
+                    return slab
+                reason = "the driver did not pin it"
+        except (RuntimeError, MemoryError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with self._lock:
+            self.pinned_bytes -= nbytes
+            told, self._failed = self._failed, True
+        if not told:
+            self._warn(
+                f"no more host memory could be pinned after {self.pinned_bytes / _MIB:.0f} of "
+                f"{self.pin_limit / _MIB:.0f} MiB ({reason}). Memory objects beyond that are copied once more by the "
+                "host. Allow more locked memory (ulimit -l unlimited; docker run --ulimit memlock=-1), give the "
+                "container more memory, or set max_local_cpu_size or LMCACHE_GAUDI_PIN_MIB to what is there"
+                f"{_memlock()}"
+            )
+        return None
+
+    def _pin_ahead(self) -> bool:
+        """Pin one slab more where fewer than wanted are free; returns whether to go on."""
+        nbytes = self._latest
+        with self._lock:
+            free = len(self._free.get(nbytes, ()))
+            if free >= _MOST_AHEAD or (free + 1) * nbytes > self._ahead or not self._reserve(nbytes):
+                return False
+        slab = self._fulfil(nbytes)
+        if slab is None:
+            return False
+        with self._lock:
+            self._offer(slab)
+        return True
+
+    def _tell(self, begun: float, done: int, *, more: bool) -> None:
+        state = f"{self.pinned_bytes / _MIB:.0f} of at most {self.pin_limit / _MIB:.0f} MiB"
+        self._report(f"pinned {state} of host memory, {done} objects in {time.monotonic() - begun:.1f} s{' …' * more}")
+
+
+def _keep_ahead(pool: weakref.ref[Slabs], wanted: threading.Event, closed: threading.Event) -> None:
+    """Keep free slabs ready; ends with the pool, which this thread does not keep alive."""
+    while True:
+        wanted.wait()
+        wanted.clear()
+        begun = told = time.monotonic()
+        done = 0
+        while True:
+            slabs = pool()
+            if slabs is None or closed.is_set():
+                return
+            if not slabs._pin_ahead():
+                if time.monotonic() - begun > 1.0:
+                    slabs._tell(begun, done, more=False)
+                break
+            done += 1
+            if time.monotonic() - told > _PROGRESS_SECONDS:
+                told = time.monotonic()
+                slabs._tell(begun, done, more=True)
+            del slabs
+        del slabs
+
+
+def _stop(thread: threading.Thread, wanted: threading.Event, closed: threading.Event) -> None:
+    """End the thread; it may be in the middle of pinning one slab."""
+    closed.set()
+    wanted.set()
+    if thread is not threading.current_thread():
+        thread.join()
+
+
+def _memlock() -> str:
+    """What RLIMIT_MEMLOCK says, for a message; empty where it is unlimited."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return "" if soft == resource.RLIM_INFINITY else f" (RLIMIT_MEMLOCK is {soft / _MIB:.0f} MiB)"
+
+
+def _no_room(nbytes: int) -> str | None:
+    """Why so much memory should not be pinned now, or None: pinned memory cannot be reclaimed, a process is killed."""
+    for what, total, room in _rooms():
+        if room - nbytes < _SPARE * total:
+            return f"{what} has {room / _MIB:.0f} MiB left of {total / _MIB:.0f}"
+    return None
+
+
+def _rooms() -> Iterable[tuple[str, int, int]]:
+    """Memory in all, and what is left of it, of the host and of the control group; as far as they can be read."""
+    host = _fields(Path("/proc/meminfo"), ":", 1024)
+    if "MemTotal" in host and "MemAvailable" in host:
+        yield "the host", host["MemTotal"], host["MemAvailable"]
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = (group / "memory.max").read_text().strip()
+        current = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return
+    if most.isdecimal():
+        pages = _fields(group / "memory.stat", " ", 1)  # of files, which the kernel gives up when it must
+        files = pages.get("inactive_file", 0) + pages.get("active_file", 0)
+        yield "the control group (memory.max)", int(most), int(most) - current + files
+
+
+def _fields(file: Path, separator: str, unit: int) -> dict[str, int]:
+    try:
+        rows = [line.split(separator, 1) for line in file.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {row[0].strip(): int(row[1].split()[0]) * unit for row in rows if len(row) == 2 and row[1].split()}

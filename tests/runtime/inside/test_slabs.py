@@ -1,0 +1,220 @@
+"""slabs.py on the host: what is pinned, for whom, up to which limit, and what is said when it ends."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lmcache.gaudi import slabs as module
+from lmcache.gaudi.device import HostBackend
+from lmcache.gaudi.slabs import Slabs, hold, pin_settings, release
+
+SIZE = 1 << 20
+
+
+class Host(HostBackend):
+    """Pins ``most`` allocations, then fails in one way or the other."""
+
+    def __init__(self, most: int = 1000, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.most, self.failure, self.asked = most, failure, 0
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        self.asked += 1
+        if self.asked > self.most and self.failure is not None:
+            raise self.failure
+        return super().pinned(nbytes)
+
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        return self.asked <= self.most
+
+
+def make(limit: int = 8 * SIZE, backend: Host | None = None, **others: Any) -> tuple[Slabs, list[str], list[str]]:
+    said: list[str] = []
+    warned: list[str] = []
+    values = {"pinned": None, "ahead": 0, "lock": threading.RLock(), "report": said.append, "warn": warned.append}
+    slabs = Slabs(limit, **(values | others))
+    slabs.serve(SIZE, backend or Host())
+    return slabs, said, warned
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+def wait_until_pinned(slabs: Slabs, nbytes: int) -> None:
+    assert eventually(lambda: slabs.pinned_bytes == nbytes)
+
+
+def test_only_whole_chunks_get_a_slab_and_a_free_one_is_used_again() -> None:
+    slabs, _, _ = make()
+    assert slabs.take(SIZE // 2) is None
+    first = slabs.take(SIZE)
+    second = slabs.take(SIZE)
+    assert first is not None and second is not None and first.address != second.address
+    slabs.give(first)
+    assert slabs.take(SIZE) is first
+    assert slabs.pinned_bytes == 2 * SIZE
+
+
+def test_a_slab_is_known_by_its_first_byte_alone_and_while_an_object_lies_in_it() -> None:
+    slabs, _, _ = make()
+    slab = slabs.take(SIZE)
+    assert slab is not None
+    assert hold(slab.buffer) is slab
+    release(slab)
+    assert hold(slab.buffer[1:]) is None
+    assert hold(slab.buffer[:100]) is slab
+    release(slab)
+    assert hold(slab.buffer[::2]) is None
+    assert hold(torch.empty(SIZE, dtype=torch.uint8)) is None
+    slabs.give(slab)
+    assert hold(slab.buffer) is None
+
+
+def test_what_is_held_goes_to_nobody_until_it_is_released() -> None:
+    slabs, _, _ = make()
+    slab = slabs.take(SIZE)
+    assert slab is not None
+    hold(slab.buffer)
+    hold(slab.buffer)
+    slabs.give(slab)
+    assert slabs.take(SIZE) is not slab
+    release(slab)
+    assert slabs.take(SIZE) is not slab
+    release(slab)
+    assert slabs.take(SIZE) is slab
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("synHostMalloc: no memory"), MemoryError()])
+def test_pinning_that_fails_at_the_nth_object_is_said_once_with_the_settings(failure: Exception | None) -> None:
+    backend = Host(3, failure)
+    slabs, _, warned = make(backend=backend)
+    got = [slabs.take(SIZE) for _ in range(6)]
+    assert [slab is not None for slab in got] == [True] * 3 + [False] * 3
+    assert backend.asked == 4  # it is not tried again and again
+    assert slabs.pinned_bytes == 3 * SIZE
+    (text,) = warned
+    for word in ("memlock", "LMCACHE_GAUDI_PIN_MIB", "max_local_cpu_size", "3 of 8 MiB"):
+        assert word in text
+    assert str(failure or "did not pin") in text
+    # What is pinned goes on being used.
+    assert got[0] is not None
+    slabs.give(got[0])
+    assert slabs.take(SIZE) is got[0]
+
+
+def test_a_pool_that_shrinks_forgets_the_addresses_that_it_gives_back() -> None:
+    slabs, _, _ = make(limit=4 * SIZE)
+    taken = [slabs.take(SIZE) for _ in range(4)]
+    addresses = [slab.address for slab in taken if slab]
+    for slab in taken:
+        assert slab is not None
+        slabs.give(slab)
+    others = [slabs.plain(SIZE // 2) for _ in range(5)]
+    assert slabs.pinned_bytes + slabs.plain_bytes <= slabs.limit
+    assert slabs.pinned_bytes == SIZE
+    assert len([one for one in addresses if one in module._KNOWN]) == 1
+    assert all(hold(tensor) is None for tensor in others)
+    # The memory of what was in use is not given back.
+    assert slabs.take(SIZE) in taken
+
+
+def test_slabs_in_use_are_never_dropped() -> None:
+    slabs, _, _ = make(limit=4 * SIZE)
+    taken = [slabs.take(SIZE) for _ in range(4)]
+    slabs.plain(SIZE)  # more than LMCache would ever ask for
+    assert all(slab is not None and hold(slab.buffer) is slab for slab in taken)
+
+
+def test_no_more_is_pinned_than_the_setting_allows() -> None:
+    slabs, _, warned = make(pinned=2 * SIZE)
+    assert [slabs.take(SIZE) is not None for _ in range(4)] == [True, True, False, False]
+    assert warned == []
+
+
+def test_the_thread_keeps_slabs_ready_says_so_and_ends_with_the_pool() -> None:
+    slabs, said, _ = make(ahead=3 * SIZE)
+    thread = slabs._thread
+    assert thread is not None
+    assert eventually(lambda: slabs.pinned_bytes == 3 * SIZE)
+    assert "kept ready" in said[0] and "one by one" in said[0]
+    first = slabs.take(SIZE)
+    assert first is not None
+    assert eventually(lambda: slabs.pinned_bytes == 4 * SIZE)
+    slabs.close()
+    assert not thread.is_alive()
+    assert slabs.take(SIZE) is None
+    slabs.give(first)
+    assert slabs.pinned_bytes == 0
+
+
+def test_a_pool_that_nobody_closes_ends_its_thread_too() -> None:
+    slabs, _, _ = make(ahead=SIZE)
+    thread = slabs._thread
+    assert thread is not None
+    wait_until_pinned(slabs, SIZE)
+    del slabs
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_memory_that_the_host_needs_is_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_rooms", lambda: [("the control group (memory.max)", 100 * SIZE, 5 * SIZE)])
+    slabs, _, warned = make()
+    assert slabs.take(SIZE) is None
+    assert "the control group (memory.max) has 5 MiB left of 100" in warned[0]
+
+
+def test_what_is_left_is_read_from_the_host() -> None:
+    rooms = list(module._rooms())
+    assert rooms
+    assert all(total > 0 and room <= total for _, total, room in rooms)
+
+
+def test_settings_are_read_and_others_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pin_settings() == (None, 1 << 30)
+    monkeypatch.setenv("LMCACHE_GAUDI_PIN_MIB", "0")
+    monkeypatch.setenv("LMCACHE_GAUDI_PIN_AHEAD_MIB", "64")
+    assert pin_settings() == (0, 64 << 20)
+    monkeypatch.setenv("LMCACHE_GAUDI_PIN_MIB", "a lot")
+    with pytest.raises(ValueError, match="LMCACHE_GAUDI_PIN_MIB='a lot'"):
+        pin_settings()
+
+
+def test_six_threads_never_share_a_slab() -> None:
+    slabs, _, _ = make(limit=16 * SIZE, ahead=4 * SIZE)
+    wrong: list[str] = []
+
+    def work(mark: int) -> None:
+        for turn in range(200):
+            slab = slabs.take(SIZE)
+            if slab is None:
+                continue
+            slab.buffer[:64].fill_(mark)
+            held = hold(slab.buffer) if turn % 3 == 0 else None
+            if not bool((slab.buffer[:64] == mark).all()):
+                wrong.append(f"thread {mark}")
+            slabs.give(slab)
+            if held is not None:
+                if not bool((slab.buffer[:64] == mark).all()):
+                    wrong.append(f"held by thread {mark}")
+                release(held)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    slabs.close()
+    assert wrong == []
+    assert slabs.pinned_bytes == 0
