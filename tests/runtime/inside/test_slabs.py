@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lmcache.gaudi import pinning
 from lmcache.gaudi import slabs as module
 from lmcache.gaudi.device import HostBackend
 from lmcache.gaudi.slabs import Slabs, hold, pin_settings, release
@@ -165,6 +167,27 @@ def test_a_pool_that_nobody_closes_ends_its_thread_too() -> None:
     del slabs
     gc.collect()
     thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_closing_one_pool_leaves_the_thread_of_another_to_be_stopped_at_the_end() -> None:
+    first, _, _ = make(ahead=SIZE)
+    second, _, _ = make(ahead=SIZE)
+    first.close()
+    thread = second._thread
+    assert thread is not None and thread.is_alive()
+    atexit._run_exitfuncs()
+    assert not thread.is_alive()
+
+
+def test_a_block_that_is_freed_while_another_is_pinned_does_not_stand_still() -> None:
+    def pin_while_freeing() -> None:
+        with pinning._lock:  # the garbage collector may run here
+            pinning._forget(0)
+
+    thread = threading.Thread(target=pin_while_freeing, daemon=True)
+    thread.start()
+    thread.join(10)
     assert not thread.is_alive()
 
 

@@ -26,7 +26,8 @@ __all__ = ["DEVICE", "PinningError", "allocate", "is_pinned", "pin"]
 
 DEVICE = "hpu"
 
-_lock = threading.Lock()
+#: Taken again by the same thread where the garbage collector frees a block inside of it.
+_lock = threading.RLock()
 #: Bytes of every pinned block that is alive, by address.
 _blocks: dict[int, int] = {}
 

@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,6 +144,7 @@ class Slabs:
         self._wanted = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._stop: Callable[[], None] | None = None
 
     def serve(self, nbytes: int, backend: Backend) -> None:
         """Pin memory for objects of ``nbytes`` bytes from now on; they are whole chunks."""
@@ -160,7 +162,9 @@ class Slabs:
             arguments = (pool, self._wanted, self._closed)
             self._thread = threading.Thread(target=_keep_ahead, args=arguments, name="lmcache-gaudi-pin", daemon=True)
             self._thread.start()
-            atexit.register(_stop, self._thread, self._wanted, self._closed)
+            # One of its own: unregister() takes away every registration of a function.
+            self._stop = partial(_stop, self._thread, self._wanted, self._closed)
+            atexit.register(self._stop)
         self._wanted.set()
 
     def serves(self, nbytes: int) -> bool:
@@ -213,9 +217,9 @@ class Slabs:
 
     def close(self) -> None:
         """Stop pinning and drop the free slabs; those in use go with their objects."""
-        if self._thread is not None:
-            _stop(self._thread, self._wanted, self._closed)
-            atexit.unregister(_stop)
+        if self._stop is not None:
+            self._stop()
+            atexit.unregister(self._stop)
         self._closed.set()
         with self._lock:
             for free in self._free.values():
