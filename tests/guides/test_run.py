@@ -106,6 +106,13 @@ def test_every_command_of_a_guide_works(name: str, tmp_path: Path, tool: Path) -
         assert {path.name for path in (tmp_path / "disaggregated").iterdir()} > {"prefill.sh", "decode.sh", "server.sh"}
 
 
+def test_a_site_gets_to_a_wheel_and_its_proof(tmp_path: Path, tool: Path) -> None:
+    told = _follow(_script("patched-wheel"), tmp_path, path=tool)
+    assert [path.name for path in (tmp_path / "wheels").glob("*.whl")]
+    assert {"statement.json", "bom.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert "built; read back from disk" in told
+
+
 def test_a_contributor_gets_from_a_checkout_to_the_same_patches(root: Path) -> None:
     patches = root / "gaudi-patch" / "patches"
 

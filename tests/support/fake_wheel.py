@@ -25,9 +25,9 @@ DEFAULT_FILES: Mapping[str, str | bytes] = {
 _TIME = (2020, 1, 1, 0, 0, 0)
 
 
-def metadata(version: str, name: str = "lmcache") -> bytes:
-    """Return the METADATA file of a release."""
-    return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nVersion: not-a-header\n".encode()
+def metadata(version: str, name: str = "lmcache", requires: str = "") -> bytes:
+    """Return the METADATA file of a release; ``requires`` are whole lines."""
+    return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}\nVersion: not-a-header\n".encode()
 
 
 def record_row(path: str, content: bytes) -> str:
@@ -42,6 +42,7 @@ def fake_wheel(
     files: Mapping[str, str | bytes] | None = None,
     *,
     name: str = "lmcache",
+    requires: str = "",
 ) -> Path:
     """Write ``<name>-<version>-py3-none-any.whl`` into ``directory`` and return its path.
 
@@ -53,7 +54,7 @@ def fake_wheel(
         path: data.encode() if isinstance(data, str) else data
         for path, data in (DEFAULT_FILES if files is None else files).items()
     }
-    content[f"{info}/METADATA"] = metadata(version, name)
+    content[f"{info}/METADATA"] = metadata(version, name, requires)
     content[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tests (1)\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     rows = [record_row(path, data) for path, data in content.items()]
     content[f"{info}/RECORD"] = ("\n".join([*rows, f"{info}/RECORD,,"]) + "\n").encode()

@@ -36,9 +36,9 @@ class Release:
         return stream.getvalue()
 
 
-def release(folder: Path, version: str = tiny.VERSION) -> Release:
-    """Make the tiny release with its series, without CUDA's marks in its metadata."""
-    wheel = fake_wheel(folder / "release", version, dict(PRISTINE))
+def release(folder: Path, version: str = tiny.VERSION, *, requires: str = "") -> Release:
+    """Make the tiny release with its series; ``requires`` are lines of its metadata."""
+    wheel = fake_wheel(folder / "release", version, dict(PRISTINE), requires=requires)
     data = tiny.patch(PRISTINE, PATCHED, tiny.EXECUTABLE)
     return Release(wheel, tiny.write_manifest(folder / "patches", {version: {"tiny.patch": data}}, {version: wheel}))
 
