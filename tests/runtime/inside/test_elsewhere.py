@@ -7,7 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import torch
-from lmcache.gaudi import adapter, device, guards
+from lmcache.gaudi import adapter, allocator, device, guards
 
 
 def test_importing_the_runtime_imports_neither_torch_nor_habana() -> None:
@@ -26,6 +26,10 @@ def test_nothing_is_found() -> None:
 
 def test_other_devices_keep_their_index() -> None:
     assert device.broadcast_device("cuda", 3) == "cuda:3"
+
+
+def test_the_memory_pool_is_lmcaches_own() -> None:
+    assert allocator.memory_pool(SimpleNamespace(), dict) is dict
 
 
 def test_the_adapter_is_left_alone() -> None:
