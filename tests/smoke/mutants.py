@@ -276,8 +276,14 @@ MUTANTS = (
     Mutant(
         "every chunk of a group is gathered from the slots of the first",
         f"{_GAUDI}/kernels.py",
-        "                rows = index[number * chunk : (number + 1) * chunk]",
-        "                rows = index[:chunk]",
+        "                rows = index[first * chunk : (first + step) * chunk]",
+        "                rows = index[: step * chunk]",
+    ),
+    Mutant(
+        "every object of those that are read together gets the rows of the first",
+        f"{_GAUDI}/kernels.py",
+        "torch.cat([piece[start : start + chunk] for piece in pieces])",
+        "torch.cat([piece[:chunk] for piece in pieces])",
     ),
     Mutant(
         "an object's planes are joined by chunk in the wrong order",

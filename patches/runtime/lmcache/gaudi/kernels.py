@@ -71,12 +71,14 @@ class Kernels:
         backend: The device.
         chunk: Rows of a group of one chunk.
         largest: Largest group in chunks, a power of two.
+        joined: Most chunks, a power of two, whose rows gather_objects reads at a time before it joins them.
     """
 
-    def __init__(self, layout: Layout, backend: Backend, *, chunk: int, largest: int) -> None:
+    def __init__(self, layout: Layout, backend: Backend, *, chunk: int, largest: int, joined: int = 1) -> None:
         if largest < 1 or largest & (largest - 1):
             raise ValueError(f"the largest group must be a power of two, not {largest}")
         self.chunk = chunk
+        self.joined = joined
         self.sizes = tuple(1 << bit for bit in range(largest.bit_length()))
         self._backend = backend
         self._layout = layout
@@ -127,7 +129,8 @@ class Kernels:
     def gather_objects(self, chunks: int, index: torch.Tensor) -> list[torch.Tensor]:
         """Read rows of all planes into whole memory objects. One graph; submitted, not waited for.
 
-        Chunk by chunk, so that beside the objects the rows of one chunk only take memory while they are joined.
+        A few chunks at a time, so that beside the objects only their rows take memory while they are joined; fewer
+        reads of more rows where there is room.
 
         Args:
             chunks: Size of the group.
@@ -201,14 +204,16 @@ class Kernels:
 
     def _make_gather_objects(self, chunks: int) -> Gather:
         chunk, width = self.chunk, self._layout.sections[0].width
+        step = min(self.joined, chunks)
 
         def gather(planes: Sequence[torch.Tensor], index: torch.Tensor) -> list[torch.Tensor]:
             outputs = []
             index = index.to(torch.int64)
-            for number in range(chunks):
-                rows = index[number * chunk : (number + 1) * chunk]
-                pieces = [plane.index_select(0, rows).view(chunk, width) for plane in planes]
-                outputs.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
+            for first in range(0, chunks, step):
+                rows = index[first * chunk : (first + step) * chunk]
+                pieces = [plane.index_select(0, rows).view(step * chunk, width) for plane in planes]
+                for start in range(0, step * chunk, chunk):
+                    outputs.append(torch.cat([piece[start : start + chunk] for piece in pieces]))
             return outputs
 
         return self._backend.compiled(gather)

@@ -104,11 +104,11 @@ class Transfer:
         self.layout = layout
         self.chunk = chunk
         self.backend = backend or backend_for(layout.device)
-        most = settings.staging_bytes // (layout.token_bytes * chunk)
-        # Beside a group there is room for one chunk: while it is gathered, its rows lie there before they are joined.
-        most = max(1, most - 1)
-        self.largest = min(settings.largest_group, 1 << (most.bit_length() - 1))
-        self.kernels = Kernels(layout, self.backend, chunk=chunk, largest=self.largest)
+        room = settings.staging_bytes // (layout.token_bytes * chunk)
+        # Beside a group there is room for one chunk at least: its rows lie there before they are joined.
+        self.largest = min(settings.largest_group, _power(room - 1))
+        joined = min(self.largest, _power(room - self.largest))
+        self.kernels = Kernels(layout, self.backend, chunk=chunk, largest=self.largest, joined=joined)
         part_bytes = self.kernels.part_bytes
         self.ring = Ring(self.backend, part_bytes, min(max(2, settings.ring_bytes // part_bytes), self.largest + 2))
         self._indices = Ring(self.backend, self.largest * chunk * _INDEX_BYTES, 4)
@@ -119,9 +119,10 @@ class Transfer:
         indices = 4 * self.largest * chunk * _INDEX_BYTES
         self._pool = DevicePool(self.backend, (self.largest + spare) * part_bytes + indices)
         self._outputs: Event | None = None
-        self.direct = self._make_direct(spare) if direct and len(layout.sections) == 1 else None
+        under_way = max(1, (room - joined) // self.largest)
+        self.direct = self._make_direct(under_way) if direct and len(layout.sections) == 1 else None
 
-    def _make_direct(self, spare: int) -> Direct:
+    def _make_direct(self, under_way: int) -> Direct:
         return Direct(
             self.layout,
             self.backend,
@@ -132,7 +133,7 @@ class Transfer:
             fill=self._fill,
             unpack=self._unpack,
             largest=self.largest,
-            under_way=1 + spare // self.largest,
+            under_way=under_way,
         )
 
     @property
@@ -403,6 +404,11 @@ class Transfer:
                     )
                 if tensor.dtype.itemsize != section.dtype.itemsize:
                     raise ValueError(f"a memory object of {tensor.dtype} for a KV cache of {section.dtype}")
+
+
+def _power(number: int) -> int:
+    """The largest power of two that is not above ``number``; at least 1."""
+    return 1 << (max(1, number).bit_length() - 1)
 
 
 def _slot_array(slots: torch.Tensor) -> Slots:
