@@ -103,6 +103,13 @@ MUTANTS = (
         "skip=0",
     ),
     Mutant(
+        "one rank sends MLA objects to itself, and compiles for them",
+        f"{_GAUDI}/connector.py",
+        "        return bool(self.metadata.world_size == 1)",
+        "        return False",
+        "engine",
+    ),
+    Mutant(
         "the first token after the prefix is left out",
         f"{_GAUDI}/plan.py",
         "        first = min(max(start, skip), end)",

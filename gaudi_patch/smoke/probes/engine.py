@@ -73,6 +73,7 @@ def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
         case.probe.check(case.lookup(prompt) == 0, "a prompt that was never stored is found")
         case.store(prompt)
         case.settle(prompt, len(prompt.tokens))
+        check_compiled(case, prompt)
         case.retrieve(prompt, "a prompt with a partial tail")
         # Whole chunks that vLLM has are not asked for; of the next one it has some blocks.
         case.retrieve(prompt, "a prompt whose prefix vLLM has", skipped=CHUNK, cached=CHUNK + BLOCK_SIZE + 5)
@@ -96,6 +97,16 @@ def check_host_copies(case: EngineCase) -> None:
     case.retrieve(whole, "whole chunks")
     copied = (case.host_copied_bytes or 0) - before
     case.probe.check(copied == 0, f"the host copied {copied} bytes of whole chunks")
+
+
+def check_compiled(case: EngineCase, prompt: Prompt) -> None:
+    """The first load of an engine compiles nothing: the warm-up covers what the engine does to objects on their way."""
+    if not _probe.is_patched():
+        return
+    case.wait()
+    with kv_device.counting() as counts:
+        case.retrieve(prompt, "the first prompt", pending=False)
+    counts.at_most(case.probe, "graph_compilation", 0, "while serving")
 
 
 def check_ranks(first: EngineCase, second: EngineCase, backend: kv_backends.Backend) -> None:
@@ -261,16 +272,24 @@ class EngineCase:
             self.probe.check(found == expected, f"{found} of {expected} stored tokens are found after {within:g} s")
 
     def retrieve(
-        self, prompt: Prompt, what: str, *, expected: int | None = None, skipped: int = 0, cached: int = 0
+        self,
+        prompt: Prompt,
+        what: str,
+        *,
+        expected: int | None = None,
+        skipped: int = 0,
+        cached: int = 0,
+        pending: bool = True,
     ) -> None:
         """Retrieve into other blocks and compare all caches.
 
         expected: leading tokens that the engine must have, by default all. skipped: leading tokens, whole
-        chunks, that are not asked for. cached: leading tokens whose rows must stay as they are.
+        chunks, that are not asked for. cached: leading tokens whose rows must stay as they are. pending: whether
+        other writes to the caches wait on the device.
         """
         with self.probe.section(what):
             have = len(prompt.tokens) if expected is None else expected
-            found, slots = self._retrieve(prompt, have, skipped, cached)
+            found, slots = self._retrieve(prompt, have, skipped, cached, pending=pending)
             self.probe.check(
                 found == have - skipped, f"{found} tokens were retrieved, {have - skipped} are there to be"
             )
@@ -294,13 +313,20 @@ class EngineCase:
         self.caches.truth = now
         return right
 
-    def _retrieve(self, prompt: Prompt, have: int, skipped: int, cached: int) -> tuple[int, list[int]]:
+    def wait(self) -> None:
+        """Wait for the device."""
+        self._torch.hpu.synchronize()
+
+    def _retrieve(
+        self, prompt: Prompt, have: int, skipped: int, cached: int, *, pending: bool = True
+    ) -> tuple[int, list[int]]:
         slots = self._slots(len(prompt.tokens))
         # A serving engine asks for what lookup found, and the rest of the prompt has no KV yet.
         tokens = self._torch.tensor(prompt.tokens[:have])
         mask = self._torch.ones(have, dtype=self._torch.bool)
         mask[:skipped] = False
-        self.caches.write_pending([slot for slot in range(0, self.caches.slots, 5) if slot not in set(slots)])
+        if pending:
+            self.caches.write_pending([slot for slot in range(0, self.caches.slots, 5) if slot not in set(slots)])
         mapping = slots[:have]
         arguments = {**self._arguments(mapping), "vllm_cached_tokens": cached, "req_id": "smoke"}
         retrieved = self._engine.retrieve(tokens, mask, **arguments)

@@ -72,6 +72,11 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
             transfer.warm_up(resident=_is_mla(layout) and self.metadata.world_size > 1)
         self.kvcaches, self.transfer = list(kvcaches), transfer
 
+    @property
+    def has_no_peers(self) -> bool:
+        """Whether this is the only rank; LMCache's engine asks before it broadcasts MLA objects, to itself then."""
+        return bool(self.metadata.world_size == 1)
+
     def to_gpu(self, memory_obj: Any, start: int, end: int, **kwargs: Any) -> None:
         """Load one memory object; see :meth:`batched_to_gpu`."""
         self.batched_to_gpu([memory_obj], [start], [end], **kwargs)
