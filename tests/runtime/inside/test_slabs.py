@@ -196,6 +196,13 @@ def test_memory_that_the_host_needs_is_not_pinned(monkeypatch: pytest.MonkeyPatc
     slabs, _, warned = make()
     assert slabs.take(SIZE) is None
     assert "the control group (memory.max) has 5 MiB left of 100" in warned[0]
+    # Memory that comes back is pinned again, after a while.
+    monkeypatch.setattr(module, "_rooms", list)
+    assert slabs.take(SIZE) is None
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert slabs.take(SIZE) is not None
+    assert len(warned) == 1
 
 
 def test_what_is_left_is_read_from_the_host() -> None:

@@ -33,6 +33,8 @@ _MIB = 1 << 20
 #: Of what the host, or the control group, has left, that much is not pinned.
 _SPARE = 0.05
 _PROGRESS_SECONDS = 10.0
+#: Where memory was short, that long nothing is pinned; where the driver has refused, for good.
+_RETRY_SECONDS = 60.0
 #: Most free slabs to keep ready, however small.
 _MOST_AHEAD = 64
 
@@ -140,7 +142,8 @@ class Slabs:
         self._free: dict[int, list[Slab]] = {}
         self._backend: Backend | None = None
         self._latest = 0
-        self._failed = False
+        self._paused_until = 0.0
+        self._told = False
         self._wanted = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -253,7 +256,7 @@ class Slabs:
 
     def _reserve(self, nbytes: int) -> bool:
         with self._lock:
-            if self._failed or self._backend is None or self._closed.is_set():
+            if self._backend is None or self._closed.is_set() or time.monotonic() < self._paused_until:
                 return False
             for other, free in self._free.items():  # slabs of another size that nobody needs now
                 while other != nbytes and free and self.pinned_bytes + self.plain_bytes + nbytes > self.limit:
@@ -270,6 +273,7 @@ class Slabs:
         backend = self._backend
         assert backend is not None
         reason = _no_room(nbytes)
+        pause = float("inf") if reason is None else _RETRY_SECONDS
         try:
             if reason is None:
                 buffer = backend.pinned(nbytes)
@@ -282,7 +286,8 @@ class Slabs:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         with self._lock:
             self.pinned_bytes -= nbytes
-            told, self._failed = self._failed, True
+            self._paused_until = time.monotonic() + pause
+            told, self._told = self._told, True
         if not told:
             self._warn(
                 f"no more host memory could be pinned after {self.pinned_bytes / _MIB:.0f} of "
