@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gaudi_patch.authoring import source, wheels
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.series import explain, hunks, patch_files
+from gaudi_patch.series import explain, hunks
 from gaudi_patch.series.diff import FileDiff, Kind, parse
 from gaudi_patch.series.hunks import Hunk
 from gaudi_patch.series.manifest import Manifest, Series, default_directory
@@ -73,7 +73,7 @@ def _version_of(wheel: Path, package: str) -> str:
 def _hunks(manifest: Manifest, series: Series, wheel: Path) -> Iterator[HunkFit]:
     contents: dict[str, bytes | None] = {}
     for name in series.patches:
-        for change in parse(patch_files.read(manifest.directory, name), name):
+        for change in parse(manifest.read_patch(name), name):
             if change.path not in contents:
                 image = wheels.read(wheel, change.path)
                 contents[change.path] = image.data if image else None

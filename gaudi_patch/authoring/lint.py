@@ -116,7 +116,7 @@ def routing(manifest: Manifest) -> dict[str, int]:
     changed = {
         name: sum(
             tag != b" "
-            for change in parse(patch_files.read(manifest.directory, name), name)
+            for change in parse(manifest.read_patch(name), name)
             if change.kind is not Kind.CREATE
             for hunk in change.hunks
             for tag, _ in hunk.lines
@@ -128,14 +128,15 @@ def routing(manifest: Manifest) -> dict[str, int]:
 
 def _refuse_strays(manifest: Manifest) -> None:
     """Refuse files that no patch of the manifest is, or holds: they look like patches, and are never applied."""
-    trees = tuple(f"{name}/" for name in manifest.patches if patch_files.is_source(name))
+    own = {name for name, patch in manifest.patches.items() if not patch.built_in}
+    trees = tuple(f"{name}/" for name in own if patch_files.is_source(name))
     stray = []
     for path in sorted(manifest.directory.rglob("*")):
         relative = path.relative_to(manifest.directory)
         if not path.is_file() or patch_files.is_litter(relative):
             continue
         name = relative.as_posix()
-        kept = path.suffix == ".py" if name.startswith(trees) else name in manifest.patches
+        kept = path.suffix == ".py" if name.startswith(trees) else name in own
         if not kept and name not in (lock_file.SOURCE, lock_file.NAME):
             stray.append(name)
     if stray:

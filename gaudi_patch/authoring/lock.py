@@ -10,7 +10,7 @@ from gaudi_patch.authoring import source, wheels
 from gaudi_patch.disk import sha256
 from gaudi_patch.engine import bytecode, plan
 from gaudi_patch.errors import bad_manifest
-from gaudi_patch.series import diff, lock, patch_files
+from gaudi_patch.series import diff, lock
 from gaudi_patch.series.lock import Content
 from gaudi_patch.series.manifest import LockedFile, Manifest, Patch, Series
 
@@ -37,7 +37,8 @@ def generate(
     Raises what the engine raises when a patch does not apply or a result does not compile.
     """
     read = source.load(directory)
-    patches = {name: _read(directory, patch) for name, patch in read.patches.items()}
+    used = {name for series in read.series for name in series.patches}  # of the built-in ones, not all
+    patches = {name: _read(read, patch) for name, patch in read.patches.items() if name in used}
     manifest = read._replace(patches=patches)
     hashes = _hashes_of(known) if known else {}
     series = []
@@ -59,10 +60,10 @@ def generate(
     return lock.render(content, (directory / lock.SOURCE).read_bytes())
 
 
-def _read(directory: Path, patch: Patch) -> Patch:
-    data = patch_files.read(directory, patch.name)
+def _read(manifest: Manifest, patch: Patch) -> Patch:
+    data = manifest.read_patch(patch.name)
     hunks: Counter[str] = Counter()
-    for change in diff.parse(data, str(directory / patch.name)):
+    for change in diff.parse(data, str(manifest.folder(patch.name) / patch.name)):
         hunks[change.path] += len(change.hunks)
     return patch._replace(sha256=sha256(data), hunks=dict(hunks))
 

@@ -29,7 +29,7 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
 
     A commit's trailer names the patch that it was ported from; its message says why, upstream and remove_when.
     """
-    kept = {patch_name: patch_files.read(manifest.directory, patch_name) for patch_name in manifest.patches}
+    kept = {patch_name: manifest.read_patch(patch_name) for patch_name in manifest.patches}
     named: list[Named] = []
     for commit in worktree.commits(repo):
         same = [patch_name for patch_name, text in kept.items() if worktree.same_text(text, commit.diff)]

@@ -16,7 +16,7 @@ from gaudi_patch.authoring.git_settings import with_own_git
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.series import lock
-from gaudi_patch.series.manifest import Manifest, default_directory, load
+from gaudi_patch.series.manifest import Manifest, Series, default_directory, load
 
 if TYPE_CHECKING:
     import git
@@ -117,6 +117,8 @@ def port(
 ) -> Ported | Conflict:
     """Cherry-pick each patch of series ``old`` onto the wheel of release ``new``.
 
+    Of a site's own manifest these are its own patches, and they go onto the built-in series of ``new``.
+
     What merges is committed; what is there upstream already is dropped, and said; the first real conflict
     stops with both sides shown (exit 1), to be resolved and continued or aborted. In the end the new series is
     drafted, compared with the wheels, and put through the smoke checks; only then are the patches, the manifest and
@@ -133,16 +135,20 @@ def port(
             f"gaudi-patch dev edit {new}{lock.option(directory)}",
             str(manifest.file),
         )
+    under = _under(manifest, new)
     folder = folder or Path(f"{manifest.package}-{new}-port")
     started = time.time()
     new_wheel = options.wheel or wheels.fetch(manifest.package, new)
     repo = worktree.create(folder, manifest.package, wheels.fetch(manifest.package, release_of(series)))
     worktree.lay(repo, manifest, series)
-    picks = [commit.hexsha for commit in reversed(list(repo.iter_commits(f"{worktree.PRISTINE}..HEAD")))]
+    own = {name for name in series.patches if not manifest.patches[name].built_in}
+    picks = [commit.sha for commit in worktree.commits(repo) if commit.patch in own]
     repo.git.checkout("--quiet", "-b", "ported", worktree.PRISTINE)
     worktree.unpack(repo, manifest.package, new_wheel)
     repo.git.commit("--quiet", "--allow-empty", "--message", f"{new_wheel.name}\n\nThe pristine wheel.")
     repo.git.tag("--force", worktree.PRISTINE)
+    if under is not None:
+        worktree.lay(repo, manifest, under)
     plan = Plan(
         old,
         new,
@@ -155,6 +161,25 @@ def port(
     )
     Path(repo.git_dir, SERIES_FILE).write_text(new)
     return _go_on(repo, plan)
+
+
+def _under(manifest: Manifest, new: str) -> Series | None:
+    """Return the built-in series of ``new`` that a site's own patches are ported onto; None for other manifests.
+
+    Raises ``unknown-version`` (exit 3) where gaudi-patch has none yet.
+    """
+    if not any(patch.built_in for patch in manifest.patches.values()):
+        return None
+    found = load(default_directory()).verdict(new).series
+    if found is None:
+        raise GaudiPatchError(
+            Exit.NOT_FOUND,
+            "unknown-version",
+            f"gaudi-patch has no series for {new} to lay these patches over; nothing was changed",
+            "upgrade gaudi-patch; `gaudi-patch list` has the supported releases",
+            str(manifest.file),
+        )
+    return found
 
 
 @with_own_git
@@ -236,7 +261,9 @@ def _finish(repo: git.Repo, plan: Plan) -> Ported:
     old = series_of(manifest.series, plan.old)
     with staging.draft(directory) as drafted:
         staging.write(drafted, {naming.patch.name: naming.diff for naming in fresh})
-        staging.add_series(drafted, manifest, old, plan.new, names)
+        known = manifest.patches
+        listed = [name for name in names if name not in known or not known[name].built_in]
+        staging.add_series(drafted, manifest, old, plan.new, listed)
         for naming in fresh:
             if naming.patch.name not in manifest.patches:
                 staging.add_patch(drafted, naming)

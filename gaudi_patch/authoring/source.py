@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gaudi_patch.authoring import toml_lines
 from gaudi_patch.errors import bad_manifest
 from gaudi_patch.series import lock, pairs, versions
+from gaudi_patch.series import manifest as manifests
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.series.model import Capability, Pair, Patch, Rule, Series
 from gaudi_patch.smoke import levels
@@ -24,6 +25,9 @@ else:
     import tomli as tomllib
 
 _T = TypeVar("_T")
+
+#: What `extends` names: the patches that gaudi-patch comes with.
+BUILT_IN = "built-in"
 
 _OLDER = (
     "give each patch a title, declare capabilities on patches in place of series, write pairs as PEP 440 specifiers, "
@@ -42,34 +46,81 @@ def load(directory: Path) -> Manifest:
     if schema != lock.SCHEMA:
         hint = "upgrade gaudi-patch" if isinstance(schema, int) and schema > lock.SCHEMA else _OLDER
         raise top.fault(f"must be {lock.SCHEMA}, not {schema!r}", "schema", hint=hint)
+    if "extends" in top.value:
+        return _overlay(directory, top)
     top.only({"schema", "package", "series", "patch", "capability", "refused", "upstream", "pairs"})
-    capabilities: dict[str, Capability] = {}
-    for table in top.tables("capability"):
-        made = _capability(table)
-        if made.id in capabilities:
-            raise table.fault("two capabilities have this id", "id")
-        capabilities[made.id] = made
-    patches = {table.name: _patch(table, capabilities) for table in top.named("patch")}
+    known = _capabilities(top, {})
+    patches = {table.name: _patch(table, known) for table in top.named("patch")}
     series: dict[str, Series] = {}
     for table in top.tables("series"):
-        one = _series(table, patches, capabilities)
+        one = _series(table, patches, known)
         if one.id in series:
             raise table.fault(f"two series have the name {one.id}", "id" if "id" in table.value else "versions")
         series[one.id] = one
-    used = {name for entry in series.values() for name in entry.patches}
-    for table in top.named("patch"):
-        if table.name not in used:
-            raise table.fault("no series uses this patch")
+    _refuse_unused(top, series.values())
     return Manifest(
         directory,
         top.text("package"),
         tuple(series.values()),
         patches,
-        capabilities,
+        known,
         tuple(_rule(table) for table in top.tables("refused")),
         tuple(_rule(table) for table in top.tables("upstream")),
         tuple(_pair(table) for table in top.tables("pairs")),
     )
+
+
+def _overlay(directory: Path, top: Table) -> Manifest:
+    """Return a site's own patches laid over the built-in ones, for the releases that it names and for no other.
+
+    A series of it is the built-in one of its release, then the site's patches. Releases that it does not name have no
+    series here: a private patch that is missing from one must not pass for applied.
+    """
+    top.only({"schema", "extends", "series", "patch", "capability"})
+    if top.text("extends") != BUILT_IN:
+        raise top.fault(f"must be {BUILT_IN!r}", "extends")
+    base = manifests.load(manifests.default_directory())
+    known = _capabilities(top, base.capabilities)
+    own = {table.name: _patch(table, known) for table in top.named("patch")}
+    for table in top.named("patch"):
+        if table.name in base.patches:
+            raise table.fault("a built-in patch has this name: choose another")
+    patches = {**{name: patch._replace(built_in=True) for name, patch in base.patches.items()}, **own}
+    found: dict[str, Series] = {}
+    for table in top.tables("series"):
+        laid = _series(table, own, known)
+        release = laid.versions.removeprefix("==")
+        under = base.verdict(release).series
+        if under is None or under.versions != laid.versions:
+            what = f"gaudi-patch has no series for {laid.versions}; a site's patches are laid over one (==X.Y.Z)"
+            raise table.fault(what, "versions", hint="upgrade gaudi-patch, or see `gaudi-patch list`")
+        if release in found:
+            raise table.fault(f"two series are for {release}", "versions")
+        names = (*under.patches, *laid.patches)
+        notes = laid.notes or under.notes
+        found[release] = Series(under.id, under.versions, names, lock.brought(names, patches, known), notes)
+    _refuse_unused(top, found.values())
+    manifest = Manifest(directory, base.package, tuple(found.values()), patches, known, (), (), base.pairs)
+    return manifest._replace(refused=base.refused, upstream=base.upstream)
+
+
+def _capabilities(top: Table, known: Mapping[str, Capability]) -> dict[str, Capability]:
+    """Return ``known`` and those of the document; two of one id are refused."""
+    found = dict(known)
+    for table in top.tables("capability"):
+        made = _capability(table)
+        if made.id in found:
+            raise table.fault("two capabilities have this id", "id")
+        found[made.id] = made
+    return found
+
+
+def _refuse_unused(top: Table, series: Iterable[Series]) -> None:
+    """Refuse a patch that no series uses: it looks like one that is applied."""
+    used = {name for entry in series for name in entry.patches}
+    for table in top.named("patch"):
+        if table.name not in used:
+            raise table.fault("no series uses this patch")
 
 
 def _capability(table: Table) -> Capability:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch.authoring.git_settings import DIFF, OWN, overrule
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
-from gaudi_patch.series import hunks, patch_files
+from gaudi_patch.series import hunks
 from gaudi_patch.series.manifest import Manifest, Patch, Series
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
     from gaudi_patch.series import diff
 
     root = Path(repo.working_dir)
-    for change in diff.parse(patch_files.read(manifest.directory, name), name):
+    for change in diff.parse(manifest.read_patch(name), name):
         target = root / change.path
         before = target.read_bytes() if target.exists() else b""
         try:

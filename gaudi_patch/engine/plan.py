@@ -114,7 +114,7 @@ def parse_series(manifest: Manifest, series: Series) -> list[tuple[str, FileDiff
     return [
         (name, change)
         for name in series.patches
-        for change in diff.parse(manifest.patch_bytes(name), str(manifest.directory / name))
+        for change in diff.parse(manifest.patch_bytes(name), str(manifest.folder(name) / name))
     ]
 
 
@@ -144,7 +144,7 @@ def build(
             moved[change.path] = moved.get(change.path, ()) + tuple(hunks.offsets(data, change.hunks))
             result = hunks.apply(data, change.hunks, allow_offset=True)
         except hunks.HunkMismatch as error:
-            raise _does_not_apply(manifest.directory / name, change.path, data, error) from error
+            raise _does_not_apply(manifest.folder(name) / name, change.path, data, error) from error
         images[change.path] = _result(change, current, result, owner)
     if locked is not None:
         _compare_with_lock(manifest, series, images, locked)
@@ -170,7 +170,7 @@ def reverse(
         try:
             result = hunks.apply(data, _backwards(change.hunks), allow_offset=True)
         except hunks.HunkMismatch as error:
-            raise _does_not_apply(manifest.directory / name, change.path, data, error) from error
+            raise _does_not_apply(manifest.folder(name) / name, change.path, data, error) from error
         if change.kind is diff.Kind.CREATE:
             images[change.path] = None
         else:

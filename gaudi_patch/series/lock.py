@@ -94,6 +94,7 @@ def render(content: Content, source: bytes) -> bytes:
                 "capabilities": patch.capabilities,
                 "sha256": patch.sha256,
                 "hunks": dict(sorted(patch.hunks.items())),
+                **({"built_in": True} if patch.built_in else {}),
             }
             for name, patch in content.patches.items()
         },
@@ -185,6 +186,7 @@ def _patch(name: str, entry: Mapping[str, Any]) -> Patch:
         _texts(entry["capabilities"]),
         _text(entry["sha256"]),
         hunks,
+        entry.get("built_in", False) is True,
     )
 
 

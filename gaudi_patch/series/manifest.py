@@ -79,13 +79,23 @@ class Manifest(NamedTuple):
 
     def patch_bytes(self, name: str) -> bytes:
         """Read a patch and compare it with the lock; a converted or edited patch is refused."""
-        data = patch_files.read(self.directory, name)
+        data = self.read_patch(name)
         if sha256(data) != self.patches[name].sha256:
             hint = lock.renew_hint(self.directory)
+            if self.patches[name].built_in:
+                hint = f"gaudi-patch has another one now: {hint.removeprefix('maintainers: ')}"
             if data and all(line.endswith(b"\r") for line in data.split(b"\n")[:-1]):
                 hint = "the file has CRLF line ends: a checkout converted it; mark `*.patch -text` in .gitattributes"
-            raise bad_manifest("differs from the sha256 in manifest.lock", str(self.directory / name), hint=hint)
+            raise bad_manifest("differs from the sha256 in manifest.lock", str(self.folder(name) / name), hint=hint)
         return data
+
+    def read_patch(self, name: str) -> bytes:
+        """Read a patch as it is, held against nothing."""
+        return patch_files.read(self.folder(name), name)
+
+    def folder(self, name: str) -> Path:
+        """Return the directory that has the patch: gaudi-patch's own for one that a site's patches are laid over."""
+        return default_directory() if self.patches[name].built_in else self.directory
 
 
 def newest_release(series: Series) -> Version | None:

@@ -21,7 +21,8 @@ class Patch(NamedTuple):
 
     ``name`` is its path below ``patches/``: a ``.patch`` file, or a directory of files that it creates.
     ``capabilities`` are what it brings to every series that has it; ``hunks`` how many hunks it has per file.
-    ``sha256`` is that of the diff; "" until the lock is generated.
+    ``sha256`` is that of the diff; "" until the lock is generated. ``built_in``: gaudi-patch has it, and a site's own
+    manifest lays its patches over it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Patch(NamedTuple):
     capabilities: tuple[str, ...] = ()
     sha256: str = ""
     hunks: Mapping[str, int] = {}
+    built_in: bool = False
 
 
 class LockedFile(NamedTuple):
