@@ -21,6 +21,7 @@ from gaudi_patch.engine.verdicts import settled
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.wrapping import Whole
 from gaudi_patch.series.manifest import Manifest, default_directory
+from gaudi_patch.target import none_hash
 from gaudi_patch.target.ask import AskError, Problem, ask
 from gaudi_patch.target.installation import Installation
 from gaudi_patch.target.invocation import command_line
@@ -137,6 +138,13 @@ class Case:
             return self._asked("hpu.py", None, answers.devices)
         except _NotAskedError as error:
             return Devices(problem=str(error))
+
+    @cached_property
+    def processes_agree_on_none(self) -> bool | None:
+        """Whether processes of the target's Python share keys that hold None; None where that is not known."""
+        if self.lacking("running") or self.installed.python is None:
+            return None
+        return none_hash.agrees(self.installed.python, self.environ)
 
     @cached_property
     def settings(self) -> Loaded:

@@ -7,7 +7,6 @@ from packaging.version import InvalidVersion, Version
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
-from gaudi_patch.errors import GaudiPatchError
 
 
 def _sharing(case: Case) -> str:
@@ -46,7 +45,7 @@ def hash_seed(case: Case) -> Answer:
     "config.hash-algorithm",
     "pre_caching_hash_algorithm",
     why="builtin is Python's hash(), and keys hold None, whose hash is its address before Python 3.12: keys differ "
-    "between processes whatever PYTHONHASHSEED says",
+    "between processes whatever PYTHONHASHSEED says, unless the interpreter was built for fixed addresses",
     source=sources.lmcache("v1/token_database.py") + "; https://github.com/python/cpython/pull/99541",
     needs=("settings",),
 )
@@ -58,13 +57,12 @@ def hash_algorithm(case: Case) -> Answer:
         return ok(str(name))
     if not sharing:
         return ok("builtin, and one process keeps its keys to itself")
-    python = None if isinstance(case.lmcache, GaudiPatchError) else case.lmcache.python_version
-    if python is None:
-        return unknown(f"builtin, and {sharing}; the target's Python is not known", _stable_keys(case))
-    if python < (3, 12):
-        what = f"builtin on Python {python[0]}.{python[1]}, and {sharing}"
-        return failure(what, _stable_keys(case))
-    return ok(f"builtin on Python {python[0]}.{python[1]}: the same in all processes with one PYTHONHASHSEED")
+    agree = case.processes_agree_on_none
+    if agree is None:
+        return unknown(f"builtin, and {sharing}; whether processes agree cannot be measured here", _stable_keys(case))
+    if not agree:
+        return failure(f"builtin, and {sharing}; processes of the target's Python do not agree", _stable_keys(case))
+    return ok("builtin, and processes of the target's Python agree (measured), with one PYTHONHASHSEED")
 
 
 def _stable_keys(case: Case) -> str:

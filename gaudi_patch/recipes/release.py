@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from packaging.version import Version
@@ -15,11 +16,14 @@ LM_KEY_LENGTH = 150
 
 
 class Release(NamedTuple):
-    """An LMCache release, the Python that runs it (None: not known), and the vllm-gaudi that pairs with it."""
+    """An LMCache release, and the vllm-gaudi that pairs with it.
+
+    ``builtin_agrees``: whether processes of the Python that runs it agree on the keys of ``builtin``; None: not known.
+    """
 
     version: str
     capabilities: frozenset[str]
-    python: tuple[int, int] | None
+    builtin_agrees: bool | None
     vllm_gaudi: str
 
     def before(self, version: str) -> bool:
@@ -41,10 +45,13 @@ class Release(NamedTuple):
         return 64 if self.hash_algorithm != "builtin" and self.before("0.4.6") else 16
 
 
-def known(manifest: Manifest, series: Series | None, version: str, python: tuple[int, int] | None) -> Release:
+def known(
+    manifest: Manifest, series: Series | None, version: str, builtin_agrees: Callable[[], bool | None]
+) -> Release:
     """Return the release ``version``, with the capabilities of its series; all of them where upstream needs no series.
 
-    Raises a refusal where no vllm-gaudi pairs with it.
+    ``builtin_agrees`` is asked only for a release that has no other keys. Raises a refusal where no vllm-gaudi pairs
+    with it.
     """
     fitting = pairs.fitting(manifest, version)
     if not fitting:
@@ -55,21 +62,22 @@ def known(manifest: Manifest, series: Series | None, version: str, python: tuple
             "see `gaudi-patch list`",
         )
     capabilities = series.capabilities if series is not None else tuple(manifest.capabilities)
-    return Release(version, frozenset(capabilities), python, pairs.vllm_gaudi(fitting, notes=True))
+    release = Release(version, frozenset(capabilities), None, pairs.vllm_gaudi(fitting, notes=True))
+    return release._replace(builtin_agrees=builtin_agrees()) if release.hash_algorithm == "builtin" else release
 
 
 def refuse_private_keys(release: Release, what: str) -> None:
     """Refuse processes that share a cache where each would name the same chunk differently.
 
     Keys of these releases contain ``hash(None)``, which is an address before Python 3.12, and so is another one
-    in each process, whatever PYTHONHASHSEED says.
+    in each process, whatever PYTHONHASHSEED says, unless that Python was built for fixed addresses.
     """
-    if release.hash_algorithm == "builtin" and release.python is not None and release.python < (3, 12):
+    if release.hash_algorithm == "builtin" and release.builtin_agrees is False:
         raise refused(
             "keys-differ",
-            f"{what} with LMCache {release.version} on Python {'.'.join(map(str, release.python))}: its keys contain "
-            "hash(None), which differs between processes before Python 3.12, so that none would find what another "
-            "one stored",
+            f"{what} with LMCache {release.version}: its keys contain hash(None), on which processes of the target's "
+            "Python do not agree (measured; before Python 3.12 it is an address), so that none would find what "
+            "another one stored",
             "take LMCache 0.3.13 or later, or Python 3.12",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from gaudi_patch.recipes.compose import MODES, Mode, Recipe, Settings, compose
 from gaudi_patch.recipes.release import Release, known
 from gaudi_patch.recipes.validate import validate
 from gaudi_patch.series.manifest import Kind, Manifest
+from gaudi_patch.target import none_hash
 from gaudi_patch.target.installation import Installation
 
 
@@ -47,7 +49,8 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
             str(installation.root),
         )
     version = installation.version or (found.series.id if found.series else "")
-    release = known(manifest, found.series, version, installation.python_version)
+    python = installation.python
+    release = known(manifest, found.series, version, lambda: none_hash.agrees(python, os.environ))
     recipe = compose(_mode(mode), release, settings)
     guarded = validate(recipe, installation.python)
     unpatched = found.state is not None and found.state is not State.PATCHED
@@ -63,7 +66,7 @@ def for_version(manifest: Manifest, version: str, mode: str, settings: Settings)
         message = verdict.reason or f"the manifest has no series for it{nearest}"
         hint = verdict.advice or f"see `gaudi-patch list` for the supported releases{port_hint(verdict)}"
         raise GaudiPatchError(Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {message}", hint)
-    release = known(manifest, verdict.series, version, None)
+    release = known(manifest, verdict.series, version, lambda: None)
     return Composed(mode, release, compose(_mode(mode), release, settings))
 
 

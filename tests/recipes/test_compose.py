@@ -18,18 +18,18 @@ from gaudi_patch.series.manifest import load
 IN_PROCESS = [mode for mode in MODES if mode != "multiprocess"]
 
 
-def release(version: str = "0.5.6", python: tuple[int, int] | None = (3, 11)) -> Release:
+def release(version: str = "0.5.6", agree: bool | None = False) -> Release:
     manifest = load()
-    return known(manifest, manifest.verdict(version).series, version, python)
+    return known(manifest, manifest.verdict(version).series, version, lambda: agree)
 
 
-def recipe(mode: str, version: str = "0.5.6", python: tuple[int, int] | None = (3, 11), **settings: object) -> Recipe:
-    return compose(MODES[mode], release(version, python), Settings(**settings))  # type: ignore[arg-type]
+def recipe(mode: str, version: str = "0.5.6", agree: bool | None = False, **settings: object) -> Recipe:
+    return compose(MODES[mode], release(version, agree), Settings(**settings))  # type: ignore[arg-type]
 
 
-def refusal(mode: str, version: str = "0.5.6", python: tuple[int, int] | None = (3, 11), **settings: object) -> str:
+def refusal(mode: str, version: str = "0.5.6", agree: bool | None = False, **settings: object) -> str:
     with pytest.raises(GaudiPatchError) as caught:
-        recipe(mode, version, python, **settings)
+        recipe(mode, version, agree, **settings)
     return caught.value.code
 
 
@@ -186,14 +186,14 @@ def test_multiprocess_mode_goes_by_the_capability_of_the_series() -> None:
 
 @pytest.mark.parametrize("mode", ["remote", "shared", "mixed", "disaggregated"])
 def test_a_shared_cache_is_refused_where_each_process_has_its_own_keys(mode: str) -> None:
-    assert refusal(mode, "0.3.12", (3, 11)) == "keys-differ"
-    assert recipe(mode, "0.3.12", (3, 12)).config["pre_caching_hash_algorithm"] == "builtin"
+    assert refusal(mode, "0.3.12", False) == "keys-differ"
+    assert recipe(mode, "0.3.12", True).config["pre_caching_hash_algorithm"] == "builtin"
     assert recipe(mode, "0.3.13", (3, 10)).config["pre_caching_hash_algorithm"] == "sha256_cbor"
 
 
 def test_ranks_are_processes_that_share_keys_too() -> None:
-    assert refusal("memory", "0.3.9", (3, 11), ranks=2) == "keys-differ"
-    assert recipe("memory", "0.3.9", (3, 11), ranks=1)
+    assert refusal("memory", "0.3.9", False, ranks=2) == "keys-differ"
+    assert recipe("memory", "0.3.9", False, ranks=1)
 
 
 def test_without_an_interpreter_the_file_says_which_python_the_keys_need() -> None:
@@ -220,6 +220,6 @@ def test_a_release_that_pairs_with_no_vllm_gaudi_gets_no_recipe() -> None:
 @pytest.mark.parametrize("version", [one.id for one in load().series if one.id != "0.3.7"])
 @pytest.mark.parametrize("mode", IN_PROCESS)
 def test_every_release_has_every_other_mode(mode: str, version: str) -> None:
-    found = recipe(mode, version, (3, 12))
+    found = recipe(mode, version, True)
     assert found.config["chunk_size"] == 256
     assert f"# For LMCache {version};" in found.files["lmcache.yaml"]

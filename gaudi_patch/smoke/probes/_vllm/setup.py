@@ -19,8 +19,8 @@ else:  # run by path, beside this file
 PLUGIN_FOLDER = Path(__file__).resolve().parents[2] / "vllm_plugin"
 PLUGIN = "gaudi_smoke_hpu"
 BLOCK = 32
-# For processes that share a cache. LMCache's default, Python's hash(), is not the same in two processes before Python
-# 3.12, whatever PYTHONHASHSEED says: a key contains None, whose hash is its address.
+# For processes that share a cache. LMCache's default, Python's hash(), is in general not the same in two processes
+# before Python 3.12, whatever PYTHONHASHSEED says: a key contains None, whose hash is its address.
 SHARED_KEYS: dict[str, object] = {"pre_caching_hash_algorithm": "sha256_cbor"}
 _ENTRY_POINTS = f"""[vllm.platform_plugins]
 {PLUGIN} = {PLUGIN}:register
