@@ -1,0 +1,34 @@
+"""LMCache's own tests pass patched where they pass unpatched: a sample of one release; all families with FULL."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.scripts import upstream_tests
+from tests.support.environments import EnvironmentUnavailableError
+
+pytestmark = [pytest.mark.torch, pytest.mark.wheels]
+
+FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
+REQUIRED = os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1"
+
+
+@pytest.mark.parametrize("version", upstream_tests.FAMILIES if FULL else ["0.5.6"])
+def test_what_passes_unpatched_passes_patched(version: str) -> None:
+    try:
+        lost, before, _ = upstream_tests.compare(version, upstream_tests.SAMPLE, "host")
+    except EnvironmentUnavailableError as error:
+        if REQUIRED:
+            raise
+        pytest.skip(f"environment not available: {error}")
+    assert sum(one == "passed" for one in before.values()) >= 20, before
+    assert lost == []
+
+
+def test_a_test_that_fails_patched_alone_is_lost_unless_it_is_refused() -> None:
+    before = {"a::x": "passed", "a::y": "passed", "a::z": "failed", "a::w": "passed"}
+    after = {"a::x": "passed", "a::y": "failed", "a::z": "failed"}
+    assert upstream_tests.lost(before, after, {}) == ["a::w", "a::y"]
+    assert upstream_tests.lost(before, after, {"a::y": "refused", "*::w": "refused"}) == []

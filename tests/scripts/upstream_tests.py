@@ -1,0 +1,199 @@
+"""LMCache's own tests, from its sdist on PyPI, on the unpatched and on the patched release.
+
+    python -m tests.scripts.upstream_tests 0.5.6 [--device emulated] [--tests tests/v1/platform ...]
+
+A test that passes unpatched must pass patched, or stand in ``REFUSED`` with its reason. Exit 0: so it is; 1: the tests
+that do not are named. The tests run from a directory of their own, with the release's wheel on the path: what is tested
+is what pip installs. Without ``--tests``, the whole suite; that takes tens of minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree  # of a file that pytest has just written
+
+from gaudi_patch.series import patch_files
+from gaudi_patch.series.manifest import load
+from tests.support import environments
+from tests.support.environments import clean_environment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATCHES = REPOSITORY / "patches"
+EMULATOR = REPOSITORY / "gaudi_patch" / "emulator"
+
+#: One release of each family that a series is made for.
+FAMILIES = ("0.3.7", "0.3.10", "0.3.13", "0.4.2", "0.4.4", "0.5.1", "0.5.3", "0.5.6")
+#: A sample that takes a minute or two: what the routing hunks touch.
+SAMPLE = (
+    "tests/v1/platform/test_device_ops.py",
+    "tests/v1/test_token_database.py",
+    "tests/v1/test_mm_hash_utils.py",
+    "tests/v1/test_kv_layer_groups_manager.py",
+    "tests/v1/test_retrieve_pin_ownership.py",
+)
+#: Tests that the patch fails by design: pattern of the test's name, and why.
+REFUSED: Mapping[str, str] = {}
+
+_TEST_TOOLS = ("pytest<9.1", "pytest-asyncio", "python-multipart", "httpx", "protobuf", "grpcio")
+_BUILD_TOOLS = ("setuptools", "setuptools_scm", "packaging", "wheel", "ninja")
+_SECONDS = 3600
+
+
+def sdist(version: str) -> Path:
+    """Return the release's sdist, downloaded once into the cache; pip reads its metadata, which needs build tools."""
+    folder = environments.cache_dir() / "sdists" / version
+    with environments._made_once(folder) as missing:
+        if missing:
+            folder.mkdir(parents=True)
+            selection = ["--no-deps", "--no-binary", "lmcache", "--no-build-isolation", "--dest", str(folder)]
+            done = subprocess.run(
+                [
+                    str(environments.torch_python()),
+                    "-m",
+                    "pip",
+                    "download",
+                    "--quiet",
+                    *selection,
+                    f"lmcache=={version}",
+                ],
+                env=clean_environment() | {"PYTHONPATH": str(_tools("build", _BUILD_TOOLS)), "NO_CUDA_EXT": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise environments.EnvironmentUnavailableError(f"no sdist of LMCache {version}: {done.stderr[-800:]}")
+    return next(folder.glob("lmcache-*.tar.gz"))
+
+
+def _tools(name: str, wanted: Sequence[str]) -> Path:
+    base = environments.torch_python()
+    folder = (
+        environments.cache_dir()
+        / "tools"
+        / f"{name}-{environments._digest(str(base).encode(), *map(str.encode, wanted))}"
+    )
+    with environments._made_once(folder) as missing:
+        if missing:
+            command = [str(base), "-m", "pip", "install", "--quiet", "--target", str(folder), *wanted]
+            environments._call(command, f"cannot install {', '.join(wanted)}")
+    return folder
+
+
+def tree(version: str, folder: Path, *, patched: bool) -> Path:
+    """Unpack the release's wheel below ``folder``, and apply its series if it is to be patched."""
+    place = folder / ("patched" if patched else "unpatched")
+    with zipfile.ZipFile(environments.wheel(version)) as archive:
+        archive.extractall(place)
+    series = load(PATCHES).by_id(version)
+    if series is None:
+        raise ValueError(f"no series for LMCache {version}")
+    for name in series.patches if patched else ():
+        subprocess.run(
+            ["git", "apply", "-p1", "--whitespace=nowarn"],
+            cwd=place,
+            input=patch_files.read(PATCHES, name),
+            check=True,
+            env=clean_environment() | {"GIT_CEILING_DIRECTORIES": str(folder)},
+        )
+    return place
+
+
+def unpack_tests(version: str, folder: Path) -> Path:
+    """Lay ``tests/`` of the sdist below ``folder``, without LMCache itself, which would be imported in its place."""
+    place = folder / "sdist"
+    with tarfile.open(sdist(version)) as archive:
+        archive.extractall(place, filter="data")
+    (top,) = place.glob("lmcache-*")
+    work = folder / "work"
+    work.mkdir()
+    shutil.move(top / "tests", work / "tests")
+    if (top / "pytest.ini").is_file():
+        shutil.move(top / "pytest.ini", work / "pytest.ini")
+    return work
+
+
+def outcomes(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[str, str]:
+    """Run the tests on one tree; gives passed, failed, or skipped for each test by name."""
+    report = package.with_suffix(".xml")
+    options = ["-q", "--continue-on-collection-errors", "-o", "log_cli=false", "-p", "no:cacheprovider"]
+    start = [str(EMULATOR), "--lazy"] if device == "emulated" else []
+    runner = work / "run_pytest.py"
+    runner.write_text("import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))\n")
+    subprocess.run(
+        [
+            *(str(environments.torch_python()), "-B", *start, str(runner), *options),
+            *(f"--junitxml={report}", f"--rootdir={work}", *wanted),
+        ],
+        cwd=work,
+        env=clean_environment()
+        | {"PYTHONPATH": f"{package}:{work}:{_tools('tests', _TEST_TOOLS)}", "OMP_NUM_THREADS": "1"}
+        | {"LMCACHE_TRACK_USAGE": "false", "PYTHONHASHSEED": "0"},
+        stdout=sys.stderr,
+        timeout=_SECONDS,
+        check=False,
+    )
+    return read(report)
+
+
+def read(report: Path) -> dict[str, str]:
+    """Return the outcome of each test of a JUnit report; a module that could not be imported counts as failed."""
+    found = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        kinds = {child.tag for child in case}
+        found[name] = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+    return found
+
+
+def lost(before: Mapping[str, str], after: Mapping[str, str], refused: Mapping[str, str]) -> list[str]:
+    """Return the tests that pass unpatched, and patched do not, and are not refused by design."""
+    return sorted(
+        name
+        for name, outcome in before.items()
+        if outcome == "passed"
+        and after.get(name) != "passed"
+        and not any(fnmatch.fnmatch(name, pattern) for pattern in refused)
+    )
+
+
+def compare(version: str, wanted: Sequence[str], device: str) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Run the tests on both trees; gives what is lost, and both outcomes."""
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-upstream-") as name:
+        folder = Path(name)
+        work = unpack_tests(version, folder)
+        there = [path for path in wanted if (work / path).exists()] or ["tests"]
+        before = outcomes(tree(version, folder, patched=False), work, there, device)
+        after = outcomes(tree(version, folder, patched=True), work, there, device)
+    return lost(before, after, REFUSED), before, after
+
+
+def main() -> int:
+    """Compare, and print the counts and what is lost."""
+    parser = argparse.ArgumentParser(description="Run LMCache's own tests, unpatched and patched.")
+    parser.add_argument("versions", nargs="*", default=FAMILIES)
+    parser.add_argument("--device", choices=("host", "emulated"), default="host")
+    parser.add_argument("--tests", nargs="+", default=["tests"], help="paths in the sdist (default: all)")
+    options = parser.parse_args()
+    worse = False
+    for version in options.versions:
+        names, before, after = compare(version, options.tests, options.device)
+        for label, found in (("unpatched", before), ("patched", after)):
+            counts = {kind: sum(one == kind for one in found.values()) for kind in ("passed", "failed", "skipped")}
+            print(f"{version} {options.device} {label}: {counts}")
+        print("\n".join(f"lost: {name}" for name in names) or "nothing lost")
+        worse = worse or bool(names)
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
