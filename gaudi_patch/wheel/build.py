@@ -88,7 +88,7 @@ class _Build:
         planned = self._plan()
         changed = {one.path: one.after for one in planned.files}
         date = self._date()
-        release = _digest_of(self.path)
+        release = digest_of(self.path)
         info = self._read(f"{self.old.dist_info}/METADATA")
         try:
             edited = metadata.edited(
@@ -299,7 +299,8 @@ def _nowhere(package: str, name: WheelName) -> Installation:
     )
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file, which is never held whole."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

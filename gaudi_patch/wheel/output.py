@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from gaudi_patch.attestation import cyclonedx, document, file, forms, intoto
 from gaudi_patch.attestation.signing import Signer
-from gaudi_patch.disk import Disk, environment_error, read_image
+from gaudi_patch.disk import Disk, environment_error
 from gaudi_patch.engine import layout
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.smoke.checks import SmokeOptions
-from gaudi_patch.wheel.build import BuildOptions, BuiltWheel, build
+from gaudi_patch.wheel.build import BuildOptions, BuiltWheel, build, digest_of
 from gaudi_patch.wheel.prove import WheelProof, prove
 
 REPORT = ".attestation.json"
@@ -97,8 +97,7 @@ def _stage(manifest: Manifest, wheel: Path, scratch: Path, options: OutputOption
 
 
 def _refuse_other(target: Path, built: BuiltWheel) -> None:
-    there = read_image(target)
-    if there is not None and there.sha256 != built.sha256:
+    if os.path.lexists(target) and (not target.is_file() or digest_of(target) != built.sha256):
         raise refused(
             "exists",
             "is there already with another content; nothing was written",
@@ -113,8 +112,7 @@ def _place(staged: Path, built: BuiltWheel, out: Path, options: OutputOptions, p
     changed = not target.exists()
     if changed:
         options.disk.replace(staged, target)
-        there = read_image(target)
-        if there is None or there.sha256 != built.sha256:
+        if digest_of(target) != built.sha256:
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "verify-failed",
