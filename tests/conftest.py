@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from tests.support import environments, release_table
 from tests.support.environments import Environment, EnvironmentUnavailableError
+
+# Under nohup, which has SIGHUP ignored, every process of a test would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _unavailable(error: EnvironmentUnavailableError) -> None:

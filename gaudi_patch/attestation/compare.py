@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gaudi_patch.attestation.document import patch_digests, series_id
+from gaudi_patch.attestation.fields import Attestation
 from gaudi_patch.engine.bytecode_check import recorded, wrong
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.engine.plan import inspect, refuse_compiled
@@ -24,7 +25,7 @@ class Difference(NamedTuple):
         return f"{self.what}: attested {self.attested}, found {self.found}"
 
 
-def differences(attested: Mapping[str, Any], found: Situation) -> list[Difference]:
+def differences(attested: Attestation, found: Situation) -> list[Difference]:
     """Return everything that is not as attested; empty where the attestation holds.
 
     Only what is on disk decides, not what this gaudi-patch would apply: an image may be checked by another
@@ -34,7 +35,7 @@ def differences(attested: Mapping[str, Any], found: Situation) -> list[Differenc
     return [*_names(attested, found), *_patches(attested, found, bool(files)), *_journal(found), *files]
 
 
-def changed_packages(attested: Mapping[str, Any], now: Mapping[str, str | None]) -> list[Difference]:
+def changed_packages(attested: Attestation, now: Mapping[str, str | None]) -> list[Difference]:
     """Packages beside LMCache that have another version now: the smoke results do not speak of these."""
     return [
         Difference(name, version or "not installed", now[name] or "not installed")
@@ -43,7 +44,7 @@ def changed_packages(attested: Mapping[str, Any], now: Mapping[str, str | None])
     ]
 
 
-def _names(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
+def _names(attested: Attestation, found: Situation) -> Iterator[Difference]:
     installation = found.installation
     if attested["package"]["name"] != installation.package:
         yield Difference("package", attested["package"]["name"], installation.package)
@@ -54,7 +55,7 @@ def _names(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference
         yield Difference("series", series or "none", series_id(found) or "none")
 
 
-def _patches(attested: Mapping[str, Any], found: Situation, files_differ: bool) -> Iterator[Difference]:
+def _patches(attested: Attestation, found: Situation, files_differ: bool) -> Iterator[Difference]:
     """Compare the patches by name and hash.
 
     Releases of gaudi-patch have cut the same change into other patches. So a name that one side alone has counts only
@@ -74,7 +75,7 @@ def _journal(found: Situation) -> Iterator[Difference]:
         yield Difference("transaction", "finished", f"an interrupted {found.interrupted.verb}")
 
 
-def _files(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
+def _files(attested: Attestation, found: Situation) -> Iterator[Difference]:
     installation = found.installation
     expected = {file["path"]: LockedFile(file["before"], file["after"]) for file in attested["files"]}
     refuse_compiled(installation.root, sorted(expected))
@@ -86,7 +87,7 @@ def _files(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference
         yield Difference(other.source, "run from its source", f"run from {other.path}, which {other.reason}")
 
 
-def _unattested(attested: Mapping[str, Any], found: Situation) -> Iterator[Difference]:
+def _unattested(attested: Attestation, found: Situation) -> Iterator[Difference]:
     """Files that a series has patched here and of which the attestation says nothing."""
     known = {file["path"] for file in attested["files"]}
     patched = found.applied or found.built

@@ -7,14 +7,15 @@ https://cyclonedx.org/docs/1.6/json/#components_items_pedigree_patches. The diff
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from typing import Any
+
+from gaudi_patch.attestation.fields import Attestation, PatchField, Release
 
 #: Suffix of the file beside a wheel, as the ecosystem knows it.
 SUFFIX = ".cdx.json"
 
 
-def document(attested: Mapping[str, Any], artifact: tuple[str, str] | None = None) -> dict[str, Any]:
+def document(attested: Attestation, artifact: tuple[str, str] | None = None) -> dict[str, Any]:
     """Return the document of an attestation; ``artifact`` is the file name and sha256 of a wheel that it describes.
 
     The same attestation gives the same document, its serial number included.
@@ -32,12 +33,10 @@ def document(attested: Mapping[str, Any], artifact: tuple[str, str] | None = Non
     if artifact is not None:
         component["hashes"] = [_hash(artifact[1])]
     if series is not None:
-        component["pedigree"] = _pedigree(attested, release)
-    files = [one for one in attested["files"] if one["after"] is not None]
+        component["pedigree"] = _pedigree(attested, series["id"], release)
+    files = [(file["path"], file["after"]) for file in attested["files"] if file["after"] is not None]
     if files:
-        component["components"] = [
-            {"type": "file", "name": one["path"], "hashes": [_hash(one["after"])]} for one in files
-        ]
+        component["components"] = [{"type": "file", "name": path, "hashes": [_hash(digest)]} for path, digest in files]
     tool = attested["tool"]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -53,7 +52,7 @@ def document(attested: Mapping[str, Any], artifact: tuple[str, str] | None = Non
     }
 
 
-def _pedigree(attested: Mapping[str, Any], release: Mapping[str, Any] | None) -> dict[str, Any]:
+def _pedigree(attested: Attestation, series: str, release: Release | None) -> dict[str, Any]:
     package = attested["package"]
     version = release["version"] if release else package["version"]
     ancestor: dict[str, Any] = {
@@ -66,26 +65,26 @@ def _pedigree(attested: Mapping[str, Any], release: Mapping[str, Any] | None) ->
         ancestor["hashes"] = [_hash(release["sha256"])]
     return {
         "ancestors": [ancestor],
-        "patches": [_patch(one) for one in attested["patches"]],
-        "notes": f"series {attested['series']['id']} of gaudi-patch {attested['tool']['version']}",
+        "patches": [_patch(patch) for patch in attested["patches"]],
+        "notes": f"series {series} of gaudi-patch {attested['tool']['version']}",
     }
 
 
-def _patch(one: Mapping[str, Any]) -> dict[str, Any]:
-    issue: dict[str, Any] = {"type": "enhancement", "id": one["name"]}
-    if one["why"]:
-        issue["description"] = one["why"]
-    urls = [word.rstrip(".,;)") for word in one["upstream"].split() if word.startswith("https://")]
+def _patch(patch: PatchField) -> dict[str, Any]:
+    issue: dict[str, Any] = {"type": "enhancement", "id": patch["name"]}
+    if patch["why"]:
+        issue["description"] = patch["why"]
+    urls = [word.rstrip(".,;)") for word in patch["upstream"].split() if word.startswith("https://")]
     if urls:
         issue["references"] = urls
     return {
         "type": "unofficial",
-        "diff": {"url": f"urn:gaudi-patch:diff:sha256:{one['sha256']}"},
+        "diff": {"url": f"urn:gaudi-patch:diff:sha256:{patch['sha256']}"},
         "resolves": [issue],
     }
 
 
-def _properties(attested: Mapping[str, Any]) -> list[dict[str, str]]:
+def _properties(attested: Attestation) -> list[dict[str, str]]:
     values = {
         "gaudi-patch:attestation": attested["sha256"],
         "gaudi-patch:outcome": attested["outcome"],

@@ -7,6 +7,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gaudi_patch.attestation.fields import (
+    Attestation,
+    CapabilityField,
+    FileField,
+    LevelField,
+    PatchField,
+    SeriesField,
+    SmokeField,
+)
 from gaudi_patch.disk import sha256
 from gaudi_patch.engine.plan import FileState, State
 from gaudi_patch.engine.situation import Situation
@@ -34,7 +43,7 @@ class Surroundings(NamedTuple):
 
 def build(
     found: Situation, *, changed: bool, proof: Proof, around: Surroundings, tool: str, stamp_ns: int
-) -> dict[str, Any]:
+) -> Attestation:
     """Return the attestation of a situation in which every file is patched, or none has to be.
 
     ``changed``: whether the run that writes it has applied the series, or built it into a wheel. Raises ValueError for
@@ -48,9 +57,10 @@ def build(
     if found.interrupted is not None or not (needed or found.verdict.kind is Kind.UPSTREAM):
         raise ValueError(f"cannot attest an installation that is {found.state}, {found.verdict.kind}")
     installation = found.installation
-    document: dict[str, Any] = {
+    document: Attestation = {
         "schema": ID,
         "schema_version": VERSION,
+        "sha256": "",
         "tool": {"name": "gaudi-patch", "version": tool},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp_ns // 1_000_000_000)),
         "outcome": outcome,
@@ -78,9 +88,9 @@ def build(
     return document
 
 
-def with_proof(document: Mapping[str, Any], proof: Proof) -> dict[str, Any]:
+def with_proof(document: Attestation, proof: Proof) -> Attestation:
     """Return an attestation with other results of smoke checks."""
-    proved = {**document, "smoke": _smoke(proof)}
+    proved: Attestation = {**document, "smoke": _smoke(proof)}
     proved["sha256"] = digest(proved)
     return proved
 
@@ -91,11 +101,12 @@ def digest(document: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())
 
 
-def _series(found: Situation) -> dict[str, Any]:
-    applied, built = found.applied, found.built
+def _series(found: Situation) -> SeriesField:
+    applied, built, name = found.applied, found.built, series_id(found)
+    assert name is not None  # asked of patched installations alone
     offset = applied is not None and applied.offset
     return {
-        "id": series_id(found),
+        "id": name,
         "matched_by": "offset" if offset else "hashes" if found.by_hash else "version",
         "applied_at": applied.applied_at if applied else built.built_at if built else None,
         "applied_by": applied.tool if applied else built.tool if built else None,
@@ -109,7 +120,7 @@ def series_id(found: Situation) -> str | None:
     return found.series.id if found.series is not None and found.state is State.PATCHED else None
 
 
-def _patches(found: Situation) -> list[dict[str, str]]:
+def _patches(found: Situation) -> list[PatchField]:
     return [
         {
             "name": name,
@@ -131,24 +142,24 @@ def patch_digests(found: Situation) -> dict[str, str]:
     return {name: found.manifest.patches[name].sha256 for name in order}
 
 
-def _file(file: FileState) -> dict[str, Any]:
+def _file(file: FileState) -> FileField:
     action = "create" if file.before is None else "delete" if file.after is None else "modify"
     return {"path": file.path, "action": action, "before": file.before, "after": file.current}
 
 
-def _capabilities(found: Situation) -> list[dict[str, str]]:
+def _capabilities(found: Situation) -> list[CapabilityField]:
     known = found.applied or found.built
     names = known.capabilities if known else found.series.capabilities if found.series else ()
     return [_capability(found.manifest, name) for name in names]
 
 
-def _capability(manifest: Manifest, name: str) -> dict[str, str]:
+def _capability(manifest: Manifest, name: str) -> CapabilityField:
     about = manifest.capabilities.get(name) or Capability(name, "")
     return {"id": name, "summary": about.summary, "evidence": about.evidence}
 
 
-def _smoke(proof: Proof) -> dict[str, Any]:
-    levels = [
+def _smoke(proof: Proof) -> SmokeField:
+    levels: list[LevelField] = [
         {
             "level": level.level,
             "rules": level.rules,

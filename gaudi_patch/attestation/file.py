@@ -6,10 +6,11 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, cast
 
 from gaudi_patch.attestation import schema
 from gaudi_patch.attestation.document import VERSION, digest
+from gaudi_patch.attestation.fields import Attestation
 from gaudi_patch.disk import Disk, FileImage, environment_error
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.reading import UnsuitableFileError, parse_json, read_bytes
@@ -38,7 +39,7 @@ def destination(path: Path) -> Path:
     return target
 
 
-def write(path: Path, document: dict[str, Any], disk: Disk) -> None:
+def write(path: Path, document: Attestation, disk: Disk) -> None:
     """Put ``document`` in place of ``path``, durable once this returns; an OSError leaves what was there.
 
     It can be read by everybody: the container that checks it seldom runs as the user that built it.
@@ -46,7 +47,7 @@ def write(path: Path, document: dict[str, Any], disk: Disk) -> None:
     put(path, text(document), disk)
 
 
-def text(document: dict[str, Any]) -> bytes:
+def text(document: Attestation) -> bytes:
     """Return the attestation as it is written, once it is valid by its own schema."""
     if faults := schema.faults(document):
         raise AssertionError(f"the attestation is not valid by its own schema: {'; '.join(faults)}")
@@ -64,7 +65,7 @@ def put(path: Path, data: bytes, disk: Disk) -> None:
         staged.unlink(missing_ok=True)
 
 
-def read(path: Path, anew: str) -> dict[str, Any]:
+def read(path: Path, anew: str) -> Attestation:
     """Return the attestation in ``path``; ``anew`` is the command line that writes one there.
 
     Raises ``bad-attestation`` (exit 2) where there is none, or it is damaged, was edited, or has another form.
@@ -72,7 +73,7 @@ def read(path: Path, anew: str) -> dict[str, Any]:
     return read_signed(path, None, anew)[0]
 
 
-def read_signed(path: Path, key: Path | None, anew: str) -> tuple[dict[str, Any], str]:
+def read_signed(path: Path, key: Path | None, anew: str) -> tuple[Attestation, str]:
     """Return the attestation in ``path``, and the trusted comment of its signature by ``key``; "" without a key.
 
     With a key, nothing in the file is looked at before its signature is verified. Raises what :func:`read` and
@@ -94,7 +95,7 @@ def read_signed(path: Path, key: Path | None, anew: str) -> tuple[dict[str, Any]
     return _parsed(path, data, anew), comment
 
 
-def _parsed(path: Path, data: bytes, anew: str) -> dict[str, Any]:
+def _parsed(path: Path, data: bytes, anew: str) -> Attestation:
     try:
         document = parse_json(data)
     except ValueError as error:
@@ -106,11 +107,11 @@ def _parsed(path: Path, data: bytes, anew: str) -> dict[str, Any]:
     if faults:
         details = faults[:20] if len(faults) > 1 else []
         _bad(path, f"is no attestation: {faults[0]}", f"write it anew: `{anew}`", details=details)
-    assert isinstance(document, dict)  # the schema asks for it
-    if document["sha256"] != digest(document):
+    attested = cast("Attestation", document)  # the schema has just been held to it
+    if attested["sha256"] != digest(attested):
         what = "was changed after it was written: its sha256 is not that of its content"
         _bad(path, what, f"write it anew: `{anew}`")
-    return document
+    return attested
 
 
 def _usage(message: str, hint: str) -> GaudiPatchError:

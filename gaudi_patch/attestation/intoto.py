@@ -6,9 +6,9 @@ https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md. The predi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from gaudi_patch.attestation.fields import Attestation
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -17,7 +17,7 @@ BUILD = "urn:gaudi-patch:build:series:1"
 SUFFIX = ".intoto.json"
 
 
-def statement(attested: Mapping[str, Any], artifact: tuple[str, str] | None = None) -> dict[str, Any]:
+def statement(attested: Attestation, artifact: tuple[str, str] | None = None) -> dict[str, Any]:
     """Return the statement of an attestation.
 
     Its subjects are the wheel ``artifact`` (file name and sha256), or else the patched files as they are on disk.

@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from gaudi_patch import __version__
 from gaudi_patch.attestation import cyclonedx, document, forms
 from gaudi_patch.attestation import file as attestation_file
+from gaudi_patch.attestation.fields import Attestation
 from gaudi_patch.disk import FileImage
 from gaudi_patch.engine import built, layout, plan, record
 from gaudi_patch.engine.plan import Plan, State
@@ -53,7 +54,7 @@ class BuiltWheel(NamedTuple):
     sha256: str
     size: int
     dropped: tuple[str, ...]
-    attestation: dict[str, Any]
+    attestation: Attestation
 
 
 def build(manifest: Manifest, wheel: Path, out: BinaryIO, options: BuildOptions) -> BuiltWheel:
@@ -169,7 +170,7 @@ class _Build:
             pristine[path] = image
         return plan.build(self.manifest, self.series, pristine, locked=locked)
 
-    def _attestation(self, planned: Plan, release: str, date: tuple[int, ...]) -> dict[str, Any]:
+    def _attestation(self, planned: Plan, release: str, date: tuple[int, ...]) -> Attestation:
         stamp_ns = _seconds(date) * 1_000_000_000
         files = tuple(
             plan.FileState(

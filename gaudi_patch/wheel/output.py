@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gaudi_patch.attestation import cyclonedx, document, file, forms, intoto
 from gaudi_patch.attestation.signing import Signer
@@ -132,7 +132,7 @@ def _place(staged: Path, built: BuiltWheel, out: Path, options: OutputOptions, p
 
 
 def _reports(name: str, built: BuiltWheel, proof: WheelProof | None) -> dict[str, bytes]:
-    attested: dict[str, Any] = built.attestation
+    attested = built.attestation
     if proof is not None:
         attested = document.with_proof(attested, document.Proof(proof.levels))
     artifact = (name, built.sha256)

@@ -180,7 +180,7 @@ def test_the_holder_is_named_whoever_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
 def test_another_users_process_is_named_with_the_user(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # up to /tmp itself
         folder.chmod(0o755)
     python = shutil.which("python3", path="/usr/bin") or ""
     if not python:
@@ -193,15 +193,13 @@ def test_another_users_process_is_named_with_the_user(tmp_path: Path) -> None:
         "time.sleep(60)\n"
     )
     command = [python, "-c", script, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, user=54321, cwd="/")
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        assert f"process {process.pid} of uid 54321" in refusal(tmp_path).message
-        process.stdout.close()
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, user=54321, cwd="/") as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            assert f"process {process.pid} of uid 54321" in refusal(tmp_path).message
+        finally:
+            process.kill()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
