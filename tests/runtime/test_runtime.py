@@ -27,6 +27,13 @@ def test_memory_is_pinned_up_to_its_limits_and_given_to_one_at_a_time(inside: Ca
     inside("test_slabs.py", "host")
 
 
+@pytest.mark.parametrize("rules", ["lazy", "eager"])
+def test_chunks_travel_between_hosts_with_other_blocks_and_devices(
+    inside: Callable[[str, str], None], rules: str
+) -> None:
+    inside("test_mixed.py", rules)
+
+
 def test_launches_graphs_copies_and_waits_stay_in_the_budget(inside: Callable[[str, str], None]) -> None:
     inside("test_budget.py", "lazy")
 
