@@ -39,6 +39,7 @@ def serve(
     transfer: dict[str, object] = {"kv_connector": connector, "kv_role": role}
     if extra:
         transfer["kv_connector_extra_config"] = extra
+        transfer["kv_load_failure_policy"] = "recompute"  # vLLM's default ends a request whose KV could not be loaded
     command = ["vllm", "serve", *arguments, "--enable-prefix-caching"]
     command += ["--block-size", str(BLOCK)] if gaudi else []
     command += ["--kv-transfer-config", json.dumps(transfer)]

@@ -172,16 +172,36 @@ def identities(probe: _probe.Probe) -> None:
 
 
 def failed_load(probe: _probe.Probe) -> None:
-    """A chunk that was found is gone when it is to be loaded: the step must fail, not go on with what is there."""
+    """A chunk that was promised is gone when it is to be loaded: it comes from host memory, or the step fails."""
 
     def lose_a_chunk(runner: Foreign, scheduler_output: Foreign) -> None:
-        cache = case.engine.adapter.lmcache_engine.storage_manager.storage_backends["LocalCPUBackend"].hot_cache
+        cache = engine().storage_manager.storage_backends["LocalCPUBackend"].hot_cache
         if scheduler_output.scheduled_new_reqs and cache:
-            cache.pop(next(iter(cache)))
+            cache.pop(next(reversed(cache)))  # of the prompt that was looked up last
+
+    def break_the_promise(runner: Foreign, scheduler_output: Foreign) -> None:
+        promises: Foreign = getattr(engine(), "gaudi_promises", None)
+        for new in scheduler_output.scheduled_new_reqs:
+            if promises is not None:  # unpatched, LMCache holds nothing
+                promises.drop(new.req_id)
+
+    def engine() -> Foreign:
+        return case.engine.adapter.lmcache_engine
 
     case = ConnectorCase(probe)
+    p = case.prompt(2, 2 * vllm_setup.chunk_size() + 44)
+    case.ask("miss of what will be lost", [p], external=0)
+    case.engine.forget_prefixes()
+    case.engine.runner.before_load.append(lose_a_chunk)
+    n = len(p)
+    if hasattr(engine(), "gaudi_promises"):
+        case.ask("a chunk is lost between lookup and load, and was held", [p], external=case.hit(n, n, n))
+    case.engine.runner.before_load.remove(lose_a_chunk)
+    case.engine.forget_prefixes()
     _must_fail(
-        case, "a chunk is lost between lookup and load", lambda: case.engine.runner.before_load.append(lose_a_chunk)
+        case,
+        "a chunk is lost between lookup and load, and nothing was held",
+        lambda: case.engine.runner.before_load.extend([lose_a_chunk, break_the_promise]),
     )
 
 

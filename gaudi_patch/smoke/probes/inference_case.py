@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._vllm import case as vllm_case
     from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
     from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
+    from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
@@ -22,6 +23,7 @@ else:  # run by path, with its neighbours beside it
     from _vllm import case as vllm_case
     from _vllm import controls as vllm_controls
     from _vllm import engine as vllm_engine
+    from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
 
@@ -170,8 +172,43 @@ def multiprocess(probe: _probe.Probe) -> None:
     case.engine.forget_prefixes()
     longer = p[: 3 * chunk] + case.prompt(3, chunk)
     case.ask("partial hit", [longer], external=[3 * chunk], local=[0])
+    _failed_retrieve(case, p, hit)
     case.close()
     probe.summary.append(f"multiprocess mode: answers identical with {hit} of {case.length} tokens cached")
+
+
+def _failed_retrieve(case: vllm_case.VllmCase, p: list[int], hit: int) -> None:
+    """A load that fails beside a request that computes is recomputed; with nothing withheld, the answer is wrong."""
+    state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
+    worker = state.get_kv_transfer_group().worker_adapter
+    answered = _probe.load("lmcache.v1.multiprocess.futures").MessagingFuture()
+    answered.set_result(False)
+    broken: list[Foreign] = []
+
+    def fail(*arguments: Foreign, **options: Foreign) -> Foreign:
+        broken.append(arguments)
+        return answered
+
+    sound, worker.transfer_ctx.submit_retrieve = worker.transfer_ctx.submit_retrieve, fail
+    case.engine.forget_prefixes()
+    case.ask("a load fails beside a request that computes", [case.prompt(7), p])
+    with case.probe.section("a load fails beside a request that computes"):
+        case.probe.check(bool(broken), "no load was asked for: nothing was tested")
+    loads = worker.__dict__.pop("gaudi_loads", None)
+    if loads is not None:
+        case.engine.forget_prefixes()
+        for seed in range(20, 32, 4):  # no block is left that holds the prompt's KV from before
+            case.engine.generate([case.prompt(seed + number) for number in range(4)], 1)
+        case.engine.forget_prefixes()
+        with case.probe.section("control: a failed load counts as loaded"):
+            answers = case.engine.generate([case.prompt(8), p], vllm_prompts.ANSWER)
+            right = case.reference.answer(p)
+            case.probe.check(answers[1].tokens != right, "the answer was right without the load: the check is blind")
+        worker.gaudi_loads = loads
+    worker.transfer_ctx.submit_retrieve = sound
+    worker.error_block_ids.clear()
+    case.engine.forget_prefixes()
+    case.ask("after the failed loads", [p], external=[hit], local=[0])
 
 
 def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:

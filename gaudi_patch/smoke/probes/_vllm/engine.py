@@ -61,6 +61,12 @@ class Answer:
     output: int | None
 
 
+def _recompute(kind: type) -> dict[str, str]:
+    """Return vLLM's setting to recompute what could not be loaded, where it has one; by default the request ends."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    return {"kv_load_failure_policy": "recompute"} if "kv_load_failure_policy" in known else {}
+
+
 class Engine:
     """``LLM`` with a KV connector.
 
@@ -106,6 +112,7 @@ class Engine:
                 kv_connector=connector,
                 kv_role="kv_both",
                 kv_connector_extra_config=extra or {},
+                **_recompute(config.KVTransferConfig),
             ),
         }
         if ranks > 1:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV-cache transfer between vLLM's paged cache on Intel Gaudi (torch device ``hpu``) and LMCache.
 
-Modules, lowest first; none imports vLLM, and only the last seven know LMCache:
+Modules, lowest first; only the last eleven know LMCache, and none imports vLLM but to report to it:
 
 * :mod:`.pinning` -- host memory that is pinned, known by address
 * :mod:`.device` -- the only place that touches ``habana_frameworks`` and ``torch.hpu``
@@ -16,6 +16,10 @@ Modules, lowest first; none imports vLLM, and only the last seven know LMCache:
 * :mod:`.identity` -- adapter, salt and images in LMCache's keys
 * :mod:`.numa` -- the NUMA node of a rank
 * :mod:`.guards` -- what cannot work on Gaudi, refused with the reason
+* :mod:`.pool` -- whether LMCache's host memory takes the longest request
+* :mod:`.objects` -- memory objects out of LMCache's storage, whole or not at all
+* :mod:`.promises` -- what a lookup promises is in host memory before it is promised
+* :mod:`.multiprocess` -- failed loads in multiprocess mode
 * :mod:`.allocator` -- LMCache's allocator with a slab behind each memory object
 * :mod:`.connector` -- LMCache's connector interface over all of this
 * :mod:`.adapter` -- what LMCache's vLLM adapter calls

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .device import is_available
 from .guards import GaudiError
 from .identity import tag as tag_identity
+from .pool import refuse_small_pool
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ def register_kv_caches(adapter: Any) -> bool:
 
     Raises:
         LayoutError: These caches cannot be served.
-        GaudiError: vllm-gaudi would move blocks under LMCache.
+        GaudiError: vllm-gaudi would move blocks under LMCache, or LMCache's host memory is smaller than one prompt.
     """
     if not is_available():
         return False
@@ -45,6 +46,15 @@ def register_kv_caches(adapter: Any) -> bool:
     connector = engine.gpu_connector if engine is not None else None
     if connector is not None:
         connector.initialize_kvcaches_ptr(kvcaches=list(adapter.kv_caches.values()))
+        vllm = getattr(adapter, "_vllm_config", None)
+        if vllm is not None and connector.transfer is not None:
+            refuse_small_pool(
+                connector.config,
+                connector.transfer.layout,
+                chunk=connector.chunk_size,
+                longest=int(vllm.model_config.max_model_len),
+                ranks=int(vllm.parallel_config.world_size),
+            )
     return True
 
 

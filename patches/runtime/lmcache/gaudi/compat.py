@@ -22,7 +22,17 @@ from .layout import Layout, LayoutError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["chunk_size", "object_tensors", "reconcile", "tag_format"]
+__all__ = [
+    "allocation",
+    "chunk_size",
+    "header_bytes",
+    "object_shapes",
+    "object_tensors",
+    "payload_bytes",
+    "reconcile",
+    "tag_format",
+    "unpins_lists",
+]
 
 
 def chunk_size(config: Any, metadata: Any) -> int:
@@ -150,3 +160,42 @@ def _default(metadata: Any, name: str) -> Any:
     """What ``metadata`` has in the field ``name`` before vLLM registers its caches."""
     field = next(field for field in dataclasses.fields(metadata) if field.name == name)
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def object_shapes(metadata: Any, tokens: int) -> tuple[list[tuple[int, ...]], list[torch.dtype]]:
+    """Shapes and dtypes of the tensors of a memory object that holds ``tokens`` tokens."""
+    if hasattr(metadata, "get_shapes"):
+        return _allocated(metadata, tokens)[0], list(metadata.get_dtypes())
+    layers, kv, _, heads, size = metadata.kv_shape
+    return [(kv, layers, tokens, heads * size)], [metadata.kv_dtype]
+
+
+def allocation(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> tuple[Any, Any]:
+    """Arguments of LMCache's ``allocate``; lists of several only where there are several kinds of layers."""
+    import torch
+
+    sizes = [torch.Size(shape) for shape in shapes]
+    return (sizes[0], dtypes[0]) if len(sizes) == 1 else (sizes, dtypes)
+
+
+def header_bytes(connector: Any) -> int:
+    """Length of the header in the files of LMCache's file connector; 0 where chunks are stored without."""
+    if not getattr(connector, "save_chunk_meta", True):
+        return 0
+    return int(getattr(connector, "remote_metadata_bytes", 0)) or 28  # a constant before 0.3.12: seven 32-bit numbers
+
+
+def payload_bytes(header: bytes) -> int | None:
+    """Length of what follows a header in a file; None where it is no header."""
+    from ..v1.protocol import RemoteMetadata
+
+    try:
+        length = int(RemoteMetadata.deserialize(header).length)
+    except Exception:  # whatever a release's parser raises at bytes that are no header
+        return None
+    return length if length >= 0 else None
+
+
+def unpins_lists(engine: Any) -> bool:
+    """Whether ``lookup_unpin`` takes a list of lookups, as in 0.3.7, and not one."""
+    return "lookup_ids" in inspect.signature(engine.lookup_unpin).parameters

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
+"""Failed loads in multiprocess mode: what vLLM must know before it may read the blocks, and how long to wait.
+
+vLLM asks a connector for the blocks that could not be loaded (``invalid_block_ids``) and recomputes them, or ends
+the request. vllm-gaudi asks only in steps without a forward pass; in all others it hands over what has finished and
+nothing of what has failed (vllm_gaudi/v1/worker/hpu_model_runner.py, v0.13 to v0.27: ``KVConnectorOutput`` with
+``finished_sending`` and ``finished_recving`` only). A failed load would then count as loaded.
+
+So a failed load is withheld: it is not finished before vLLM has taken its blocks. Where vllm-gaudi's runner is known,
+its report is completed as well, so that a busy engine need not wait for a step without a forward pass.
+
+Every decorator leaves hosts without an HPU as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..logging import init_logger
+from .device import is_available
+
+__all__ = ["FailedLoads", "complete_reports", "promise_once", "whole_answer", "withhold_failed_loads"]
+
+logger = init_logger(__name__)
+
+# Requests to the server that a step of the engine waits for.
+_DATA_REQUESTS = ("prepare_store", "commit_store", "prepare_retrieve", "commit_retrieve")
+_RUNNER = "vllm_gaudi.v1.worker.hpu_model_runner"
+_POLL_SECONDS = 0.25
+
+
+class FailedLoads:
+    """Loads of one worker that failed, and whether vLLM knows.
+
+    Args:
+        adapter: LMCache's ``LMCacheMPWorkerAdapter``, with the failed blocks in ``error_block_ids``.
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self._shared: dict[str, set[int]] = {}  # blocks that vLLM had itself, not written by the load
+        self._own: dict[str, set[int]] = {}
+        self._known: dict[str, bool] = {}  # failed loads; True once vLLM has taken their blocks
+
+    def submitted(self, request: str, op: Any) -> None:
+        """Note the blocks of a load."""
+        blocks = list(op.flat_block_ids)
+        block_tokens = self._adapter.lmcache_tokens_per_chunk // self._adapter.blocks_in_chunk
+        skipped = int(getattr(op, "skip_first_n_tokens", 0) or 0) // block_tokens
+        self._shared[request], self._own[request] = set(blocks[:skipped]), set(blocks[skipped:])
+
+    def fail(self, request: str) -> None:
+        """Count a load as failed that could not even be submitted."""
+        adapter = self._adapter
+        adapter.error_block_ids.update(self._own[request])
+        if hasattr(adapter, "_failed_request_ids"):  # from 0.5.6 on
+            adapter._failed_request_ids.add(request)
+        adapter._dropped_retrieves.add(request)
+
+    def taken(self) -> None:
+        """Note that vLLM has taken the failed blocks."""
+        self._known = dict.fromkeys(self._known, True)
+
+    def filter(self, sending: Any, receiving: Any) -> tuple[Any, set[str]]:
+        """Take what has failed, and is not known, out of what LMCache reports as finished.
+
+        Args:
+            sending: Requests whose stores have finished; one that vLLM has ended is among them.
+            receiving: Requests whose loads have finished, failed ones among them.
+
+        Returns:
+            Both, as vLLM may see them.
+        """
+        finished = set(receiving or ())
+        for request in finished:
+            own = self._own.pop(request, set())
+            if own & self._adapter.error_block_ids:
+                # Requests that run now share these blocks, and they hold what they should.
+                self._adapter.error_block_ids -= self._shared.get(request, set())
+                self._known[request] = False
+                self._own[request] = own
+                logger.error(
+                    "request %s: its %d cached KV blocks could not be loaded; vLLM recomputes them, or ends this "
+                    "request (kv_load_failure_policy)",
+                    request,
+                    len(own),
+                )
+            self._shared.pop(request, None)
+        finished -= self._known.keys()
+        for request in [name for name in self._known if name in (sending or ())]:
+            # vLLM has ended it, and frees its blocks now: they must not be invalid when another request has them.
+            self._adapter.error_block_ids -= self._own.pop(request)
+            if hasattr(self._adapter, "_failed_request_ids"):
+                self._adapter._failed_request_ids.discard(request)
+            del self._known[request]
+        for request in [name for name, known in self._known.items() if known]:
+            finished.add(request)
+            del self._known[request], self._own[request]
+        return sending, finished
+
+
+def withhold_failed_loads(adapter: type) -> type:
+    """Decorate ``LMCacheMPWorkerAdapter``: no failed load is finished before vLLM knows, no wait outlives the server.
+
+    Args:
+        adapter: The class.
+
+    Returns:
+        The same class; its instances behave differently on HPU only.
+    """
+
+    def initialise(original: Callable[..., None]) -> Callable[..., None]:
+        def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            if is_available():
+                self.gaudi_loads = FailedLoads(self)
+                self.req_client = _WatchedClient(self.req_client, self)
+                complete_reports()
+
+        return construct
+
+    def submit(original: Callable[..., None]) -> Callable[..., None]:
+        def submit_retrieve_request(self: Any, request_id: str, op: Any, *args: Any, **kwargs: Any) -> None:
+            loads = _loads(self)
+            if loads is None:
+                original(self, request_id, op, *args, **kwargs)
+                return
+            loads.submitted(request_id, op)
+            try:
+                original(self, request_id, op, *args, **kwargs)
+            except Exception:
+                logger.exception("request %s: the load could not be made", request_id)
+                loads.fail(request_id)
+
+        return submit_retrieve_request
+
+    def finished(original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_finished(self: Any, *args: Any, **kwargs: Any) -> Any:
+            sending, receiving = original(self, *args, **kwargs)
+            loads = _loads(self)
+            return (sending, receiving) if loads is None else loads.filter(sending, receiving)
+
+        return get_finished
+
+    def errors(original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_errors(self: Any) -> Any:
+            found = original(self)
+            if (loads := _loads(self)) is not None:
+                loads.taken()
+            return found
+
+        return get_errors
+
+    _wrap(adapter, "__init__", initialise)
+    _wrap(adapter, "submit_retrieve_request", submit)
+    _wrap(adapter, "get_finished", finished)
+    _wrap(adapter, "get_finished_with_lazy_offload", finished)
+    _wrap(adapter, "get_block_ids_with_load_errors", errors)
+    _wrap(adapter, "get_failed_request_ids", errors)
+    return adapter
+
+
+def promise_once(adapter: type) -> type:
+    """Decorate ``LMCacheMPSchedulerAdapter``: a request whose load failed is promised nothing again.
+
+    vLLM looks such a request up once more when it recomputes it. A second hit would not be loaded by vLLM's own
+    connector, which would wait for it for ever, or fail in the same way again.
+
+    Args:
+        adapter: The class.
+
+    Returns:
+        The same class; its instances behave differently on HPU only.
+    """
+
+    def submit(original: Callable[..., None]) -> Callable[..., None]:
+        def maybe_submit_lookup_request(self: Any, request_id: str, *args: Any, **kwargs: Any) -> None:
+            if request_id not in self.__dict__.get("gaudi_promised", ()):
+                original(self, request_id, *args, **kwargs)
+
+        return maybe_submit_lookup_request
+
+    def clean(original: Callable[..., None]) -> Callable[..., None]:
+        def cleanup_lookup_result(self: Any, request_id: str) -> None:
+            if self._finished_lookup_results.get(request_id) and is_available():
+                self.__dict__.setdefault("gaudi_promised", set()).add(request_id)
+            original(self, request_id)
+
+        return cleanup_lookup_result
+
+    def end(original: Callable[..., None]) -> Callable[..., None]:
+        def end_session(self: Any, request_id: str, *args: Any, **kwargs: Any) -> None:
+            self.__dict__.get("gaudi_promised", set()).discard(request_id)
+            original(self, request_id, *args, **kwargs)
+
+        return end_session
+
+    _wrap(adapter, "maybe_submit_lookup_request", submit)
+    _wrap(adapter, "cleanup_lookup_result", clean)
+    _wrap(adapter, "end_session", end)
+    return adapter
+
+
+def complete_reports() -> bool:
+    """Let vllm-gaudi's runner report failed blocks in steps with a forward pass, too.
+
+    It makes its report under a name of its own module, which is given the missing field. A vllm-gaudi that fills the
+    field by itself, or makes the report elsewhere, is left alone: what has failed is withheld until it asks.
+
+    Returns:
+        Whether the runner's reports are completed.
+    """
+    runner = sys.modules.get(_RUNNER)
+    plain = getattr(runner, "KVConnectorOutput", None)
+    if plain is None or getattr(plain, "completed_by_gaudi", False):
+        return plain is not None
+    from vllm.distributed.kv_transfer import get_kv_transfer_group  # type: ignore[import-not-found,unused-ignore]
+
+    @functools.wraps(plain, updated=())
+    def report(*args: Any, **kwargs: Any) -> Any:
+        output = plain(*args, **kwargs)
+        if not output.invalid_block_ids:
+            output.invalid_block_ids = get_kv_transfer_group().get_block_ids_with_load_errors()
+        return output
+
+    report.completed_by_gaudi = True  # type: ignore[attr-defined]
+    runner.KVConnectorOutput = report  # type: ignore[union-attr]
+    logger.info("vllm-gaudi's reports are completed with the blocks of failed loads")
+    return True
+
+
+def whole_answer(chunks: Any, blocks: Any, blocks_in_chunk: int) -> Any:
+    """Return what the server sent for a load; None, "not loaded", where it is less than was asked for.
+
+    Args:
+        chunks: One tensor per chunk, or None.
+        blocks: Block numbers to load into, one list per group of layers.
+        blocks_in_chunk: How many blocks a chunk fills.
+    """
+    if chunks is None or not is_available():
+        return chunks
+    needed = max((len(group) for group in blocks), default=0)
+    if len(chunks) * blocks_in_chunk >= needed:
+        return chunks
+    logger.error(
+        "LMCache's server sent %d chunks of %d blocks, where %d are needed", len(chunks), blocks_in_chunk, needed
+    )
+    return None
+
+
+class _WatchedClient:
+    """LMCache's client of the server; what a step waits for ends when the heartbeat finds the server dead."""
+
+    def __init__(self, client: Any, adapter: Any) -> None:
+        self._client, self._adapter = client, adapter
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+        unregisters = name.startswith("unregister")
+        if name not in _DATA_REQUESTS and not unregisters:
+            return call
+        # At the end nobody pings any more: what two heartbeats would have told is all there is to know.
+        limit = 2 * self._adapter._heartbeat_interval if unregisters else None
+        return lambda *args, **kwargs: _WatchedFuture(call(*args, **kwargs), self._adapter, limit)
+
+
+class _WatchedFuture:
+    """A reply of the server; waiting for it ends when the server is known to be dead."""
+
+    def __init__(self, future: Any, adapter: Any, limit: float | None) -> None:
+        self._future, self._adapter, self._limit = future, adapter, limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._future, name)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the reply; False after ``timeout`` seconds, or once the server is dead."""
+        given = [seconds for seconds in (timeout, self._limit) if seconds is not None]
+        deadline = time.monotonic() + min(given, default=float("inf"))
+        while not self._future.wait(max(0.0, min(_POLL_SECONDS, deadline - time.monotonic()))):
+            if not self._adapter.is_healthy or time.monotonic() >= deadline:
+                return bool(self._future.query())
+        return True
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the reply.
+
+        Raises:
+            TimeoutError: There is none after ``timeout`` seconds, or the server is dead.
+        """
+        if not self.wait(timeout):
+            raise TimeoutError("LMCache's server has not answered; its heartbeat says whether it is alive")
+        return self._future.result(timeout=0)
+
+
+def _loads(adapter: Any) -> FailedLoads | None:
+    found: FailedLoads | None = adapter.__dict__.get("gaudi_loads")
+    return found
+
+
+def _wrap(owner: type, name: str, wrapper: Callable[[Any], Any]) -> None:
+    original = owner.__dict__.get(name)
+    if original is not None:  # releases differ in what they have
+        setattr(owner, name, functools.wraps(original)(wrapper(original)))

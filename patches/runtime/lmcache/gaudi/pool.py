@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
+"""Whether LMCache's host memory takes the longest request; refused at start-up where it does not.
+
+All that is loaded or stored goes through this pool, whatever the storage behind it. Where it is smaller than one
+prompt, LMCache evicts the first chunks of a prompt to store its last ones, and finds nothing again; from a disk or a
+remote store it can load only part of what is there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .guards import GaudiError
+from .layout import Layout
+
+__all__ = ["refuse_small_pool"]
+
+_GB = 1 << 30
+# LMCache's allocators place objects at multiples of this.
+_ALIGNMENT = 4096
+
+
+def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, ranks: int) -> None:
+    """Refuse a pool that cannot hold all chunks of the longest request.
+
+    Args:
+        config: LMCache's engine configuration.
+        layout: The registered caches of this rank.
+        chunk: LMCache's chunk size in tokens.
+        longest: vLLM's ``max_model_len``, in tokens.
+        ranks: Processes on this host that have such a pool each.
+
+    Raises:
+        GaudiError: With the arithmetic, and the settings to change.
+    """
+    size = getattr(config, "max_local_cpu_size", None)
+    if size is None or getattr(config, "enable_pd", False):  # its buffer is another one
+        return
+    chunk_bytes = math.ceil(layout.token_bytes * chunk / _ALIGNMENT) * _ALIGNMENT
+    needed = longest // chunk + bool(longest % chunk and getattr(config, "save_unfull_chunk", False))
+    fitting = int(float(size) * _GB) // chunk_bytes
+    if fitting >= needed:
+        return
+    enough = math.ceil(needed * chunk_bytes / _GB * 100) / 100
+    raise GaudiError(
+        f"LMCache's host memory is smaller than one prompt: max_local_cpu_size {size} GB holds {fitting} chunks of "
+        f"{chunk} tokens ({layout.token_bytes:,} bytes per token on this rank), {fitting * chunk:,} tokens; "
+        f"max_model_len is {longest:,} tokens, {needed} chunks. Set max_local_cpu_size to {enough} or more "
+        f"({enough * ranks:.2f} GB for {ranks} rank{'s' if ranks > 1 else ''}), or --max-model-len to "
+        f"{max(fitting * chunk, 1)} or less"
+    )

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
+"""In-process loads: what a lookup promises to vLLM is in host memory before it is promised.
+
+A lookup says how many tokens are cached; vLLM then gives them blocks and does not compute them. On a GPU what cannot be
+loaded afterwards is reported and recomputed. vllm-gaudi passes no such report on in steps with a forward pass, so the
+load must not fail: the lookup itself brings every chunk into host memory, checks it and keeps a reference until the
+load. A chunk that is lost, cut short or does not fit into host memory ends the hit there, which is a miss.
+
+Hosts without an HPU are left as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..logging import init_logger
+from . import compat
+from .device import is_available
+from .objects import Objects
+
+__all__ = ["Promises", "keep_promises"]
+
+logger = init_logger(__name__)
+
+Chunk = tuple[int, int, Any]  # first token, one past the last, key
+_HOST = "LocalCPUBackend"
+# A request that was promised something and never came (it was aborted while it waited) frees its memory after this.
+_FORGOTTEN_SECONDS = 300.0
+# How long an allocation waits for memory that others hold. LMCache's own loop has no end.
+_ALLOCATE_SECONDS = 2.0
+
+
+class Promises:
+    """Chunks in host memory that were promised to vLLM, by request.
+
+    Args:
+        engine: LMCache's engine.
+
+    Attributes:
+        loading: A promise is being loaded: LMCache's health does not matter, all of it is in host memory.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._held: dict[str, tuple[float, dict[Any, Any]]] = {}
+        self.loading = False
+
+    def holds(self, request: str | None) -> bool:
+        """Return whether something is held for a request."""
+        return request in self._held
+
+    def keep(self, request: str, chunks: Sequence[Chunk], search_range: Any = None) -> int:
+        """Bring a request's chunks into host memory and hold them there.
+
+        Args:
+            request: The lookup's id, which is the request's.
+            chunks: What the lookup has found, from the first token on.
+            search_range: LMCache's names of the backends that may serve it.
+
+        Returns:
+            How many tokens are held: the end of the last chunk before the first that is not to be had.
+        """
+        self.drop(request)
+        for name in [name for name, (since, _) in self._held.items() if time.monotonic() - since > _FORGOTTEN_SECONDS]:
+            logger.warning(
+                "request %s has not come for its %d chunks; they are released", name, len(self._held[name][1])
+            )
+            self.drop(name)
+        held = self.collect(request, chunks, search_range)
+        self._held[request] = (time.monotonic(), {key: memory_obj for _, _, key, memory_obj in held})
+        return held[-1][1] if held else 0
+
+    def collect(self, request: str | None, chunks: Sequence[Chunk], search_range: Any = None) -> list[Any]:
+        """Return ``(start, end, key, memory object)``, with a reference, of the leading chunks that are to be had."""
+        objects = Objects(self._engine)
+        places = self._places(request, chunks, search_range)
+        found: list[Any] = []
+        for place, run in itertools.groupby(zip(chunks, places, strict=True), key=lambda pair: pair[1]):
+            wanted = [chunk for chunk, _ in run]
+            if place is None:
+                break
+            got = objects.get(place, wanted)
+            found += got
+            if len(got) < len(wanted):
+                logger.warning(
+                    "request %s: %d chunks were found in %s, %d could be loaded; the rest is recomputed",
+                    request,
+                    len(wanted),
+                    place,
+                    len(got),
+                )
+                break
+        return found
+
+    def take(self, request: str | None) -> dict[Any, Any] | None:
+        """Give away what is held for a request, with its references; None if nothing was promised."""
+        entry = self._held.pop(request, None) if request is not None else None
+        return entry[1] if entry else None
+
+    def drop(self, request: str) -> None:
+        """Release what is held for a request, if anything."""
+        release((self.take(request) or {}).values())
+
+    def _places(self, request: str | None, chunks: Sequence[Chunk], search_range: Any) -> list[str | None]:
+        """Return the backend of each chunk: as the lookup has noted it, else asked again."""
+        pins = self._engine.lookup_pins.get(request) if request is not None else None
+        if isinstance(pins, dict):  # before 0.3.12 a list of keys
+            noted = {key: place for place, keys in pins.items() for key in keys}
+            return [noted.get(key) for _, _, key in chunks]
+        contains = self._engine.storage_manager.contains
+        return [contains(key, search_range) for _, _, key in chunks]
+
+
+def keep_promises(engine: type) -> type:
+    """Decorate ``LMCacheEngine``: a lookup promises what is in host memory, and a load takes it from there.
+
+    Args:
+        engine: The class.
+
+    Returns:
+        The same class; its instances behave differently on HPU only.
+    """
+
+    def started(original: Callable[..., None]) -> Callable[..., None]:
+        def start(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            _prepare(self)
+
+        return start
+
+    def lookup(original: Callable[..., int]) -> Callable[..., int]:
+        signature = inspect.signature(original)
+
+        def promise(self: Any, *args: Any, **kwargs: Any) -> int:
+            found = original(self, *args, **kwargs)
+            given = signature.bind(self, *args, **kwargs).arguments
+            promises = _promises(self)
+            request = given.get("lookup_id")
+            if not found or promises is None or request is None or not given.get("pin") or self.use_layerwise:
+                return found
+            chunks = self.token_database.process_tokens(
+                **{name: given.get(name) for name in ("tokens", "hashes", "offsets", "request_configs")}
+            )
+            kept = promises.keep(request, [chunk for chunk in chunks if chunk[1] <= found], given.get("search_range"))
+            if not kept:  # nobody will load it, or release it
+                _release_pins(self, request)
+            return kept
+
+        return promise
+
+    def retrieve(original: Callable[..., Any]) -> Callable[..., Any]:
+        def load(self: Any, *args: Any, **kwargs: Any) -> Any:
+            promises = _promises(self)
+            if promises is None:
+                return original(self, *args, **kwargs)
+            promises.loading = promises.holds(kwargs.get("req_id"))
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                promises.loading = False
+
+        return load
+
+    def healthy(original: Callable[..., bool]) -> Callable[..., bool]:
+        def is_healthy(self: Any) -> bool:
+            promises = _promises(self)
+            return bool(promises is not None and promises.loading) or original(self)
+
+        return is_healthy
+
+    def process(original: Callable[..., Any]) -> Callable[..., Any]:
+        def process_tokens(self: Any, tokens: Any, mask: Any, ret_mask: Any, **kwargs: Any) -> Any:
+            promises = _promises(self)
+            if promises is None:
+                return original(self, tokens, mask, ret_mask, **kwargs)
+            return _load(self, promises, tokens, mask, ret_mask, **kwargs)
+
+        return process_tokens
+
+    def unpin(original: Callable[..., None]) -> Callable[..., None]:
+        def lookup_unpin(self: Any, lookups: Any) -> None:
+            if (promises := _promises(self)) is not None:
+                for request in [lookups] if isinstance(lookups, str) else lookups:
+                    promises.drop(request)
+            original(self, lookups)
+
+        return lookup_unpin
+
+    wrappers: dict[str, Callable[[Any], Any]] = {
+        "__init__": started,
+        "post_init": started,
+        "lookup": lookup,
+        "retrieve": retrieve,
+        "is_healthy": healthy,
+        "_process_tokens_internal": process,
+        "lookup_unpin": unpin,
+    }
+    for name, wrapper in wrappers.items():
+        original = engine.__dict__.get(name)
+        if original is not None:  # releases differ in what they have
+            setattr(engine, name, functools.wraps(original)(wrapper(original)))
+    return engine
+
+
+def release(memory_objs: Iterable[Any]) -> None:
+    """Give the references to memory objects back; None among them is passed over."""
+    for memory_obj in memory_objs:
+        if memory_obj is not None:
+            memory_obj.ref_count_down()
+
+
+def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any, **kwargs: Any) -> Any:
+    """What ``_process_tokens_internal`` does, from what is held; checked here and now where nothing was promised."""
+    request = kwargs.get("req_id")
+    chunks = list(
+        engine.token_database.process_tokens(tokens=tokens, mask=mask, request_configs=kwargs.get("request_configs"))
+    )
+    held = promises.take(request)
+    if held is None or any(key not in held for _, _, key in chunks):
+        release((held or {}).values())
+        held = {key: memory_obj for _, _, key, memory_obj in promises.collect(None, chunks)}
+    loaded = []
+    for start, end, key in chunks:
+        memory_obj = held.pop(key, None)
+        if memory_obj is None:
+            break
+        loaded.append((key, memory_obj, start, end))
+        ret_mask[start:end] = True
+    release(held.values())
+    return loaded, sum(memory_obj.get_size() for _, memory_obj, _, _ in loaded)
+
+
+def _prepare(engine: Any) -> None:
+    """Once the backends are there: end their endless loops, and check what they prefetch."""
+    manager = getattr(engine, "storage_manager", None)
+    if manager is None or getattr(engine, "gpu_connector", None) is None or not is_available():
+        return
+    if "gaudi_promises" in engine.__dict__:
+        return
+    engine.gaudi_promises = Promises(engine)
+    for name, backend in manager.storage_backends.items():
+        if name == _HOST:
+            backend.allocate = _bounded(backend.allocate)
+        elif hasattr(backend, "batched_get_non_blocking"):
+            backend.batched_get_non_blocking = _checked(engine, name, backend.batched_get_non_blocking)
+
+
+def _bounded(allocate: Callable[..., Any]) -> Callable[..., Any]:
+    """``LocalCPUBackend.allocate`` with an end: None where memory does not come free in time."""
+
+    @functools.wraps(allocate)
+    def bounded(*args: Any, busy_loop: bool = True, **kwargs: Any) -> Any:
+        deadline = time.monotonic() + _ALLOCATE_SECONDS
+        while True:
+            memory_obj = allocate(*args, busy_loop=False, **kwargs)
+            if memory_obj is not None or not busy_loop or kwargs.get("eviction") is False:
+                return memory_obj
+            if time.monotonic() >= deadline:
+                logger.error(
+                    "no host memory came free in %.0f s: max_local_cpu_size (%s GB) is held by other requests",
+                    _ALLOCATE_SECONDS,
+                    getattr(getattr(getattr(allocate, "__self__", None), "config", None), "max_local_cpu_size", "?"),
+                )
+                return None
+            time.sleep(0.05)
+
+    return bounded
+
+
+def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[..., Any]:
+    """A backend's prefetch for asynchronous loading, which then reports what has come, whatever went wrong."""
+
+    @functools.wraps(prefetch)
+    async def checked(lookup_id: str, keys: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        objects = Objects(engine)
+        wanted = objects.whole(place, keys)
+        try:
+            got = list(await prefetch(lookup_id, wanted, *args, **kwargs) if wanted else [])
+        except Exception:
+            logger.exception("request %s: the prefetch from %s failed; its tokens are recomputed", lookup_id, place)
+            return []
+        sound = list(itertools.takewhile(objects.fits, got))
+        release(got[len(sound) :])
+        return sound
+
+    return checked
+
+
+def _promises(engine: Any) -> Promises | None:
+    found: Promises | None = engine.__dict__.get("gaudi_promises")
+    return found
+
+
+def _release_pins(engine: Any, request: str) -> None:
+    engine.lookup_unpin([request] if compat.unpins_lists(engine) else request)

@@ -1,0 +1,40 @@
+"""Faults at every call of the storage path: what is promised arrives, and the next request is served."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.series.manifest import load
+from tests.runtime.conftest import EMULATOR, INSIDE, PATCHES, REPOSITORY
+from tests.support.environments import Environment, clean_environment
+
+pytestmark = [pytest.mark.torch, pytest.mark.wheels]
+
+EVERY = [series.id for series in load(PATCHES).series]
+RELEASES = EVERY if os.environ.get("GAUDI_PATCH_TEST_FULL") == "1" else ["0.3.7", "0.5.6"]
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_no_fault_of_a_store_breaks_a_promise(
+    patched: Callable[[str], Environment], version: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [str(patched(version).python), "-B", str(EMULATOR), "--lazy", str(INSIDE / "failed_loads.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=clean_environment() | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "LMCACHE_TRACK_USAGE": "false"},
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    passed = [line.partition(" ")[2].strip() for line in done.stdout.splitlines() if line.startswith("ok ")]
+    assert len(passed) >= 32
+    table = (REPOSITORY / "docs" / "failed-loads.md").read_text()
+    listed = set(re.findall(r"^\| `(.+?)` \|", table, flags=re.MULTILINE))
+    assert listed == set(passed), "docs/failed-loads.md lists other faults than those that were put in"
