@@ -111,14 +111,17 @@ def patched(
 
 
 @pytest.fixture(scope="session")
-def patched_tree(lmcache_wheel: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def patched_tree(
+    lmcache_wheel: Callable[..., Path], torch_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """``patched_tree(version)``: the directory of an unpacked wheel, patched with git alone; made once, not changed."""
     made: dict[str, Path] = {}
 
     def get(version: str) -> Path:
         if version not in made:
             tree = tmp_path_factory.mktemp(f"lmcache-{version}")
-            with zipfile.ZipFile(lmcache_wheel(version)) as archive:
+            python = environments._interpreter(torch_python).version
+            with zipfile.ZipFile(lmcache_wheel(version, python)) as archive:
                 archive.extractall(tree)
             _patch(tree, version)
             made[version] = tree

@@ -92,7 +92,8 @@ def _tools(name: str, wanted: Sequence[str]) -> Path:
 def tree(version: str, folder: Path, *, patched: bool) -> Path:
     """Unpack the release's wheel below ``folder``, and apply its series if it is to be patched."""
     place = folder / ("patched" if patched else "unpatched")
-    with zipfile.ZipFile(environments.wheel(version)) as archive:
+    python = environments._interpreter(environments.torch_python()).version
+    with zipfile.ZipFile(environments.wheel(version, python)) as archive:
         archive.extractall(place)
     series = load(PATCHES).by_id(version)
     if series is None:
