@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import secrets
 import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from . import build, pytorch, real_plugin
-from .options import EmulatorError, Options
+from .options import HOST_VARIABLE, EmulatorError, Options
 
 PACKAGES = real_plugin.PACKAGES
 
 Counts = dict[str, Any]
-OptionValue = bool | str | None
+OptionValue = bool | str | int | None
 
 _lock = threading.RLock()
 _emulator: Emulator | None = None
@@ -77,6 +78,7 @@ class Emulator:
     def environment(self) -> dict[str, str]:
         """Variables for a child process, in which ``import habana_frameworks.torch`` then brings up the device."""
         variables = {**self.options.environment(), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        variables[HOST_VARIABLE] = os.environ[HOST_VARIABLE]
         real_plugin.export(variables)
         return variables
 
@@ -131,6 +133,8 @@ def activate(**options: OptionValue) -> Emulator:
         except BaseException:
             _restore(real_plugin.AUTOLOAD_VARIABLE, before)
             raise
+        # The cards of one host, for this process and those that it starts.
+        os.environ.setdefault(HOST_VARIABLE, secrets.token_hex(8))
         emulator = Emulator(settled, torch.ops.hpu_emulator, library)
         emulator._apply()
         _emulator = emulator

@@ -8,15 +8,22 @@ from typing import Any
 
 ENVIRONMENT_PREFIX = "HPU_EMULATOR_"
 LAZY_VARIABLE = "PT_HPU_LAZY_MODE"
+SFG_VARIABLE = "PT_HPU_ENABLE_SFG"
+#: Names the emulated host whose cards a process and its children share; made by the first of them.
+HOST_VARIABLE = "HPU_EMULATOR_HOST"
 # Read elsewhere: the cache by build.py, the prebuilt device by prebuilt.py, the size of the device's memory by
 # habana_frameworks/torch/hpu/memory.py.
-_OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", "HPU_EMULATOR_DEVICE", "HPU_EMULATOR_MEMORY_BYTES"}
+_OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", "HPU_EMULATOR_DEVICE", "HPU_EMULATOR_MEMORY_BYTES", HOST_VARIABLE}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("lazy", "reversed", "sync"),
     "strict": ("off", "count", "raise"),
     "noncontiguous_d2h": ("copy", "raise", "bridge"),
+    "bounces": ("late", "waited"),
 }
+#: Options that follow the bridge's own variable where they are not given.
+_FOLLOWING = {"lazy": (LAZY_VARIABLE, "1"), "sfg": (SFG_VARIABLE, "0")}
+_NUMBERS = {"cards": 1, "pinned_bytes": 0}  # with the least that they take
 
 
 class EmulatorError(RuntimeError):
@@ -64,6 +71,19 @@ class Options:
     """In eager rules, leaving the default stream makes the new stream wait for it (HPUStream.cpp:229). Off is
     stricter than the bridge."""
 
+    bounces: str = "late"
+    """Non-blocking copies of host memory that is not pinned: ``late``, no event and no wait covers them, as in the
+    bridge's threads; ``waited``, they are done in the order of their stream, for programs that trust their luck."""
+
+    sfg: bool | None = None
+    """Events do not cover copies to the host in lazy mode. None: as PT_HPU_ENABLE_SFG says."""
+
+    cards: int = 8
+    """How many processes below the first one can hold a card at the same time."""
+
+    pinned_bytes: int = 0
+    """The most host memory that this process can pin; 0: no limit."""
+
     autoload: bool = True
     """Register ``torch.hpu`` at once. False: only when ``habana_frameworks.torch`` is imported, as on a host in lazy
     mode, where PyTorch's autoload is off."""
@@ -75,10 +95,14 @@ class Options:
                 raise ValueError(message)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if (
+            if field.name in _NUMBERS:
+                if not isinstance(value, int) or isinstance(value, bool) or value < _NUMBERS[field.name]:
+                    message = f"{field.name} must be a number of at least {_NUMBERS[field.name]}, not {value!r}"
+                    raise ValueError(message)
+            elif (
                 field.name not in _CHOICES
                 and not isinstance(value, bool)
-                and not (field.name == "lazy" and value is None)
+                and not (field.name in _FOLLOWING and value is None)
             ):
                 message = f"{field.name} must be true or false, not {value!r}"
                 raise ValueError(message)
@@ -99,22 +123,23 @@ class Options:
             if name not in names:
                 message = f"{variable} is no option; there are {', '.join(sorted(names))}"
                 raise ValueError(message)
-            values[name] = text if name in _CHOICES else _boolean(variable, text)
+            values[name] = text if name in _CHOICES else _parsed(variable, name, text)
         unknown = sorted(set(given) - names)
         if unknown:
             message = f"unknown option {', '.join(unknown)}; there are {', '.join(sorted(names))}"
             raise TypeError(message)
         values.update(given)
-        if values.get("lazy") is None:
-            values["lazy"] = environ.get(LAZY_VARIABLE, "1") != "0"
+        for name, (variable, default) in _FOLLOWING.items():
+            if values.get(name) is None:
+                values[name] = environ.get(variable, default).strip().lower() not in ("0", "false", "")
         return cls(**values)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give a child process these options."""
-        variables = {LAZY_VARIABLE: "1" if self.lazy else "0"}
+        variables = {variable: "1" if getattr(self, name) else "0" for name, (variable, _) in _FOLLOWING.items()}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name != "lazy" and value != field.default:
+            if field.name not in _FOLLOWING and value != field.default:
                 text = value if isinstance(value, str) else str(int(value))
                 variables[ENVIRONMENT_PREFIX + field.name.upper()] = text
         return variables
@@ -123,7 +148,7 @@ class Options:
         """Make ``environ`` say these options, and no others."""
         wanted = self.environment()
         for field in dataclasses.fields(self):
-            if field.name != "lazy":
+            if field.name not in _FOLLOWING:
                 environ.pop(ENVIRONMENT_PREFIX + field.name.upper(), None)
         environ.update(wanted)
 
@@ -137,6 +162,15 @@ class Options:
             elif field.name != "autoload":
                 settings[field.name] = int(value)
         return settings
+
+
+def _parsed(variable: str, name: str, text: str) -> bool | int:
+    if name not in _NUMBERS:
+        return _boolean(variable, text)
+    if not text.strip().isdecimal():
+        message = f"{variable} must be a number, not {text!r}"
+        raise ValueError(message)
+    return int(text)
 
 
 def _boolean(variable: str, text: str) -> bool:

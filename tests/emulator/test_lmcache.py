@@ -42,6 +42,10 @@ def test_a_missing_synchronize_in_the_connector_is_noticed(ran: dict[str, Any]) 
     assert ran["noticed"]
 
 
+def test_copies_into_slices_of_the_pool_are_noticed(ran: dict[str, Any]) -> None:
+    assert ran["unpinned"]
+
+
 def test_figures_of_a_store(ran: dict[str, Any]) -> None:
     counted, size = ran["counted"]["store"], ran["counted"]["bytes"]
     operators = CHUNKS * (2 * LAYERS + 3)  # index_select of K and V of each layer, three stacks

@@ -316,6 +316,156 @@ MUTANTS = (
         "                if self.direct is not None:\n                    self.direct.rewrite(group)",
         "                if self.direct is not None:\n                    chunks < 8 and self.direct.rewrite(group)",
     ),
+    # What the bridge knows of memory.
+    Mutant(
+        "nothing is waited for, whatever memory it is",
+        f"{_GAUDI}/device.py",
+        "non_blocking=pinning.is_pinned(host))",
+        "non_blocking=True)",
+    ),
+    Mutant(
+        "every copy is waited for",
+        f"{_GAUDI}/device.py",
+        "non_blocking=pinning.is_pinned(host))",
+        "non_blocking=False)",
+    ),
+    Mutant(
+        "the device's side of a copy is asked whether it is pinned",
+        f"{_GAUDI}/device.py",
+        '        host = destination if destination.device.type == "cpu" else source',
+        '        host = destination if destination.device.type != "cpu" else source',
+    ),
+    Mutant(
+        "every part of a pinned block is taken for pinned",
+        f"{_GAUDI}/pinning.py",
+        "        return tensor.nbytes <= _blocks.get(tensor.data_ptr(), -1)",
+        "        return tensor.untyped_storage().data_ptr() in _blocks",
+    ),
+    Mutant(
+        "only whole blocks are taken for pinned",
+        f"{_GAUDI}/pinning.py",
+        "        return tensor.nbytes <= _blocks",
+        "        return tensor.nbytes == _blocks",
+    ),
+    Mutant(
+        "int64 is taken for pinned",
+        f"{_GAUDI}/pinning.py",
+        "    if tensor.dtype in (torch.int64, torch.float64) or not",
+        "    if not",
+    ),
+    Mutant(
+        "what is not contiguous is taken for pinned",
+        f"{_GAUDI}/pinning.py",
+        " or not tensor.is_contiguous():",
+        ":",
+    ),
+    Mutant(
+        "pageable memory is entered as pinned where pinning fails",
+        f"{_GAUDI}/pinning.py",
+        "        block = torch.empty(nbytes, dtype=torch.uint8)\n    return",
+        "        block = torch.empty(nbytes, dtype=torch.uint8)\n        _blocks[block.data_ptr()] = nbytes\n"
+        "    return",
+    ),
+    Mutant(
+        "memory that cannot be pinned ends the engine",
+        f"{_GAUDI}/pinning.py",
+        "    except PinningError:\n        block",
+        "    except KeyError:\n        block",
+    ),
+    Mutant(
+        "indices are converted on the host",
+        f"{_GAUDI}/transfer.py",
+        "        self.backend.copy(target, host)\n        slot.busy",
+        "        target.copy_(host.to(torch.int64), non_blocking=True)\n        slot.busy",
+    ),
+    # What events cover.
+    Mutant(
+        "an event is trusted under PT_HPU_ENABLE_SFG",
+        f"{_GAUDI}/device.py",
+        "        if not self.events_cover_copies:",
+        "        if self.events_cover_copies is None:",
+    ),
+    Mutant(
+        "under PT_HPU_ENABLE_SFG an event has happened before anything was waited for",
+        f"{_GAUDI}/device.py",
+        "            self.synchronize()\n            return _Happened()",
+        "            return _Happened()",
+    ),
+    Mutant(
+        "PT_HPU_ENABLE_SFG is looked for in the wrong mode",
+        f"{_GAUDI}/device.py",
+        'not (self.lazy and _is_set("PT_HPU_ENABLE_SFG"))',
+        'not (not self.lazy and _is_set("PT_HPU_ENABLE_SFG"))',
+    ),
+    Mutant(
+        "another variable than PT_HPU_ENABLE_SFG is read",
+        f"{_GAUDI}/device.py",
+        '_is_set("PT_HPU_ENABLE_SFG")',
+        '_is_set("PT_ENABLE_SFG")',
+    ),
+    # Who holds the card.
+    Mutant(
+        "usage statistics ask the device for its name",
+        f"{_GAUDI}/device.py",
+        "    return int(hpu.device_count()), _NAME, 0",
+        "    return int(hpu.device_count()), str(hpu.get_device_name()), 0",
+    ),
+    Mutant(
+        "usage statistics ask which device is the current one",
+        f"{_GAUDI}/device.py",
+        "    return int(hpu.device_count()), _NAME, 0",
+        "    return int(hpu.current_device()) + 1, _NAME, 0",
+    ),
+    # Whose memory it is.
+    Mutant(
+        "the pointers of storages are compared",
+        f"{_GAUDI}/layout.py",
+        "        and view.storage_offset() == 0\n",
+        "        and view.storage_offset() == 0\n"
+        "        and base.untyped_storage().data_ptr() == view.untyped_storage().data_ptr()\n",
+    ),
+    Mutant(
+        "allocations are told apart by the pointers of their storages",
+        f"{_GAUDI}/layout.py",
+        "owner.untyped_storage()._cdata",
+        "owner.untyped_storage().data_ptr()",
+    ),
+    Mutant(
+        "layers that share caches are refused",
+        f"{_GAUDI}/layout.py",
+        "        if places in self._known:",
+        "        if places in ():",
+    ),
+    Mutant(
+        "layers that share caches are moved as if they had their own",
+        f"{_GAUDI}/layout.py",
+        "            shared.append(index)\n            continue\n",
+        "            shared.append(index)\n",
+    ),
+    Mutant(
+        "K and V may share an allocation",
+        f"{_GAUDI}/layout.py",
+        "            if allocation in self._layers:",
+        "            if self._layers.get(allocation, index) != index:",
+    ),
+    Mutant(
+        "layers may share an allocation in any way",
+        f"{_GAUDI}/layout.py",
+        "            if allocation in self._layers:",
+        "            if self._layers.get(allocation) == index:",
+    ),
+    Mutant(
+        "a cache may begin anywhere in its allocation",
+        f"{_GAUDI}/layout.py",
+        "    if tensor.storage_offset():",
+        "    if tensor.storage_offset() < 0:",
+    ),
+    Mutant(
+        "K and V packed into one tensor are taken for a latent cache",
+        f"{_GAUDI}/compat.py",
+        "    if not metadata.use_mla and any(",
+        "    if metadata.use_mla is None and any(",
+    ),
     # Routing.
     Mutant(
         "the stock connector is chosen",

@@ -48,7 +48,7 @@ inline void enqueue_copy(const Tensor& to, const Tensor& from, const char* name)
 inline void count_copy(bool to_device, const Tensor& host, int64_t nbytes, bool non_blocking) {
   auto& r = runtime();
   auto& c = r.counters;
-  const bool pinned = is_pinned(host);
+  const bool pinned = is_direct(host);
   ++(to_device ? c.h2d_copies : c.d2h_copies);
   (to_device ? c.h2d_bytes : c.d2h_bytes) += nbytes;
   if (pinned) {
@@ -60,7 +60,7 @@ inline void count_copy(bool to_device, const Tensor& host, int64_t nbytes, bool 
     c.nonblocking_unpinned_copies += non_blocking ? 1 : 0;
   }
   // A device-to-host copy to unpinned memory is documented to block; the 1.19 sources run it in the background
-  // (backend/helpers/tensor_utils.cpp:411-446).  It is counted as the former and scheduled as the latter.
+  // (backend/helpers/tensor_utils.cpp:411-446).  It is counted as the former and done as the latter.
   c.blocking_copies += !non_blocking || (!to_device && !pinned) ? 1 : 0;
   if (r.tracing) {
     std::ostringstream fields;
@@ -72,7 +72,7 @@ inline void count_copy(bool to_device, const Tensor& host, int64_t nbytes, bool 
 
 // Does the copy as late as its contract allows.  A blocking copy whose device memory no queued work touches is done at
 // once, without the rest of its stream: the DMA engine need not wait for unrelated work.
-inline void schedule_copy(bool untouched, bool non_blocking, Job job) {
+inline void schedule_copy(bool untouched, bool non_blocking, Job job, bool held = false) {
   auto& r = runtime();
   if (!non_blocking && untouched) {
     job();
@@ -80,11 +80,19 @@ inline void schedule_copy(bool untouched, bool non_blocking, Job job) {
   }
   Work work;
   work.jobs.push_back(std::move(job));
+  work.held = held;
   const auto sequence = r.push(std::move(work));
   if (!non_blocking) {
     r.run(current_stream, sequence);
     r.raise_device_error();
   }
+}
+
+// Whether a non-blocking copy of this host memory is done by a thread that no wait covers.
+inline bool is_late(const Tensor& host, bool non_blocking) {
+  const auto& options = runtime().options;
+  return non_blocking && options.bounces == Options::kLate && options.schedule != Options::kSync && !is_pinned(host) &&
+      !is_converted(host);
 }
 
 inline bool untouched(const StorageImpl* host) {
@@ -120,7 +128,21 @@ inline void copy_to_contiguous_device(const Tensor& to, const Tensor& from, bool
     r.launch("h2d_into_input");
   }
   count_copy(/*to_device=*/true, from, dma_bytes(from), non_blocking);
-  const bool pinned = is_pinned(from);
+  const bool pinned = is_direct(from);
+  r.land_on_device(host);
+  for (auto& late : r.late_hosts) { // device.cpp:1273-1274
+    if (late.target.defined() && late.target.const_data_ptr() == from.const_data_ptr()) {
+      r.land_on_host(late);
+      late.target = at::Tensor();
+    }
+  }
+  const auto landed = [](const Runtime::LateHost& late) { return !late.target.defined(); };
+  r.late_hosts.erase(std::remove_if(r.late_hosts.begin(), r.late_hosts.end(), landed), r.late_hosts.end());
+  if (is_late(from, non_blocking)) {
+    r.forget_late();
+    r.late_devices[host].push_back([to = host_alias(to), from] { transfer(to, from, /*to_device=*/true, false); });
+    return;
+  }
   const bool free_now = untouched(host);
   if (!non_blocking) {
     schedule_copy(free_now, false, [to = host_alias(to), from, pinned] {
@@ -205,7 +227,9 @@ inline void copy_device_to_host(const Tensor& to, const Tensor& source, bool non
     r.launch("d2h"); // lazy_kernels.cpp:693-710; an input of the pending graph does not cut it
   }
   count_copy(/*to_device=*/false, to, dma_bytes(from), non_blocking);
+  r.land_on_device(host);
   const bool free_now = untouched(host);
+  non_blocking = non_blocking && !is_converted(to); // converted on the host, after a copy that is waited for
   if (non_blocking && !lost) {
     poison_host(to);
   }
@@ -213,11 +237,24 @@ inline void copy_device_to_host(const Tensor& to, const Tensor& source, bool non
   if (misplaced_by != 0) {
     target = to.as_strided(to.sizes(), to.strides(), 0);
   }
-  schedule_copy(free_now, non_blocking, [target, from = host_alias(from), lost, pinned = is_pinned(to)] {
-    if (!lost) {
-      transfer(target, from, /*to_device=*/false, pinned);
-    }
-  });
+  if (is_late(to, non_blocking) && !lost) {
+    r.forget_late();
+    const auto buffer = at::empty(target.sizes(), target.options().pinned_memory(false));
+    Work work;
+    work.jobs.push_back([buffer, from = host_alias(from)] { transfer(buffer, from, /*to_device=*/false, true); });
+    const auto sequence = r.push(std::move(work));
+    r.late_hosts.push_back({target, buffer, current_stream, sequence});
+    return;
+  }
+  const bool held = non_blocking && r.options.held_d2h && r.options.lazy;
+  schedule_copy(
+      free_now, non_blocking,
+      [target, from = host_alias(from), lost, pinned = is_direct(to)] {
+        if (!lost) {
+          transfer(target, from, /*to_device=*/false, pinned);
+        }
+      },
+      held);
 }
 
 inline Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {

@@ -22,6 +22,8 @@ struct Options {
   bool tolerant_index = false;
   bool signature_offsets = true;
   bool eager_stream_join = false;
+  enum Bounces { kLate, kWaited } bounces = kLate; // copies of host memory that is not pinned
+  bool held_d2h = false; // PT_HPU_ENABLE_SFG in lazy mode
 };
 
 using NamedCounts = std::map<std::string, int64_t>;
@@ -34,6 +36,7 @@ struct Counters {
   int64_t blocking_copies = 0, nonblocking_unpinned_copies = 0;
   int64_t device_syncs = 0, stream_syncs = 0, event_syncs = 0, mark_steps = 0, empty_mark_steps = 0;
   int64_t view_writes = 0, view_write_bytes = 0, device_traffic_bytes = 0, device_errors = 0;
+  int64_t whole_copies = 0, whole_copy_bytes = 0;
   NamedCounts op_histogram, step_causes, cpu_fallback_ops, dynamic_op_names;
 };
 
@@ -87,6 +90,8 @@ inline std::string json(const Counters& c) {
       {"empty_mark_steps", c.empty_mark_steps},
       {"view_writes", c.view_writes},
       {"view_write_bytes", c.view_write_bytes},
+      {"whole_copies", c.whole_copies},
+      {"whole_copy_bytes", c.whole_copy_bytes},
       {"device_traffic_bytes", c.device_traffic_bytes},
       {"device_errors", c.device_errors},
       {"peak_staging_bytes", std::max<int64_t>(0, memory().window_peak - memory().window_base)},

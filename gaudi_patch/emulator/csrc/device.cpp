@@ -238,6 +238,20 @@ TORCH_LIBRARY_IMPL(aten, HPU, m) {
   m.impl("native_group_norm", torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
+// PyTorch's is_pinned looks at the storage's first byte.  The bridge's looks at the tensor's, and says False without a
+// device (habana_kernels/kernels_register.cpp:66-76).
+bool is_pinned_here(const Tensor& self, std::optional<c10::Device> device) {
+  if (!device || device->type() != kDevice) {
+    return false;
+  }
+  card().acquire();
+  return pinned_blocks().contains(self.const_data_ptr());
+}
+
+TORCH_LIBRARY_IMPL(aten, CPU, m) {
+  m.impl("is_pinned", TORCH_FN(is_pinned_here));
+}
+
 void set_option(const std::string& name, int64_t value) {
   Lock lock;
   auto& options = runtime().options;
@@ -259,6 +273,15 @@ void set_option(const std::string& name, int64_t value) {
     options.tolerant_index = value != 0;
   } else if (name == "signature_offsets") {
     options.signature_offsets = value != 0;
+  } else if (name == "bounces") {
+    options.bounces = static_cast<Options::Bounces>(value);
+  } else if (name == "sfg") {
+    options.held_d2h = value != 0;
+  } else if (name == "cards") {
+    card().count = value;
+  } else if (name == "pinned_bytes") {
+    std::lock_guard<std::mutex> guard(pinned_blocks().mutex);
+    pinned_blocks().limit = static_cast<size_t>(value);
   } else if (name == "eager_stream_join") {
     options.eager_stream_join = value != 0;
   } else {
@@ -289,6 +312,14 @@ std::string take_trace() {
   }
   runtime().trace.clear();
   return out + "]";
+}
+
+void acquire() {
+  card().acquire();
+}
+
+bool acquired() {
+  return card().held();
 }
 
 void synchronize() {
@@ -349,6 +380,8 @@ TORCH_LIBRARY(hpu_emulator, m) {
   m.def("reset_counters(bool signatures) -> ()", &reset_counters);
   m.def("set_tracing(bool on) -> ()", &set_tracing);
   m.def("take_trace() -> str", &take_trace);
+  m.def("acquire() -> ()", &acquire);
+  m.def("acquired() -> bool", &acquired);
   m.def("synchronize() -> ()", &synchronize);
   m.def("mark_step(bool wait) -> ()", &mark_step);
   m.def("begin_compiled() -> ()", &begin_compiled);

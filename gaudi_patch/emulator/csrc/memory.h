@@ -1,5 +1,6 @@
 #pragma once
 
+#include "card.h"
 #include "types.h"
 
 #include <c10/core/Allocator.h>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <strings.h>
 #include <deque>
 #include <map>
 #include <memory>
@@ -68,6 +70,11 @@ inline MemoryStats& memory() {
 }
 
 inline std::atomic<bool> poison_enabled{true};
+
+inline bool int64_supported() { // backend/helpers: IsInt64Supported
+  const char* value = std::getenv("PT_ENABLE_INT64_SUPPORT");
+  return value && (std::strcmp(value, "1") == 0 || strcasecmp(value, "true") == 0);
+}
 
 // Device memory.  A freed block is poisoned and kept for a while, so that a stale address reads poison instead of
 // crashing or, worse, reading the old data; then it is used again, which spares the page faults of fresh memory.
@@ -228,7 +235,9 @@ inline StorageImpl* host_of(const Tensor& tensor) {
 // (backend/synapse_helpers/host_memory.cpp:114-131): a slice of a pinned buffer counts as unpinned.
 struct PinnedBlocks {
   std::mutex mutex;
-  std::unordered_set<const void*> bases;
+  std::unordered_map<const void*, size_t> bases;
+  size_t held = 0;
+  size_t limit = 0; // 0: none
 
   bool contains(const void* ptr) {
     std::lock_guard<std::mutex> guard(mutex);
@@ -244,7 +253,12 @@ inline PinnedBlocks& pinned_blocks() {
 inline void free_pinned(void* ptr) {
   {
     std::lock_guard<std::mutex> guard(pinned_blocks().mutex);
-    pinned_blocks().bases.erase(ptr);
+    auto& bases = pinned_blocks().bases;
+    const auto found = bases.find(ptr);
+    if (found != bases.end()) {
+      pinned_blocks().held -= found->second;
+      bases.erase(found);
+    }
   }
   std::free(ptr);
 }
@@ -254,14 +268,26 @@ struct PinnedAllocator final : c10::Allocator {
     if (n == 0) {
       return {nullptr, c10::Device(c10::kCPU)};
     }
+    card().acquire();
+    auto& blocks = pinned_blocks();
+    {
+      std::lock_guard<std::mutex> guard(blocks.mutex);
+      TORCH_CHECK(
+          blocks.limit == 0 || blocks.held + n <= blocks.limit, "synHostMalloc failed to allocate ", n,
+          " bytes: this process has pinned ", blocks.held, " of ", blocks.limit, " bytes");
+      blocks.held += n;
+    }
     void* ptr = nullptr;
-    TORCH_CHECK_WITH(
-        OutOfMemoryError, posix_memalign(&ptr, kPageBytes, n) == 0, "hpu emulator: cannot pin ", n, " bytes");
+    if (posix_memalign(&ptr, kPageBytes, n) != 0) {
+      std::lock_guard<std::mutex> guard(blocks.mutex);
+      blocks.held -= n;
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "hpu emulator: cannot pin ", n, " bytes");
+    }
     if (poison_enabled) {
       std::memset(ptr, kPoison, n);
     }
-    std::lock_guard<std::mutex> guard(pinned_blocks().mutex);
-    pinned_blocks().bases.insert(ptr);
+    std::lock_guard<std::mutex> guard(blocks.mutex);
+    blocks.bases.emplace(ptr, n);
     return {ptr, ptr, &free_pinned, c10::Device(c10::kCPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override {
@@ -274,6 +300,7 @@ struct PinnedAllocator final : c10::Allocator {
 
 struct DeviceAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t n) override {
+    card().acquire();
     return allocate_block(n);
   }
   void copy_data(void* dest, const void* src, size_t count) const override {
@@ -286,6 +313,17 @@ inline DeviceAllocator device_allocator;
 
 inline bool is_pinned(const Tensor& host) {
   return host.is_contiguous() && pinned_blocks().contains(host.const_data_ptr());
+}
+
+// int64 and float64 are converted on the host, in memory of the bridge's own, before and after the copy
+// (habana_eager/ops/copy_from.cpp:213-219, 376-384; habana_kernels/lazy_kernels.cpp:310-331).
+inline bool is_converted(const Tensor& host) {
+  return host.scalar_type() == ScalarType::Double || (host.scalar_type() == ScalarType::Long && !int64_supported());
+}
+
+// Whether the DMA engine works on the host memory itself.
+inline bool is_direct(const Tensor& host) {
+  return is_pinned(host) && !is_converted(host);
 }
 
 } // namespace hpu_emulator

@@ -71,6 +71,13 @@ inline void run_now(const OperatorHandle& op, const OpInfo& info, Stack* stack, 
   auto& r = runtime();
   const auto seed = draw_seed(info, args);
   r.launch(cause);
+  for (const auto& arg : args) {
+    for_each_tensor(arg, [&](const Tensor& t) {
+      if (is_device(t)) {
+        r.land_on_device(host_of(t));
+      }
+    });
+  }
   r.run(current_stream);
   r.raise_device_error();
   r.traced("op", ",\"cause\":" + quoted(cause) + ",\"name\":" + quoted(info.name));
@@ -85,8 +92,9 @@ inline void run_now(const OperatorHandle& op, const OpInfo& info, Stack* stack, 
         return t;
       }
       // An output may come back with another size, and an alias cannot be resized.
-      return info.out_args[i] ? at::empty({0}, at::TensorOptions().dtype(t.dtype()).device(c10::kCPU))
-                              : host_alias(t, movement_type(info, t.scalar_type()));
+      const auto bits = movement_type(info, t.scalar_type());
+      const auto type = bits.value_or(t.scalar_type());
+      return info.out_args[i] ? at::empty({0}, at::TensorOptions().dtype(type).device(c10::kCPU)) : host_alias(t, bits);
     }));
   }
   const Stack before = cpu;
@@ -101,7 +109,7 @@ inline void run_now(const OperatorHandle& op, const OpInfo& info, Stack* stack, 
     if (out.sizes() != host.sizes()) {
       resize_(out, host.sizes(), std::nullopt);
     }
-    host_alias(out).copy_(host);
+    host_alias(out, movement_type(info, out.scalar_type())).copy_(host);
   }
   torch::jit::drop(*stack, args.size());
   for (size_t i = 0; i < cpu.size(); ++i) {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -43,7 +44,8 @@ struct Work {
   std::vector<Job> jobs;
   int64_t wait_stream = -1; // run that stream up to wait_sequence first
   uint64_t wait_sequence = 0;
-  std::shared_ptr<EventRecord> record; // set done when reached
+  std::vector<std::shared_ptr<EventRecord>> records; // set done when reached
+  bool held = false; // a copy to the host that an event does not cover by itself
 };
 
 struct Stream {
@@ -119,6 +121,7 @@ class Runtime {
   }
   void end_compiled() {
     if (--compiled_depth_ == 0) {
+      settle_targets();
       launch("compiled");
     }
   }
@@ -140,9 +143,40 @@ class Runtime {
       signature.mix(options.signature_offsets ? static_cast<uint64_t>(offset) : 0);
     }
     graph.signature.mix(signature);
+    for (const auto& [host, offset] : operands) {
+      land_on_device(host); // before the graph, which a copy back to the host need not cut for it
+    }
+    if (compiled_depth_ > 0) {
+      std::unordered_set<const StorageImpl*> seen;
+      for (const auto& [host, offset] : operands) {
+        targets_[host].uses += seen.insert(host).second ? 1 : 0;
+      }
+      for (const auto* host : written) {
+        if (name.rfind("index_copy", 0) == 0 && !operands.empty() && host == operands[0].first) { // in place
+          ++targets_[host].writers;
+          targets_[host].nbytes = static_cast<int64_t>(host->nbytes());
+        }
+      }
+    }
     for (const auto* host : written) {
       graph.written.insert(host);
     }
+  }
+
+  // What an index_copy_ of a compiled graph costs: hpu_backend makes it one in place where the graph uses its target
+  // for nothing else (compile_backend/passes.py:2606-2625).  Otherwise each is a copy of the whole target, and one more
+  // copies the last of them back.
+  void settle_targets() {
+    for (const auto& [host, target] : targets_) {
+      if (target.writers == 0 || target.uses == 1) {
+        continue;
+      }
+      const auto nbytes = 2 * target.nbytes * (target.writers + 1);
+      counters.whole_copies += target.writers + 1;
+      counters.whole_copy_bytes += nbytes;
+      counters.device_traffic_bytes += nbytes;
+    }
+    targets_.clear();
   }
 
   // Ends the graph and puts it on the current stream.  Nothing happens when it is empty.
@@ -200,9 +234,9 @@ class Runtime {
         attempt(job);
         job = nullptr; // releases what it held before the next one runs
       }
-      if (work.record) {
-        work.record->done = true;
-        work.record->time = std::chrono::steady_clock::now();
+      for (const auto& record : work.records) {
+        record->done = true;
+        record->time = std::chrono::steady_clock::now();
       }
       ++s.done;
     }
@@ -251,6 +285,7 @@ class Runtime {
     ++counters.device_syncs;
     launch("synchronize");
     run_all();
+    forget_late();
     traced("synchronize", "");
     raise_device_error();
   }
@@ -317,8 +352,24 @@ class Runtime {
     }
     event.record = std::make_shared<EventRecord>();
     event.stream = stream;
+    // Copies to the host that a thread of the bridge still holds back come after the event.
+    auto& s = streams_[stream];
+    size_t held = 0;
+    while (held < s.queue.size() && s.queue[s.queue.size() - 1 - held].held) {
+      ++held;
+    }
+    if (held > 0) {
+      event.sequence = s.issued - held;
+      if (held == s.queue.size()) {
+        event.record->done = true;
+        event.record->time = std::chrono::steady_clock::now();
+      } else {
+        s.queue[s.queue.size() - 1 - held].records.push_back(event.record);
+      }
+      return;
+    }
     Work work;
-    work.record = event.record;
+    work.records.push_back(event.record);
     event.sequence = push(stream, std::move(work));
   }
 
@@ -372,6 +423,56 @@ class Runtime {
   // Host memory that a queued host-to-device copy has yet to read.
   std::vector<std::pair<const char*, size_t>> host_reads;
 
+  // Copies of host memory that is not pinned, asked for as non-blocking.  The bridge does them in threads of its own,
+  // and no wait covers them: to the host, a callback copies its buffer on (device.cpp:1484-1504), for which only a copy
+  // to the device from the same address waits (:1273-1274); from the host, a thread reads the source
+  // (:1282-1297), for which the first use of the destination waits (stream_event_manager.cpp:56-78).
+  struct LateHost {
+    at::Tensor target, buffer;
+    int64_t stream;
+    uint64_t sequence;
+  };
+  std::deque<LateHost> late_hosts;
+  std::unordered_map<const StorageImpl*, std::vector<Job>> late_devices;
+
+  // Hands out the copies into `host` that are still to come.
+  template <typename Take>
+  void land_on_device(const StorageImpl* host, Take take) {
+    const auto found = late_devices.empty() ? late_devices.end() : late_devices.find(host);
+    if (found != late_devices.end()) {
+      auto jobs = std::move(found->second);
+      late_devices.erase(found);
+      for (auto& job : jobs) {
+        take(std::move(job));
+      }
+    }
+  }
+
+  void land_on_device(const StorageImpl* host) {
+    land_on_device(host, [this](Job job) {
+      Work work;
+      work.jobs.push_back(std::move(job));
+      push(std::move(work));
+    });
+  }
+
+  void land_on_host(LateHost& late) {
+    run(late.stream, late.sequence);
+    attempt([&late] { late.target.copy_(late.buffer); });
+  }
+
+  // What nobody can see any more need not be done.
+  void forget_late() {
+    const auto unseen = [](const LateHost& late) {
+      return late.target.use_count() == 1 && late.target.storage().use_count() == 1;
+    };
+    late_hosts.erase(std::remove_if(late_hosts.begin(), late_hosts.end(), unseen), late_hosts.end());
+    for (auto next = late_devices.begin(); next != late_devices.end();) {
+      const auto uses = c10::raw::intrusive_ptr::use_count(const_cast<StorageImpl*>(next->first));
+      next = uses == next->second.size() ? late_devices.erase(next) : std::next(next);
+    }
+  }
+
   bool tracing = false;
   std::vector<std::string> trace;
 
@@ -382,6 +483,10 @@ class Runtime {
   }
 
  private:
+  struct Target {
+    int64_t uses = 0, writers = 0, nbytes = 0;
+  };
+  std::unordered_map<const StorageImpl*, Target> targets_; // of the compiled graph that is being gathered
   std::map<int64_t, Stream> streams_{{0, Stream()}};
   int64_t next_stream_ = 1;
   std::unordered_set<Hash, HashOfHash> recipes_;

@@ -183,6 +183,9 @@ inline Tensor as_strided(
 inline void resize_storage(StorageImpl* storage, size_t nbytes) {
   auto& runtime = Runtime::get();
   runtime.launch("resize");
+  if (storage->data_ptr().get_deleter() == &delete_block) {
+    runtime.land_on_device(place_of(c10::Storage(c10::intrusive_ptr<StorageImpl>::reclaim_copy(storage))).host);
+  }
   runtime.run_all();
   auto fresh = device_allocator.allocate(nbytes);
   if (storage->nbytes() > 0 && nbytes > 0) {

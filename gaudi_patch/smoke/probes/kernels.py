@@ -44,6 +44,9 @@ MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
 
 def body(probe: _probe.Probe) -> None:
     """All cases; the most usual layout and the counters first, so that their failures are told first."""
+    _probe.load("habana_frameworks.torch")
+    if _probe.is_patched():
+        check_statistics(probe)
     kv_device.confirm(probe)
     kv_device.register_compiler(probe)
     bench = Bench(probe)
@@ -62,6 +65,11 @@ def body(probe: _probe.Probe) -> None:
             check_sizes(bench)
             if _probe.is_patched():
                 check_refusals(bench)
+                check_layout_refusals(bench)
+        if _probe.is_patched():
+            check_addresses(probe)
+            check_sharing(bench)
+            check_unpinned(bench)
     with probe.section("streams reversed"), kv_device.streams_reversed() as reverse:
         if reverse:
             rig = bench.rig(MAIN, chunk=32, block_size=16, blocks=90)
@@ -99,8 +107,9 @@ class Bench:
         head_size: int | None = None,
         ring: bool = False,
         foreign: bool = False,
+        shared: int = 0,
     ) -> Rig:
-        """Caches and a connector for them; two layers unless ``heads`` names more.
+        """Caches and a connector for them; two layers unless ``heads`` names more, and ``shared`` that use theirs.
 
         ring: memory objects out of one buffer, which the connector knows. foreign: it expects others.
         """
@@ -113,6 +122,7 @@ class Bench:
             heads=heads or ((1, 1) if layout.mla else (2, 2)),
             head_size=head_size or (24 if layout.mla else 8),
             rng=self.rng,
+            shared=shared,
         )
         with unpinned_objects() if ring else contextlib.nullcontext():
             return Rig(self.probe, caches, chunk, self._pools[ring or foreign], self.rng)
@@ -204,6 +214,8 @@ def check_counters(bench: Bench, layout: Layout, *, ring: bool) -> None:
             counts.at_most(probe, "d2h_copies", 0 if what == "load" else objects, told)
             counts.at_most(probe, "bounce_bytes", 0, told)
             counts.at_most(probe, "view_writes", 0, told)
+            counts.at_most(probe, "whole_copies", 0, told)
+            counts.at_most(probe, "blocking_copies", 0, told)
             counts.at_most(probe, "cpu_fallback", 0, told)
             counts.at_most(probe, "device_traffic_bytes", int(traffic * useful), told)
         check_lengths(bench, rig, layout)
@@ -337,6 +349,93 @@ def check_refusals(bench: Bench) -> None:
             slots = rig.slots(70)
             slots[40] = outside
             rig.refuses(slots, rig.spans(70))
+
+
+def check_statistics(probe: _probe.Probe) -> None:
+    """What LMCache's usage statistics ask is asked in the scheduler's process too, which may take no card."""
+    with probe.section("usage statistics"):
+        before = kv_device.holds_a_card()
+        count, name, memory = _probe.load("lmcache.gaudi.device").describe_device()
+        probe.check(bool(count >= 1 and name and memory == 0), f"the device is described as {(count, name, memory)}")
+        if before is False:
+            probe.check(kv_device.holds_a_card() is False, "describing the device takes a card from the workers")
+
+
+def check_addresses(probe: _probe.Probe) -> None:
+    """Pinned is what starts a pinned allocation, as the bridge sees it, whatever PyTorch says of the rest."""
+    torch = _probe.load("torch")
+    with probe.section("pinned memory by its address"):
+        backend = _probe.load("lmcache.gaudi.device").HpuBackend()
+        block = backend.pinned(4096)
+        expected = {
+            "a pinned block": (block, True),
+            "its first part": (block[:64], True),
+            "the rest of a block": (block[64:], False),
+            "a block seen the other way round": (block.view(64, 64).t(), False),
+            "a block of int64, which is converted on the host": (block.view(torch.int64), False),
+            "pageable memory": (torch.zeros(4096, dtype=torch.uint8), False),
+        }
+        for name, (tensor, pinned) in expected.items():
+            probe.check(backend.is_pinned(tensor) == pinned, f"{name} is taken for {'un' * pinned}pinned")
+
+
+def check_sharing(bench: Bench) -> None:
+    """Layers that use the caches of others are moved once: two writers of a plane would copy the whole of it."""
+    probe = bench.probe
+    if kv_lmcache.release() < (0, 3, 12):  # memory objects of the model's shape only
+        return
+    for layout in (MAIN, MLA):
+        with probe.section(f"layers that share caches, {layout.name}"):
+            rig = bench.rig(layout, chunk=32, block_size=16, blocks=16, heads=(2,) * 3, shared=2)
+            slots = rig.slots(5 * 32 + 9)
+            for move in (rig.store, rig.load):
+                counts = move(slots, rig.spans(len(slots)), counted=True)
+                counts.at_most(probe, "whole_copies", 0, "a request")
+
+
+def check_layout_refusals(bench: Bench) -> None:
+    """A layout whose parts are not known is refused when the caches are registered."""
+    torch = _probe.load("torch")
+    whole, other = (torch.zeros(160, 2, 8, dtype=torch.bfloat16, device="hpu") for _ in range(2))
+    halves = torch.zeros(2, 160, 2, 8, dtype=torch.bfloat16, device="hpu")
+    packed = {
+        "K and V in one tensor": [torch.zeros(10, 16, 32, dtype=torch.bfloat16, device="hpu")],
+        "K and V in halves of one allocation": [(halves[0], halves[1])],
+        "one tensor for K and V": [(whole, whole)],
+        "K shared and V not": [(whole, other), (whole, torch.zeros_like(whole))],
+        "a cache that does not begin its allocation": [(halves[1], other)],
+        "heads before tokens": [(whole.view(10, 16, 2, 8).transpose(1, 2), other.view(10, 16, 2, 8).transpose(1, 2))],
+    }
+    for name, entries in packed.items():
+        with bench.probe.section(name):
+            kv_shape = (len(entries), 2, 32, 2, 8)
+            config = kv_lmcache.make_config(chunk_size=32, local_cpu=True, max_local_cpu_size=0.1)
+            metadata = kv_lmcache.make_metadata(kv_shape=kv_shape, dtype=torch.bfloat16, use_mla=False)
+            connector = kv_lmcache.make_connector(config, metadata)
+            try:
+                kv_lmcache.register(connector, entries)
+            except ValueError as error:
+                refused = "layer" in str(error) or "packed" in str(error)
+            else:
+                refused = False
+            bench.probe.check(refused, "caches that lie in an unknown order are taken")
+
+
+def check_unpinned(bench: Bench) -> None:
+    """Host memory that cannot be pinned is waited for, and copies to the host where events do not cover them."""
+    probe = bench.probe
+    for name, circumstances in (
+        ("host memory that cannot be pinned", kv_device.nothing_pinned),
+        ("events that do not cover copies", kv_device.events_cover_no_copies),
+    ):
+        with probe.section(name), circumstances() as emulated:
+            if not emulated:
+                continue
+            for layout in (MAIN, MLA):
+                rig = bench.rig(layout, chunk=32, block_size=16, blocks=90)
+                slots = rig.slots(40 * 32 + 7)
+                rig.store(slots, rig.spans(len(slots)))
+                rig.load(slots, rig.spans(len(slots)), cached=50)
 
 
 if __name__ == "__main__":

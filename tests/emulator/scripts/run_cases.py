@@ -12,7 +12,8 @@ import device_process
 
 def main() -> None:
     path, mode, *only = device_process.arguments()
-    emulator = device_process.activate(mode)
+    # The values are compared here, of pageable memory too; what no wait covers is a matter of run_faults.py.
+    emulator = device_process.activate(mode, bounces="waited")
     import torch
     from cases import _case
 

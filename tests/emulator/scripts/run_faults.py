@@ -16,6 +16,8 @@ from typing import Any
 import device_process
 import torch
 
+import gaudi_patch.emulator
+
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
     """The device did not let the program have its way."""
@@ -97,6 +99,81 @@ def d2h_into_a_slice_of_a_pool_without_synchronize():
     pool = torch.zeros(256).pin_memory()
     pool[64:128].copy_(_ready(5), non_blocking=True)
     return pool[64:128].clone(), torch.full((64,), 5.0)
+
+
+# --- memory that is not pinned: nothing but a blocking copy covers it ----------------------------------------------
+
+
+@fault()
+def d2h_to_pageable_memory_with_device_synchronize():
+    out = torch.zeros(64)
+    out.copy_(_ready(3), non_blocking=True)
+    torch.hpu.synchronize()
+    torch.hpu.synchronize()
+    return out.clone(), torch.full((64,), 3.0)
+
+
+@fault()
+def d2h_to_pageable_memory_with_an_event():
+    out, event = torch.zeros(64), torch.hpu.Event()
+    out.copy_(_ready(3), non_blocking=True)
+    event.record()
+    event.synchronize()
+    return out.clone(), torch.full((64,), 3.0)
+
+
+@fault()
+def d2h_into_a_slice_of_a_pinned_pool_with_device_synchronize():
+    pool = _pinned(256)
+    pool[64:128].copy_(_ready(5), non_blocking=True)
+    torch.hpu.synchronize()
+    return pool[64:128].clone(), torch.full((64,), 5.0)
+
+
+@fault()
+def h2d_pageable_source_reused_after_its_event():
+    host, event = torch.full((64,), 3.0), torch.hpu.Event()
+    t = torch.empty(64, device="hpu")
+    t.copy_(host, non_blocking=True)
+    event.record()
+    event.synchronize()
+    host.fill_(-1)
+    return t.cpu(), torch.full((64,), 3.0)
+
+
+@fault()
+def h2d_pageable_source_reused_after_device_synchronize():
+    pool = _pinned(256)
+    source = pool[64:128]
+    source.fill_(3)
+    t = torch.empty(64, device="hpu")
+    t.copy_(source, non_blocking=True)
+    torch.hpu.synchronize()
+    source.fill_(-1)
+    return t.cpu(), torch.full((64,), 3.0)
+
+
+def _with_sfg(program: Callable[[], torch.Tensor]) -> torch.Tensor:
+    device = gaudi_patch.emulator.current()
+    device.configure(sfg=True)
+    try:
+        return program()
+    finally:
+        torch.hpu.synchronize()
+        device.configure(sfg=False)
+
+
+def _copied_with_an_event() -> torch.Tensor:
+    out, event = _pinned(), torch.hpu.Event()
+    out.copy_(_ready(3) + 1, non_blocking=True)
+    event.record()
+    event.synchronize()
+    return out.clone()
+
+
+@fault("lazy")
+def an_event_taken_for_a_wait_under_sfg():
+    return _with_sfg(_copied_with_an_event), torch.full((64,), 4.0)
 
 
 @fault()
@@ -355,6 +432,50 @@ def d2h_with_device_synchronize():
     out.copy_(t + 1, non_blocking=True)
     torch.hpu.synchronize()
     return out.clone(), torch.full((64,), 4.0)
+
+
+@correct
+def h2d_pageable_source_reused_after_its_consumer():
+    host = torch.full((64,), 3.0)
+    t = torch.empty(64, device="hpu")
+    t.copy_(host, non_blocking=True)
+    u = t + 1
+    torch.hpu.synchronize()
+    host.fill_(-1)
+    return u.cpu() + t.cpu(), torch.full((64,), 7.0)
+
+
+@correct
+def h2d_from_the_address_of_an_unfinished_d2h():
+    host = torch.zeros(64)
+    host.copy_(_ready(3), non_blocking=True)
+    t = torch.empty(64, device="hpu")
+    t.copy_(host)
+    return t.cpu(), torch.full((64,), 3.0)
+
+
+@correct
+def int64_is_converted_on_the_host_and_waited_for():
+    out = torch.zeros(8, dtype=torch.int64)
+    out.copy_(torch.arange(8, device="hpu"), non_blocking=True)
+    return out.clone(), torch.arange(8)
+
+
+@correct
+def a_copy_to_the_host_under_sfg_with_synchronize():
+    def program():
+        out = _pinned()
+        out.copy_(_ready(3) + 1, non_blocking=True)
+        torch.hpu.Event().record()
+        torch.hpu.synchronize()
+        return out.clone()
+
+    return _with_sfg(program), torch.full((64,), 4.0)
+
+
+@correct
+def events_cover_copies_to_pinned_memory_without_sfg():
+    return _copied_with_an_event(), torch.full((64,), 4.0)
 
 
 @correct

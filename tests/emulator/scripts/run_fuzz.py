@@ -124,8 +124,9 @@ def device_copy(p: Program) -> None:
 
 def download(p: Program) -> None:
     host, device = p.pick()
-    target = torch.empty(host.shape, dtype=host.dtype, pin_memory=p.rng.random() < 0.5)
-    target.copy_(device, non_blocking=True)
+    pinned = p.rng.random() < 0.5
+    target = torch.empty(host.shape, dtype=host.dtype, pin_memory=pinned)
+    target.copy_(device, non_blocking=pinned)  # no wait would cover the other
     p.arrivals.append((host.clone(), target))
 
 

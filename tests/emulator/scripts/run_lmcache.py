@@ -151,9 +151,25 @@ def _without_synchronize() -> bool:
     return noticed
 
 
+def _unpinned(emulator: Any) -> bool:
+    """Return the connector stores wrong bytes where its copies are done as late as the bridge may do them."""
+    emulator.configure(bounces="late")
+    bench = Bench(torch.bfloat16, False, layers=4, chunks=2, partial=0, chunk=CHUNK)
+    bench.store()
+    try:
+        bench.check_store()
+        noticed = False
+    except AssertionError:
+        noticed = True
+    emulator.configure(bounces="waited")
+    bench.close()
+    return noticed
+
+
 def main() -> None:
     path, mode = device_process.arguments()
-    emulator = device_process.activate(mode)
+    # It copies without blocking into slices of one pinned pool, which no wait covers, and is right when it is lucky.
+    emulator = device_process.activate(mode, bounces="waited")
     import lmcache
 
     result = {
@@ -163,6 +179,7 @@ def main() -> None:
         },
         "counted": _counted(emulator),
         "noticed": _without_synchronize(),
+        "unpinned": _unpinned(emulator),
     }
     device_process.report(path, result)
 

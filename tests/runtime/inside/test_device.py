@@ -8,6 +8,7 @@ import torch
 from lmcache.gaudi import device, pinning
 from lmcache.gaudi.layout import normalise
 from lmcache.gaudi.transfer import Transfer
+from lmcache.gaudi.waiting import waiting_for_host_copies
 from support import make_caches, spans_of
 
 
@@ -54,12 +55,11 @@ def test_pinned_is_a_whole_block_from_its_first_byte_and_nothing_else() -> None:
     assert not backend.is_pinned(torch.zeros(4096, dtype=torch.uint8))
 
 
-def test_a_block_is_forgotten_with_its_last_view() -> None:
+def test_a_block_is_forgotten_when_it_is_gone() -> None:
     block = pinning.pin(1 << 20)
-    view, address = block[:16], block.data_ptr()
+    address = block.data_ptr()
+    assert pinning.is_pinned(block[:16])
     del block
-    assert pinning.is_pinned(view)
-    del view
     assert address not in pinning._blocks
 
 
@@ -137,3 +137,31 @@ def test_gpu_migration_does_not_hide_the_hpu(monkeypatch: pytest.MonkeyPatch) ->
     import os
 
     assert os.environ["DEVICE_TYPE"] == "hpu"  # read by LMCache 0.5.2 and later
+
+
+def test_copies_to_memory_that_cannot_be_pinned_are_waited_for() -> None:
+    shared = torch.zeros(4, 100).share_memory_()
+    source = torch.full((2, 100), 7.0).to("hpu")
+
+    def gather(chunk: torch.Tensor) -> torch.Tensor:
+        chunk[1:3].copy_(source + 1, non_blocking=True)
+        return (source + 2).to("cpu", non_blocking=True)
+
+    other = waiting_for_host_copies(gather)(shared)
+    torch.hpu.synchronize()
+    assert shared[:, 0].tolist() == [0, 8, 8, 0]
+    assert bool((other == 9).all())
+
+
+def test_copies_to_pinned_memory_are_not_waited_for() -> None:
+    held = pinning.allocate(400)
+    block = held.view(torch.float32)
+    source = torch.full((100,), 7.0).to("hpu")
+
+    def gather() -> None:
+        block.copy_(source + 1, non_blocking=True)
+
+    waiting_for_host_copies(gather)()
+    assert bool((block != 8).all())
+    torch.hpu.synchronize()
+    assert bool((block == 8).all())

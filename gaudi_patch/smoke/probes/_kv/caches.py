@@ -74,7 +74,8 @@ class Caches:
 
     heads: a number for each layer. entries: what vLLM would register, one a layer. truth: for each plane,
     uint8 ``[slots, bytes a row]``, the K planes of all layers first. The padding block is not part of it.
-    copied: whether to make that copy; it is as large as the caches.
+    copied: whether to make that copy; it is as large as the caches. shared: so many layers more use the caches of the
+    first ones.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Caches:
         head_size: int,
         rng: Random,
         copied: bool = True,
+        shared: int = 0,
     ) -> None:
         self._torch = _probe.load("torch")
         self.layout = layout
@@ -100,6 +102,7 @@ class Caches:
         self.truth: list[Bytes] = []
         made = [[self._make(count) for _ in range(self.kv)] for count in self.heads]
         self.entries = [self._entry([tensor for _, tensor in sides]) for sides in made]
+        self.entries += self.entries[:shared]
         for side in range(self.kv):
             self._bases += [sides[side][0] for sides in made]
         if copied:

@@ -33,7 +33,7 @@ class Port:
     def __init__(self, caches: Caches, chunk: int, allocator: kv_lmcache.Allocator, rng: Random) -> None:
         self.caches, self.chunk, self._allocator, self._rng = caches, chunk, allocator, rng
         self.mla = caches.layout.mla
-        kv_shape = (len(caches.heads), caches.kv, chunk, caches.heads[0], caches.head_size)
+        kv_shape = (len(caches.entries), caches.kv, chunk, caches.heads[0], caches.head_size)
         config = kv_lmcache.make_config(chunk_size=chunk, local_cpu=True, max_local_cpu_size=0.1)
         self._metadata = kv_lmcache.make_metadata(kv_shape=kv_shape, dtype=caches.dtype, use_mla=self.mla)
         self.connector = kv_lmcache.make_connector(config, self._metadata)

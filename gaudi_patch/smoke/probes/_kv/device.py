@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ COUNTED = (
     "device_syncs",
     "event_syncs",
     "view_writes",
+    "whole_copies",
+    "blocking_copies",
     "cpu_fallback",
     "device_traffic_bytes",
     "peak_staging_bytes",
@@ -152,6 +155,57 @@ def streams_reversed() -> Iterator[bool]:
         yield True
     finally:
         device.configure(schedule=before)
+
+
+@contextlib.contextmanager
+def nothing_pinned() -> Iterator[bool]:
+    """Let the emulated device refuse to pin any more host memory; yields whether it does."""
+    with _configured(pinned_bytes=1) as emulated:
+        yield emulated
+
+
+@contextlib.contextmanager
+def events_cover_no_copies() -> Iterator[bool]:
+    """Let events not cover copies to the host, as with PT_HPU_ENABLE_SFG=1 in lazy mode; yields whether that is so."""
+    before = os.environ.get("PT_HPU_ENABLE_SFG")
+    os.environ["PT_HPU_ENABLE_SFG"] = "1"
+    try:
+        with _configured(sfg=True) as emulated:
+            yield emulated
+    finally:
+        if before is None:
+            del os.environ["PT_HPU_ENABLE_SFG"]
+        else:
+            os.environ["PT_HPU_ENABLE_SFG"] = before
+
+
+@contextlib.contextmanager
+def copies_in_order() -> Iterator[None]:
+    """Let the emulated device do all copies in the order of their stream, also those that no wait covers."""
+    with _configured(bounces="waited"):
+        yield
+
+
+@contextlib.contextmanager
+def _configured(**options: Foreign) -> Iterator[bool]:
+    emulator = sys.modules.get("hpu_emulator")
+    if emulator is None:
+        yield False
+        return
+    device: Any = emulator.current()
+    before = {name: getattr(device.options, name) for name in options}
+    device.configure(**options)
+    try:
+        yield True
+    finally:
+        device.configure(**before)
+
+
+def holds_a_card() -> bool | None:
+    """Return whether this process has taken a card; None where that cannot be told."""
+    if "hpu_emulator" not in sys.modules:
+        return None
+    return bool(_probe.load("torch").ops.hpu_emulator.acquired())
 
 
 @contextlib.contextmanager

@@ -101,6 +101,8 @@ def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platf
         if "HPU_EMULATOR_DEVICE" in os.environ:
             # vllm-gaudi pads indices with -1, which a Gaudi takes and the emulated device refuses everywhere else.
             os.environ.setdefault("HPU_EMULATOR_TOLERANT_INDEX", "1")
+            # It copies sampled tokens without blocking into memory that is not pinned, and waits for an event.
+            os.environ.setdefault("HPU_EMULATOR_BOUNCES", "waited")
             # For what it does on a CPU in place of the device: one_hot of a padding token, for one.
             os.environ.setdefault("VLLM_USE_FAKE_HPU", "1")
     sys.path[:0] = paths

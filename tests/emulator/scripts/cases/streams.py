@@ -181,9 +181,12 @@ def mark_step_changes_no_value(on: Target):
 def pinned_memory_is_recognised():
     """The allocator's blocks are pinned; the bridge knows them by their base address alone."""
     block = torch.empty(4096, pin_memory=True)
-    assert block.is_pinned()
-    assert torch.empty(16).pin_memory().is_pinned()
-    assert not torch.empty(4096).is_pinned()
+    assert block.is_pinned("hpu")
+    assert block[:16].is_pinned("hpu")
+    assert not block[16:].is_pinned("hpu")
+    assert not block.is_pinned()
+    assert torch.empty(16).pin_memory("hpu").is_pinned("hpu")
+    assert not torch.empty(4096).is_pinned("hpu")
 
 
 @check

@@ -129,8 +129,7 @@ def base_attribute_of_views(on: Target):
 @compare
 def data_ptr_differences_are_offsets(on: Target):
     t = _base(on)
-    same = t[1:].untyped_storage().data_ptr() == t.untyped_storage().data_ptr()
-    return t[1].data_ptr() - t.data_ptr(), t.view(-1)[7:].data_ptr() - t.data_ptr(), same
+    return t[1].data_ptr() - t.data_ptr(), t.view(-1)[7:].data_ptr() - t.data_ptr()
 
 
 @compare
@@ -165,6 +164,6 @@ def paged_cache_views(on: Target):
 @check
 def views_of_a_tensor_have_one_storage():
     t = torch.zeros(4, 4, device="hpu")
-    assert t[2:].untyped_storage().data_ptr() == t.untyped_storage().data_ptr()
+    assert t[2:].untyped_storage()._cdata == t.untyped_storage()._cdata
     assert t.untyped_storage().nbytes() == 64
     assert t.untyped_storage().device == torch.device("hpu", 0)

@@ -1,14 +1,33 @@
 # mypy: ignore-errors
 """What the bridge changes in PyTorch itself, as far as programs see it."""
 
+import itertools
 from functools import wraps
 
 import torch
 
 from habana_frameworks.torch import hpu
+from habana_frameworks.torch.utils.internal import is_lazy
+
+
+def _hide_storage_pointers():
+    """A lazy tensor begins with a storage without memory (habana_lazy/aten_lazy_bridge.cpp:28-40).
+
+    The pointer says nothing of what shares memory. Here it is another number at every call.
+    """
+    original = torch.UntypedStorage.data_ptr
+    numbers = itertools.count(0x1000, 0x1000)
+
+    @wraps(original)
+    def data_ptr(self):
+        return next(numbers) if self.device.type == "hpu" else original(self)
+
+    torch.UntypedStorage.data_ptr = data_ptr
 
 
 def overwrite_torch_functions():
+    if is_lazy():
+        _hide_storage_pointers()
     torch.Tensor.is_hpu = property(lambda self: self.device.type == "hpu")
 
     def to_hpu(self, device=None, non_blocking=False):

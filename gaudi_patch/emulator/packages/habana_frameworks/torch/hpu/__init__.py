@@ -64,7 +64,9 @@ def init():
 
 
 def _lazy_init():
+    """Takes a card for this process, as the bridge does (hpu/__init__.py:67-91)."""
     global _initialized
+    torch.ops.hpu_emulator.acquire()
     _initialized = True
 
 
@@ -96,6 +98,7 @@ def synchronize():
 
 
 def _checked_index(device):
+    _lazy_init()
     index = _get_device_index(device, optional=True)
     if index < 0 or index >= device_count():
         raise AssertionError("Invalid device id")
