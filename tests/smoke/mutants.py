@@ -281,12 +281,6 @@ MUTANTS = (
         level="engine",
     ),
     Mutant(
-        "every chunk of a group is gathered from the slots of the first",
-        f"{_GAUDI}/kernels.py",
-        "                rows = index[first * chunk : (first + step) * chunk]",
-        "                rows = index[: step * chunk]",
-    ),
-    Mutant(
         "every object of those that are read together gets the rows of the first",
         f"{_GAUDI}/kernels.py",
         "torch.cat([piece[start : start + chunk] for piece in pieces])",
