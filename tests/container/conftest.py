@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support import docker_stand_in, wheelhouse
+from tests.support import debian_root, docker_stand_in, wheelhouse
 from tests.support.container import Container
+from tests.support.debian_root import Root
+from tests.support.environments import EnvironmentUnavailableError
 
 FILES = Path(__file__).resolve().parents[2] / "gaudi_patch" / "container"
+MakeRoot = Callable[..., Root]
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +30,41 @@ def wheels(torch_python: Path) -> Iterator[Path]:
     folder.chmod(0o755)
     yield wheelhouse.make(folder / "wheels")
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def sha256(wheels: Path) -> str:
+    """Return what a reader of the Dockerfile computes of the wheel of gaudi-patch."""
+    (wheel,) = wheels.glob("gaudi_patch-*.whl")
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def root(wheels: Path, tmp_path: Path) -> Iterator[MakeRoot]:
+    """``root(form=..., broken=..., compiler=..., user=..., workdir=...)``: a Gaudi image to build from.
+
+    All images that a Dockerfile names are this one. The build context is the directory of wheels.
+    """
+    if not debian_root.possible():
+        pytest.skip("a root file system can be entered by root alone, with unshare, chroot, setpriv and ip")
+    scratch = tmp_path / "machine"
+
+    def make(
+        *, user: str = "root", workdir: str = "/", online: bool = False, env: Mapping[str, str] | None = None,
+        **options: object,
+    ) -> Root:  # fmt: skip
+        scratch.mkdir()
+        try:
+            image = debian_root.gaudi(scratch / "image", **options)  # type: ignore[arg-type]
+        except EnvironmentUnavailableError as error:
+            if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
+                raise
+            pytest.skip(f"environment not available: {error}")
+        image = replace(image, user=user, workdir=workdir, env={**image.env, **(env or {})})
+        return Root(scratch, lambda name: image, wheels.parent, online=online)
+
+    yield make
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

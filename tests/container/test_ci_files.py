@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 
-from gaudi_patch import __version__
 from tests.container.conftest import FILES
 from tests.support import ci
 from tests.support.container import Container
-from tests.support.wheelhouse import LMCACHE
+from tests.support.wheelhouse import LMCACHE, REPOSITORY
 
 WORKFLOW = ci.read(FILES / "github-workflow.yml")
-JOB = ci.read(FILES / "gitlab-ci.yml")["gaudi-image"]
+GITLAB = ci.read(FILES / "gitlab-ci.yml")
+JOB, WHEEL_JOB = GITLAB["gaudi-image"], GITLAB["gaudi-patch-wheel"]
 ACTION = ci.read(FILES / "action" / "action.yml")
+#: In place of the reader's mirror of gaudi-patch, this checkout.
+SOURCE = {"GAUDI_PATCH_SOURCE": str(REPOSITORY)}
+PLACEHOLDER = "git+https://git.example.com/platform/gaudi-patch@COMMIT"
 
 
 def stays(text: str, container: Container) -> str:
@@ -34,7 +37,7 @@ def stays(text: str, container: Container) -> str:
 @pytest.mark.wheels
 @pytest.mark.torch
 def test_the_workflow_patches_a_plain_environment_on_a_runner_without_a_gaudi(container: Container) -> None:
-    runner = ci.Runner(container, container.root / "checkout", env=dict(WORKFLOW["env"]))
+    runner = ci.Runner(container, container.root / "checkout", env={**WORKFLOW["env"], **SOURCE})
     steps = [one for one in WORKFLOW["jobs"]["patch"]["steps"] if "run" in one]
     assert len(steps) == 2
     printed = [runner.step(one) for one in steps]
@@ -47,7 +50,7 @@ def test_the_workflow_patches_a_plain_environment_on_a_runner_without_a_gaudi(co
 @pytest.mark.torch
 def test_the_workflow_builds_checks_and_attests_the_image(shared_container: Container) -> None:
     container = shared_container
-    runner = ci.Runner(container, container.root / "workflow", env={**WORKFLOW["env"], "SMOKE": "imports"})
+    runner = ci.Runner(container, container.root / "workflow", env={**WORKFLOW["env"], **SOURCE, "SMOKE": "imports"})
     shutil.copy(FILES / "Dockerfile.pip", runner.folder)
     for step in WORKFLOW["jobs"]["image"]["steps"]:
         if "run" in step:
@@ -78,8 +81,12 @@ def test_the_gitlab_job_builds_checks_attests_and_pushes_the_image(shared_contai
     variables = {
         name: re.sub(r"\$(CI_\w+)", lambda one: given[one[1]], text) for name, text in JOB["variables"].items()
     }
-    runner = ci.Runner(container, container.root / "gitlab", env={**given, **variables, "SMOKE": "imports"})
+    runner = ci.Runner(container, container.root / "gitlab", env={**given, **variables, **SOURCE, "SMOKE": "imports"})
     shutil.copy(FILES / "Dockerfile.pip", runner.folder)
+    assert JOB["needs"] == ["gaudi-patch-wheel"]
+    runner.shell(["sh", "-e"], "\n".join(WHEEL_JOB["script"]), {})
+    (handed_on,) = WHEEL_JOB["artifacts"]["paths"]
+    assert len(list((runner.folder / handed_on).glob("gaudi_patch-*.whl"))) == 1
     runner.shell(["sh", "-e"], "\n".join(JOB["script"]), {})
     image = "registry.example/group/project/vllm-gaudi-lmcache:0123abcd"
     assert (container.root / "pushed").read_text() == image
@@ -90,10 +97,15 @@ def test_the_gitlab_job_builds_checks_attests_and_pushes_the_image(shared_contai
 
 @pytest.mark.wheels
 @pytest.mark.torch
-def test_the_action_installs_applies_and_checks(container: Container) -> None:
+def test_the_action_installs_applies_and_checks(container: Container, sha256: str) -> None:
     runner = ci.Runner(container, container.root / "checkout")
     runner.inputs = {name: str(one.get("default", "")) for name, one in ACTION["inputs"].items()}
     runner.inputs |= {"python": str(container.base / "bin" / "python3"), "smoke": "imports", "require": "imports"}
+    (wheel,) = container.wheels.glob("gaudi_patch-*.whl")
+    runner.inputs |= {"wheel": str(wheel), "sha256": sha256[::-1]}
+    with pytest.raises(ci.StepError, match="computed checksum did NOT match"):
+        runner.step(ACTION["runs"]["steps"][0])
+    runner.inputs |= {"sha256": sha256}
     install = f"python3 -m pip install --quiet --no-deps lmcache=={LMCACHE}"
     runner.shell(["sh", "-e"], install, {})
     for step in ACTION["runs"]["steps"]:
@@ -111,16 +123,12 @@ def test_the_action_installs_applies_and_checks(container: Container) -> None:
         runner.step(ACTION["runs"]["steps"][1])
 
 
-def commands(document: Any) -> list[str]:
-    return re.findall(r"gaudi-patch==\S+|lmcache==\S+", json.dumps(document))
-
-
-def test_the_files_name_this_release_once_and_by_variable() -> None:
-    assert WORKFLOW["env"]["GAUDI_PATCH_VERSION"] == JOB["variables"]["GAUDI_PATCH_VERSION"] == __version__
-    assert ACTION["inputs"]["version"]["default"] == __version__
+def test_the_files_name_this_release_of_lmcache_and_a_placeholder_of_the_readers_mirror() -> None:
+    assert WORKFLOW["env"]["GAUDI_PATCH_SOURCE"] == WHEEL_JOB["variables"]["GAUDI_PATCH_SOURCE"] == PLACEHOLDER
     assert WORKFLOW["env"]["LMCACHE_VERSION"] == JOB["variables"]["LMCACHE_VERSION"] == LMCACHE
-    for document in (WORKFLOW, JOB, ACTION):
-        assert not re.search(r"==\d", "".join(commands(document)))
+    assert ACTION["inputs"]["wheel"]["required"] is True
+    for document in (WORKFLOW, GITLAB, ACTION):
+        assert not re.search(r"(?:lmcache|gaudi.patch)==\d", json.dumps(document))
 
 
 def test_no_input_is_pasted_into_a_script() -> None:

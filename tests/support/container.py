@@ -1,4 +1,7 @@
-"""What the steps of an image build run in, where there is no container engine: a fresh root of files.
+"""What the steps of CI files run in, where there is no container engine: a fresh directory in place of a root.
+
+Dockerfiles are carried out in a true root file system (tests/support/debian_root.py) where the tests run as root, and
+here otherwise.
 
 Taken as it is: every command, word for word, by the shell that would run it, with the variables that ARG, ENV or the
 CI system would give it. Put in place of something else:
@@ -6,11 +9,11 @@ CI system would give it. Put in place of something else:
 - the base image: a virtual environment over the tests' PyTorch environment, first on PATH, its PYTHONPATH set as in
   Habana's images (a directory that only root can read, and one without packages);
 - PyPI: a directory of wheels, gaudi-patch built from this checkout among them; nothing else can be reached;
-- the paths /opt/gaudi-patch and /etc/gaudi-patch.json: the same below the root, by --build-arg where there is an ARG;
-- useradd: a stand-in that writes down what it was asked for;
+- the image's own paths, /opt/gaudi-patch and others: the same below the root;
 - USER: setpriv, where the tests run as root; that user keeps the right to read everything, since the interpreter may
   lie in root's home, but none to write. Without root the steps go on as who runs the tests;
-- COPY --from: the file of that name in ``images``.
+- stages: one after the other in the same root, so that only a chain of stages from one image can be carried out;
+- the build context: the directory of wheels, or ``context``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from pathlib import Path
 from tests.support.installers import uv_binary
 
 TIMEOUT = 1200
-PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json", "/tmp/gaudi_patch")
+PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json", "/tmp/wheels", "/tmp/lmcache-needs", "/usr/local/bin/uv")
 
 
 @dataclass
@@ -40,12 +43,13 @@ class Container:
     arguments: dict[str, str] = field(default_factory=dict)
     user: str = "root"
     image: str = ""
+    context: Path | None = None
+    layered: bool = False
 
     def __post_init__(self) -> None:
         for folder in ("etc", "opt", "usr/local/bin", "home", "root", "tmp", "usr/lib/habanalabs", "stand-ins"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         (self.root / "root").chmod(0o700)
-        self.stand_in("useradd", f'#!/bin/sh\necho "$@" >> {self.root}/useradd.log\n')
 
     def stand_in(self, name: str, script: str) -> None:
         """Put a command first on PATH."""
@@ -74,15 +78,28 @@ class Container:
             "HPU_EMULATOR_CACHE": os.environ.get("HPU_EMULATOR_CACHE", str(Path.home() / ".cache" / "hpu-emulator")),
         }
 
+    def state(self) -> tuple[dict[str, str], str]:
+        """Return what a stage left beside its files."""
+        return dict(self.env), self.user
+
+    def resume(self, state: tuple[dict[str, str], str]) -> None:
+        """FROM an earlier stage."""
+        self.env, self.user, self.arguments = dict(state[0]), state[1], {}
+
     def copy(self, image: str, source: str, target: str) -> None:
         """COPY --from: only uv's image is known, and its uv is that of the tests."""
         assert image.startswith("ghcr.io/astral-sh/uv:") and source == "/uv", (image, source)
-        shutil.copy(uv_binary(), self.root / target.lstrip("/"))
+        shutil.copy(uv_binary(), target)
 
     def copy_from_context(self, pattern: str, target: str) -> None:
-        """COPY of what lies in the build context: here the directory of wheels."""
-        (source,) = self.wheels.glob(pattern)
-        shutil.copy(source, self.root / target.lstrip("/"))
+        (source,) = (self.context or self.wheels.parent).glob(pattern.rstrip("/"))
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, target)
+
+    def copy_from_stage(self, state: object, source: str, target: str) -> None:
+        raise NotImplementedError(f"COPY {source} {target}: there are no layers here")
 
     def run(
         self, command: Sequence[str], more: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -93,7 +110,8 @@ class Container:
             # no_setuid_fixup: without it access(2) forgets that right.
             kept = ["--securebits=+no_setuid_fixup", "--inh-caps=-all,+dac_read_search"]
             kept.append("--ambient-caps=+dac_read_search")
-            prefix = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", *kept]
+            uid, _, gid = self.user.partition(":")
+            prefix = ["setpriv", f"--reuid={uid}", f"--regid={gid or 0}", "--clear-groups", *kept]
         return subprocess.run(
             [*prefix, *command],
             env={**self.env, **(more or {})},
@@ -110,11 +128,6 @@ class Container:
         for path in PATHS:
             text = text.replace(path, f"{self.root}{path}")
         return text
-
-    @property
-    def overrides(self) -> dict[str, str]:
-        """The same by the arguments of our Dockerfiles."""
-        return {"GAUDI_PATCH_HOME": self.here(PATHS[0]), "ATTESTATION": self.here(PATHS[1])}
 
     def save(self, name: str = "container") -> None:
         """So that another process can go on."""

@@ -28,11 +28,12 @@ def build(root: Path, words: list[str]) -> int:
     options = parser.parse_args(words)
     container = Container.load(root)
     given = dict(one.split("=", 1) for one in options.build_arg)
+    container.context = Path(options.context).absolute()
     text = Path(options.context, options.file).read_text()
     done = root / "cache" / hashlib.sha256(repr((text, sorted(given.items()))).encode()).hexdigest()
     if not done.exists():
         try:
-            dockerfile.build(text, container, {**given, **container.overrides})
+            dockerfile.build(text, container, given)
         except dockerfile.BuildError as error:
             print(error, file=sys.stderr)
             return 1
@@ -47,12 +48,16 @@ def run(root: Path, words: list[str]) -> int:
     parser = argparse.ArgumentParser("docker run", allow_abbrev=False)
     parser.add_argument("--rm", action="store_true", required=True)
     parser.add_argument("--entrypoint", required=True)
+    parser.add_argument("--user")
+    parser.add_argument("--workdir")
     parser.add_argument("image")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(words)
     built(root, options.image)
     container = Container.load(root, "image")
-    done = container.run([container.here(one) for one in (options.entrypoint, *options.command)])
+    container.user = options.user or container.user
+    command = [container.here(one) for one in (options.entrypoint, *options.command)]
+    done = container.run(command, cwd=options.workdir and Path(options.workdir))
     print(done.stdout, end="")
     print(done.stderr, end="", file=sys.stderr)
     return done.returncode

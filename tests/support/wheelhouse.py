@@ -1,4 +1,4 @@
-"""A directory of wheels that stands for PyPI: gaudi-patch of this checkout, LMCache, and what both import."""
+"""A directory of wheels that stands for PyPI: gaudi-patch of this checkout, LMCache, what both import, hatchling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def make(folder: Path) -> Path:
     environments._call(pip, "cannot build the wheel of gaudi-patch")
     (built,) = folder.glob("gaudi_patch-*.whl")
     wanted, constraints = needs(python)
-    key = environments._digest(version.encode(), (REPOSITORY / "pyproject.toml").read_bytes(), repr(wanted).encode())
+    pyproject = (REPOSITORY / "pyproject.toml").read_bytes()
+    key = environments._digest(version.encode(), pyproject, repr((wanted, "hatchling")).encode())
     cached = environments.cache_dir() / "wheelhouses" / key
     with environments._made_once(cached) as missing:
         if missing:
@@ -45,6 +46,7 @@ def make(folder: Path) -> Path:
             ]
             # Apart: gaudi-patch has an environment of its own, and is held to nothing that LMCache's has.
             environments._call([*download, str(built)], "cannot download what gaudi-patch imports")
+            environments._call([*download, "hatchling>=1.21"], "cannot download what builds gaudi-patch")
             pins = cached / "constraints.txt"
             pins.write_text("\n".join(constraints))
             download += ["--constraint", str(pins), *wanted]
