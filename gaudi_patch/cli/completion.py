@@ -44,6 +44,13 @@ def modes(incomplete: str) -> list[str]:
     return [name for name in MODES if name.startswith(incomplete)]
 
 
+def models(incomplete: str) -> list[str]:
+    """Models that are sized by name."""
+    from gaudi_patch.sizing.models import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
 def guides(incomplete: str) -> list[str]:
     """Names of guides."""
     from gaudi_patch.guides import NAMES

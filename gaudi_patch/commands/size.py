@@ -1,0 +1,178 @@
+"""`size`: what a model's KV takes in host memory, /dev/shm and on disk, by context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from gaudi_patch.cli import completion
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, command_app
+from gaudi_patch.cli.run import finish
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Block, Color, Format, Result, Table, Text
+
+if TYPE_CHECKING:
+    from gaudi_patch.sizing.plan import Sizing
+    from gaudi_patch.sizing.shapes import Shape
+
+app = command_app()
+
+
+@app.command()
+def size(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="As vLLM takes it: a name, or a directory; none: list the models in the table.",
+            autocompletion=completion.models,
+        ),
+    ] = "",
+    model_config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model-config", metavar="FILE", help="The model's config.json, or its directory."),
+    ] = None,
+    context: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--max-model-len", metavar="TOKENS", min=1, help="One context (default: 2048 to 262144)."),
+    ] = None,
+    ranks: Annotated[
+        int, typer.Option("--tensor-parallel-size", metavar="N", min=1, help="Cards that share each layer.")
+    ] = 1,
+    pipeline: Annotated[
+        int, typer.Option("--pipeline-parallel-size", metavar="N", min=1, help="Groups of cards that share the layers.")
+    ] = 1,
+    prompts: Annotated[
+        int, typer.Option("--prompts", metavar="N", min=1, help="Prompts of that length to keep in host memory.")
+    ] = 2,
+    chunk: Annotated[int, typer.Option("--chunk-size", metavar="TOKENS", min=1, help="LMCache's chunk.")] = 256,
+    fp8: Annotated[bool, typer.Option("--fp8", help="With --kv-cache-dtype fp8_inc: one byte a value.")] = False,
+    card: Annotated[
+        str, typer.Option("--card", metavar="CARD", help="gaudi2 or gaudi3, for what fits on the cards.")
+    ] = "gaudi3",
+    as_json: JsonOption = False,
+    output_format: FormatOption = Format.TEXT,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Print what a model's KV cache takes, for contexts from 2K to 256K tokens.
+
+    The same calculation sets the pool of `recipe` and is held against the host by `doctor`. All of
+    it is computed from the model's shape; what fits on the cards is an estimate by vllm-gaudi's
+    rule, with its defaults.
+
+    Example:
+
+        gaudi-patch size meta-llama/Llama-3.1-70B-Instruct --tensor-parallel-size 8
+
+    Example, for a model that was downloaded:
+
+        gaudi-patch size /models/mine --max-model-len 131072 --prompts 20
+    """
+
+    def verb() -> Result:
+        import os
+
+        from gaudi_patch.sizing import shapes
+        from gaudi_patch.sizing.plan import CARDS, STEPS, Load
+        from gaudi_patch.sizing.plan import size as sized
+
+        if not model and model_config is None:
+            return _models()
+        if card not in CARDS:
+            raise GaudiPatchError(Exit.USAGE, "usage", f"--card {card}: takes one of {', '.join(CARDS)}")
+        shape = shapes.find(model, model_config, shapes.hub(os.environ))
+        if shape is None:
+            raise GaudiPatchError(
+                Exit.USAGE,
+                "unknown-model",
+                f"nothing is known of the shape of model {model}",
+                "name its config.json, or its directory, with --model-config; `gaudi-patch size` lists the known ones",
+            )
+        width = 1 if fp8 else 2
+        steps = STEPS if context is None else (context,)
+        rows = [sized(shape, Load(step, ranks, pipeline, prompts, chunk, width, card)) for step in steps]
+        return _report(shape, rows)
+
+    finish("size", verb, output_format, color, as_json)
+
+
+def _models() -> Result:
+    from gaudi_patch.sizing.models import TABLE
+    from gaudi_patch.sizing.plan import Load, human
+    from gaudi_patch.sizing.plan import size as sized
+    from gaudi_patch.sizing.shapes import known
+
+    rows, data = [], []
+    for row in TABLE:
+        shape = known(row.names[0])
+        assert shape is not None
+        token = sized(shape, Load(row.longest)).token
+        rows += [(name, human(token), f"{row.longest:,}") for name in row.names]
+        data += [{"model": name, "token_bytes": token, "longest": row.longest} for name in row.names]
+    return Result(
+        "size",
+        data={"models": data},
+        blocks=[
+            Table(("model", "a token, 1 rank", "longest context"), rows),
+            Text("next: gaudi-patch size MODEL --tensor-parallel-size N", "next"),
+        ],
+    )
+
+
+def _report(shape: Shape, rows: list[Sizing]) -> Result:
+    from gaudi_patch.sizing.plan import human, sentence
+
+    first = rows[0]
+    columns = ("context", "prompt, rank", "prompt, all", "--cpu-gb", "pinned, shm", "host memory", "fit on cards")
+    table = [
+        (
+            f"{row.load.context:,}",
+            human(row.prompt),
+            human(row.prompt_host),
+            f"{row.pool_gb:g}",
+            human(row.pinned),
+            human(row.host),
+            "?" if row.sequences is None else f"{row.sequences:,}",
+        )
+        for row in rows
+    ]
+    load = first.load
+    blocks: list[Block] = [
+        Text(f"{shape.name}, by {shape.source}: {sentence(first)}"),
+        Table(columns, table),
+        Text(
+            f"--cpu-gb keeps {load.prompts} prompt(s) of the context for each rank, and 5 % more. 'pinned, shm': all "
+            "ranks together, or /dev/shm of a multiprocess server. 'host memory': that, 8 GiB a rank, and the weights. "
+            f"'fit on cards': requests of the whole context on {load.card}, estimated."
+        ),
+    ]
+    longest = shape.longest
+    if longest and any(row.load.context > longest for row in rows):
+        blocks.append(Text(f"The model itself is made for {longest:,} tokens; beyond, see its own page."))
+    data: dict[str, Any] = {
+        "model": shape.name,
+        "source": shape.source,
+        "formula": sentence(first),
+        "ranks": load.ranks,
+        "pipeline": load.pipeline,
+        "prompts": load.prompts,
+        "token_bytes": first.token,
+        "longest": longest,
+        "contexts": [_row(row) for row in rows],
+    }
+    return Result("size", data=data, blocks=blocks)
+
+
+def _row(row: Sizing) -> dict[str, Any]:
+    return {
+        "context": row.load.context,
+        "prompt_bytes": row.prompt,
+        "prompt_host_bytes": row.prompt_host,
+        "pool_gb": row.pool_gb,
+        "pinned_bytes": row.pinned,
+        "host_bytes": row.host,
+        "timeout_seconds": row.timeout,
+        "card_requests": row.sequences,
+    }
