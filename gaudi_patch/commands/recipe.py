@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
 import typer
 
@@ -50,7 +50,21 @@ def recipe(
     chunk: Annotated[
         int, typer.Option("--chunk-size", metavar="TOKENS", help="A multiple of vllm-gaudi's block of 128.")
     ] = 256,
-    cpu_gb: Annotated[float, typer.Option("--cpu-gb", metavar="GB", min=0.1, help="Host memory for each rank.")] = 5.0,
+    cpu_gb: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--cpu-gb", metavar="GB", min=0.1, help="Host memory for each rank (default: by the model)."),
+    ] = None,
+    max_model_len: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--max-model-len", metavar="TOKENS", min=1, help="The longest request (default: the model's)."),
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option("--prompts", metavar="N", min=1, help="Requests of that length to keep in host memory.")
+    ] = 2,
+    model_config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model-config", metavar="FILE", help="The model's config.json, or its directory."),
+    ] = None,
     disk_gb: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--disk-gb", metavar="GB", min=0.1, help="Disk for each rank, for mode disk (default: 50)."),
@@ -79,6 +93,9 @@ def recipe(
     refused with the reason, and so is an option that the mode has no use for. An existing file that
     differs is never overwritten.
 
+    Host memory is sized by the model, as `size` prints it: a pool that holds less than one request
+    of --max-model-len is refused.
+
     Example:
 
         gaudi-patch recipe memory --python /opt/venv/bin/python --out ~/lmcache
@@ -96,7 +113,9 @@ def recipe(
         if not mode:
             _refuse_without_mode(context)
             return modes()
-        settings = Settings(model, ranks, port, chunk, cpu_gb, disk_gb, storage)
+        asked = Asked(cpu_gb, max_model_len, prompts, ranks, chunk)
+        pool, longest, why = pooled(model, model_config, mode, asked)
+        settings = Settings(model, ranks, port, chunk, pool, disk_gb, storage, longest)
         if lmcache and (python or path):
             raise GaudiPatchError(Exit.USAGE, "usage", "--lmcache asks no installation: leave out --python and --path")
         if lmcache:
@@ -105,7 +124,7 @@ def recipe(
             composed = write.for_installation(*target(python, path, None, manifest), mode, settings)
         if out is not None:
             write.write(composed.recipe.files, out)
-        return rendered(composed, out)
+        return rendered(composed, out, why)
 
     finish("recipe", verb, Format.TEXT, color, as_json)
 
@@ -122,15 +141,61 @@ def modes() -> Result:
     )
 
 
-def rendered(composed: Composed, out: Path | None) -> Result:
-    """Return the result: what was written to ``out``, or else the files themselves."""
+class Asked(NamedTuple):
+    """What the options say of the pool; None where they leave it to the model."""
+
+    cpu_gb: float | None
+    max_model_len: int | None
+    prompts: int
+    ranks: int
+    chunk: int
+
+
+def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[float, int | None, str]:
+    """Return the pool in GB, the longest request in tokens (None: vLLM's own default), and why it is so.
+
+    Each rank has a pool of its own, but in mode multiprocess one server has it for all. Raises ``short-pool`` (exit 2)
+    where ``asked`` holds less than one request: the patched LMCache would refuse to start.
+    """
+    import os
+
+    from gaudi_patch.recipes.compose import CPU_GB
+    from gaudi_patch.sizing import shapes
+    from gaudi_patch.sizing.plan import Load, fits, sentence, size
+
+    shape = shapes.find(model, config, shapes.hub(os.environ))
+    length = asked.max_model_len or (shape.longest if shape else None)
+    if shape is None or length is None:
+        given = CPU_GB if asked.cpu_gb is None else asked.cpu_gb
+        hint = "--model-config FILE sizes it" if shape is None else "--max-model-len TOKENS sizes it"
+        return given, asked.max_model_len, f"The pool of {given:g} GB was not sized by the model: {hint}."
+    load = Load(length, asked.ranks, prompts=asked.prompts, chunk=asked.chunk)
+    sized = size(shape, load)
+    shared = sized.pools if mode == "multiprocess" else 1
+    needed = round(sized.pool_gb * shared, 1)
+    if asked.cpu_gb is None:
+        kept = f"{asked.prompts} requests of {length:,} tokens and 5 % more"
+        return needed, length, f"--cpu-gb {needed:g}: {sentence(sized)}, for {kept}."
+    held = fits(shape, load, asked.cpu_gb / shared)
+    if held < length // asked.chunk * asked.chunk:
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "short-pool",
+            f"--cpu-gb {asked.cpu_gb:g} holds {held:,} of the {length:,} tokens of one request: {sentence(sized)}",
+            f"--cpu-gb {needed:g} keeps {asked.prompts} requests; or --max-model-len {max(held, asked.chunk)}",
+        )
+    return asked.cpu_gb, length, f"--cpu-gb {asked.cpu_gb:g}: {sentence(sized)}; one request is {length:,} tokens."
+
+
+def rendered(composed: Composed, out: Path | None, why: str = "") -> Result:
+    """Return the result: what was written to ``out``, or else the files themselves; ``why`` is of the pool."""
     recipe, version = composed.recipe, composed.release.version
     data: dict[str, Any] = {
         "mode": composed.mode,
         "lmcache": version,
         "checked": composed.checked,
         "files": dict(recipe.files),
-        "notes": list(recipe.notes),
+        "notes": [note for note in (*recipe.notes, why) if note],
         "folder": None if out is None else str(out.resolve()),
     }
     if composed.guarded is not None:
@@ -141,7 +206,7 @@ def rendered(composed: Composed, out: Path | None) -> Result:
     else:
         for name, content in recipe.files.items():
             blocks += [Text(f"==> {name} <==", "next"), Preformatted(f"{content}\n")]
-    blocks += [Text(note) for note in recipe.notes]
+    blocks += [Text(note) for note in (*recipe.notes, why) if note]
     warnings = []
     if composed.checked:
         blocks.append(Text(f"Validated: LMCache {version} accepts every value", "good"))

@@ -58,9 +58,8 @@ def size(
 ) -> None:
     """Print what a model's KV cache takes, for contexts from 2K to 256K tokens.
 
-    The same calculation sets the pool of `recipe` and is held against the host by `doctor`. All of
-    it is computed from the model's shape; what fits on the cards is an estimate by vllm-gaudi's
-    rule, with its defaults.
+    The same calculation sets the pool of `recipe`. All of it is computed from the model's shape;
+    what fits on the cards is an estimate by vllm-gaudi's rule, with its defaults.
 
     Example:
 

@@ -11,7 +11,8 @@ from gaudi_patch.recipes import text
 from gaudi_patch.recipes.release import Release, refuse_long_keys, refuse_multiprocess, refuse_private_keys
 from gaudi_patch.recipes.text import BLOCK, CONFIG, Entry
 
-DISK_GB = 50.0
+#: GB of a pool for a model of which nothing is known, and of a disk.
+CPU_GB, DISK_GB = 5.0, 50.0
 _STORAGE, _DISK = frozenset({"--storage"}), frozenset({"--disk-gb"})
 LM_SERVER = "lm://127.0.0.1:65432"
 MULTIPROCESS_PORT = 5555
@@ -23,21 +24,24 @@ class Settings:
     """What differs between deployments; sizes in GB are those of one rank.
 
     ``disk_gb`` and ``storage`` are None where they were not given: the mode has a value of its own, or no use for one.
+    ``max_model_len`` is the longest request in tokens, None for the model's own.
     """
 
     model: str = "meta-llama/Llama-3.1-8B-Instruct"
     ranks: int = 1
     port: int = 8000
     chunk: int = 256
-    cpu_gb: float = 5.0
+    cpu_gb: float = CPU_GB
     disk_gb: float | None = None
     storage: str | None = None
+    max_model_len: int | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """What `vllm serve` is told of them."""
         ranks = ("--tensor-parallel-size", str(self.ranks))
-        return (self.model, "--port", str(self.port), *ranks, "--dtype", "bfloat16")
+        longest = () if self.max_model_len is None else ("--max-model-len", str(self.max_model_len))
+        return (self.model, "--port", str(self.port), *ranks, "--dtype", "bfloat16", *longest)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def test_the_json_of_check_is_this_object_and_no_other(tmp_path: Path) -> None:
         "data": {
             "applied_at": None,
             "applied_series": None,
+            "built": None,
             "capabilities": [],
             "chosen_because": f"--path {target.site}",
             "files": [

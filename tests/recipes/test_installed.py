@@ -89,7 +89,7 @@ def test_a_server_argument_that_lmcache_does_not_know_is_told(lmcache_copy: Over
     file.write_text(text.replace('"--l1-size-gb"', '"--l1-size-gib"'))
     done = recipe(environment, "multiprocess")
     assert done.code_of_error == "recipe-rejected"
-    assert done.json["errors"][0]["details"] == ["ValueError: unrecognized arguments: --l1-size-gb 5.0"]
+    assert done.json["errors"][0]["details"] == ["ValueError: unrecognized arguments: --l1-size-gb 33.6"]
 
 
 def test_an_lmcache_that_cannot_be_imported_checks_nothing(lmcache_copy: Overlay, tmp_path: Path) -> None:
@@ -117,7 +117,18 @@ def test_the_doctor_finds_no_fault_with_a_recipe(lmcache_overlay: Overlay, tmp_p
     environment, out = lmcache_overlay("0.5.6"), tmp_path / "out"
     assert (
         recipe(
-            environment, "disk", "--storage", tmp_path / "kv", "--cpu-gb", "0.5", "--disk-gb", "0.1", "--out", out
+            environment,
+            "disk",
+            "--storage",
+            tmp_path / "kv",
+            "--cpu-gb",
+            "0.5",
+            "--max-model-len",
+            "2048",
+            "--disk-gb",
+            "0.1",
+            "--out",
+            out,
         ).code
         == 0
     )

@@ -80,7 +80,18 @@ def test_the_multiprocess_server_comes_up(pair: Pair, tmp_path: Path) -> None:
     except EnvironmentUnavailableError as error:
         pytest.skip(f"environment not available: {error}")
     out = tmp_path / "out"
-    done = gaudi_patch("recipe", "multiprocess", "--python", environment.python, "--cpu-gb", "0.5", "--out", out)
+    done = gaudi_patch(
+        "recipe",
+        "multiprocess",
+        "--python",
+        environment.python,
+        "--cpu-gb",
+        "0.5",
+        "--max-model-len",
+        "2048",
+        "--out",
+        out,
+    )
     assert done.code == 0, done.err
     port, http = free_port(), free_port()
     # What comes after the script's own arguments counts: another test may have its ports.
