@@ -176,7 +176,7 @@ def backends(case: Case) -> Answer:
 @check(
     "config.memory",
     "memory for LMCache's pool",
-    why="each rank allocates max_local_cpu_size GB when it starts; where it is not there, the kernel ends the server",
+    why="each rank fills max_local_cpu_size GB of host memory; where it is not there, the kernel ends the server",
     source=sources.lmcache("v1/storage_backend/local_cpu_backend.py"),
     needs=("running", "settings"),
 )
