@@ -37,7 +37,7 @@ def test_it_has_the_new_wheel_first_and_then_what_the_given_interpreter_has(
     (site / "here.py").write_text("")
     before = sorted(path.name for path in site.iterdir())
     wheel = fake_wheel(tmp_path, "1.0.1", {"lmcache/__init__.py": "VERSION = 'new'\n"})
-    target = prove._environment(tmp_path / "proof", wheel, python)
+    target = prove.environment(tmp_path / "proof", wheel, python)
     code = "import here, there, lmcache; print(lmcache.VERSION)"
     done = subprocess.run([str(target), "-I", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("new\n", "")

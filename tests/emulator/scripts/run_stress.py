@@ -32,14 +32,15 @@ def _iteration(stream: Any, rng: random.Random) -> None:
     host = torch.randint(-100, 100, (rows, width)).to(dtype)
     index = torch.randperm(rows)[: rng.randint(1, rows)]
     source = host.pin_memory() if rng.random() < 0.7 else host.clone()
-    target = torch.empty(len(index), width, dtype=dtype, pin_memory=rng.random() < 0.7)
+    pinned = rng.random() < 0.7
+    target = torch.empty(len(index), width, dtype=dtype, pin_memory=pinned)
     with torch.hpu.stream(stream):
         cache = source.to("hpu", non_blocking=True)
         on_device = index.to("hpu", non_blocking=True)
         taken = cache.index_select(0, on_device) + 1
         cache.index_copy_(0, on_device, taken)
         cache[0].add_(1)
-        target.copy_(taken, non_blocking=True)
+        target.copy_(taken, non_blocking=pinned)  # nothing covers a copy to pageable memory that does not block
         event = torch.hpu.Event()
         event.record()
         total = int(cache.to(torch.int64).sum().item()) if rng.random() < 0.2 else None

@@ -31,13 +31,13 @@ def waiting_for_host_copies(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def waiting(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _WaitForHostCopies():
+        with _WaitForHostCopies():  # type: ignore[no-untyped-call]
             return function(*args, **kwargs)
 
     return waiting
 
 
-class _WaitForHostCopies(TorchDispatchMode):  # type: ignore[misc]
+class _WaitForHostCopies(TorchDispatchMode):  # type: ignore[misc,no-untyped-call]
     def __torch_dispatch__(
         self,
         func: Any,  # noqa: ANN401 -- an operator of PyTorch and its arguments
