@@ -1,8 +1,8 @@
-"""Models that are sized without their files, from what vllm-gaudi and their authors publish.
+"""Models that are sized without their files, from what vllm-gaudi and their authors say.
 
-Layers, heads, sizes of weights and longest contexts: vllm-gaudi v0.26.0, .cd/server/settings_vllm.csv, except for the
-DeepSeek, Qwen3 and OPT rows, which are config.json of the model's page on huggingface.co. A config.json goes before
-this table.
+Layers, heads, sizes of weights and longest contexts: vllm-gaudi v0.26.0, .cd/server/settings_vllm.csv. The DeepSeek,
+Qwen3 and OPT rows are as their authors describe them, and were not compared with their config.json. A config.json goes
+before this table.
 """
 
 from __future__ import annotations
