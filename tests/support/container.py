@@ -29,7 +29,7 @@ from pathlib import Path
 from tests.support.installers import uv_binary
 
 TIMEOUT = 1200
-PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json", "/tmp/wheels", "/tmp/lmcache-needs", "/usr/local/bin/uv")
+PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json", "/tmp/wheels", "/tmp/needs", "/usr/local/bin/uv")
 
 
 @dataclass
