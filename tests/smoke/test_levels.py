@@ -62,12 +62,13 @@ def test_an_unpatched_release_fails_with_the_cause_and_the_remedy(
     assert cause in results[2].reason
 
 
-def test_the_stock_connector_of_0_5_6_fails_by_its_prefix_and_by_what_it_compiles(lmcache_overlay: Overlay) -> None:
+def test_the_stock_connector_of_0_5_6_fails_by_its_copies_and_by_the_prefix(lmcache_overlay: Overlay) -> None:
     imports, kernels, engine = judge(lmcache_overlay("0.5.6").python, *LEVELS)
     assert "LMCache detects the device 'cpu', not 'hpu'" in imports.reason
-    assert "slots that were not to be written have changed" in kernels.reason
-    assert "load after a cached prefix" in kernels.reason
-    assert "graph_compilation is 68, more than 0" in _messages([kernels])
+    # Its pool is not pinned, and a synchronize does not cover the bridge's copies into what is not.
+    assert "store: the stored object of tokens 0 to 128: 128 of 128 tokens are wrong" in kernels.reason
+    prefix = [line for line in _messages([kernels]).split("\n") if "load after a cached prefix" in line]
+    assert any("slots that were not to be written have changed" in line for line in prefix)
     assert "a prompt whose prefix vLLM has" in engine.reason
 
 

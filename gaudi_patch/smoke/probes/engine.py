@@ -84,6 +84,15 @@ def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
             check_eviction(case, prompt, backend)
         elif backend.name == "disk" and case.probe.device == "emulated":
             check_control(case)
+        check_broadcasts(case)
+
+
+def check_broadcasts(case: EngineCase) -> None:
+    """One rank broadcasts nothing: each object would be on the device a second time."""
+    if not _probe.is_patched():
+        return
+    count = case.nobody.broadcasts
+    case.probe.check(count == 0, f"one rank has broadcast {count} times, to itself")
 
 
 def check_host_copies(case: EngineCase) -> None:
@@ -201,6 +210,7 @@ class EngineCase:
         self._shape = (LAYERS, self.caches.kv, CHUNK, heads, head_size)
         self._engine: Foreign = None
         self._connector: Foreign = None
+        self.nobody = kv_ranks.Nobody()  # whom a single rank broadcasts to
 
     @contextlib.contextmanager
     def engine(
@@ -214,6 +224,7 @@ class EngineCase:
             kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla, rank=rank, ranks=ranks
         )
         connector = kv_lmcache.make_connector(config, metadata)
+        broadcasts = broadcasts or (self.nobody.send_tensor, self.nobody.send_object)
         self._engine, self._connector = self._start(config, metadata, connector, *broadcasts), connector
         try:
             kv_lmcache.register(connector, self.caches.entries)

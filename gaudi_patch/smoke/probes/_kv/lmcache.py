@@ -221,8 +221,8 @@ def make_engine(
     config: Foreign,
     metadata: Foreign,
     connector: Foreign,
-    broadcast: Callable[[Foreign, int], None] = lambda tensor, source: None,  # alone: there is nobody to send to
-    broadcast_object: Callable[[object, int], object] = lambda value, source: value,
+    broadcast: Callable[[Foreign, int], None],
+    broadcast_object: Callable[[object, int], object],
 ) -> Foreign:
     """Return a cache engine with its storage backends running; end it with ``close_engine``."""
     module = _probe.load("lmcache.v1.cache_engine")

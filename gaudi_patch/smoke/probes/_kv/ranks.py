@@ -1,4 +1,4 @@
-"""Two ranks of a tensor-parallel group in one process, one after the other: what the first one sends is kept."""
+"""The ranks of a tensor-parallel group in one process, one after the other: what the first one sends is kept."""
 
 from __future__ import annotations
 
@@ -31,3 +31,19 @@ class Wire:
     def receive_object(self, value: object, source: int) -> object:
         """As another rank, which gives nothing."""
         return self.sent.popleft()
+
+
+class Nobody:
+    """The other end of a group of one rank: it counts what is broadcast to it."""
+
+    def __init__(self) -> None:
+        self.broadcasts = 0
+
+    def send_tensor(self, tensor: Foreign, source: int) -> None:
+        """As ``tp_group.broadcast`` of vLLM, which returns at once in a group of one."""
+        self.broadcasts += 1
+
+    def send_object(self, value: object, source: int) -> object:
+        """As ``tp_group.broadcast_object`` of vLLM, which gives the value back."""
+        self.broadcasts += 1
+        return value
