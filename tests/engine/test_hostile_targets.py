@@ -1,6 +1,6 @@
 """Nothing in a target makes gaudi-patch touch what is not the package's, hang, or end with a traceback.
 
-Each case of tests/support/hostile.py against each command, with --path, and with --root or --python: the victim beside
+Each case of tests/support/hostile against each command, with --path, and with --root or --python: the victim beside
 the target is the same to the byte and the nanosecond, no secret is copied, no set-id bit appears.
 """
 
@@ -21,8 +21,8 @@ import pytest
 from gaudi_patch.errors import Exit
 from tests.support import tiny
 from tests.support.faults import FULL, copy_tree
-from tests.support.hostile import CASES, SECRET, Case, make_victim, snapshot
-from tests.support.tiny import Tiny
+from tests.support.hostile import CASES, SECRET, Case, snapshot
+from tests.support.hostile.images import WAYS, make_templates, spoil
 
 #: Seconds of processor time that no command needs, and of waiting after which it is taken to hang.
 CPU, WAIT = 10.0, 60.0
@@ -38,26 +38,7 @@ class Ended(NamedTuple):
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an image with an environment, pristine and with the series applied, and the attestation of that."""
-    folder = tmp_path_factory.mktemp("hostile").resolve()
-    made = tiny.make(folder)
-    site = site_of(folder / "pristine")
-    site.parent.mkdir(parents=True)
-    made.site.rename(site)
-    environment = folder / "pristine/opt/venv"
-    (environment / "bin").mkdir()
-    (environment / "bin/python").symlink_to(sys.executable)
-    (environment / "pyvenv.cfg").write_text(
-        f"home = {Path(sys.executable).parent}\ninclude-system-site-packages = false\n"
-    )
-    copy_tree(folder / "pristine", folder / "applied")
-    options = ["--manifest", str(folder / "patches"), "--path", str(site_of(folder / "applied"))]
-    ended = run(["apply", "--no-smoke", "--report", str(folder / "attestation.json"), *options], folder / "out")
-    assert ended.code == 0, ended
-    return folder
-
-
-def site_of(image: Path) -> Path:
-    return image / f"opt/venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    return make_templates(tmp_path_factory.mktemp("hostile"))
 
 
 def run(arguments: list[str], output: Path) -> Ended:
@@ -107,7 +88,7 @@ def _run_in_child(arguments: list[str], output: Path) -> None:
 def kinds(number: int) -> tuple[str, ...]:
     """--path for each case, and --root or --python in turn for each third; all of them in a full run."""
     if FULL:
-        return ("path", "root", "python")
+        return WAYS
     return ("path",) if number % 3 else ("path", ("root", "python")[number % 2])
 
 
@@ -124,13 +105,9 @@ def test_there_are_enough_cases() -> None:
 def test_nothing_outside_is_touched(case: Case, kind: str, templates: Path, tmp_path: Path) -> None:
     """case_20: by check, doctor, check --against, apply and rollback."""
     work = tmp_path.resolve()
-    image = copy_tree(templates / ("applied" if case.applied else "pristine"), work / "image")
-    target = tiny_at(site_of(image))
-    victim = make_victim(work)
-    case.spoil(target, victim)
+    image, victim, where = spoil(case, templates, work, kind)
     before, names = snapshot(victim), {path.name for path in work.iterdir()} | {"out"}
-    where = {"path": target.site, "root": image, "python": image / "opt/venv/bin/python"}[kind]
-    options = [f"--{kind}", str(where), "--manifest", str(templates / "patches")]
+    options = list(map(str, where))
     acts = [
         ["apply", "--dry-run"],
         ["apply", "--no-smoke"],
@@ -163,10 +140,6 @@ def assert_no_more_rights(image: Path) -> None:
             assert not info.st_mode & 0o7002, path
             if info.st_nlink == 1 and info.st_size < 1 << 20:
                 assert SECRET not in path.read_bytes(), path
-
-
-def tiny_at(site: Path) -> Tiny:
-    return Tiny(site, None)  # type: ignore[arg-type]  # the commands read the manifest themselves
 
 
 def test_a_link_swapped_in_between_look_and_write_changes_nothing_outside(tmp_path: Path) -> None:

@@ -1,21 +1,22 @@
 """Traced from outside: what a hostile target leads to is neither written nor read.
 
-By the preloaded library of tests/rig, which sees every call of the real command. A full run traces all cases.
+By the preloaded library of tests/rig, which sees every call of the real command. A full run traces all cases, by every
+way to name a target.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.rig import trace
-from tests.support import tiny
 from tests.support.cli import command, environment
-from tests.support.faults import FULL, copy_tree
+from tests.support.faults import FULL
 from tests.support.hostile import CASES, Case, make_victim
-from tests.support.tiny import Tiny
+from tests.support.hostile.images import WAYS, make_templates, spoil
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler to build the preloaded library"
@@ -32,36 +33,43 @@ LOOKED_AT = {
 #: These take time to lay out, and lead nowhere.
 LARGE = {case.name for case in CASES if "very_many" in case.name or "huge" in case.name or "endless" in case.name}
 TRACED = [case for case in CASES if case.name not in LARGE]
+EACH = [
+    pytest.param(case, way, id=f"{case.name}-{way}")
+    for number, case in enumerate(TRACED)
+    for way in WAYS
+    if FULL or (number % 4 == 0 and way == WAYS[number // 4 % len(WAYS)])
+]
 
 
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("traces").resolve()
-    made = tiny.make(folder)
-    copy_tree(made.site, folder / "pristine")
-    made.apply()
-    copy_tree(made.site, folder / "applied")
-    return folder
+    return make_templates(tmp_path_factory.mktemp("traces"))
 
 
-@pytest.mark.parametrize("case", TRACED if FULL else TRACED[::4], ids=lambda case: case.name)
-def test_nothing_outside_is_opened(case: Case, templates: Path, tmp_path: Path) -> None:
-    """case_20"""
+@pytest.mark.parametrize(("case", "way"), EACH)
+def test_nothing_outside_is_opened(case: Case, way: str, templates: Path, tmp_path: Path) -> None:
+    """case_20: by check, doctor, check --against, apply and rollback."""
     work = tmp_path.resolve()
-    site = copy_tree(templates / ("applied" if case.applied else "pristine"), work / "site")
-    victim = make_victim(work)
-    case.spoil(Tiny(site, None), victim)  # type: ignore[arg-type]  # the commands read the manifest themselves
-    for words in (["check"], ["apply", "--no-smoke"], ["rollback"]):
-        options = ["--path", site, "--manifest", templates / "patches"]
-        done = trace.run(command(*words, *options), env=environment())
-        touched = done.touched(victim)
+    spoiled = spoil(case, templates, work, way)
+    beside = [path for path in work.iterdir() if path != spoiled.image]
+    scratch = work / "scratch"
+    scratch.mkdir()
+    acts: list[list[str | Path]] = [["check"], ["doctor"], ["check", "--against", templates / "attestation.json"]]
+    for words in [*acts, ["apply", "--no-smoke"], ["rollback"]]:
+        done = trace.run(command(*words, *spoiled.options), env=environment(TMPDIR=str(scratch)))
+        touched = done.touched(*beside)
         if case.name in LOOKED_AT:
             touched = [call for call in touched if call.changes]
         assert touched == [], done
-        assert [path for path in done.written if not path.is_relative_to(site)] == []
+        theirs = (spoiled.image, scratch, Path(os.devnull))
+        assert [
+            path for path in done.written if path.is_absolute() and not any(map(path.is_relative_to, theirs))
+        ] == [], done
+        assert list(scratch.iterdir()) == [], done
+        assert way != "python" or len({call.pid for call in done.calls}) > 1, "the target's interpreter is not traced"
 
 
-def test_the_trace_sees_what_would_be_wrong(templates: Path, tmp_path: Path) -> None:
+def test_the_trace_sees_what_would_be_wrong(tmp_path: Path) -> None:
     """The instrument has to see a write through a link, or it proves nothing."""
     work = tmp_path.resolve()
     victim = make_victim(work)
