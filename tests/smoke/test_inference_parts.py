@@ -150,20 +150,30 @@ def test_a_fault_that_changes_no_answer_fails_the_check_itself(load: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("release", "python", "algorithm"),
-    [((0, 3, 13), (3, 11), "sha256_cbor"), ((0, 3, 10), (3, 12), "builtin"), ((0, 3, 10), (3, 11), "")],
+    ("release", "agree", "algorithm"),
+    [((0, 3, 13), False, "sha256_cbor"), ((0, 3, 10), True, "builtin"), ((0, 3, 10), False, "")],
 )
 def test_processes_share_keys_that_the_release_can_write(
-    load: Any, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], python: tuple[int, int], algorithm: str
+    load: Any, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], agree: bool, algorithm: str
 ) -> None:
     setup = load("_vllm.setup")
     monkeypatch.setattr(setup.kv_lmcache, "release", lambda: release)
-    monkeypatch.setattr(setup, "sys", SimpleNamespace(version_info=python))
+    monkeypatch.setattr(setup, "processes_agree", lambda: agree)
     if algorithm:
         assert setup.stored_keys() == {"pre_caching_hash_algorithm": algorithm}
     else:
-        with pytest.raises(load("_probe").Skip, match=r"Python 3\.12"):
+        with pytest.raises(load("_probe").Skip, match="do not share"):
             setup.stored_keys()
+
+
+def test_whether_processes_agree_is_measured_not_concluded_from_the_version(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = load("_vllm.setup")
+    answers = iter([b"1", b"1", b"1", b"1", b"1", b"1", b"2", b"1"])
+    monkeypatch.setattr(setup.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
+    assert setup.processes_agree()
+    assert not setup.processes_agree()
 
 
 class TestProcesses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ PLUGIN_FOLDER = Path(__file__).resolve().parents[2] / "vllm_plugin"
 PLUGIN = "gaudi_smoke_hpu"
 BLOCK = 32
 # For processes that share a cache. LMCache's default, Python's hash(), is in general not the same in two processes
-# before Python 3.12, whatever PYTHONHASHSEED says: a key contains None, whose hash is its address.
+# before Python 3.12, whatever PYTHONHASHSEED says: a key contains None, whose hash is its address (processes_agree).
 SHARED_KEYS: dict[str, object] = {"pre_caching_hash_algorithm": "sha256_cbor"}
 _ENTRY_POINTS = f"""[vllm.platform_plugins]
 {PLUGIN} = {PLUGIN}:register
@@ -38,9 +39,22 @@ def stored_keys() -> dict[str, object]:
     """
     if kv_lmcache.release() >= (0, 3, 13):
         return SHARED_KEYS
-    if sys.version_info >= (3, 12):
+    if processes_agree():
         return {"pre_caching_hash_algorithm": "builtin"}
-    raise _probe.Skip("LMCache before 0.3.13 has keys that two processes share only on Python 3.12 or later")
+    raise _probe.Skip(
+        "LMCache before 0.3.13 has keys that processes of this Python do not share (measured; before Python 3.12 they "
+        "contain an address)"
+    )
+
+
+def processes_agree() -> bool:
+    """Return whether processes of this interpreter, on this host, compute the same hash(None).
+
+    Its address in general before Python 3.12, and a fixed one where Python is no position-independent executable.
+    """
+    command = [sys.executable, "-S", "-c", "print(hash(None))"]
+    found = {subprocess.run(command, capture_output=True, check=True, timeout=60).stdout for _ in range(4)}
+    return len(found) == 1
 
 
 def uses_vllm_gaudi() -> bool:
