@@ -57,12 +57,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Conflict:
-    """A patch that does not merge: its name, the files, both sides as a diff, and the patches merged so far."""
+    """A patch that does not merge: its name, the files, both sides as a diff, and the patches merged so far.
+
+    ``gone`` are those of the files that the new release no longer has: their diff is what the patch does to them.
+    """
 
     plan: Plan
     folder: Path
     patch: str
     files: tuple[str, ...]
+    gone: tuple[str, ...]
     diff: str
     merged: tuple[str, ...]
 
@@ -70,10 +74,11 @@ class Conflict:
     def fault(self) -> GaudiPatchError:
         """The conflict as an error, with what to do about it."""
         folder = shlex.quote(str(self.folder))
+        removed = " (or `git rm`)" if self.gone else ""
         return refused(
             "conflict",
             f"{self.patch} conflicts with {self.plan.new} in {', '.join(self.files)}",
-            f"resolve and `git add` there, then gaudi-patch dev port --continue {folder} (or --abort)",
+            f"resolve and `git add`{removed} there, then gaudi-patch dev port --continue {folder} (or --abort)",
             str(self.folder),
         )
 
@@ -241,12 +246,20 @@ def _commit(repo: git.Repo, plan: Plan, sha: str) -> None:
 
 def _conflict(repo: git.Repo, plan: Plan, sha: str) -> Conflict:
     merged = repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)
+    files = tuple(repo.git.diff("--name-only", "--diff-filter=U").split())
+    gone = tuple(path for path in files if not repo.git.ls_tree("HEAD", "--", path))
+    # Of these git shows no more than that they are unmerged.
+    both = [path for path in repo.git.diff("--name-only").split() if path not in gone]
+    sides = [repo.git.diff("--no-color", "--", *both)] if both else []
+    if gone:
+        sides.append(repo.git.diff("--no-color", f"{sha}^", sha, "--", *gone))
     return Conflict(
         plan,
         Path(repo.working_dir),
         worktree.trailer(str(repo.commit(sha).message)),
-        tuple(repo.git.diff("--name-only", "--diff-filter=U").split()),
-        repo.git.diff("--no-color"),
+        files,
+        gone,
+        "\n".join(sides),
         tuple(worktree.trailer(str(commit.message)) for commit in merged),
     )
 

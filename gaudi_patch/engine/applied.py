@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from gaudi_patch.attributes import ACL
 from gaudi_patch.disk import FileImage, read_image, sha256
-from gaudi_patch.engine import strict
-from gaudi_patch.engine.guard import DOCUMENT_LIMIT, Ground
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.engine import documents, strict
+from gaudi_patch.engine.guard import Ground
+from gaudi_patch.errors import GaudiPatchError
 
 SCHEMA = 1
 STATE_FILE = "state.json"
@@ -152,36 +152,23 @@ class Applied(NamedTuple):
         return needed
 
 
+def _newer(file: Path, schema: int, document: dict[str, Any]) -> GaudiPatchError:
+    writer = ascii(document.get("gaudi_patch", "an unknown version"))[:80]
+    return documents.newer_state(file, schema, SCHEMA, writer)
+
+
+_KIND = documents.Kind("state", SCHEMA, documents.damaged_state, _newer)
+
+
 def load(ground: Ground) -> Applied | None:
     """Read state.json; None when nothing was applied.
 
     Raises ``state-damaged`` (exit 6) when it cannot be understood or names what is none of the installation's,
     ``state-newer`` (exit 1) when a newer gaudi-patch wrote it: neither is guessed at.
     """
-    file = ground.state_dir / STATE_FILE
-    image = read_image(file, ground.bounds)
-    if image is None:
-        return None
-    if len(image.data) > DOCUMENT_LIMIT:
-        raise damaged(file, f"is larger than any state ({len(image.data)} bytes)")
-    try:
-        document = strict.document(image.data)
-        schema = strict.integer(document["schema_version"], "schema_version", 1, 10**6)
-        if schema > SCHEMA:
-            tool = ascii(document.get("gaudi_patch", "an unknown version"))[:80]
-            raise GaudiPatchError(
-                Exit.REFUSED,
-                "state-newer",
-                f"was written by a newer gaudi-patch (schema {schema}, this one knows {SCHEMA}); nothing was changed",
-                f"upgrade gaudi-patch; it was written by {tool}",
-                str(file),
-            )
-        applied = _parsed(document, ground)
-    except KeyError as error:
-        raise damaged(file, f"cannot be understood: it has no {error}") from error
-    except ValueError as error:
-        raise damaged(file, f"cannot be understood: {error}") from error
-    ground.refuse_other_cache(ground.root / name for name in applied.bytecode)
+    applied = documents.load(ground.state_dir / STATE_FILE, ground, _KIND, _parsed)
+    if applied is not None:
+        ground.refuse_other_cache(ground.root / name for name in applied.bytecode)
     return applied
 
 
@@ -231,18 +218,6 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
     )
 
 
-def damaged(file: Path, what: str) -> GaudiPatchError:
-    """Return the error for this: the state or a backup cannot be trusted; only a reinstall brings pristine files
-    back.
-    """
-    return GaudiPatchError(
-        Exit.HUMAN,
-        "state-damaged",
-        f"{what}; nothing was changed",
-        file=str(file),  # its hint: way_out
-    )
-
-
 def restore(ground: Ground, saved: Saved, path: Path) -> FileImage:
     """Return the pristine image of the file ``path``, its backup held against its hash first.
 
@@ -251,9 +226,9 @@ def restore(ground: Ground, saved: Saved, path: Path) -> FileImage:
     file = ground.state_dir / BACKUPS / saved.sha256
     image = read_image(file, ground.bounds)
     if image is None:
-        raise damaged(file, "this backup is missing")
+        raise documents.damaged_state(file, "this backup is missing")
     if sha256(image.data) != saved.sha256:
-        raise damaged(file, "this backup was changed: its sha256 is not its name")
+        raise documents.damaged_state(file, "this backup was changed: its sha256 is not its name")
     link = sound_link(ground, saved, path)
     return FileImage(image.data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
 

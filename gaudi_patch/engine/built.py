@@ -10,11 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gaudi_patch.disk import read_image
-from gaudi_patch.engine import strict
-from gaudi_patch.engine.applied import MOST_FILES, damaged
-from gaudi_patch.engine.guard import DOCUMENT_LIMIT, Ground
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.engine import documents, strict
+from gaudi_patch.engine.applied import MOST_FILES
+from gaudi_patch.engine.guard import Ground
 from gaudi_patch.series.model import LockedFile
 
 #: Beside where state.json would be, in the dist-info.
@@ -47,35 +45,22 @@ class Built(NamedTuple):
         return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
 
 
+_KIND = documents.Kind(
+    "attestation",
+    SCHEMA,
+    documents.damaged_state,
+    lambda file, schema, document: documents.newer_state(file, schema, SCHEMA),
+)
+
+
 def load(ground: Ground) -> Built | None:
     """Read the attestation that lies in the dist-info; None where the wheel has none.
 
     Raises ``state-damaged`` (exit 6) where it cannot be understood, ``state-newer`` (exit 1) where a newer
     gaudi-patch wrote it.
     """
-    file = ground.state_dir / FILE
-    image = read_image(file, ground.bounds)
-    if image is None:
-        return None
-    if len(image.data) > DOCUMENT_LIMIT:
-        raise damaged(file, f"is larger than any attestation ({len(image.data)} bytes)")
-    try:
-        # Without fractions: the smoke checks, which take seconds, are attested beside a wheel, not in it.
-        document = strict.document(image.data)
-        schema = strict.integer(document["schema_version"], "schema_version", 1, 10**6)
-        if schema > SCHEMA:
-            raise GaudiPatchError(
-                Exit.REFUSED,
-                "state-newer",
-                f"was written by a newer gaudi-patch (schema {schema}, this one knows {SCHEMA}); nothing was changed",
-                "upgrade gaudi-patch",
-                str(file),
-            )
-        return _parsed(document, ground)
-    except KeyError as error:
-        raise damaged(file, f"cannot be understood: it has no {error}") from error
-    except ValueError as error:
-        raise damaged(file, f"cannot be understood: {error}") from error
+    # Without fractions: the smoke checks, which take seconds, are attested beside a wheel, not in it.
+    return documents.load(ground.state_dir / FILE, ground, _KIND, _parsed)
 
 
 def _parsed(document: dict[str, Any], ground: Ground) -> Built:

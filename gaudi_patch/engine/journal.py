@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gaudi_patch.disk import FileImage, read_image
-from gaudi_patch.engine import strict
+from gaudi_patch.disk import FileImage
+from gaudi_patch.engine import documents, strict
 from gaudi_patch.engine.applied import Saved
-from gaudi_patch.engine.guard import DOCUMENT_LIMIT, TEMPORARY, Ground
+from gaudi_patch.engine.guard import TEMPORARY, Ground
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 SCHEMA = 1
@@ -74,28 +74,35 @@ class Journal(NamedTuple):
         return json.dumps(document, indent=1).encode()
 
 
+def damaged(file: Path, what: str, hint: str = "") -> GaudiPatchError:
+    return GaudiPatchError(
+        Exit.HUMAN,
+        "journal-damaged",
+        f"the journal of an interrupted run {what}; nothing was changed",
+        hint,  # way_out
+        str(file),
+    )
+
+
+_KIND = documents.Kind(
+    "journal",
+    SCHEMA,
+    damaged,
+    lambda file, schema, document: damaged(
+        file, "was written by a newer gaudi-patch", "upgrade gaudi-patch and run it again"
+    ),
+)
+
+
 def load(ground: Ground) -> Journal | None:
     """Read the journal of a killed transaction, None when there is none.
 
     Raises ``journal-damaged`` (exit 6) when it cannot be understood or names what is none of the
     installation's: nothing of it is then believed.
     """
-    file = ground.home / FILE
-    image = read_image(file, ground.bounds)
-    if image is None:
-        return None
-    if len(image.data) > DOCUMENT_LIMIT:
-        raise damaged(file, f"is larger than any journal ({len(image.data)} bytes)")
-    try:
-        document = strict.document(image.data)
-        if strict.integer(document["schema_version"], "schema_version", 1, 10**6) > SCHEMA:
-            raise damaged(file, "was written by a newer gaudi-patch", "upgrade gaudi-patch and run it again")
-        journal = _parsed(document, ground)
-    except KeyError as error:
-        raise damaged(file, f"cannot be understood: it has no {error}") from error
-    except ValueError as error:
-        raise damaged(file, f"cannot be understood: {error}") from error
-    ground.refuse_other_cache(entry.path for entry in journal.entries)
+    journal = documents.load(ground.home / FILE, ground, _KIND, _parsed)
+    if journal is not None:
+        ground.refuse_other_cache(entry.path for entry in journal.entries)
     return journal
 
 
@@ -123,16 +130,6 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Journal:
         tuple(entries),
         tuple(_directory(name, ground) for name in strict.items(document["created"], "created")),
         tuple(removed),
-    )
-
-
-def damaged(file: Path, what: str, hint: str = "") -> GaudiPatchError:
-    return GaudiPatchError(
-        Exit.HUMAN,
-        "journal-damaged",
-        f"the journal of an interrupted run {what}; nothing was changed",
-        hint,  # way_out
-        str(file),
     )
 
 

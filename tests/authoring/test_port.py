@@ -184,6 +184,20 @@ def test_a_resolved_conflict_goes_on_to_a_series(conflict: Shelf, tmp_path: Path
     assert lint.lint(conflict.directory, write=False).exit is Exit.OK
 
 
+def test_a_file_that_the_release_no_longer_has_is_said_and_shown(shelf: Shelf, tmp_path: Path) -> None:
+    """Git alone says "Unmerged path", and shows nothing."""
+    shelf.release("1.0.1", {"lmcache/__init__.py": "VERSION = 1\n", "lmcache/core.py": "x = 1\n"})
+    outcome = port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory, UNPROVED)
+    assert isinstance(outcome, port.Conflict)
+    assert outcome.gone == outcome.files == ("lmcache/engine.py",)
+    assert "+line_5 = 'hpu'" in outcome.diff
+    said = "".join(one.text for one in report(outcome).blocks if isinstance(one, Text))
+    assert "1.0.1 no longer has lmcache/engine.py: `git rm` it" in said
+    assert "(or `git rm`) there" in outcome.fault.hint
+    git(tmp_path / "w", "rm", "--quiet", "lmcache/engine.py")
+    assert report(port.proceed(tmp_path / "w")).exit is Exit.OK
+
+
 def test_conflict_markers_are_never_committed(conflict: Shelf, tmp_path: Path) -> None:
     git(tmp_path / "w", "add", "--all")
     with pytest.raises(GaudiPatchError, match="unresolved"):

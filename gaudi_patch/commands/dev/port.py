@@ -110,6 +110,11 @@ def _conflict(found: Conflict) -> Result:
         f"HEAD is {plan.new} with the patches so far, the parent is {plan.old} before the patch, "
         f"the other side is the patch. Merged: {len(found.merged)}; still to come: {len(plan.todo) - 1}."
     )
+    if found.gone:
+        sides += (
+            f" {plan.new} no longer has {', '.join(found.gone)}: `git rm` it, and see whether the change belongs "
+            "elsewhere now."
+        )
     return Result("dev port", found.exit, data, [Diff(found.diff), Text(sides)], errors=[found.fault])
 
 
