@@ -103,6 +103,23 @@ TimeoutOption = Annotated[
     float, typer.Option("--smoke-timeout", metavar="SECONDS", min=1.0, help="For each smoke level.")
 ]
 
+ModelConfigOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--model-config", metavar="FILE", help="The model's config.json, or its directory."),
+]
+RanksOption = Annotated[
+    int, typer.Option("--tensor-parallel-size", metavar="N", min=1, help="Cards that share each layer.")
+]
+PromptsOption = Annotated[
+    int, typer.Option("--prompts", metavar="N", min=1, help="Requests of that length to keep in host memory.")
+]
+ChunkOption = Annotated[
+    int,
+    typer.Option(
+        "--chunk-size", metavar="TOKENS", min=1, help="LMCache's chunk: a multiple of vllm-gaudi's block of 128."
+    ),
+]
+
 WheelOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--wheel", metavar="FILE", help="The release's wheel, where PyPI is not to be asked."),

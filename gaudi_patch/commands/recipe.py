@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 import typer
 
 from gaudi_patch.cli import completion
-from gaudi_patch.cli.options import ColorOption, JsonOption, ManifestOption, PathOption, PythonOption, command_app
+from gaudi_patch.cli.options import (
+    ChunkOption,
+    ColorOption,
+    JsonOption,
+    ManifestOption,
+    ModelConfigOption,
+    PathOption,
+    PromptsOption,
+    PythonOption,
+    RanksOption,
+    command_app,
+)
 from gaudi_patch.cli.run import finish, target
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result, Table, Text
@@ -35,9 +46,7 @@ def recipe(
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="The model to serve, as vLLM takes it.")
     ] = "meta-llama/Llama-3.1-8B-Instruct",
-    ranks: Annotated[
-        int, typer.Option("--tensor-parallel-size", metavar="N", min=1, help="Cards that share the model.")
-    ] = 1,
+    ranks: RanksOption = 1,
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65534, help="vLLM's port.")] = 8000,
     storage: Annotated[
         Optional[str],  # noqa: UP045
@@ -47,9 +56,7 @@ def recipe(
             help="An absolute directory, or lm://HOST:PORT; not for memory, multiprocess.",
         ),
     ] = None,
-    chunk: Annotated[
-        int, typer.Option("--chunk-size", metavar="TOKENS", help="A multiple of vllm-gaudi's block of 128.")
-    ] = 256,
+    chunk: ChunkOption = 256,
     cpu_gb: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--cpu-gb", metavar="GB", min=0.1, help="Host memory for each rank (default: by the model)."),
@@ -58,13 +65,8 @@ def recipe(
         Optional[int],  # noqa: UP045
         typer.Option("--max-model-len", metavar="TOKENS", min=1, help="The longest request (default: the model's)."),
     ] = None,
-    prompts: Annotated[
-        int, typer.Option("--prompts", metavar="N", min=1, help="Requests of that length to keep in host memory.")
-    ] = 2,
-    model_config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--model-config", metavar="FILE", help="The model's config.json, or its directory."),
-    ] = None,
+    prompts: PromptsOption = 2,
+    model_config: ModelConfigOption = None,
     disk_gb: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--disk-gb", metavar="GB", min=0.1, help="Disk for each rank, for mode disk (default: 50)."),

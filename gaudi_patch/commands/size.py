@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from gaudi_patch.cli import completion
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, command_app
+from gaudi_patch.cli.options import (
+    ChunkOption,
+    ColorOption,
+    FormatOption,
+    JsonOption,
+    ModelConfigOption,
+    PromptsOption,
+    RanksOption,
+    command_app,
+)
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Block, Color, Format, Result, Table, Text
@@ -30,24 +38,17 @@ def size(
             autocompletion=completion.models,
         ),
     ] = "",
-    model_config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--model-config", metavar="FILE", help="The model's config.json, or its directory."),
-    ] = None,
+    model_config: ModelConfigOption = None,
     context: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--max-model-len", metavar="TOKENS", min=1, help="One context (default: 2048 to 262144)."),
     ] = None,
-    ranks: Annotated[
-        int, typer.Option("--tensor-parallel-size", metavar="N", min=1, help="Cards that share each layer.")
-    ] = 1,
+    ranks: RanksOption = 1,
     pipeline: Annotated[
         int, typer.Option("--pipeline-parallel-size", metavar="N", min=1, help="Groups of cards that share the layers.")
     ] = 1,
-    prompts: Annotated[
-        int, typer.Option("--prompts", metavar="N", min=1, help="Prompts of that length to keep in host memory.")
-    ] = 2,
-    chunk: Annotated[int, typer.Option("--chunk-size", metavar="TOKENS", min=1, help="LMCache's chunk.")] = 256,
+    prompts: PromptsOption = 2,
+    chunk: ChunkOption = 256,
     fp8: Annotated[bool, typer.Option("--fp8", help="With --kv-cache-dtype fp8_inc: one byte a value.")] = False,
     card: Annotated[
         str, typer.Option("--card", metavar="CARD", help="gaudi2 or gaudi3, for what fits on the cards.")
