@@ -26,8 +26,12 @@ from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result
 
 if TYPE_CHECKING:
     from gaudi_patch.recipes.write import Composed
+    from gaudi_patch.sizing.plan import Sizing
 
 app = command_app()
+
+#: Requests of the longest length that a pool is given room for.
+PROMPTS = 2
 
 
 @app.command()
@@ -47,13 +51,19 @@ def recipe(
         str, typer.Option("--model", metavar="NAME", help="The model to serve, as vLLM takes it.")
     ] = "meta-llama/Llama-3.1-8B-Instruct",
     ranks: RanksOption = 1,
-    port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65534, help="vLLM's port.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="vLLM's port; its proxy's in disaggregated.")
+    ] = 8000,
+    bind: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--bind", metavar="ADDRESS", help="Listen on this address (default: vLLM on every interface)."),
+    ] = None,
     storage: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--storage",
             metavar="WHERE",
-            help="An absolute directory, or lm://HOST:PORT; not for memory, multiprocess.",
+            help="A directory, lm://, redis[s]://, valkey[s]://, s3://; not for memory.",
         ),
     ] = None,
     chunk: ChunkOption = 256,
@@ -65,12 +75,15 @@ def recipe(
         Optional[int],  # noqa: UP045
         typer.Option("--max-model-len", metavar="TOKENS", min=1, help="The longest request (default: the model's)."),
     ] = None,
-    prompts: PromptsOption = 2,
+    prompts: PromptsOption = PROMPTS,
     model_config: ModelConfigOption = None,
     disk_gb: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--disk-gb", metavar="GB", min=0.1, help="Disk for each rank, for mode disk (default: 50)."),
+        typer.Option("--disk-gb", metavar="GB", min=0.1, help="What the disk or store keeps for each rank."),
     ] = None,
+    quotas: Annotated[
+        bool, typer.Option("--quotas", help="A budget for each cache_salt, in mode multiprocess.")
+    ] = False,
     lmcache: Annotated[
         str,
         typer.Option(
@@ -116,8 +129,14 @@ def recipe(
             _refuse_without_mode(context)
             return modes()
         asked = Asked(cpu_gb, max_model_len, prompts, ranks, chunk)
-        pool, longest, why = pooled(model, model_config, mode, asked)
-        settings = Settings(model, ranks, port, chunk, pool, disk_gb, storage, longest)
+        if cpu_gb is not None and prompts != PROMPTS:
+            raise GaudiPatchError(
+                Exit.USAGE, "usage", "--prompts sizes the pool, and --cpu-gb says its size: leave out one of them"
+            )
+        pool, longest, why, sizing = pooled(model, model_config, mode, asked)
+        settings = Settings(
+            model, ranks, port, chunk, pool, disk_gb, storage, longest, bind=bind, sizing=sizing, quotas=quotas
+        )
         if lmcache and (python or path):
             raise GaudiPatchError(Exit.USAGE, "usage", "--lmcache asks no installation: leave out --python and --path")
         if lmcache:
@@ -153,8 +172,8 @@ class Asked(NamedTuple):
     chunk: int
 
 
-def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[float, int | None, str]:
-    """Return the pool in GB, the longest request in tokens (None: vLLM's own default), and why it is so.
+def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[float, int | None, str, Sizing | None]:
+    """Return the pool in GB, the longest request in tokens (None: vLLM's own default), why it is so, and the sum.
 
     Each rank has a pool of its own, but in mode multiprocess one server has it for all. Raises ``short-pool`` (exit 2)
     where ``asked`` holds less than one request: the patched LMCache would refuse to start.
@@ -170,14 +189,14 @@ def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[fl
     if shape is None or length is None:
         given = CPU_GB if asked.cpu_gb is None else asked.cpu_gb
         hint = "--model-config FILE sizes it" if shape is None else "--max-model-len TOKENS sizes it"
-        return given, asked.max_model_len, f"The pool of {given:g} GB was not sized by the model: {hint}."
+        return given, asked.max_model_len, f"The pool of {given:g} GB was not sized by the model: {hint}.", None
     load = Load(length, asked.ranks, prompts=asked.prompts, chunk=asked.chunk)
     sized = size(shape, load)
     shared = sized.pools if mode == "multiprocess" else 1
     needed = round(sized.pool_gb * shared, 1)
     if asked.cpu_gb is None:
         kept = f"{asked.prompts} requests of {length:,} tokens and 5 % more"
-        return needed, length, f"--cpu-gb {needed:g}: {sentence(sized)}, for {kept}."
+        return needed, length, f"--cpu-gb {needed:g}: {sentence(sized)}, for {kept}.", sized
     held = fits(shape, load, asked.cpu_gb / shared)
     if held < length // asked.chunk * asked.chunk:
         raise GaudiPatchError(
@@ -186,7 +205,12 @@ def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[fl
             f"--cpu-gb {asked.cpu_gb:g} holds {held:,} of the {length:,} tokens of one request: {sentence(sized)}",
             f"--cpu-gb {needed:g} keeps {asked.prompts} requests; or --max-model-len {max(held, asked.chunk)}",
         )
-    return asked.cpu_gb, length, f"--cpu-gb {asked.cpu_gb:g}: {sentence(sized)}; one request is {length:,} tokens."
+    return (
+        asked.cpu_gb,
+        length,
+        f"--cpu-gb {asked.cpu_gb:g}: {sentence(sized)}; one request is {length:,} tokens.",
+        sized,
+    )
 
 
 def rendered(composed: Composed, out: Path | None, why: str = "") -> Result:

@@ -2,206 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.recipes import text
-from gaudi_patch.recipes.release import Release, refuse_long_keys, refuse_multiprocess, refuse_private_keys
+from gaudi_patch.recipes import multiprocess, serve, stores, text
+from gaudi_patch.recipes.process import Process
+from gaudi_patch.recipes.release import Release, refuse_private_keys
+from gaudi_patch.recipes.serve import prefill_port
+from gaudi_patch.recipes.settings import CPU_GB, DISK_GB, Mode, Recipe, Settings, usage
+from gaudi_patch.recipes.stores import LM_SERVER, Store
 from gaudi_patch.recipes.text import BLOCK, CONFIG, Entry
 
-#: GB of a pool for a model of which nothing is known, and of a disk.
-CPU_GB, DISK_GB = 5.0, 50.0
+__all__ = ["CPU_GB", "DISK_GB", "MODES", "Mode", "Recipe", "Settings", "compose"]
+
 _STORAGE, _DISK = frozenset({"--storage"}), frozenset({"--disk-gb"})
-LM_SERVER = "lm://127.0.0.1:65432"
-MULTIPROCESS_PORT = 5555
+_BOTH = _STORAGE | _DISK
 PROXY = "examples/lmcache/disagg_prefill_lmcache_v1/disagg_proxy_server.py"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What differs between deployments; sizes in GB are those of one rank.
-
-    ``disk_gb`` and ``storage`` are None where they were not given: the mode has a value of its own, or no use for one.
-    ``max_model_len`` is the longest request in tokens, None for the model's own.
-    """
-
-    model: str = "meta-llama/Llama-3.1-8B-Instruct"
-    ranks: int = 1
-    port: int = 8000
-    chunk: int = 256
-    cpu_gb: float = CPU_GB
-    disk_gb: float | None = None
-    storage: str | None = None
-    max_model_len: int | None = None
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """What `vllm serve` is told of them."""
-        ranks = ("--tensor-parallel-size", str(self.ranks))
-        longest = () if self.max_model_len is None else ("--max-model-len", str(self.max_model_len))
-        return (self.model, "--port", str(self.port), *ranks, "--dtype", "bfloat16", *longest)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The files; what LMCache has to accept: ``config`` as a file, ``server`` as arguments; what a reader must know."""
-
-    files: Mapping[str, str]
-    config: Mapping[str, object] = field(default_factory=dict)
-    server: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Mode:
-    """A way to deploy LMCache; ``takes`` are the options that not every mode has a use for."""
-
-    name: str
-    summary: str
-    compose: Callable[[Release, Settings], Recipe]
-    takes: frozenset[str] = frozenset()
 
 
 def compose(mode: Mode, release: Release, settings: Settings) -> Recipe:
     """Return the recipe; raises a refusal where the release cannot do it on HPU, and a usage error for bad settings."""
     if settings.chunk % BLOCK or settings.chunk <= 0:
-        raise _usage(f"--chunk-size {settings.chunk}: takes a multiple of vllm-gaudi's block of {BLOCK} tokens")
-    given = {"--storage": settings.storage, "--disk-gb": settings.disk_gb}
-    useless = [option for option, value in given.items() if value is not None and option not in mode.takes]
+        raise usage(f"--chunk-size {settings.chunk}: takes a multiple of vllm-gaudi's block of {BLOCK} tokens")
+    given = {
+        "--storage": settings.storage is not None,
+        "--disk-gb": settings.disk_gb is not None,
+        "--quotas": settings.quotas,
+    }
+    useless = [option for option, is_given in given.items() if is_given and option not in mode.takes]
     if useless:
-        raise _usage(f"{' and '.join(useless)}: means nothing in mode {mode.name}")
+        raise usage(f"{' and '.join(useless)}: means nothing in mode {mode.name}")
     if settings.ranks > 1 and mode.name != "multiprocess":
         refuse_private_keys(release, f"{settings.ranks} ranks")
     return mode.compose(release, settings)
 
 
 def _memory(release: Release, settings: Settings) -> Recipe:
-    return _one_host(release, settings, ())
+    entries = _engine(release, settings, ())
+    return _recipe(release, settings, entries, (serve.engine(release, settings),))
 
 
 def _disk(release: Release, settings: Settings) -> Recipe:
-    folder = _folder(_given(settings.storage, "/var/lib/lmcache"))
+    # One directory for each engine: what it leaves can be removed when it starts again, and no other's.
+    folder = f"{stores.directory(_given(settings.storage, '/var/lib/lmcache'))}/engine-{settings.port}"
     more: tuple[Entry, ...] = (
-        ("local_disk", f"file://{folder}/", "a disk of this host"),
+        ("local_disk", f"file://{folder}/", "a disk of this host, for this engine alone"),
         ("max_local_disk_size", DISK_GB if settings.disk_gb is None else settings.disk_gb, "GB for each rank"),
     )
-    note = f"A restarted engine finds nothing: LMCache keeps the index of {folder} in memory. To outlive it: shared."
-    return _one_host(release, settings, more, note)
+    note = (
+        f"A restarted engine finds nothing: LMCache keeps the index of {folder} in memory. serve.sh removes what an "
+        "earlier one left there, which no limit counts. To outlive a restart: shared, remote or multiprocess."
+    )
+    entries = _engine(release, settings, more)
+    process = replace(serve.engine(release, settings), scratch=folder)
+    return _recipe(release, settings, entries, (process,), note)
 
 
 def _remote(release: Release, settings: Settings) -> Recipe:
-    entries, server = _store(release, settings, _given(settings.storage, LM_SERVER))
-    return _one_host(release, settings, entries, *_start(server), server=server)
+    store = stores.store(release, settings, _given(settings.storage, LM_SERVER))
+    return _over(release, settings, store)
 
 
 def _shared(release: Release, settings: Settings) -> Recipe:
-    entries, _ = _store(release, settings, _folder(_given(settings.storage, "/mnt/lmcache")))
-    return _one_host(
-        release, settings, entries, "The directory is mounted on every host. Nothing in it is ever removed."
-    )
+    store = stores.store(release, settings, stores.directory(_given(settings.storage, "/mnt/lmcache")))
+    return _over(release, settings, store, "The directory is mounted on every host.")
 
 
 def _mixed(release: Release, settings: Settings) -> Recipe:
-    more, _ = _store(release, settings, _folder(_given(settings.storage, "/mnt/lmcache")))
-    entries = _engine(release, settings, more)
-    files = {
-        CONFIG: text.yaml(release, entries),
-        "mi300x.sh": _serve(release, settings, entries, gaudi=False),
-        "gaudi.sh": _serve(release, settings, entries),
-    }
+    store = stores.store(release, settings, _given(settings.storage, "/mnt/lmcache"))
+    entries = _engine(release, settings, store.entries)
+    processes = (
+        *_servers(store),
+        replace(serve.engine(release, settings, store=store, gaudi=False), name="mi300x"),
+        replace(serve.engine(release, settings, store=store), name="gaudi"),
+    )
     notes = (
-        f"The directory is mounted on both hosts, and {CONFIG} is the same on both. Nothing in it is ever removed.",
+        f"{CONFIG} is the same on both hosts, and both reach the store.",
+        *store.notes,
         "Both sides must agree: LMCache release, model name as written, ranks, dtype, chunk size, hash algorithm, "
         "PYTHONHASHSEED. See `gaudi-patch guide disaggregated`.",
+        "mi300x.sh runs the `python3` of its host, where LMCache needs no patch.",
     )
-    return Recipe(files, _config(entries), notes=notes)
+    return _recipe(release, settings, entries, processes, *notes)
 
 
 def _disaggregated(release: Release, settings: Settings) -> Recipe:
-    more, server = _store(release, settings, _given(settings.storage, LM_SERVER))
-    entries = _engine(release, settings, more)
-    decode = replace(settings, port=settings.port + 1)
-    files = {
-        **server,
-        CONFIG: text.yaml(release, entries),
+    store = stores.store(release, settings, _given(settings.storage, LM_SERVER))
+    prefill = replace(settings, port=prefill_port(settings.port))
+    decode = replace(settings, port=prefill_port(settings.port) + 100)
+    ours = {p: stores.store(release, p, _given(settings.storage, LM_SERVER)) for p in (prefill, decode)}
+    entries = _engine(release, settings, store.entries)
+    processes = (
+        *_servers(store),
         # Not kv_producer: up to 0.3.10 that fails without NIXL, for the want of a disagg_spec.
-        "prefill.sh": _serve(release, settings, entries),
-        "decode.sh": _serve(release, decode, entries, "kv_consumer"),
-    }
+        replace(serve.engine(release, prefill, store=ours[prefill]), name="prefill"),
+        replace(serve.engine(release, decode, store=ours[decode], role="kv_consumer"), name="decode"),
+    )
     notes = (
-        *_start(server),
-        f"Send a prompt to prefill (port {settings.port}) with max_tokens 1, then to decode (port {decode.port}); "
-        f"vllm-gaudi has a proxy that does: {PROXY}.",
-        "KV goes through the store, not from card to card: NIXL cannot address HPU memory. What is not in the store "
-        "yet when decode looks is computed again.",
+        *_start(store),
+        *store.notes,
+        f"Send a prompt to prefill (port {prefill.port}) with max_tokens 1, then to decode (port {decode.port}); "
+        f"vllm-gaudi has a proxy that does, on port {settings.port}: {PROXY}.",
+        "KV goes through the store, not from card to card: LMCache's NIXL path cannot address HPU memory. What is not "
+        "in the store yet when decode looks is computed again.",
     )
-    return Recipe(files, _config(entries), notes=notes)
-
-
-def _multiprocess(release: Release, settings: Settings) -> Recipe:
-    refuse_multiprocess(release)
-    port = MULTIPROCESS_PORT
-    server = (
-        *("--host", "127.0.0.1", "--port", str(port), "--http-port", str(port + 1)),
-        *("--chunk-size", str(settings.chunk), "--l1-size-gb", str(settings.cpu_gb)),
-        *("--eviction-policy", "LRU", "--supported-transfer-mode", "auto"),
-    )
-    what = "LMCache's server: host memory that outlives the engines of this host."
-    extra = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": port}
-    files = {
-        "server.sh": text.script(release, what, (), ("lmcache", "server", *server)),
-        "serve.sh": text.serve(release, settings.arguments, "kv_both", connector="LMCacheMPConnector", extra=extra),
-    }
-    notes = (
-        *_start(files),
-        "It needs no card, and holds --cpu-gb for all ranks. Run it where no card is visible, such as in a container "
-        "of its own: whether it would claim one was not tried on hardware.",
-        "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus beside what the engine needs.",
-    )
-    return Recipe(files, server=server, notes=notes)
+    return _recipe(release, settings, entries, processes, *notes)
 
 
 MODES: Mapping[str, Mode] = {
     mode.name: mode
     for mode in (
         Mode("memory", "host memory of the engine: fastest, gone with the process", _memory),
-        Mode("disk", "a disk of this host below it: more room, gone with the process", _disk, _STORAGE | _DISK),
-        Mode("remote", "LMCache's lm:// server below it: outlives the engine, and hosts share it", _remote, _STORAGE),
-        Mode("shared", "a directory that hosts share below it: outlives everything", _shared, _STORAGE),
-        Mode("mixed", "MI300X and Gaudi hosts over one shared directory", _mixed, _STORAGE),
-        Mode("disaggregated", "one engine prefills, another one decodes, through a store", _disaggregated, _STORAGE),
-        Mode("multiprocess", "LMCache in a process of its own, for all engines of a host", _multiprocess),
+        Mode("disk", "a disk of this host below it: more room, gone with the process", _disk, _BOTH),
+        Mode(
+            "remote", "a store below it, Redis, Valkey or S3: outlives the engine, and hosts share it", _remote, _BOTH
+        ),
+        Mode("shared", "a directory that hosts share below it: outlives everything", _shared, _BOTH),
+        Mode("mixed", "MI300X and Gaudi hosts over one shared store", _mixed, _BOTH),
+        Mode("disaggregated", "one engine prefills, another one decodes, through a store", _disaggregated, _BOTH),
+        Mode(
+            "multiprocess",
+            "LMCache in a process of its own, for all engines of a host, over a store or a disk",
+            multiprocess.compose,
+            _BOTH | {"--quotas"},
+        ),
     )
 }
 
 
-def _one_host(
-    release: Release, settings: Settings, more: Sequence[Entry], *notes: str, server: Mapping[str, str] | None = None
+def _over(release: Release, settings: Settings, store: Store, *notes: str) -> Recipe:
+    """Return the recipe of one engine over ``store``."""
+    entries = _engine(release, settings, store.entries)
+    processes = (*_servers(store), serve.engine(release, settings, store=store))
+    return _recipe(release, settings, entries, processes, *_start(store), *notes, *store.notes)
+
+
+def _recipe(
+    release: Release, settings: Settings, entries: Sequence[Entry], processes: Sequence[Process], *notes: str
 ) -> Recipe:
-    entries = _engine(release, settings, more)
-    files = {
-        **(server or {}),
-        CONFIG: text.yaml(release, entries),
-        "serve.sh": _serve(release, settings, entries),
-    }
-    return Recipe(files, _config(entries), notes=notes)
+    files = {CONFIG: text.yaml(release, entries), **text.scripts(release, settings.apply, processes)}
+    config = {key: value for key, value, _ in entries}
+    return Recipe(files, config, notes=(*notes, *serve.notes(settings)), processes=tuple(processes))
 
 
-def _serve(
-    release: Release, settings: Settings, entries: Sequence[Entry], role: str = "kv_both", *, gaudi: bool = True
-) -> str:
-    environment = []
-    if str(_config(entries).get("remote_url")).startswith("fs:"):
-        # By default all write a chunk through one temporary file: two engines that store the same prompt at once
-        # would rename it under each other, and a third could read half of it.
-        own = f'{{\\"fs_connector_relative_tmp_dir\\": \\"tmp-$(uname -n)-{settings.port}\\"}}'
-        environment = [
-            "# Chunks are written in a directory of this engine's own, then moved into place.",
-            f'export LMCACHE_EXTRA_CONFIG="{own}"',
-        ]
-    return text.serve(release, settings.arguments, role, gaudi=gaudi, environment=environment)
+def _servers(store: Store) -> tuple[Process, ...]:
+    """Return what runs beside the engines: the store's own server, and what removes old chunks."""
+    return tuple(process for process in (store.process, store.cleaner) if process is not None)
+
+
+def _start(store: Store) -> tuple[str, ...]:
+    return ("Start server.sh first.",) if store.process else ()
 
 
 def _engine(release: Release, settings: Settings, more: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -217,52 +167,5 @@ def _engine(release: Release, settings: Settings, more: Sequence[Entry]) -> tupl
     )
 
 
-def _store(release: Release, settings: Settings, storage: str) -> tuple[tuple[Entry, ...], dict[str, str]]:
-    """Return the settings of a store that processes share, a directory or an lm:// server, and the script of the
-    server.
-    """
-    refuse_private_keys(release, "a cache that processes share")
-    serde: Entry = ("remote_serde", "naive", "the other one, CacheGen, runs on CUDA")
-    if storage.startswith("/"):
-        # The file connector ignores host and port, but LMCache's parser wants them.
-        return (("remote_url", f"fs://localhost:0{_folder(storage)}/", ""), serde), {}
-    host, port = _lm_address(storage)
-    refuse_long_keys(release, settings.model, settings.ranks)
-    command = ("python3", "-m", "lmcache.v1.server", host, str(port), "cpu")
-    what = f"LMCache's own server, on {host}. It keeps everything in memory, and evicts nothing."
-    server = {"server.sh": text.script(release, what, (), command)}
-    return (("remote_url", f"lm://{host}:{port}", ""), serde), server
-
-
-def _start(server: Mapping[str, str]) -> tuple[str, ...]:
-    return ("Start server.sh first.",) if server else ()
-
-
-def _config(entries: Sequence[Entry]) -> dict[str, object]:
-    return {key: value for key, value, _ in entries}
-
-
 def _given(storage: str | None, default: str) -> str:
     return default if storage is None else storage
-
-
-def _folder(given: str) -> str:
-    if not given.startswith("/") or any(character in given for character in " ,?#%"):
-        raise _usage(f"--storage {given!r}: takes an absolute directory without spaces, commas or any of ? # %")
-    return given.rstrip("/")
-
-
-def _lm_address(given: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(given)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    # A host with colons is an IPv6 address, which LMCache's server cannot bind.
-    if not given.startswith("lm://") or not host or ":" in host or not port or parts.path.strip("/"):
-        raise _usage(f"--storage {given!r}: takes lm://HOST:PORT, or an absolute directory")
-    return host, port
-
-
-def _usage(message: str) -> GaudiPatchError:
-    return GaudiPatchError(Exit.USAGE, "usage", message, "see `gaudi-patch recipe --help`")

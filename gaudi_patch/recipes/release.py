@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from packaging.version import Version
@@ -19,12 +19,14 @@ class Release(NamedTuple):
     """An LMCache release, and the vllm-gaudi that pairs with it.
 
     ``builtin_agrees``: whether processes of the Python that runs it agree on the keys of ``builtin``; None: not known.
+    ``files`` are the sha256 of what a series changes, as it leaves them; None: removed.
     """
 
     version: str
     capabilities: frozenset[str]
     builtin_agrees: bool | None
     vllm_gaudi: str
+    files: Mapping[str, str | None] = {}
 
     def before(self, version: str) -> bool:
         """Return whether this release is older than ``version``."""
@@ -38,6 +40,11 @@ class Release(NamedTuple):
         before 0.3.13 cannot write into a key (lmcache/utils.py, ``{self.chunk_hash:x}``).
         """
         return "builtin" if self.before("0.3.13") else "sha256_cbor"
+
+    @property
+    def has_redis_plugin(self) -> bool:
+        """Whether remote_storage_plugins takes "redis" (lmcache/v1/storage_backend/connector/redis_adapter.py)."""
+        return not self.before("0.4.6")
 
     @property
     def hash_digits(self) -> int:
@@ -62,7 +69,8 @@ def known(
             "see `gaudi-patch list`",
         )
     capabilities = series.capabilities if series is not None else tuple(manifest.capabilities)
-    release = Release(version, frozenset(capabilities), None, pairs.vllm_gaudi(fitting, notes=True))
+    files = {} if series is None else {name: file.after for name, file in manifest.locked_files(series).items()}
+    release = Release(version, frozenset(capabilities), None, pairs.vllm_gaudi(fitting, notes=True), files)
     return release._replace(builtin_agrees=builtin_agrees()) if release.hash_algorithm == "builtin" else release
 
 

@@ -1,11 +1,14 @@
-"""The text of a recipe's files: LMCache's YAML, and shell scripts."""
+"""The text of a recipe's files: LMCache's YAML, and a shell script for each process."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
+from gaudi_patch.recipes import cleaner, preflight
+from gaudi_patch.recipes.process import HERE, HOST, Process, Variable
 from gaudi_patch.recipes.release import Release
 
 CONFIG = "lmcache.yaml"
@@ -15,9 +18,13 @@ BLOCK = 128
 #: Key, value, and why it is there.
 Entry = tuple[str, object, str]
 
+_SECRET = re.compile(r"@SECRET:(\w+)@")
+#: Prints an environment variable as it stands in a URL.
+_QUOTE = 'import os, sys, urllib.parse; print(urllib.parse.quote(os.environ[sys.argv[1]], safe=""))'
+
 
 def yaml(release: Release, entries: Sequence[Entry]) -> str:
-    """LMCache's configuration file. JSON scalars are YAML, and nothing else is needed."""
+    """LMCache's configuration file. JSON is YAML, and nothing else is needed."""
     lines = [_written_for(release)]
     for key, value, why in entries:
         line = f"{key}: {json.dumps(value)}"
@@ -25,53 +32,74 @@ def yaml(release: Release, entries: Sequence[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def serve(
-    release: Release,
-    arguments: Sequence[str],
-    role: str,
-    *,
-    gaudi: bool = True,
-    environment: Sequence[str] = (),
-    connector: str = "LMCacheConnectorV1",
-    extra: Mapping[str, object] | None = None,
-) -> str:
-    """Return a script that serves a model by vLLM with LMCache, on Gaudi or on ROCm."""
-    transfer: dict[str, object] = {"kv_connector": connector, "kv_role": role}
-    if extra:
-        transfer["kv_connector_extra_config"] = extra
-        transfer["kv_load_failure_policy"] = "recompute"  # vLLM's default ends a request whose KV could not be loaded
-    command = ["vllm", "serve", *arguments, "--enable-prefix-caching"]
-    command += ["--block-size", str(BLOCK)] if gaudi else []
-    command += ["--kv-transfer-config", json.dumps(transfer)]
-    setup = [] if extra else [f'export LMCACHE_CONFIG_FILE="$here/{CONFIG}"']
-    setup.append("export PYTHONHASHSEED=0  # the same wherever this cache is used")
-    setup += environment
-    if gaudi:
-        setup += [
-            "# vllm-gaudi must not move KV blocks: LMCache would load into, and store from, blocks of others.",
-            "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false",
-        ]
-        if release.before("0.4.3"):  # pairs with vllm-gaudi 0.13 to 0.17, where any value but an empty one turns it on
-            setup.append("unset VLLM_UNIFIED_ATTN  # its way through the model calls no KV connector")
-    what = f"vllm-gaudi {release.vllm_gaudi}" if gaudi else "vLLM for ROCm, where LMCache needs no patch"
-    return script(release, what, setup, command)
+def scripts(release: Release, apply: str, processes: Sequence[Process]) -> dict[str, str]:
+    """Return a script for each process, and what these run; ``apply`` is the command line that patches LMCache."""
+    files = {f"{process.name}.sh": script(release, process) for process in processes}
+    files[preflight.NAME] = preflight.script(release, apply)
+    if any(cleaner.NAME in word for process in processes for word in process.arguments):
+        files[cleaner.NAME] = cleaner.SCRIPT
+    return files
 
 
-def script(release: Release, what: str, setup: Sequence[str], command: Sequence[str]) -> str:
-    """Return a shell script that sets up the environment and becomes ``command``; more arguments are passed on."""
-    lines = ["#!/bin/sh", _written_for(release), f"# {what}", "set -eu"]
-    if any("$here" in line for line in setup):
-        lines.append('here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)')
-    return "\n".join([*lines, *setup, _command(command)]) + "\n"
+def script(release: Release, process: Process) -> str:
+    """Return a shell script that sets up the environment and becomes the process; more arguments are passed on."""
+    lines = ["#!/bin/sh", _written_for(release), f"# {process.what}", "set -eu"]
+    lines.append('here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)')
+    lines.append(f"python={shlex.quote(process.python)}")
+    release_only = "" if process.patched else " --release"
+    if process.runs_lmcache:
+        lines.append(f'"$python" -B "$here/{preflight.NAME}"{release_only}  # an upgrade may have undone the patch')
+    lines.append("export PYTHONSAFEPATH=1  # python -m would import from the current directory first")
+    lines += _secrets(process)
+    lines += _variables(process.variables)
+    if process.unset:
+        lines.append(f"unset {' '.join(process.unset)}")
+    lines += _scratch(process.scratch)
+    return "\n".join([*lines, _command(process.arguments)]) + "\n"
 
 
-def _command(command: Sequence[str]) -> str:
-    """``exec COMMAND "$@"``, one option a line."""
-    lines = ["exec"]
-    for word in command:
+def _secrets(process: Process) -> Iterator[str]:
+    for name, what in process.secrets.items():
+        yield f': "${{{name}:?{what}: set it in the environment, no file has it}}"'
+    used = {name for variable in process.variables for name in _SECRET.findall(variable.value)}
+    for name in sorted(used):
+        yield f"export {name}"
+        yield f'{name.lower()}=$("$python" -c {shlex.quote(_QUOTE)} {name})'
+
+
+def _variables(variables: Sequence[Variable]) -> Iterator[str]:
+    for name, value, why in variables:
+        if why:
+            yield f"# {why}"
+        yield f"export {name}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    """Return a value as a word of the shell, with what stands in it for something else put in when it runs."""
+    if "@" not in value:
+        return shlex.quote(value)
+    text = re.sub(r'([\\"$`])', r"\\\1", value)
+    text = text.replace(HERE, "$here").replace(HOST, "$(uname -n)")
+    return f'"{_SECRET.sub(lambda match: "${" + match[1].lower() + "}", text)}"'
+
+
+def _scratch(folder: str) -> Iterator[str]:
+    if not folder:
+        return
+    yield "# LMCache keeps the index in memory: what an earlier process left here is never found, nor counted."
+    yield f"mkdir -p {shlex.quote(folder)}"
+    yield f"exec 9>{shlex.quote(folder + '/.lock')}"
+    yield "flock -n 9 || { echo " + shlex.quote(f"another engine uses {folder}") + " >&2; exit 1; }"
+    yield f"find {shlex.quote(folder)} -maxdepth 1 -type f -name '*.pt' -delete"
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """``exec "$python" ARGUMENTS "$@"``, one option a line."""
+    lines = ['exec "$python"']
+    for word in arguments:
         if word.startswith("--"):
             lines.append(" ")
-        lines[-1] += f" {shlex.quote(word)}"
+        lines[-1] += f" {_quoted(word) if HERE in word else shlex.quote(word)}"
     return " \\\n".join([*lines, '  "$@"'])
 
 

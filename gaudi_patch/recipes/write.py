@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gaudi_patch.engine.plan import State
@@ -51,7 +51,8 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
     version = installation.version or (found.series.id if found.series else "")
     python = installation.python
     release = known(manifest, found.series, version, lambda: none_hash.agrees(python, os.environ))
-    recipe = compose(_mode(mode), release, settings)
+    known_ = replace(settings, python=str(python), apply=found.command("apply"))
+    recipe = compose(_mode(mode), release, known_)
     guarded = validate(recipe, installation.python)
     unpatched = found.state is not None and found.state is not State.PATCHED
     patch = found.command("apply") if unpatched else ""

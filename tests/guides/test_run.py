@@ -89,7 +89,7 @@ def test_a_newcomer_gets_from_a_checkout_to_a_configuration(
     target = None if IN_FULL else lmcache_copy("0.5.6").python
     told = _follow(_script("quick-start", target), root)
     assert (root / "gaudi-patch-tool" / "bin" / "gaudi-patch").is_file()
-    assert sorted(path.name for path in (root / "lmcache").iterdir()) == ["lmcache.yaml", "serve.sh"]
+    assert sorted(path.name for path in (root / "lmcache").iterdir()) == ["lmcache.yaml", "preflight.py", "serve.sh"]
     assert "patched: every file has the hash that the series gives it" in told
     assert "accepts every value" in told
     assert " unknown" in told

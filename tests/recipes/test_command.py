@@ -34,7 +34,7 @@ def test_without_a_folder_the_files_are_printed_and_nothing_is_written(tmp_path:
 def test_a_mode_takes_what_it_has_a_use_for() -> None:
     done = gaudi_patch("recipe", "disk", "--lmcache", "0.5.6", "--storage", "/srv/kv", "--disk-gb", "7", "--json")
     assert "max_local_disk_size: 7.0" in done.json["data"]["files"]["lmcache.yaml"]
-    assert "file:///srv/kv/" in done.json["data"]["files"]["lmcache.yaml"]
+    assert "file:///srv/kv/engine-8000/" in done.json["data"]["files"]["lmcache.yaml"]
     default = gaudi_patch("recipe", "disk", "--lmcache", "0.5.6", "--json").json["data"]["files"]["lmcache.yaml"]
     assert "max_local_disk_size: 50.0" in default
 
@@ -54,9 +54,9 @@ def test_the_list_of_modes_refuses_what_it_would_ignore(option: tuple[str, str],
         (["memory", "--lmcache", "0.5.6", "--python", "python3"], 2, "usage"),
         (["memory", "--lmcache", "0.5.6", "--storage", "/mnt"], 2, "usage"),
         (["memory", "--lmcache", "0.5.6", "--disk-gb", "50"], 2, "usage"),
-        (["multiprocess", "--lmcache", "0.5.6", "--storage", "/mnt"], 2, "usage"),
+        (["memory", "--lmcache", "0.5.6", "--quotas"], 2, "usage"),
+        (["memory", "--lmcache", "0.5.6", "--prompts", "3", "--cpu-gb", "50"], 2, "usage"),
         (["multiprocess", "--lmcache", "0.5.6", "--disk-gb", "1"], 2, "usage"),
-        (["shared", "--lmcache", "0.5.6", "--disk-gb", "1"], 2, "usage"),
         (["disk", "--lmcache", "0.5.6", "--storage", ""], 2, "usage"),
         (["memory", "--lmcache", "0.3.5"], 3, "refused-version"),
         (["memory", "--lmcache", "99"], 3, "unknown-version"),

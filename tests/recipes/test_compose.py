@@ -35,7 +35,17 @@ def refusal(mode: str, version: str = "0.5.6", agree: bool | None = False, **set
 
 def words(script: str) -> list[str]:
     """Return the command that a script becomes."""
-    return shlex.split(script[script.index("\nexec ") :].replace("\\\n", " "))[1:-1]
+    lines = script[script.index('\nexec "$python"') :]
+    return shlex.split(lines.replace("\\\n", " "))[2:-1]
+
+
+def fake_python(folder: Path, prints: str) -> Path:
+    """Return an interpreter that finds LMCache in order, and prints what it finds when it is to serve."""
+    fake = folder / "bin" / "python3"
+    fake.parent.mkdir(exist_ok=True)
+    fake.write_text(f'#!/bin/sh\n[ "$1" = -B ] && exit 0\n{prints}\n')
+    fake.chmod(0o755)
+    return fake
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -50,17 +60,15 @@ def test_every_script_is_one_that_a_shell_takes(mode: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_script_that_serves_finds_its_configuration_and_passes_arguments_on(mode: str, tmp_path: Path) -> None:
-    """`vllm` is one that prints what it was given and what it finds in the environment."""
-    fake = tmp_path / "bin" / "vllm"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$LMCACHE_CONFIG_FILE" "$PYTHONHASHSEED" "$VLLM_DEFRAG" "$@"\n')
-    fake.chmod(0o755)
+    """The interpreter is one that prints what it was given and what it finds in the environment."""
+    fake = fake_python(tmp_path, 'printf "%s\\n" "$LMCACHE_CONFIG_FILE" "$PYTHONHASHSEED" "$VLLM_DEFRAG" "$@"')
     folder = tmp_path / "a b"
     folder.mkdir()
-    found = recipe(mode, model="a model", ranks=2, port=8100)
+    storage = {"storage": str(tmp_path / "kv")} if mode == "disk" else {}
+    found = recipe(mode, model="a model", ranks=2, port=8100, **storage)
     for name, content in found.files.items():
         (folder / name).write_text(content)
-    served = [name for name, content in found.files.items() if "vllm serve" in content]
+    served = [f"{process.name}.sh" for process in found.processes if process.serves]
     assert served
     for name in served:
         done = subprocess.run(
@@ -75,17 +83,18 @@ def test_a_script_that_serves_finds_its_configuration_and_passes_arguments_on(mo
         assert config == ("" if mode == "multiprocess" else str(folder / "lmcache.yaml"))
         assert seed == "0"
         assert defrag == ("" if name == "mi300x.sh" else "false")
-        assert arguments[:2] == ["serve", "a model"]
+        assert arguments[:4] == ["-m", "vllm.entrypoints.cli.main", "serve", "a model"]
         assert arguments[-2:] == ["--max-model-len", "4096"]
         transfer = json.loads(arguments[arguments.index("--kv-transfer-config") + 1])
         assert transfer["kv_connector"] == ("LMCacheMPConnector" if mode == "multiprocess" else "LMCacheConnectorV1")
         assert transfer["kv_role"] == ("kv_consumer" if name == "decode.sh" else "kv_both")
 
 
-def test_prefill_and_decode_listen_on_two_ports_and_share_one_configuration() -> None:
-    files = recipe("disaggregated", port=9000).files
+def test_prefill_and_decode_listen_where_the_proxy_looks_and_share_one_configuration() -> None:
+    files = recipe("disaggregated").files
     ports = [words(files[name])[words(files[name]).index("--port") + 1] for name in ("prefill.sh", "decode.sh")]
-    assert ports == ["9000", "9001"]
+    assert ports == ["8100", "8200"], "the defaults of vllm-gaudi's proxy, which listens on 8000"
+    assert refusal("disaggregated", port=65400) == "usage"
     assert [name for name in files if name.endswith(".yaml")] == ["lmcache.yaml"]
 
 
@@ -99,8 +108,16 @@ def test_unified_attention_is_turned_off_where_vllm_gaudi_has_it(mode: str, vers
 
 def test_the_server_listens_where_the_engines_look() -> None:
     found = recipe("remote", storage="lm://10.0.0.7:7000")
-    assert words(found.files["server.sh"]) == ["python3", "-m", "lmcache.v1.server", "10.0.0.7", "7000", "cpu"]
+    assert words(found.files["server.sh"]) == ["-m", "lmcache.v1.server", "10.0.0.7", "7000", "cpu"]
     assert found.config["remote_url"] == "lm://10.0.0.7:7000"
+
+
+def test_a_server_may_listen_elsewhere_than_engines_look() -> None:
+    found = recipe("remote", storage="lm://cache.example:7000", bind="10.0.0.7")
+    assert words(found.files["server.sh"])[2:4] == ["10.0.0.7", "7000"]
+    assert found.config["remote_url"] == "lm://cache.example:7000"
+    assert words(found.files["serve.sh"])[words(found.files["serve.sh"]).index("--host") + 1] == "10.0.0.7"
+    assert refusal("remote", storage="lm://0.0.0.0:7000") == "usage"
 
 
 def test_a_disaggregated_recipe_takes_a_folder_in_place_of_a_server() -> None:
@@ -122,7 +139,14 @@ def test_a_disaggregated_recipe_takes_a_folder_in_place_of_a_server() -> None:
         ("remote", "lm://host:99999"),
         ("remote", "lm://host:1/path"),
         ("remote", "lm://[::1]:1"),
-        ("remote", "redis://host:1"),
+        ("remote", "redis://host:1/two"),
+        ("remote", "redis://user:password@host:1"),
+        ("remote", "http://host:1"),
+        ("remote", "s3://bucket.example"),
+        ("remote", "s3://bucket.s3.eu-west-1.amazonaws.com/path"),
+        ("multiprocess", "rediss://host:1"),
+        ("multiprocess", "redis://host:1/2"),
+        ("multiprocess", "lm://host:1"),
     ],
 )
 def test_a_store_that_lmcache_would_misread_is_refused(mode: str, storage: str) -> None:
@@ -136,17 +160,15 @@ def test_a_chunk_is_a_number_of_whole_blocks(chunk: int) -> None:
 
 
 def test_two_modes_between_them_have_every_key() -> None:
-    """So that the tests on real releases need no other."""
+    """So that the tests on real releases need no other but those of the stores."""
     both = {**recipe("disk").config, **recipe("disaggregated").config}
     assert set(both) == {key for mode in IN_PROCESS for key in recipe(mode).config}
 
 
 def extra_config(script: str, tmp_path: Path) -> dict[str, object] | None:
     """Return what the script gives LMCache beside its file."""
-    fake = tmp_path / "vllm"
-    fake.write_text('#!/bin/sh\nprintf "%s" "$LMCACHE_EXTRA_CONFIG"\n')
-    fake.chmod(0o755)
-    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    fake = fake_python(tmp_path, 'printf "%s" "$LMCACHE_EXTRA_CONFIG"')
+    path = {"PATH": f"{fake.parent}:/usr/bin:/bin"}
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=path, check=True)
     found: dict[str, object] | None = json.loads(done.stdout) if done.stdout else None
     return found
@@ -155,15 +177,16 @@ def extra_config(script: str, tmp_path: Path) -> dict[str, object] | None:
 @pytest.mark.parametrize("mode", MODES)
 def test_engines_that_share_a_folder_never_share_a_temporary_file(mode: str, tmp_path: Path) -> None:
     """LMCache's default is the chunk's name with .tmp, the same in all engines."""
-    found = recipe(mode, storage="/mnt/kv") if mode in ("disaggregated", "shared", "mixed") else recipe(mode)
+    found = recipe(mode, storage=str(tmp_path)) if mode not in ("memory", "remote", "multiprocess") else recipe(mode)
     shares = str(found.config.get("remote_url")).startswith("fs:")
     assert shares == (mode in ("shared", "mixed", "disaggregated"))
-    folders = [extra_config(one, tmp_path) for one in found.files.values() if "vllm serve" in one]
+    served = [found.files[f"{process.name}.sh"] for process in found.processes if process.serves]
+    folders = [extra_config(one, tmp_path) for one in served]
     if not shares:
         assert not any(folders)
         return
     names = [str((one or {})["fs_connector_relative_tmp_dir"]) for one in folders]
-    assert all(name.startswith(f"tmp-{os.uname().nodename}-80") for name in names)
+    assert all(name.startswith(f"tmp-{os.uname().nodename}-8") for name in names)
     if mode == "disaggregated":
         assert len(set(names)) == 2, "prefill and decode may be on one host"
 

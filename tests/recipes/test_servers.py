@@ -61,14 +61,15 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.4.2", "0.5.6"])
-def test_the_lm_server_comes_up(version: str, lmcache_overlay: Overlay, tmp_path: Path) -> None:
-    port = free_port()
+def test_the_lm_server_comes_up(version: str, lmcache_copy: Overlay, tmp_path: Path) -> None:
+    environment, port = lmcache_copy(version), free_port()
+    assert gaudi_patch("apply", "--no-smoke", "--python", environment.python).code == 0
     done = gaudi_patch(
         *("recipe", "remote", "--lmcache", version, "--storage", f"lm://127.0.0.1:{port}", "--out", tmp_path)
     )
     assert done.code == 0
     # `python3` is the one of the environment that serves, as it is in an image.
-    with started(tmp_path / "server.sh", lmcache_overlay(version)) as process:
+    with started(tmp_path / "server.sh", environment) as process:
         wait_for(port, process, tmp_path / "log")
 
 
@@ -80,6 +81,7 @@ def test_the_multiprocess_server_comes_up(pair: Pair, tmp_path: Path) -> None:
     except EnvironmentUnavailableError as error:
         pytest.skip(f"environment not available: {error}")
     out = tmp_path / "out"
+    assert gaudi_patch("apply", "--no-smoke", "--python", environment.python).code == 0
     done = gaudi_patch(
         "recipe",
         "multiprocess",
@@ -93,8 +95,9 @@ def test_the_multiprocess_server_comes_up(pair: Pair, tmp_path: Path) -> None:
         out,
     )
     assert done.code == 0, done.err
-    port, http = free_port(), free_port()
+    port, http, metrics = free_port(), free_port(), free_port()
     # What comes after the script's own arguments counts: another test may have its ports.
-    with started(out / "server.sh", environment, "--port", str(port), "--http-port", str(http)) as process:
+    ports = ("--port", str(port), "--http-port", str(http), "--prometheus-port", str(metrics))
+    with started(out / "server.sh", environment, *ports) as process:
         wait_for(port, process, out / "log")
         wait_for(http, process, out / "log")

@@ -31,13 +31,15 @@ def test_vllm_reads_every_command_line_as_it_is_meant(pair: Pair, tmp_path: Path
         pytest.skip(f"environment not available: {error}")
     lines, expected = [], []
     for mode in MODES:
-        for name, content in recipe(mode, pair.lmcache, ranks=2, port=8100).files.items():
-            if "vllm serve" in content:
-                lines.append(words(content)[2:])
+        found = recipe(mode, pair.lmcache, ranks=2, port=8100)
+        for process in found.processes:
+            if process.serves:
+                name = f"{process.name}.sh"
+                lines.append(words(found.files[name])[3:])
                 mp = mode == "multiprocess"
                 expected.append(
                     [
-                        8101 if name == "decode.sh" else 8100,
+                        {"prefill.sh": 8200, "decode.sh": 8300}.get(name, 8100),
                         2,
                         None if name == "mi300x.sh" else 128,
                         True,

@@ -1,0 +1,67 @@
+"""The text of clean.py: what keeps a directory of LMCache's chunks below a size. Only the standard library runs."""
+
+from __future__ import annotations
+
+NAME = "clean.py"
+
+SCRIPT = '''\
+"""Remove the chunks of LMCache's fs:// store that were written longest ago, until the rest fits.
+
+Written by gaudi-patch recipe. Run it from a timer, on one host: `clean.py DIR --keep-gb GB`. An engine that was
+promised a chunk which is removed computes it again. Temporary files of killed engines go after a day.
+"""
+
+import argparse
+import os
+import sys
+import time
+
+DAY = 24 * 3600
+
+
+def chunks(folder):
+    """Yield (time of writing, bytes, path) of every chunk, and remove what killed engines left half written."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(where, name)
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            half = name.endswith(".tmp") or os.path.basename(where).startswith("tmp-")
+            if half and found.st_mtime < time.time() - DAY:
+                removed(path)
+            elif not half and name.endswith(".data"):
+                yield found.st_mtime, found.st_size, path
+
+
+def removed(path):
+    """Remove a file; one that another run has removed is no error."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split(chr(10), 1)[0])
+    parser.add_argument("folder")
+    parser.add_argument("--keep-gb", type=float, required=True)
+    given = parser.parse_args()
+    if not os.path.isdir(given.folder):
+        sys.exit("%s is no directory: is the share mounted?" % given.folder)
+    found = sorted(chunks(given.folder))
+    size, limit, gone = sum(one[1] for one in found), given.keep_gb * 1024**3, 0
+    before = size
+    for _, bytes_, path in found:
+        if size <= limit:
+            break
+        gone += removed(path)
+        size -= bytes_
+    print("removed %d of %d chunks: %.1f of %.1f GB are left" % (gone, len(found), size / 1024**3, before / 1024**3))
+
+
+if __name__ == "__main__":
+    main()
+'''

@@ -1,0 +1,121 @@
+"""Multiprocess mode: LMCache's server, with memory that its engines map and a store below it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gaudi_patch.recipes import serve, stores
+from gaudi_patch.recipes.process import Process, Variable
+from gaudi_patch.recipes.release import Release, refuse_multiprocess
+from gaudi_patch.recipes.settings import Recipe, Settings, usage
+from gaudi_patch.recipes.text import scripts
+
+#: ZeroMQ, its HTTP API, and Prometheus, whose default of 9090 is Prometheus' own.
+PORT, HTTP_PORT, METRICS_PORT = 5555, 5556, 5557
+LOOPBACK = "127.0.0.1"
+#: `lmcache`, by the interpreter that runs it (lmcache/cli/main.py).
+LMCACHE = ("-m", "lmcache.cli.main")
+
+
+@dataclass(frozen=True)
+class _Below:
+    """The store below the server's memory: its --l2-adapter, its part of the environment, and notes for readers."""
+
+    adapter: dict[str, object] | None = None
+    variables: tuple[Variable, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def compose(release: Release, settings: Settings) -> Recipe:
+    """Return the recipe; raises a refusal where the release has no multiprocess mode that works on HPU."""
+    refuse_multiprocess(release)
+    bind = settings.bind or LOOPBACK
+    policy = "IsolatedLRU" if settings.quotas else "LRU"
+    below = _below(settings, policy)
+    arguments = (
+        *("--host", bind, "--port", str(PORT), "--http-host", bind, "--http-port", str(HTTP_PORT)),
+        *("--prometheus-port", str(METRICS_PORT), "--chunk-size", str(settings.chunk)),
+        # Memory that engines map by its name has to be there from the start, in place of growing as it is used.
+        *("--l1-size-gb", str(settings.cpu_gb), "--no-l1-use-lazy", "--shm-name", f"lmcache-{PORT}"),
+        *("--eviction-policy", policy, "--supported-transfer-mode", "auto"),
+        *(("--l2-adapter", json.dumps(below.adapter)) if below.adapter else ()),
+    )
+    server = Process(
+        name="server",
+        what="LMCache's server: host memory that outlives the engines of this host, which map it.",
+        python=settings.python,
+        arguments=(*LMCACHE, "server", *arguments),
+        variables=(
+            Variable("LMCACHE_TRACK_USAGE", "false", "else LMCache reports its use to stats.lmcache.ai"),
+            *below.variables,
+        ),
+        secrets=below.secrets,
+        ports={"mp": PORT, "http": HTTP_PORT, "metrics": METRICS_PORT},
+        bind=bind,
+        health="/healthcheck",
+    )
+    extra = {"lmcache.mp.host": f"tcp://{LOOPBACK}", "lmcache.mp.port": PORT}
+    engine = serve.engine(release, settings, connector="LMCacheMPConnector", extra=extra)
+    processes = (server, engine)
+    notes = (
+        "Start server.sh first.",
+        "It needs no card, and holds --cpu-gb for all ranks. Run it where no card is visible, such as in a container "
+        "of its own: whether it would claim one was not tried on hardware.",
+        f"Engines map its memory, /dev/shm/lmcache_l1_pool_lmcache-{PORT}: /dev/shm must hold {settings.cpu_gb:g} GB, "
+        "and containers share it with --ipc=host. Where it is too small, KV travels through sockets, slowly.",
+        "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus beside what the engine needs.",
+        f"Ask it: `{settings.python} -m lmcache.cli.main ping kvcache --url http://{LOOPBACK}:{HTTP_PORT}`, and "
+        "`describe kvcache` in its place. Its HTTP API asks for no key and can clear the cache.",
+        *(_quotas(settings) if settings.quotas else ()),
+        *below.notes,
+        *serve.notes(settings),
+    )
+    files = scripts(release, settings.apply, processes)
+    return Recipe(files, server=arguments, notes=notes, processes=processes)
+
+
+def _quotas(settings: Settings) -> tuple[str, ...]:
+    set_ = f"{settings.python} -m lmcache.cli.main quota set SALT --limit-gb GB --url http://{LOOPBACK}:{HTTP_PORT}"
+    return (
+        f"--quotas: each cache_salt has a budget, and one without is emptied within seconds, _default (no salt) "
+        f"included. Set them after each start: `{set_}`.",
+    )
+
+
+def _below(settings: Settings, policy: str) -> _Below:
+    """Return the store below the server's memory; without --storage there is none."""
+    storage = settings.storage
+    if storage is None:
+        if settings.disk_gb is not None:
+            raise usage("--disk-gb: means nothing in mode multiprocess without --storage")
+        return _Below()
+    keep = stores.kept_gb(settings)
+    evicts = {"max_capacity_gb": keep, "eviction": {"eviction_policy": policy}}
+    if storage.startswith("/"):
+        folder = stores.directory(storage)
+        adapter: dict[str, object] = {"type": "fs_native", "base_path": folder, "relative_tmp_dir": "tmp", **evicts}
+        return _Below(
+            adapter, notes=(f"{folder} is this server's alone; it keeps {keep:g} GB there, oldest out first.",)
+        )
+    parts = stores.split(storage)
+    if parts.scheme in ("redis", "valkey"):
+        if parts.query or parts.path.strip("/") not in ("", "0"):
+            raise usage(f"--storage {storage!r}: in mode multiprocess takes redis://[USER@]HOST[:PORT], database 0")
+        adapter = {"type": "resp", "host": parts.hostname, "port": parts.port or stores.REDIS_PORT}
+        user = (Variable("LMCACHE_RESP_USERNAME", parts.username),) if parts.username else ()
+        what = {stores.PASSWORD: f"the password of {parts.username} at {parts.hostname}"} if user else {}
+        return _Below(adapter, user, what, notes=(stores.REDIS_EVICTS, stores.REDIS_IS_PLAIN))
+    if parts.scheme == "s3":
+        host, region, tls = stores.s3_host(parts)
+        adapter = {"type": "s3", "s3_endpoint": host, "s3_region": region, **evicts}
+        if not tls:
+            adapter |= {"disable_tls": True, "s3_prefer_http2": False}
+        note = f"It keeps {keep:g} GB in the bucket, as far as it wrote them itself since its start."
+        return _Below(adapter, notes=(note, stores.S3_CREDENTIALS))
+    raise usage(
+        f"--storage {storage!r}: in mode multiprocess takes an absolute directory, redis://HOST:PORT or s3://..., "
+        "without TLS for Redis: LMCache's native client has none"
+    )

@@ -1,0 +1,88 @@
+"""vLLM as a process of a recipe: what it is told, and its environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from gaudi_patch.recipes.process import HERE, Process, Variable
+from gaudi_patch.recipes.release import Release
+from gaudi_patch.recipes.settings import EVERYWHERE, Settings, usage
+from gaudi_patch.recipes.stores import Store
+from gaudi_patch.recipes.text import BLOCK, CONFIG
+
+#: `vllm`, by the interpreter that runs it (vllm/entrypoints/cli/main.py).
+VLLM = ("-m", "vllm.entrypoints.cli.main", "serve")
+
+
+def engine(
+    release: Release,
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    role: str = "kv_both",
+    gaudi: bool = True,
+    connector: str = "LMCacheConnectorV1",
+    extra: Mapping[str, object] | None = None,
+) -> Process:
+    """Return the process that serves the model by vLLM with LMCache, on Gaudi or on ROCm.
+
+    ``extra`` is for the connector of multiprocess mode, which reads no configuration file.
+    """
+    transfer: dict[str, object] = {"kv_connector": connector, "kv_role": role}
+    if extra:
+        transfer["kv_connector_extra_config"] = extra
+        transfer["kv_load_failure_policy"] = "recompute"  # vLLM's default ends a request whose KV could not be loaded
+    arguments = [*VLLM, *settings.arguments, "--enable-prefix-caching"]
+    arguments += ["--block-size", str(BLOCK)] if gaudi else []
+    arguments += ["--kv-transfer-config", json.dumps(transfer)]
+    variables = [] if extra else [Variable("LMCACHE_CONFIG_FILE", f"{HERE}/{CONFIG}")]
+    variables += [
+        Variable("PYTHONHASHSEED", "0", "the same wherever this cache is used"),
+        Variable("LMCACHE_TRACK_USAGE", "false", "else LMCache reports its use to stats.lmcache.ai"),
+        *(store.variables if store else ()),
+        *(_gaudi(settings) if gaudi else ()),
+    ]
+    # Pairs with vllm-gaudi 0.13 to 0.17, where any value but an empty one turns on a way through the model that calls
+    # no KV connector.
+    unified = ("VLLM_UNIFIED_ATTN",) if gaudi and release.before("0.4.3") else ()
+    return Process(
+        name="serve",
+        what=f"vllm-gaudi {release.vllm_gaudi}" if gaudi else "vLLM for ROCm, where LMCache needs no patch",
+        python=settings.python if gaudi else "python3",
+        arguments=tuple(arguments),
+        variables=tuple(variables),
+        unset=unified,
+        secrets=store.secrets if store else {},
+        ports={"http": settings.port},
+        bind=settings.bind or EVERYWHERE,
+        health="/health",
+        cards=settings.ranks,
+        patched=gaudi,
+    )
+
+
+def _gaudi(settings: Settings) -> tuple[Variable, ...]:
+    still = "vllm-gaudi must not move KV blocks: LMCache would load into, and store from, blocks of others"
+    found = [Variable("VLLM_CONTIGUOUS_PA", "false", still), Variable("VLLM_DEFRAG", "false")]
+    if settings.is_long:
+        why = "long requests, as vllm-gaudi's guide to long contexts has it; buckets grow by powers by themselves"
+        found += [Variable("VLLM_ENGINE_ITERATION_TIMEOUT_S", "3600", why), Variable("VLLM_RPC_TIMEOUT", "100000")]
+    return tuple(found)
+
+
+def prefill_port(port: int) -> int:
+    """Return the port of the engine that prefills, behind a proxy on ``port``; that of the other is 100 higher."""
+    if port + 200 > 65535:
+        raise usage(f"--port {port}: prefill and decode listen 100 and 200 above it, beyond 65535")
+    return port + 100
+
+
+def notes(settings: Settings) -> tuple[str, ...]:
+    """Return what a reader must know of vLLM as it is started here."""
+    if (settings.bind or EVERYWHERE) != EVERYWHERE:
+        return ()
+    return (
+        "vLLM listens on every interface, and asks for no key: set VLLM_API_KEY in its environment, or --bind "
+        "127.0.0.1 behind a proxy.",
+    )

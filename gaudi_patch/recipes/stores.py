@@ -1,0 +1,218 @@
+"""Where chunks go that outlive an engine: what --storage names, as the release wants to be told of it. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from gaudi_patch.errors import refused
+from gaudi_patch.recipes.process import HOST, Process, Variable, secret
+from gaudi_patch.recipes.release import Release, refuse_long_keys, refuse_private_keys
+from gaudi_patch.recipes.settings import DISK_GB, Settings, usage
+from gaudi_patch.recipes.text import Entry
+from gaudi_patch.sizing.plan import GIB
+
+LM_SERVER = "lm://127.0.0.1:65432"
+#: Set by whoever starts an engine; no file has it.
+PASSWORD = "LMCACHE_RESP_PASSWORD"  # noqa: S105 - a name, and LMCache's own
+#: Where Redis, and Valkey, listen.
+REDIS_PORT = 6379
+#: What is kept of a shared directory where nothing is said: prompts of the longest request.
+KEPT_PROMPTS = 20
+_TAKES = (
+    "an absolute directory, lm://HOST:PORT, redis[s]://[USER@]HOST[:PORT][/DATABASE], valkey[s]://..., "
+    "or s3://BUCKET.s3.REGION.amazonaws.com or s3://BUCKET.HOST[:PORT]?region=REGION[&tls=off]"
+)
+#: Schemes of servers that speak Redis's protocol, and how LMCache's Redis client is told of them.
+_REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
+REDIS_EVICTS = (
+    "Redis and Valkey evict only if they are told to: maxmemory BYTES and maxmemory-policy allkeys-lru. Without "
+    "maxmemory they grow until they are ended; with noeviction they refuse new chunks once they are full."
+)
+REDIS_IS_PLAIN = "redis:// and valkey:// are not encrypted: whoever is on that network can read prompts' KV."
+S3_CREDENTIALS = (
+    "Credentials are those of the AWS SDK's default chain: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+    "environment, or the host's role; no file of the recipe has them."
+)
+_WHY = "with the password, which no file has"
+#: LMCache logs its configuration, and the URL of its Redis, with the password, at INFO.
+_QUIET = Variable("LMCACHE_LOG_LEVEL", "WARNING", "below it LMCache logs the URL with its password")
+_AWS = re.compile(r"\.s3(?:express-[\w-]+)?[.-]([a-z0-9-]+)\.amazonaws\.com$")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store: ``entries`` for LMCache's file, ``variables`` and ``secrets`` for an engine's environment.
+
+    ``process`` is its server, if that is ours to start, ``cleaner`` what removes old chunks. ``notes``: what becomes
+    of what is in it.
+    """
+
+    entries: tuple[Entry, ...]
+    variables: tuple[Variable, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    process: Process | None = None
+    cleaner: Process | None = None
+    notes: tuple[str, ...] = ()
+
+
+def store(release: Release, settings: Settings, storage: str) -> Store:
+    """Return the store that ``storage`` names; raises where this release cannot use it, or it is misspelt."""
+    refuse_private_keys(release, "a cache that processes share")
+    if storage.startswith("/"):
+        return _directory(settings, storage)
+    parts = split(storage)
+    if parts.scheme == "lm":
+        return _lm(release, settings, storage, parts)
+    if parts.scheme in _REDIS:
+        return _redis(release, settings, parts)
+    if parts.scheme == "s3":
+        return _s3(release, settings, parts)
+    raise usage(f"--storage {storage!r}: takes {_TAKES}")
+
+
+def split(storage: str) -> SplitResult:
+    """Return the parts of a URL; raises a usage error where it is none, or has a password."""
+    try:
+        parts = urlsplit(storage)
+        host, password = parts.hostname, parts.password
+        parts.port  # noqa: B018 - it raises where it is no number
+    except ValueError:
+        host, password = None, None
+    if not host or any(character in storage for character in " ,@$`\\\"'" if character != "@"):
+        raise usage(f"--storage {storage!r}: takes {_TAKES}")
+    if password is not None:
+        raise usage(
+            "--storage has a password: it would be in files and in the list of processes",
+            f"leave it out, USER@ remains: the scripts take it from {PASSWORD}",
+        )
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - that is refused
+        raise usage(f"--storage: {host} is where a server listens; name the address that engines use", "see --bind")
+    return parts
+
+
+def directory(given: str) -> str:
+    """Return a directory that LMCache reads as it is written, without a slash at its end."""
+    if not given.startswith("/") or any(character in given for character in " ,?#%@$`\\\"'"):
+        raise usage(f"--storage {given!r}: takes an absolute directory without spaces, commas or any of ? # % @ $")
+    return given.rstrip("/")
+
+
+def kept_gb(settings: Settings) -> float:
+    """Return how many GB of chunks a store of all ranks keeps: --disk-gb for each rank, else by the model."""
+    if settings.disk_gb is None and settings.sizing is not None:
+        return round(settings.sizing.disk(KEPT_PROMPTS) / GIB, 1) or 0.1
+    return round((DISK_GB if settings.disk_gb is None else settings.disk_gb) * settings.ranks, 1)
+
+
+def s3_host(parts: SplitResult) -> tuple[str, str, bool]:
+    """Return the host of a bucket as LMCache takes it, its region, and whether it is served with TLS."""
+    options = parse_qs(parts.query, keep_blank_values=True)
+    unknown = sorted(set(options) - {"region", "tls"})
+    named = _AWS.search(parts.hostname or "")
+    region = options.get("region", [named[1] if named else ""])[-1]
+    tls = options.get("tls", ["on"])[-1]
+    if unknown or parts.path.strip("/") or parts.username or tls not in ("on", "off") or not region:
+        why = "the region is not in it: add ?region=REGION" if not region else f"takes {_TAKES}"
+        raise usage(f"--storage {parts.geturl()!r}: {why}")
+    return parts.netloc, region, tls == "on"
+
+
+def _directory(settings: Settings, given: str) -> Store:
+    folder = directory(given)
+    # By default all write a chunk through one temporary file: two engines that store the same prompt at once would
+    # rename it under each other, and a third could read half of it.
+    own = _extra(
+        {"fs_connector_relative_tmp_dir": f"tmp-{HOST}-{settings.port}"}, "chunks are written there, then moved"
+    )
+    keep = kept_gb(settings)
+    cleaner = Process(
+        name="clean",
+        what=f"Removes the chunks that were written longest ago until {keep:g} GB are left; LMCache never does.",
+        python=settings.python,
+        arguments=("@HERE@/clean.py", folder, "--keep-gb", f"{keep:g}"),
+    )
+    # The file connector ignores host and port, but LMCache's parser wants them.
+    url: Entry = ("remote_url", f"fs://localhost:0{folder}/", "")
+    note = f"LMCache never removes a file from {folder}: run clean.sh from a timer on one host; it keeps {keep:g} GB."
+    return Store((url, *_common(settings)), (own,), cleaner=cleaner, notes=(note,))
+
+
+def _lm(release: Release, settings: Settings, given: str, parts: SplitResult) -> Store:
+    # A host with colons is an IPv6 address, which LMCache's server cannot bind.
+    if not parts.port or ":" in (parts.hostname or "") or parts.path.strip("/") or parts.username or parts.query:
+        raise usage(f"--storage {given!r}: takes lm://HOST:PORT")
+    refuse_long_keys(release, settings.model, settings.ranks)
+    bind = settings.bind or str(parts.hostname)
+    process = Process(
+        name="server",
+        what=f"LMCache's own server, on {bind}. It keeps all in memory, evicts nothing, and asks for no password.",
+        python=settings.python,
+        arguments=("-m", "lmcache.v1.server", bind, str(parts.port), "cpu"),
+        ports={"lm": parts.port},
+        bind=bind,
+    )
+    note = (
+        "lm:// is LMCache's own server: one process on one node, whose memory grows until it is ended, without a "
+        "password. For more than a trial take --storage redis://HOST:PORT or s3://..."
+    )
+    return Store(
+        (("remote_url", f"lm://{parts.hostname}:{parts.port}", ""), *_common(settings)), process=process, notes=(note,)
+    )
+
+
+def _redis(release: Release, settings: Settings, parts: SplitResult) -> Store:
+    database = parts.path.strip("/")
+    if parts.query or not (database or "0").isdigit():
+        raise usage(f"--storage {parts.geturl()!r}: takes redis[s]://[USER@]HOST[:PORT][/DATABASE]")
+    user = f"{parts.username}:{secret(PASSWORD)}@" if parts.username else ""
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+    url = f"{_REDIS[parts.scheme]}://{user}{host}:{parts.port or REDIS_PORT}/{database or 0}"
+    secrets = {PASSWORD: f"the password of {parts.username} at {parts.hostname}"} if user else {}
+    notes = (REDIS_EVICTS, *((REDIS_IS_PLAIN,) if _REDIS[parts.scheme] == "redis" else ()))
+    common = _common(settings)
+    if release.has_redis_plugin:
+        common = (("remote_storage_plugins", ["redis"], "remote_url is deprecated in this release"), *common)
+        extra = {"remote_storage_plugin.redis.redis_url": url}
+        if not user:
+            return Store((*common, ("extra_config", extra, "")), notes=notes)
+        variable = _extra(extra, _WHY)
+    elif not user:
+        return Store((("remote_url", url, ""), *common), notes=notes)
+    else:
+        variable = Variable("LMCACHE_REMOTE_URL", url, _WHY)
+    return Store(common, (variable, _QUIET), secrets, notes=notes)
+
+
+def _s3(release: Release, settings: Settings, parts: SplitResult) -> Store:
+    if release.before("0.3.10.post1"):
+        raise refused(
+            "store-refused",
+            f"LMCache {release.version} keeps no S3 store that could be tried: its connector takes no plain HTTP",
+            "take LMCache 0.3.10.post1 or later, or another store",
+        )
+    host, region, tls = s3_host(parts)
+    extra: dict[str, object] = {"s3_region": region}
+    if not tls:
+        extra |= {"disable_tls": True, "s3_prefer_http2": False}
+    notes = (
+        S3_CREDENTIALS,
+        "LMCache never deletes an object: set a lifecycle rule that expires them. An engine remembers what it saw in "
+        "the bucket, so an expired chunk is computed again.",
+    )
+    entries = (("remote_url", f"s3://{host}", ""), *_common(settings), ("extra_config", extra, ""))
+    return Store(entries, notes=notes)
+
+
+def _extra(values: Mapping[str, object], why: str) -> Variable:
+    return Variable("LMCACHE_EXTRA_CONFIG", json.dumps(values), why)
+
+
+def _common(settings: Settings) -> tuple[Entry, ...]:
+    return (
+        ("remote_serde", "naive", "the other one, CacheGen, runs on CUDA"),
+        ("blocking_timeout_secs", settings.timeout, "a load is given up after that: one prompt at 1 GB/s, 10 at least"),
+    )
