@@ -64,6 +64,12 @@ class Arguments:
         return str(self.kv.get("kv_connector") or "")
 
     @property
+    def parts(self) -> list[str]:
+        """The connectors within a MultiConnector, by name."""
+        parts = self.extra.get("connectors")
+        return [str(part.get("kv_connector")) for part in parts or () if isinstance(part, dict)]
+
+    @property
     def extra(self) -> Mapping[str, Any]:
         """The connector's own settings; those named ``lmcache.*`` override LMCache's configuration."""
         found = self.kv.get("kv_connector_extra_config")

@@ -69,7 +69,9 @@ class Case:
 
     @property
     def uses_lmcache(self) -> bool:
-        return self.arguments is not None and "LMCache" in self.arguments.connector
+        return self.arguments is not None and any(
+            "LMCache" in name for name in (self.arguments.connector, *self.arguments.parts)
+        )
 
     @property
     def ranks(self) -> int | None:

@@ -21,7 +21,7 @@ _DEFRAG_FIX = "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false"
     needs=("running",),
 )
 def defragmentation(case: Case) -> Answer:
-    explicit, contiguous = case.environ.get("VLLM_DEFRAG"), case.environ.get("VLLM_CONTIGUOUS_PA")
+    explicit = case.environ.get("VLLM_DEFRAG")
     if explicit is not None:
         return failure("VLLM_DEFRAG is on", _DEFRAG_FIX) if is_on(explicit) else ok("VLLM_DEFRAG is off")
     plugin = case.version("vllm-gaudi")
@@ -31,21 +31,78 @@ def defragmentation(case: Case) -> Answer:
         return ok(f"vllm-gaudi {plugin} does not defragment without VLLM_UNIFIED_ATTN")
     if plugin is not None and plugin.release < (0, 19):
         return ok(f"vllm-gaudi {plugin} does not defragment unless VLLM_DEFRAG asks for it")
-    # use_contiguous_pa is VLLM_CONTIGUOUS_PA, else the opposite of prefix_caching, which is not vLLM's: it follows
-    # from VLLM_CONTIGUOUS_PA (environment.py, _get_prefix) unless VLLM_PREFIX_CACHING says otherwise.
+    cause = _contiguous(case)
+    return (
+        _defragments(plugin, cause) if cause else ok("contiguous paged attention is off, and defragmentation with it")
+    )
+
+
+def _contiguous(case: Case) -> str:
+    """Return what turns contiguous paged attention on; "" where it is off.
+
+    use_contiguous_pa is VLLM_CONTIGUOUS_PA, else the opposite of prefix_caching, which is not vLLM's: it follows from
+    VLLM_CONTIGUOUS_PA (environment.py, _get_prefix) unless VLLM_PREFIX_CACHING says otherwise. Up to v0.17.1 unified
+    attention turns it on, too.
+    """
+    contiguous, prefix = case.environ.get("VLLM_CONTIGUOUS_PA"), case.environ.get("VLLM_PREFIX_CACHING")
     if contiguous is not None:
-        on = is_on(contiguous)
-        return _defragments(plugin, "VLLM_CONTIGUOUS_PA is on") if on else ok("VLLM_CONTIGUOUS_PA is off")
-    prefix = case.environ.get("VLLM_PREFIX_CACHING")
+        return "VLLM_CONTIGUOUS_PA is on" if is_on(contiguous) else ""
     if prefix is not None and not is_on(prefix):
-        return _defragments(plugin, "VLLM_PREFIX_CACHING is off, which turns contiguous paged attention on")
-    return ok("neither VLLM_CONTIGUOUS_PA nor VLLM_DEFRAG is set: contiguous paged attention is off")
+        return "VLLM_PREFIX_CACHING is off, which turns contiguous paged attention on"
+    plugin = case.version("vllm-gaudi")
+    if plugin is not None and plugin.release < (0, 18) and is_on(case.environ.get("VLLM_UNIFIED_ATTN")):
+        return "VLLM_UNIFIED_ATTN is on, which turns contiguous paged attention on"
+    return ""
 
 
 def _defragments(plugin: Version | None, cause: str) -> Answer:
     if plugin is None:
         return warning(f"{cause}: vllm-gaudi 0.19 and later then defragment", _DEFRAG_FIX)
     return failure(f"{cause}: vllm-gaudi {plugin} then defragments", _DEFRAG_FIX)
+
+
+@check(
+    "env.contiguous-attention",
+    "blocks that are read by position: VLLM_CONTIGUOUS_PA",
+    why="with contiguous paged attention, prefills behind a cached prefix read the first blocks of the cache in place "
+    "of their own, up to vllm-gaudi 0.21; of models with latent attention (MLA) in all versions. Every hit would give "
+    "wrong tokens (the patched LMCache refuses to start)",
+    source=sources.vllm_gaudi("vllm_gaudi/extension/utils.py", "v0.21.0") + " (fetch_from_cache)",
+    needs=("running",),
+)
+def contiguous_attention(case: Case) -> Answer:
+    cause = _contiguous(case)
+    if not cause:
+        return ok("off")
+    plugin = case.version("vllm-gaudi")
+    if plugin is None:
+        return warning(f"{cause}, and the version of vllm-gaudi is not known", _DEFRAG_FIX)
+    if plugin.release < (0, 24):
+        return failure(f"{cause}, with vllm-gaudi {plugin}", _DEFRAG_FIX)
+    return ok(f"{cause}; vllm-gaudi {plugin} reads by block number, but for models with latent attention (MLA)")
+
+
+@check(
+    "vllm.preemption",
+    "requests that are preempted",
+    why="vllm-gaudi answers wrongly where vLLM resumes a preempted request from its own prefix cache: the tokens of "
+    "its answer so far come once more, with or without LMCache",
+    source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_input_batch.py") + " (add_request)",
+    needs=("arguments",),
+)
+def preemption(case: Case) -> Answer:
+    assert case.arguments is not None
+    if case.version("vllm-gaudi") is None:
+        return ok("vllm-gaudi is not installed")
+    if "no-enable-prefix-caching" in case.arguments.options:
+        return ok("vLLM's own prefix cache is off; LMCache promises nothing to requests that are resumed")
+    if is_on(case.environ.get("VLLM_CONTIGUOUS_PA")):
+        return ok("VLLM_CONTIGUOUS_PA turns vLLM's own prefix cache off")
+    return warning(
+        "vLLM's own prefix cache is on",
+        "--no-enable-prefix-caching, and let LMCache serve the prefixes; or give the KV cache so much room that no "
+        "request is preempted (vllm:num_preemptions_total stays 0)",
+    )
 
 
 @check(
@@ -86,4 +143,4 @@ def dynamic_kv_quant(case: Case) -> Answer:
     )
 
 
-CHECKS = (defragmentation, unified_attention, dynamic_kv_quant)
+CHECKS = (defragmentation, contiguous_attention, preemption, unified_attention, dynamic_kv_quant)

@@ -32,8 +32,8 @@ def arguments(case: Case) -> Answer:
 @check(
     "vllm.connector",
     "the KV connector",
-    why="vllm-gaudi passes attention metadata on to LMCache's own connector only: inside a MultiConnector LMCache "
-    "loads nothing, and says that it did",
+    why="vllm-gaudi gives attention metadata to LMCache's own connector only: within a MultiConnector an unpatched "
+    "LMCache loads nothing, and says that it did",
     source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py"),
     needs=("arguments",),
 )
@@ -42,8 +42,10 @@ def connector(case: Case) -> Answer:
     name = case.arguments.connector
     if name in (*_IN_PROCESS, "LMCacheMPConnector"):
         return ok(name)
-    if name == "MultiConnector":
-        return failure("MultiConnector", "give LMCacheConnectorV1 as the connector itself")
+    if name == "MultiConnector" and (parts := [part for part in case.arguments.parts if "LMCache" in part]):
+        if case.is_patched:
+            return ok(f"{', '.join(parts)} within a MultiConnector")
+        return failure(f"{', '.join(parts)} within a MultiConnector, with an unpatched LMCache", case.command("apply"))
     if case.arguments.unread_file and not name:
         return unknown("vLLM's --config file may name one: see vllm.config-file", "give it with --vllm-args")
     if name:
@@ -191,4 +193,18 @@ def lora(case: Case) -> Answer:
     return ok("keys have the adapter's name and path: give changed weights a new name")
 
 
-CHECKS = (arguments, connector, use_native, role, block_size, kv_cache_dtype, ranks, multiprocess, lora)
+@check(
+    "vllm.sleep-mode",
+    "--enable-sleep-mode",
+    why="waking up gives vLLM new KV caches, and LMCache can take them once (the patched LMCache refuses to start)",
+    source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_worker.py") + " (wake_up)",
+    needs=("connector",),
+)
+def sleep_mode(case: Case) -> Answer:
+    assert case.arguments is not None
+    if "enable-sleep-mode" in case.arguments.options:
+        return failure("--enable-sleep-mode", "leave --enable-sleep-mode out")
+    return ok("off")
+
+
+CHECKS = (arguments, connector, use_native, role, block_size, kv_cache_dtype, ranks, multiprocess, lora, sleep_mode)

@@ -299,6 +299,7 @@ ENVIRONMENT = [
         {
             "env.unified-attention": F,
             "env.defragmentation": F,
+            "env.contiguous-attention": F,
             "software.pairing": W,
             "software.gaudi-release": W,
             "software.transformers": U,

@@ -185,7 +185,7 @@ class Gaudi:
         line = None
         if arguments:
             kv = ["--kv-transfer-config", json.dumps(self.kv)] if self.kv else []
-            words = ["vllm", "serve", "a-model", "-tp", str(self.ranks), *kv]
+            words = ["vllm", "serve", "a-model", "-tp", str(self.ranks), "--no-enable-prefix-caching", *kv]
             line = f"{shlex.join(words)} {self.options}"
         host = Host(self.root, {**self.environ, "PATH": str(self.folder / "bin")}, sample=1024 * 1024)
         return rendered(examine(self.manifest, Target(python=self.python), config=config, vllm_args=line, host=host))

@@ -48,7 +48,9 @@ VLLM = [
     Broken("a file that vLLM ignores", options("--config=vllm.yaml"), {"vllm.config-file": W}, "--config FILE"),
     Broken("an option of a file that is ignored", prefix_caching_off, {"vllm.config-file": W}, "no-enable-prefix"),
     Broken("no connector", lambda gaudi: gaudi.kv.clear(), {"vllm.connector": W}, "LMCacheConnectorV1"),
-    Broken("MultiConnector", kv(kv_connector="MultiConnector"), {"vllm.connector": F}, "itself"),
+    Broken("MultiConnector of others", kv(kv_connector="MultiConnector"), {"vllm.connector": W}, "LMCacheConnectorV1"),
+    Broken("sleep mode", options("--enable-sleep-mode"), {"vllm.sleep-mode": F}, "leave --enable-sleep-mode out"),
+    Broken("vLLM's own prefix cache", options("--enable-prefix-caching"), {"vllm.preemption": W}, "--no-enable-prefix"),
     Broken("another connector", kv(kv_connector="NixlConnector"), {"vllm.connector": W}, "LMCacheConnectorV1"),
     Broken(
         "use_native", kv(kv_connector_extra_config={"use_native": True}), {"vllm.use-native": F}, "leave use_native out"

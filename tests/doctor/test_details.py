@@ -17,9 +17,9 @@ from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.environment import device_type, gpu_migration
 from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
-from gaudi_patch.doctor.kv_blocks import defragmentation
+from gaudi_patch.doctor.kv_blocks import contiguous_attention, defragmentation, preemption
 from gaudi_patch.doctor.storage import remote
-from gaudi_patch.doctor.vllm_args import lora
+from gaudi_patch.doctor.vllm_args import connector, lora
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings
@@ -78,6 +78,70 @@ def test_blocks_move_as_each_vllm_gaudi_moves_them(
     """
     gaudi.package("vllm_gaudi", plugin)
     assert defragmentation(case_of(gaudi, line, **environ)).level.value == level
+
+
+@pytest.mark.parametrize(
+    ("plugin", "environ", "level"),
+    [
+        ("0.26.0", {}, "ok"),
+        ("0.17.1", {}, "ok"),
+        # The advice of earlier versions of this check: blocks do not move, and every hit is wrong.
+        ("0.21.0", {"VLLM_CONTIGUOUS_PA": "true", "VLLM_DEFRAG": "false"}, "failure"),
+        ("0.17.1", {"VLLM_CONTIGUOUS_PA": "true"}, "failure"),
+        ("0.13.0", {"VLLM_PREFIX_CACHING": "0"}, "failure"),
+        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1"}, "failure"),
+        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1", "VLLM_CONTIGUOUS_PA": "0"}, "ok"),
+        ("0.19.0", {"VLLM_UNIFIED_ATTN": "1"}, "ok"),
+        ("0.24.0", {"VLLM_CONTIGUOUS_PA": "true", "VLLM_DEFRAG": "false"}, "ok"),
+        ("0.24.0rc0", {"VLLM_CONTIGUOUS_PA": "true"}, "ok"),
+        (None, {"VLLM_CONTIGUOUS_PA": "true"}, "warning"),
+    ],
+)
+def test_contiguous_attention_reads_other_blocks_before_0_24(
+    plugin: str | None, environ: dict[str, str], level: str, gaudi: Gaudi
+) -> None:
+    gaudi.package("vllm_gaudi", plugin)
+    found = contiguous_attention(case_of(gaudi, **environ))
+    assert found.level.value == level
+    assert level == "ok" or found.fix == "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "line", "environ", "level"),
+    [
+        ("0.26.0", "", {}, "warning"),
+        ("0.26.0", "--enable-prefix-caching", {}, "warning"),
+        ("0.26.0", "--no-enable-prefix-caching", {}, "ok"),
+        ("0.26.0", "", {"VLLM_CONTIGUOUS_PA": "1"}, "ok"),
+        (None, "", {}, "ok"),
+    ],
+)
+def test_the_prefix_cache_of_vllm_answers_wrongly_after_preemption(
+    plugin: str | None, line: str, environ: dict[str, str], level: str, gaudi: Gaudi
+) -> None:
+    gaudi.package("vllm_gaudi", plugin)
+    assert preemption(case_of(gaudi, line, **environ)).level.value == level
+
+
+WITHIN = '{"kv_connector": "MultiConnector", "kv_connector_extra_config": {"connectors": [%s]}}'
+OURS, OTHER = '{"kv_connector": "LMCacheConnectorV1"}', '{"kv_connector": "OffloadingConnector"}'
+
+
+@pytest.mark.parametrize(
+    ("parts", "patched", "level"),
+    [
+        (f"{OTHER}, {OURS}", True, "ok"),
+        (OURS, False, "failure"),
+        (OTHER, True, "warning"),
+        ("", True, "warning"),
+    ],
+)
+def test_lmcache_within_a_multi_connector_needs_the_patch(parts: str, patched: bool, level: str, gaudi: Gaudi) -> None:
+    if not patched:
+        gaudi.target.rollback()
+    case = case_of(gaudi, f"--kv-transfer-config '{WITHIN % parts}'")
+    assert connector(case).level.value == level
+    assert case.uses_lmcache is (OURS in parts)
 
 
 @pytest.mark.parametrize(("version", "level"), [("0.4.2", "failure"), ("0.4.5", "warning"), ("0.5.3", "failure")])
