@@ -59,5 +59,9 @@ def test_what_cannot_work_is_refused_on_the_hpu(inside: Callable[[str, str], Non
     inside("test_guards.py", "lazy")
 
 
+def test_nothing_is_loaded_where_vllm_gaudi_would_answer_wrongly(inside: Callable[[str, str], None]) -> None:
+    inside("test_plugin.py", "lazy")
+
+
 def test_other_devices_are_left_alone(inside: Callable[[str, str], None]) -> None:
     inside("test_elsewhere.py", "host")

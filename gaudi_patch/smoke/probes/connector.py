@@ -21,7 +21,7 @@ else:  # run by path, with its neighbours beside it
     from _vllm import children as vllm_children
     from _vllm import processes as vllm_processes
 
-CASES = ("blocks", "latent-attention", "identities", "failed-load", "unseen-load")
+CASES = ("blocks", "latent-attention", "identities", "failed-load", "multi-connector")
 _CASE_SECONDS = 300.0
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
     from gaudi_patch.smoke.probes._vllm import blocks as vllm_blocks
+    from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
     from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
     from gaudi_patch.smoke.probes._vllm import identities as vllm_identities
     from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
@@ -20,6 +21,7 @@ else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
     from _vllm import blocks as vllm_blocks
+    from _vllm import controls as vllm_controls
     from _vllm import engine as vllm_engine
     from _vllm import identities as vllm_identities
     from _vllm import prompts as vllm_prompts
@@ -33,14 +35,20 @@ ANSWER = 4
 class ConnectorCase:
     """An engine whose KV is a hash of the context, watched at every step."""
 
-    def __init__(self, probe: _probe.Probe, *, mla: bool = False) -> None:
+    def __init__(self, probe: _probe.Probe, *, mla: bool = False, multi: bool = False) -> None:
         self.probe = probe
         vllm_setup.prepare_environment(probe.scratch, {}, own_platform=True)
         self.errors = vllm_engine.Errors()
         _probe.load("habana_frameworks.torch")
         self.folder = vllm_setup.tiny_checkpoint(probe.scratch, mla=mla)
         try:
-            self.engine = vllm_engine.Engine(self.folder, model="pattern", dtype="bfloat16", blocks=BLOCKS)
+            self.engine = vllm_engine.Engine(
+                self.folder,
+                model="pattern",
+                dtype="bfloat16",
+                blocks=BLOCKS,
+                **(vllm_engine.MULTI_CONNECTOR if multi else {}),
+            )
         except Exception as error:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
         if problems := self.engine.problems():
@@ -205,14 +213,23 @@ def failed_load(probe: _probe.Probe) -> None:
     )
 
 
-def unseen_load(probe: _probe.Probe) -> None:
-    """A load is due, and the forward context comes without attention metadata: LMCache would skip it silently."""
-    case = ConnectorCase(probe)
-
-    def without_metadata() -> None:
-        case.engine.runner._context_metadata = lambda scheduler_output: None
-
-    _must_fail(case, "a load is due and the context has no attention metadata", without_metadata)
+def multi_connector(probe: _probe.Probe) -> None:
+    """LMCache within a MultiConnector: vllm-gaudi gives no attention metadata then, and the load is due still."""
+    case = ConnectorCase(probe, multi=True)
+    n = 4 * vllm_setup.chunk_size() + 44
+    p = case.prompt(1, n)
+    case.ask("miss", [p], external=0)
+    case.engine.forget_prefixes()
+    case.ask("hit without attention metadata", [p], external=case.hit(n, n, n))
+    case.engine.forget_prefixes()
+    with (
+        case.probe.section("control: the load is skipped"),
+        vllm_controls.replaced("lmcache.gaudi.adapter", "loads_without_attention_metadata", lambda: False),
+    ):
+        case.engine.generate([p], ANSWER)
+        case.probe.check(bool(case.watch.take()), "KV that was not loaded was not noticed: the check is blind")
+    case.close()
+    probe.summary.append("MultiConnector: KV bit-exact")
 
 
 def _must_fail(case: ConnectorCase, name: str, break_it: Foreign) -> None:
@@ -243,7 +260,7 @@ CASES = {
     "latent-attention": latent_attention,
     "identities": identities,
     "failed-load": failed_load,
-    "unseen-load": unseen_load,
+    "multi-connector": multi_connector,
 }
 
 

@@ -37,6 +37,9 @@ CASES = (
     "multiprocess",
     "two-ranks",
     "two-ranks-latent-attention",
+    "preemption",
+    "multi-connector",
+    "contiguous-attention",
 )
 _CASE_SECONDS = 300.0
 

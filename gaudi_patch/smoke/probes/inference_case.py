@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._vllm import case as vllm_case
     from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
     from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
+    from gaudi_patch.smoke.probes._vllm import plugin_cases as vllm_plugin_cases
     from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
@@ -23,6 +24,7 @@ else:  # run by path, with its neighbours beside it
     from _vllm import case as vllm_case
     from _vllm import controls as vllm_controls
     from _vllm import engine as vllm_engine
+    from _vllm import plugin_cases as vllm_plugin_cases
     from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
@@ -235,6 +237,7 @@ CASES = {
     "multiprocess": multiprocess,
     "two-ranks": two_ranks,
     "two-ranks-latent-attention": two_ranks_latent_attention,
+    **vllm_plugin_cases.CASES,
 }
 
 

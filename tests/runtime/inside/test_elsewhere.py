@@ -33,10 +33,12 @@ def test_the_memory_pool_is_lmcaches_own() -> None:
 
 
 def test_the_adapter_is_left_alone() -> None:
-    load = SimpleNamespace(requests=[SimpleNamespace(req_id="r", load_spec=SimpleNamespace(can_load=True))])
-    adapter.refuse_unseen_load(load)
+    resumed = SimpleNamespace(request_id="r", num_output_tokens=1, skip_reading_prefix_cache=True)
+    assert not adapter.promise_nothing(SimpleNamespace(), resumed, 0)
+    assert not adapter.must_compute(resumed)
+    assert not adapter.loads_without_attention_metadata()
+    adapter.register_multiprocess(SimpleNamespace(kv_caches={"a": 1}), {})
     adapter.refuse_short_load("r", torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool))
     assert adapter.slot_mapping_device("cuda") == "cuda"
     assert adapter.register_kv_caches(SimpleNamespace()) is False
     guards.refuse_degraded_mode(ValueError("boom"))
-    guards.refuse_moving_blocks()

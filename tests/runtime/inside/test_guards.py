@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,18 +70,6 @@ def test_what_works_is_not_refused(settings: dict[str, Any]) -> None:
     guards.refuse_config(SimpleNamespace(**settings), "VLLM")
 
 
-@pytest.mark.parametrize("defrag", [True, False])
-def test_moving_blocks_are_refused(monkeypatch: pytest.MonkeyPatch, defrag: bool) -> None:
-    runtime = ModuleType("vllm_gaudi.extension.runtime")
-    runtime.get_config = lambda: SimpleNamespace(defrag=defrag)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, runtime.__name__, runtime)
-    if defrag:
-        with pytest.raises(GaudiError, match="online defragmentation is on"):
-            guards.refuse_moving_blocks()
-    else:
-        guards.refuse_moving_blocks()
-
-
 def test_layers_of_several_kinds_are_refused_on_disk() -> None:
     disk = SimpleNamespace(local_disk="/tmp")
     with pytest.raises(GaudiError, match=r"caches of 2 kinds, .* unset local_disk"):
@@ -96,25 +83,6 @@ def test_degraded_mode_becomes_an_error_with_its_cause() -> None:
     with pytest.raises(GaudiError, match="boom") as caught:
         guards.refuse_degraded_mode(cause)
     assert caught.value.__cause__ is cause
-
-
-def step(*can_load: bool | None) -> Any:
-    return SimpleNamespace(
-        requests=[
-            SimpleNamespace(req_id=f"r{n}", load_spec=None if due is None else SimpleNamespace(can_load=due))
-            for n, due in enumerate(can_load)
-        ]
-    )
-
-
-def test_a_load_without_attention_metadata_is_an_error() -> None:
-    with pytest.raises(GaudiError, match="a KV load is due for r1, r3"):
-        adapter.refuse_unseen_load(step(False, True, None, True))
-
-
-def test_a_step_without_a_load_may_lack_attention_metadata() -> None:
-    adapter.refuse_unseen_load(step(False, None))
-    adapter.refuse_unseen_load(step())
 
 
 def test_a_short_load_is_an_error_even_if_the_overlap_hides_it_from_a_count() -> None:
@@ -142,11 +110,13 @@ def test_slot_mappings_stay_on_the_host() -> None:
 
 def test_registered_caches_reach_the_connector() -> None:
     seen = []
-    connector = SimpleNamespace(initialize_kvcaches_ptr=lambda **kwargs: seen.append(kwargs))
+    connector = SimpleNamespace(initialize_kvcaches_ptr=lambda **kwargs: seen.append(kwargs), transfer=None)
     layers = {"a": object(), "b": object()}
-    impl = SimpleNamespace(lmcache_engine=SimpleNamespace(gpu_connector=connector), kv_caches=layers)
+    impl = SimpleNamespace(
+        lmcache_engine=SimpleNamespace(gpu_connector=connector), kv_caches=layers, _vllm_config="vllm's"
+    )
     assert adapter.register_kv_caches(impl)
-    assert seen == [{"kvcaches": list(layers.values())}]
+    assert seen == [{"kvcaches": list(layers.values()), "vllm_config": "vllm's"}]
 
 
 @pytest.mark.parametrize("engine", [None, SimpleNamespace(gpu_connector=None)])

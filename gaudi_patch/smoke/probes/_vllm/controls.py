@@ -14,6 +14,18 @@ else:  # run by path, beside this file
     import _probe
 
 
+@contextlib.contextmanager
+def replaced(module: str, name: str, value: Foreign) -> Iterator[None]:
+    """Put a fault into the patched LMCache: another function under a module's name, for the time of the block."""
+    place = _probe.load(module)
+    original = getattr(place, name)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        setattr(place, name, original)
+
+
 def tensors(objects: Sequence[Foreign]) -> list[Foreign]:
     """Return the tensors of memory objects, as bytes."""
     torch = _probe.load("torch")

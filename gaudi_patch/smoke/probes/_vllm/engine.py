@@ -25,6 +25,13 @@ else:  # run by path, beside this file
     from _vllm import setup as vllm_setup
 
 
+#: How LMCache is given to vLLM within a MultiConnector.
+MULTI_CONNECTOR: Foreign = {
+    "connector": "MultiConnector",
+    "extra": {"connectors": [{"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}]},
+}
+
+
 class Errors:
     """The first lines of what LMCache logged as errors: it logs and goes on where it should fail."""
 
@@ -122,6 +129,8 @@ class Engine:
         self._sampling = vllm.SamplingParams
         self._lookups: dict[str, list[tuple[int, int]]] = {}
         self._lookups_off = False
+        # What the connector promised to requests that had outputs already, so that were preempted.
+        self.promised_to_resumed: list[int] = []
         self.scheduler.connector.get_num_new_matched_tokens = self._watch(
             self.scheduler.connector.get_num_new_matched_tokens
         )
@@ -147,12 +156,13 @@ class Engine:
     def adapter(self) -> Foreign:
         """LMCache's worker-side adapter in this process."""
         state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
-        return state.get_kv_transfer_group()._lmcache_engine
+        return _lmcache_connector(state.get_kv_transfer_group())._lmcache_engine
 
     @property
     def saves_tails(self) -> bool:
         """Whether LMCache stores a last chunk that is not full, as it does by default up to 0.3.10.post2."""
-        return bool(getattr(self.scheduler.connector._lmcache_engine.config, "save_unfull_chunk", False))
+        connector = _lmcache_connector(self.scheduler.connector)
+        return bool(getattr(connector._lmcache_engine.config, "save_unfull_chunk", False))
 
     def problems(self) -> list[str]:
         """Return why LMCache does not serve, rank by rank; empty where it does."""
@@ -168,6 +178,7 @@ class Engine:
         """Continue each input of vLLM's greedily by ``count`` tokens."""
         sampling = self._sampling(temperature=0.0, max_tokens=count, ignore_eos=True, detokenize=False)
         self._lookups.clear()
+        self.promised_to_resumed.clear()
         answers = []
         for output in self.llm.generate(list(inputs), sampling, use_tqdm=False):
             seen = [entry for name, entry in self._lookups.items() if name.split("-")[0] == output.request_id]
@@ -237,10 +248,20 @@ class Engine:
             answer = ask(request, computed)
             found = answer[0] if isinstance(answer, tuple) else answer
             if found is not None:  # None: ask again later
+                if request.num_output_tokens:
+                    self.promised_to_resumed.append(int(found))
                 self._lookups.setdefault(request.request_id, []).append((computed, int(found)))
             return answer
 
         return matched
+
+
+def _lmcache_connector(connector: Foreign) -> Foreign:
+    """LMCache's connector: the one given, or the first of a MultiConnector that is LMCache's."""
+    for part in getattr(connector, "_connectors", ()):
+        if hasattr(part, "_lmcache_engine"):
+            return part
+    return connector
 
 
 def run(level: str, body: Callable[[_probe.Probe], None]) -> None:

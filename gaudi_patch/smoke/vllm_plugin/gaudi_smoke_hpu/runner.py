@@ -30,11 +30,16 @@ RELEASE = tuple(int(part) for part in re.findall(r"\d+", vllm.__version__)[:3])
 
 @dataclasses.dataclass
 class RequestState:
-    """What the runner knows of a request: all its tokens, its blocks, how many tokens have KV."""
+    """What the runner knows of a request: all its tokens, its blocks, how many tokens have KV.
+
+    prompt: how many tokens are taken for the prompt. As in vllm-gaudi (v0.26.0, hpu_input_batch.py, add_request), that
+    includes earlier outputs where a request is resumed with nothing computed, and not where it is resumed with a hit.
+    """
 
     tokens: list[int]
     blocks: list[int]
     computed: int
+    prompt: int
 
 
 def fields_of(kind: Foreign, **values: Foreign) -> dict[str, Foreign]:
@@ -156,7 +161,9 @@ class Runner:
             self.requests.pop(name, None)
         for new in scheduler_output.scheduled_new_reqs:
             tokens = [int(token) for token in new.prompt_token_ids]
-            self.requests[new.req_id] = RequestState(tokens, list(new.block_ids[0]), new.num_computed_tokens)
+            self.requests[new.req_id] = RequestState(
+                tokens, list(new.block_ids[0]), new.num_computed_tokens, len(tokens)
+            )
         cached = scheduler_output.scheduled_cached_reqs
         for index, name in enumerate(cached.req_ids):
             state = self.requests[name]
@@ -169,6 +176,8 @@ class Runner:
             if resumed:
                 self.preempted += 1
                 state.blocks = list(blocks[0])
+                if state.computed == 0:
+                    state.prompt = len(state.tokens)
             elif blocks is not None:
                 state.blocks += blocks[0]
 
@@ -180,8 +189,12 @@ class Runner:
         state.computed = stop
         if stop < len(state.tokens):  # the prompt goes on in a later step
             return []
-        state.tokens.append(token)
-        return [token]
+        # A prefill gives a token for each position behind what is taken for the prompt: earlier outputs once more, if a
+        # request is resumed with a hit (v0.26.0, hpu_model_runner.py:2617-2630).
+        again = min(stop - state.prompt, count - 1) if count > 1 else 0
+        answer = [*state.tokens[stop - again : stop], token]
+        state.tokens += answer
+        return answer
 
     def _output(self, scheduler_output: Foreign, sampled: list[list[int]], finished: dict[str, Foreign]) -> Foreign:
         names = list(scheduler_output.num_scheduled_tokens)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV-cache transfer between vLLM's paged cache on Intel Gaudi (torch device ``hpu``) and LMCache.
 
-Modules, lowest first; only the last eleven know LMCache, and none imports vLLM but to report to it:
+Modules, lowest first; only the last twelve know LMCache, and none imports vLLM but to report to it:
 
 * :mod:`.pinning` -- host memory that is pinned, known by address
 * :mod:`.device` -- the only place that touches ``habana_frameworks`` and ``torch.hpu``
+* :mod:`.waiting` -- copies of LMCache's own that wait where memory cannot be pinned
 * :mod:`.layout` -- every KV-cache layout, normalised once to flat token-major planes
 * :mod:`.plan` -- which tokens go into which group of chunks; pure arithmetic on the CPU
 * :mod:`.kernels` -- paged gather and scatter, one graph a group of chunks
@@ -21,6 +22,7 @@ Modules, lowest first; only the last eleven know LMCache, and none imports vLLM 
 * :mod:`.promises` -- what a lookup promises is in host memory before it is promised
 * :mod:`.multiprocess` -- failed loads in multiprocess mode
 * :mod:`.allocator` -- LMCache's allocator with a slab behind each memory object
+* :mod:`.plugin` -- settings of vllm-gaudi under which blocks move or are read elsewhere, refused at start
 * :mod:`.connector` -- LMCache's connector interface over all of this
 * :mod:`.adapter` -- what LMCache's vLLM adapter calls
 

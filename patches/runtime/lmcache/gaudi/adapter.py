@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""What LMCache's vLLM adapter calls: registration of the caches, and failures that must not pass in silence.
+"""What LMCache's vLLM adapters call: registration, what may be loaded, and failures that must not pass in silence.
 
 Every function does nothing where there is no HPU, so that the lines which call them are safe on other devices.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .device import is_available
 from .guards import GaudiError
 from .identity import tag as tag_identity
+from .plugin import refuse_engine
 from .pool import refuse_small_pool
 
 if TYPE_CHECKING:
@@ -19,9 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_resumed",
+    "loads_without_attention_metadata",
+    "must_compute",
+    "promise_nothing",
     "refuse_short_load",
-    "refuse_unseen_load",
     "register_kv_caches",
+    "register_multiprocess",
     "slot_mapping_device",
     "tag_identity",
 ]
@@ -38,15 +43,16 @@ def register_kv_caches(adapter: Any) -> bool:
 
     Raises:
         LayoutError: These caches cannot be served.
-        GaudiError: vllm-gaudi would move blocks under LMCache, or LMCache's host memory is smaller than one prompt.
+        GaudiError: vLLM would move blocks, or read others than LMCache loads; or LMCache's host memory is smaller than
+            one prompt.
     """
     if not is_available():
         return False
     engine = adapter.lmcache_engine
     connector = engine.gpu_connector if engine is not None else None
     if connector is not None:
-        connector.initialize_kvcaches_ptr(kvcaches=list(adapter.kv_caches.values()))
         vllm = getattr(adapter, "_vllm_config", None)
+        connector.initialize_kvcaches_ptr(kvcaches=list(adapter.kv_caches.values()), vllm_config=vllm)
         if vllm is not None and connector.transfer is not None:
             refuse_small_pool(
                 connector.config,
@@ -74,28 +80,83 @@ def is_resumed(cached_requests: Any, number: int, request_id: str) -> bool:
     return bool(cached_requests.resumed_from_preemption[number])
 
 
-def refuse_unseen_load(metadata: Any) -> None:
-    """Fail where LMCache would skip a load because the forward pass has no attention metadata.
+def loads_without_attention_metadata() -> bool:
+    """Whether a load is made although the forward context has no attention metadata.
 
-    The scheduler has counted these tokens as cached already; without the load the model reads blocks that nobody
-    has written. vllm-gaudi gives attention metadata only to LMCache's own connector, not through a
-    MultiConnector and not to vLLM's native LMCache integration (``use_native``).
+    LMCache only tests them for None. vllm-gaudi gives them to LMCache's own connector and not through a
+    MultiConnector (v1/worker/hpu_model_runner.py), where the load is due all the same: the scheduler has counted its
+    tokens as computed.
+    """
+    return is_available()
+
+
+def must_compute(request: Any) -> bool:
+    """Whether nothing may be loaded for a request, since the engine would answer wrongly behind a hit.
+
+    * It has outputs, so it was preempted and is resumed. vllm-gaudi takes only a request with 0 computed tokens for a
+      resumed one (v1/worker/hpu_input_batch.py, add_request); with a hit it returns a token again for each output.
+    * vLLM's own prefix cache is not to be read for it: log probabilities of the prompt, or a pooled vector, need every
+      token to be computed. Releases of vLLM before 0.13 do not say so; there all of these are computed.
 
     Args:
-        metadata: LMCache's connector metadata of this step.
+        request: vLLM's request, on the scheduler's side.
+    """
+    if not is_available():
+        return False
+    if request.num_output_tokens > 0:
+        return True
+    skips = getattr(request, "skip_reading_prefix_cache", None)
+    if skips is not None:
+        return bool(skips)
+    sampling = getattr(request, "sampling_params", None)
+    pools = getattr(request, "pooling_params", None) is not None
+    return pools or getattr(sampling, "prompt_logprobs", None) is not None
+
+
+def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
+    """Answer the scheduler's question for cached tokens where nothing may be loaded.
+
+    What a lookup without a hit leaves is left here, too: LMCache expects it of every request that is resumed.
+
+    Args:
+        adapter: ``LMCacheConnectorV1Impl``.
+        request: vLLM's request.
+        computed: Tokens that vLLM has itself.
+
+    Returns:
+        Whether the answer is 0; else LMCache has to look.
+    """
+    if not must_compute(request):
+        return False
+    from ..integration.vllm.vllm_v1_adapter import LoadSpec
+
+    adapter.load_specs[request.request_id] = LoadSpec(
+        vllm_cached_tokens=computed, lmcache_cached_tokens=0, can_load=False
+    )
+    return True
+
+
+def register_multiprocess(adapter: Any, kv_caches: dict[str, Any]) -> None:
+    """Refuse what cannot be served, when the worker of LMCache's multiprocess mode is given the caches.
+
+    Args:
+        adapter: ``LMCacheMPWorkerAdapter``, before it has taken them.
+        kv_caches: The caches by layer, as vLLM registers them.
 
     Raises:
-        GaudiError: On HPU, if a load is due.
+        GaudiError: On HPU, if blocks would move or be read elsewhere, or if there are other caches already: vLLM has
+            woken up, or vllm-gaudi's multi-model server has loaded another model, whose keys are the first one's.
     """
     if not is_available():
         return
-    due = [r.req_id for r in metadata.requests if r.load_spec is not None and r.load_spec.can_load]
-    if due:
+    if adapter.kv_caches:
         raise GaudiError(
-            f"a KV load is due for {', '.join(map(str, due))}, but the forward pass came without attention metadata; "
-            "the cached tokens would be read from blocks that were never written. Use LMCacheConnectorV1 directly "
-            "(no MultiConnector, no use_native)"
+            "vLLM registers KV caches once more (after sleep, or for another model), and LMCache can take them once "
+            "only; restart vLLM"
         )
+    # vLLM's worker registers within the context of its configuration; elsewhere there is none, and that is no error.
+    current = getattr(sys.modules.get("vllm.config"), "get_current_vllm_config_or_none", None)
+    refuse_engine(list(kv_caches.values()), current() if current is not None else None)
 
 
 def refuse_short_load(request_id: str, retrieved: torch.Tensor, expected: torch.Tensor) -> None:

@@ -13,8 +13,9 @@ from ..logging import init_logger
 from ..v1.gpu_connector import GPUConnectorInterface
 from . import allocator, compat, numa
 from .device import backend_for
-from .guards import refuse_config, refuse_hybrid_on_disk, refuse_moving_blocks
+from .guards import refuse_config, refuse_hybrid_on_disk
 from .layout import Layout, normalise
+from .plugin import refuse_engine
 from .transfer import Settings, Transfer
 
 __all__ = ["GaudiConnector", "create_connector"]
@@ -52,12 +53,12 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
 
         Raises:
             LayoutError: These caches cannot be served.
-            GaudiError: vllm-gaudi would move blocks under LMCache, or a storage backend cannot hold these caches.
+            GaudiError: vLLM would move blocks, or read others; or a storage backend cannot hold these caches.
         """
         kvcaches = kwargs.get("kvcaches")
         if kvcaches is None or self._has(kvcaches):
             return
-        refuse_moving_blocks()
+        refuse_engine(kvcaches, kwargs.get("vllm_config"))
         backend = backend_for(_device(kvcaches))
         layout = normalise(kvcaches, bitcast=backend.bitcast)
         refuse_hybrid_on_disk(self.config, len(layout.sections))

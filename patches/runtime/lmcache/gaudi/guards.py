@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ __all__ = [
     "refuse_config",
     "refuse_degraded_mode",
     "refuse_hybrid_on_disk",
-    "refuse_moving_blocks",
 ]
 
 
@@ -66,26 +64,6 @@ def refuse_config(config: Any, engine: str) -> None:
         refused.append("enable_lazy_memory_allocator: in this LMCache release it pins memory with CUDA's runtime")
     if refused:
         raise GaudiError("LMCache cannot run on Gaudi with this configuration:\n- " + "\n- ".join(refused))
-
-
-def refuse_moving_blocks() -> None:
-    """Refuse vllm-gaudi's online defragmentation.
-
-    It moves blocks of the KV cache and translates block numbers in its own tables only
-    (vllm_gaudi/extension/defragmentation.py). LMCache's slot mapping keeps the old numbers, so it would load into,
-    and store from, blocks of other requests.
-
-    Raises:
-        GaudiError: Defragmentation is on.
-    """
-    runtime = sys.modules.get("vllm_gaudi.extension.runtime")
-    settings = runtime.get_config() if runtime is not None else None
-    if settings is not None and getattr(settings, "defrag", False):
-        raise GaudiError(
-            "vllm-gaudi's online defragmentation is on (contiguous paged attention, prefix caching off): it moves KV "
-            "blocks without telling LMCache, which would load into and store from the wrong blocks. Enable prefix "
-            "caching, or set VLLM_CONTIGUOUS_PA=false or VLLM_DEFRAG=false"
-        )
 
 
 def refuse_hybrid_on_disk(config: Any, kinds: int) -> None:
