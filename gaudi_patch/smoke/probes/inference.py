@@ -40,6 +40,7 @@ CASES = (
     "preemption",
     "multi-connector",
     "contiguous-attention",
+    "short-pool",
 )
 _CASE_SECONDS = 300.0
 
@@ -97,6 +98,15 @@ class Level:
         if stored and name not in self.probe.counters.get("not_checked", {}):
             self.run(name, "--storage", storage, "--phase", "load", case="outlives", folder=f"{name}-loads")
 
+    def short_pool(self) -> None:
+        """Host memory smaller than the longest request: refused, served at the advised size, and what else would be."""
+        if self._phase("short-pool", "refused"):
+            self._phase("short-pool", "served")
+            self._phase("short-pool", "control")
+
+    def _phase(self, name: str, phase: str) -> bool:
+        return self.run(name, "--phase", phase, folder=f"{name}-{phase}")
+
     def multiprocess(self) -> None:
         """LMCache's multiprocess mode, for the pairs that have it."""
         if reason := _no_multiprocess():
@@ -136,7 +146,12 @@ def body(probe: _probe.Probe) -> None:
     """Run the cases; after a failure on an unpatched LMCache, none of the others."""
     level = Level(probe)
     vllm_children.adopt_orphans()
-    steps = {"file-store": level.file_store, "lm-server": level.lm_server, "multiprocess": level.multiprocess}
+    steps = {
+        "file-store": level.file_store,
+        "lm-server": level.lm_server,
+        "multiprocess": level.multiprocess,
+        "short-pool": level.short_pool,
+    }
     for name in level.cases:
         if name in steps:
             steps[name]()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
     from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
     from gaudi_patch.smoke.probes._vllm import plugin_cases as vllm_plugin_cases
+    from gaudi_patch.smoke.probes._vllm import pool_cases as vllm_pool_cases
     from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
@@ -25,6 +26,7 @@ else:  # run by path, with its neighbours beside it
     from _vllm import controls as vllm_controls
     from _vllm import engine as vllm_engine
     from _vllm import plugin_cases as vllm_plugin_cases
+    from _vllm import pool_cases as vllm_pool_cases
     from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
@@ -238,6 +240,7 @@ CASES = {
     "two-ranks": two_ranks,
     "two-ranks-latent-attention": two_ranks_latent_attention,
     **vllm_plugin_cases.CASES,
+    **vllm_pool_cases.CASES,
 }
 
 

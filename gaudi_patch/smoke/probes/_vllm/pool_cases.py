@@ -1,0 +1,79 @@
+"""Cases of level inference about LMCache's host memory and the longest request."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._vllm import case as vllm_case
+    from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
+    from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
+    from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
+else:  # run by path, beside this file
+    import _probe
+
+    from _vllm import case as vllm_case
+    from _vllm import controls as vllm_controls
+    from _vllm import prompts as vllm_prompts
+    from _vllm import setup as vllm_setup
+
+# 107,374 bytes: less than the longest request of any model needs.
+_SHORT = 0.0001
+
+
+def short_pool(probe: _probe.Probe) -> None:
+    """A pool that is smaller than the longest request is refused, with a size under which the engine serves it.
+
+    An engine that was refused leaves parts of itself behind, so that each phase is a process of its own.
+    """
+    {"refused": _refused, "served": _served, "control": _control}[vllm_case.arguments().phase](probe)
+
+
+def _refused(probe: _probe.Probe) -> None:
+    try:
+        vllm_case.VllmCase(probe, {"max_local_cpu_size": _SHORT})
+    except RuntimeError as error:
+        probe.check("smaller than one prompt" in str(error), str(error))
+        advice = re.search(r"Set max_local_cpu_size to ([\d.]+) or more", str(error))
+        probe.check(advice is not None, f"no size is advised: {error}")
+        if advice is not None:
+            _advice(probe).write_text(advice[1], encoding="utf-8")
+            probe.summary.append(f"a pool of {_SHORT} GB: refused at start, {advice[1]} GB advised")
+        return
+    probe.fail(f"an engine with a pool of {_SHORT} GB was not refused")
+
+
+def _served(probe: _probe.Probe) -> None:
+    advised = _advice(probe).read_text(encoding="utf-8")
+    case = vllm_case.VllmCase(probe, {"max_local_cpu_size": advised})
+    n = vllm_setup.max_model_len() - vllm_prompts.ANSWER
+    longest = case.prompt(1, n)
+    case.ask("the longest request, miss", [longest], external=[0])
+    case.engine.forget_prefixes()
+    case.ask("the longest request, hit", [longest], external=[case.hit(n, n, n)], local=[0])
+    case.close()
+    probe.summary.append(f"a pool of the {advised} GB that were advised: the longest request is served whole")
+
+
+def _control(probe: _probe.Probe) -> None:
+    with vllm_controls.replaced("lmcache.gaudi.adapter", "refuse_small_pool", lambda *given, **options: None):
+        case = vllm_case.VllmCase(probe, {"max_local_cpu_size": _SHORT})
+    n = vllm_setup.max_model_len() - vllm_prompts.ANSWER
+    longest = case.prompt(1, n)
+    case.ask("control: the longest request in a short pool, miss", [longest], external=[0])
+    case.engine.forget_prefixes()
+    with probe.section("control: the longest request in a short pool"):
+        (answer,) = case.engine.generate([longest], vllm_prompts.ANSWER)
+        whole = case.hit(n, n, n)
+        probe.check(answer.external < whole, f"a short pool holds all {whole} tokens: the refusal is not due")
+    case.close()
+
+
+def _advice(probe: _probe.Probe) -> Path:
+    return vllm_setup.shared_folder(probe.scratch) / "short-pool-advice"
+
+
+CASES = {"short-pool": short_pool}
