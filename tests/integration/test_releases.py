@@ -108,12 +108,12 @@ def test_the_runtime_is_in_every_series_and_in_the_repository_once() -> None:
 
 @pytest.mark.parametrize("version", RELEASES)
 def test_the_routing_of_a_release_is_small(version: str) -> None:
-    """Up to 75 changed lines from 0.4.3 on, 120 before: identity, promises, slabs and telemetry each have a route."""
+    """Up to 85 changed lines from 0.4.3 on, 120 before: identity, promises, slabs, telemetry each have a route."""
     changed = 0
     for name in SERIES[version].patches[1:]:
         for line in MANIFEST.patch_bytes(name).splitlines():
             changed += line.startswith((b"+", b"-")) and not line.startswith((b"+++ ", b"--- "))
-    assert 0 < changed <= (75 if Version(version) >= Version("0.4.3") else 120)
+    assert 0 < changed <= (85 if Version(version) >= Version("0.4.3") else 120)
 
 
 def _same_files(version: str, python: str) -> None:
