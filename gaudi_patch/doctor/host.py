@@ -6,6 +6,8 @@ how an unpacked image is looked at.
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import os
 import shutil
 import socket
@@ -68,6 +70,19 @@ class Host:
             return sorted(entry.name for entry in self.path(folder).iterdir())
         except OSError:
             return []
+
+    def sizes(self, folder: str, pattern: str) -> list[int]:
+        """Return the bytes of each file in a directory whose name has the form ``pattern`` (fnmatch).
+
+        What is not there, may not be read, or goes meanwhile has none.
+        """
+        found = []
+        with contextlib.suppress(OSError), os.scandir(self.path(folder)) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if fnmatch.fnmatchcase(entry.name, pattern) and entry.is_file(follow_symlinks=False):
+                        found.append(entry.stat(follow_symlinks=False).st_size)
+        return found
 
     def tool(self, name: str, *arguments: str) -> Finished | str | None:
         """Run a program on PATH: how it ended, or why it could not be started; None where there is none."""

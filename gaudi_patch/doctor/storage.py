@@ -14,6 +14,9 @@ _GIB = 1024**3
 #: KV cache of one token: Llama 3.1 8B in bf16, 32 layers of 8 heads of 128, keys and values.
 _TOKEN = 2 * 32 * 8 * 128 * 2
 
+#: A file of the disk backend is named by its key, whose parts "@" separates; one that was damaged has a suffix.
+_CHUNKS = "*@*.pt*"
+
 #: Schemes whose URL names the servers by host and port.
 _SERVERS = (
     "lm",
@@ -65,6 +68,30 @@ def local_disk(case: Case) -> Answer:
             )
         notes.append(f"{folder}: {free / _GIB:.0f} GiB free{'' if existing == folder else ', to be made'}")
     return ok("; ".join(notes))
+
+
+@check(
+    "storage.leftovers",
+    "chunks of earlier processes in local_disk",
+    why="LMCache's disk backend neither finds nor counts what an earlier process stored: each start adds up to "
+    "max_local_disk_size GB to it",
+    source=sources.lmcache("v1/storage_backend/local_disk_backend.py"),
+    needs=("running", "settings"),
+)
+def leftovers(case: Case) -> Answer:
+    folders = _disks(case)
+    if not folders:
+        return ok("not used")
+    sizes = [size for folder in folders for size in case.host.sizes(folder, _CHUNKS)]
+    if not sizes:
+        return ok("none")
+    where = " ".join(shlex.quote(folder) for folder in folders)
+    return warning(
+        f"{len(sizes):,} chunks, {sum(sizes) / _GIB:.1f} GiB in {', '.join(folders)}; unless an engine that runs now "
+        "has stored them, no engine finds them",
+        f"give each engine a directory of its own, and empty it before a start: find {where} -maxdepth 1 -type f "
+        f"-name {shlex.quote(_CHUNKS)} -delete",
+    )
 
 
 @check(
@@ -136,4 +163,4 @@ def _shared_folder(case: Case, folder: str) -> Answer:
     return ok(f"{folder} is there and can be written to")
 
 
-CHECKS = (local_disk, bandwidth, remote)
+CHECKS = (local_disk, leftovers, bandwidth, remote)
