@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 from gaudi_patch.demo.setup import OLDEST_WITH_VLLM, VLLM
@@ -24,6 +25,9 @@ ROOM = {"lmcache": GIB // 4, "torch": 3 * GIB, "vllm": 4 * GIB}
 COMPILERS = ("g++", "c++", "clang++")
 #: Names an emulated HPU that was built elsewhere, so that no compiler is needed.
 BUILT = "HPU_EMULATOR_DEVICE"
+#: As the emulated HPU refuses them (emulator/pytorch.py): releases before this one, and builds of these labels.
+OLDEST_TORCH = "2.7"
+UNSERVED_BUILDS = ("xpu", "rocm")
 _SECONDS = 120.0
 
 Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
@@ -62,6 +66,37 @@ def refuse_older(version: str) -> None:
             f"LMCache {version} does not go with the demo's {VLLM}; nothing was installed",
             f"name {OLDEST_WITH_VLLM} or later with --version, or leave --full out",
         )
+
+
+def refuse_unserved(torch: str) -> None:
+    """Raise where no PyTorch that the requirement ``torch`` admits can have the emulated HPU.
+
+    What is no requirement by name and version (a URL, a file) is left to pip, and to the emulator.
+    """
+    try:
+        specifier = Requirement(torch).specifier
+    except InvalidRequirement:
+        return
+    bounds = [Version(clause.version.removesuffix(".*")) for clause in specifier if clause.operator != "==="]
+    if bad := next((bound for bound in bounds if bound.local and bound.local.startswith(UNSERVED_BUILDS)), None):
+        why = f"{bad} has a GPU's support built in that the emulated HPU cannot stand beside"
+    elif not any(specifier.contains(version, prereleases=True) for version in _from(OLDEST_TORCH, bounds)):
+        why = f"the emulated HPU needs PyTorch {OLDEST_TORCH} or later"
+    else:
+        return
+    raise GaudiPatchError(
+        Exit.USAGE,
+        "demo-torch",
+        f"--torch {torch!r} cannot be served: {why}; nothing was installed",
+        "leave --torch out, or name a build for the CPU or for CUDA",
+    )
+
+
+def _from(oldest: str, bounds: list[Version]) -> list[Version]:
+    """Return versions from ``oldest`` on, one of which a specifier with these bounds admits if it admits any there."""
+    edges = [bound for bound in bounds if bound >= Version(oldest)]
+    after = [Version(f"{bound.public}.1") for bound in edges if not (bound.is_prerelease or bound.is_postrelease)]
+    return [Version(oldest), Version(f"{oldest}.1"), Version("9999"), *edges, *after]
 
 
 def missing(

@@ -115,6 +115,7 @@ def demo(options: DemoOptions) -> Story:
     """
     manifest = load()
     version = needs.release(manifest, options.version, vllm=options.full)
+    needs.refuse_unserved(options.torch)
     needs.refuse(needs.missing(manifest.package, version, options.keep, torch=bool(options.torch), vllm=options.full))
     with setup.folder(options.keep) as folder:
         story = Story(version, folder if options.keep else None)

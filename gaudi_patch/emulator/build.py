@@ -90,6 +90,7 @@ def library(pytorch: PyTorch) -> Path:
 
     :raises EmulatorError: when it cannot be built, or the one named does not fit.
     """
+    pytorch.refuse_unserved()
     if (file := prebuilt.given()) is not None:
         _refuse_foreign(file.absolute())
         prebuilt.verify(file, Fit.of(pytorch, source_digest()))
@@ -99,7 +100,6 @@ def library(pytorch: PyTorch) -> Path:
         if path.exists():
             _refuse_foreign(path)
             return path
-        pytorch.refuse_unserved()
         compiler()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_foreign(path)

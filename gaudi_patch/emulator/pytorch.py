@@ -9,7 +9,7 @@ import platform
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +19,9 @@ from .options import EmulatorError
 OLDEST = (2, 7)
 #: From this release on PyTorch's headers are C++20.
 CXX20_SINCE = (2, 14)
+#: What ATen counts as an accelerator where it is built in (ATen/DeviceAccelerator.cpp), by its name in version.py. CUDA
+#: is left out: the device takes its place (csrc/hooks.h).
+_ACCELERATORS = {"xpu": "XPU", "hip": "ROCm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,8 @@ class PyTorch:
     git_version: str
     cxx11_abi: bool
     machine: str
+    #: The accelerator that was built in beside what the device can stand for, as version.py names it; "" for none.
+    accelerator: str = ""
 
     @property
     def release(self) -> tuple[int, int]:
@@ -48,6 +53,12 @@ class PyTorch:
             oldest = ".".join(map(str, OLDEST))
             message = f"PyTorch {self.version} is too old for the emulated HPU, which needs {oldest} or later"
             raise EmulatorError(message)
+        if self.accelerator:
+            message = (
+                f"PyTorch {self.version} has {self.accelerator} built in, and PyTorch takes no HPU beside it "
+                '("Cannot have both"); install the same release for the CPU or for CUDA in this environment'
+            )
+            raise EmulatorError(message)
 
 
 def running(torch: ModuleType) -> PyTorch:
@@ -58,6 +69,7 @@ def running(torch: ModuleType) -> PyTorch:
         git_version=str(getattr(torch.version, "git_version", "")),
         cxx11_abi=bool(torch._C._GLIBCXX_USE_CXX11_ABI),
         machine=platform.machine(),
+        accelerator=_accelerator({name: getattr(torch.version, name, None) for name in _ACCELERATORS}),
     )
 
 
@@ -83,7 +95,8 @@ def at(root: Path) -> PyTorch:
     except (OSError, UnicodeDecodeError) as error:
         message = f"{root} holds no PyTorch: version.py cannot be read ({error})"
         raise EmulatorError(message) from error
-    values = dict(re.findall(r"^(__version__|git_version)(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]*)['\"]", text, re.MULTILINE))
+    names = "|".join(["__version__", "git_version", *_ACCELERATORS])
+    values = dict(re.findall(rf"^({names})(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]*)['\"]", text, re.MULTILINE))
     if "__version__" not in values:
         message = f"{root / 'version.py'} names no version"
         raise EmulatorError(message)
@@ -96,7 +109,12 @@ def at(root: Path) -> PyTorch:
         git_version=values.get("git_version", ""),
         cxx11_abi=_abi(root),
         machine=platform.machine(),
+        accelerator=_accelerator(values),
     )
+
+
+def _accelerator(values: Mapping[str, str | None]) -> str:
+    return next((f"{name} {values[field]}" for field, name in _ACCELERATORS.items() if values.get(field)), "")
 
 
 def _abi(root: Path) -> bool:

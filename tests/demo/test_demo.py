@@ -192,3 +192,50 @@ def test_all_that_is_missing_is_told_at_once_and_nothing_is_made(tmp_path: Path)
     assert "no C++ compiler" in details
     assert "pip finds no lmcache" in details
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("torch", "told"),
+    [
+        ("torch==2.5.1", "2.7 or later"),
+        ("torch<2.7", "2.7 or later"),
+        ("torch~=2.6.0", "2.7 or later"),
+        ("torch==2.6.*", "2.7 or later"),
+        ("torch==2.13.0+xpu", "cannot stand beside"),
+        ("torch==2.13.0+rocm7.1", "cannot stand beside"),
+    ],
+)
+def test_a_pytorch_that_cannot_be_served_is_refused_before_anything_is_made(
+    torch: str, told: str, tmp_path: Path
+) -> None:
+    done = gaudi_patch("demo", "--torch", torch, "--keep", tmp_path / "kept")
+    assert done.code == Exit.USAGE, done.err
+    assert told in " ".join(done.err.split())
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    "torch",
+    [
+        "",
+        "torch",
+        "torch==2.13.0",
+        "torch==2.7.1+cu126",
+        "torch>2.7,<2.8",
+        "torch>=2.13,!=2.13.0",
+        "torch==2.9.*",
+        "torch<3",
+        "torch>2.13.0,<2.13.2",
+        "torch @ file:///wheels/torch-2.5.1-cp311-cp311-linux_x86_64.whl",
+        "/wheels/torch.whl",
+    ],
+)
+def test_what_may_be_served_is_taken(torch: str) -> None:
+    needs.refuse_unserved(torch)
+
+
+def test_what_the_demo_refuses_is_what_the_emulator_refuses() -> None:
+    from gaudi_patch.emulator import pytorch
+
+    assert tuple(map(int, needs.OLDEST_TORCH.split("."))) == pytorch.OLDEST
+    assert {label.replace("rocm", "hip") for label in needs.UNSERVED_BUILDS} == set(pytorch._ACCELERATORS)

@@ -195,6 +195,28 @@ def test_a_pytorch_that_is_too_old_is_refused_before_anything_is_compiled(
         build.build_to(tmp_path / "device.so", pytorch.at(_torch(tmp_path / "torch", "2.5.1")))
 
 
+@pytest.mark.parametrize(("field", "name"), [("xpu", "XPU 20250301"), ("hip", "ROCm 20250301")])
+def test_a_pytorch_with_another_accelerator_built_in_is_refused_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, name: str
+) -> None:
+    """PyTorch counts what is built in: each pinned allocation would end in "Cannot have both"."""
+    root = _torch(tmp_path / "torch", "2.9.1")
+    with (root / "version.py").open("a") as stream:
+        stream.write(f"cuda: Optional[str] = '13.0'\n{field}: Optional[str] = '20250301'\n")
+    monkeypatch.setattr(build, "compile_to", lambda *arguments: pytest.fail("compiled"))
+    monkeypatch.setattr(build.prebuilt, "given", lambda: pytest.fail("looked for a device"))
+    for refused in (lambda found: build.build_to(tmp_path / "device.so", found), build.library):
+        with pytest.raises(EmulatorError, match=f"PyTorch 2.9.1 has {name} built in.*for the CPU or for CUDA"):
+            refused(pytorch.at(root))
+
+
+def test_a_cuda_build_is_taken(tmp_path: Path) -> None:
+    root = _torch(tmp_path / "torch", "2.9.1")
+    with (root / "version.py").open("a") as stream:
+        stream.write("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\nxpu: Optional[str] = None\n")
+    pytorch.at(root).refuse_unserved()
+
+
 def test_without_a_compiler_the_packages_of_both_kinds_of_image_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
