@@ -82,9 +82,9 @@ def _read(folder: int, path: Path, bounds: Bounds | None) -> FileImage | None:
     if opened is None:
         return None
     info = os.fstat(opened)
-    found = attributes.read(opened) if link is None else ()
+    kept = attributes.read(opened) if link is None else ()
     data = opening.read_all(opened, path, area.limit)
-    return FileImage(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link, found)
+    return FileImage(data, stat.S_IMODE(info.st_mode), info.st_mtime_ns, (info.st_uid, info.st_gid), link, kept)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class Comparison:
     """
 
     path: Path
-    found: Situation
+    situation: Situation
     created: str
     tool: str
     package: str
@@ -42,8 +42,8 @@ class Comparison:
         if not self.differences:
             return None
         count = len(self.differences)
-        check = self.found.command("check")
-        attest = self.found.command("apply", "--report", str(self.path.absolute()))
+        check = self.situation.command("check")
+        attest = self.situation.command("apply", "--report", str(self.path.absolute()))
         return GaudiPatchError(
             Exit.REFUSED,
             "not-as-attested",
@@ -66,13 +66,13 @@ def compare_with(manifest: Manifest, installation: Installation, path: Path, key
     report = ("--report", str(path.absolute()))
     anew = command_line("apply", *report, target=installation.target, manifest=directory)
     attested, signed = file.read_signed(path, key, anew)
-    found, fault = settled(manifest, installation)
+    situation, fault = settled(manifest, installation)
     if fault is not None and fault.code == "locked":
         raise fault
     series = attested["series"]
     return Comparison(
         path=path,
-        found=found,
+        situation=situation,
         created=attested["created"],
         tool=attested["tool"]["version"],
         package=f"{attested['package']['name']} {attested['package']['version']}".rstrip(),
@@ -80,7 +80,7 @@ def compare_with(manifest: Manifest, installation: Installation, path: Path, key
         smoke=f"{attested['smoke']['status']} ({attested['smoke']['reason']})",
         files=len(attested["files"]),
         sha256=attested["sha256"],
-        differences=tuple(compare.differences(attested, found)),
+        differences=tuple(compare.differences(attested, situation)),
         packages=tuple(compare.changed_packages(attested, packages.packages(installation))),
         signed=signed,
     )

@@ -39,10 +39,10 @@ def apply_and_attest(
     if proved.exit is not Exit.OK:
         return replace(proved, warnings=(*proved.warnings, f"no attestation was written to {target}"))
     # Looked at once more: the smoke checks ran since, and nothing held the lock.
-    found = look(manifest, installation)
+    situation = look(manifest, installation)
     try:
         attested = document.build(
-            found,
+            situation,
             changed=proved.changed,
             proof=document.Proof(proved.levels or (), proved.not_run),
             around=surroundings(installation),
@@ -55,11 +55,11 @@ def apply_and_attest(
     try:
         file.write(target, attested, options.disk)
     except OSError as error:
-        holds = "no series is needed" if found.state is None else "the series is applied"
+        holds = "no series is needed" if situation.state is None else "the series is applied"
         left = f"{holds}, but no attestation was written"
         raise environment_error(error, "writing the attestation", left) from error
     done = Attested(target, attested["sha256"], attested["smoke"]["reason"])
-    return replace(proved, now=found, attested=done)
+    return replace(proved, now=situation, attested=done)
 
 
 def surroundings(installation: Installation) -> document.Surroundings:

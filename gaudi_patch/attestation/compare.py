@@ -25,14 +25,14 @@ class Difference(NamedTuple):
         return f"{self.what}: attested {self.attested}, found {self.found}"
 
 
-def differences(attested: Attestation, found: Situation) -> list[Difference]:
+def differences(attested: Attestation, situation: Situation) -> list[Difference]:
     """Return everything that is not as attested; empty where the attestation holds.
 
     Only what is on disk decides, not what this gaudi-patch would apply: an image may be checked by another
     version of it. Raises ``compiled-module`` (exit 1) where a compiled extension hides an attested source.
     """
-    files = [*_files(attested, found), *_unattested(attested, found)]
-    return [*_names(attested, found), *_patches(attested, found, bool(files)), *_journal(found), *files]
+    files = [*_files(attested, situation), *_unattested(attested, situation)]
+    return [*_names(attested, situation), *_patches(attested, situation, bool(files)), *_journal(situation), *files]
 
 
 def changed_packages(attested: Attestation, now: Mapping[str, str | None]) -> list[Difference]:
@@ -44,53 +44,53 @@ def changed_packages(attested: Attestation, now: Mapping[str, str | None]) -> li
     ]
 
 
-def _names(attested: Attestation, found: Situation) -> Iterator[Difference]:
-    installation = found.installation
+def _names(attested: Attestation, situation: Situation) -> Iterator[Difference]:
+    installation = situation.installation
     if attested["package"]["name"] != installation.package:
         yield Difference("package", attested["package"]["name"], installation.package)
     if attested["package"]["version"] != installation.version:
         yield Difference("version", attested["package"]["version"] or "none", installation.version or "none")
     series = attested["series"]["id"] if attested["series"] else None
-    if series != series_id(found):
-        yield Difference("series", series or "none", series_id(found) or "none")
+    if series != series_id(situation):
+        yield Difference("series", series or "none", series_id(situation) or "none")
 
 
-def _patches(attested: Attestation, found: Situation, files_differ: bool) -> Iterator[Difference]:
+def _patches(attested: Attestation, situation: Situation, files_differ: bool) -> Iterator[Difference]:
     """Compare the patches by name and hash.
 
     Releases of gaudi-patch have cut the same change into other patches. So a name that one side alone has counts only
     where the files differ, too; one that both have stands for the same bytes.
     """
-    if found.applied is None and found.built is None:
+    if situation.applied is None and situation.built is None:
         return
     wanted = {patch["name"]: patch["sha256"] for patch in attested["patches"]}
-    there = patch_digests(found)
+    there = patch_digests(situation)
     for name in sorted({*wanted, *there} if files_differ else set(wanted) & set(there)):
         if wanted.get(name) != there.get(name):
             yield Difference(f"patch {name}", wanted.get(name, "none"), there.get(name, "none"))
 
 
-def _journal(found: Situation) -> Iterator[Difference]:
-    if found.interrupted is not None:
-        yield Difference("transaction", "finished", f"an interrupted {found.interrupted.verb}")
+def _journal(situation: Situation) -> Iterator[Difference]:
+    if situation.interrupted is not None:
+        yield Difference("transaction", "finished", f"an interrupted {situation.interrupted.verb}")
 
 
-def _files(attested: Attestation, found: Situation) -> Iterator[Difference]:
-    installation = found.installation
+def _files(attested: Attestation, situation: Situation) -> Iterator[Difference]:
+    installation = situation.installation
     expected = {file["path"]: LockedFile(file["before"], file["after"]) for file in attested["files"]}
     refuse_compiled(installation.root, sorted(expected))
     for file in inspect(Ground.of(installation), expected):
         if file.current != file.after:
             state = " (as the release has it)" if file.current is not None and file.current == file.before else ""
             yield Difference(file.path, file.after or "no file", (file.current or "no file") + state)
-    for other in wrong(installation, sorted(expected), recorded(installation, found.applied)):
+    for other in wrong(installation, sorted(expected), recorded(installation, situation.applied)):
         yield Difference(other.source, "run from its source", f"run from {other.path}, which {other.reason}")
 
 
-def _unattested(attested: Attestation, found: Situation) -> Iterator[Difference]:
+def _unattested(attested: Attestation, situation: Situation) -> Iterator[Difference]:
     """Files that a series has patched here and of which the attestation says nothing."""
     known = {file["path"] for file in attested["files"]}
-    patched = found.applied or found.built
+    patched = situation.applied or situation.built
     now = {path: file.after for path, file in patched.files.items()} if patched else {}
     for path, after in sorted(now.items()):
         if path not in known:

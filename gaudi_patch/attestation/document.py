@@ -42,21 +42,21 @@ class Surroundings(NamedTuple):
 
 
 def build(
-    found: Situation, *, changed: bool, proof: Proof, around: Surroundings, tool: str, stamp_ns: int
+    situation: Situation, *, changed: bool, proof: Proof, around: Surroundings, tool: str, stamp_ns: int
 ) -> Attestation:
     """Return the attestation of a situation in which every file is patched, or none has to be.
 
     ``changed``: whether the run that writes it has applied the series, or built it into a wheel. Raises ValueError for
     any other situation: there is nothing to attest then.
     """
-    needed = found.state is State.PATCHED
-    built = found.built
+    needed = situation.state is State.PATCHED
+    built = situation.built
     outcome = "already-applied" if needed else "not-needed"
     if changed and needed:
         outcome = "built" if built is not None else "applied"
-    if found.interrupted is not None or not (needed or found.verdict.kind is Kind.UPSTREAM):
-        raise ValueError(f"cannot attest an installation that is {found.state}, {found.verdict.kind}")
-    installation = found.installation
+    if situation.interrupted is not None or not (needed or situation.verdict.kind is Kind.UPSTREAM):
+        raise ValueError(f"cannot attest an installation that is {situation.state}, {situation.verdict.kind}")
+    installation = situation.installation
     document: Attestation = {
         "schema": ID,
         "schema_version": VERSION,
@@ -70,10 +70,10 @@ def build(
             "layout": installation.layout.value,
             "root": str(installation.root),
         },
-        "series": _series(found) if needed else None,
-        "patches": _patches(found) if needed else [],
-        "files": [_file(file) for file in found.files],
-        "capabilities": _capabilities(found) if needed else [],
+        "series": _series(situation) if needed else None,
+        "patches": _patches(situation) if needed else [],
+        "files": [_file(file) for file in situation.files],
+        "capabilities": _capabilities(situation) if needed else [],
         "smoke": _smoke(proof),
         "interpreter": (
             {"executable": around.python, "version": around.python_version}
@@ -101,45 +101,45 @@ def digest(document: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())
 
 
-def _series(found: Situation) -> SeriesField:
-    applied, built, name = found.applied, found.built, series_id(found)
+def _series(situation: Situation) -> SeriesField:
+    applied, built, name = situation.applied, situation.built, series_id(situation)
     assert name is not None  # asked of patched installations alone
     offset = applied is not None and applied.offset
     return {
         "id": name,
-        "matched_by": "offset" if offset else "hashes" if found.by_hash else "version",
+        "matched_by": "offset" if offset else "hashes" if situation.by_hash else "version",
         "applied_at": applied.applied_at if applied else built.built_at if built else None,
         "applied_by": applied.tool if applied else built.tool if built else None,
     }
 
 
-def series_id(found: Situation) -> str | None:
+def series_id(situation: Situation) -> str | None:
     """Return the series whose patched files are there: state.json or the wheel knows, else the manifest."""
-    if (known := found.applied or found.built) is not None:
+    if (known := situation.applied or situation.built) is not None:
         return known.series
-    return found.series.id if found.series is not None and found.state is State.PATCHED else None
+    return situation.series.id if situation.series is not None and situation.state is State.PATCHED else None
 
 
-def _patches(found: Situation) -> list[PatchField]:
+def _patches(situation: Situation) -> list[PatchField]:
     return [
         {
             "name": name,
             "sha256": digest,
-            "why": found.manifest.patches[name].why if name in found.manifest.patches else "",
-            "upstream": found.manifest.patches[name].upstream if name in found.manifest.patches else "",
+            "why": situation.manifest.patches[name].why if name in situation.manifest.patches else "",
+            "upstream": situation.manifest.patches[name].upstream if name in situation.manifest.patches else "",
         }
-        for name, digest in patch_digests(found).items()
+        for name, digest in patch_digests(situation).items()
     ]
 
 
-def patch_digests(found: Situation) -> dict[str, str]:
+def patch_digests(situation: Situation) -> dict[str, str]:
     """Return the patches that made the files what they are, in order, each with its sha256."""
-    order = found.series.patches if found.series is not None else ()
-    if (there := found.applied or found.built) is not None:
+    order = situation.series.patches if situation.series is not None else ()
+    if (there := situation.applied or situation.built) is not None:
         done = there.patches  # state.json keeps them sorted
         known = [name for name in order if name in done]
         return {name: done[name] for name in [*known, *(name for name in done if name not in order)]}
-    return {name: found.manifest.patches[name].sha256 for name in order}
+    return {name: situation.manifest.patches[name].sha256 for name in order}
 
 
 def _file(file: FileState) -> FileField:
@@ -147,10 +147,10 @@ def _file(file: FileState) -> FileField:
     return {"path": file.path, "action": action, "before": file.before, "after": file.current}
 
 
-def _capabilities(found: Situation) -> list[CapabilityField]:
-    known = found.applied or found.built
-    names = known.capabilities if known else found.series.capabilities if found.series else ()
-    return [_capability(found.manifest, name) for name in names]
+def _capabilities(situation: Situation) -> list[CapabilityField]:
+    known = situation.applied or situation.built
+    names = known.capabilities if known else situation.series.capabilities if situation.series else ()
+    return [_capability(situation.manifest, name) for name in names]
 
 
 def _capability(manifest: Manifest, name: str) -> CapabilityField:

@@ -105,8 +105,8 @@ def apply_and_prove(
         raise
 
 
-def _is_pending(found: Situation) -> bool:
-    return found.state is State.PATCHED and found.applied is not None and found.applied.unproved
+def _is_pending(situation: Situation) -> bool:
+    return situation.state is State.PATCHED and situation.applied is not None and situation.applied.unproved
 
 
 @dataclass
@@ -177,9 +177,9 @@ class _Run:
         details = list(why.details) if isinstance(why, GaudiPatchError) else []
         details += error.details if isinstance(error, GaudiPatchError) else []
         try:
-            found = look(self.manifest, self.installation)
-            details += [f"{file.state.value}: {file.path}" for file in found.files]
-            hint = found.command("rollback")
+            situation = look(self.manifest, self.installation)
+            details += [f"{file.state.value}: {file.path}" for file in situation.files]
+            hint = situation.command("rollback")
         except (GaudiPatchError, OSError):
             hint = command_line("rollback", target=self.installation.target)
         return GaudiPatchError(

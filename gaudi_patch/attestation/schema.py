@@ -14,8 +14,8 @@ FILE = Path(__file__).with_name("schema.json")
 @cache
 def load() -> dict[str, Any]:
     """Return the schema."""
-    found: dict[str, Any] = json.loads(FILE.read_bytes())
-    return found
+    schema: dict[str, Any] = json.loads(FILE.read_bytes())
+    return schema
 
 
 #: Faults that are looked for; a document of another kind may have one per line.
@@ -29,8 +29,8 @@ def faults(value: object) -> list[str]:
     from jsonschema.exceptions import best_match
 
     # Of several alternatives the fault is that of the one that fits best.
-    found = islice(Draft202012Validator(load()).iter_errors(value), MOST_FAULTS)
-    errors = [best_match([error]) for error in found]
+    faults = islice(Draft202012Validator(load()).iter_errors(value), MOST_FAULTS)
+    errors = [best_match([error]) for error in faults]
     return [
         f"{error.json_path.removeprefix('$').removeprefix('.') or 'the document'}: {error.message}" for error in errors
     ]

@@ -58,8 +58,8 @@ def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) 
     manifest = source.load(directory)
     repo = worktree.open_repo(folder)
     series = series_of(manifest.series, Path(repo.git_dir, SERIES_FILE).read_text().strip())
-    found = worktree.commits(repo)
-    for number, commit in enumerate(found):
+    commits = worktree.commits(repo)
+    for number, commit in enumerate(commits):
         if not commit.patch:
             raise GaudiPatchError(
                 Exit.REFUSED,
@@ -68,7 +68,7 @@ def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) 
                 "amend it with one, and describe it in manifest.toml (title, why, upstream, remove_when)",
                 str(folder),
             )
-    names = tuple(commit.patch for commit in found)
+    names = tuple(commit.patch for commit in commits)
     if names != series.patches:
         raise GaudiPatchError(
             Exit.REFUSED,
@@ -79,7 +79,7 @@ def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) 
             str(manifest.file),
         )
     # A shared patch has the line numbers of one release; those of another are no change.
-    changed = {edited.patch: edited.diff for edited in found if not _kept(directory, edited.patch, edited.diff)}
+    changed = {edited.patch: edited.diff for edited in commits if not _kept(directory, edited.patch, edited.diff)}
     given = Path(repo.git_dir, WHEEL_FILE)
     known = {release_of(series): Path(given.read_text())} if given.exists() else {}
     with staging.draft(directory) as drafted:

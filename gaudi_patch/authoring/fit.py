@@ -101,9 +101,9 @@ def _judge_hunk(current: bytes, hunk: Hunk) -> tuple[str, str]:
         moved = hunks.offsets(current, [hunk])[0]
         hunks.apply(current, [hunk], allow_offset=True)
     except hunks.HunkMismatch:
-        found = explain.explain(current, hunk)
-        state = "obsolete" if found.already else "conflict"
-        return state, " ".join(found.sentences()[:2])
+        explained = explain.explain(current, hunk)
+        state = "obsolete" if explained.already else "conflict"
+        return state, " ".join(explained.sentences()[:2])
     return "fits", f"moved by {moved:+d} lines" if moved else ""
 
 

@@ -78,11 +78,11 @@ def outdated(patches: Iterable[Patch], release: str) -> list[str]:
 
 
 def _excludes(text: str, release: str) -> bool:
-    found = re.search(r"LMCache (\d\S*)(?: to (\d\S*))?$", text)
-    if found is None:
+    match = re.search(r"LMCache (\d\S*)(?: to (\d\S*))?$", text)
+    if match is None:
         return False
     try:
-        first, last = Version(found[1]), Version(found[2] or found[1])
+        first, last = Version(match[1]), Version(match[2] or match[1])
     except InvalidVersion:
         return False
     return not first <= Version(release) <= last

@@ -61,9 +61,9 @@ def lint(
         lambda text: narrate([text]),
         old if write else None,
     )
-    found = Linted(file, manifest, routing(manifest))
+    linted = Linted(file, manifest, routing(manifest))
     if before == data:
-        return found
+        return linted
     if not fewer_hunks and old is not None:
         _refuse_vanished(file, old, lock_file.parse(data, file))
     if not write:
@@ -74,14 +74,14 @@ def lint(
             lock_file.renew_hint(directory).removeprefix("maintainers: "),
             str(file),
         )
-        return replace(found, fault=stale)
+        return replace(linted, fault=stale)
     disk = Disk()
     temp = file.with_name(f".{file.name}.new")
     disk.unlink(temp)
     disk.write_new(temp, FileImage(data, 0o644))
     disk.replace(temp, file)
     disk.sync_directory(directory)
-    return replace(found, written=True)
+    return replace(linted, written=True)
 
 
 def _content(file: Path) -> Content | None:

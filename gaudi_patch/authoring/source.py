@@ -86,7 +86,7 @@ def _overlay(directory: Path, top: Table) -> Manifest:
         if table.name in base.patches:
             raise table.fault("a built-in patch has this name: choose another")
     patches = {**{name: patch._replace(built_in=True) for name, patch in base.patches.items()}, **own}
-    found: dict[str, Series] = {}
+    laid_over: dict[str, Series] = {}
     for table in top.tables("series"):
         laid = _series(table, own, known)
         release = laid.versions.removeprefix("==")
@@ -94,25 +94,25 @@ def _overlay(directory: Path, top: Table) -> Manifest:
         if under is None or under.versions != laid.versions:
             what = f"gaudi-patch has no series for {laid.versions}; a site's patches are laid over one (==X.Y.Z)"
             raise table.fault(what, "versions", hint="upgrade gaudi-patch, or see `gaudi-patch list`")
-        if release in found:
+        if release in laid_over:
             raise table.fault(f"two series are for {release}", "versions")
         names = (*under.patches, *laid.patches)
         notes = laid.notes or under.notes
-        found[release] = Series(under.id, under.versions, names, lock.brought(names, patches, known), notes)
-    _refuse_unused(top, found.values())
-    manifest = Manifest(directory, base.package, tuple(found.values()), patches, known, (), (), base.pairs)
+        laid_over[release] = Series(under.id, under.versions, names, lock.brought(names, patches, known), notes)
+    _refuse_unused(top, laid_over.values())
+    manifest = Manifest(directory, base.package, tuple(laid_over.values()), patches, known, (), (), base.pairs)
     return manifest._replace(refused=base.refused, upstream=base.upstream)
 
 
 def _capabilities(top: Table, known: Mapping[str, Capability]) -> dict[str, Capability]:
     """Return ``known`` and those of the document; two of one id are refused."""
-    found = dict(known)
+    capabilities = dict(known)
     for table in top.tables("capability"):
         made = _capability(table)
-        if made.id in found:
+        if made.id in capabilities:
             raise table.fault("two capabilities have this id", "id")
-        found[made.id] = made
-    return found
+        capabilities[made.id] = made
+    return capabilities
 
 
 def _refuse_unused(top: Table, series: Iterable[Series]) -> None:
@@ -186,10 +186,10 @@ class Lines:
 
     def of(self, path: toml_lines.Path) -> int:
         """Return the line of ``path``, or of the innermost table around it that stands anywhere."""
-        found = toml_lines.positions(self.file.read_bytes().decode())
-        while path and path not in found:
+        positions = toml_lines.positions(self.file.read_bytes().decode())
+        while path and path not in positions:
             path = path[:-1]
-        return found.get(path, 1)
+        return positions.get(path, 1)
 
 
 class Table:

@@ -126,10 +126,10 @@ _REASONS = re.compile(
 
 def described(text: str, name: str) -> Patch | None:
     """Return the patch ``name`` as a commit message describes it; None where a part is missing."""
-    found = _REASONS.match(text)
-    if found is None:
+    parts = _REASONS.match(text)
+    if parts is None:
         return None
-    title, why, upstream, remove_when = (" ".join(part.split()) for part in found.groups())
+    title, why, upstream, remove_when = (" ".join(part.split()) for part in parts.groups())
     return Patch(name, title, why, upstream, remove_when)
 
 
@@ -142,15 +142,15 @@ def commits(repo: git.Repo) -> list[Commit]:
             "commit them, or amend the patch they belong to",
             str(repo.working_dir),
         )
-    found = []
+    commits = []
     for commit in reversed(list(repo.iter_commits(f"{PRISTINE}..HEAD"))):
         if len(commit.parents) != 1:
             raise refused(
                 "merge", f"{commit.hexsha[:10]} is a merge: a patch has one parent", file=str(repo.working_dir)
             )
         text = str(commit.message)
-        found.append(Commit(commit.hexsha, trailer(text), text.splitlines()[0], diff_of(repo, commit.hexsha)))
-    return found
+        commits.append(Commit(commit.hexsha, trailer(text), text.splitlines()[0], diff_of(repo, commit.hexsha)))
+    return commits
 
 
 def diff_of(repo: git.Repo, sha: str) -> bytes:

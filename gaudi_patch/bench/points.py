@@ -90,13 +90,15 @@ def points_of(code: str, shape: str, measured: Iterable[Mapping[str, Any]]) -> l
 
 def pairs_of(points: Sequence[Point]) -> list[Pair]:
     """Pairs in the order of the shapes, then by direction, then by length."""
-    found = {(point.shape, point.direction, point.tokens, point.code): point for point in points}
+    measured = {(point.shape, point.direction, point.tokens, point.code): point for point in points}
     keys = sorted(
-        {key[:3] for key in found},
+        {key[:3] for key in measured},
         key=lambda key: ([shape.name for shape in SHAPES].index(key[0]), DIRECTIONS.index(key[1]), key[2]),
     )
     return [
-        Pair(shape, tokens, direction, *(found.get((shape, direction, tokens, code)) for code in ("stock", "patched")))
+        Pair(
+            shape, tokens, direction, *(measured.get((shape, direction, tokens, code)) for code in ("stock", "patched"))
+        )
         for shape, direction, tokens in keys
     ]
 

@@ -47,7 +47,7 @@ class Measured:
     connectors: dict[str, str] = field(default_factory=dict)
 
 
-def run(found: Situation, python: Path, request: Request, say: Callable[[str], None]) -> Measured:
+def run(situation: Situation, python: Path, request: Request, say: Callable[[str], None]) -> Measured:
     """Measure both codes of an installation; nothing is written into it.
 
     Raises ``cannot-measure`` where the interpreter has no PyTorch, no device, or no means to emulate one.
@@ -61,7 +61,7 @@ def run(found: Situation, python: Path, request: Request, say: Callable[[str], N
         device = target.choose_device(offered, request.device)
         if reason := target.obstacle(offered, MEASURE, device):
             raise _cannot(reason)
-        codes = trees.codes(found, scratch / "tree")
+        codes = trees.codes(situation, scratch / "tree")
         measured = Measured(device)
         for shape in request.shapes:
             held = held_tokens(shape, request.contexts, request.memory)
@@ -75,7 +75,7 @@ def run(found: Situation, python: Path, request: Request, say: Callable[[str], N
                 folder.mkdir()
                 arguments = (
                     "--work",
-                    json.dumps(_work(shape, request.contexts, held, code, found.installation.package)),
+                    json.dumps(_work(shape, request.contexts, held, code, situation.installation.package)),
                 )
                 result = runner.run_probe(
                     python, MEASURE, request.rules, device, request.timeout, os.environ, folder, arguments
@@ -115,7 +115,7 @@ def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, pa
 
 
 def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[int], result: LevelResult) -> None:
-    found = result.counters
+    counters = result.counters
     if result.status == "skipped":  # a device that is nearly full: nobody's fault, and not the patched code's
         new = [Skipped(shape, tokens, result.reason) for tokens in contexts]
         measured.skipped += [case for case in new if case not in measured.skipped]
@@ -124,8 +124,8 @@ def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[in
         # Figures of a run that failed a comparison are figures of wrong work.
         measured.failures.append((code.name, shape, _reason(code, result)))
         return
-    measured.connectors[code.name] = found["connector"]
-    measured.points += points_of(code.name, shape, found["points"])
+    measured.connectors[code.name] = counters["connector"]
+    measured.points += points_of(code.name, shape, counters["points"])
 
 
 def _reason(code: trees.Code, result: LevelResult) -> str:

@@ -29,22 +29,22 @@ class Code(NamedTuple):
     laid_out: bool
 
 
-def codes(found: Situation, folder: Path) -> list[Code]:
+def codes(situation: Situation, folder: Path) -> list[Code]:
     """Return the stock and the patched code, in this order; the unpatched code alone where no series is needed.
 
     ``folder`` is empty and takes what is laid out. Raises what `apply` would raise for an unknown or refused
     version, and for files that are neither pristine nor patched.
     """
-    fault = fault_of(found)
+    fault = fault_of(situation)
     if fault is not None:
         raise fault
-    root = found.installation.root
-    if found.state is None:
+    root = situation.installation.root
+    if situation.state is None:
         return [Code(STOCK, root, laid_out=False)]
-    installed = STOCK if found.state is State.PRISTINE else PATCHED
+    installed = STOCK if situation.state is State.PRISTINE else PATCHED
     other = PATCHED if installed == STOCK else STOCK
-    images = _patched(found) if other == PATCHED else pristine_images(found)
-    lay_out(root / found.installation.package, folder, images)
+    images = _patched(situation) if other == PATCHED else pristine_images(situation)
+    lay_out(root / situation.installation.package, folder, images)
     laid = {installed: Code(installed, root, laid_out=False), other: Code(other, folder, laid_out=True)}
     return [laid[STOCK], laid[PATCHED]]
 
@@ -73,13 +73,13 @@ def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Fil
         (folder / path).symlink_to(entry)
 
 
-def _patched(found: Situation) -> dict[str, FileImage | None]:
+def _patched(situation: Situation) -> dict[str, FileImage | None]:
     """Return what the series makes of the pristine files, held against the lock."""
-    assert found.series is not None
-    planned = plan.build(found.manifest, found.series, _on_disk(found), locked=found.locked)
+    assert situation.series is not None
+    planned = plan.build(situation.manifest, situation.series, _on_disk(situation), locked=situation.locked)
     return {file.path: file.after for file in planned.files}
 
 
-def _on_disk(found: Situation) -> dict[str, FileImage | None]:
-    bounds = Ground.of(found.installation).bounds
-    return {file.path: read_image(found.installation.root / file.path, bounds) for file in found.files}
+def _on_disk(situation: Situation) -> dict[str, FileImage | None]:
+    bounds = Ground.of(situation.installation).bounds
+    return {file.path: read_image(situation.installation.root / file.path, bounds) for file in situation.files}

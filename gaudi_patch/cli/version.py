@@ -53,10 +53,13 @@ def _manifest() -> list[str]:
 def _target() -> list[str]:
     """Return what a command without --python, --path or --root would work on."""
     try:
-        found = locate(Target())
-        versions = packages.packages(found)
+        installation = locate(Target())
+        versions = packages.packages(installation)
     except (GaudiPatchError, OSError) as error:
         return [f"target: none by default ({error})"]
-    python = f"{found.python} " if found.python else ""
-    lines = [f"target: {python}({found.how})", f"lmcache {found.version or 'of unknown version'} ({found.root})"]
+    python = f"{installation.python} " if installation.python else ""
+    lines = [
+        f"target: {python}({installation.how})",
+        f"lmcache {installation.version or 'of unknown version'} ({installation.root})",
+    ]
     return [*lines, *(f"{name} {version or 'is not installed'}" for name, version in versions.items())]

@@ -93,20 +93,20 @@ def checked(manifest: Manifest, installation: Installation) -> Result:
     from gaudi_patch.engine.plan import State
 
     assessed = verdicts.assess(manifest, installation)
-    found = assessed.found
-    result = Result("check", assessed.exit, describe.data(found), describe.blocks(found))
+    situation = assessed.situation
+    result = Result("check", assessed.exit, describe.data(situation), describe.blocks(situation))
     result.warnings += [*installation.warnings, *assessed.warnings]
     if assessed.fault is not None:
         result.errors = [assessed.fault]
-    elif found.state is None:  # upstream has it
-        result.blocks.append(Text(f"nothing to do: {found.verdict.reason}", "good"))
-    elif found.built is not None:
-        text = f"patched when the wheel was built, with series {found.built.series}: every file has its hash"
+    elif situation.state is None:  # upstream has it
+        result.blocks.append(Text(f"nothing to do: {situation.verdict.reason}", "good"))
+    elif situation.built is not None:
+        text = f"patched when the wheel was built, with series {situation.built.series}: every file has its hash"
         result.blocks.append(Text(text, "good"))
-    elif found.state is State.PATCHED:
+    elif situation.state is State.PATCHED:
         result.blocks.append(Text("patched: every file has the hash that the series gives it", "good"))
     else:
-        result.blocks.append(Text(f"next: {verdicts.next_step(found)}", "next", verbatim=True))
+        result.blocks.append(Text(f"next: {verdicts.next_step(situation)}", "next", verbatim=True))
     return result
 
 
@@ -122,7 +122,7 @@ def compared(manifest: Manifest, installation: Installation, path: Path, key: Pa
         "differences": [difference._asdict() for difference in compared.differences],
         "signed_by": compared.signed or None,
     }
-    result = Result("check", data={**describe.data(compared.found), "against": against})
+    result = Result("check", data={**describe.data(compared.situation), "against": against})
     result.warnings += installation.warnings
     result.warnings += [
         f"{package.sentence()}: the attested smoke results are not of this version" for package in compared.packages

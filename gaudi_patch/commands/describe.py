@@ -11,9 +11,9 @@ from gaudi_patch.output.wrapping import Whole
 from gaudi_patch.series.manifest import Kind, Verdict
 
 
-def data(found: Situation) -> dict[str, Any]:
+def data(situation: Situation) -> dict[str, Any]:
     """Return the JSON of a situation: absolute paths, full hashes."""
-    installation = found.installation
+    installation = situation.installation
     return {
         "package": installation.package,
         "version": installation.version,
@@ -21,16 +21,16 @@ def data(found: Situation) -> dict[str, Any]:
         "layout": installation.layout.value,
         "python": str(installation.python) if installation.python else None,
         "chosen_because": installation.how,
-        "verdict": found.verdict.kind.value,
-        "series": found.series.id if found.series else None,
-        "matched_by_hash": found.by_hash,
-        "capabilities": list(found.series.capabilities) if found.series else [],
-        "applied_series": found.applied.series if found.applied else None,
-        "applied_at": found.applied.applied_at if found.applied else None,
-        "built": _built(found),
-        "interrupted": found.interrupted.verb if found.interrupted else None,
-        "unproved": found.applied is not None and found.applied.unproved,
-        "state": found.state.value if found.state else None,
+        "verdict": situation.verdict.kind.value,
+        "series": situation.series.id if situation.series else None,
+        "matched_by_hash": situation.by_hash,
+        "capabilities": list(situation.series.capabilities) if situation.series else [],
+        "applied_series": situation.applied.series if situation.applied else None,
+        "applied_at": situation.applied.applied_at if situation.applied else None,
+        "built": _built(situation),
+        "interrupted": situation.interrupted.verb if situation.interrupted else None,
+        "unproved": situation.applied is not None and situation.applied.unproved,
+        "state": situation.state.value if situation.state else None,
         "files": [
             {
                 "path": file.path,
@@ -39,39 +39,39 @@ def data(found: Situation) -> dict[str, Any]:
                 "post_sha256": file.after,
                 "current_sha256": file.current,
             }
-            for file in found.files
+            for file in situation.files
         ],
     }
 
 
-def blocks(found: Situation) -> list[Block]:
+def blocks(situation: Situation) -> list[Block]:
     """Return the same for people."""
-    installation = found.installation
+    installation = situation.installation
     version = installation.version or "of unknown version"
     rows = [
         (installation.package, Whole(f"{version} in {installation.root}")),
         ("chosen", installation.how),
-        ("series", series_text(found)),
+        ("series", series_text(situation)),
     ]
-    if found.series and found.series.capabilities:
-        rows.append(("brings", ", ".join(found.series.capabilities)))
-    if found.applied:
-        rows.append(("applied", f"series {found.applied.series} at {found.applied.applied_at}"))
-    if found.built:
-        rows.append(("built", f"series {found.built.series} into the wheel of {found.built.release}"))
-    if found.state:
-        rows.append(("state", found.state.value))
+    if situation.series and situation.series.capabilities:
+        rows.append(("brings", ", ".join(situation.series.capabilities)))
+    if situation.applied:
+        rows.append(("applied", f"series {situation.applied.series} at {situation.applied.applied_at}"))
+    if situation.built:
+        rows.append(("built", f"series {situation.built.series} into the wheel of {situation.built.release}"))
+    if situation.state:
+        rows.append(("state", situation.state.value))
     listed: list[Block] = [Fields(rows)]
-    if found.files:
+    if situation.files:
         listed.append(
-            Table(("state", "file"), [(file.state.value, _file(file)) for file in found.files], state_column=0)
+            Table(("state", "file"), [(file.state.value, _file(file)) for file in situation.files], state_column=0)
         )
     return listed
 
 
-def _built(found: Situation) -> dict[str, Any] | None:
+def _built(situation: Situation) -> dict[str, Any] | None:
     """Return what was patched when its wheel was built; None for any other installation."""
-    built = found.built
+    built = situation.built
     if built is None:
         return None
     return {
@@ -88,12 +88,12 @@ def _file(file: FileState) -> str:
     return f"{file.path} (missing, will be added)" if new else file.path
 
 
-def series_text(found: Situation) -> str:
-    verdict = found.verdict
-    if verdict.kind is Kind.SERIES and found.series:
-        count = len(found.series.patches)
-        how = ", matched by file hashes" if found.by_hash else ""
-        return f"{found.series.id} ({count} patch{'es' if count != 1 else ''}{how})"
+def series_text(situation: Situation) -> str:
+    verdict = situation.verdict
+    if verdict.kind is Kind.SERIES and situation.series:
+        count = len(situation.series.patches)
+        how = ", matched by file hashes" if situation.by_hash else ""
+        return f"{situation.series.id} ({count} patch{'es' if count != 1 else ''}{how})"
     if verdict.kind is Kind.UPSTREAM:
         return f"none needed: {verdict.reason}"
     if verdict.kind is Kind.REFUSED:

@@ -77,8 +77,8 @@ def doctor(
         from gaudi_patch.series.manifest import load
         from gaudi_patch.target.locate import Target
 
-        found = examine(load(manifest), Target(python, path, root), config=config, vllm_args=vllm_args)
-        return rendered(found, verbose=verbose)
+        diagnosis = examine(load(manifest), Target(python, path, root), config=config, vllm_args=vllm_args)
+        return rendered(diagnosis, verbose=verbose)
 
     finish("doctor", verb, output_format, color, as_json)
 

@@ -133,7 +133,7 @@ def demo(options: DemoOptions) -> Story:
 def _commands(story: Story, manifest: Manifest, installation: Installation, options: DemoOptions) -> None:
     def check() -> _Ending:
         assessed = assess(manifest, installation)
-        return _Ending(assessed.exit, str(assessed.fault) if assessed.fault else _state(assessed.found))
+        return _Ending(assessed.exit, str(assessed.fault) if assessed.fault else _state(assessed.situation))
 
     def patch() -> _Ending:
         return _Ending(Exit.OK, _state(apply(manifest, installation, ApplyOptions()).after))

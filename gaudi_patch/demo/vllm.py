@@ -46,9 +46,9 @@ def answered(stock: Sequence[LevelResult], patched: Sequence[LevelResult]) -> li
 
 def _requests(results: Sequence[LevelResult]) -> dict[str, dict[str, Any]]:
     """Return the requests of case ``answers``, by name; of several given at once, the first."""
-    found: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, Any]] = {}
     for level in results:
         if level.level == "inference":
             for request in level.counters.get("answers", {}).get("requests", []):
-                found.setdefault(request["request"], request)
-    return found
+                answers.setdefault(request["request"], request)
+    return answers

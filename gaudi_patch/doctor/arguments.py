@@ -72,8 +72,8 @@ class Arguments:
     @property
     def extra(self) -> Mapping[str, Any]:
         """The connector's own settings; those named ``lmcache.*`` override LMCache's configuration."""
-        found = self.kv.get("kv_connector_extra_config")
-        return found if isinstance(found, dict) else {}
+        extra = self.kv.get("kv_connector_extra_config")
+        return extra if isinstance(extra, dict) else {}
 
     @property
     def lmcache_settings(self) -> dict[str, Any]:

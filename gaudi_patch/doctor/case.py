@@ -84,9 +84,9 @@ class Case:
 
     def version(self, package: str) -> Version | None:
         """Return the version of an installed package; None where there is none, or one that is no version."""
-        found = self.installed.packages.get(package)
+        entry = self.installed.packages.get(package)
         try:
-            return Version(found.version) if found else None
+            return Version(entry.version) if entry else None
         except InvalidVersion:
             return None
 

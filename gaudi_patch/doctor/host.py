@@ -86,8 +86,8 @@ class Host:
 
     def tool(self, name: str, *arguments: str) -> Finished | str | None:
         """Run a program on PATH: how it ended, or why it could not be started; None where there is none."""
-        found = which(name, self.environ) if self.running and self.environ.get("PATH") else None
-        return None if found is None else self.run([found, *arguments], TOOL_SECONDS)
+        tool = which(name, self.environ) if self.running and self.environ.get("PATH") else None
+        return None if tool is None else self.run([tool, *arguments], TOOL_SECONDS)
 
     def run(self, command: list[str], timeout: float, environ: Mapping[str, str] | None = None) -> Finished | str:
         """Run ``command`` in an empty directory, with its time limited: how it ended, or why it could not be

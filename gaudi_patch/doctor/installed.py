@@ -58,8 +58,8 @@ class Installed:
             text = read_bytes(self.torch / "version.py").decode("utf-8", "replace")
         except OSError:
             return None
-        found = re.search(r"^cuda\b[^=\n]*= *(None|['\"]([^'\"]*)['\"])", text, re.MULTILINE)
-        return None if found is None else found[2] or ""
+        match = re.search(r"^cuda\b[^=\n]*= *(None|['\"]([^'\"]*)['\"])", text, re.MULTILINE)
+        return None if match is None else match[2] or ""
 
 
 def look(target: Target, environ: Mapping[str, str], package: str) -> Installed:

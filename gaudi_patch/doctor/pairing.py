@@ -81,13 +81,13 @@ def gaudi_release(case: Case) -> Answer:
 )
 def pairing(case: Case) -> Answer:
     plugin = case.version("vllm-gaudi")
-    found = case.lmcache
-    if isinstance(found, GaudiPatchError) or not found.version:
+    lmcache = case.lmcache
+    if isinstance(lmcache, GaudiPatchError) or not lmcache.version:
         return unknown("the version of LMCache is not known")
     if plugin is None:
         return unknown(_NO_PLUGIN)
-    if any(pairs.holds(pair, plugin) for pair in pairs.fitting(case.manifest, found.version)):
-        return ok(f"LMCache {found.version} with vllm-gaudi {plugin}")
+    if any(pairs.holds(pair, plugin) for pair in pairs.fitting(case.manifest, lmcache.version)):
+        return ok(f"LMCache {lmcache.version} with vllm-gaudi {plugin}")
     if plugin.release < (0, 13):
         return failure(
             f"vllm-gaudi {plugin} calls no KV connector for LMCache, so that nothing is stored or loaded",
@@ -95,7 +95,7 @@ def pairing(case: Case) -> Answer:
         )
     others = [pair.lmcache for pair in case.manifest.pairs if pairs.holds(pair, plugin)]
     return warning(
-        f"LMCache {found.version} with vllm-gaudi {plugin} is no pair of the manifest",
+        f"LMCache {lmcache.version} with vllm-gaudi {plugin} is no pair of the manifest",
         f"install LMCache {' or '.join(others)}" if others else "see gaudi-patch list for the pairs",
     )
 

@@ -19,12 +19,12 @@ _NOT_FOUND = "LMCache was not found, see patch.installation"
     source="gaudi-patch check --help",
 )
 def installation(case: Case) -> Answer:
-    found = case.lmcache
-    if not isinstance(found, GaudiPatchError):
-        return ok(f"LMCache {found.version or 'of unknown version'} in {found.root}")
-    if found.code == "not-installed" or case.installed.problem:
-        return unknown(found.message, found.hint)
-    return failure(found.message, found.hint)
+    lmcache = case.lmcache
+    if not isinstance(lmcache, GaudiPatchError):
+        return ok(f"LMCache {lmcache.version or 'of unknown version'} in {lmcache.root}")
+    if lmcache.code == "not-installed" or case.installed.problem:
+        return unknown(lmcache.message, lmcache.hint)
+    return failure(lmcache.message, lmcache.hint)
 
 
 @check(
@@ -34,17 +34,17 @@ def installation(case: Case) -> Answer:
     source="https://github.com/LMCache/LMCache/pull/2822; gaudi-patch list",
 )
 def series(case: Case) -> Answer:
-    found = case.lmcache
-    if isinstance(found, GaudiPatchError):
+    lmcache = case.lmcache
+    if isinstance(lmcache, GaudiPatchError):
         return unknown(_NOT_FOUND)
-    if not found.version:
+    if not lmcache.version:
         return unknown("a git checkout is matched by its files: see patch.state")
-    verdict = case.manifest.verdict(found.version)
+    verdict = case.manifest.verdict(lmcache.version)
     if verdict.kind is Kind.SERIES and verdict.series is not None:
         return ok(f"series {verdict.series.id}")
     if verdict.kind is Kind.UPSTREAM:
         return ok(f"none needed: {verdict.reason}")
-    what = verdict.reason or f"the manifest has no series for LMCache {found.version}"
+    what = verdict.reason or f"the manifest has no series for LMCache {lmcache.version}"
     fix = verdict.advice or "see gaudi-patch list; a newer gaudi-patch may have it"
     return failure(what, fix)
 
@@ -56,27 +56,27 @@ def series(case: Case) -> Answer:
     source="gaudi-patch show VERSION",
 )
 def state(case: Case) -> Answer:
-    found = case.situation
+    situation = case.situation
     if isinstance(case.lmcache, GaudiPatchError):
         return unknown(_NOT_FOUND)
-    if isinstance(found, GaudiPatchError):
-        return failure(found.message, found.hint)
-    fault = verdicts.fault_of(found)
-    if fault is None and found.state in (State.PRISTINE, State.OUTDATED):
-        if found.series is not None:
-            what = f"not patched: LMCache {found.installation.version} is {found.state.value}"
+    if isinstance(situation, GaudiPatchError):
+        return failure(situation.message, situation.hint)
+    fault = verdicts.fault_of(situation)
+    if fault is None and situation.state in (State.PRISTINE, State.OUTDATED):
+        if situation.series is not None:
+            what = f"not patched: LMCache {situation.installation.version} is {situation.state.value}"
             return failure(what, case.command("apply"))
-        fault = verdicts.unknown_version(found)
+        fault = verdicts.unknown_version(situation)
     if fault is not None:
         return failure(fault.message, fault.hint)
-    if found.state is State.PATCHED and (stale := verdicts.stale_bytecode(found)):
+    if situation.state is State.PATCHED and (stale := verdicts.stale_bytecode(situation)):
         return failure(
             f"patched, but Python would run other bytecode: {', '.join(map(str, stale))}", case.command("apply")
         )
-    if found.built is not None:
-        return ok(f"patched when the wheel was built, series {found.built.series}")
-    applied = found.applied.series if found.applied else found.series.id if found.series else None
-    return ok(f"patched, series {applied}" if found.state and applied else "nothing to patch")
+    if situation.built is not None:
+        return ok(f"patched when the wheel was built, series {situation.built.series}")
+    applied = situation.applied.series if situation.applied else situation.series.id if situation.series else None
+    return ok(f"patched, series {applied}" if situation.state and applied else "nothing to patch")
 
 
 CHECKS = (installation, series, state)

@@ -21,12 +21,14 @@ _CUDA = re.compile(r"(cupy-cuda|cuda-(python|bindings|pathfinder)|nvidia-|cufile
     source="gaudi-patch check --help",
 )
 def interpreter(case: Case) -> Answer:
-    found = case.installed
-    if found.problem:
-        return failure(found.problem, found.hint)
-    if found.python is None:
-        return unknown(f"no interpreter is known ({found.how}); files are read, nothing is asked", "--python PYTHON")
-    return ok(f"{found.python} ({found.how})")
+    installed = case.installed
+    if installed.problem:
+        return failure(installed.problem, installed.hint)
+    if installed.python is None:
+        return unknown(
+            f"no interpreter is known ({installed.how}); files are read, nothing is asked", "--python PYTHON"
+        )
+    return ok(f"{installed.python} ({installed.how})")
 
 
 def _release(version: str) -> str:

@@ -180,15 +180,17 @@ def lora(case: Case) -> Answer:
     assert case.arguments is not None
     if not case.arguments.options.get("enable-lora"):
         return ok("off")
-    found = case.situation
-    if isinstance(case.lmcache, GaudiPatchError) or isinstance(found, GaudiPatchError):
+    situation = case.situation
+    if isinstance(case.lmcache, GaudiPatchError) or isinstance(situation, GaudiPatchError):
         return unknown("the state of the patch is not known: see patch.state")
     version = case.version("lmcache")
     if case.arguments.connector == "LMCacheMPConnector" and version is not None and version.release < (0, 4, 5):
         return failure(
             f"the multiprocess keys of LMCache {version} have no room for an adapter", "LMCache 0.4.5 or later"
         )
-    if found.state is not State.PATCHED or (found.applied and "request-identity" not in found.applied.capabilities):
+    if situation.state is not State.PATCHED or (
+        situation.applied and "request-identity" not in situation.applied.capabilities
+    ):
         return failure("adapters share their KV: the keys of this LMCache do not know them", case.command("apply"))
     return ok("keys have the adapter's name and path: give changed weights a new name")
 

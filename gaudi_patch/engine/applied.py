@@ -61,7 +61,7 @@ class Saved(NamedTuple):
         )
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        document: dict[str, Any] = {
             "sha256": self.sha256,
             "mode": f"{self.mode:04o}",
             "mtime_ns": self.mtime_ns,
@@ -69,8 +69,8 @@ class Saved(NamedTuple):
             "link": self.link,
         }
         if self.attributes:
-            found["attributes"] = {name: base64.b64encode(data).decode() for name, data in self.attributes}
-        return found
+            document["attributes"] = {name: base64.b64encode(data).decode() for name, data in self.attributes}
+        return document
 
 
 def _owner(value: object, what: str) -> tuple[int, int]:
@@ -80,15 +80,15 @@ def _owner(value: object, what: str) -> tuple[int, int]:
 
 
 def _attributes(value: object, what: str) -> tuple[tuple[str, bytes], ...]:
-    found = []
+    attributes = []
     for name, data in sorted(strict.mapping(value, f"the attributes of {what}").items()):
         if name != ACL and not re.fullmatch(r"user\.[ -~]{1,250}", name):
             raise ValueError(f"{name!a} of {what} is no attribute that is kept")
         try:
-            found.append((name, base64.b64decode(strict.text(data, name, 100_000), validate=True)))
+            attributes.append((name, base64.b64decode(strict.text(data, name, 100_000), validate=True)))
         except binascii.Error:
             raise ValueError(f"{name} of {what} is not base64") from None
-    return tuple(found)
+    return tuple(attributes)
 
 
 class AppliedFile(NamedTuple):

@@ -57,38 +57,38 @@ def apply(
     if not options.dry_run:
         held = exclusive(manifest, installation, options.lock_timeout, options.disk, progress)
     with way_out(installation), held as noted:
-        found, fault = settled(manifest, installation) if options.dry_run else (look(manifest, installation), None)
+        situation, fault = settled(manifest, installation) if options.dry_run else (look(manifest, installation), None)
         if fault is not None:
             raise fault
         warnings = (*installation.warnings, *noted)
-        found = _with_series(found, options)
-        if found.series is None and found.applied is None and found.built is None:
-            return ApplyOutcome(Done.NOT_NEEDED, found, found, warnings=warnings)
-        if found.state is State.PATCHED and not (old := stale_bytecode(found)):
-            known = found.applied or found.built
-            name = known.series if known else found.series.id if found.series else ""
-            return ApplyOutcome(Done.ALREADY, found, found, name, warnings=warnings)
-        if found.built is not None and found.state is State.PATCHED:
-            raise hidden(found, old)
-        if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
-            raise unknown_version(found)
-        ground = found.ground
+        situation = _with_series(situation, options)
+        if situation.series is None and situation.applied is None and situation.built is None:
+            return ApplyOutcome(Done.NOT_NEEDED, situation, situation, warnings=warnings)
+        if situation.state is State.PATCHED and not (old := stale_bytecode(situation)):
+            known = situation.applied or situation.built
+            name = known.series if known else situation.series.id if situation.series else ""
+            return ApplyOutcome(Done.ALREADY, situation, situation, name, warnings=warnings)
+        if situation.built is not None and situation.state is State.PATCHED:
+            raise hidden(situation, old)
+        if situation.series is None:  # applied once, put back by hand since, and no longer in the manifest
+            raise unknown_version(situation)
+        ground = situation.ground
         overlay = Overlay(ground.bounds)
-        planned, leftover = _lay_out(found, overlay, options)
+        planned, leftover = _lay_out(situation, overlay, options)
         todo = overlay.changes()
         series = planned.series.id
-        if found.state is None:  # --allow-offset: no hash says where the hunks belong
+        if situation.state is None:  # --allow-offset: no hash says where the hunks belong
             warnings += tuple(_moved(planned))
         if options.dry_run:
             transaction.preflight(ground, todo, leftover)
             _probe_writable(todo)
-            return ApplyOutcome(Done.WOULD_APPLY, found, found, series, planned, warnings)
+            return ApplyOutcome(Done.WOULD_APPLY, situation, situation, series, planned, warnings)
         progress.goal = f"series {series} is applied"
         warnings += tuple(
             _carry_out(
                 "apply",
                 f"applying series {series}",
-                found,
+                situation,
                 todo,
                 options.disk,
                 leftover,
@@ -96,28 +96,28 @@ def apply(
                 lambda: verify(installation, [file.path for file in planned.files], overlay.bytecode()),
             )
         )
-        with reading_again(found, progress):
+        with reading_again(situation, progress):
             after = look(manifest, installation)
         if after.state is not State.PATCHED:
             raise GaudiPatchError(
                 Exit.BUG,
                 "not-patched",
                 f"applied, but the disk says {after.state}",
-                f"`{found.command('check')}` names the files",
+                f"`{situation.command('check')}` names the files",
                 str(installation.root),
             )
-        return ApplyOutcome(Done.APPLIED, found, after, series, planned, warnings)
+        return ApplyOutcome(Done.APPLIED, situation, after, series, planned, warnings)
 
 
 def confirm(manifest: Manifest, installation: Installation, options: ApplyOptions) -> Situation:
     """Take the mark of an unproved series off; nothing is written where there is none."""
     with exclusive(manifest, installation, options.lock_timeout, options.disk):
-        found = look(manifest, installation)
-        if found.applied is None or not found.applied.unproved:
-            return found
+        situation = look(manifest, installation)
+        if situation.applied is None or not situation.applied.unproved:
+            return situation
         overlay = Overlay(Ground.of(installation).bounds)
         file = installation.state_dir / applied_state.STATE_FILE
-        data = found.applied._replace(unproved=False).to_bytes()
+        data = situation.applied._replace(unproved=False).to_bytes()
         stamp = layout.stamp_ns()
         old = overlay.get(file)
         overlay.set(file, FileImage(data, old.mode if old else 0o644, stamp, old.owner if old else None))
@@ -126,23 +126,23 @@ def confirm(manifest: Manifest, installation: Installation, options: ApplyOption
             row = file.relative_to(installation.dist_info.parent).as_posix()
             rows = record.updated(listed.data, {row: record.Entry.of(data)})
             overlay.set(installation.record, FileImage(rows, listed.mode, stamp, listed.owner, listed.link))
-        _carry_out("apply", "recording the proof", found, overlay.changes(), options.disk, [], Progress())
+        _carry_out("apply", "recording the proof", situation, overlay.changes(), options.disk, [], Progress())
         return look(manifest, installation)
 
 
 @contextmanager
-def reading_again(found: Situation, progress: Progress) -> Iterator[None]:
+def reading_again(situation: Situation, progress: Progress) -> Iterator[None]:
     """Read what was committed in the block. Raises ``unverified`` (exit 6) where it cannot be read any more."""
     try:
         yield
     except (OSError, GaudiPatchError) as error:
         what = error.message if isinstance(error, GaudiPatchError) else error.strerror or str(error)
-        file = error.file if isinstance(error, GaudiPatchError) else str(error.filename or found.installation.root)
+        file = error.file if isinstance(error, GaudiPatchError) else str(error.filename or situation.installation.root)
         raise GaudiPatchError(
             Exit.HUMAN,
             "unverified",
             f"{progress.words()}, and was read back before the commit; but it could not be read once more: {what}",
-            f"look at the health of the disk; `{found.command('check')}` reads it again",
+            f"look at the health of the disk; `{situation.command('check')}` reads it again",
             file,
         ) from error
 
@@ -150,7 +150,7 @@ def reading_again(found: Situation, progress: Progress) -> Iterator[None]:
 def _carry_out(
     verb: str,
     doing: str,
-    found: Situation,
+    situation: Situation,
     todo: list[transaction.Change],
     disk: Disk,
     leftover: list[Path],
@@ -158,36 +158,41 @@ def _carry_out(
     check: Callable[[], object] | None = None,
 ) -> list[str]:
     try:
-        return transaction.run(found.ground, verb, todo, disk, leftover, layout.source_date_ns(), progress, check)
+        return transaction.run(situation.ground, verb, todo, disk, leftover, layout.source_date_ns(), progress, check)
     except OSError as error:
         raise environment_error(error, doing, progress.words()) from error
 
 
-def _with_series(found: Situation, options: ApplyOptions) -> Situation:
+def _with_series(situation: Situation, options: ApplyOptions) -> Situation:
     """Refuse what cannot be applied; with --allow-offset an unknown version gets the nearest series."""
-    fault = fault_of(found)
-    if fault is None or (found.state is State.PARTIAL and found.built is None):
-        return found
-    nearest = found.verdict.nearest
-    if options.allow_offset and found.verdict.kind is Kind.UNKNOWN and found.applied is None and nearest is not None:
-        verdict = Verdict(Kind.SERIES, found.verdict.version, nearest)
-        return found._replace(series=nearest, verdict=verdict, state=None, files=())
-    raise drift(found) if fault.code == "drift" and found.built is None else fault
+    fault = fault_of(situation)
+    if fault is None or (situation.state is State.PARTIAL and situation.built is None):
+        return situation
+    nearest = situation.verdict.nearest
+    if (
+        options.allow_offset
+        and situation.verdict.kind is Kind.UNKNOWN
+        and situation.applied is None
+        and nearest is not None
+    ):
+        verdict = Verdict(Kind.SERIES, situation.verdict.version, nearest)
+        return situation._replace(series=nearest, verdict=verdict, state=None, files=())
+    raise drift(situation) if fault.code == "drift" and situation.built is None else fault
 
 
-def _lay_out(found: Situation, overlay: Overlay, options: ApplyOptions) -> tuple[Plan, list[Path]]:
+def _lay_out(situation: Situation, overlay: Overlay, options: ApplyOptions) -> tuple[Plan, list[Path]]:
     """Return the plan, laid on the overlay; also the directories of an older series that may be left empty."""
-    manifest, installation, series = found.manifest, found.installation, found.series
+    manifest, installation, series = situation.manifest, situation.installation, situation.series
     assert series is not None
-    unknown = found.state is None
+    unknown = situation.state is None
     locked = None if unknown else manifest.locked_files(series)
     paths = sorted(locked) if locked is not None else [change.path for _, change in plan.parse_series(manifest, series)]
     leftover: list[Path] = []
-    if found.applied is not None:
-        leftover = layout.unapply(overlay, installation, found.applied)
-    elif found.state in (State.PARTIAL, State.PATCHED):
+    if situation.applied is not None:
+        leftover = layout.unapply(overlay, installation, situation.applied)
+    elif situation.state in (State.PARTIAL, State.PATCHED):
         bounds = Ground.of(installation).bounds
-        for path, image in pristine_images(found).items():
+        for path, image in pristine_images(situation).items():
             overlay.set(installation.root / path, image)
             # Bytecode of the patched code, kept as the pristine file's, would come back with a rollback.
             for variant in variants(installation.root / path, installation.pycache_prefix, bounds):
@@ -197,7 +202,7 @@ def _lay_out(found: Situation, overlay: Overlay, options: ApplyOptions) -> tuple
     owner = _owner(installation)
     planned = plan.build(manifest, series, pristine, locked=locked, owner=owner)
     digests = {name: sha256(manifest.patch_bytes(name)) for name in series.patches}
-    facts = layout.Facts(digests, __version__, layout.stamp_ns(), unknown, found.applied, options.unproved)
+    facts = layout.Facts(digests, __version__, layout.stamp_ns(), unknown, situation.applied, options.unproved)
     layout.apply(overlay, installation, planned, facts)
     return planned, leftover
 

@@ -69,7 +69,7 @@ def wrong(
     Raises ``interpreter-failed`` (exit 4).
     """
     bounds = Ground.of(installation).bounds
-    found: list[Wrong] = []
+    wrong: list[Wrong] = []
     unknown: list[_Cached] = []
     for name in names:
         source = installation.root / name
@@ -77,7 +77,7 @@ def wrong(
             continue
         if installation.python is None:
             stale = bytecode.stale(source, installation.pycache_prefix, bounds)
-            found += [
+            wrong += [
                 Wrong(variant.path, "was compiled from another source", name)
                 for variant in stale
                 if variant.path not in restored
@@ -87,7 +87,7 @@ def wrong(
         for variant in bytecode.variants(source, installation.pycache_prefix, bounds):
             if text is None:
                 if not variant.tag and variant.path not in restored:
-                    found.append(Wrong(variant.path, "is of a module that is gone", name))
+                    wrong.append(Wrong(variant.path, "is of a module that is gone", name))
                 continue
             cached = read_image(variant.path, bounds) if variant.tag == installation.cache_tag else None
             if cached is None or not _is_taken(cached.data, text) or cached.sha256 == restored.get(variant.path):
@@ -95,13 +95,13 @@ def wrong(
             if cached.sha256 == known.get(variant.path) and _fits(cached.data, text.data, source):
                 continue
             if len(cached.data) > LIMIT:
-                found.append(Wrong(variant.path, f"is larger than any ({len(cached.data)} bytes)", name))
+                wrong.append(Wrong(variant.path, f"is larger than any ({len(cached.data)} bytes)", name))
                 continue
             unknown.append(_Cached(name, source, text.data, variant.path, variant.optimization, cached.data))
     if unknown:
         assert installation.python is not None
-        found += _judged(unknown, installation.python)
-    return sorted(found)
+        wrong += _judged(unknown, installation.python)
+    return sorted(wrong)
 
 
 def _is_taken(data: bytes, source: FileImage) -> bool:

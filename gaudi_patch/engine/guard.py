@@ -205,7 +205,7 @@ def refuse_mounts(paths: Iterable[Path]) -> None:
 
 def mount_points(table: Path = _MOUNTS) -> dict[str, str]:
     """Return what is mounted where, as this process sees it: the path, and what lies there."""
-    found = {}
+    mounts = {}
     try:
         lines = table.read_bytes().splitlines()
     except OSError:  # no /proc: the replacement itself fails then, and is undone
@@ -214,8 +214,8 @@ def mount_points(table: Path = _MOUNTS) -> dict[str, str]:
         fields = [_unescaped(field) for field in line.split(b" ")]
         if len(fields) > 6 and b"-" in line.split(b" "):
             kind = fields.index("-")
-            found[fields[4]] = f"{fields[3]} of {fields[kind + 2]}, {fields[kind + 1]}"
-    return found
+            mounts[fields[4]] = f"{fields[3]} of {fields[kind + 2]}, {fields[kind + 1]}"
+    return mounts
 
 
 def _unescaped(field: bytes) -> str:

@@ -160,8 +160,8 @@ def _recompile(
         source = installation.root / path
         if not path.endswith(".py"):
             continue
-        found = overlay.variants(source, installation.pycache_prefix)
-        for variant in found:
+        variants = overlay.variants(source, installation.pycache_prefix)
+        for variant in variants:
             image = overlay.get(variant.path)
             assert image is not None
             old[str(variant.path)] = image
@@ -172,9 +172,9 @@ def _recompile(
         if overlay.get(source) is None:
             # A new module: cached as the package's own __init__ is, so that read-only images stay fast.
             init, prefix = installation.root / installation.package / "__init__.py", installation.pycache_prefix
-            found = [bytecode.sibling(variant, init, source, prefix) for variant in default]
+            variants = [bytecode.sibling(variant, init, source, prefix) for variant in default]
         outputs, spots = [], []
-        for variant in found:
+        for variant in variants:
             if variant.tag != installation.cache_tag or installation.python is None:
                 continue  # no interpreter here can write it; removed, and Python makes it anew
             shape = old.get(str(variant.path)) or _default_image(overlay, default, variant)
@@ -268,7 +268,7 @@ def _write_state(overlay: Overlay, installation: Installation, applied: Applied,
 def _state_files(ground: Ground) -> list[Path]:
     """Return the files of the state that are there, by the names that we give; whatever else lies there is not ours."""
     backups = ground.state_dir / applied_state.BACKUPS
-    found = [backups / name for name in ground.bounds.names(backups) if re.fullmatch("[0-9a-f]{64}", name)]
-    return found + [
+    backup_files = [backups / name for name in ground.bounds.names(backups) if re.fullmatch("[0-9a-f]{64}", name)]
+    return backup_files + [
         ground.state_dir / name for name in ground.bounds.names(ground.state_dir) if name == applied_state.STATE_FILE
     ]

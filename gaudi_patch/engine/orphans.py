@@ -133,8 +133,8 @@ def _listed(installation: Installation, left: Journal | None) -> Mapping[Path, r
     names = {entry.path.relative_to(base).as_posix() for entry in left.entries if entry.path.is_relative_to(base)}
     wanted = {os.fsencode(name) for name in names}
     state = os.fsencode(f"{installation.state_dir.relative_to(base).as_posix()}/")
-    found = record.selected(image.data, lambda path: path in wanted or path.startswith(state)) if image else {}
-    return {base / name: row for name, row in found.items()}
+    rows = record.selected(image.data, lambda path: path in wanted or path.startswith(state)) if image else {}
+    return {base / name: row for name, row in rows.items()}
 
 
 def _installed_anew(left: Journal, ground: Ground, file: Path, rows: Mapping[Path, record.Entry]) -> bool:

@@ -39,14 +39,14 @@ class Overlay:
 
     def variants(self, source: Path, pycache_prefix: str | None) -> list[bytecode.Variant]:
         """Cached bytecode of ``source`` as it is to be: what is on disk, less and more what was decided here."""
-        found = bytecode.variants(source, pycache_prefix, self._bounds)
-        known = {variant.path for variant in found}
-        found += [
+        variants = bytecode.variants(source, pycache_prefix, self._bounds)
+        known = {variant.path for variant in variants}
+        variants += [
             one
             for path in self._new
             if path not in known and (one := bytecode.variant_of(path, source, pycache_prefix))
         ]
-        return [variant for variant in found if self.get(variant.path) is not None]
+        return [variant for variant in variants if self.get(variant.path) is not None]
 
     def bytecode(self) -> dict[Path, str]:
         """Return the SHA-256 of all bytecode that was decided to be there, by its path."""
@@ -54,11 +54,11 @@ class Overlay:
 
     def changes(self) -> list[Change]:
         """Return the difference to the disk, in the order in which it was decided."""
-        found = []
+        changes = []
         for path, after in self._new.items():
             before = self._disk[path]
             same = before is None if after is None else after.same_content(before)
             if same and (before is None or after is None or before.mode == after.mode):
                 continue
-            found.append(Change(path, before, after, path in self._volatile))
-        return found
+            changes.append(Change(path, before, after, path in self._volatile))
+        return changes

@@ -62,12 +62,12 @@ class Plan(NamedTuple):
 def file_state(path: str, expected: LockedFile, current: str | None) -> FileState:
     """Decide one file's state by its hash."""
     if current == expected.after:
-        found = State.PATCHED
+        state = State.PATCHED
     elif current == expected.before:
-        found = State.PRISTINE
+        state = State.PRISTINE
     else:
-        found = State.MISSING if current is None else State.MODIFIED
-    return FileState(path, expected.before, expected.after, current, found)
+        state = State.MISSING if current is None else State.MODIFIED
+    return FileState(path, expected.before, expected.after, current, state)
 
 
 def inspect(ground: Ground, expected: Mapping[str, LockedFile]) -> tuple[FileState, ...]:
@@ -83,12 +83,12 @@ def whole_state(files: Sequence[FileState]) -> State:
     """Return the state of an installation: of all its files on the same side, or why they are not."""
     # A file of which only the mode changes has one hash: it says nothing about the side.
     decisive = [file for file in files if file.before != file.after] or files
-    found = {file.state for file in decisive}
-    if found == {State.PRISTINE} or found == {State.PATCHED}:
-        return found.pop()
-    if State.MODIFIED in found:
+    states = {file.state for file in decisive}
+    if states == {State.PRISTINE} or states == {State.PATCHED}:
+        return states.pop()
+    if State.MODIFIED in states:
         return State.MODIFIED
-    return State.MISSING if State.MISSING in found else State.PARTIAL
+    return State.MISSING if State.MISSING in states else State.PARTIAL
 
 
 def target(root: Path, package: str, path: str) -> Path:
@@ -265,12 +265,12 @@ def _compare_with_lock(
 ) -> None:
     for path in sorted({*images, *locked}):
         image = images.get(path)
-        found = image.sha256 if image else None
-        if path not in locked or found != locked[path].after:
+        digest = image.sha256 if image else None
+        if path not in locked or digest != locked[path].after:
             raise GaudiPatchError(
                 bad_patch("", "").exit,
                 "lock-mismatch",
-                f"series {series.id} gives {found} for {path}, the lock says "
+                f"series {series.id} gives {digest} for {path}, the lock says "
                 f"{locked[path].after if path in locked else 'nothing'}; nothing was changed",
                 "maintainers: gaudi-patch dev lint --write",
                 str(manifest.directory / "manifest.lock"),

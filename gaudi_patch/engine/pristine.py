@@ -10,23 +10,23 @@ from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.situation import Situation
 
 
-def pristine_images(found: Situation) -> dict[str, FileImage | None]:
+def pristine_images(situation: Situation) -> dict[str, FileImage | None]:
     """Return the pristine image of every patched file by its path; None for a file that the series adds.
 
     Backups are held against their hashes. Where something else patched the files there are none: the hunks are
     then applied backwards, and every result is held against the lock. Raises ``state-damaged``, ``does-not-apply``
     or ``not-reversible``.
     """
-    installation = found.installation
+    installation = situation.installation
     ground = Ground.of(installation)
-    if found.applied is not None:
+    if situation.applied is not None:
         return {
             path: applied_state.restore(ground, file.before, installation.root / path) if file.before else None
-            for path, file in found.applied.files.items()
+            for path, file in situation.applied.files.items()
         }
-    assert found.series is not None
-    locked = found.locked
-    patched = {file.path for file in found.files if file.state is State.PATCHED}
+    assert situation.series is not None
+    locked = situation.locked
+    patched = {file.path for file in situation.files if file.state is State.PATCHED}
     images = {path: read_image(installation.root / path, ground.bounds) for path in patched}
-    planned = plan.reverse(found.manifest, found.series, images, {path: locked[path] for path in patched})
+    planned = plan.reverse(situation.manifest, situation.series, images, {path: locked[path] for path in patched})
     return {file.path: file.before for file in planned.files}

@@ -49,26 +49,26 @@ def rollback(
     """
     progress = Progress() if progress is None else progress
     with exclusive(manifest, installation, options.lock_timeout, options.disk, progress) as noted:
-        found = look(manifest, installation)
+        situation = look(manifest, installation)
         warnings = (*installation.warnings, *noted)
-        if found.built is not None:
-            raise built_in(found)
-        if found.applied is None and found.state not in (State.PATCHED, State.PARTIAL):
-            fault = fault_of(found)
+        if situation.built is not None:
+            raise built_in(situation)
+        if situation.applied is None and situation.state not in (State.PATCHED, State.PARTIAL):
+            fault = fault_of(situation)
             if fault is not None and fault.code == "drift":
                 raise fault
-            return RollbackOutcome(Done.ALREADY, found, found, warnings=warnings)
-        edited = [item for item in found.files if item.state in (State.MODIFIED, State.MISSING)]
-        ground = found.ground
+            return RollbackOutcome(Done.ALREADY, situation, situation, warnings=warnings)
+        edited = [item for item in situation.files if item.state in (State.MODIFIED, State.MISSING)]
+        ground = situation.ground
         overlay = Overlay(ground.bounds)
-        saved = _save_edited(found, edited, overlay, options)
-        folders = _lay_out(found, overlay)
+        saved = _save_edited(situation, edited, overlay, options)
+        folders = _lay_out(situation, overlay)
         todo = overlay.changes()
-        name = found.applied.series if found.applied else found.series.id if found.series else ""
+        name = situation.applied.series if situation.applied else situation.series.id if situation.series else ""
         progress.goal = f"series {name} is rolled back"
         time_ns = layout.source_date_ns()
         try:
-            names = [file.path for file in found.files]
+            names = [file.path for file in situation.files]
             warnings += tuple(
                 transaction.run(
                     ground,
@@ -83,11 +83,13 @@ def rollback(
             )
         except OSError as error:
             raise environment_error(error, "rolling back", progress.words()) from error
-        after = _verified(manifest, found, progress)
-        return RollbackOutcome(Done.ROLLED_BACK, found, after, name, tuple(saved), warnings)
+        after = _verified(manifest, situation, progress)
+        return RollbackOutcome(Done.ROLLED_BACK, situation, after, name, tuple(saved), warnings)
 
 
-def _save_edited(found: Situation, edited: list[FileState], overlay: Overlay, options: RollbackOptions) -> list[Path]:
+def _save_edited(
+    situation: Situation, edited: list[FileState], overlay: Overlay, options: RollbackOptions
+) -> list[Path]:
     """Copy files that were edited since to where the user wants them, before anything is touched."""
     changed = [file for file in edited if file.state is State.MODIFIED]
     if edited and not options.force:
@@ -96,31 +98,31 @@ def _save_edited(found: Situation, edited: list[FileState], overlay: Overlay, op
             "edited-since",
             f"{len(edited)} file{'s were' if len(edited) != 1 else ' was'} edited since the series was applied; "
             "nothing was changed",
-            f"`{found.command('rollback', '--force')}` saves the edited copies (--save-to DIR) and restores the "
+            f"`{situation.command('rollback', '--force')}` saves the edited copies (--save-to DIR) and restores the "
             "pristine files",
-            str(found.installation.root),
+            str(situation.installation.root),
             details=[f"{file.state.value}: {file.path}" for file in edited],
         )
     saved = []
     try:
         for file in changed:
             # The overlay keeps what it read: an edit made after this is met by the transaction, and not lost.
-            image = overlay.get(found.installation.root / file.path)
+            image = overlay.get(situation.installation.root / file.path)
             assert image is not None
             name = Path(file.path).name
-            saved.append(save(name, image, options.save_to.resolve(), options.disk, found.installation.root))
+            saved.append(save(name, image, options.save_to.resolve(), options.disk, situation.installation.root))
     except OSError as error:
         raise environment_error(error, "saving an edited copy") from error
     return saved
 
 
-def _lay_out(found: Situation, overlay: Overlay) -> list[Path]:
-    installation = found.installation
-    if found.applied is not None:
-        return layout.unapply(overlay, installation, found.applied)
+def _lay_out(situation: Situation, overlay: Overlay) -> list[Path]:
+    installation = situation.installation
+    if situation.applied is not None:
+        return layout.unapply(overlay, installation, situation.applied)
     root, bounds = installation.root, Ground.of(installation).bounds
     folders: dict[Path, None] = {}
-    for path, pristine in pristine_images(found).items():
+    for path, pristine in pristine_images(situation).items():
         # A new mtime, so that no timestamp .pyc of the patched file can pass for the pristine one.
         overlay.set(root / path, pristine._replace(mtime_ns=layout.stamp_ns()) if pristine else None)
         for variant in variants(root / path, installation.pycache_prefix, bounds):

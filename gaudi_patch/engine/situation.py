@@ -126,14 +126,14 @@ def _state(
 ) -> State | None:
     if not files:
         return None
-    found = plan.whole_state(files)
+    whole = plan.whole_state(files)
     known = applied or built
-    if found is State.PATCHED and known is not None and series is not None and not (applied and applied.offset):
+    if whole is State.PATCHED and known is not None and series is not None and not (applied and applied.offset):
         locked = manifest.locked_files(series)
         now = {path: file.after for path, file in known.files.items()}
         if now != {path: file.after for path, file in locked.items()}:
             return State.OUTDATED
-    return found
+    return whole
 
 
 def _by_hash(manifest: Manifest, ground: Ground) -> Series | None:

@@ -159,7 +159,7 @@ def _modest(changes: Sequence[Change], ground: Ground) -> list[Change]:
     """
     standing = ground.standing()
     owners = {change.before.owner for change in changes if change.before is not None and change.before.owner}
-    found = []
+    modest_changes = []
     for change in changes:
         before, after = change.before, change.after
         if after is not None:
@@ -167,8 +167,8 @@ def _modest(changes: Sequence[Change], ground: Ground) -> list[Change]:
                 after = after._replace(attributes=before.attributes)
             others = owners if change.path.is_relative_to(ground.state_dir) else ()
             after = modest(after, before, standing, others)
-        found.append(change._replace(after=after))
-    return found
+        modest_changes.append(change._replace(after=after))
+    return modest_changes
 
 
 def _make_home(home: Path, disk: Disk) -> None:
@@ -275,12 +275,12 @@ def _replace_all(record: Journal, disk: Disk) -> None:
 def _verify(changes: Sequence[Change], disk: Disk) -> None:
     """Success is only what the disk gives back."""
     for change in changes:
-        found = disk.read(change.path)
+        current = disk.read(change.path)
         after = Saved.of(change.after) if change.after else None
         # Python may have written bytecode again; what must not be there is the old one.
         before = Saved.of(change.before) if change.before else None
-        holds = not same_content(found, before) if change.volatile else matches(found, after)
-        if not holds and not matches(found, after):
+        holds = not same_content(current, before) if change.volatile else matches(current, after)
+        if not holds and not matches(current, after):
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "verify-failed",

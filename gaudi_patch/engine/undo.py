@@ -120,12 +120,12 @@ def _undo_entry(
     entry: Entry, ground: Ground, replaced: _Replaced, disk: Disk, strangers: list[Path], *, trusted: bool
 ) -> int:
     """Put one target back; returns how many had to be."""
-    found = disk.read(entry.path)
-    if matches(found, entry.before):
+    current = disk.read(entry.path)
+    if matches(current, entry.before):
         return 0
-    ours = same_content(found, entry.after) or same_content(found, entry.before)
+    ours = same_content(current, entry.after) or same_content(current, entry.before)
     if ours or entry.volatile:
-        _put_back(entry, found, ground, replaced, disk, trusted=trusted)
+        _put_back(entry, current, ground, replaced, disk, trusted=trusted)
         return 1
     if not os.path.lexists(entry.temp):  # with its temp in place the file was never replaced by us
         strangers.append(entry.path)
@@ -133,7 +133,7 @@ def _undo_entry(
 
 
 def _put_back(
-    entry: Entry, found: FileImage | None, ground: Ground, replaced: _Replaced, disk: Disk, *, trusted: bool
+    entry: Entry, current: FileImage | None, ground: Ground, replaced: _Replaced, disk: Disk, *, trusted: bool
 ) -> None:
     saved = entry.before
     if saved is None:
@@ -149,7 +149,7 @@ def _put_back(
     image = FileImage(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
     if os.path.lexists(entry.temp):
         disk.unlink(entry.temp)
-    disk.write_new(entry.temp, image if trusted else modest(image, found, ground.standing()), like=entry.path)
+    disk.write_new(entry.temp, image if trusted else modest(image, current, ground.standing()), like=entry.path)
     disk.replace(entry.temp, entry.path)
 
 

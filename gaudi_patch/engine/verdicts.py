@@ -33,7 +33,7 @@ EXITS = {
 class Assessment(NamedTuple):
     """What `check` says of a situation: its exit code, the fault where there is one, and warnings."""
 
-    found: Situation
+    situation: Situation
     exit: Exit
     fault: GaudiPatchError | None = None
     warnings: tuple[str, ...] = ()
@@ -44,69 +44,71 @@ def assess(manifest: Manifest, installation: Installation) -> Assessment:
 
     A fault is returned, not raised, so that the situation is known beside it. Raises what cannot be read or trusted.
     """
-    found, fault = settled(manifest, installation)
-    fault = fault or fault_of(found) or _fault_of_series(found)
+    situation, fault = settled(manifest, installation)
+    fault = fault or fault_of(situation) or _fault_of_series(situation)
     if fault is not None:
-        return Assessment(found, fault.exit, fault)
-    if found.state is None:  # upstream has it
-        return Assessment(found, Exit.OK)
-    return Assessment(found, EXITS[found.state], warnings=tuple(_warnings(found)))
+        return Assessment(situation, fault.exit, fault)
+    if situation.state is None:  # upstream has it
+        return Assessment(situation, Exit.OK)
+    return Assessment(situation, EXITS[situation.state], warnings=tuple(_warnings(situation)))
 
 
-def _fault_of_series(found: Situation) -> GaudiPatchError | None:
+def _fault_of_series(situation: Situation) -> GaudiPatchError | None:
     """Return why a whole state is not what was asked for: no series any more, or bytecode that hides it."""
-    if found.state in (State.PRISTINE, State.OUTDATED):
-        if found.series is None:  # applied once, put back by hand since, and no longer in the manifest
-            return unknown_version(found)
-        refuse_compiled(found.installation.root, [file.path for file in found.files])
-        for name in found.series.patches:
-            found.manifest.patch_bytes(name)  # held against the lock: with pristine files, it applies by construction
-    elif found.state is State.PATCHED and (old := stale_bytecode(found)):
-        return hidden(found, old)
+    if situation.state in (State.PRISTINE, State.OUTDATED):
+        if situation.series is None:  # applied once, put back by hand since, and no longer in the manifest
+            return unknown_version(situation)
+        refuse_compiled(situation.installation.root, [file.path for file in situation.files])
+        for name in situation.series.patches:
+            situation.manifest.patch_bytes(
+                name
+            )  # held against the lock: with pristine files, it applies by construction
+    elif situation.state is State.PATCHED and (old := stale_bytecode(situation)):
+        return hidden(situation, old)
     return None
 
 
-def _warnings(found: Situation) -> list[str]:
-    if found.state is not State.PATCHED:
+def _warnings(situation: Situation) -> list[str]:
+    if situation.state is not State.PATCHED:
         return []
-    if found.built is not None:
-        unknown = f"the wheel was built with series {found.built.series}, but the manifest no longer has it"
-        return [unknown] if found.series is None else []
-    if found.applied is None:
+    if situation.built is not None:
+        unknown = f"the wheel was built with series {situation.built.series}, but the manifest no longer has it"
+        return [unknown] if situation.series is None else []
+    if situation.applied is None:
         return ["patched by something else than gaudi-patch: there is no state, but rollback works"]
     warnings = []
-    if found.applied.unproved:
-        warnings.append(unproved(found))
-    if found.series is None:
-        warnings.append(f"series {found.applied.series} is applied, but the manifest no longer has it")
+    if situation.applied.unproved:
+        warnings.append(unproved(situation))
+    if situation.series is None:
+        warnings.append(f"series {situation.applied.series} is applied, but the manifest no longer has it")
     return warnings
 
 
-def unproved(found: Situation) -> str:
+def unproved(situation: Situation) -> str:
     """Say that the applied series waits for its smoke checks, and what proves it."""
-    assert found.applied is not None
+    assert situation.applied is not None
     return (
-        f"series {found.applied.series} is applied but not proved: its smoke checks are still running, or were killed; "
-        f"`{found.command('apply')}` proves it, `{found.command('rollback')}` removes it"
+        f"series {situation.applied.series} is applied but not proved: its smoke checks are still running, or were "
+        f"killed; `{situation.command('apply')}` proves it, `{situation.command('rollback')}` removes it"
     )
 
 
-def stale_bytecode(found: Situation) -> list[Wrong]:
+def stale_bytecode(situation: Situation) -> list[Wrong]:
     """Return the bytecode that Python would run in place of the patched sources, each with what is wrong with it."""
     from gaudi_patch.engine.bytecode_check import recorded, wrong
 
-    names = [file.path for file in found.files]
-    return wrong(found.installation, names, recorded(found.installation, found.applied))
+    names = [file.path for file in situation.files]
+    return wrong(situation.installation, names, recorded(situation.installation, situation.applied))
 
 
-def hidden(found: Situation, old: list[Wrong]) -> GaudiPatchError:
+def hidden(situation: Situation, old: list[Wrong]) -> GaudiPatchError:
     """Return the error for patched sources that Python would not run."""
     return GaudiPatchError(
         Exit.REFUSED,
         "stale-bytecode",
         "every source is patched, but Python would run cached bytecode that is not theirs; nothing was changed",
-        f"`{found.command('apply')}` removes it"
-        if found.built is None
+        f"`{situation.command('apply')}` removes it"
+        if situation.built is None
         else f"`{shlex.join(['rm', *(str(one.path) for one in old)])}` removes it",
         str(old[0].path),
         details=[str(path) for path in old],
@@ -121,145 +123,146 @@ def settled(manifest: Manifest, installation: Installation) -> tuple[Situation, 
     """
     from gaudi_patch.engine import orphans
 
-    found = look(manifest, installation)
+    situation = look(manifest, installation)
     orphan = next(orphans.find(installation), None)
-    if orphan is None and found.interrupted is None and found.state not in UNSETTLED:
-        return found, None
+    if orphan is None and situation.interrupted is None and situation.state not in UNSETTLED:
+        return situation, None
     from gaudi_patch.engine.locking import locked, no_writer
 
     if orphan is not None:
         with no_writer(orphan.dist_info) as writer:
             if writer is not None:
-                return found, locked(orphan.dist_info, holder=writer)
-        return found, orphaned(found, orphan)
+                return situation, locked(orphan.dist_info, holder=writer)
+        return situation, orphaned(situation, orphan)
     folder = installation.state_dir.parent
     with no_writer(folder) as writer:
-        found = look(manifest, installation)
-    if found.interrupted is None:
-        return found, None
-    return found, locked(folder, holder=writer) if writer is not None else interrupted(found)
+        situation = look(manifest, installation)
+    if situation.interrupted is None:
+        return situation, None
+    return situation, locked(folder, holder=writer) if writer is not None else interrupted(situation)
 
 
-def orphaned(found: Situation, orphan: Orphan) -> GaudiPatchError:
+def orphaned(situation: Situation, orphan: Orphan) -> GaudiPatchError:
     """Return the error for the journal of a run that was killed before another release was installed."""
     return GaudiPatchError(
         Exit.REFUSED,
         "interrupted",
         f"{orphan.words}, which is no longer installed, left files behind",
-        f"`{found.command('apply')}` or `{found.command('rollback')}`: either one first clears them",
+        f"`{situation.command('apply')}` or `{situation.command('rollback')}`: either one first clears them",
         str(orphan.dist_info),
     )
 
 
-def interrupted(found: Situation) -> GaudiPatchError:
+def interrupted(situation: Situation) -> GaudiPatchError:
     """Return the error for a killed run's journal: neither side holds until the next apply or rollback."""
-    assert found.interrupted is not None
+    assert situation.interrupted is not None
     return GaudiPatchError(
         Exit.REFUSED,
         "interrupted",
-        f"an interrupted {found.interrupted.verb} left its journal; files may be on both sides",
-        f"`{found.command('apply')}` or `{found.command('rollback')}`: either one first undoes the interrupted run",
-        str(found.installation.state_dir),
+        f"an interrupted {situation.interrupted.verb} left its journal; files may be on both sides",
+        f"`{situation.command('apply')}` or `{situation.command('rollback')}`: "
+        "either one first undoes the interrupted run",
+        str(situation.installation.state_dir),
     )
 
 
-def fault_of(found: Situation) -> GaudiPatchError | None:
+def fault_of(situation: Situation) -> GaudiPatchError | None:
     """Return why neither apply nor rollback could go on from here, None when they can."""
-    verdict, installation = found.verdict, found.installation
-    if found.built is not None:
-        return _fault_of_wheel(found)
-    if found.applied is None and verdict.kind is Kind.REFUSED:
+    verdict, installation = situation.verdict, situation.installation
+    if situation.built is not None:
+        return _fault_of_wheel(situation)
+    if situation.applied is None and verdict.kind is Kind.REFUSED:
         return GaudiPatchError(
             Exit.NOT_FOUND, "refused-version", f"LMCache {verdict.version} is refused: {verdict.reason}", verdict.advice
         )
-    if found.applied is None and verdict.kind is Kind.UNKNOWN:
-        return unknown_version(found)
-    if found.state in (State.MODIFIED, State.MISSING):
-        return drift(found)
-    if found.state is State.PARTIAL:
-        names = [f"{file.state.value}: {file.path}" for file in found.files]
+    if situation.applied is None and verdict.kind is Kind.UNKNOWN:
+        return unknown_version(situation)
+    if situation.state in (State.MODIFIED, State.MISSING):
+        return drift(situation)
+    if situation.state is State.PARTIAL:
+        names = [f"{file.state.value}: {file.path}" for file in situation.files]
         return GaudiPatchError(
             Exit.REFUSED,
             "partial",
             "some files are patched and some are pristine; something else than gaudi-patch did that",
-            next_step(found),
+            next_step(situation),
             str(installation.root),
             details=names,
         )
     return None
 
 
-def _fault_of_wheel(found: Situation) -> GaudiPatchError | None:
+def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
     """Return why a wheel that was patched when it was built is not as it was built, or not as it would be built now."""
-    built = found.built
+    built = situation.built
     assert built is not None
-    if found.state is State.OUTDATED:
-        anew = found.rebuild()
+    if situation.state is State.OUTDATED:
+        anew = situation.rebuild()
         return GaudiPatchError(
             Exit.REFUSED,
             "built-otherwise",
             f"{built.version} was built with other patches than series {built.series} of this gaudi-patch has; "
             "nothing was changed",
             f"`{anew}` builds the wheel anew; `gaudi-patch check --against FILE` holds it to its own attestation",
-            str(found.installation.root),
+            str(situation.installation.root),
         )
-    if found.state is State.PATCHED:
+    if situation.state is State.PATCHED:
         return None
-    changed = [one for one in found.files if one.current != one.after]
+    changed = [one for one in situation.files if one.current != one.after]
     return GaudiPatchError(
         Exit.REFUSED,
         "drift",
         f"{len(changed)} file(s) not as the patched wheel had them; nothing was changed",
-        f"reinstall the wheel: `{reinstall(found.installation)}`",
-        str(found.installation.root),
+        f"reinstall the wheel: `{reinstall(situation.installation)}`",
+        str(situation.installation.root),
         details=[f"{one.state.value}: {one.path}" for one in changed],
     )
 
 
-def built_in(found: Situation) -> GaudiPatchError:
+def built_in(situation: Situation) -> GaudiPatchError:
     """Return the error for a rollback of what was patched when its wheel was built."""
-    built = found.built
+    built = situation.built
     assert built is not None
-    release = reinstall(found.installation, f"==={built.release}")
+    release = reinstall(situation.installation, f"==={built.release}")
     return GaudiPatchError(
         Exit.REFUSED,
         "built-in",
         f"series {built.series} was applied when the wheel of {built.version} was built: there is nothing to roll back "
         "to; nothing was changed",
         f"`{release}` installs the release's own wheel ({built.wheel})",
-        str(found.installation.root),
+        str(situation.installation.root),
     )
 
 
-def unknown_version(found: Situation) -> GaudiPatchError:
+def unknown_version(situation: Situation) -> GaudiPatchError:
     """Return the error for this: the manifest does not know this version, and no series fits its files by hash."""
-    verdict = found.verdict
+    verdict = situation.verdict
     version = verdict.version or "of unknown version"
     nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
     return GaudiPatchError(
         Exit.NOT_FOUND,
         "unknown-version",
         f"the manifest has no series for LMCache {version}{nearest}; nothing was changed",
-        f"`{found.command('apply', '--allow-offset')}` tries the nearest series with exact context; "
-        f"`{found.command('list')}` has the supported releases{port_hint(verdict)}",
-        str(found.installation.root),
+        f"`{situation.command('apply', '--allow-offset')}` tries the nearest series with exact context; "
+        f"`{situation.command('list')}` has the supported releases{port_hint(verdict)}",
+        str(situation.installation.root),
     )
 
 
-def drift(found: Situation) -> GaudiPatchError:
+def drift(situation: Situation) -> GaudiPatchError:
     """Files that are neither pristine nor patched, named one by one with what RECORD says of them."""
     from gaudi_patch.disk import read_image
     from gaudi_patch.engine import record
     from gaudi_patch.engine.guard import Ground
 
     rows = {}
-    installation = found.installation
+    installation = situation.installation
     bounds = Ground.of(installation).bounds
     if installation.record is not None and (image := read_image(installation.record, bounds)) is not None:
-        names = {os.fsencode(file.path) for file in found.files}
+        names = {os.fsencode(file.path) for file in situation.files}
         rows = record.selected(image.data, names.__contains__)
     details = []
-    for item in found.files:
+    for item in situation.files:
         if item.state is State.MISSING:
             details.append(f"missing: {item.path}")
         elif item.state is State.MODIFIED:
@@ -277,31 +280,33 @@ def drift(found: Situation) -> GaudiPatchError:
         Exit.REFUSED,
         "drift",
         f"{len(details)} file(s) neither pristine nor patched; nothing was changed",
-        next_step(found),
+        next_step(situation),
         str(installation.root),
         details=details,
     )
 
 
-def next_step(found: Situation) -> str:
+def next_step(situation: Situation) -> str:
     """Return what to type next from a state that is not patched; "" where there is nothing to do."""
-    if found.state is State.PRISTINE:
-        return found.command("apply")
-    if found.state is State.OUTDATED:
-        return f"`{found.command('apply')}` updates it to the series of this gaudi-patch"
-    if found.state is State.PARTIAL:
-        return f"`{found.command('apply')}` completes it, `{found.command('rollback')}` takes it back"
-    if found.state in (State.MODIFIED, State.MISSING):
-        root = found.installation.root
+    if situation.state is State.PRISTINE:
+        return situation.command("apply")
+    if situation.state is State.OUTDATED:
+        return f"`{situation.command('apply')}` updates it to the series of this gaudi-patch"
+    if situation.state is State.PARTIAL:
+        return f"`{situation.command('apply')}` completes it, `{situation.command('rollback')}` takes it back"
+    if situation.state in (State.MODIFIED, State.MISSING):
+        root = situation.installation.root
         # No installer removes what no release has: reinstalling alone would not help.
-        odd = [str(root / file.path) for file in found.files if file.before is None and file.state is State.MODIFIED]
+        odd = [
+            str(root / file.path) for file in situation.files if file.before is None and file.state is State.MODIFIED
+        ]
         edited = (
             "save your changes elsewhere, since they are never overwritten; then "
-            if found.state is State.MODIFIED
+            if situation.state is State.MODIFIED
             else ""
         )
         removal = f"`{shlex.join(['rm', *odd])}` and " if odd else ""
-        return f"{edited}{removal}reinstall the release: `{reinstall(found.installation)}`"
+        return f"{edited}{removal}reinstall the release: `{reinstall(situation.installation)}`"
     return ""
 
 

@@ -61,8 +61,8 @@ class Fleet(NamedTuple):
     @property
     def counts(self) -> dict[str, int]:
         """Return how many hosts have which exit code."""
-        found = Counter(str(int(host.exit)) for host in self.hosts)
-        return {str(int(code)): found[str(int(code))] for code in WORST_FIRST if str(int(code)) in found}
+        exits = Counter(str(int(host.exit)) for host in self.hosts)
+        return {str(int(code)): exits[str(int(code))] for code in WORST_FIRST if str(int(code)) in exits}
 
     @property
     def kinds(self) -> list[str]:

@@ -119,7 +119,7 @@ def server(arguments: list[str]) -> dict[str, Any]:
         distributed = importlib.import_module("lmcache.v1.distributed.config")
         multiprocess = importlib.import_module("lmcache.v1.multiprocess.config")
         parsed = parser.parse_args(arguments)
-        found = multiprocess.parse_args_to_mp_server_config(parsed)
+        server_config = multiprocess.parse_args_to_mp_server_config(parsed)
         distributed.parse_args_to_config(parsed)
         multiprocess.parse_args_to_http_frontend_config(parsed)
         # What it imports when it starts, and would only then say that it misses.
@@ -127,7 +127,7 @@ def server(arguments: list[str]) -> dict[str, Any]:
             importlib.import_module(name)
     except Exception as error:  # what its parsers raise, or imports that it lacks
         return {"stage": "import" if isinstance(error, ImportError) else "load", "problem": _told(error)}
-    return {"values": {"chunk_size": found.chunk_size, "port": found.port}}
+    return {"values": {"chunk_size": server_config.chunk_size, "port": server_config.port}}
 
 
 def _told(error: BaseException) -> str:

@@ -20,12 +20,12 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     except ImportError as error:
         return {"stage": "import", "problem": f"{type(error).__name__}: {error}"}
     try:
-        found = yaml.safe_load(_read(question["file"]))
+        document = yaml.safe_load(_read(question["file"]))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: bytes that are no text
         return {"stage": "load", "problem": " ".join(f"{type(error).__name__}: {error}".split())}
-    if not isinstance(found, dict):
-        return {"stage": "load", "problem": f"it holds no table of options, but {type(found).__name__}"}
-    return {"values": {str(name): value for name, value in found.items()}}
+    if not isinstance(document, dict):
+        return {"stage": "load", "problem": f"it holds no table of options, but {type(document).__name__}"}
+    return {"values": {str(name): value for name, value in document.items()}}
 
 
 def _read(path: str) -> str:

@@ -62,24 +62,24 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
 
 
 def _widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:
-    found = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    if sum(found) <= room:
-        return found
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if sum(widths) <= room:
+        return widths
     floors = [  # a word as long as half the line sticks out in its own row; the other rows stay in their columns
         min(max(_longest_word(column), min(_NARROWEST, most)), room // 2)
-        for column, most in zip(zip(*cells, strict=True), found, strict=True)
+        for column, most in zip(zip(*cells, strict=True), widths, strict=True)
     ]
-    floors[-1] = min(_NARROWEST, found[-1])  # nothing stands behind it that a long word would push away
-    while sum(found) > room:
+    floors[-1] = min(_NARROWEST, widths[-1])  # nothing stands behind it that a long word would push away
+    while sum(widths) > room:
         wide = max(
-            (number for number in range(len(found)) if found[number] > floors[number]),
-            key=found.__getitem__,
+            (number for number in range(len(widths)) if widths[number] > floors[number]),
+            key=widths.__getitem__,
             default=None,
         )
         if wide is None:
             break
-        found[wide] -= 1
-    return found
+        widths[wide] -= 1
+    return widths
 
 
 def _longest_word(cells: Sequence[str]) -> int:

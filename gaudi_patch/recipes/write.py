@@ -37,8 +37,8 @@ class Composed:
 
 def for_installation(manifest: Manifest, installation: Installation, mode: str, settings: Settings) -> Composed:
     """Return the recipe for the installed LMCache, which has to load it; raises where it does not."""
-    found = look(manifest, installation)
-    if fault := fault_of(found):
+    situation = look(manifest, installation)
+    if fault := fault_of(situation):
         raise fault
     if installation.python is None:
         raise GaudiPatchError(
@@ -48,14 +48,14 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
             "name the interpreter with --python, or write the recipe unchecked: --lmcache VERSION",
             str(installation.root),
         )
-    version = installation.version or (found.series.id if found.series else "")
+    version = installation.version or (situation.series.id if situation.series else "")
     python = installation.python
-    release = known(manifest, found.series, version, lambda: none_hash.agrees(python, os.environ))
-    known_ = replace(settings, python=str(python), apply=found.command("apply"))
+    release = known(manifest, situation.series, version, lambda: none_hash.agrees(python, os.environ))
+    known_ = replace(settings, python=str(python), apply=situation.command("apply"))
     recipe = compose(_mode(mode), release, known_)
     guarded = validate(recipe, installation.python)
-    unpatched = found.state is not None and found.state is not State.PATCHED
-    patch = found.command("apply") if unpatched else ""
+    unpatched = situation.state is not None and situation.state is not State.PATCHED
+    patch = situation.command("apply") if unpatched else ""
     return Composed(mode, release, recipe, checked=True, guarded=guarded, patch=patch)
 
 

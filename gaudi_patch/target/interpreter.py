@@ -199,12 +199,12 @@ def active_environment(environ: Mapping[str, str]) -> tuple[str, str] | None:
 
 def active_python(variable: str, prefix: str) -> str:
     """Return the interpreter of the active environment; an environment error when it is gone."""
-    found = python_in(prefix)
-    if found is None:
+    interpreter = python_in(prefix)
+    if interpreter is None:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "interpreter-failed",
             f"the active environment {prefix} ({variable}) has no bin/python",
             f"Deactivate it (unset {variable}), or name another target with --python, --path or --root.",
         )
-    return found
+    return interpreter

@@ -25,12 +25,12 @@ def agrees(python: Path, environ: Mapping[str, str]) -> bool | None:
     """
     try:
         answers = [ask(python, "hash_none.py", timeout=_SECONDS, environ=environ) for _ in range(_PROCESSES)]
-        found = {(Fields(answer).number("hash"), Fields(answer).flag("constant")) for answer in answers}
+        hashes = {(Fields(answer).number("hash"), Fields(answer).flag("constant")) for answer in answers}
     except AskError:
         return None
-    if len(found) > 1:
+    if len(hashes) > 1:
         return False
-    ((_, constant),) = found
+    ((_, constant),) = hashes
     return True if constant or _randomized() else None
 
 

@@ -78,7 +78,7 @@ def find(folders: Sequence[str], resolve: Resolve = os.path.realpath) -> dict[st
     """Return the distributions in ``folders`` by normalised name, the first of each; one that cannot be listed is
     skipped.
     """
-    found: dict[str, Package] = {}
+    packages: dict[str, Package] = {}
     for folder in folders:
         try:
             names = sorted(os.listdir(resolve(folder)))
@@ -86,10 +86,10 @@ def find(folders: Sequence[str], resolve: Resolve = os.path.realpath) -> dict[st
             continue
         for name in names:
             if match := _METADATA.fullmatch(name):
-                found.setdefault(
+                packages.setdefault(
                     normalised(match["name"]), Package(os.path.join(folder, name), match["version"], resolve)
                 )
-    return found
+    return packages
 
 
 def _folders(installation: Installation, environ: Mapping[str, str]) -> list[str]:

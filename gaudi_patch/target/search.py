@@ -75,15 +75,15 @@ def search_default(python: Path | None, package: str, environ: Mapping[str, str]
     if active is not None:
         variable, prefix = active
         executable = interpreters.active_python(variable, prefix)
-        found = interpreters.identify(executable, package, environ)
-        return search_interpreter(found, f"the active environment ({variable})", package)
+        interpreter = interpreters.identify(executable, package, environ)
+        return search_interpreter(interpreter, f"the active environment ({variable})", package)
     own = interpreters.own_interpreter(package, environ)
     search = search_interpreter(own, "the interpreter that runs gaudi-patch", package)
     if search.is_empty:
         on_path = interpreters.which("python3", environ)
         if on_path is not None and not interpreters.is_own(on_path):
-            found = interpreters.identify(on_path, package, environ)
-            return search_interpreter(found, "python3 on PATH", package)
+            interpreter = interpreters.identify(on_path, package, environ)
+            return search_interpreter(interpreter, "python3 on PATH", package)
     return search
 
 
@@ -96,22 +96,22 @@ def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Sear
             "Use an interpreter that imports it from a directory.",
         )
     warnings: list[str] = []
-    found: dict[str, SiteFolder] = {}
+    folders: dict[str, SiteFolder] = {}
     for entry in interpreter.path:
         try:
             folder = scan(entry, package)
         except OSError as error:  # import passes over such an entry too
             warnings.append(f"{entry} is on the path but cannot be read: {error.strerror or error}")
             continue
-        found.setdefault(folder.path, folder)  # lib64 is often a link to lib
-    imported = first_import(list(found.values()))
+        folders.setdefault(folder.path, folder)  # lib64 is often a link to lib
+    imported = first_import(list(folders.values()))
     if (imported is None or imported.kind == "namespace") and interpreter.finder_folder:
         imported = Importable(interpreter.finder_folder, "package")
     return Search(
         package=package,
         where=str(interpreter.executable),
         how=how,
-        folders=list(found.values()),
+        folders=list(folders.values()),
         imported=imported,
         warnings=warnings,
         interpreter=interpreter,
@@ -121,8 +121,8 @@ def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Sear
 
 def first_import(folders: list[SiteFolder]) -> Importable | None:
     """Return what ``import`` takes: the first package or module, and only without any a namespace package."""
-    found = [folder.found for folder in folders if folder.found is not None]
-    return next((f for f in found if f.kind != "namespace"), found[0] if found else None)
+    importable = [folder.found for folder in folders if folder.found is not None]
+    return next((f for f in importable if f.kind != "namespace"), importable[0] if importable else None)
 
 
 def search_image(root: Path, package: str) -> Search:
@@ -207,5 +207,5 @@ def _interpreter_of(folder: str, package: str, environ: Mapping[str, str]) -> In
         return None
     if not (folder + os.sep).startswith(os.path.realpath(active[1]) + os.sep):
         return None
-    found = interpreters.identify(executable, package, environ)
-    return found if folder in map(os.path.realpath, found.path) else None
+    interpreter = interpreters.identify(executable, package, environ)
+    return interpreter if folder in map(os.path.realpath, interpreter.path) else None

@@ -201,10 +201,10 @@ def _direct_url(path: str, resolve: Resolve) -> tuple[str, bool]:
     except (FileNotFoundError, NotADirectoryError):
         return "", False
     try:
-        found = parse_json(data)
+        document = parse_json(data)
     except ValueError:
         return "", False
-    url = found.get("url") if isinstance(found, dict) else None
-    about = found.get("dir_info") if isinstance(found, dict) else None
+    url = document.get("url") if isinstance(document, dict) else None
+    about = document.get("dir_info") if isinstance(document, dict) else None
     editable = isinstance(about, dict) and about.get("editable") is True
     return (url, editable) if isinstance(url, str) else ("", editable)

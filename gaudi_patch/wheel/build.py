@@ -149,11 +149,11 @@ class _Build:
             image = None
             if (entry := self.entries.get(path)) is not None:
                 image = FileImage(self._read(path), 0o755 if entry.executable else 0o644)
-            found = image.sha256 if image else None
-            if found != hashes.before:
+            digest = image.sha256 if image else None
+            if digest != hashes.before:
                 raise refused(
                     "other-build",
-                    f"{path} is not that of the release: {found or 'no file'}, the lock says "
+                    f"{path} is not that of the release: {digest or 'no file'}, the lock says "
                     f"{hashes.before or 'no file'}; nothing was written",
                     "take the wheel that PyPI has",
                     str(self.path),
@@ -196,11 +196,11 @@ class _Build:
         )
         verdict = self.manifest.verdict(self.old.version)
         installation = _nowhere(self.manifest.package, self.new)
-        found = Situation(
+        situation = Situation(
             self.manifest, installation, verdict, self.series, False, None, None, files, State.PATCHED, made
         )
         return document.build(
-            found,
+            situation,
             changed=True,
             proof=document.Proof((), _NO_SMOKE),
             around=document.Surroundings(None, None, {}),

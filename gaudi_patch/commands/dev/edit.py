@@ -73,19 +73,19 @@ def refresh(
     finish("dev refresh", run, Format.TEXT, Color.AUTO, as_json)
 
 
-def laid(found: Worktree) -> Result:
+def laid(made: Worktree) -> Result:
     """Report a new worktree, and how its commits are written back."""
     from gaudi_patch.authoring.worktree import PRISTINE
     from gaudi_patch.series import lock
 
-    series = found.series
-    data = {"folder": str(found.folder.resolve()), "series": series.id, "patches": list(series.patches)}
-    command = f"gaudi-patch dev refresh {shlex.quote(str(found.folder))}{lock.option(found.directory)}"
+    series = made.series
+    data = {"folder": str(made.folder.resolve()), "series": series.id, "patches": list(series.patches)}
+    command = f"gaudi-patch dev refresh {shlex.quote(str(made.folder))}{lock.option(made.directory)}"
     return Result(
         "dev edit",
         data=data,
         blocks=[
-            Text(f"{found.folder}: LMCache {series.id} with {len(series.patches)} commits", "good"),
+            Text(f"{made.folder}: LMCache {series.id} with {len(series.patches)} commits", "good"),
             Text(f"next: edit and amend (git rebase -i {PRISTINE}), then write it back:", "next"),
             Text(command, "next", verbatim=True),
         ],

@@ -74,30 +74,30 @@ def sizes(done: Linted) -> Table:
     return Table(("series", "patches", "lines changed"), rows, "Lines changed in the release's own files")
 
 
-def compared(found: Fit) -> Result:
+def compared(fit: Fit) -> Result:
     """Report how the nearest series fits a wheel, hunk by hunk, and the command that goes on from there."""
     from gaudi_patch.errors import Exit, GaudiPatchError
     from gaudi_patch.series import lock
 
     data = {
-        "version": found.version,
-        "series": found.series,
-        "hunks": [hunk._asdict() for hunk in found.hunks],
-        "counts": found.counts,
+        "version": fit.version,
+        "series": fit.series,
+        "hunks": [hunk._asdict() for hunk in fit.hunks],
+        "counts": fit.counts,
     }
-    shown = [(hunk.state, f"{hunk.patch}:{hunk.line}", hunk.file, hunk.why) for hunk in found.hunks]
-    title = f"Series {found.series} against {found.wheel.name}"
+    shown = [(hunk.state, f"{hunk.patch}:{hunk.line}", hunk.file, hunk.why) for hunk in fit.hunks]
+    title = f"Series {fit.series} against {fit.wheel.name}"
     blocks: list[Block] = [Table(("hunk", "patch", "file", "why"), shown, title, state_column=0)]
-    summary = ", ".join(f"{number} {word}" for word, number in found.counts.items())
+    summary = ", ".join(f"{number} {word}" for word, number in fit.counts.items())
     # A wheel of the series' own release was built anew: it is edited, not ported to.
-    words = ["edit", found.version] if found.own else ["port", found.series, found.version]
-    command = shlex.join(["gaudi-patch", "dev", *words, "--wheel", str(found.wheel)]) + lock.option(found.directory)
-    if found.exit is not Exit.OK:
-        what = f"series {found.series} does not fit {found.version} as it is: {summary}"
-        fault = GaudiPatchError(found.exit, "does-not-fit", what, command, str(found.wheel))
-        return Result("dev lint", found.exit, data, blocks, errors=[fault])
-    if found.own:
-        blocks.append(Text(f"{summary}: series {found.version} applies to this wheel", "good"))
+    words = ["edit", fit.version] if fit.own else ["port", fit.series, fit.version]
+    command = shlex.join(["gaudi-patch", "dev", *words, "--wheel", str(fit.wheel)]) + lock.option(fit.directory)
+    if fit.exit is not Exit.OK:
+        what = f"series {fit.series} does not fit {fit.version} as it is: {summary}"
+        fault = GaudiPatchError(fit.exit, "does-not-fit", what, command, str(fit.wheel))
+        return Result("dev lint", fit.exit, data, blocks, errors=[fault])
+    if fit.own:
+        blocks.append(Text(f"{summary}: series {fit.version} applies to this wheel", "good"))
     else:
         blocks += [
             Text(f"{summary}: the port will merge; next:", "good"),

@@ -98,24 +98,24 @@ def report(outcome: Ported | Conflict) -> Result:
     return _conflict(outcome) if isinstance(outcome, Conflict) else _ported(outcome)
 
 
-def _conflict(found: Conflict) -> Result:
-    plan = found.plan
+def _conflict(conflict: Conflict) -> Result:
+    plan = conflict.plan
     data = {
-        "conflict": found.patch,
-        "files": list(found.files),
-        "merged": list(found.merged),
+        "conflict": conflict.patch,
+        "files": list(conflict.files),
+        "merged": list(conflict.merged),
         "dropped": plan.dropped,
     }
     sides = (
         f"HEAD is {plan.new} with the patches so far, the parent is {plan.old} before the patch, "
-        f"the other side is the patch. Merged: {len(found.merged)}; still to come: {len(plan.todo) - 1}."
+        f"the other side is the patch. Merged: {len(conflict.merged)}; still to come: {len(plan.todo) - 1}."
     )
-    if found.gone:
+    if conflict.gone:
         sides += (
-            f" {plan.new} no longer has {', '.join(found.gone)}: `git rm` it, and see whether the change belongs "
+            f" {plan.new} no longer has {', '.join(conflict.gone)}: `git rm` it, and see whether the change belongs "
             "elsewhere now."
         )
-    return Result("dev port", found.exit, data, [Diff(found.diff), Text(sides)], errors=[found.fault])
+    return Result("dev port", conflict.exit, data, [Diff(conflict.diff), Text(sides)], errors=[conflict.fault])
 
 
 def _ported(done: Ported) -> Result:
