@@ -31,6 +31,7 @@ def show(
 ) -> None:
     """Show the series for a release: why each patch is there, and its diff.
 
+    What it does and why comes first, then the files, then the diffs.
     On a terminal it is highlighted and goes through a pager.
 
     Example:
@@ -51,8 +52,8 @@ def show(
 
 
 def show_series(manifest: Manifest, version: str) -> Result:
-    """Return the series for ``version``: why each patch is there, the files it touches, and the diffs."""
-    series = manifest.by_id(version) or _series_for(manifest, version)
+    """Return the series for ``version``: what each patch does and why, then the files, then the diffs."""
+    series = series_of(manifest, version)
     files = sorted(manifest.locked_files(series).items())
     actions = [
         ("create" if file.before is None else "delete" if file.after is None else "modify", path)
@@ -61,15 +62,18 @@ def show_series(manifest: Manifest, version: str) -> Result:
     fields = [("series", f"{series.id} (LMCache {series.versions})"), ("brings", ", ".join(series.capabilities) or "-")]
     if series.notes:
         fields.append(("notes", series.notes))
-    listed = [(name.removesuffix(".patch"), manifest.patches[name].title) for name in series.patches]
-    blocks: list[Block] = [Fields(fields), Text("")]
-    blocks += [Table(("patch", "what it does"), listed), Text(""), Table(("action", "file"), actions)]
+    count = f"{len(series.patches)} patch{'es' if len(series.patches) != 1 else ''}"
+    changed = f"{len(files)} file{'s' if len(files) != 1 else ''}"
+    blocks: list[Block] = [Text(f"LMCache {series.versions.removeprefix('==')}: {count}, {changed} changed", "good")]
+    blocks += [Fields(fields), Text("")]
+    diffs: list[Block] = []
     patches: list[dict[str, Any]] = []
     for name in series.patches:
         patch = manifest.patches[name]
         text = manifest.patch_bytes(name).decode("utf-8", "backslashreplace")
         reasons = [("why", patch.why), ("upstream", patch.upstream), ("remove when", patch.remove_when)]
-        blocks += [Text(f"\n{name}: {patch.title}", "next"), Fields(reasons), Diff(text)]
+        blocks += [Text(f"{name}: {patch.title}", "next"), Fields(reasons), Text("")]
+        diffs += [Text(f"\n{name}", "next"), Diff(text)]
         patches.append(
             {
                 "name": name,
@@ -82,6 +86,7 @@ def show_series(manifest: Manifest, version: str) -> Result:
                 "diff": text,
             }
         )
+    blocks += [Table(("action", "file"), actions), *diffs]
     data = {
         "series": series.id,
         "versions": series.versions,
@@ -92,12 +97,15 @@ def show_series(manifest: Manifest, version: str) -> Result:
     return Result("show", data=data, blocks=blocks)
 
 
-def _series_for(manifest: Manifest, version: str) -> Series:
+def series_of(manifest: Manifest, version: str) -> Series:
+    """Return the series for a release or of this name. Raises ``refused-version`` or ``unknown-version`` (exit 3)."""
     from gaudi_patch.engine.verdicts import port_hint
-    from gaudi_patch.errors import Exit, GaudiPatchError
+    from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
     from gaudi_patch.series.manifest import Kind
     from gaudi_patch.series.versions import parse
 
+    if named := manifest.by_id(version):
+        return named
     verdict = manifest.verdict(version)
     if verdict.series is not None:
         return verdict.series
@@ -107,7 +115,9 @@ def _series_for(manifest: Manifest, version: str) -> Series:
         )
     if parse(version) is None:
         newest = manifest.series[0].id if manifest.series else "0.5.6"
-        what, hint = f"{version!r} is not a version", f"give one, such as {newest}; `gaudi-patch list` has all of them"
+        known = [series.id for series in manifest.series]
+        what = f"{version!r} is not a version{did_you_mean(version, known)}"
+        hint = f"give one, such as {newest}; `gaudi-patch list` has all of them"
         raise GaudiPatchError(Exit.NOT_FOUND, "unknown-version", what, hint)
     nearest = f"; the nearest is {verdict.nearest.id}" if verdict.nearest else ""
     raise GaudiPatchError(

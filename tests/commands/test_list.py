@@ -1,11 +1,14 @@
-"""`list`: releases and what goes with them, what works, and a matrix of patches that is read without a legend."""
+"""`list`: releases and what goes with them, what works and what does not, in words; with -v a matrix of patches."""
 
 from __future__ import annotations
 
+import pytest
 from packaging.version import Version
 
-from gaudi_patch.commands.list import list_series
-from gaudi_patch.output.report import Fields, Table
+from gaudi_patch.commands.list import list_release, list_series
+from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.output.report import Result, Table, Text
+from gaudi_patch.recipes.release import Release, refuse_multiprocess
 from gaudi_patch.series import coverage, pairs
 from gaudi_patch.series.manifest import Manifest, Series, load
 from tests.support.cli import gaudi_patch
@@ -15,8 +18,14 @@ IDS = [one.id for one in MANIFEST.series]
 
 
 def table(manifest: Manifest, title: str) -> Table:
-    (found,) = [one for one in list_series(manifest).blocks if isinstance(one, Table) and one.title.startswith(title)]
+    """Return the table with this title, or with this column."""
+    tables = [one for one in list_series(manifest, verbose=True).blocks if isinstance(one, Table)]
+    (found,) = [one for one in tables if one.title.startswith(title) or title in one.columns]
     return found
+
+
+def bullets(result: Result) -> list[str]:
+    return [one.text[2:] for one in result.blocks if isinstance(one, Text) and one.text.startswith("- ")]
 
 
 def releases(words: str) -> set[str]:
@@ -32,12 +41,12 @@ def releases(words: str) -> set[str]:
 
 def partners() -> dict[str, tuple[str, str]]:
     """Return what the first table says of each release."""
-    rows = table(MANIFEST, "Releases").rows
+    rows = table(MANIFEST, "vllm-gaudi").rows
     return {name: (row[1], row[2]) for row in rows for name in releases(row[0])}
 
 
 def test_every_release_is_in_one_row_newest_first() -> None:
-    rows = table(MANIFEST, "Releases").rows
+    rows = table(MANIFEST, "vllm-gaudi").rows
     assert [name for row in rows for name in IDS if name in releases(row[0])] == IDS
 
 
@@ -71,10 +80,47 @@ def _within(tag: Version, words: str) -> bool:
 
 
 def test_what_works_is_said_of_exactly_the_releases_that_have_it() -> None:
-    rows = table(MANIFEST, "What the patches make work").rows
-    for (words, summary), one in zip(rows, MANIFEST.capabilities.values(), strict=True):
-        assert summary == one.summary
-        assert releases(words) == {series.id for series in MANIFEST.series if one.id in series.capabilities}
+    said = {summary: set(IDS) for summary in bullets(list_series(MANIFEST))}
+    said |= {row[1]: releases(row[0]) for row in table(MANIFEST, "works also").rows}
+    assert said == {
+        one.summary: {series.id for series in MANIFEST.series if one.id in series.capabilities}
+        for one in MANIFEST.capabilities.values()
+    }
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_what_does_not_work_is_said_of_exactly_the_releases_in_which_a_recipe_is_refused(name: str) -> None:
+    """The table is by hand; the recipes ask the manifest."""
+    rows = {what: releases(words) for words, what, _ in table(MANIFEST, "does not work").rows}
+    release = Release(name, frozenset(MANIFEST.by_id(name).capabilities), True, "")  # type: ignore[union-attr]
+    try:
+        refuse_multiprocess(release)
+    except GaudiPatchError:
+        assert name in rows["multiprocess mode"]
+    else:
+        assert name not in rows["multiprocess mode"]
+
+
+def test_one_release_is_listed_in_full() -> None:
+    """Its pairs, all that works and does not, its patches; and a release that goes with nothing says so first."""
+    result = list_release(MANIFEST, "0.5.4")
+    series = MANIFEST.by_id("0.5.4")
+    assert series is not None
+    assert bullets(result) == [MANIFEST.capabilities[name].summary for name in series.capabilities]
+    limits, patches = (one for one in result.blocks if isinstance(one, Table))
+    assert "multiprocess mode" in [row[0] for row in limits.rows]
+    assert [row[0] for row in patches.rows] == [name.removesuffix(".patch") for name in series.patches]
+    assert [one["id"] for one in result.data["series"]] == ["0.5.4"]
+    first = list_release(MANIFEST, "0.3.7").blocks[0]
+    assert isinstance(first, Text)
+    assert first.text == "LMCache 0.3.7 can be patched, but works with no vllm-gaudi"
+
+
+@pytest.mark.parametrize(("version", "code"), [("0.3.5", "refused-version"), ("0.6.0", "unknown-version")])
+def test_a_release_without_a_series_is_an_error_that_says_what_to_take(version: str, code: str) -> None:
+    done = gaudi_patch("list", version, "--json")
+    assert (done.code, done.code_of_error) == (3, code)
+    assert done.json["errors"][0]["hint"]
 
 
 def test_the_matrix_has_every_patch_with_exactly_its_releases_marked() -> None:
@@ -109,7 +155,7 @@ def test_no_text_of_a_patch_is_kept_twice() -> None:
 
 
 def test_the_list_fits_80_columns_and_no_mark_is_broken() -> None:
-    done = gaudi_patch("list", env={"COLUMNS": ""})
+    done = gaudi_patch("list", "-v", env={"COLUMNS": ""})
     lines = done.out.splitlines()
     assert max(map(len, lines)) <= 80
     for name, marks, _ in table(MANIFEST, "Patches").rows:
@@ -142,5 +188,11 @@ def test_json_has_the_pairs_of_each_release_and_keeps_what_it_had() -> None:
 
 
 def test_a_release_that_pairs_with_nothing_says_why() -> None:
-    notes = [row for one in list_series(MANIFEST).blocks if isinstance(one, Fields) for row in one.rows]
-    assert any(name == "0.3.7" and "0.3.9 or later" in text for name, text in notes)
+    said = [one.text for one in list_series(MANIFEST).blocks if isinstance(one, Text)]
+    assert any(text.startswith("0.3.7: ") and "0.3.9 or later" in text for text in said)
+
+
+def test_without_verbose_the_list_has_no_marks_to_be_decoded() -> None:
+    out = gaudi_patch("list", env={"COLUMNS": "80"}).out
+    assert "##" not in out
+    assert ".." not in out
