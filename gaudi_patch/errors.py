@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 
@@ -46,6 +46,15 @@ class GaudiPatchError(Exception):
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
         return where + self.message
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return what ``word`` was probably meant to be, to end a message with; "" where nothing is close."""
+    from difflib import get_close_matches
+
+    names = {name.lower(): name for name in known}
+    close = [names[name] for name in get_close_matches(word.lower(), names, n=2, cutoff=0.6)]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def bad_patch(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:

@@ -62,6 +62,11 @@ class ProvedApply:
         return self.outcome.changed and self.stage is not Stage.ROLLED_BACK
 
 
+def skipped_warning(level: LevelResult) -> str:
+    """Say that a level was skipped, and why: a run in which one was skipped has not proved it."""
+    return f"smoke level {level.level} ({level.rules}) was skipped: {level.reason}"
+
+
 def apply_and_prove(
     manifest: Manifest,
     installation: Installation,
@@ -135,11 +140,7 @@ class _Run:
         with uninterrupted():
             now, warnings = self._confirmed(outcome)
             self.settled = True
-        skipped = [
-            f"smoke level {level.level} ({level.rules}) was skipped: {level.reason}"
-            for level in levels
-            if level.status == "skipped"
-        ]
+        skipped = [skipped_warning(level) for level in levels if level.status == "skipped"]
         warnings = (*outcome.warnings, *skipped, *warnings)
         return ProvedApply(outcome, now, self.progress.stage, levels, warnings=warnings)
 

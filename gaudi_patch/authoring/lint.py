@@ -9,7 +9,7 @@ from pathlib import Path
 from gaudi_patch.authoring import lock, source, wheels
 from gaudi_patch.disk import Disk, FileImage
 from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest, refused
-from gaudi_patch.output.report import narrate
+from gaudi_patch.output.progress import step
 from gaudi_patch.series import lock as lock_file
 from gaudi_patch.series import patch_files
 from gaudi_patch.series.diff import Kind, parse
@@ -55,12 +55,13 @@ def lint(
     before = file.read_bytes() if file.is_file() else None
     old = _content(file)
     given = known or {}
-    data = lock.generate(
-        directory,
-        lambda version: given.get(version) or wheels.fetch(manifest.package, version),
-        lambda text: narrate([text]),
-        old if write else None,
-    )
+    with step("holding each series to its wheel", 0 if write else len(manifest.series)) as shown:
+        data = lock.generate(
+            directory,
+            lambda version: given.get(version) or wheels.fetch(manifest.package, version),
+            shown.end,
+            old if write else None,
+        )
     linted = Linted(file, manifest, routing(manifest))
     if before == data:
         return linted

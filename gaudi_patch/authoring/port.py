@@ -15,6 +15,7 @@ from gaudi_patch.authoring.edit import SERIES_FILE, series_of
 from gaudi_patch.authoring.git_settings import with_own_git
 from gaudi_patch.authoring.lock import release_of
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.output.progress import leaves
 from gaudi_patch.series import lock
 from gaudi_patch.series.manifest import Manifest, Series, default_directory, load
 
@@ -144,7 +145,9 @@ def port(
     folder = folder or Path(f"{manifest.package}-{new}-port")
     started = time.time()
     new_wheel = options.wheel or wheels.fetch(manifest.package, new)
-    repo = worktree.create(folder, manifest.package, wheels.fetch(manifest.package, release_of(series)))
+    old_wheel = wheels.fetch(manifest.package, release_of(series))
+    leaves(f"the worktree {folder} is left as far as it got, and the patches are as they were")
+    repo = worktree.create(folder, manifest.package, old_wheel)
     worktree.lay(repo, manifest, series)
     own = {name for name in series.patches if not manifest.patches[name].built_in}
     picks = [commit.sha for commit in worktree.commits(repo) if commit.patch in own]

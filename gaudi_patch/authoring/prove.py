@@ -12,7 +12,7 @@ from pathlib import Path
 from gaudi_patch.attestation.prove import apply_and_prove
 from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import narrate
+from gaudi_patch.output.progress import step
 from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke import checks as smoke
 from gaudi_patch.smoke import levels
@@ -43,8 +43,8 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> PortProof:
     manifest = load(directory)
     python = python or Path(sys.executable)
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-proof-") as scratch:
-        narrate([f"smoke checks: {wheel.name} with the packages of {python}"])
-        target = environment(Path(scratch, "venv"), wheel, python)
+        with step(f"installing {wheel.name} beside the packages of {python}"):
+            target = environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), manifest.package)
         proved = apply_and_prove(manifest, installation, ApplyOptions(), smoke.SmokeOptions(levels.names()))
     return PortProof(proved.levels or (), proved.fault, proved.warnings)

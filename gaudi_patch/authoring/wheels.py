@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gaudi_patch.disk import FileImage
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.progress import step
 
 
 def cache_directory() -> Path:
@@ -33,7 +34,8 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         command += ["--python-version", python, "--dest", scratch, f"{package}=={version}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with step(f"downloading the wheel of {package} {version} for Python {python}"):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = sorted(Path(scratch).glob("*.whl"))
         if done.returncode and _is_missing(done.stderr):
             raise NoWheelError(package, version, python)

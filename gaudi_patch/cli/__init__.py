@@ -6,10 +6,12 @@ Start-up decides how a command feels: what one of them needs, no other waits for
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from gaudi_patch.cli.usage import usage_faults
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -32,6 +34,16 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
+
+    def make_context(self, *args: Any, **extra: Any) -> Context:  # noqa: ANN401 - click's own annotations
+        """Parse the program's own arguments; what is wrong with them is shown as any error is."""
+        with usage_faults(COMMANDS):
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Context) -> Any:  # noqa: ANN401 - click's own annotations
+        """Run the command; what is wrong with its arguments is shown as any error is."""
+        with usage_faults(COMMANDS):
+            return super().invoke(ctx)
 
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         if cmd_name not in COMMANDS:

@@ -57,6 +57,9 @@ ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_
 NoPagerOption = Annotated[
     bool, typer.Option("--no-pager", help="Print at once; GAUDI_PATCH_PAGER and PAGER name another pager than less.")
 ]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also show each file, smoke check or finding, and how it was found.")
+]
 IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
 ReportOption = Annotated[
     Optional[Path],  # noqa: UP045

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 import typer
 
 from gaudi_patch.engine.progress import SIGNALS, Progress, Stage
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 from gaudi_patch.output.report import Color, Format, Result
 
 if TYPE_CHECKING:
     from gaudi_patch.series.manifest import Manifest
     from gaudi_patch.smoke.checks import SmokeOptions
     from gaudi_patch.target.installation import Installation
+
+
+#: Commands that write nothing that outlives them.
+READ_ONLY = frozenset({"check", "smoke", "doctor", "bench", "list", "show", "guide", "size", "fleet"})
 
 
 def smoke_options(
@@ -31,8 +35,15 @@ def smoke_options(
 
     for name, value, allowed in (("--device", (device,), DEVICES), ("--rules", split(rules), RULES)):
         if not value or not set(value) <= set(allowed):
-            raise GaudiPatchError(Exit.USAGE, "usage", f"{name} takes {', '.join(allowed)}, not {' '.join(value)!r}")
+            odd = next((word for word in value if word not in allowed), "")
+            what = f"{name} takes {', '.join(allowed)}, not {' '.join(value)!r}{did_you_mean(odd, allowed)}"
+            raise GaudiPatchError(Exit.USAGE, "usage", what)
     return SmokeOptions(split(levels), device, split(rules), split(require), timeout, quiet)
+
+
+def detailed(verbose: bool, output: Format) -> bool:
+    """Return whether to show files and other details: asked for, or for a CI service, whose log is read afterwards."""
+    return verbose or output in (Format.GITHUB, Format.GITLAB)
 
 
 def exclude(option: str, other: str, given: bool) -> None:
@@ -73,6 +84,9 @@ def finish(
     changes to the target, so that words and exit code are true whatever ends it. ``check``: the command line that
     checks the same target.
     """
+    from gaudi_patch.output import progress as telling
+
+    telling.start(quiet=as_json or output is Format.JSON)
     result = guarded(command, run, if_installed, progress, check)
     raise typer.Exit(int(printed(result, Format.JSON if as_json else output, color, pager)))
 
@@ -169,7 +183,10 @@ def _ending_signals() -> Iterator[None]:
 
 def _interrupted(command: str, code: Exit, what: str, progress: Progress | None, check: str) -> Result:
     if progress is None:
-        return Result(command, code, errors=[GaudiPatchError(code, what, what)])
+        from gaudi_patch.output import progress as telling
+
+        left = telling.left() or ("nothing was changed" if command in READ_ONLY else "")
+        return Result(command, code, errors=[GaudiPatchError(code, what, f"{what}; {left}" if left else what)])
     hint = f"`{check}` says what holds; run the same command again" if check else "run the same command again"
     return _failed(command, GaudiPatchError(code, what, f"{what}; {progress.words()}", hint), progress)
 

@@ -22,9 +22,10 @@ from gaudi_patch.cli.options import (
     RequireOption,
     RootOption,
     TimeoutOption,
+    VerboseOption,
     command_app,
 )
-from gaudi_patch.cli.run import exclude, finish, smoke_options, target
+from gaudi_patch.cli.run import detailed, exclude, finish, smoke_options, target
 from gaudi_patch.engine.progress import Progress, Stage
 from gaudi_patch.output.report import Color, Diff, Format, Result, Text
 from gaudi_patch.target.installation import Target
@@ -71,6 +72,7 @@ def apply(
     report: ReportOption = None,
     lock_timeout: LockOption = 10.0,
     no_lock: NoLockOption = False,
+    verbose: VerboseOption = False,
     if_installed: IfInstalledOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
@@ -114,7 +116,9 @@ def apply(
         if report is not None:
             exclude("--report", "--if-installed", if_installed)
             exclude("--report", "--dry-run", dry_run)
-        return applied(*target(python, path, root, manifest), chosen, checks, progress, diff=diff, report=report)
+        found = target(python, path, root, manifest)
+        shown = detailed(verbose, output_format)
+        return applied(*found, chosen, checks, progress, diff=diff, report=report, verbose=shown)
 
     finish("apply", run, output_format, color, as_json, if_installed, progress=progress, check=check)
 
@@ -128,49 +132,64 @@ def applied(
     *,
     diff: bool = False,
     report: Path | None = None,
+    verbose: bool = False,
 ) -> Result:
     """Return the result of `apply` for ``installation``: with ``smoke`` proved, with ``report`` attested."""
     if report is not None:
         from gaudi_patch.attestation.attest import apply_and_attest
 
-        return rendered(apply_and_attest(manifest, installation, options, smoke, report, progress), diff=diff)
+        proved = apply_and_attest(manifest, installation, options, smoke, report, progress)
+        return rendered(proved, diff=diff, verbose=verbose)
     from gaudi_patch.attestation.prove import apply_and_prove
 
-    return rendered(apply_and_prove(manifest, installation, options, smoke, progress), diff=diff)
+    return rendered(apply_and_prove(manifest, installation, options, smoke, progress), diff=diff, verbose=verbose)
 
 
-def rendered(proved: ProvedApply, *, diff: bool) -> Result:
-    """Return text and JSON of what `apply` did; both speak of the installation as it is now."""
+def rendered(proved: ProvedApply, *, diff: bool, verbose: bool = False) -> Result:
+    """Return text and JSON of what `apply` did; both speak of the installation as it is now.
+
+    What was done comes first, then where, the diff, the smoke checks, and what to do next.
+    """
+    from gaudi_patch.attestation.prove import skipped_warning
     from gaudi_patch.commands import describe
     from gaudi_patch.commands import levels as rendering
+    from gaudi_patch.commands.verdict import where
     from gaudi_patch.engine.outcome import Done
 
     outcome, now = proved.outcome, proved.now
     result = Result("apply", proved.exit, warnings=list(proved.warnings))
     result.data = {**describe.data(now), "changed": proved.changed, "stage": proved.stage.value}
+    if proved.fault is None:
+        result.blocks.append(Text(_done(proved), "good"))
+    else:
+        word = "rolled back" if proved.stage is Stage.ROLLED_BACK else "left as it was"
+        result.blocks.append(Text(f"series {outcome.series} was not proved; {word}", "bad"))
+    if verbose and outcome.done is not Done.NOT_NEEDED:
+        result.blocks += describe.blocks(now)
+    else:
+        result.blocks.append(where(now))
     if outcome.plan is not None:
         result.data["planned"] = [_planned(file) for file in outcome.plan.files]
         if diff:
             result.blocks.append(Diff(unified(outcome.plan)))
-    if outcome.done is not Done.NOT_NEEDED:
-        result.blocks += describe.blocks(now)
-    if proved.fault is None:
-        result.blocks.append(Text(_done(proved), "good"))
     if outcome.done is Done.ALREADY and diff:
         result.blocks.append(Text("no difference"))
     if proved.levels is not None:
         result.data["smoke"] = [rendering.data(level) for level in proved.levels]
-        result.blocks += rendering.blocks(proved.levels)
-    if proved.fault is not None:
-        result.errors = [proved.fault]
-        word = "rolled back" if proved.stage is Stage.ROLLED_BACK else "left as it was"
-        result.blocks.append(Text(f"series {outcome.series} was not proved; {word}", "bad"))
-    elif proved.changed:
-        result.blocks.append(Text("next: restart processes that have LMCache loaded", "next"))
+        result.blocks += rendering.blocks(proved.levels, verbose=verbose, fault=proved.fault)
+        result.said = [skipped_warning(level) for level in proved.levels if level.status == "skipped"]
     if proved.attested is not None:
         attested = proved.attested
         result.data["report"] = {"path": str(attested.path), "sha256": attested.sha256}
-        result.blocks.append(Text(f"attested in {attested.path} (smoke checks: {attested.smoke})", "good"))
+        result.blocks.append(Text(f"attested in {attested.path}", "good", verbatim=True))
+    if proved.fault is not None:
+        result.errors = [proved.fault]
+    elif proved.changed:
+        result.blocks.append(Text("next: restart processes that have LMCache loaded", "next"))
+    elif outcome.done is Done.WOULD_APPLY:
+        result.blocks.append(Text(f"next: {now.command('apply')}", "next", verbatim=True))
+    elif outcome.done is Done.ALREADY:
+        result.blocks.append(Text(f"next: {now.command('doctor')}", "next", verbatim=True))
     return result
 
 
@@ -187,8 +206,16 @@ def _done(proved: ProvedApply) -> str:
         Done.NOT_NEEDED: f"nothing to do: {outcome.after.verdict.reason}",
         Done.ALREADY: f"series {outcome.series} is applied already; nothing was written",
         Done.WOULD_APPLY: f"would apply series {outcome.series}; nothing was written",
-        Done.APPLIED: f"applied series {outcome.series}; verified from disk",
+        Done.APPLIED: f"applied series {outcome.series}; verified from disk{_proof(proved)}",
     }[outcome.done]
+
+
+def _proof(proved: ProvedApply) -> str:
+    levels = proved.levels or ()
+    passed = sum(level.status == "passed" for level in levels)
+    if passed:
+        return f", and proved: {passed} of {len(levels)} smoke checks passed"
+    return ", but not proved: every smoke check was skipped" if levels else ", but not proved: no smoke check was run"
 
 
 def _planned(file: PlannedFile) -> dict[str, str | None]:

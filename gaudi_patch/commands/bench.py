@@ -19,7 +19,8 @@ from gaudi_patch.cli.options import (
 )
 from gaudi_patch.cli.run import finish, smoke_options, target
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result, Table, Text, narrate
+from gaudi_patch.output import progress
+from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result, Table, Text
 
 if TYPE_CHECKING:
     from gaudi_patch.bench.hosts import Host
@@ -122,8 +123,14 @@ def bench(
             timeout,
             hosts.host_of(host, bandwidths, cards),
         )
-        say = (lambda line: None) if as_json else (lambda line: narrate([line]))
-        return rendered(compare(*target(python, path, None, manifest), options, say))
+        found = target(python, path, None, manifest)
+        with progress.step("measuring", 2 * len(options.shapes)) as step:
+
+            def say(line: str) -> None:
+                step.begin(line.removesuffix(" ...")) if line.endswith(" ...") else step.end(line.strip())
+
+            compared = compare(*found, options, say)
+        return rendered(compared)
 
     finish("bench", verb, output_format, color, as_json)
 

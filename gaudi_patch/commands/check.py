@@ -16,11 +16,13 @@ from gaudi_patch.cli.options import (
     PathOption,
     PythonOption,
     RootOption,
+    VerboseOption,
     VerifyKeyOption,
     command_app,
 )
-from gaudi_patch.cli.run import exclude, finish, needs, target
+from gaudi_patch.cli.run import detailed, exclude, finish, needs, target
 from gaudi_patch.output.report import Color, Fields, Format, Result, Table, Text
+from gaudi_patch.output.wrapping import Whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +44,7 @@ def check(
     fast: Annotated[
         bool, typer.Option("--fast", help="Run no interpreter: files by their hashes, bytecode by its headers.")
     ] = False,
+    verbose: VerboseOption = False,
     if_installed: IfInstalledOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
@@ -81,32 +84,29 @@ def check(
             return compared(*target(python, path, root, manifest, ask=not fast), against, verify_key)
         if verify_key is not None:
             raise needs("--verify-key", "--against FILE")
-        return checked(*target(python, path, root, manifest, ask=not fast))
+        return checked(*target(python, path, root, manifest, ask=not fast), verbose=detailed(verbose, output_format))
 
     finish("check", run, output_format, color, as_json, if_installed)
 
 
-def checked(manifest: Manifest, installation: Installation) -> Result:
-    """Return the result of `check` for ``installation``."""
+def checked(manifest: Manifest, installation: Installation, *, verbose: bool = False) -> Result:
+    """Return the result of `check` for ``installation``: the state first, the files where ``verbose``, what is next."""
     from gaudi_patch.commands import describe
+    from gaudi_patch.commands.verdict import headline, where
     from gaudi_patch.engine import verdicts
     from gaudi_patch.engine.plan import State
 
     assessed = verdicts.assess(manifest, installation)
-    situation = assessed.situation
-    result = Result("check", assessed.exit, describe.data(situation), describe.blocks(situation))
+    found = assessed.situation
+    result = Result("check", assessed.exit, describe.data(found), [headline(found, assessed.fault)])
+    result.blocks += describe.blocks(found) if verbose else [where(found)]
     result.warnings += [*installation.warnings, *assessed.warnings]
     if assessed.fault is not None:
         result.errors = [assessed.fault]
-    elif situation.state is None:  # upstream has it
-        result.blocks.append(Text(f"nothing to do: {situation.verdict.reason}", "good"))
-    elif situation.built is not None:
-        text = f"patched when the wheel was built, with series {situation.built.series}: every file has its hash"
-        result.blocks.append(Text(text, "good"))
-    elif situation.state is State.PATCHED:
-        result.blocks.append(Text("patched: every file has the hash that the series gives it", "good"))
-    else:
-        result.blocks.append(Text(f"next: {verdicts.next_step(situation)}", "next", verbatim=True))
+    elif found.state is not State.PATCHED and found.state is not None:
+        result.blocks.append(Text(f"next: {verdicts.next_step(found)}", "next", verbatim=True))
+    elif not assessed.warnings:
+        result.blocks.append(Text(f"next: {found.command('doctor')}", "next", verbatim=True))
     return result
 
 
@@ -127,6 +127,13 @@ def compared(manifest: Manifest, installation: Installation, path: Path, key: Pa
     result.warnings += [
         f"{package.sentence()}: the attested smoke results are not of this version" for package in compared.packages
     ]
+    fault, count = compared.fault, len(compared.differences)
+    files = f"{compared.files} file{'s' if compared.files != 1 else ''}"
+    result.blocks.append(
+        Text(f"as attested: version, series, and {files} by their sha256", "good")
+        if fault is None
+        else Text(f"not as attested: {count} difference{'s' if count != 1 else ''}", "bad")
+    )
     result.blocks.append(
         Fields(
             [
@@ -135,18 +142,14 @@ def compared(manifest: Manifest, installation: Installation, path: Path, key: Pa
                 ("series", compared.series),
                 ("smoke", compared.smoke),
                 ("signature", _signature(compared.signed, key)),
-                ("found", f"{installation.package} {installation.version} in {installation.root}"),
+                ("found", Whole(f"{installation.package} {installation.version} in {installation.root}")),
             ]
         )
     )
-    fault = compared.fault
     if fault is not None:
         rows = [(gap.what, _short(gap.attested), _short(gap.found)) for gap in compared.differences]
-        result.blocks.append(Table(("what", "attested", "found"), rows, "Not as attested"))
+        result.blocks.append(Table(("what", "attested", "found"), rows))
         result.exit, result.errors = fault.exit, [fault]
-    else:
-        files = f"{compared.files} file{'s' if compared.files != 1 else ''}"
-        result.blocks.append(Text(f"as attested: version, series, and {files} by their sha256", "good"))
     return result
 
 

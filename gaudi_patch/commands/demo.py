@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, command_app
-from gaudi_patch.cli.run import exclude, finish
+from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, VerboseOption, command_app
+from gaudi_patch.cli.run import detailed, exclude, finish
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Block, Color, Format, Result, Table, Text
+from gaudi_patch.output.report import Block, Color, Fields, Format, Result, Table, Text
 
 if TYPE_CHECKING:
     from gaudi_patch.demo.story import Step, Story
@@ -40,18 +40,23 @@ def demo(
     full: Annotated[
         bool, typer.Option("--full", help="Install vLLM too, and let it answer prompts from the patched LMCache.")
     ] = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
     """Run the whole story in a throwaway environment.
 
-    Install, check, apply, prove, roll back, compare.
-    Installs LMCache from PyPI without its CUDA packages, and PyTorch (a CPU build: where pip's
-    index gives the CUDA one, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index). Shows each step
-    with its result and time, and what the emulated HPU counted before and after the patch.
-    Leaves nothing behind. --full takes about ten minutes and 2 GB, and adds a table of prompts, cache
-    hits, answers and times.
+    First what gaudi-patch does: LMCache from PyPI, without PyTorch, is checked, patched and rolled
+    back, and every byte is compared. That takes seconds, and with --no-smoke it is all.
+
+    Then the proof: PyTorch is installed (a CPU build: where pip's index gives the CUDA one, point
+    PIP_EXTRA_INDEX_URL at PyTorch's CPU index), without LMCache's CUDA packages. The smoke checks
+    run on the emulated HPU, with what it counted before and after the patch.
+
+    What it needs is looked for before anything is downloaded: pip and the release, g++, room.
+    Leaves nothing behind. --full takes about ten minutes and 2 GB, and adds a table of prompts,
+    cache hits, answers and times.
 
     Example:
 
@@ -63,26 +68,27 @@ def demo(
         from gaudi_patch.demo.story import demo as run
 
         exclude("--full", "--no-smoke", full and no_smoke)
-        return rendered(run(DemoOptions(version, keep, "" if no_smoke else torch, as_json, full)))
+        options = DemoOptions(version, keep, "" if no_smoke else torch, as_json, full)
+        return rendered(run(options), verbose=detailed(verbose, output_format))
 
     finish("demo", verb, output_format, color, as_json)
 
 
-def rendered(story: Story) -> Result:
+def rendered(story: Story, *, verbose: bool = False) -> Result:
     """Return the result: exit 1 where a step did not end as it must."""
     from gaudi_patch.commands import levels as rendering
 
-    blocks: list[Block] = [*rendering.blocks(story.patched)] if story.patched else []
-    blocks += [
+    counted = [
         Table(("counted on the emulated HPU", "unpatched", "patched"), rows, f"{request} (lazy mode, after warm-up)")
         for request, rows in story.counters().items()
     ]
-    blocks += _answers(story)
-    blocks += [Text(f"unpatched, level {level.level} {level.status}: {level.reason}") for level in story.stock]
-    blocks.append(Table(("step", "status", "result", "time"), _rows(story), f"LMCache {story.version}", 1))
-    result = Result("demo", data=_data(story), blocks=blocks)
+    steps = Table(("step", "status", "result", "time"), _rows(story), f"LMCache {story.version}", 1)
+    result = Result("demo", data=_data(story))
     if story.failed:
         names = ", ".join(dict.fromkeys(step.name for step in story.failed))
+        result.blocks = [Text(f"the demo failed at {names}", "bad"), steps]
+        if story.patched:
+            result.blocks += rendering.blocks(story.patched, verbose=verbose)
         result.exit = Exit.REFUSED
         result.errors = [
             GaudiPatchError(
@@ -95,9 +101,28 @@ def rendered(story: Story) -> Result:
         ]
         return result
     done = f"demo succeeded: LMCache {story.version} was patched, verified, and rolled back to the byte"
+    result.blocks = [Text(done, "good"), Fields(_summary(story)), *counted, *_answers(story)]
+    if verbose:
+        result.blocks += [*rendering.blocks(story.patched), steps] if story.patched else [steps]
     left = f"the environment is in {story.kept}" if story.kept else "nothing was left behind"
-    result.blocks += [Text(done, "good"), Text(left, verbatim=True)]
+    result.blocks += [Text(left, verbatim=True), Text("next: gaudi-patch guide quick-start", "next")]
     return result
+
+
+def _summary(story: Story) -> list[tuple[str, str]]:
+    """Return what a reader who was not there wants to know: what was done, what was proved, and on what."""
+    rows = [
+        ("core", f"{story.core_seconds:.0f} s with PyPI's wheel, without PyTorch: every byte as installed after it")
+    ]
+    if not story.patched:
+        return [*rows, ("proof", "left out (--no-smoke)")]
+    passed = [level for level in story.patched if level.status == "passed"]
+    checks, seconds = sum(level.checks for level in passed), sum(level.seconds for level in passed)
+    rows.append(
+        ("proof", f"{len(passed)} of {len(story.patched)} smoke checks passed, {checks} comparisons in {seconds:.0f} s")
+    )
+    rows += [("unpatched", f"level {level.level} {level.status}: {level.reason}") for level in story.stock]
+    return [*rows, ("device", "an emulated HPU; no Gaudi was used")]
 
 
 def _rows(story: Story) -> list[tuple[str, str, str, str]]:

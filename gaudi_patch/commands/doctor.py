@@ -16,9 +16,10 @@ from gaudi_patch.cli.options import (
     PathOption,
     PythonOption,
     RootOption,
+    VerboseOption,
     command_app,
 )
-from gaudi_patch.cli.run import finish
+from gaudi_patch.cli.run import detailed, finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Block, Color, Fields, Format, Notice, Result, Table, Text
 
@@ -47,9 +48,7 @@ def doctor(
     path: PathOption = None,
     root: RootOption = None,
     manifest: ManifestOption = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also show each check that could not be made here, and why.")
-    ] = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -62,7 +61,7 @@ def doctor(
 
     Each finding is ok, a warning, a failure or unknown, with why it matters, a fix, and where that
     is known from. What cannot be seen here, as in an image build without a card, is unknown and
-    counted in one line; --verbose shows each with what would tell. Nothing is guessed.
+    counted in one line; --verbose shows all findings, with what would tell. Nothing is guessed.
     Nothing is changed; a file of 64 MiB is written into the directory of local_disk, and removed.
 
     Exits 4 when there is a failure, 0 otherwise.
@@ -77,8 +76,8 @@ def doctor(
         from gaudi_patch.series.manifest import load
         from gaudi_patch.target.locate import Target
 
-        diagnosis = examine(load(manifest), Target(python, path, root), config=config, vllm_args=vllm_args)
-        return rendered(diagnosis, verbose=verbose)
+        found = examine(load(manifest), Target(python, path, root), config=config, vllm_args=vllm_args)
+        return rendered(found, verbose=detailed(verbose, output_format))
 
     finish("doctor", verb, output_format, color, as_json)
 
@@ -92,14 +91,18 @@ def rendered(examination: Examination, *, verbose: bool = False) -> Result:
     count = {level.value: number for level, number in examination.count.items()}
     plural = {"warning": "warnings", "failure": "failures"}
     words = ", ".join(f"{n} {name if n == 1 else plural.get(name, name)}" for name, n in count.items() if n)
-    seen = [finding for finding in examination.findings if finding.level is not Level.UNKNOWN]
-    rows = [(finding.level.value, finding.id, finding.what) for finding in seen]
-    blocks: list[Block] = [Table(("level", "check", "found"), rows, state_column=0)]
-    blocks += _reasons(unknown) if verbose else _summary(unknown)
+    blocks: list[Block] = [Text(words, "bad" if failures else "good")]
+    if verbose:
+        seen = [finding for finding in examination.findings if finding.level is not Level.UNKNOWN]
+        rows = [(finding.level.value, finding.id, finding.what) for finding in seen]
+        blocks.append(Table(("level", "check", "found"), rows, state_column=0))
+        blocks += _reasons(unknown)
+    else:
+        blocks += _summary(unknown)
     for finding in warnings:
         rows_of_warning = [("why", finding.why), ("fix", finding.fix), ("source", finding.source)]
         blocks += [Text(""), Text(f"warning: {finding.id}: {finding.what}", "next"), Fields(rows_of_warning)]
-    blocks.append(Text(words, "bad" if failures else "good"))
+    blocks.append(Text(_next(len(failures), len(warnings)), "next"))
     return Result(
         "doctor",
         Exit.ENVIRONMENT if failures else Exit.OK,
@@ -108,6 +111,12 @@ def rendered(examination: Examination, *, verbose: bool = False) -> Result:
         errors=[_error(finding) for finding in failures],
         notices=[Notice(finding.id, f"{finding.id}: {finding.what}; fix: {finding.fix}") for finding in warnings],
     )
+
+
+def _next(failures: int, warnings: int) -> str:
+    if failures:
+        return "next: mend the failures below, then run the same command again"
+    return "next: weigh the warnings, then start the server" if warnings else "next: start the server"
 
 
 def _data(finding: Finding) -> dict[str, str]:

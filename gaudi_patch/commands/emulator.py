@@ -10,6 +10,7 @@ import typer
 from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, PythonOption, command_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.progress import step
 from gaudi_patch.output.report import Color, Format, Preformatted, Result, Text
 
 app = command_app("Build the emulated HPU for another image.")
@@ -57,7 +58,7 @@ def build(
             )
         place = torch if torch is not None else _torch_of(python or Path())
         try:
-            with pytorch.named(place) as found:
+            with pytorch.named(place) as found, step(f"compiling the emulated device for PyTorch {found.version}"):
                 sha256 = builder.build_to(out.absolute(), found)
         except EmulatorError as error:
             raise GaudiPatchError(

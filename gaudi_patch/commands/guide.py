@@ -9,7 +9,7 @@ import typer
 from gaudi_patch.cli import completion
 from gaudi_patch.cli.options import ColorOption, JsonOption, NoPagerOption, command_app
 from gaudi_patch.cli.run import finish
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 from gaudi_patch.output.report import Color, Format, Markdown, Result, Table, Text
 
 app = command_app()
@@ -55,7 +55,7 @@ def page(name: str) -> Result:
     from gaudi_patch import guides
 
     if name not in guides.NAMES:
-        hint = f"guides: {', '.join(guides.NAMES)}"
-        raise GaudiPatchError(Exit.USAGE, "unknown-guide", f"there is no guide {name!r}", hint)
+        what = f"there is no guide {name!r}{did_you_mean(name, guides.NAMES)}"
+        raise GaudiPatchError(Exit.USAGE, "unknown-guide", what, f"guides: {', '.join(guides.NAMES)}")
     shown = guides.read(name)
     return Result("guide", data=shown._asdict(), blocks=[Markdown(shown.markdown)])

@@ -128,6 +128,7 @@ def recipe(
         if not mode:
             _refuse_without_mode(context)
             return modes()
+        write.mode_of(mode)  # before anything is looked for
         asked = Asked(cpu_gb, max_model_len, prompts, ranks, chunk)
         if cpu_gb is not None and prompts != PROMPTS:
             raise GaudiPatchError(

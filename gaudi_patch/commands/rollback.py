@@ -17,9 +17,10 @@ from gaudi_patch.cli.options import (
     PathOption,
     PythonOption,
     RootOption,
+    VerboseOption,
     command_app,
 )
-from gaudi_patch.cli.run import finish, target
+from gaudi_patch.cli.run import detailed, finish, target
 from gaudi_patch.engine.progress import Progress
 from gaudi_patch.output.report import Color, Format, Result, Text
 from gaudi_patch.target.installation import Target
@@ -47,6 +48,7 @@ def rollback(
     ] = Path(),
     lock_timeout: LockOption = 10.0,
     no_lock: NoLockOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -73,16 +75,23 @@ def rollback(
         from gaudi_patch.engine.rollback import RollbackOptions
 
         chosen = RollbackOptions(force, save_to, None if no_lock else lock_timeout)
-        return rolled_back(*target(python, path, root, manifest), chosen, progress)
+        found = target(python, path, root, manifest)
+        return rolled_back(*found, chosen, progress, verbose=detailed(verbose, output_format))
 
     finish("rollback", run, output_format, color, as_json, progress=progress, check=check)
 
 
 def rolled_back(
-    manifest: Manifest, installation: Installation, options: RollbackOptions, progress: Progress | None = None
+    manifest: Manifest,
+    installation: Installation,
+    options: RollbackOptions,
+    progress: Progress | None = None,
+    *,
+    verbose: bool = False,
 ) -> Result:
     """Return the result of `rollback` for ``installation``."""
     from gaudi_patch.commands import describe
+    from gaudi_patch.commands.verdict import where
     from gaudi_patch.engine.rollback import rollback
 
     outcome = rollback(manifest, installation, options, progress)
@@ -90,9 +99,11 @@ def rolled_back(
     result.data |= {"changed": outcome.changed, "saved": [str(path) for path in outcome.saved]}
     if not outcome.changed:
         result.blocks.append(Text("nothing is applied; nothing was written", "good"))
+        result.blocks += describe.blocks(outcome.after) if verbose else [where(outcome.after)]
         return result
     result.data["rolled_back"] = outcome.series
-    result.blocks += describe.blocks(outcome.after)
-    result.blocks += [Text(f"saved your edited copy: {path}", verbatim=True) for path in outcome.saved]
     result.blocks.append(Text(f"rolled back series {outcome.series}; verified from disk", "good"))
+    result.blocks += describe.blocks(outcome.after) if verbose else [where(outcome.after)]
+    result.blocks += [Text(f"saved your edited copy: {path}", verbatim=True) for path in outcome.saved]
+    result.blocks.append(Text("next: restart processes that have LMCache loaded", "next"))
     return result

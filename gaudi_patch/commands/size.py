@@ -18,7 +18,7 @@ from gaudi_patch.cli.options import (
     command_app,
 )
 from gaudi_patch.cli.run import finish
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 from gaudi_patch.output.report import Block, Color, Format, Result, Table, Text
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def size(
     def verb() -> Result:
         import os
 
-        from gaudi_patch.sizing import shapes
+        from gaudi_patch.sizing import models, shapes
         from gaudi_patch.sizing.plan import CARDS, STEPS, Load
         from gaudi_patch.sizing.plan import size as sized
 
@@ -87,7 +87,7 @@ def size(
             raise GaudiPatchError(
                 Exit.USAGE,
                 "unknown-model",
-                f"nothing is known of the shape of model {model}",
+                f"nothing is known of the shape of model {model}{did_you_mean(model, models.names())}",
                 "name its config.json, or its directory, with --model-config; `gaudi-patch size` lists the known ones",
             )
         width = 1 if fp8 else 2

@@ -17,10 +17,12 @@ from gaudi_patch.cli.options import (
     PythonOption,
     RequireOption,
     TimeoutOption,
+    VerboseOption,
     command_app,
 )
-from gaudi_patch.cli.run import finish, smoke_options
+from gaudi_patch.cli.run import detailed, finish, smoke_options
 from gaudi_patch.output.report import Color, Format, Result, Text
+from gaudi_patch.target.installation import Target
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.checks import Proof
@@ -59,6 +61,7 @@ def smoke(
     cases: Annotated[
         str, typer.Option("--cases", metavar="NAMES", help="Level inference: some of its cases, e.g. answers,disk.")
     ] = "",
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
@@ -86,25 +89,40 @@ def smoke(
     def verb() -> Result:
         from dataclasses import replace
 
-        from gaudi_patch.smoke.checks import prove
-        from gaudi_patch.target.locate import Target, locate
+        from gaudi_patch.smoke.checks import known_levels, prove
+        from gaudi_patch.target.locate import locate
 
         chosen = smoke_options(",".join(levels or ()), device, rules, require, timeout, quiet=as_json)
         extra = [*(("--model", str(model.resolve())) if model else ()), *(("--cases", cases) if cases else ())]
-        return rendered(prove(locate(Target(python, path)), replace(chosen, arguments={"inference": extra})))
+        chosen = replace(chosen, arguments={"inference": extra})
+        known_levels(chosen)
+        named = Target(python, path)
+        return rendered(prove(locate(named), chosen), named, verbose=detailed(verbose, output_format))
 
     finish("smoke", verb, output_format, color, as_json)
 
 
-def rendered(proof: Proof) -> Result:
+def rendered(proof: Proof, target: Target | None = None, *, verbose: bool = False) -> Result:
     """Return the result: exit 5 where a level failed, a required one was skipped, or nothing was proved."""
     from gaudi_patch.commands import levels as rendering
+    from gaudi_patch.target.invocation import command_line
 
     levels = [rendering.data(level) for level in proof.levels]
-    result = Result("smoke", data={"levels": levels}, blocks=rendering.blocks(proof.levels))
+    result = Result("smoke", data={"levels": levels}, blocks=[_headline(proof)])
+    result.blocks += rendering.blocks(proof.levels, verbose=verbose, fault=proof.fault)
     if proof.fault is not None:
         result.exit, result.errors = proof.fault.exit, [proof.fault]
-        return result
-    skipped = ", ".join(proof.skipped)
-    result.blocks.append(Text("passed" + (f"; not run: {skipped}" if skipped else ""), "good"))
+    else:
+        result.blocks.append(Text(f"next: {command_line('doctor', target=target or Target())}", "next", verbatim=True))
     return result
+
+
+def _headline(proof: Proof) -> Text:
+    total = len(proof.levels)
+    failed = sum(level.status == "failed" for level in proof.levels)
+    if failed:
+        return Text(f"failed: {failed} of {total} smoke checks", "bad")
+    if proof.fault is not None:
+        return Text("not proved: a smoke check that had to run was skipped", "bad")
+    skipped = ", ".join(proof.skipped)
+    return Text("passed" + (f"; not run: {skipped}" if skipped else f": all {total} smoke checks"), "good")

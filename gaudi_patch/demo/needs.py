@@ -42,7 +42,8 @@ def release(manifest: Manifest, version: str, *, vllm: bool) -> str:
         return max((series.versions.removeprefix("==") for series in manifest.series), key=Version)
     verdict = manifest.verdict(version)
     if verdict.kind is not Kind.SERIES:
-        why = verdict.reason or "the manifest has no series for it"
+        nearest = f"; the nearest is {verdict.nearest.id}" if verdict.nearest else ""
+        why = verdict.reason or f"the manifest has no series for it{nearest}"
         hint = "see `gaudi-patch list` for the releases that have one"
         kind = verdict.kind.value
         raise GaudiPatchError(

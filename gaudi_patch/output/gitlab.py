@@ -1,4 +1,4 @@
-"""The log of a GitLab job: what a command shows is one section, its errors stand below it.
+"""The log of a GitLab job: what a command shows is one section, its warnings and errors stand below it.
 
 Format: https://docs.gitlab.com/ci/jobs/job_logs/#custom-collapsible-sections
 """
@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 
+from gaudi_patch.errors import Exit
+from gaudi_patch.output.escape import visible
+from gaudi_patch.output.github import pending
 from gaudi_patch.output.plain import all_plain
 from gaudi_patch.output.result import Result
 
@@ -15,11 +19,19 @@ from gaudi_patch.output.result import Result
 def section(result: Result) -> str:
     """Return the plain lines of ``result`` between the marks of a section, folded where nothing failed."""
     name = "gaudi_patch_" + re.sub(r"\W+", "_", result.command)
-    folded = "" if result.errors else "[collapsed=true]"
+    notes = list(_notes(result))
+    folded = "" if result.errors or notes else "[collapsed=true]"
     now = int(time.time())
     title = f"gaudi-patch {result.command}: exit {int(result.exit)}"
     return (
         f"\x1b[0Ksection_start:{now}:{name}{folded}\r\x1b[0K{title}\n"
         f"{all_plain(result.blocks)}"
-        f"\x1b[0Ksection_end:{now}:{name}\r\x1b[0K\n"
+        f"\x1b[0Ksection_end:{now}:{name}\r\x1b[0K\n" + "".join(f"\x1b[1;33mwarning:\x1b[0m {note}\n" for note in notes)
     )
+
+
+def _notes(result: Result) -> Iterator[str]:
+    """Yield what GitHub gets as an annotation: GitLab has none in a log, so they stand below the section, coloured."""
+    yield from (visible(f"{notice.code}: {notice.message}") for notice in result.notices)
+    if result.exit is Exit.PENDING and not result.errors and not result.notices:
+        yield pending(result).replace("\n", "; ")

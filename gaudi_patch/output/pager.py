@@ -34,6 +34,11 @@ def command(environ: Mapping[str, str] = os.environ) -> list[str]:
     return [] if words == ["cat"] else words
 
 
+def colored(words: list[str]) -> list[str]:
+    """Return the command line of a pager that keeps colours, whatever LESS says of them."""
+    return [*words, "-R"] if os.path.basename(words[0]) == "less" else words  # noqa: PTH119
+
+
 class _Input(io.TextIOWrapper):
     """The standard input of the pager: who writes to it writes to the terminal behind it."""
 
@@ -71,6 +76,6 @@ def _start() -> subprocess.Popen[bytes] | None:
     if not words:
         return None
     try:
-        return subprocess.Popen(words, stdin=subprocess.PIPE, env={**_DEFAULTS, **os.environ})
+        return subprocess.Popen(colored(words), stdin=subprocess.PIPE, env={**_DEFAULTS, **os.environ})
     except OSError:
         return None

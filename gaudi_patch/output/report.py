@@ -47,6 +47,10 @@ __all__ = [
 ]
 
 
+#: What begins a line on stderr, and its colour on a terminal: the number of an ANSI attribute.
+_WORDS = {"error:": "1;31", "warning:": "33", "next:": "1"}
+
+
 def show(result: Result, output: Format, color: Color) -> str:
     """Print ``result``: its data to stdout, its warnings and errors to stderr.
 
@@ -57,7 +61,7 @@ def show(result: Result, output: Format, color: Color) -> str:
         problem = _attempt(lambda: write(sys.stdout, result.to_json() + "\n"), repr)
         if problem:
             narrate([f"error: the JSON was not written to standard output: {problem}"])
-            _narrate_result(result, runner=False)
+            _narrate_result(result, runner=False, color=Color.NEVER)
         return problem
     _attempt(lambda: write(sys.stdout, _text(result, output, color)), lambda error: _without_layout(result, error))
     if output is Format.GITHUB:
@@ -65,17 +69,27 @@ def show(result: Result, output: Format, color: Color) -> str:
 
         if problem := _attempt(lambda: github.append_summary(result), repr):
             narrate([f"warning: could not write the job summary: {problem}"])
-    _narrate_result(result, runner=output is Format.GITHUB)
+    _narrate_result(result, runner=output is Format.GITHUB, color=color)
     return ""
 
 
-def narrate(lines: Sequence[str], *, runner: bool = False) -> None:
+def narrate(lines: Sequence[str], *, runner: bool = False, colored: bool = False) -> None:
     """Write to stderr, each line with what is not printable escaped; a closed or full stderr changes nothing.
 
-    ``runner``: whether a GitHub runner reads it, as it does where GITHUB_ACTIONS is set.
+    ``runner``: whether a GitHub runner reads it, as it does where GITHUB_ACTIONS is set. ``colored``: whether the
+    words that begin an error, a warning or a next step are coloured.
     """
-    text = "".join(f"{visible(line)}\n" for line in lines)
+    shown = map(visible, lines)
+    text = "".join(f"{_colored(line) if colored else line}\n" for line in shown)
     write(sys.stderr, no_commands(text) if runner or os.environ.get("GITHUB_ACTIONS") else text)
+
+
+def _colored(line: str) -> str:
+    bare = line.lstrip(" ")
+    for word, code in _WORDS.items():
+        if bare.startswith(word):
+            return f"{line[: len(line) - len(bare)]}\x1b[{code}m{word}\x1b[0m{bare[len(word) :]}"
+    return line
 
 
 def _attempt(run: Callable[[], str], otherwise: Callable[[Exception], str]) -> str:
@@ -85,10 +99,12 @@ def _attempt(run: Callable[[], str], otherwise: Callable[[Exception], str]) -> s
         return otherwise(error)
 
 
-def _narrate_result(result: Result, *, runner: bool) -> None:
-    narrate([f"warning: {text}" for text in result.warnings], runner=runner)
+def _narrate_result(result: Result, *, runner: bool, color: Color) -> None:
+    colored = not runner and wants_color(sys.stderr, color)
+    lines = [f"warning: {text}" for text in result.warnings if text not in result.said]
     for error in result.errors:
-        narrate(error_lines(error), runner=runner)
+        lines += error_lines(error)
+    narrate(lines, runner=runner, colored=colored)
 
 
 def _text(result: Result, output: Format, color: Color) -> str:

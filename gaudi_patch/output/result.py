@@ -61,8 +61,8 @@ class Markdown(NamedTuple):
 class Text(NamedTuple):
     """A sentence; newlines are layout at its ends only.
 
-    ``style`` is one of "", "good", "bad", "next". ``verbatim``: it holds a path, and is not wrapped; nor is a text
-    that begins with "next: ": a command that is broken into two lines does not run when it is pasted.
+    ``style`` is one of "", "good", "bad", "pending", "next". ``verbatim``: it holds a path, and is not wrapped; nor is
+    a text that begins with "next: ": a command that is broken into two lines does not run when it is pasted.
     """
 
     text: str
@@ -88,7 +88,10 @@ class Notice(NamedTuple):
 
 @dataclass
 class Result:
-    """What a command found or did: ``data`` for machines, ``blocks`` for people, ``notices`` for CI services."""
+    """What a command found or did: ``data`` for machines, ``blocks`` for people, ``notices`` for CI services.
+
+    ``said`` are those of ``warnings`` that the blocks say already: text does not repeat them.
+    """
 
     command: str
     exit: Exit = Exit.OK
@@ -97,6 +100,7 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     errors: list[GaudiPatchError] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return the one JSON object of --json, as ``schemas/`` describes it: keys are only ever added."""

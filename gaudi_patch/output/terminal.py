@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
 import rich.markdown
@@ -40,6 +41,7 @@ STYLES = {
     "good": "green",
     "bad": "bold red",
     "next": "bold",
+    "pending": "bold cyan",
 }
 _DIFF_STYLES = (
     (("diff ", "index ", "--- ", "+++ ", "new file ", "deleted file ", "old mode ", "new mode "), "bold"),
@@ -48,7 +50,8 @@ _DIFF_STYLES = (
     (("-",), "red"),
 )
 _NARROWEST = 20  # columns: below, rich leaves letters out, where a terminal breaks the line
-_FENCE = re.compile(r"^```[^\n]*\n(.*?)^```[^\n]*\n?", re.MULTILINE | re.DOTALL)
+#: A block of code, also one that is indented in a list.
+_FENCE = re.compile(r"^(?P<indent> *)```[^\n]*\n(?P<code>.*?)^(?P=indent)```[^\n]*\n?", re.MULTILINE | re.DOTALL)
 
 
 class _Memory(io.StringIO):
@@ -121,7 +124,7 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
     start = 0
     for match in _FENCE.finditer(text):
         yield text[start : match.start()], False
-        yield match[1], True
+        yield textwrap.dedent(match["code"]), True
         start = match.end()
     yield text[start:], False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.situation import look
 from gaudi_patch.engine.verdicts import fault_of, port_hint
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 from gaudi_patch.recipes.compose import MODES, Mode, Recipe, Settings, compose
 from gaudi_patch.recipes.release import Release, known
 from gaudi_patch.recipes.validate import validate
@@ -52,7 +52,7 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
     python = installation.python
     release = known(manifest, situation.series, version, lambda: none_hash.agrees(python, os.environ))
     known_ = replace(settings, python=str(python), apply=situation.command("apply"))
-    recipe = compose(_mode(mode), release, known_)
+    recipe = compose(mode_of(mode), release, known_)
     guarded = validate(recipe, installation.python)
     unpatched = situation.state is not None and situation.state is not State.PATCHED
     patch = situation.command("apply") if unpatched else ""
@@ -68,12 +68,14 @@ def for_version(manifest: Manifest, version: str, mode: str, settings: Settings)
         hint = verdict.advice or f"see `gaudi-patch list` for the supported releases{port_hint(verdict)}"
         raise GaudiPatchError(Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {message}", hint)
     release = known(manifest, verdict.series, version, lambda: None)
-    return Composed(mode, release, compose(_mode(mode), release, settings))
+    return Composed(mode, release, compose(mode_of(mode), release, settings))
 
 
-def _mode(name: str) -> Mode:
+def mode_of(name: str) -> Mode:
+    """Return the mode of this name. Raises ``unknown-mode`` (exit 2)."""
     if name not in MODES:
-        raise GaudiPatchError(Exit.USAGE, "unknown-mode", f"there is no mode {name!r}", f"modes: {', '.join(MODES)}")
+        what = f"there is no mode {name!r}{did_you_mean(name, MODES)}"
+        raise GaudiPatchError(Exit.USAGE, "unknown-mode", what, f"modes: {', '.join(MODES)}")
     return MODES[name]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import narrate
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
+from gaudi_patch.output import progress
 from gaudi_patch.smoke import levels as table
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.outcome import LevelResult
@@ -64,25 +64,37 @@ def prove(installation: Installation, options: SmokeOptions) -> Proof:
 
 def run(installation: Installation, options: SmokeOptions) -> list[LevelResult]:
     """Run the levels in subprocesses of the target's interpreter."""
+    wanted = known_levels(options)
+    known = table.names()
+    python = interpreter_of(installation)
+    ordered = [name for name in known if name in {*wanted, *options.require}]
+    with progress.step(f"smoke checks: {', '.join(ordered)}", len(ordered) * len(options.rules)) as step:
+        return runner.run(
+            python,
+            levels=ordered,
+            device=options.device,
+            rules=options.rules,
+            timeout=options.timeout,
+            arguments=options.arguments,
+            on_begin=step.begin,
+            on_case=step.tell,
+            on_progress=step.end,
+        )
+
+
+def known_levels(options: SmokeOptions) -> tuple[str, ...]:
+    """Return the levels that are asked for. Raises ``unknown-level`` (exit 2), before anything is looked for."""
     wanted = tuple(options.levels) or AFTER_APPLY
     known = table.names()
     for name in (*wanted, *options.require):
         if name not in known:
             raise GaudiPatchError(
-                Exit.USAGE, "unknown-level", f"there is no smoke level {name}", f"levels: {', '.join(known)}"
+                Exit.USAGE,
+                "unknown-level",
+                f"there is no smoke level {name}{did_you_mean(name, known)}",
+                f"levels: {', '.join(known)}",
             )
-    python = interpreter_of(installation)
-    say = (lambda line: None) if options.quiet else (lambda line: narrate([line]))
-    ordered = [name for name in known if name in {*wanted, *options.require}]
-    return runner.run(
-        python,
-        levels=ordered,
-        device=options.device,
-        rules=options.rules,
-        timeout=options.timeout,
-        arguments=options.arguments,
-        on_progress=say,
-    )
+    return wanted
 
 
 def interpreter_of(installation: Installation) -> Path:
@@ -103,6 +115,16 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
     )
 
 
+def _count(bad: Sequence[LevelResult], total: int) -> str:
+    """Say how many failed and how many were skipped: a check that could not run has not failed."""
+    failed = sum(level.status == "failed" for level in bad)
+    skipped = len(bad) - failed
+    if not skipped:
+        return f"{failed} of {total} smoke checks failed"
+    words = f"{skipped} of {total} smoke checks were skipped, and --require asks for them"
+    return f"{failed} of {total} smoke checks failed; {words}" if failed else words
+
+
 def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatchError | None:
     """Return what failed, or was skipped though required; None when nothing was."""
     bad = [
@@ -119,7 +141,7 @@ def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatc
     return GaudiPatchError(
         Exit.SMOKE,
         "smoke-failed",
-        f"{len(bad)} of {len(results)} smoke checks failed",
+        _count(bad, len(results)),
         "see the details above",
         details=details,
     )

@@ -12,6 +12,9 @@ from gaudi_patch.smoke.levels import DEVICES, EMULATOR, EMULATOR_PACKAGES, RULES
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
 
+#: How a probe's line begins that names a case (probes/_probe.py).
+CASE = b"case: "
+
 __all__ = ["LevelResult", "run", "run_probe"]
 
 
@@ -25,6 +28,8 @@ def run(
     environ: Mapping[str, str] | None = None,
     arguments: Mapping[str, Sequence[str]] | None = None,
     on_progress: Callable[[str], None] | None = None,
+    on_begin: Callable[[str], None] | None = None,
+    on_case: Callable[[str], None] | None = None,
 ) -> list[LevelResult]:
     """Run ``levels`` under the interpreter ``python``, in the table's order, under each of ``rules``.
 
@@ -32,7 +37,8 @@ def run(
     timeout: seconds for one level under one set of rules, or for each of its processes one after the other.
     environ: the environment to start from; by default this process's.
     arguments: more for the probes, by the level's name.
-    on_progress: told in one line what starts and how it ended.
+    on_progress: told in one line how a level ended; and what starts, where there is no ``on_begin`` for that.
+    on_case: told what is being checked within a level.
 
     A level that cannot be run is skipped, with the reason. One that dies, hangs or gives no complete
     result has failed. Nothing is written into the target.
@@ -47,6 +53,7 @@ def run(
     if unknown := sorted(set(rules) - set(RULES)):
         raise ValueError(f"unknown rules {', '.join(unknown)}; there are {', '.join(RULES)}")
     say = on_progress or (lambda line: None)
+    begin = on_begin or say
     environ = os.environ if environ is None else environ
     results: list[LevelResult] = []
     with _folder("gaudi-patch-smoke-") as folder, _folder("gps-", "/tmp") as sockets:  # noqa: S108 - made private
@@ -63,7 +70,7 @@ def run(
         obstacles = {level.name: target.obstacle(found, level, used) for level in chosen}
         library: Path | None = None
         if used == "emulated" and not all(obstacles.values()):
-            say("the emulated HPU: looking for the compiled device, which takes a minute where it has to be compiled")
+            begin("the emulated HPU: looking for the compiled device, which takes a minute where it has to be compiled")
             prepared = emulated.prepare(python, EMULATOR, environ, scratch)
             if prepared.fault:
                 return [_not_run(level, rule, "failed", prepared.fault) for level in chosen for rule in _ordered(rules)]
@@ -75,10 +82,13 @@ def run(
                 if reason := obstacles[level.name]:
                     result = _not_run(level, rule, "skipped", reason)
                 else:
-                    say(f"{label}: running on {'an HPU' if used == 'hpu' else 'the emulated HPU'}")
+                    begin(f"{label}: running on {'an HPU' if used == 'hpu' else 'the emulated HPU'}")
                     extra = (arguments or {}).get(level.name, ())
-                    result = run_probe(python, level, rule, used, timeout, environ, scratch, extra, library)
-                say(f"{label}: {result.status} in {result.seconds:.1f} s: {result.reason}")
+                    case = _prefixed(f"{label}: ", on_case)
+                    result = run_probe(python, level, rule, used, timeout, environ, scratch, extra, library, case)
+                # Why one was skipped is the same for many of them: it is said once, in what the run came to.
+                ending = "skipped" if result.status == "skipped" else f"{result.status} in {result.seconds:.1f} s"
+                say(f"{label}: {ending}" + (f": {result.reason}" if result.status == "passed" else ""))
                 results.append(result)
     return results
 
@@ -86,6 +96,10 @@ def run(
 def _folder(prefix: str, place: str | None = None) -> tempfile.TemporaryDirectory[str]:
     """Return a temporary directory; that for sockets is in /tmp, since a socket's path may have 107 characters."""
     return tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
+
+
+def _prefixed(label: str, on_case: Callable[[str], None] | None) -> Callable[[str], None] | None:
+    return None if on_case is None else lambda case: on_case(label + case)
 
 
 def _ordered(rules: Sequence[str]) -> list[str]:
@@ -107,10 +121,11 @@ def run_probe(
     parent: Path,
     arguments: Sequence[str] = (),
     library: Path | None = None,
+    on_case: Callable[[str], None] | None = None,
 ) -> LevelResult:
     """Run one probe, with ``arguments`` of its own, in a new directory below ``parent``, and judge what came of it.
 
-    library: the compiled device, on the emulated HPU.
+    library: the compiled device, on the emulated HPU. on_case: told each case that begins.
     """
     scratch = parent / f"{level.name}-{rules}"
     scratch.mkdir()
@@ -131,7 +146,23 @@ def run_probe(
             timeout=timeout,
             environ=target.probe_environment(environ, rules=rules, scratch=scratch, library=library),
             cwd=scratch,
+            on_output=_cases(on_case) if on_case is not None else None,
         )
     except OSError as error:
         return _not_run(level, rules, "failed", f"cannot run {python}: {error.strerror or error}")
     return outcome.judge(finished, answer, level=level.name, rules=rules, device=device, timeout=timeout)
+
+
+def _cases(on_case: Callable[[str], None]) -> Callable[[bytes], object]:
+    """Return what reads a probe's output as it comes, and tells each case that a line names."""
+    rest = b""
+
+    def read(data: bytes) -> None:
+        nonlocal rest
+        *lines, rest = (rest + data).split(b"\n")
+        rest = rest[-4096:]
+        for line in lines:
+            if line.startswith(CASE):
+                on_case(line[len(CASE) :].decode("utf-8", "replace").strip()[:200])
+
+    return read

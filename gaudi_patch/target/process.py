@@ -266,15 +266,25 @@ def run(
     environ: Mapping[str, str],
     cwd: Path,
     output_limit: int = OUTPUT_LIMIT,
+    on_output: Callable[[bytes], object] | None = None,
 ) -> Finished:
     """Run ``command`` in a process group of its own and wait for it, at most ``timeout`` seconds.
+
+    ``on_output`` is given what the program writes, as it comes.
 
     Raises OSError where the program cannot be started.
     """
     begun = time.monotonic()
     tail = Tail(output_limit)
+    add: Callable[[bytes], object] = tail.add
+    if on_output is not None:
+
+        def add(data: bytes) -> None:
+            tail.add(data)
+            on_output(data)
+
     with Child(command, environ, cwd) as child:
-        readers = {child.output: tail.add}
+        readers = {child.output: add}
         timed_out = not child.follow(readers, begun + timeout)
         returncode = child.kill()
         child.drain(readers)

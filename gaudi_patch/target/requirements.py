@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -144,7 +144,7 @@ def _declared(version: str, there: Distributions | None) -> Iterable[str]:
         raise GaudiPatchError(
             Exit.NOT_FOUND,
             "unknown-version",
-            f"what LMCache {version} requires is not known here",
+            f"what LMCache {version} requires is not known here{did_you_mean(version, known)}",
             f"install it without dependencies (pip install --no-deps lmcache=={version}) and name its interpreter with "
             "--python: its own metadata is read then",
         )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gaudi_patch.authoring.prove import environment
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import narrate
+from gaudi_patch.output.progress import step
 from gaudi_patch.smoke import checks
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.locate import Target, locate
@@ -35,9 +35,9 @@ def prove(wheels: Sequence[Path], package: str, python: Path, smoke: checks.Smok
     """
     wheel = _fitting(wheels, python)
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-wheel-") as scratch:
-        narrate([f"smoke checks: {wheel.name} with the packages of {python}"])
         # Under its own name: an installer reads it.
-        target = environment(Path(scratch, "venv"), wheel, python)
+        with step(f"installing {wheel.name} beside the packages of {python}"):
+            target = environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), package)
         proof = checks.prove(installation, smoke)
     if proof.fault is not None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gaudi_patch.authoring import wheels
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import narrate
+from gaudi_patch.output.progress import leaves, step
 from gaudi_patch.series.manifest import Kind, Manifest, Series
 from gaudi_patch.wheel.names import WheelName
 
@@ -58,15 +58,19 @@ def wheels_of(manifest: Manifest, release: str, pythons: Sequence[str]) -> Wheel
     """
     series_for(manifest, WheelName(manifest.package, release, "", ""))  # before anything is downloaded
     files, without = [], []
-    for python in pythons or PYTHONS:
-        narrate([f"the wheel of {manifest.package} {release} for Python {python} ..."])
-        try:
-            files.append(wheels.fetch(manifest.package, release, python))
-        except wheels.NoWheelError as error:
-            if pythons:
-                raise
-            narrate([f"  {error.message}"])
-            without.append(python)
+    wanted = tuple(pythons or PYTHONS)
+    leaves("no wheel was written")
+    with step(f"the wheels of {manifest.package} {release}", len(wanted)) as shown:
+        for python in wanted:
+            try:
+                files.append(wheels.fetch(manifest.package, release, python))
+                shown.end(f"for Python {python}: {files[-1].name}")
+            except wheels.NoWheelError as error:
+                if pythons:
+                    raise
+                shown.end(error.message)
+                without.append(python)
+    leaves("")
     if not files:
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise GaudiPatchError(

@@ -44,3 +44,17 @@ def test_a_hunk_that_does_not_apply_is_marked_in_its_patch_and_explained(tmp_pat
     assert line.startswith(f"::error file={patch},line={at},title=gaudi-patch does-not-apply::")
     assert "def device() -> str:" in line
     assert lines[at - 1].startswith(b"@@")
+
+
+def test_a_gitlab_log_says_below_its_section_that_a_series_would_apply(tmp_path: Path) -> None:
+    """Exit code 10 is a warning to GitHub, and to GitLab a line that is seen while the section is not folded."""
+    target = tiny.make(tmp_path / "t")
+    ci = [gaudi_patch(*arguments(target, "check", "--output-format", form)).out for form in ("github", "gitlab")]
+    assert (
+        "::warning title=gaudi-patch pending::check: not patched; a series would apply%0Anext: gaudi-patch apply"
+        in ci[0]
+    )
+    head, _, below = ci[1].partition("section_end:")
+    assert "[collapsed=true]" not in head
+    assert "\x1b[1;33mwarning:\x1b[0m check: not patched; a series would apply; next: gaudi-patch apply" in below
+    assert "pristine  lmcache/engine.py" in head

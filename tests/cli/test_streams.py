@@ -28,10 +28,10 @@ def test_data_goes_to_stdout_and_narration_to_stderr(target: Tiny) -> None:
 
 def test_a_file_that_the_series_adds_is_told_from_one_that_is_there(target: Tiny) -> None:
     added, there = "lmcache/gaudi/__init__.py (missing, will be added)", "lmcache/engine.py"
-    lines = invoke(target, "check")[1].splitlines()
+    lines = invoke(target, "check", "-v")[1].splitlines()
     assert {f"pristine  {added}", f"pristine  {there}"} <= set(lines)
     invoke(target, "apply")
-    assert added not in invoke(target, "check")[1]
+    assert added not in invoke(target, "check", "-v")[1]
 
 
 def test_a_path_with_spaces_is_never_broken_and_brackets_are_kept(target: Tiny) -> None:

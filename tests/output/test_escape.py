@@ -208,7 +208,9 @@ def test_a_gitlab_section_is_closed_by_us_alone(capsys: pytest.CaptureFixture[st
     out, err = shown(result, Format.GITLAB, capsys)
     marks = re.findall(r"\x1b\[0Ksection_(start|end):\d+:gaudi_patch_check(?:\[collapsed=true\])?\r\x1b\[0K", out)
     assert marks == ["start", "end"]
-    assert out.count("\x1b") == 4
+    warnings = out.count("\x1b[1;33mwarning:\x1b[0m ")
+    assert warnings == len(result.notices)
+    assert out.count("\x1b") == 4 + 2 * warnings
     assert not unsafe(err)
     folded, _ = shown(Result("check", blocks=[Text("done")]), Format.GITLAB, capsys)
     assert "[collapsed=true]\r" in folded

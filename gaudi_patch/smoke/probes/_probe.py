@@ -183,6 +183,8 @@ class Probe:
         Skip and a missing dependency of LMCache do go further: they end the level.
         """
         self._section.append(name)
+        if len(self._section) > 1:
+            print(f"case: {' / '.join(self._section[1:])}", flush=True)  # for who watches
         try:
             yield
         except (Skip, _Enough):

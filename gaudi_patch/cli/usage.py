@@ -1,0 +1,69 @@
+"""Usage errors, in the form of all other errors: what is wrong, what was probably meant, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
+
+#: click's class, whichever click typer uses: an installed one, or a copy of its own.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+@contextmanager
+def usage_faults(names: Iterable[str]) -> Iterator[None]:
+    """Turn a usage error within into a :class:`ShownUsageError`; ``names`` are the commands that there are."""
+    try:
+        yield
+    except UsageError as error:
+        if isinstance(error, ShownUsageError) or _is_help(error):
+            raise
+        known = getattr(getattr(error.ctx, "command", None), "commands", None) or names
+        raise ShownUsageError(error, known) from error
+
+
+def _is_help(error: object) -> bool:
+    return type(error).__name__ == "NoArgsIsHelpError"
+
+
+class ShownUsageError(UsageError):  # type: ignore[misc]
+    """A usage error that is shown as gaudi-patch shows errors, and exits 2 as all of them do."""
+
+    def __init__(self, error: Any, names: Iterable[str]) -> None:  # noqa: ANN401 - see UsageError
+        super().__init__(error.message, error.ctx)
+        self._error, self._names = error, list(names)
+
+    def show(self, file: Any = None) -> None:  # noqa: ANN401 - as click has it
+        """Write it to stderr."""
+        import sys
+
+        from gaudi_patch.output.report import Color, error_lines, narrate, wants_color
+
+        narrate(error_lines(self.fault), colored=wants_color(sys.stderr, Color.AUTO))
+
+    @property
+    def fault(self) -> GaudiPatchError:
+        """The same as the error that users know."""
+        names: list[str] = []
+        context = self.ctx
+        while context is not None and context.parent is not None:  # the first of them is the program
+            names.insert(0, context.info_name)
+            context = context.parent
+        path = " ".join(["gaudi-patch", *names])
+        return GaudiPatchError(Exit.USAGE, "usage", self._message(), f"`{path} --help` says what it takes")
+
+    def _message(self) -> str:
+        error = self._error
+        text = str(error.format_message()).partition(" (Possible options:")[0].partition(" Did you mean")[0]
+        text = text.rstrip(".").replace("\n", " ")
+        text = text[:1].lower() + text[1:]
+        possible = getattr(error, "possibilities", None)
+        if possible:
+            return f"{text}; did you mean {' or '.join(sorted(possible))}?"
+        if text.startswith("no such command "):
+            return text + did_you_mean(text.removeprefix("no such command ").strip("'\""), self._names)
+        return text

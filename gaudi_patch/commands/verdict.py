@@ -1,0 +1,60 @@
+"""The one line that a command begins with: the state of the installation, in the five words for it."""
+
+from __future__ import annotations
+
+from gaudi_patch.engine.plan import State
+from gaudi_patch.engine.situation import Situation
+from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.output.report import Block, Fields, Text
+from gaudi_patch.output.wrapping import Whole
+from gaudi_patch.series.manifest import Kind
+
+#: What is said of one file, and of several.
+_WORDS = {
+    State.MODIFIED: ("has the hash of neither side", "have the hash of neither side"),
+    State.MISSING: ("is not there", "are not there"),
+    State.PARTIAL: ("is patched", "are patched"),
+}
+
+
+def headline(found: Situation, fault: GaudiPatchError | None = None) -> Text:
+    """Return the state in one line. Why it is a fault, and what to do, is what the error says: it is not said here."""
+    if fault is not None:
+        return Text(_refused(found, fault), "bad")
+    if found.state is None:
+        return Text(f"nothing to do: {found.verdict.reason}", "good")
+    if found.built is not None:
+        text = f"patched when the wheel was built, with series {found.built.series}: every file has its hash"
+        return Text(text, "good")
+    if found.state is State.PATCHED:
+        return Text("patched: every file has the hash that the series gives it", "good")
+    name = found.series.id if found.series else ""
+    if found.state is State.OUTDATED:
+        return Text(f"outdated: patched by an older gaudi-patch; series {name} would be applied anew", "pending")
+    return Text(f"pristine: as released, not patched; series {name} would apply", "pending")
+
+
+def _refused(found: Situation, fault: GaudiPatchError) -> str:
+    total = len(found.files)
+    if fault.code == "interrupted":
+        return "interrupted: an earlier run was killed and has not been undone yet"
+    if fault.code == "locked":
+        return "busy: another run is at work here"
+    if fault.code == "stale-bytecode":
+        return "patched on disk, but Python would run something else"
+    if found.state in (State.MODIFIED, State.MISSING, State.PARTIAL):
+        wanted = State.PATCHED if found.state is State.PARTIAL else found.state
+        count = sum(file.state is wanted for file in found.files)
+        return f"{found.state.value}: {count} of {total} files {_WORDS[found.state][count != 1]}"
+    if found.verdict.kind is Kind.REFUSED:
+        return "refused: this release cannot be patched"
+    if found.verdict.kind is Kind.UNKNOWN:
+        return "unknown: there is no series for this release"
+    return f"{found.state.value if found.state else 'unknown'}: not as it should be"
+
+
+def where(found: Situation) -> Block:
+    """Return which LMCache it is, and where."""
+    installation = found.installation
+    version = installation.version or "of unknown version"
+    return Fields([(installation.package, Whole(f"{version} in {installation.root}"))])

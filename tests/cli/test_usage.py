@@ -1,0 +1,54 @@
+"""Usage errors have the form of all other errors, name what was probably meant, and their hint works as printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from tests.support.cli import gaudi_patch
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("aply", "no such command 'aply'; did you mean apply?"),
+        ("dev prot", "no such command 'prot'; did you mean port?"),
+        ("apply --dryrun", "no such option: --dryrun; did you mean --dry-run?"),
+        ("show", "missing argument 'VERSION'"),
+        ("apply --lock-timeout x", "invalid value for '--lock-timeout': 'x' is not a valid float"),
+        ("smoke kernel", "there is no smoke level kernel; did you mean kernels?"),
+        ("guide quickstart", "there is no guide 'quickstart'; did you mean quick-start?"),
+        ("recipe memry", "there is no mode 'memry'; did you mean memory?"),
+        ("smoke --device hpuu", "--device takes auto, hpu, emulated, not 'hpuu'; did you mean hpu?"),
+    ],
+)
+def test_what_is_wrong_stands_behind_error_with_what_was_probably_meant(arguments: str, said: str) -> None:
+    done = gaudi_patch(*arguments.split())
+    first, *rest = done.err.splitlines()
+    assert done.code == 2
+    assert done.out == ""
+    assert first.startswith(f"error: {said}")
+    assert not any("Usage" in line or "Error:" in line for line in rest)
+
+
+@pytest.mark.parametrize(("version", "meant"), [("0.5.x", "0.5.6"), ("0,5,6", "0.5.6")])
+def test_a_release_that_is_no_version_is_guessed(version: str, meant: str) -> None:
+    done = gaudi_patch("show", version)
+    assert done.code == 3
+    assert f"did you mean {meant}" in done.err
+
+
+def test_nothing_is_guessed_where_nothing_is_close() -> None:
+    assert "did you mean" not in gaudi_patch("xyzzy").err
+
+
+@pytest.mark.parametrize("arguments", ["aply", "dev prot", "apply --dryrun", "show"])
+def test_the_help_that_a_usage_error_names_exists(arguments: str) -> None:
+    (line,) = re.findall(r"next: `gaudi-patch (.*?)`", gaudi_patch(*arguments.split()).err)
+    assert gaudi_patch(*shlex.split(line)).code == 0
+
+
+def test_a_word_of_the_user_drives_no_terminal() -> None:
+    assert "\x1b" not in gaudi_patch("\x1b[31mapply").err

@@ -1,0 +1,140 @@
+"""What is at work is shown live on a terminal and by lines in a log, and not at all beside JSON."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from gaudi_patch.output import progress
+from tests.support.cli import environment
+
+STORY = """
+import time
+from gaudi_patch.output import progress
+progress.start(quiet={quiet})
+with progress.step("smoke checks", 2, look=lambda: "12 MiB") as step:
+    step.begin("imports: running")
+    step.tell("imports: case one")
+    time.sleep(1.2)
+    step.end("imports: passed")
+    with progress.step("an inner one"):
+        pass
+    step.end("kernels: passed")
+"""
+
+
+def on_a_terminal(source: str, **env: str) -> str:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", source], stdin=follower, stdout=follower, stderr=follower,
+        env=environment(TERM="xterm-256color", **env),
+    )  # fmt: skip
+    os.close(follower)
+    text = b""
+    while True:
+        try:
+            data = os.read(leader, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        text += data
+    os.close(leader)
+    assert process.wait(60) == 0
+    return text.decode()
+
+
+@pytest.fixture(autouse=True)
+def _reset() -> Iterator[None]:
+    progress.start(quiet=False)
+    yield
+    progress.start(quiet=False)
+
+
+def test_a_log_has_a_line_for_each_beginning_and_end_with_elapsed_time() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STORY.format(quiet=False)],
+        capture_output=True, text=True, env=environment(), check=True,
+    )  # fmt: skip
+    assert done.stdout == ""
+    lines = [re.sub(r"\d+\.\d s", "N s", line) for line in done.stderr.splitlines()]
+    assert lines == [
+        "smoke checks ...",
+        "  imports: running ...",
+        "  imports: passed (1 of 2)",
+        "  an inner one ...",
+        "  done in N s",
+        "  kernels: passed (2 of 2)",
+        "  done in N s, 12 MiB",
+    ]
+
+
+def test_a_terminal_shows_the_part_at_work_and_keeps_what_has_ended() -> None:
+    text = on_a_terminal(STORY.format(quiet=False))
+    assert "imports: case one: 12 MiB" in text
+    assert "imports: passed (1 of 2)" in text
+    assert re.search(r"smoke checks: done in \d", text)
+    assert text.count("\x1b[?25h") >= text.count("\x1b[?25l") > 0  # the cursor is given back
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"CI": "1"}, {"GITHUB_ACTIONS": "true"}])
+def test_a_terminal_that_is_a_log_gets_lines(env: dict[str, str]) -> None:
+    text = on_a_terminal(STORY.format(quiet=False).replace("import time", f"import os, time\nos.environ |= {env!r}", 1))
+    assert "\x1b[" not in text
+    assert "smoke checks ..." in text
+
+
+def test_nothing_is_said_beside_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STORY.format(quiet=True)], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_long_step_says_in_a_log_that_it_is_still_at_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_BETWEEN_LINES", 0.05)
+    monkeypatch.setattr(progress, "_BETWEEN_LOOKS", 0.02)
+    with progress.step("installing", look=lambda: "7 MiB"):
+        time.sleep(0.3)
+    assert "  still at work after 0 s: 7 MiB" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_tells_no_end_and_stops_its_display(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with progress.step("compiling"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert capsys.readouterr().err == "compiling ...\n"
+    with progress.step("next"):
+        pass
+    assert "next ..." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "left", "said"),
+    [
+        ("check", "", "interrupted; nothing was changed"),
+        ("demo", "the throwaway environment was removed", "interrupted; the throwaway environment was removed"),
+        ("wheel", "", "interrupted"),
+    ],
+)
+def test_an_interrupt_says_what_is_left(command: str, left: str, said: str) -> None:
+    from gaudi_patch.cli.run import guarded
+
+    def interrupted() -> object:
+        progress.leaves(left)
+        raise KeyboardInterrupt
+
+    result = guarded(command, interrupted, False)  # type: ignore[arg-type]
+    assert (int(result.exit), result.errors[0].message) == (130, said)
