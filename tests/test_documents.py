@@ -1,0 +1,104 @@
+"""What README, guides and the reference must keep: sentences that are read once, the project's words, true tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "gaudi_patch" / "guides").glob("*.md"))]
+LONGEST = 30  # words in a sentence, docs/style.md
+#: Words of docs/style.md's table that have no other meaning here, so that a program can judge them.
+NOT_OUR_WORDS = re.compile(r"\b(folders?|lazy rules|eager rules|kept aside|put back)\b", re.IGNORECASE)
+SOURCES = re.compile(r"\b(GAUDI_PATCH_[A-Z_]*[A-Z]|HPU_EMULATOR_(?:CACHE|DEVICE|HOST|MEMORY_BYTES))\b")
+
+
+def prose(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the paragraphs and list items of Markdown, with their lines: no code, no tables, no headings."""
+    bare = re.sub(r"^ *```.*?^ *```", lambda code: "\n" * code[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
+    start, kept = 0, list[str]()
+    for number, line in enumerate([*bare.splitlines(), ""], 1):
+        ends = not line.strip() or re.match(r"\s*([-*#|<]|\d+\.\s)", line)
+        if ends and kept:
+            yield start, " ".join(kept)
+            kept = []
+        if line.strip() and not re.match(r"\s*[#|<]", line):
+            start = start if kept else number
+            kept.append(line.strip())
+
+
+def sentences(paragraph: str) -> list[str]:
+    """Cut at the end of a sentence; what stands in backticks is one word, and so is a link's target nothing."""
+    text = re.sub(r"`[^`]*`", "code", paragraph)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return re.split(r"(?<=[.!?:;])\s+(?=\S)", text)
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_no_sentence_is_too_long_to_be_read_once(file: Path) -> None:
+    long = [
+        f"{file.name}:{line}: {len(sentence.split())} words: {sentence}"
+        for line, paragraph in prose(file.read_text())
+        for sentence in sentences(paragraph)
+        if len(sentence.split()) > LONGEST
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize("file", [*DOCUMENTS, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda file: file.name)
+def test_documents_use_the_words_of_the_style(file: Path) -> None:
+    if file.name == "style.md":
+        pytest.skip("it lists the words that are not ours")
+    wrong = [f"{file.name}:{line}: {word[0]}" for line, text in prose(file.read_text())
+             for word in NOT_OUR_WORDS.finditer(re.sub(r"`[^`]*`", "", text))]  # fmt: skip
+    assert wrong == []
+
+
+def test_every_environment_variable_of_the_program_is_in_the_reference() -> None:
+    sources = [*(ROOT / "gaudi_patch").rglob("*.py"), *(ROOT / "patches" / "runtime").rglob("*.py")]
+    used = {name for file in sources for name in SOURCES.findall(file.read_text())}
+    settings = (ROOT / "patches/runtime/lmcache/gaudi/transfer.py").read_text()
+    (listed,) = re.findall(r"Read LMCACHE_GAUDI_\{([A-Z_,]+)\}", settings)
+    used |= {f"LMCACHE_GAUDI_{name}" for name in listed.split(",")} | {"LMCACHE_GAUDI_PIN_MIB"}
+    reference = (ROOT / "docs/reference/environment.md").read_text()
+    assert {name for name in used if f"`{name}`" not in reference} == set()
+
+
+def test_every_guide_is_on_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    guides = [file for file in DOCUMENTS if file.parent.name == "guides"]
+    assert [file.name for file in guides if f"guides/{file.name}" not in navigation] == []
+
+
+def test_the_readme_says_on_its_first_screen_what_has_not_been_done_and_stays_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "verified on an emulated HPU, never on Gaudi hardware" in "\n".join(text.splitlines()[:8])
+    assert len(text.encode()) < 8000
+
+
+def test_the_readme_has_no_link_that_an_index_page_would_break() -> None:
+    """The project has no public address yet, so its files are named and not linked."""
+    targets = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert [target for target in targets if not target.startswith("https://")] == []
+
+
+def test_the_readme_pairs_what_the_manifest_pairs() -> None:
+    from gaudi_patch.commands.list import list_series
+    from gaudi_patch.output.report import Table
+    from gaudi_patch.series.manifest import load
+
+    table = next(block for block in list_series(load()).blocks if isinstance(block, Table))
+    rows = [f"| {lmcache} | {vllm} |" for lmcache, vllm, _ in table.rows if vllm != "none"]
+    section = (ROOT / "README.md").read_text().partition("## What goes together\n")[2].partition("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("| 0")] == rows
+
+
+def test_the_judge_of_sentences_sees_what_is_too_long() -> None:
+    """Its own test: code, tables and headings are no prose, and a long sentence is found in a list too."""
+    long = " ".join(["word"] * 31)
+    text = f"# {long}\n\n```\n{long}\n```\n| {long} |\n\n- {long}\n  word\n- short `{long}` one.\n"
+    counts = [max(len(one.split()) for one in sentences(paragraph)) for _, paragraph in prose(text)]
+    assert counts == [33, 4]
