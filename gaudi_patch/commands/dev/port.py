@@ -57,8 +57,9 @@ def port(
 
     Patches that merge are committed; what upstream has already is dropped; a real conflict stops
     with both sides shown. Then the new series is compared with its wheel and put through the smoke
-    checks, in a throwaway environment that sees the packages of --python. Only what passes is
-    written: patches, series and lock. A patch whose text other releases have stays shared.
+    checks, in a throwaway environment that sees the packages of --python. Where one
+    fails nothing is written: no patch, no series, no lock. A patch whose text other releases have stays
+    shared.
 
     It ends by what the smoke checks did not see: capabilities that no level proved here (those of
     vLLM need an interpreter that has it), calls to a device that are new in the release, patches
