@@ -11,12 +11,13 @@ from tests.emulator.support import HERE, decorated, decorator_arguments
 
 pytestmark = pytest.mark.torch
 
-SCRIPT = HERE / "scripts" / "run_faults.py"
+PROGRAMS = sorted((HERE / "scripts" / "faults").glob("*.py"))
 FAULTS = {
     name: (positional[0] if positional else "both", keywords.get("hidden_by_sync", True))
-    for name, positional, keywords in decorator_arguments(SCRIPT, {"fault"})
+    for file in PROGRAMS
+    for name, positional, keywords in decorator_arguments(file, {"fault"})
 }
-CORRECT = decorated([SCRIPT], {"correct"})
+CORRECT = decorated(PROGRAMS, {"correct"})
 MODES = ("lazy", "eager", "lazy-reversed", "eager-reversed")
 SYNC = ("lazy-sync", "eager-sync")
 REPEATS = "20"
