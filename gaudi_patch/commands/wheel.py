@@ -34,7 +34,9 @@ app = command_app()
 
 @app.command()
 def wheel(
-    release: Annotated[list[str], typer.Argument(metavar="VERSION|FILE...", help="A release, or files of its wheels.")],
+    release: Annotated[
+        list[str], typer.Argument(metavar="VERSION|FILE...", help="A release, or files of its wheels or its sdist.")
+    ],
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where the wheels go; made if it is missing.")
     ] = Path(),
@@ -87,6 +89,9 @@ def wheel(
     --smoke LEVELS installs it beside the packages of --python (an interpreter with PyTorch)
     and writes nothing unless the levels pass.
 
+    Of an sdist (FILE.tar.gz, as PyPI has it) it makes the patched sdist, for those who build
+    LMCache themselves.
+
     A wheel of the same name and another content is never replaced: raise --build.
 
     Example, for an index of one's own:
@@ -124,7 +129,7 @@ def built(manifest: Manifest, given: list[str], pythons: list[str], options: Out
     from gaudi_patch.wheel.output import write
     from gaudi_patch.wheel.release import Wheels, wheels_of
 
-    files = [Path(one) for one in given if one.endswith(".whl")]
+    files = [Path(name) for name in given if name.endswith((".whl", ".tar.gz"))]
     if len(files) not in (0, len(given)) or (not files and len(given) > 1):
         raise _usage("give one release, or files of its wheels", " ".join(given))
     if files and pythons:
@@ -154,6 +159,8 @@ def rendered(output: Output, without: tuple[str, ...] = ()) -> Result:
     first = output.wheels[0]
     release = f"{first.wheel.name.name}=={first.wheel.name.version}"
     words = ["pip", "install", "--no-deps", "--no-index", "--find-links", str(first.path.parent), release]
+    if first.path.suffix != ".whl":
+        words = ["pip", "wheel", "--no-deps", "--no-build-isolation", str(first.path)]
     result.blocks.append(Text(f"next: {shlex.join(words)}", "next", verbatim=True))
     return result
 

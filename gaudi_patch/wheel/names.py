@@ -1,4 +1,4 @@
-"""What a patched wheel is called: the release's name with a local version, which every installer takes for newer."""
+"""What a patched wheel or sdist is called: the release with a local version, which installers take for newer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _FILE = re.compile(
     r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(-(?P<build>[0-9][A-Za-z0-9_.]*))?"
     r"-(?P<tags>[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+)\.whl"
 )
+_SDIST = re.compile(r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)\.tar\.gz")
 #: Of the number of a build: enough, and short in a file's name.
 MOST_BUILDS = 999_999_999
 
@@ -41,14 +42,7 @@ class WheelName(NamedTuple):
 
     def patched(self, build: int) -> WheelName:
         """Return the name with the local version ``+gaudi.BUILD``. Raises ``local-version`` (exit 1)."""
-        if "+" in self.version:
-            raise GaudiPatchError(
-                Exit.REFUSED,
-                "local-version",
-                f"{self.name} {self.version} is somebody's build already; nothing was written",
-                "take the wheel of the release itself",
-            )
-        return self._replace(version=f"{self.version}+gaudi.{build}")
+        return self._replace(version=_patched(self.name, self.version, build))
 
     @property
     def file(self) -> str:
@@ -65,3 +59,49 @@ class WheelName(NamedTuple):
     def data(self) -> str:
         """Return the directory of scripts and headers; few wheels have one."""
         return f"{self.name}-{self.version}.data"
+
+
+class SdistName(NamedTuple):
+    """The parts of an sdist's file name."""
+
+    name: str
+    version: str
+
+    @classmethod
+    def of(cls, file: Path) -> SdistName:
+        """Return the parts of ``file``'s name. Raises ``not-a-wheel`` (exit 2)."""
+        match = _SDIST.fullmatch(file.name)
+        if match is None:
+            raise GaudiPatchError(
+                Exit.USAGE,
+                "not-a-wheel",
+                "is not called as an sdist is (NAME-VERSION.tar.gz); nothing was written",
+                "give the file as the index has it",
+                str(file),
+            )
+        return cls(match["name"], match["version"])
+
+    def patched(self, build: int) -> SdistName:
+        """Return the name with the local version ``+gaudi.BUILD``. Raises ``local-version`` (exit 1)."""
+        return self._replace(version=_patched(self.name, self.version, build))
+
+    @property
+    def file(self) -> str:
+        """Return the whole name."""
+        return f"{self.root}.tar.gz"
+
+    @property
+    def root(self) -> str:
+        """Return the directory that everything lies in."""
+        return f"{self.name}-{self.version}"
+
+
+def _patched(name: str, version: str, build: int) -> str:
+    if "+" in version:
+        raise GaudiPatchError(
+            Exit.REFUSED,
+            "local-version",
+            f"{name} {version} is somebody's build already; nothing was written",
+            "take the file of the release itself",
+        )
+    return f"{version}+gaudi.{build}"

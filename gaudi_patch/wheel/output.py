@@ -20,8 +20,10 @@ from gaudi_patch.engine import layout
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.smoke.checks import SmokeOptions
-from gaudi_patch.wheel.build import BuildOptions, BuiltWheel, build, digest_of
+from gaudi_patch.wheel.build import BuildOptions, BuiltWheel, build
+from gaudi_patch.wheel.patched import digest_of
 from gaudi_patch.wheel.prove import WheelProof, prove
+from gaudi_patch.wheel.sdist import build_sdist
 
 REPORT = ".attestation.json"
 
@@ -87,7 +89,8 @@ def write(manifest: Manifest, wheels: Sequence[Path], options: OutputOptions) ->
 def _stage(manifest: Manifest, wheel: Path, scratch: Path, options: OutputOptions) -> tuple[Path, BuiltWheel]:
     unnamed = scratch / "wheel"
     with unnamed.open("xb") as stream:
-        built = build(manifest, wheel, stream, options.build)
+        make = build_sdist if wheel.name.endswith(".tar.gz") else build
+        built = make(manifest, wheel, stream, options.build)
         stream.flush()
         os.fchmod(stream.fileno(), 0o644)
         os.fsync(stream.fileno())

@@ -11,7 +11,7 @@ from gaudi_patch.authoring import wheels
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.progress import leaves, step
 from gaudi_patch.series.manifest import Kind, Manifest, Series
-from gaudi_patch.wheel.names import WheelName
+from gaudi_patch.wheel.names import SdistName, WheelName
 
 #: Those that an LMCache with a series has wheels for; one that a release has none for is passed over.
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -24,13 +24,13 @@ class Wheels(NamedTuple):
     without: tuple[str, ...] = ()
 
 
-def series_for(manifest: Manifest, name: WheelName) -> Series:
-    """Return the series of a wheel's release.
+def series_for(manifest: Manifest, name: WheelName | SdistName) -> Series:
+    """Return the series of the release that a wheel or an sdist is of.
 
     Raises ``other-package`` (exit 2), ``not-needed`` (exit 1), ``refused-version`` or ``unknown-version`` (exit 3).
     """
     if name.name.lower().replace("_", "-").replace(".", "-") != manifest.package:
-        what = f"is a wheel of {name.name}, and the patches are those of {manifest.package}; nothing was written"
+        what = f"is of {name.name}, and the patches are those of {manifest.package}; nothing was written"
         raise GaudiPatchError(Exit.USAGE, "other-package", what, file=name.file)
     verdict = manifest.verdict(name.version)
     if verdict.series is not None:

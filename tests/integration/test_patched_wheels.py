@@ -7,9 +7,11 @@ wheel are run with GAUDI_PATCH_TEST_FULL=1 alone: `test_releases.py` runs them o
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +21,9 @@ import pytest
 from gaudi_patch.series.manifest import load
 from gaudi_patch.wheel.build import BuildOptions, build
 from tests.integration.test_wheels import patch
+from tests.scripts import upstream_tests
 from tests.support.cli import environment, gaudi_patch
+from tests.support.environments import EnvironmentUnavailableError
 from tests.support.faults import FULL
 from tests.support.installers import Venv, installed, must, run
 from tests.support.patched_wheel import record_faults
@@ -161,3 +165,34 @@ def test_kernels_and_engine_pass_on_the_wheel_before_it_is_written(
     )  # fmt: skip
     assert done.code == 0, done.err
     assert {one["status"] for one in done.json["data"]["smoke"]} == {"passed"}
+
+
+def test_the_real_sdist_has_the_files_of_the_series_and_all_others_as_they_were(tmp_path: Path) -> None:
+    try:
+        release = upstream_tests.sdist("0.5.6")
+    except EnvironmentUnavailableError as error:
+        if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
+            raise
+        pytest.skip(f"environment not available: {error}")
+    done = gaudi_patch("wheel", release, "--out", tmp_path)
+    assert done.code == 0, done
+    before, after = _members(release), _members(tmp_path / "lmcache-0.5.6+gaudi.1.tar.gz")
+    series = MANIFEST.by_id("0.5.6")
+    assert series is not None
+    locked = MANIFEST.locked_files(series)
+    assert {name: after.get(name) for name in locked} == {name: file.after for name, file in locked.items()}
+    ours = {*locked, "PKG-INFO", "lmcache.egg-info/PKG-INFO", "lmcache.egg-info/SOURCES.txt"}
+    ours |= {name for name in after if name.startswith("gaudi-patch/")}
+    assert {name: digest for name, digest in before.items() if name not in ours} == {
+        name: digest for name, digest in after.items() if name not in ours
+    }
+
+
+def _members(sdist: Path) -> dict[str, str]:
+    """Return the files of an sdist by their hashes, below its root."""
+    with tarfile.open(sdist) as archive:
+        return {
+            info.name.partition("/")[2]: hashlib.sha256(archive.extractfile(info).read()).hexdigest()  # type: ignore[union-attr]
+            for info in archive
+            if info.isfile()
+        }
