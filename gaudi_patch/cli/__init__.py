@@ -25,7 +25,7 @@ written) - 5 smoke failed, rolled back - 6 manual repair needed - 10 (check) a s
 #: In the order of the help.
 COMMANDS = (
     *("check", "apply", "rollback", "smoke", "wheel", "attest", "fleet", "list", "show", "requirements"),
-    *("doctor", "bench", "size", "recipe", "guide", "demo", "emulator", "dev"),
+    *("doctor", "bench", "size", "recipe", "verify", "guide", "demo", "emulator", "dev"),
 )
 
 

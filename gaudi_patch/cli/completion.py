@@ -44,6 +44,13 @@ def modes(incomplete: str) -> list[str]:
     return [name for name in MODES if name.startswith(incomplete)]
 
 
+def targets(incomplete: str) -> list[str]:
+    """What a recipe is started by."""
+    from gaudi_patch.recipes.targets.write import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]
+
+
 def models(incomplete: str) -> list[str]:
     """Models that are sized by name."""
     from gaudi_patch.sizing.models import names

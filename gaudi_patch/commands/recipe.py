@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
 import typer
@@ -84,6 +84,18 @@ def recipe(
     quotas: Annotated[
         bool, typer.Option("--quotas", help="A budget for each cache_salt, in mode multiprocess.")
     ] = False,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            metavar="TARGET",
+            help="What starts it: scripts, systemd, compose, kubernetes.",
+            autocompletion=completion.targets,
+        ),
+    ] = "scripts",
+    image: Annotated[
+        str, typer.Option("--image", metavar="NAME", help="For compose, kubernetes: with vLLM, patched LMCache.")
+    ] = "",
     lmcache: Annotated[
         str,
         typer.Option(
@@ -115,20 +127,32 @@ def recipe(
 
         gaudi-patch recipe memory --python /opt/venv/bin/python --out ~/lmcache
 
+    --target adds what starts the scripts: systemd units, a compose file with the same lines for
+    `docker run`, or Kubernetes manifests. Memory limits come from the same calculation.
+
     Example, a store that hosts share, for a release that is not installed here:
 
         gaudi-patch recipe shared --lmcache 0.5.6 --storage /mnt/lmcache
+
+    Example, manifests for a cluster:
+
+        gaudi-patch recipe memory --lmcache 0.5.6 --target kubernetes --image registry.example/vllm:1
     """
 
     def verb() -> Result:
+        from dataclasses import replace
+
         from gaudi_patch.recipes import write
         from gaudi_patch.recipes.compose import Settings
+        from gaudi_patch.recipes.targets.write import check as check_target
+        from gaudi_patch.recipes.targets.write import start as start_by
         from gaudi_patch.series.manifest import load
 
         if not mode:
             _refuse_without_mode(context)
             return modes()
         write.mode_of(mode)  # before anything is looked for
+        check_target(start, image)
         asked = Asked(cpu_gb, max_model_len, prompts, ranks, chunk)
         if cpu_gb is not None and prompts != PROMPTS:
             raise GaudiPatchError(
@@ -144,9 +168,14 @@ def recipe(
             composed = write.for_version(load(manifest), lmcache, mode, settings)
         else:
             composed = write.for_installation(*target(python, path, None, manifest), mode, settings)
+        started = start_by(
+            start, image, composed.mode, composed.release, settings, composed.recipe,
+            weights=_weights(sizing, model, model_config), folder=None if out is None else PurePosixPath(out.resolve()),
+        )  # fmt: skip
+        composed = replace(composed, recipe=started)
         if out is not None:
             write.write(composed.recipe.files, out)
-        return rendered(composed, out, why)
+        return rendered(composed, out, why, start)
 
     finish("recipe", verb, Format.TEXT, color, as_json)
 
@@ -214,11 +243,25 @@ def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[fl
     )
 
 
-def rendered(composed: Composed, out: Path | None, why: str = "") -> Result:
-    """Return the result: what was written to ``out``, or else the files themselves; ``why`` is of the pool."""
+def _weights(sizing: Sizing | None, model: str, config: Path | None) -> int | None:
+    """Return the bytes of the model's weights; None where they are not known."""
+    import os
+
+    from gaudi_patch.sizing import shapes
+
+    shape = sizing.shape if sizing else shapes.find(model, config, shapes.hub(os.environ))
+    return shape.weights if shape else None
+
+
+def rendered(composed: Composed, out: Path | None, why: str = "", target: str = "scripts") -> Result:
+    """Return the result: what was written to ``out``, or else the files themselves.
+
+    ``why`` is of the pool, ``target`` what starts it.
+    """
     recipe, version = composed.recipe, composed.release.version
     data: dict[str, Any] = {
         "mode": composed.mode,
+        "target": target,
         "lmcache": version,
         "checked": composed.checked,
         "files": dict(recipe.files),

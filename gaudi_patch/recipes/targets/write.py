@@ -1,0 +1,74 @@
+"""A recipe and a target's name -> the recipe with what starts it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.recipes.release import Release
+from gaudi_patch.recipes.settings import DISK_GB, Recipe, Settings
+
+NAMES = ("scripts", "systemd", "compose", "kubernetes")
+#: Where the files of a recipe lie for systemd, if --out does not say it.
+FOLDER = PurePosixPath("/etc/lmcache")
+#: registry.example:5000/name:tag@sha256:..., as far as a name of an image needs it.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+
+
+def check(target: str, image: str) -> None:
+    """Raise a usage error for a target that there is none of, or for an image that is missing or means nothing."""
+    if target not in NAMES:
+        raise GaudiPatchError(Exit.USAGE, "unknown-target", f"there is no target {target!r}", f"it is one of {NAMES}")
+    contained = target in ("compose", "kubernetes")
+    if contained and not image:
+        raise _usage(
+            f"--target {target} needs --image: one with vLLM, vllm-gaudi and the patched LMCache",
+            "build it as gaudi_patch/container/README.md says, and give its name: --image NAME",
+        )
+    if image and not contained:
+        raise _usage(f"--image: means nothing with --target {target}")
+    if image and not _IMAGE.fullmatch(image):
+        raise _usage(f"--image {image!r}: takes a name such as registry.example/vllm-gaudi-lmcache:1")
+
+
+def start(
+    target: str, image: str, mode: str, release: Release, settings: Settings, recipe: Recipe, *,
+    weights: int | None, folder: PurePosixPath | None,
+) -> Recipe:  # fmt: skip
+    """Return ``recipe`` with the files of ``target`` and what to know of them.
+
+    ``weights`` are the model's bytes, None where they are not known; ``folder`` is where the files will lie, an
+    absolute path.
+    """
+    check(target, image)
+    if target == "scripts":
+        return recipe
+    from gaudi_patch.recipes.targets import containers, kubernetes, systemd
+    from gaudi_patch.recipes.targets.plan import plan
+
+    planned = plan(mode, release, settings, recipe, weights)
+    if target == "systemd":
+        where = FOLDER if folder is None else folder
+        files, notes = systemd.files(planned, where), systemd.notes(planned, where)
+    elif target == "compose":
+        files, notes = containers.files(planned, image), containers.notes(planned)
+    else:
+        disk = DISK_GB if settings.disk_gb is None else settings.disk_gb
+        return replace(
+            recipe,
+            files=kubernetes.files(planned, image, disk),
+            notes=(*recipe.notes, *kubernetes.notes(planned), *_sized(weights)),
+        )
+    return replace(recipe, files={**recipe.files, **files}, notes=(*recipe.notes, *notes, *_sized(weights)))
+
+
+def _sized(weights: int | None) -> tuple[str, ...]:
+    if weights is not None:
+        return ()
+    return ("The model's weights are not known, and not in the memory limits: add them, or give --model-config.",)
+
+
+def _usage(message: str, hint: str = "see `gaudi-patch recipe --help`") -> GaudiPatchError:
+    return GaudiPatchError(Exit.USAGE, "usage", message, hint)

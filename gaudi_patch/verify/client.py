@@ -1,0 +1,210 @@
+"""What is asked of a vLLM server over HTTP. Nothing that it answers is trusted beyond its form."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+from gaudi_patch.errors import Exit, GaudiPatchError
+
+#: Bytes of an answer; a page of metrics with many labels has some hundred thousand.
+LIMIT = 32 * 1024 * 1024
+
+
+class Completion(NamedTuple):
+    """An answer: its text, its prompt's tokens, seconds to its first token and to its end."""
+
+    text: str
+    prompt_tokens: int
+    first_token: float
+    total: float
+
+
+class Server:
+    """A server at ``url``, such as http://127.0.0.1:8000; ``key`` is its API key, "" for none; ``timeout`` in seconds.
+
+    Every method raises an environment error where the server is not reached or does not answer in form.
+    """
+
+    def __init__(self, url: str, key: str, timeout: float) -> None:
+        parts = _parts(url)
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+        self._key, self._timeout = key, timeout
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        if parts.hostname in ("127.0.0.1", "::1", "localhost"):
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def healthy(self) -> None:
+        """Raise unless /health answers: it does once the model is loaded and warmed up."""
+        self._text("/health")
+
+    def models(self) -> dict[str, int | None]:
+        """Return the names of the models that are served, each with the longest request in tokens."""
+        answer = _object(self._text("/v1/models"), "/v1/models")
+        rows = answer.get("data")
+        found = {}
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict) and isinstance(row.get("id"), str):
+                longest = row.get("max_model_len")
+                found[row["id"]] = longest if type(longest) is int else None
+        if not found:
+            raise _malformed("/v1/models", "it names no model")
+        return found
+
+    def metrics(self) -> str:
+        """Return the page of metrics."""
+        return self._text("/metrics")
+
+    def reset(self) -> None:
+        """Have vLLM forget its own prefix cache, which would answer before LMCache does."""
+        try:
+            self._text("/reset_prefix_cache", b"")
+        except _StatusError as error:
+            if error.status not in (404, 405):
+                raise
+            raise GaudiPatchError(
+                Exit.ENVIRONMENT,
+                "no-reset",
+                f"{self.url} has no /reset_prefix_cache: vLLM's own prefix cache would answer the second time, and "
+                "nothing would be known of LMCache",
+                "start a server for this test with VLLM_SERVER_DEV_MODE=1, and one without it afterwards",
+            ) from error
+
+    def complete(self, model: str, prompt: str, tokens: int) -> Completion:
+        """Return the answer to a prompt: greedy, of exactly ``tokens`` tokens where the model does not end earlier."""
+        request = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        began = time.monotonic()
+        first, prompt_tokens, text = None, 0, []
+        for event in self._events("/v1/completions", request):
+            for choice in _list(event.get("choices")):
+                first = time.monotonic() if first is None else first
+                text.append(choice["text"] if isinstance(choice.get("text"), str) else "")
+            usage = event.get("usage")
+            if isinstance(usage, dict) and type(usage.get("prompt_tokens")) is int:
+                prompt_tokens = usage["prompt_tokens"]
+        ended = time.monotonic()
+        if first is None or not prompt_tokens:
+            raise _malformed("/v1/completions", "the stream has no token, or does not say how long the prompt was")
+        return Completion("".join(text), prompt_tokens, first - began, ended - began)
+
+    def _events(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the objects of a stream of server-sent events; raise where it breaks off before its end."""
+        read = 0
+        with self._open(path, json.dumps(request).encode(), "application/json") as response:
+            try:
+                for line in response:
+                    read += len(line)
+                    if read > LIMIT:
+                        raise _malformed(path, f"the answer is longer than {LIMIT:,} bytes")
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line.removeprefix(b"data:").strip()
+                    if data == b"[DONE]":
+                        return
+                    event = _object(data.decode("utf-8", "replace"), path)
+                    if "error" in event:
+                        raise _malformed(path, f"it ended with {json.dumps(event['error'])[:300]}")
+                    yield event
+            except (OSError, HTTPException) as error:
+                raise _unreachable(self.url + path, error) from error
+        raise _malformed(path, "the stream broke off before its end")
+
+    def _text(self, path: str, body: bytes | None = None) -> str:
+        with self._open(path, body, "text/plain") as response:
+            try:
+                content = response.read(LIMIT + 1)
+            except (OSError, HTTPException) as error:
+                raise _unreachable(self.url + path, error) from error
+        if len(content) > LIMIT:
+            raise _malformed(path, f"the answer is longer than {LIMIT:,} bytes")
+        return content.decode("utf-8", "replace")
+
+    def _open(self, path: str, body: bytes | None, kind: str) -> HTTPResponse:
+        headers = {"User-Agent": "gaudi-patch"}
+        headers |= {"Content-Type": kind} if body else {}
+        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        request = urllib.request.Request(self.url + path, body, headers)  # noqa: S310 - http and https alone, see _parts
+        try:
+            return cast(HTTPResponse, self._opener.open(request, timeout=self._timeout))
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _StatusError(self.url + path, error.code, error.read(2000).decode("utf-8", "replace")) from error
+        except (OSError, HTTPException, ssl.SSLError, ValueError) as error:
+            raise _unreachable(self.url + path, error) from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer: the key is for the server that was named."""
+
+    def redirect_request(self, *arguments: Any) -> None:  # noqa: ANN401 - urllib's own signature
+        return None
+
+
+class _StatusError(GaudiPatchError):
+    """The server answered, with another status than 2xx."""
+
+    def __init__(self, url: str, status: int, body: str) -> None:
+        if status in (401, 403):
+            code, hint = "unauthorized", "give the server's key in the environment: VLLM_API_KEY"
+        else:
+            code, hint = "server-error", "see the server's log"
+        super().__init__(Exit.ENVIRONMENT, code, f"{url} answered with status {status}", hint)
+        self.status = status
+        self.details = [line for line in body.splitlines() if line.strip()][:5]
+
+
+def _parts(url: str) -> Any:  # noqa: ANN401 - urllib.parse's own type differs by version
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    useless = parts.username is not None or parts.query or parts.fragment or port == 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or useless:
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "usage",
+            f"--url {url!r}: takes http://HOST:PORT or https://HOST:PORT, without a key in it",
+            "such as --url http://127.0.0.1:8000; the key is taken from VLLM_API_KEY",
+        )
+    return parts
+
+
+def _object(text: str, path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, "the answer is not JSON") from error
+    if not isinstance(found, dict):
+        raise _malformed(path, "the answer is no JSON object")
+    return found
+
+
+def _list(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _unreachable(url: str, error: Exception) -> GaudiPatchError:
+    reason = getattr(error, "reason", None) or error
+    hint = "is it started and warmed up? a long prompt may need a longer --timeout"
+    return GaudiPatchError(Exit.ENVIRONMENT, "unreachable", f"{url} is not reached: {reason}", hint)
+
+
+def _malformed(path: str, why: str) -> GaudiPatchError:
+    message = f"{path} did not answer as vLLM does: {why}"
+    return GaudiPatchError(Exit.ENVIRONMENT, "malformed-answer", message, "is there a vLLM server behind this URL?")

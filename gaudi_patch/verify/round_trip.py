@@ -1,0 +1,164 @@
+"""Ask a server one prompt twice, and let it forget its own prefix cache in between."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+
+from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.verify import counters
+from gaudi_patch.verify.client import Completion, Server
+from gaudi_patch.verify.counters import Counters
+
+#: Common words, a token or a few each; in which order they come is new in each run.
+_WORDS = (
+    *("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state"),
+    *("family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system"),
+    *("question", "work", "number", "night", "point", "home", "water", "room", "mother", "area", "money", "story"),
+    *("fact", "month", "lot", "right", "study", "book", "eye", "job", "word", "business", "issue", "side", "kind"),
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked: ``tokens`` of a prompt at least, ``answer`` of an answer, LMCache's ``chunk``; seconds to settle.
+
+    ``model`` is "" for the only one that is served.
+    """
+
+    model: str = ""
+    tokens: int = 2048
+    answer: int = 16
+    chunk: int = 256
+    settle: float = 1.0
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """What came of it: the first answer, computed, and the second one, with the tokens that LMCache gave for it.
+
+    ``hits`` and ``first_hits`` are tokens, by vLLM's own count; ``own_hits`` came from vLLM's own prefix cache.
+    ``expected`` are the whole chunks of the prompt. ``busy``: other requests were counted, too, or may have been.
+    """
+
+    url: str
+    model: str
+    first: Completion
+    second: Completion
+    first_hits: int
+    hits: int
+    own_hits: int
+    expected: int
+    busy: bool
+
+    @property
+    def equal(self) -> bool:
+        """Whether both answers are the same text."""
+        return self.first.text == self.second.text
+
+
+def ask(server: Server, wanted: Wanted, seed: int) -> RoundTrip:
+    """Return what the server did; raises an environment error where it does not tell.
+
+    ``seed`` makes the prompt: one that was used before is found already the first time.
+    """
+    server.healthy()
+    model, longest = _model(server, wanted.model)
+    if longest is not None and wanted.tokens + wanted.answer > longest:
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "usage",
+            f"--tokens {wanted.tokens} and an answer of {wanted.answer}: {model} serves {longest} in all",
+            f"--tokens {max(1, (longest - wanted.answer) // 2)} is well below it",
+        )
+    prompt = _prompt(seed, wanted.tokens)
+    start = _counted(server)
+    first = server.complete(model, prompt, wanted.answer)
+    time.sleep(wanted.settle)  # metrics and stores come after the answer
+    between = _counted(server)
+    server.reset()
+    second = server.complete(model, prompt, wanted.answer)
+    time.sleep(wanted.settle)
+    end = _counted(server)
+    # The last token of a prompt is computed always, so that there is an answer to it.
+    expected = (first.prompt_tokens - 1) // wanted.chunk * wanted.chunk
+    if not expected:
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "usage",
+            f"the prompt had {first.prompt_tokens} tokens, and LMCache keeps whole chunks of {wanted.chunk}",
+            f"--tokens {2 * wanted.chunk}",
+        )
+    busy = bool(start.busy or between.busy or end.busy)
+    busy = busy or _more(between.prompts, end.prompts) != second.prompt_tokens
+    first_hits, hits = _more(start.hits, between.hits), _more(between.hits, end.hits)
+    own = _more(between.own_hits, end.own_hits) if end.own_hits is not None else 0
+    return RoundTrip(server.url, model, first, second, first_hits, hits, own, expected, busy)
+
+
+def fault(found: RoundTrip) -> GaudiPatchError | None:
+    """Return why the server does not give cached KV back as it must; None where it does."""
+    if not found.equal:
+        error = refused(
+            "answers-differ",
+            f"the same prompt had two answers: the second one, with {found.hits:,} tokens from LMCache, is another",
+            "stop the server, and compare bit by bit: `gaudi-patch smoke kernels engine --device hpu`",
+        )
+        error.details = [f"computed: {found.first.text!r}", f"with LMCache: {found.second.text!r}"]
+        return error
+    if found.busy:
+        return GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "busy-server",
+            "other requests ran on this server: the counts include theirs, and say nothing of the prompt that was sent",
+            "verify a server that nobody else uses",
+        )
+    if found.own_hits >= found.expected:
+        return GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "not-reset",
+            f"vLLM's own prefix cache was reset, and gave {found.own_hits:,} tokens: LMCache was not asked for them",
+            "run the same command again",
+        )
+    if not found.hits:
+        hint = "`gaudi-patch guide troubleshooting`, No hits; a prompt longer than two chunks has to hit"
+        return refused("no-hits", f"none of {found.expected:,} tokens came from LMCache the second time", hint)
+    if found.hits < found.expected:
+        return refused(
+            "few-hits",
+            f"{found.hits:,} of {found.expected:,} tokens came from LMCache the second time",
+            "give the pool more room, or --chunk-size as LMCache has it; see `gaudi-patch size`",
+        )
+    return None
+
+
+def _model(server: Server, wanted: str) -> tuple[str, int | None]:
+    models = server.models()
+    if wanted and wanted not in models:
+        raise GaudiPatchError(
+            Exit.USAGE, "unknown-model", f"{server.url} does not serve {wanted!r}", f"it serves {', '.join(models)}"
+        )
+    name = wanted or next(iter(models))
+    return name, models[name]
+
+
+def _prompt(seed: int, tokens: int) -> str:
+    chosen = random.Random(seed)  # noqa: S311 - words, not keys
+    return " ".join(chosen.choice(_WORDS) for _ in range(tokens))
+
+
+def _counted(server: Server) -> Counters:
+    found = counters.read(server.metrics())
+    if found.hits is None:
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "hits-unknown",
+            f"{server.url}/metrics has no {counters.HITS}: no KV connector is configured, or this vLLM does not count",
+            "start vLLM with --kv-transfer-config, as `gaudi-patch recipe` writes it, and without --disable-log-stats",
+        )
+    return found
+
+
+def _more(before: int | None, after: int | None) -> int:
+    return max(0, (after or 0) - (before or 0))
