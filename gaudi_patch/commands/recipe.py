@@ -123,12 +123,13 @@ def recipe(
     Host memory is sized by the model, as `size` prints it: a pool that holds less than one request
     of --max-model-len is refused.
 
+    --target adds what starts the scripts: systemd units, a compose file with the
+    same lines for docker run, or Kubernetes manifests with --image. Memory limits
+    come from the same calculation.
+
     Example:
 
         gaudi-patch recipe memory --python /opt/venv/bin/python --out ~/lmcache
-
-    --target adds what starts the scripts: systemd units, a compose file with the same lines for
-    `docker run`, or Kubernetes manifests. Memory limits come from the same calculation.
 
     Example, a store that hosts share, for a release that is not installed here:
 
@@ -136,7 +137,7 @@ def recipe(
 
     Example, manifests for a cluster:
 
-        gaudi-patch recipe memory --lmcache 0.5.6 --target kubernetes --image registry.example/vllm:1
+        gaudi-patch recipe memory --lmcache 0.5.6 --target kubernetes --image NAME
     """
 
     def verb() -> Result:
