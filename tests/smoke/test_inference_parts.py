@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
@@ -174,6 +175,28 @@ def test_whether_processes_agree_is_measured_not_concluded_from_the_version(
     monkeypatch.setattr(setup.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
     assert setup.processes_agree()
     assert not setup.processes_agree()
+
+
+def test_the_control_of_failed_loads_takes_out_what_completes_vllm_gaudis_reports(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else vLLM learns of the failed load all the same, recomputes, and the check would be called blind."""
+    controls = load("_vllm.controls")
+
+    def plain() -> None:
+        pass
+
+    @functools.wraps(plain)
+    def report() -> None:
+        plain()
+
+    report.completed_by_gaudi = True  # type: ignore[attr-defined]
+    runner, worker = SimpleNamespace(KVConnectorOutput=report), SimpleNamespace(gaudi_loads="loads")
+    monkeypatch.setitem(sys.modules, "vllm_gaudi.v1.worker.hpu_model_runner", runner)
+    with controls.failed_loads_unknown(worker):
+        assert runner.KVConnectorOutput is plain
+        assert not hasattr(worker, "gaudi_loads")
+    assert (runner.KVConnectorOutput, worker.gaudi_loads) == (report, "loads")
 
 
 class TestProcesses:

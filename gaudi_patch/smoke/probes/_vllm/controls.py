@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,26 @@ def exchange(found: list[Foreign]) -> None:
         before = first.clone()
         first.copy_(other)
         other.copy_(before)
+
+
+@contextlib.contextmanager
+def failed_loads_unknown(worker: Foreign) -> Iterator[None]:
+    """Take out, for the time of the block, all that lets vLLM know of a failed load in multiprocess mode.
+
+    That is what withholds it in LMCache's adapter, and, under vllm-gaudi, what completes the runner's reports.
+    """
+    loads = worker.__dict__.pop("gaudi_loads")
+    runner = sys.modules.get("vllm_gaudi.v1.worker.hpu_model_runner")
+    report = getattr(runner, "KVConnectorOutput", None)
+    completed = getattr(report, "completed_by_gaudi", False)
+    if completed:
+        runner.KVConnectorOutput = report.__wrapped__  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        worker.gaudi_loads = loads
+        if completed:
+            runner.KVConnectorOutput = report  # type: ignore[union-attr]
 
 
 class UnsynchronisedStores:
