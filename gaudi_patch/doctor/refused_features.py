@@ -118,14 +118,14 @@ CHECKS = (
     _refusal(
         "config.p2p",
         "enable_p2p",
-        "it registers device memory with NIXL, which cannot address HPU memory",
+        "LMCache's NIXL path registers memory by CUDA's pointer, which HPU memory does not have",
         _is_on("enable_p2p"),
         "enable_p2p: false; share through a remote store",
     ),
     Check(
         "config.pd-device",
         "pd_buffer_device",
-        "NIXL cannot address HPU memory; a buffer on the host works from LMCache 0.3.14 on",
+        "LMCache's NIXL path cannot address HPU memory; a buffer on the host works from LMCache 0.3.14 on",
         _RUNTIME,
         ("settings",),
         _pd,
@@ -133,7 +133,7 @@ CHECKS = (
     _refusal(
         "config.nixl-device",
         "nixl_buffer_device",
-        "NIXL cannot address HPU memory; a buffer on the host works",
+        "LMCache's NIXL path cannot address HPU memory; a buffer on the host works",
         _device("nixl_buffer_device", _nixl),
         "nixl_buffer_device: cpu",
     ),

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
 #: In the order in which a newcomer needs them.
-NAMES = ("quick-start", "caching", "disaggregated", "troubleshooting", "patched-wheel", "fleet", "patch", "porting")
+NAMES = (
+    *("quick-start", "caching", "disaggregated", "monitoring", "troubleshooting"),
+    *("patched-wheel", "fleet", "patch", "porting"),
+)
 
 
 class Guide(NamedTuple):
