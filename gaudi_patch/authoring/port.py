@@ -178,8 +178,8 @@ def _under(manifest: Manifest, new: str) -> Series | None:
     """
     if not any(patch.built_in for patch in manifest.patches.values()):
         return None
-    found = load(default_directory()).verdict(new).series
-    if found is None:
+    series = load(default_directory()).verdict(new).series
+    if series is None:
         raise GaudiPatchError(
             Exit.NOT_FOUND,
             "unknown-version",
@@ -187,7 +187,7 @@ def _under(manifest: Manifest, new: str) -> Series | None:
             "upgrade gaudi-patch; `gaudi-patch list` has the supported releases",
             str(manifest.file),
         )
-    return found
+    return series
 
 
 @with_own_git

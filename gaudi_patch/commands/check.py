@@ -97,16 +97,16 @@ def checked(manifest: Manifest, installation: Installation, *, verbose: bool = F
     from gaudi_patch.engine.plan import State
 
     assessed = verdicts.assess(manifest, installation)
-    found = assessed.situation
-    result = Result("check", assessed.exit, describe.data(found), [headline(found, assessed.fault)])
-    result.blocks += describe.blocks(found) if verbose else [where(found)]
+    situation = assessed.situation
+    result = Result("check", assessed.exit, describe.data(situation), [headline(situation, assessed.fault)])
+    result.blocks += describe.blocks(situation) if verbose else [where(situation)]
     result.warnings += [*installation.warnings, *assessed.warnings]
     if assessed.fault is not None:
         result.errors = [assessed.fault]
-    elif found.state is not State.PATCHED and found.state is not None:
-        result.blocks.append(Text(f"next: {verdicts.next_step(found)}", "next", verbatim=True))
+    elif situation.state is not State.PATCHED and situation.state is not None:
+        result.blocks.append(Text(f"next: {verdicts.next_step(situation)}", "next", verbatim=True))
     elif not assessed.warnings:
-        result.blocks.append(Text(f"next: {found.command('doctor')}", "next", verbatim=True))
+        result.blocks.append(Text(f"next: {situation.command('doctor')}", "next", verbatim=True))
     return result
 
 

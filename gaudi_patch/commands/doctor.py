@@ -76,8 +76,8 @@ def doctor(
         from gaudi_patch.series.manifest import load
         from gaudi_patch.target.locate import Target
 
-        found = examine(load(manifest), Target(python, path, root), config=config, vllm_args=vllm_args)
-        return rendered(found, verbose=detailed(verbose, output_format))
+        diagnosis = examine(load(manifest), Target(python, path, root), config=config, vllm_args=vllm_args)
+        return rendered(diagnosis, verbose=detailed(verbose, output_format))
 
     finish("doctor", verb, output_format, color, as_json)
 

@@ -69,39 +69,39 @@ def requirements(
 
 
 def _report(
-    found: Needs, there: Distributions | None, python: Path | None, *, only_constraints: bool, output: Path | None
+    needs: Needs, there: Distributions | None, python: Path | None, *, only_constraints: bool, output: Path | None
 ) -> Result:
     from gaudi_patch.target.requirements import constraints
 
     pins = constraints(there) if there is not None else []
     data = {
-        "version": found.version,
-        "missing": list(found.missing),
-        "kept": [{"requirement": requirement, "installed": installed} for requirement, installed in found.other],
-        "left_out": list(found.left_out),
+        "version": needs.version,
+        "missing": list(needs.missing),
+        "kept": [{"requirement": requirement, "installed": installed} for requirement, installed in needs.other],
+        "left_out": list(needs.left_out),
         "constraints": pins,
     }
     result = Result("requirements", data=data)
-    lines = pins if only_constraints else _requirements_file(found, python)
+    lines = pins if only_constraints else _requirements_file(needs, python)
     if output is None:
         result.blocks.append(Preformatted("\n".join(lines)))
         return result
-    files = {"requirements.txt": _requirements_file(found, python), "constraints.txt": pins}
+    files = {"requirements.txt": _requirements_file(needs, python), "constraints.txt": pins}
     output.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (output / name).write_text("\n".join(content) + "\n", encoding="utf-8")
     result.blocks += [
-        Text(f"{len(found.missing)} missing; to install them:"),
+        Text(f"{len(needs.missing)} missing; to install them:"),
         Preformatted(install_command(python, output)),
     ]
     return result
 
 
-def _requirements_file(found: Needs, python: Path | None) -> list[str]:
+def _requirements_file(needs: Needs, python: Path | None) -> list[str]:
     what = f"what {python} lacks of it" if python else "all of it"
-    lines = [f"# LMCache {found.version} on a Gaudi: {what}. Made by gaudi-patch requirements.", *found.missing]
-    lines += [f"# {requirement}: {installed} is installed, and stays" for requirement, installed in found.other]
-    lines += [f"# {requirement}: left out" for requirement in found.left_out]
+    lines = [f"# LMCache {needs.version} on a Gaudi: {what}. Made by gaudi-patch requirements.", *needs.missing]
+    lines += [f"# {requirement}: {installed} is installed, and stays" for requirement, installed in needs.other]
+    lines += [f"# {requirement}: left out" for requirement in needs.left_out]
     return lines
 
 

@@ -17,44 +17,44 @@ _WORDS = {
 }
 
 
-def headline(found: Situation, fault: GaudiPatchError | None = None) -> Text:
+def headline(situation: Situation, fault: GaudiPatchError | None = None) -> Text:
     """Return the state in one line. Why it is a fault, and what to do, is what the error says: it is not said here."""
     if fault is not None:
-        return Text(_refused(found, fault), "bad")
-    if found.state is None:
-        return Text(f"nothing to do: {found.verdict.reason}", "good")
-    if found.built is not None:
-        text = f"patched when the wheel was built, with series {found.built.series}: every file has its hash"
+        return Text(_refused(situation, fault), "bad")
+    if situation.state is None:
+        return Text(f"nothing to do: {situation.verdict.reason}", "good")
+    if situation.built is not None:
+        text = f"patched when the wheel was built, with series {situation.built.series}: every file has its hash"
         return Text(text, "good")
-    if found.state is State.PATCHED:
+    if situation.state is State.PATCHED:
         return Text("patched: every file has the hash that the series gives it", "good")
-    name = found.series.id if found.series else ""
-    if found.state is State.OUTDATED:
+    name = situation.series.id if situation.series else ""
+    if situation.state is State.OUTDATED:
         return Text(f"outdated: patched by an older gaudi-patch; series {name} would be applied anew", "pending")
     return Text(f"pristine: as released, not patched; series {name} would apply", "pending")
 
 
-def _refused(found: Situation, fault: GaudiPatchError) -> str:
-    total = len(found.files)
+def _refused(situation: Situation, fault: GaudiPatchError) -> str:
+    total = len(situation.files)
     if fault.code == "interrupted":
         return "interrupted: an earlier run was killed and has not been undone yet"
     if fault.code == "locked":
         return "busy: another run is at work here"
     if fault.code == "stale-bytecode":
         return "patched on disk, but Python would run something else"
-    if found.state in (State.MODIFIED, State.MISSING, State.PARTIAL):
-        wanted = State.PATCHED if found.state is State.PARTIAL else found.state
-        count = sum(file.state is wanted for file in found.files)
-        return f"{found.state.value}: {count} of {total} files {_WORDS[found.state][count != 1]}"
-    if found.verdict.kind is Kind.REFUSED:
+    if situation.state in (State.MODIFIED, State.MISSING, State.PARTIAL):
+        wanted = State.PATCHED if situation.state is State.PARTIAL else situation.state
+        count = sum(file.state is wanted for file in situation.files)
+        return f"{situation.state.value}: {count} of {total} files {_WORDS[situation.state][count != 1]}"
+    if situation.verdict.kind is Kind.REFUSED:
         return "refused: this release cannot be patched"
-    if found.verdict.kind is Kind.UNKNOWN:
+    if situation.verdict.kind is Kind.UNKNOWN:
         return "unknown: there is no series for this release"
-    return f"{found.state.value if found.state else 'unknown'}: not as it should be"
+    return f"{situation.state.value if situation.state else 'unknown'}: not as it should be"
 
 
-def where(found: Situation) -> Block:
+def where(situation: Situation) -> Block:
     """Return which LMCache it is, and where."""
-    installation = found.installation
+    installation = situation.installation
     version = installation.version or "of unknown version"
     return Fields([(installation.package, Whole(f"{version} in {installation.root}"))])

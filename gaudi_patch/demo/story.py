@@ -196,8 +196,8 @@ class _Commands(NamedTuple):
         return _Ending(Exit.OK, _state(rollback(self.manifest, self.target, RollbackOptions()).after))
 
 
-def _state(found: Situation) -> str:
-    return found.state.value if found.state else "nothing to patch"
+def _state(situation: Situation) -> str:
+    return situation.state.value if situation.state else "nothing to patch"
 
 
 def _prove(story: Story, installation: Installation, chosen: smoke.SmokeOptions) -> _Ending:

@@ -53,10 +53,10 @@ def driver(case: Case) -> Answer:
     needs=("running",),
 )
 def nodes(case: Case) -> Answer:
-    found = [f"accel/{name}" for name in case.host.names("/dev/accel") if name.removeprefix("accel").isdigit()]
-    found += [name for name in case.host.names("/dev") if name.startswith("hl") and name[2:].isdigit()]
-    if found and case.cards:
-        return ok(f"{len(found)} of {len(case.cards)} card(s) have a device file here: /dev/{', /dev/'.join(found)}")
+    nodes = [f"accel/{name}" for name in case.host.names("/dev/accel") if name.removeprefix("accel").isdigit()]
+    nodes += [name for name in case.host.names("/dev") if name.startswith("hl") and name[2:].isdigit()]
+    if nodes and case.cards:
+        return ok(f"{len(nodes)} of {len(case.cards)} card(s) have a device file here: /dev/{', /dev/'.join(nodes)}")
     if case.cards:
         return failure(
             f"{len(case.cards)} card(s) on the PCI bus, but no /dev/accel/accel* and no /dev/hl*",

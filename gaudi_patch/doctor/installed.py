@@ -36,8 +36,12 @@ class Installed:
             return []
         text = self.packages[package].text("METADATA", "PKG-INFO")
         if text is not None:
-            found = re.findall(r"^Requires-Dist: *([\w.-]+)([^;\n]*)(;?.*)$", text.split("\n\n")[0], re.MULTILINE)
-            return [f"{name}{spec.strip()}" for name, spec, marker in found if normalised(name) == of and not marker]
+            requirements = re.findall(
+                r"^Requires-Dist: *([\w.-]+)([^;\n]*)(;?.*)$", text.split("\n\n")[0], re.MULTILINE
+            )
+            return [
+                f"{name}{spec.strip()}" for name, spec, marker in requirements if normalised(name) == of and not marker
+            ]
         return []
 
     def entry_points(self, package: str, group: str) -> list[str]:

@@ -39,8 +39,8 @@ def load(case: Case) -> Answer:
     needs=("settings",),
 )
 def values(case: Case) -> Answer:
-    found = [text for text in case.settings.warnings if _FAILED.match(text)]
-    return failure("; ".join(found), "correct the value") if found else ok("all are read")
+    failed = [text for text in case.settings.warnings if _FAILED.match(text)]
+    return failure("; ".join(failed), "correct the value") if failed else ok("all are read")
 
 
 @check(
@@ -67,8 +67,8 @@ def unknown_keys(case: Case) -> Answer:
     needs=("settings",),
 )
 def deprecated_keys(case: Case) -> Answer:
-    found = [text for text in case.settings.warnings if "deprecated" in text]
-    return warning("; ".join(found), "use the new names") if found else ok("none")
+    deprecated = [text for text in case.settings.warnings if "deprecated" in text]
+    return warning("; ".join(deprecated), "use the new names") if deprecated else ok("none")
 
 
 @check(
@@ -164,13 +164,13 @@ def backends(case: Case) -> Answer:
         "enable_p2p",
         "gds_path",
     )
-    found = [name for name in ("local_cpu", *named) if values.get(name)]
-    found += ["nixl"] if isinstance(extra, dict) and extra.get("enable_nixl_storage") else []
-    if not found:
+    stores = [name for name in ("local_cpu", *named) if values.get(name)]
+    stores += ["nixl"] if isinstance(extra, dict) and extra.get("enable_nixl_storage") else []
+    if not stores:
         return failure("local_cpu is off, and there is no disk and no remote store", "local_cpu: true, or local_disk")
     if values.get("local_disk") and not values.get("max_local_disk_size"):
         return failure("local_disk is set, and max_local_disk_size is 0: nothing fits", "max_local_disk_size: GB")
-    return ok(", ".join(found))
+    return ok(", ".join(stores))
 
 
 @check(

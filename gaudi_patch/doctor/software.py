@@ -33,21 +33,21 @@ def interpreter(case: Case) -> Answer:
 
 def _release(version: str) -> str:
     """1.24.0 of 1.24.0-743, 1.24.0.743 and 1.24.0-bd87f71."""
-    found = re.match(r"\d+\.\d+\.\d+", version)
-    return found[0] if found else version
+    match = re.match(r"\d+\.\d+\.\d+", version)
+    return match[0] if match else version
 
 
 def gaudi_versions(case: Case) -> dict[str, str]:
     """Return the parts of the Gaudi software whose version can be seen here."""
-    found = {}
+    versions = {}
     if (driver := case.host.read("/sys/module/habanalabs/version")) and case.host.running:
-        found["driver"] = driver
+        versions["driver"] = driver
     status = case.host.read("/var/lib/dpkg/status") or ""
     if match := re.search(r"^Package: habanalabs-graph\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE):
-        found["SynapseAI"] = match[1]
+        versions["SynapseAI"] = match[1]
     if _PLUGIN in case.installed.packages:
-        found[_PLUGIN] = case.installed.packages[_PLUGIN].version
-    return found
+        versions[_PLUGIN] = case.installed.packages[_PLUGIN].version
+    return versions
 
 
 @check(
@@ -57,13 +57,13 @@ def gaudi_versions(case: Case) -> dict[str, str]:
     source=sources.VERIFICATION,
 )
 def synapse(case: Case) -> Answer:
-    found = gaudi_versions(case)
-    listed = ", ".join(f"{name} {version}" for name, version in found.items())
-    if len(found) < 2:
-        seen = f"only {listed} can be seen" if found else "no Gaudi software can be seen"
+    versions = gaudi_versions(case)
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if len(versions) < 2:
+        seen = f"only {listed} can be seen" if versions else "no Gaudi software can be seen"
         return unknown(f"{seen} (the packages of rpm systems are not read)", "rpm -q habanalabs-graph; hl-smi")
-    short = {name: _release(version).rpartition(".")[0] for name, version in found.items()}
-    if {"SynapseAI", _PLUGIN} <= set(found) and short["SynapseAI"] != short[_PLUGIN]:
+    short = {name: _release(version).rpartition(".")[0] for name, version in versions.items()}
+    if {"SynapseAI", _PLUGIN} <= set(versions) and short["SynapseAI"] != short[_PLUGIN]:
         return failure(f"of different releases: {listed}", f"install the {_PLUGIN} of the SynapseAI that is there")
     if len(set(short.values())) > 1:
         return warning(f"of different releases: {listed}", "bring the host's driver to the release of the software")
@@ -77,8 +77,8 @@ def synapse(case: Case) -> Answer:
     source=f"{sources.HABANA}/Installation_Guide/Installers_Appendix.html",
 )
 def habana(case: Case) -> Answer:
-    if found := case.installed.packages.get(_PLUGIN):
-        return ok(f"{_PLUGIN} {found.version}")
+    if plugin := case.installed.packages.get(_PLUGIN):
+        return ok(f"{_PLUGIN} {plugin.version}")
     what = f"{_PLUGIN} is not installed in the target"
     fix = "name the environment that serves with --python, or start from an image of vault.habana.ai"
     return failure(f"{len(case.cards)} Gaudi card(s), but {what}", fix) if case.cards else unknown(what, fix)
@@ -91,21 +91,21 @@ def habana(case: Case) -> Answer:
     source=f"{sources.HABANA}/Installation_Guide/Installers_Appendix.html; LMCache 0.3.2 METADATA (torch==2.7.0)",
 )
 def torch(case: Case) -> Answer:
-    found = case.installed.packages.get("torch")
-    if found is None:
+    torch = case.installed.packages.get("torch")
+    if torch is None:
         return unknown("PyTorch is not installed in the target")
     cuda = case.installed.torch_cuda()
     if cuda:
-        what = f"PyTorch {found.version} is built for CUDA {cuda}"
+        what = f"PyTorch {torch.version} is built for CUDA {cuda}"
         if case.is_gaudi:
             return failure(
                 what, "install the torch of your Gaudi release again; install LMCache with pip install --no-deps"
             )
         return unknown(f"{what}; no Gaudi software is beside it, so that it may be meant")
-    if re.search(r"\+hpu|git", found.version):
-        return ok(f"PyTorch {found.version}")
+    if re.search(r"\+hpu|git", torch.version):
+        return ok(f"PyTorch {torch.version}")
     return unknown(
-        f"PyTorch {found.version}: whether it has Gaudi support cannot be told from its version",
+        f"PyTorch {torch.version}: whether it has Gaudi support cannot be told from its version",
         "device.torch-hpu tells, on a Gaudi host",
     )
 
@@ -118,14 +118,14 @@ def torch(case: Case) -> Answer:
     source="Requires-Dist of LMCache 0.3.10 and later: cupy, cuda-python, nixl",
 )
 def cuda_packages(case: Case) -> Answer:
-    found = sorted(name for name in case.installed.packages if _CUDA.match(name))
-    if not found:
+    cuda_packages = sorted(name for name in case.installed.packages if _CUDA.match(name))
+    if not cuda_packages:
         return ok("none") if case.installed.packages else unknown("no package of the target can be seen")
-    listed = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+    listed = ", ".join(cuda_packages[:4]) + (f" and {len(cuda_packages) - 4} more" if len(cuda_packages) > 4 else "")
     if not case.is_gaudi:
         return unknown(f"{listed}: no Gaudi software is beside them, so that they may be meant")
     pip = [str(case.installed.python), "-m", "pip"] if case.installed.python else ["pip"]
-    return warning(listed, Whole(shlex.join([*pip, "uninstall", "--yes", *found])))
+    return warning(listed, Whole(shlex.join([*pip, "uninstall", "--yes", *cuda_packages])))
 
 
 CHECKS = (interpreter, synapse, habana, torch, cuda_packages)

@@ -107,14 +107,14 @@ def stale(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None
     image = read_image(source, bounds)
     if image is None:
         return [existing for existing in variants(source, pycache_prefix, bounds) if not existing.tag]
-    found = []
+    variants_there = []
     for variant in variants(source, pycache_prefix, bounds):
         cached = read_image(variant.path, bounds) if variant.tag else None
         if cached is None or mode_of(cached.data) != "unchecked" or cached.data[:4] != importlib.util.MAGIC_NUMBER:
             continue
         if cached.data[8:16] != importlib.util.source_hash(image.data):
-            found.append(variant)
-    return found
+            variants_there.append(variant)
+    return variants_there
 
 
 def mode_of(data: bytes) -> str:

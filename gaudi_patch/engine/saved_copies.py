@@ -34,11 +34,11 @@ def save(name: str, image: FileImage, directory: Path, disk: Disk, owner: Path) 
     the copy gets a number. Raises OSError.
     """
     for path in _names(directory, f"{name}.gaudi-patch-saved-{image.sha256[:12]}"):
-        found = _found(path, image.data)
-        if found is Found.COPY:
+        kind = _found(path, image.data)
+        if kind is Found.COPY:
             disk.sync_directory(directory)  # the run that renamed it may have been killed before this
             return path
-        if found is not Found.OTHER:
+        if kind is not Found.OTHER:
             _write(path, image, disk, owner)
             return path
     raise AssertionError(name)  # the names never end

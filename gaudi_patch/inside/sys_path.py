@@ -24,11 +24,11 @@ def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> 
     """Return the path lines of the ``.pth`` files in ``folder``; relative ones start there. ``import`` lines are
     not run.
     """
-    found: list[str] = []
+    directories: list[str] = []
     try:
         names = sorted(os.listdir(folder))
     except OSError:
-        return found
+        return directories
     for name in names:
         if not name.endswith(".pth") or name.startswith("."):
             continue
@@ -36,8 +36,10 @@ def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> 
             lines = _lines(resolve(os.path.join(folder, name)))
         except OSError:  # site itself goes on without a file that it cannot read
             continue
-        found += [line.rstrip() for line in lines if line.strip() and not line.startswith(("#", "import ", "import\t"))]
-    return found
+        directories += [
+            line.rstrip() for line in lines if line.strip() and not line.startswith(("#", "import ", "import\t"))
+        ]
+    return directories
 
 
 def _lines(path: str) -> list[str]:

@@ -168,13 +168,13 @@ def named_python(argument: Path, environ: Mapping[str, str]) -> str:
     """Return the interpreter meant by ``--python``: a file, an environment directory, or a program on PATH."""
     text = str(argument)
     if os.sep not in text and not os.path.isfile(text):
-        found = which(text, environ)
-        if found:
-            return found
+        executable = which(text, environ)
+        if executable:
+            return executable
     if os.path.isdir(text):
-        found = python_in(text)
-        if found:
-            return os.path.abspath(found)
+        executable = python_in(text)
+        if executable:
+            return os.path.abspath(executable)
         raise bad_target(
             f"--python {text}: this directory has no bin/python",
             "Give the interpreter itself, or the directory of a virtual environment.",

@@ -131,9 +131,9 @@ def _editable(search: Search, info: DistInfo) -> Installation:
         lines = pth_lines(site, search.resolve)
         lines = [search.place(n) if n.startswith("/") else os.path.join(site, n) for n in lines]
         for candidate in (*lines, project, os.path.join(project, "src")):
-            found = scan(candidate, search.package, search.resolve).found
-            if found is not None and found.kind == "package":
-                folder = found.path
+            importable = scan(candidate, search.package, search.resolve).found
+            if importable is not None and importable.kind == "package":
+                folder = importable.path
                 break
     if folder is None:
         raise refusal(
@@ -186,27 +186,27 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
     dot_git = os.path.join(folder, ".git")
     if not os.path.lexists(dot_git):
         return None
-    found = resolve(dot_git)
-    if os.path.isfile(found):
-        pointer = read_text(found).partition("\n")[0].removeprefix("gitdir: ")
-        found = place(pointer) if pointer.startswith("/") else resolve(os.path.join(folder, pointer))
-    if not os.path.isfile(os.path.join(found, "HEAD")):
+    git_dir = resolve(dot_git)
+    if os.path.isfile(git_dir):
+        pointer = read_text(git_dir).partition("\n")[0].removeprefix("gitdir: ")
+        git_dir = place(pointer) if pointer.startswith("/") else resolve(os.path.join(folder, pointer))
+    if not os.path.isfile(os.path.join(git_dir, "HEAD")):
         raise refusal(
             "broken-checkout",
-            f"{dot_git} leads to {found}, which is no git directory (it has no HEAD)",
+            f"{dot_git} leads to {git_dir}, which is no git directory (it has no HEAD)",
             "Clone the repository again, or remove .git and install LMCache as a wheel.",
             dot_git,
-            found,
+            git_dir,
         )
-    if found != dot_git and (why := _is_of_another(found, folder, resolve, place)):
+    if git_dir != dot_git and (why := _is_of_another(git_dir, folder, resolve, place)):
         raise refusal(
             "foreign-git-folder",
-            f"{dot_git} leads to {found}, which {why}; gaudi-patch keeps its state in no other checkout",
+            f"{dot_git} leads to {git_dir}, which {why}; gaudi-patch keeps its state in no other checkout",
             f"If the checkout was moved: git -C {folder} worktree repair. Otherwise clone the repository again.",
             dot_git,
-            found,
+            git_dir,
         )
-    return found
+    return git_dir
 
 
 def _is_of_another(git: str, folder: str, resolve: Resolve, place: Resolve) -> str:

@@ -176,7 +176,7 @@ def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
 
     Raises UnsuitableFileError for what is no regular file, or too large to be metadata.
     """
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     try:
         text = read_text(resolve(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -186,8 +186,8 @@ def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
             break
         name, colon, value = line.partition(":")
         if colon:  # a continuation line starts with a space, so that its name is never looked for
-            found.setdefault(name.lower(), value.strip())
-    return found
+            fields.setdefault(name.lower(), value.strip())
+    return fields
 
 
 def _direct_url(path: str, resolve: Resolve) -> tuple[str, bool]:

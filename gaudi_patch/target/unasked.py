@@ -50,11 +50,11 @@ def _of(executable: str, how: str, package: str, environ: Mapping[str, str]) -> 
     prefix = os.path.dirname(os.path.dirname(executable))
     folders = [path for path in _site_folders(prefix) if os.path.isdir(os.path.join(path, package))]
     if len(folders) != 1:
-        found = " and ".join(folders) or f"no directory below {os.path.join(prefix, 'lib')}"
+        places = " and ".join(folders) or f"no directory below {os.path.join(prefix, 'lib')}"
         raise GaudiPatchError(
             Exit.USAGE,
             "needs-interpreter",
-            f"--fast runs no interpreter, and {found} may be what {executable} imports {package} from",
+            f"--fast runs no interpreter, and {places} may be what {executable} imports {package} from",
             "name its site-packages directory with --path, or leave --fast out",
             executable,
         )

@@ -153,8 +153,8 @@ class _Build:
         self._hold(name, record.Entry.of(data))
         return data
 
-    def _hold(self, name: str, found: record.Entry) -> None:
-        if self.listed.get(name) != found:
+    def _hold(self, name: str, row: record.Entry) -> None:
+        if self.listed.get(name) != row:
             raise damaged(self.path, f"{name} is not as RECORD has it")
 
     def _copy(self, writer: Writer, entry: Entry, date: tuple[int, ...]) -> None:
