@@ -14,7 +14,7 @@ from gaudi_patch.engine.rollback import RollbackOptions, rollback
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.engine.verdicts import assess
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.progress import say, step
+from gaudi_patch.output.progress import leaves, say, step
 from gaudi_patch.series.manifest import Manifest, load
 from gaudi_patch.smoke import checks as smoke
 from gaudi_patch.smoke.outcome import LevelResult
@@ -124,6 +124,7 @@ def demo(options: DemoOptions) -> Story:
     version = needs.release(manifest, options.version, vllm=options.full)
     needs.refuse_unserved(options.torch)
     proves = bool(options.torch)
+    leaves("nothing was made or downloaded")
     with step("looking for what the demo needs"):
         lacks = needs.missing(manifest.package, version, options.keep, torch=proves, vllm=options.full)
     needs.refuse(lacks)
