@@ -8,7 +8,7 @@ from typing import NamedTuple
 FOLDER = Path(__file__).parent
 #: In the order in which a newcomer needs them.
 NAMES = (
-    *("quick-start", "caching", "disaggregated", "monitoring", "troubleshooting"),
+    *("quick-start", "caching", "capacity", "production", "disaggregated", "monitoring", "troubleshooting"),
     *("patched-wheel", "fleet", "patch", "porting"),
 )
 

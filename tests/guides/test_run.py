@@ -98,7 +98,7 @@ def test_a_newcomer_gets_from_a_checkout_to_a_configuration(
         assert "demo succeeded" in told
 
 
-@pytest.mark.parametrize("name", ["caching", "disaggregated", "patch"])
+@pytest.mark.parametrize("name", ["caching", "capacity", "production", "disaggregated", "patch"])
 def test_every_command_of_a_guide_works(name: str, tmp_path: Path, tool: Path) -> None:
     _follow(_script(name), tmp_path, path=tool)
     if name == "disaggregated":
