@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gaudi_patch.cli.options import ColorOption, FormatOption, JsonOption, command_app
+from gaudi_patch.cli.options import ChunkOption, ColorOption, FormatOption, JsonOption, command_app
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit
 from gaudi_patch.output.report import Color, Fields, Format, Result, Text
@@ -27,7 +27,7 @@ def verify(
     tokens: Annotated[
         int, typer.Option("--tokens", metavar="N", min=1, help="Words of the prompt, a token or more each.")
     ] = 2048,
-    chunk: Annotated[int, typer.Option("--chunk-size", metavar="TOKENS", min=1, help="LMCache's chunk.")] = 256,
+    chunk: ChunkOption = 256,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Without a byte from the server.")
     ] = 600.0,
