@@ -122,6 +122,13 @@ CHECKS = (
         _is_on("enable_p2p"),
         "enable_p2p: false; share through a remote store",
     ),
+    _refusal(
+        "config.bypass-lookup",
+        "enable_scheduler_bypass_lookup",
+        "the scheduler promises what no worker has in its memory, and vllm-gaudi cannot recompute what is lost",
+        _is_on("enable_scheduler_bypass_lookup"),
+        "enable_scheduler_bypass_lookup: false",
+    ),
     Check(
         "config.pd-device",
         "pd_buffer_device",

@@ -104,6 +104,12 @@ CONFIG = [
     Broken("GDS on WEKA", config(weka_path="/weka"), {"config.gds": F}, "remove gds_path and weka_path"),
     Broken("P2P", config(enable_p2p=True), {"config.p2p": F}, "enable_p2p: false"),
     Broken(
+        "lookups that no worker sees",
+        config(enable_scheduler_bypass_lookup=True),
+        {"config.bypass-lookup": F},
+        "enable_scheduler_bypass_lookup: false",
+    ),
+    Broken(
         "disaggregated prefill through HPU memory",
         config(enable_pd=True, pd_buffer_device="hpu", pd_role="sender"),
         {"config.pd-device": F},

@@ -24,6 +24,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "nixl_buffer_device=hpu": {"extra_config": {"enable_nixl_storage": True}, "nixl_buffer_device": "hpu"},
     "nixl_buffer_device=None": {"extra_config": {"enable_nixl_storage": True}},
     "enable_lazy_memory_allocator": {"enable_lazy_memory_allocator": True},
+    "enable_scheduler_bypass_lookup": {"enable_scheduler_bypass_lookup": True},
 }
 
 
@@ -68,6 +69,31 @@ def test_all_refused_features_are_named_at_once() -> None:
 )
 def test_what_works_is_not_refused(settings: dict[str, Any]) -> None:
     guards.refuse_config(SimpleNamespace(**settings), "VLLM")
+
+
+@pytest.mark.parametrize(
+    ("answering", "ranks", "mla", "silent"),
+    [
+        ([0], 2, False, [1]),
+        ([1, 2], 4, False, [0, 3]),
+        ([1], 2, True, [0]),
+        ([0, 1], 2, False, []),
+        ([0], 2, True, []),
+        ([0], 1, False, []),
+        (None, 2, False, []),
+        ([], 2, False, []),
+    ],
+)
+def test_every_rank_that_loads_must_answer_lookups(
+    answering: list[int] | None, ranks: int, mla: bool, silent: list[int]
+) -> None:
+    config = SimpleNamespace(lookup_server_worker_ids=answering)
+    metadata = SimpleNamespace(world_size=ranks, use_mla=mla)
+    if silent:
+        with pytest.raises(GaudiError, match=rf"ranks \[{', '.join(map(str, silent))}\] would load"):
+            guards.refuse_partial_lookups(config, metadata)
+    else:
+        guards.refuse_partial_lookups(config, metadata)
 
 
 def test_layers_of_several_kinds_are_refused_on_disk() -> None:

@@ -13,7 +13,7 @@ from ..logging import init_logger
 from ..v1.gpu_connector import GPUConnectorInterface
 from . import allocator, compat, numa
 from .device import backend_for
-from .guards import refuse_config, refuse_hybrid_on_disk
+from .guards import refuse_config, refuse_hybrid_on_disk, refuse_partial_lookups
 from .layout import Layout, normalise
 from .plugin import refuse_engine
 from .transfer import Settings, Transfer
@@ -199,6 +199,7 @@ def create_connector(config: Any, metadata: Any, engine: Any) -> GaudiConnector:
         GaudiError: The configuration asks for what cannot work on HPU.
     """
     refuse_config(config, getattr(engine, "name", str(engine)))
+    refuse_partial_lookups(config, metadata)
     numa.choose_node(config, metadata)
     return GaudiConnector(config, metadata)
 

@@ -15,6 +15,7 @@ __all__ = [
     "refuse_config",
     "refuse_degraded_mode",
     "refuse_hybrid_on_disk",
+    "refuse_partial_lookups",
 ]
 
 
@@ -62,8 +63,36 @@ def refuse_config(config: Any, engine: str) -> None:
         refused.append(f"nixl_buffer_device={value('nixl_buffer_device')}: NIXL cannot address HPU memory; use cpu")
     if value("enable_lazy_memory_allocator") and _pins_with_cuda():
         refused.append("enable_lazy_memory_allocator: in this LMCache release it pins memory with CUDA's runtime")
+    if value("enable_scheduler_bypass_lookup"):
+        refused.append(
+            "enable_scheduler_bypass_lookup: the scheduler then promises what no worker has brought into its memory, "
+            "and vllm-gaudi cannot recompute what is lost until the load"
+        )
     if refused:
         raise GaudiError("LMCache cannot run on Gaudi with this configuration:\n- " + "\n- ".join(refused))
+
+
+def refuse_partial_lookups(config: Any, metadata: Any) -> None:
+    """Refuse lookups that not every rank answers which loads: the others would hold nothing of what is promised.
+
+    Args:
+        config: LMCache's engine configuration.
+        metadata: LMCache's engine metadata.
+
+    Raises:
+        GaudiError: With the setting, and who has to answer.
+    """
+    given = getattr(config, "lookup_server_worker_ids", None)
+    if not given:  # LMCache asks all ranks that load
+        return
+    # With MLA the first rank loads for all.
+    loading = {0} if getattr(metadata, "use_mla", False) else set(range(metadata.world_size))
+    if not loading <= set(given):
+        raise GaudiError(
+            f"LMCache cannot run on Gaudi with this configuration:\n- lookup_server_worker_ids={list(given)}: ranks "
+            f"{sorted(loading - set(given))} would load what they have not looked up, and vllm-gaudi cannot recompute "
+            "what they have lost. Leave it out: then all that load are asked"
+        )
 
 
 def refuse_hybrid_on_disk(config: Any, kinds: int) -> None:
