@@ -19,8 +19,10 @@ import yaml
 from gaudi_patch import guides
 from gaudi_patch.recipes.multiprocess import METRICS_PORT
 from gaudi_patch.verify import counters
-from tests.support import environments
+from tests.integration.test_vllm_pairs import WANTED
+from tests.support import environments, vllm_pairs
 from tests.support.environments import EnvironmentUnavailableError
+from tests.support.vllm_pairs import Pair
 
 FOLDER = Path(__file__).resolve().parents[2] / "gaudi_patch" / "container" / "monitoring"
 NAME = re.compile(r"\b(?:vllm:|lmcache:|lmcache_mp_)[a-z0-9_]+")
@@ -73,6 +75,22 @@ def test_lmcache_has_every_metric_that_is_named(release: str, multiprocess: bool
     assert len(wanted) >= 4
     assert missing(wanted, source) == set()
     assert missing({"lmcache:no_such_total"}, source) == {"lmcache:no_such_total"}
+
+
+@pytest.mark.wheels
+@pytest.mark.torch
+@pytest.mark.parametrize("pair", WANTED, ids=str)
+def test_vllm_has_every_metric_that_is_named_and_every_path_that_verify_asks(pair: Pair) -> None:
+    try:
+        package = vllm_pairs.layers(pair)[0] / "vllm"
+    except EnvironmentUnavailableError as error:
+        pytest.skip(f"environment not available: {error}")
+    source = "\n".join(file.read_text() for room in ("v1", "entrypoints") for file in (package / room).rglob("*.py"))
+    wanted = {name for name in names() if name.startswith("vllm:")}
+    assert len(wanted) >= 8
+    assert missing(wanted, source) == set()
+    for path in ("/health", "/v1/models", "/v1/completions", "/reset_prefix_cache"):
+        assert f'"{path}"' in source
 
 
 def test_each_alert_and_each_metric_is_explained_in_the_guide() -> None:
