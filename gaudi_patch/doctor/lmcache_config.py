@@ -7,6 +7,7 @@ import re
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+from gaudi_patch.doctor.room import room
 from gaudi_patch.doctor.vllm_args import BLOCK_SIZE
 
 _CONFIG_BASE = sources.lmcache("v1/config_base.py")
@@ -176,12 +177,16 @@ def backends(case: Case) -> Answer:
 @check(
     "config.memory",
     "memory for LMCache's pool",
-    why="each rank fills max_local_cpu_size GB of host memory; where it is not there, the kernel ends the server",
-    source=sources.lmcache("v1/storage_backend/local_cpu_backend.py"),
+    why="each rank fills max_local_cpu_size GB of host memory; where it is not there, the kernel ends the server. A "
+    "request that is larger can be neither stored nor loaded: the patched LMCache does not start",
+    source=sources.lmcache("v1/storage_backend/local_cpu_backend.py") + "; `gaudi-patch size`",
     needs=("running", "settings"),
 )
 def memory(case: Case) -> Answer:
     size = case.settings.values.get("max_local_cpu_size")
+    held = room(case, float(size)) if isinstance(size, int | float) else None
+    if held is not None and held.short:
+        return failure(held.seen, held.fix)
     total = re.search(r"^MemTotal: +(\d+) kB", case.host.read("/proc/meminfo") or "", re.MULTILINE)
     if not isinstance(size, int | float) or total is None:
         return unknown("the host's memory cannot be seen" if total is None else f"max_local_cpu_size is {size!r}")
@@ -193,12 +198,15 @@ def memory(case: Case) -> Answer:
     lower = f"max_local_cpu_size: {max(gigabytes * 0.5 / ranks, 0.1):.1f}, or more memory"
     if size > gigabytes:
         return failure(f"{size:g} GB for each rank, {gigabytes:.0f} GB in all", lower)
+    assert held is not None
     seen = f"{size:g} GB for each of {ranks} rank(s), {gigabytes:.0f} GB in all"
-    if size * ranks > gigabytes:
+    if held.pools is not None and size * held.pools > gigabytes:
+        return failure(f"{held.pools} pools of {size:g} GB, {gigabytes:.0f} GB in all", lower)
+    if held.pools is None and size * ranks > gigabytes:
         return warning(f"{seen}: enough for MLA models only, where one rank keeps the pool", lower)
-    if size * ranks > 0.8 * gigabytes:
+    if size * (held.pools or ranks) > 0.8 * gigabytes:
         return warning(f"{seen}: little is left for the weights on their way to the cards", lower)
-    return ok(seen)
+    return ok(f"{seen}; {held.seen}")
 
 
 CHECKS = (

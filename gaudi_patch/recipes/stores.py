@@ -202,6 +202,7 @@ def _s3(release: Release, settings: Settings, parts: SplitResult) -> Store:
         S3_CREDENTIALS,
         "LMCache never deletes an object: set a lifecycle rule that expires them. An engine remembers what it saw in "
         "the bucket, so an expired chunk is computed again.",
+        "After three failed connections in a row LMCache uses the bucket no more until the engine is restarted.",
     )
     entries = (("remote_url", f"s3://{host}", ""), *_common(settings), ("extra_config", extra, ""))
     return Store(entries, notes=notes)

@@ -159,6 +159,11 @@ def one_buffer() -> None:
     for name in ("shm_name", "enable_nixl_storage", "use_odirect", "rust_raw_block.device_path"):
         config = types.SimpleNamespace(**{**vars(CONFIG), "extra_config": {name: "y"}})
         assert gaudi.memory_pool(config, MIXED) is MIXED, name
+    for plugins, extra in ((["mine"], {}), (["redis"], {"remote_storage_plugin.redis.module_path": "mine"})):
+        config = types.SimpleNamespace(**{**vars(CONFIG), "remote_storage_plugins": plugins, "extra_config": extra})
+        assert gaudi.memory_pool(config, MIXED) is MIXED, plugins
+    config = types.SimpleNamespace(**{**vars(CONFIG), "remote_storage_plugins": ["redis", "fs.second"]})
+    assert gaudi.memory_pool(config, MIXED) is not MIXED
     for url in ("lm://h:1", "fs://h:1/tmp", "redis://h:1"):
         config = types.SimpleNamespace(**{**vars(CONFIG), "remote_url": url})
         assert gaudi.memory_pool(config, MIXED) is not MIXED, url

@@ -65,9 +65,13 @@ def one_buffer_reason(config: Any) -> str | None:
     for name in ("enable_p2p", "enable_pd", "gds_path", "weka_path", "maru_path", "local_cpu_use_hugepages"):
         if getattr(config, name, None):
             return f"{name} needs it"
-    for name in ("storage_plugins", "remote_storage_plugins", "external_backends"):
+    for name in ("storage_plugins", "external_backends"):
         if getattr(config, name, None):
             return f"{name} may register it"
+    for plugin in getattr(config, "remote_storage_plugins", None) or ():
+        # LMCache's own stores are named as their schemes; one that brings a module of its own may be anything.
+        if str(plugin).split(".")[0] not in _OBJECT_STORES or extra.get(f"remote_storage_plugin.{plugin}.module_path"):
+            return f"remote_storage_plugins: {plugin} may register it"
     for name, value in extra.items():
         if value and (name in _BUFFER_SETTINGS or str(name).startswith(_BUFFER_PREFIXES)):
             return f"{name} needs it"
