@@ -9,8 +9,11 @@ vllm-gaudi) in place of tiny random ones; ``--cases A,B`` some of the cases.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,20 +115,42 @@ class Level:
         if reason := _no_multiprocess():
             vllm_processes.not_checked(self.probe, "multiprocess", reason)
             return
+        below = self.probe.scratch / "multiprocess-content"
+        below.mkdir()
+        try:
+            if self._over(below, "store") and "multiprocess" not in self.probe.counters.get("not_checked", {}):
+                # A new server has nothing in memory: what it finds was below it.
+                self._over(below, "load")
+        except _probe.Skip as skip:  # the server alone needs it: the other cases go on
+            vllm_processes.not_checked(self.probe, "multiprocess", str(skip))
+
+    def _over(self, below: Path, phase: str) -> bool:
+        """Run a case by a multiprocess server over the directory ``below``, as `recipe multiprocess` starts it."""
         port = vllm_processes.free_port()
+        evicts = {"max_capacity_gb": 0.5, "eviction": {"eviction_policy": "LRU"}}
+        adapter = {"type": "fs_native", "base_path": str(below), "relative_tmp_dir": "tmp", **evicts}
         command = [
             *("-m", "lmcache.v1.multiprocess.server", "--host", "127.0.0.1", "--port", str(port)),
             *("--chunk-size", str(vllm_setup.chunk_size()), "--l1-size-gb", "0.25", "--eviction-policy", "LRU"),
-            *("--supported-transfer-mode", "auto"),
+            *("--no-l1-use-lazy", "--shm-name", f"gaudi-patch-{port}", "--supported-transfer-mode", "auto"),
+            *("--prometheus-port", str(vllm_processes.free_port()), "--l2-adapter", json.dumps(adapter)),
         ]
-        folder = self.probe.scratch / "multiprocess-server"
-        try:
-            with vllm_processes.socket_folder() as sockets, self.probe.section("multiprocess"):
-                environ = self.server_environment(sockets)
-                with vllm_processes.server(command, environ, folder, port, self.seconds):
-                    self.run("multiprocess", "--port", str(port))
-        except _probe.Skip as skip:  # the server alone needs it: the other cases go on
-            vllm_processes.not_checked(self.probe, "multiprocess", str(skip))
+        folder = self.probe.scratch / f"multiprocess-server-{phase}"
+        with _shared_memory(port), vllm_processes.socket_folder() as sockets, self.probe.section("multiprocess"):
+            environ = self.server_environment(sockets)
+            with vllm_processes.server(command, environ, folder, port, self.seconds):
+                options = ("--port", str(port), "--phase", phase, "--storage", str(below))
+                return self.run("multiprocess", *options, folder=f"multiprocess-{phase}")
+        return False
+
+
+@contextlib.contextmanager
+def _shared_memory(port: int) -> Iterator[None]:
+    """Remove what a server leaves behind that is ended by a signal."""
+    try:
+        yield
+    finally:
+        Path("/dev/shm", f"lmcache_l1_pool_gaudi-patch-{port}").unlink(missing_ok=True)  # noqa: S108 - LMCache's name
 
 
 def _no_multiprocess() -> str:

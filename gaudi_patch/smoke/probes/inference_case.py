@@ -163,13 +163,18 @@ def _wait_for_remote(case: vllm_case.VllmCase, count: int) -> None:
 
 
 def multiprocess(probe: _probe.Probe) -> None:
-    """LMCache's multiprocess mode: the server, in its own process, is running already."""
+    """LMCache's multiprocess mode: the server, in its own process, is running already, over a directory."""
     given = vllm_case.arguments()
     extra: dict[str, object] = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": given.port}
     case = vllm_case.VllmCase(probe, {}, connector="LMCacheMPConnector", extra=extra)
     chunk = vllm_setup.chunk_size()
     p = case.prompt(1)
     hit = case.length // chunk * chunk
+    if given.phase == "load":
+        case.ask("hit of a new server", [p], external=[hit], local=[0])
+        case.close()
+        probe.summary.append(f"multiprocess mode: a new server was served from its directory, {hit} tokens")
+        return
     case.ask("miss", [p], external=[0])
     case.engine.forget_prefixes()
     case.ask("hit", [p], external=[hit], local=[0])
@@ -177,6 +182,7 @@ def multiprocess(probe: _probe.Probe) -> None:
     longer = p[: 3 * chunk] + case.prompt(3, chunk)
     case.ask("partial hit", [longer], external=[3 * chunk], local=[0])
     _failed_retrieve(case, p, hit)
+    _wait_for_files(probe, Path(given.storage), hit // chunk)
     case.close()
     probe.summary.append(f"multiprocess mode: answers identical with {hit} of {case.length} tokens cached")
 
