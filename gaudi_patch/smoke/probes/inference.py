@@ -115,7 +115,7 @@ class Level:
         if reason := _no_multiprocess():
             vllm_processes.not_checked(self.probe, "multiprocess", reason)
             return
-        below = self.probe.scratch / "multiprocess-content"
+        below = (self.probe.scratch / "multiprocess-content").resolve()  # the server has a directory of its own
         below.mkdir()
         try:
             if self._over(below, "store") and "multiprocess" not in self.probe.counters.get("not_checked", {}):
