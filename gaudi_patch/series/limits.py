@@ -39,6 +39,7 @@ LIMITS: Sequence[Limit] = (
     Limit("peer to peer (enable_p2p)", "a remote store"),
     Limit("NIXL on HPU memory", "a buffer on the host: pd_buffer_device or nixl_buffer_device: cpu"),
     Limit("moving KV blocks (defragmentation)", "vllm-gaudi's default, which leaves them"),
+    Limit("vLLM's unified attention and sleep mode", "the defaults, which leave them off"),
     Limit("multiprocess mode", "LMCache 0.5.5 or later, or a mode in the engine's process", without="mp-engine-driven"),
     Limit("disaggregated serving by enable_pd", "LMCache 0.3.14 or later", "<0.3.14"),
     Limit("enable_lazy_memory_allocator, which pins by CUDA", "the default allocator", ">=0.3.13,<=0.5.0"),
