@@ -1,0 +1,76 @@
+"""What recipes remove: chunks of an earlier engine on a disk, and the oldest of a shared directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from gaudi_patch.recipes import cleaner
+from tests.recipes.test_compose import fake_python, recipe
+
+
+def chunk(file: Path, age: float = 0, size: int = 1024 * 1024) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(bytes(size))
+    os.utime(file, (time.time() - age,) * 2)
+    return file
+
+
+def clean(folder: Path, keep_mib: float) -> subprocess.CompletedProcess[str]:
+    script = folder.parent / cleaner.NAME
+    script.write_text(cleaner.SCRIPT)
+    command = [sys.executable, str(script), str(folder), "--keep-gb", str(keep_mib / 1024)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_oldest_chunks_go_until_the_rest_fits_and_nothing_else_does(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    chunks = [chunk(store / f"{number}.data", age=100 - number) for number in range(5)]
+    other = chunk(store / "notes.txt", age=1000)
+    done = clean(store, 2.5)
+    assert done.returncode == 0, done.stderr
+    assert [file.exists() for file in chunks] == [False, False, False, True, True]
+    assert other.exists()
+    assert "removed 3 of 5 chunks" in done.stdout
+
+
+def test_half_written_files_go_after_a_day_only(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    old = chunk(store / "tmp-host-8000" / "a.tmp", age=2 * 24 * 3600)
+    new = chunk(store / "tmp-host-8000" / "b.tmp", age=60)
+    assert clean(store, 100).returncode == 0
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_share_that_is_not_mounted_is_an_error(tmp_path: Path) -> None:
+    done = clean(tmp_path / "not-there", 1)
+    assert (done.returncode, "is the share mounted?" in done.stderr) == (1, True)
+
+
+def test_an_engine_empties_its_own_directory_and_refuses_one_in_use(tmp_path: Path) -> None:
+    found = recipe("disk", storage=str(tmp_path / "kv"))
+    for name, content in found.files.items():
+        (tmp_path / name).write_text(content)
+    stale = chunk(tmp_path / "kv" / "engine-8000" / "a.pt")
+    neighbour = chunk(tmp_path / "kv" / "engine-8100" / "a.pt")
+    mine = chunk(tmp_path / "kv" / "engine-8000" / "notes.txt")
+    environment = {"PATH": f"{fake_python(tmp_path, 'sleep 60').parent}:/usr/bin:/bin"}
+    first = subprocess.Popen(["sh", str(tmp_path / "serve.sh")], env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30
+        while stale.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not stale.exists()
+        assert neighbour.exists() and mine.exists()
+        written = chunk(tmp_path / "kv" / "engine-8000" / "b.pt")
+        command = ["sh", str(tmp_path / "serve.sh")]
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        assert second.returncode == 1
+        assert "another engine uses" in second.stderr
+        assert written.exists(), "the chunks of an engine that runs are left"
+    finally:
+        os.killpg(first.pid, 9)
+        first.wait()
