@@ -1,8 +1,8 @@
 """LMCache's own engine on the emulated HPU, with the configuration and environment that a recipe's script gives it.
 
-Reads commands from stdin, one a line, and answers each with a line of JSON: ``store SEED`` stores a prompt of four
-chunks whose KV is made from its seed; ``look SEED`` asks for it and, where something is promised, loads it into other
-slots and compares every byte with what was stored, by whichever process.
+Reads commands from stdin, one a line, and answers each with a line of JSON: ``store SEED`` stores a prompt whose KV is
+made from its seed; ``look SEED`` asks for it and, where something is promised, loads it into other slots and compares
+every byte with what was stored, by whichever process.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ try:
 except ImportError:  # up to 0.3.12
     from lmcache.config import LMCacheEngineMetadata as LMCacheMetadata
 
-BLOCKS, BLOCK, CHUNK = 24, 128, 256
-TOKENS = 4 * CHUNK
+BLOCK, CHUNK = 128, 256
+#: Of the model: layers, KV heads and their size. Of a prompt: its tokens.
+LAYERS, HEADS, SIZE, TOKENS = (int(value) for value in os.environ.get("TEST_SHAPE", "2,2,8,1024").split(","))
+BLOCKS = 2 * TOKENS // BLOCK + 8
 
 
 class Serving:
@@ -46,7 +48,12 @@ class Serving:
         config.validate()
         assert config.chunk_size == CHUNK
         self.caches = make_caches(
-            "blocks", torch.bfloat16, blocks=BLOCKS, block_size=BLOCK, rows=[(2, 8)] * 2, rng=np.random.default_rng(0)
+            "blocks",
+            torch.bfloat16,
+            blocks=BLOCKS,
+            block_size=BLOCK,
+            rows=[(HEADS, SIZE)] * LAYERS,
+            rng=np.random.default_rng(0),
         )
         values = {
             "model_name": "tiny",
@@ -56,7 +63,7 @@ class Serving:
             "local_worker_id": 0,
             "fmt": "vllm",
             "kv_dtype": torch.bfloat16,
-            "kv_shape": (2, 2, CHUNK, 2, 8),
+            "kv_shape": (LAYERS, 2, CHUNK, HEADS, SIZE),
             "use_mla": False,
             "role": "worker",
             "chunk_size": CHUNK,
