@@ -6,10 +6,11 @@ A fault is KIND:NUMBER:WHAT, with "+" where it stays from then on; it is printed
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from tests.rig import campaign
-from tests.rig.attack import SCENARIOS
+from tests.rig.attack import SCENARIOS, Report
 from tests.rig.campaign import Campaign, Job
 from tests.rig.trace import Fault
 from tests.support.faults import memory_folder
@@ -37,10 +38,18 @@ def main() -> int:
         jobs = rig.jobs(options.count, options.seed)
         if options.fault:
             jobs = [Job(one.name, fault, options.next, options.json) for one in scenarios for fault in options.fault]
-        reports = rig.run(jobs)
-    for report in reports:
-        if report.findings or options.fault:
-            print(f"{report}\n")
+        reports: list[Report] = []
+        # A long run that is cut short still says what it saw.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for report in rig.run(jobs):
+                reports.append(report)
+                if report.findings or options.fault:
+                    print(f"{report}\n", flush=True)
+        except KeyboardInterrupt:
+            print(f"interrupted after {len(reports)} of {len(jobs)}")
+            print(campaign.summary(reports))
+            return 130
     print(campaign.summary(reports))
     return 1 if rig.clean_faults or any(report.findings for report in reports) else 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
@@ -38,18 +39,20 @@ class Campaign:
         return self.places[0].faults
 
     def jobs(self, count: int, seed: int) -> list[Job]:
-        """``count`` faults, the same number for each scenario; what follows and the format in turn."""
-        jobs = []
+        """``count`` faults, the same number for each scenario, which take turns; so do what follows and the format."""
+        rows = []
         for one in self.scenarios:
             faults = points.sample(self.attacks[0][one.name].faults(), -(-count // len(self.scenarios)), seed)
-            jobs += [
-                Job(one.name, fault, ("apply", "rollback")[number % 2], number % 3 == 0)
-                for number, fault in enumerate(faults)
-            ]
-        return jobs
+            rows.append(
+                [
+                    Job(one.name, fault, ("apply", "rollback")[number % 2], number % 3 == 0)
+                    for number, fault in enumerate(faults)
+                ]
+            )
+        return [job for turn in zip_longest(*rows) for job in turn if job is not None]
 
-    def run(self, jobs: Sequence[Job]) -> list[Report]:
-        """Run them all; each report says what was found."""
+    def run(self, jobs: Sequence[Job]) -> Iterator[Report]:
+        """Run them all; yield what was found, in their order. Where the caller stops, jobs not begun are dropped."""
         free: Queue[dict[str, Attack]] = Queue()
         for attacks in self.attacks:
             free.put(attacks)
@@ -61,8 +64,11 @@ class Campaign:
             finally:
                 free.put(attacks)
 
-        with ThreadPoolExecutor(len(self.attacks)) as pool:
-            return list(pool.map(one, jobs))
+        pool = ThreadPoolExecutor(len(self.attacks))
+        try:
+            yield from pool.map(one, jobs)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def count(reports: Sequence[Report]) -> Counter[str]:

@@ -36,7 +36,7 @@ def test_no_fault_leads_to_a_third_state_a_lie_a_write_elsewhere_or_a_dead_end(
     rig: Campaign, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     count = THOROUGH if FULL else SAMPLE
-    reports = rig.run(rig.jobs(count, seed=1))
+    reports = list(rig.run(rig.jobs(count, seed=1)))
     arrived = [report for report in reports if report.arrived]
     record_property("faults injected from outside", len(arrived))
     with capsys.disabled():
