@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.errors import GaudiPatchError, refused
-from gaudi_patch.opening import LIMIT, MAX_LINKS, WALK, link_at, open_in_image, open_linked, parts_below, read_all, step
+from gaudi_patch.opening import (
+    LIMIT,
+    MAX_LINKS,
+    WALK,
+    is_gone,
+    link_at,
+    open_in_image,
+    open_linked,
+    parts_below,
+    read_all,
+    step,
+)
 
 _UNCHANGED = "nothing was changed"
 
@@ -125,6 +136,8 @@ class Bounds:
             with self.parent(path, directory=directory):
                 pass
         except (FileNotFoundError, NotADirectoryError):
+            if not is_gone(path):
+                raise
             return  # made later on
 
     def names(self, path: Path) -> list[str]:
@@ -133,7 +146,9 @@ class Bounds:
             with self.directory(path) as descriptor:
                 return sorted(os.listdir(descriptor))  # noqa: PTH208
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            if is_gone(path):
+                return []
+            raise
         except OSError as error:
             error.filename = str(path)  # not the number of the descriptor
             raise

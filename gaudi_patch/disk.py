@@ -61,7 +61,9 @@ def read_image(path: Path, bounds: Bounds | None = None) -> FileImage | None:
         with _parent(path, bounds) as folder:
             return _read(folder, path, bounds)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        if opening.is_gone(path):
+            return None
+        raise
 
 
 def _read(folder: int, path: Path, bounds: Bounds | None) -> FileImage | None:
@@ -190,8 +192,12 @@ class Disk:
     def unlink(self, path: Path) -> None:
         """Remove a file or link; one that is gone already is no error."""
         self.step("unlink", path)
-        with contextlib.suppress(FileNotFoundError), _parent(path, self.bounds) as folder:
-            os.unlink(path.name, dir_fd=folder)
+        try:
+            with _parent(path, self.bounds) as folder:
+                os.unlink(path.name, dir_fd=folder)
+        except FileNotFoundError:
+            if not opening.is_gone(path):
+                raise
 
     def mkdir(self, path: Path, mode: int = 0o755) -> None:
         """Make a directory that belongs to whom its parent belongs; a set-gid parent hands its bit down."""
@@ -234,7 +240,9 @@ class Disk:
             with self._directory(path) as descriptor:
                 return sorted(os.listdir(descriptor))  # noqa: PTH208
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            if opening.is_gone(path):
+                return []
+            raise
 
     @contextmanager
     def _directory(self, path: Path) -> Iterator[int]:

@@ -27,6 +27,19 @@ def parts_below(path: Path, root: Path) -> tuple[str, ...] | None:
     return parts[len(own) :]
 
 
+def is_gone(path: str | Path, descriptor: int | None = None) -> bool:
+    """Return whether a second look finds nothing at ``path``, or at that name of the directory ``descriptor``.
+
+    For who was told so by a call that opens or removes: network file systems say ENOENT of what is there, and a state
+    or journal that is taken for missing is a lost way back.
+    """
+    try:
+        os.stat(path, dir_fd=descriptor, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
+
+
 def step(descriptor: int, part: str, path: Path) -> int:
     """Open the directory ``part`` of another one to be passed through; errors name ``path``."""
     try:
@@ -59,8 +72,11 @@ def open_file(descriptor: int, name: str, path: Path) -> int | None:
         raise not_a_file(path)
     try:
         opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-    except FileNotFoundError:
-        return None
+    except FileNotFoundError as error:
+        if is_gone(name, descriptor):
+            return None
+        error.filename = str(path)
+        raise
     except OSError as error:
         error.filename = str(path)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,33 @@ def test_what_is_refused_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(GaudiPatchError) as caught:
         read_image(tmp_path)
     assert (caught.value.code, caught.value.file) == ("not-a-file", str(tmp_path))
+
+
+def test_what_the_system_says_is_gone_and_is_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network file systems do so: a state taken for missing would be a lost way back, a removal that was none a lie."""
+    file = tmp_path / "state.json"
+    file.write_bytes(b"{}")
+    disk = Disk()
+
+    def gone(name: object, *_: object, **__: object) -> int:
+        raise FileNotFoundError(2, "No such file or directory", name)
+
+    def fails(call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except FileNotFoundError as error:
+            return error.filename in (str(file), str(tmp_path))
+        return False
+
+    for name, call in {
+        "unlink": lambda: disk.unlink(file),
+        "open": lambda: disk.read(file),
+        "listdir": lambda: disk.names(tmp_path),
+    }.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, gone)
+            assert fails(call), name
+    file.unlink()
+    disk.unlink(file)
+    assert disk.read(file) is None
+    assert disk.names(file) == []
