@@ -15,6 +15,9 @@ from gaudi_patch.recipes.text import scripts
 #: ZeroMQ, its HTTP API, and Prometheus, whose default of 9090 is Prometheus' own.
 PORT, HTTP_PORT, METRICS_PORT = 5555, 5556, 5557
 LOOPBACK = "127.0.0.1"
+_SHARED = f"lmcache-{PORT}"
+#: As LMCache names it below /dev/shm (lmcache/v1/multiprocess/engine_context.py).
+SEGMENT = f"lmcache_l1_pool_{_SHARED}"
 #: `lmcache`, by the interpreter that runs it (lmcache/cli/main.py).
 LMCACHE = ("-m", "lmcache.cli.main")
 
@@ -39,7 +42,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
         *("--host", bind, "--port", str(PORT), "--http-host", bind, "--http-port", str(HTTP_PORT)),
         *("--prometheus-port", str(METRICS_PORT), "--chunk-size", str(settings.chunk)),
         # Memory that engines map by its name has to be there from the start, in place of growing as it is used.
-        *("--l1-size-gb", str(settings.cpu_gb), "--no-l1-use-lazy", "--shm-name", f"lmcache-{PORT}"),
+        *("--l1-size-gb", str(settings.cpu_gb), "--no-l1-use-lazy", "--shm-name", _SHARED),
         *("--eviction-policy", policy, "--supported-transfer-mode", "auto"),
         *(("--l2-adapter", json.dumps(below.adapter)) if below.adapter else ()),
     )
@@ -56,6 +59,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
         ports={"mp": PORT, "http": HTTP_PORT, "metrics": METRICS_PORT},
         bind=bind,
         health="/healthcheck",
+        segment=SEGMENT,
     )
     extra = {"lmcache.mp.host": f"tcp://{LOOPBACK}", "lmcache.mp.port": PORT}
     engine = serve.engine(release, settings, connector="LMCacheMPConnector", extra=extra)
@@ -64,7 +68,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
         "Start server.sh first.",
         "It needs no card, and holds --cpu-gb for all ranks. Run it where no card is visible, such as in a container "
         "of its own: whether it would claim one was not tried on hardware.",
-        f"Engines map its memory, /dev/shm/lmcache_l1_pool_lmcache-{PORT}: /dev/shm must hold {settings.cpu_gb:g} GB, "
+        f"Engines map its memory, /dev/shm/{SEGMENT}: /dev/shm must hold {settings.cpu_gb:g} GB, "
         "and containers share it with --ipc=host. Where it is too small, KV travels through sockets, slowly.",
         "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus beside what the engine needs.",
         f"Ask it: `{settings.python} -m lmcache.cli.main ping kvcache --url http://{LOOPBACK}:{HTTP_PORT}`, and "

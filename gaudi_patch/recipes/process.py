@@ -33,7 +33,8 @@ class Process:
     that must be set by whoever starts it: no file has them. ``ports`` are those it listens on, by what they are for,
     ``bind`` the address, ``health`` the path that answers on port "http" once it serves ("" where there is none).
     ``cards`` is how many cards it needs. ``patched``: it runs the patched LMCache, else only the release is checked.
-    ``scratch`` is a directory of this process alone whose chunks nothing can find after a restart.
+    ``scratch`` is a directory of this process alone whose chunks nothing can find after a restart, ``segment`` the
+    name of the shared memory that it makes, which stays where it is killed.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Process:
     cards: int = 0
     patched: bool = True
     scratch: str = ""
+    segment: str = ""
 
     @property
     def runs_lmcache(self) -> bool:

@@ -55,6 +55,7 @@ def script(release: Release, process: Process) -> str:
     if process.unset:
         lines.append(f"unset {' '.join(process.unset)}")
     lines += _scratch(process.scratch)
+    lines += _segment(process.segment)
     return "\n".join([*lines, _command(process.arguments)]) + "\n"
 
 
@@ -91,6 +92,16 @@ def _scratch(folder: str) -> Iterator[str]:
     yield f"exec 9>{shlex.quote(folder + '/.lock')}"
     yield "flock -n 9 || { echo " + shlex.quote(f"another engine uses {folder}") + " >&2; exit 1; }"
     yield f"find {shlex.quote(folder)} -maxdepth 1 -type f -name '*.pt' -delete"
+
+
+def _segment(name: str) -> Iterator[str]:
+    if not name:
+        return
+    path = shlex.quote(f"/dev/shm/{name}")  # noqa: S108 -- where shared memory is
+    yield "# A killed server leaves its memory behind. It counts as used, and the next one would send KV by sockets."
+    yield f"exec 9>{path}.lock"
+    yield "flock -n 9 || { echo " + shlex.quote(f"another server uses /dev/shm/{name}") + " >&2; exit 1; }"
+    yield f"rm -f {path}"
 
 
 def _command(arguments: Sequence[str]) -> str:

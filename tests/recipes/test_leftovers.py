@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from gaudi_patch.recipes import cleaner
+import pytest
+
+from gaudi_patch.recipes import cleaner, multiprocess
 from tests.recipes.test_compose import fake_python, recipe
 
 
@@ -74,3 +76,32 @@ def test_an_engine_empties_its_own_directory_and_refuses_one_in_use(tmp_path: Pa
     finally:
         os.killpg(first.pid, 9)
         first.wait()
+
+
+def test_a_server_removes_what_a_killed_one_left_in_shared_memory_and_never_that_of_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"gaudi-patch-tests-{os.getpid()}"
+    monkeypatch.setattr(multiprocess, "SEGMENT", name)
+    found = recipe("multiprocess", version="0.5.6")
+    for file, content in found.files.items():
+        (tmp_path / file).write_text(content)
+    segment, lock = Path("/dev/shm", name), Path("/dev/shm", f"{name}.lock")
+    segment.write_bytes(b"left")
+    environment = {"PATH": f"{fake_python(tmp_path, 'sleep 60').parent}:/usr/bin:/bin"}
+    command = ["sh", str(tmp_path / "server.sh")]
+    first = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30
+        while segment.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not segment.exists()
+        segment.write_bytes(b"in use")
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        assert (second.returncode, "another server uses" in second.stderr) == (1, True), second
+        assert segment.read_bytes() == b"in use"
+    finally:
+        os.killpg(first.pid, 9)
+        first.wait()
+        segment.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
