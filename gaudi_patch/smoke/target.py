@@ -151,7 +151,7 @@ def obstacle(target: Inspection, level: Level, device: str) -> str:
     if not target.lmcache:
         return "LMCache is not installed for this interpreter"
     if not target.torch:
-        return "PyTorch is not installed for this interpreter"
+        return "PyTorch is not installed for this interpreter: name the one that serves by --python, or install torch"
     lacking = [name for name in level.needs if name in target.missing]
     if lacking:
         return f"the check needs {', '.join(lacking)}, which this interpreter does not have"
