@@ -80,5 +80,10 @@ def _write(path: Path, image: FileImage, disk: Disk, owner: Path) -> None:
         with contextlib.suppress(OSError):
             disk.unlink(temp)
         raise
-    disk.replace(temp, path)
+    try:
+        disk.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            disk.unlink(temp)
+        raise
     disk.sync_directory(path.parent)

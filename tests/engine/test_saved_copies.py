@@ -106,6 +106,7 @@ def test_an_error_while_saving_changes_nothing_and_leaves_nothing(number: int, t
             assert tree(target.site) == before
         assert disk.failed
         whole(saved)
+        assert [path.name for path in saved.iterdir() if path.name.endswith(".tmp")] == [], calls[at]
 
 
 def test_the_copy_is_durable_before_the_original_goes(tmp_path: Path) -> None:
