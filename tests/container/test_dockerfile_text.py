@@ -26,7 +26,7 @@ def test_the_wheel_holds_these_files_and_the_schema(wheels: Path) -> None:
     (wheel,) = wheels.glob("gaudi_patch-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     shipped = {f"gaudi_patch/container/{path.relative_to(FILES)}" for path in FILES.rglob("*") if path.is_file()}
-    assert len(shipped) == 10
+    assert len(shipped) == 13
     assert shipped | {"gaudi_patch/attestation/schema.json"} <= names
     directory = load().directory
     patches = {path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
