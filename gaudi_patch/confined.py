@@ -135,7 +135,9 @@ class Bounds:
         try:
             with self.parent(path, directory=directory):
                 pass
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
+            return  # what is in the way is told by who writes
+        except FileNotFoundError:
             if not is_gone(path):
                 raise
             return  # made later on
@@ -145,7 +147,9 @@ class Bounds:
         try:
             with self.directory(path) as descriptor:
                 return sorted(os.listdir(descriptor))  # noqa: PTH208
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
+            return []
+        except FileNotFoundError:
             if is_gone(path):
                 return []
             raise

@@ -60,7 +60,9 @@ def read_image(path: Path, bounds: Bounds | None = None) -> FileImage | None:
     try:
         with _parent(path, bounds) as folder:
             return _read(folder, path, bounds)
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        return None
+    except FileNotFoundError:
         if opening.is_gone(path):
             return None
         raise
@@ -239,7 +241,9 @@ class Disk:
         try:
             with self._directory(path) as descriptor:
                 return sorted(os.listdir(descriptor))  # noqa: PTH208
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
+            return []
+        except FileNotFoundError:
             if opening.is_gone(path):
                 return []
             raise

@@ -64,8 +64,13 @@ def open_file(descriptor: int, name: str, path: Path) -> int | None:
     """
     try:
         info = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
         return None
+    except FileNotFoundError as error:
+        if is_gone(name, descriptor):
+            return None
+        error.filename = str(path)
+        raise
     if stat.S_ISLNK(info.st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if not stat.S_ISREG(info.st_mode):

@@ -149,8 +149,17 @@ def test_what_the_system_says_is_gone_and_is_there_is_an_error(tmp_path: Path, m
     file.write_bytes(b"{}")
     disk = Disk()
 
-    def gone(name: object, *_: object, **__: object) -> int:
-        raise FileNotFoundError(2, "No such file or directory", name)
+    def once(call: Callable[..., object]) -> Callable[..., object]:
+        """As the call, but for the first time: the answer that a file system had kept."""
+        answered: list[object] = []
+
+        def gone(name: object, *arguments: object, **options: object) -> object:
+            if not answered and (name == "state.json" or isinstance(name, int)):
+                answered.append(name)
+                raise FileNotFoundError(2, "No such file or directory", name)
+            return call(name, *arguments, **options)
+
+        return gone
 
     def fails(call: Callable[[], object]) -> bool:
         try:
@@ -162,12 +171,14 @@ def test_what_the_system_says_is_gone_and_is_there_is_an_error(tmp_path: Path, m
     for name, call in {
         "unlink": lambda: disk.unlink(file),
         "open": lambda: disk.read(file),
+        "stat": lambda: disk.read(file),
         "listdir": lambda: disk.names(tmp_path),
     }.items():
         with monkeypatch.context() as patched:
-            patched.setattr(os, name, gone)
+            patched.setattr(os, name, once(getattr(os, name)))
             assert fails(call), name
     file.unlink()
     disk.unlink(file)
     assert disk.read(file) is None
+    file.write_bytes(b"no directory")
     assert disk.names(file) == []

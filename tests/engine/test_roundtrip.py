@@ -178,3 +178,14 @@ def test_one_file_in_two_patches_of_a_series_is_written_once(tmp_path: Path) -> 
     assert file.read_bytes() == steps[2]
     assert target.rollback().exit is Exit.OK
     assert file.read_bytes() == steps[0]
+
+
+def test_a_file_where_a_cache_of_bytecode_would_be_is_in_nobodys_way(tmp_path: Path) -> None:
+    target = tiny.make(tmp_path)
+    (target.site / "lmcache/v1/__pycache__").write_bytes(b"")
+    (target.site / "lmcache/__pycache__").write_bytes(b"")
+    before = tree(target.site)
+    assert target.apply().exit is Exit.OK
+    assert target.check().exit is Exit.OK
+    assert target.rollback().exit is Exit.OK
+    assert tree(target.site) == before
