@@ -214,6 +214,9 @@ def _proof(proved: ProvedApply) -> str:
     levels = proved.levels or ()
     passed = sum(level.status == "passed" for level in levels)
     if passed:
+        skipped = sum(level.status == "skipped" for level in levels)
+        if skipped:
+            return f", and proved in part: {passed} of {len(levels)} smoke checks passed, {skipped} could not run"
         return f", and proved: {passed} of {len(levels)} smoke checks passed"
     return ", but not proved: every smoke check was skipped" if levels else ", but not proved: no smoke check was run"
 

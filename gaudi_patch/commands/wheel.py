@@ -132,6 +132,8 @@ def built(manifest: Manifest, given: list[str], pythons: list[str], options: Out
     files = [Path(name) for name in given if name.endswith((".whl", ".tar.gz"))]
     if len(files) not in (0, len(given)) or (not files and len(given) > 1):
         raise _usage("give one release, or files of its wheels", " ".join(given))
+    if options.smoke is not None and any(file.suffix != ".whl" for file in files):
+        raise _usage("--smoke and --require mean wheels: build one from the sdist first", " ".join(given))
     if files and pythons:
         raise _usage("--python-version is of a release, not of files", " ".join(given))
     for file in files:

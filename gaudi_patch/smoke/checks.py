@@ -121,7 +121,7 @@ def _count(bad: Sequence[LevelResult], total: int) -> str:
     skipped = len(bad) - failed
     if not skipped:
         return f"{failed} of {total} smoke checks failed"
-    words = f"{skipped} of {total} smoke checks were skipped, and --require asks for them"
+    words = f"{skipped} of {total} smoke checks had to run, and could not"
     return f"{failed} of {total} smoke checks failed; {words}" if failed else words
 
 

@@ -239,3 +239,9 @@ def test_another_build_of_the_release_is_refused(release: Release, tmp_path: Pat
     with pytest.raises(GaudiPatchError) as refused:
         build(release, make(tmp_path, edit))
     assert refused.value.code == "other-build"
+
+
+def test_an_sdist_cannot_be_proved(release: Release, tmp_path: Path) -> None:
+    manifest = ("--manifest", release.manifest.directory)
+    done = gaudi_patch("wheel", make(tmp_path / "in"), "--out", tmp_path / "out", "--smoke", "imports", *manifest)
+    assert (done.code, "build one from the sdist first" in done.err) == (2, True), done

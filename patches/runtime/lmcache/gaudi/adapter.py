@@ -133,6 +133,10 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
     adapter.load_specs[request.request_id] = LoadSpec(
         vllm_cached_tokens=computed, lmcache_cached_tokens=0, can_load=False
     )
+    priorities = getattr(adapter, "_requests_priority", None)
+    if priorities is not None and request.num_output_tokens == 0:
+        # Kept by the lookup that is left out, for ``priority_limit``: without it the request would be stored.
+        priorities[request.request_id] = getattr(request, "priority", 0)
     return True
 
 
