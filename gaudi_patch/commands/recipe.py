@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
@@ -154,6 +156,9 @@ def recipe(
             return modes()
         write.mode_of(mode)  # before anything is looked for
         check_target(start, image)
+        _refuse_odd(
+            {"--cpu-gb": cpu_gb, "--disk-gb": disk_gb}, {"--model": model, "--storage": storage, "--bind": bind}
+        )
         asked = Asked(cpu_gb, max_model_len, prompts, ranks, chunk)
         if cpu_gb is not None and prompts != PROMPTS:
             raise GaudiPatchError(
@@ -201,6 +206,18 @@ class Asked(NamedTuple):
     prompts: int
     ranks: int
     chunk: int
+
+
+def _refuse_odd(sizes: Mapping[str, float | None], words: Mapping[str, str | None]) -> None:
+    """Refuse sizes that are no numbers, and words with control characters: both get into scripts and units."""
+    for option, size in sizes.items():
+        if size is not None and not math.isfinite(size):
+            raise GaudiPatchError(Exit.USAGE, "usage", f"{option} {size}: is no size; nothing was written")
+    for option, word in words.items():
+        if word is not None and any(ord(character) < 32 or ord(character) == 127 for character in word):
+            raise GaudiPatchError(
+                Exit.USAGE, "usage", f"{option} {word!a}: has a control character; nothing was written"
+            )
 
 
 def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[float, int | None, str, Sizing | None]:

@@ -49,6 +49,8 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--keep-gb", type=float, required=True)
     given = parser.parse_args()
+    if not 0 < given.keep_gb < float("inf"):
+        sys.exit("--keep-gb %s is no size: nothing was removed" % given.keep_gb)
     if not os.path.isdir(given.folder):
         sys.exit("%s is no directory: is the share mounted?" % given.folder)
     found = sorted(chunks(given.folder))

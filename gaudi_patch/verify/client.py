@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import ssl
 import time
 import urllib.error
@@ -35,6 +37,12 @@ class Server:
 
     def __init__(self, url: str, key: str, timeout: float) -> None:
         parts = _parts(url)
+        if not math.isfinite(timeout):
+            raise GaudiPatchError(Exit.USAGE, "usage", f"--timeout {timeout}: is no time; nothing was asked")
+        if key and not re.fullmatch(r"[\x21-\x7e]+", key):
+            # Never quoted: it is a secret.
+            what = "VLLM_API_KEY has a space, a newline or another character that no key has; nothing was asked"
+            raise GaudiPatchError(Exit.USAGE, "usage", what, "take off what follows the key, as a file's last newline")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
         self._key, self._timeout = key, timeout
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
@@ -79,12 +87,13 @@ class Server:
             ) from error
 
     def complete(self, model: str, prompt: str, tokens: int) -> Completion:
-        """Return the answer to a prompt: greedy, of exactly ``tokens`` tokens where the model does not end earlier."""
+        """Return the answer to a prompt: greedy, of ``tokens`` tokens whether or not the model would end earlier."""
         request = {
             "model": model,
             "prompt": prompt,
             "max_tokens": tokens,
             "temperature": 0,
+            "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -100,6 +109,8 @@ class Server:
         ended = time.monotonic()
         if first is None or not prompt_tokens:
             raise _malformed("/v1/completions", "the stream has no token, or does not say how long the prompt was")
+        if not "".join(text):
+            raise _malformed("/v1/completions", "the answer is empty, and two of them are equal whatever was computed")
         return Completion("".join(text), prompt_tokens, first - began, ended - began)
 
     def _events(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -107,7 +118,7 @@ class Server:
         read = 0
         with self._open(path, json.dumps(request).encode(), "application/json") as response:
             try:
-                for line in response:
+                while line := response.readline(LIMIT + 1 - read):
                     read += len(line)
                     if read > LIMIT:
                         raise _malformed(path, f"the answer is longer than {LIMIT:,} bytes")

@@ -47,6 +47,13 @@ def test_half_written_files_go_after_a_day_only(tmp_path: Path) -> None:
     assert (old.exists(), new.exists()) == (False, True)
 
 
+@pytest.mark.parametrize("keep", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_limit_that_is_no_size_removes_nothing(keep: float, tmp_path: Path) -> None:
+    kept = chunk(tmp_path / "store" / "a.data")
+    done = clean(tmp_path / "store", keep)
+    assert (done.returncode, "nothing was removed" in done.stderr, kept.exists()) == (1, True, True)
+
+
 def test_a_share_that_is_not_mounted_is_an_error(tmp_path: Path) -> None:
     done = clean(tmp_path / "not-there", 1)
     assert (done.returncode, "is the share mounted?" in done.stderr) == (1, True)

@@ -78,6 +78,7 @@ def test_a_pod_waits_for_the_warm_up_and_runs_the_attested_lmcache(mode: str) ->
     for pod in pods(manifests(mode)):
         container = pod["containers"][0]
         assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False, "VLLM_PORT of a Service called vllm would be a URL"
         if container["name"] == "server":
             continue
         (check,) = pod["initContainers"]

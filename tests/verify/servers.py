@@ -26,6 +26,7 @@ class Behaviour:
     counts: bool = True
     others: int = 0  # tokens of prompts of other users, for each of ours
     breaks_off: bool = False
+    empty: bool = False
     fails: str = ""
     longest: int = 8192
     asked: list[str] = field(default_factory=list)
@@ -81,7 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         if has.stores:
             has.kept.add(prompt)
         words = ["a", " b", " c"] if not (hit and has.wrong) else ["a", " b", " \x1b[31md"]
-        events = [{"choices": [{"text": word}]} for word in words]
+        if has.empty:
+            words = [""]
+        events: list[dict[str, Any]] = [{"choices": [{"text": word}]} for word in words]
         events.append({"choices": [], "usage": {"prompt_tokens": tokens, "completion_tokens": 3}})
         if has.fails:
             events.insert(1, {"error": {"message": has.fails}})

@@ -54,6 +54,7 @@ def test_a_server_that_gives_its_kv_back_passes_and_says_how_much_and_how_fast()
         (Behaviour(breaks_off=True), 4, "malformed-answer"),
         (Behaviour(fails="out of memory"), 4, "malformed-answer"),
         (Behaviour(key="secret"), 4, "unauthorized"),
+        (Behaviour(empty=True), 4, "malformed-answer"),
         (Behaviour(longest=1000), 2, "usage"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -79,6 +80,19 @@ def test_the_key_comes_from_the_environment_and_is_shown_nowhere() -> None:
     done = verified(Behaviour(key="s3cret"), key="s3cret")
     assert done.code == 0
     assert "s3cret" not in done.out + done.err
+
+
+@pytest.mark.parametrize("key", ["topsecret\n", "top secret", "topsecr\xe9t"])
+def test_a_key_that_no_header_takes_is_refused_and_not_shown(key: str) -> None:
+    done = verified(Behaviour(key="topsecret"), key=key)
+    assert done.code == 2
+    assert "VLLM_API_KEY" in done.err
+    assert "topsecr" not in done.out + done.err and "top secret" not in done.out + done.err
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf"])
+def test_a_timeout_that_is_no_time_is_a_usage_error(timeout: str) -> None:
+    assert verified(Behaviour(), "--timeout", timeout).code == 2
 
 
 def test_each_run_sends_another_prompt() -> None:

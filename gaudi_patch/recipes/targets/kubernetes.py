@@ -175,6 +175,7 @@ def _cron_job(plan: Plan, process: Process, image: str) -> Manifest:
     }
     pod: Manifest = {
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
         "restartPolicy": "Never",
         "containers": [container],
         "volumes": [_volume_of_files(), {"name": "store", "persistentVolumeClaim": {"claimName": STORE}}],
@@ -226,7 +227,8 @@ def _server_pod(plan: Plan, process: Process, image: str) -> Manifest:
 
 def _alone(plan: Plan) -> Manifest:
     """Return what a pod shares with its node: memory and network in multiprocess mode, else nothing."""
-    pod: Manifest = {"automountServiceAccountToken": False}
+    # Links to Services would set VLLM_PORT, from one called vllm, to a URL: vLLM takes it for its own port and ends.
+    pod: Manifest = {"automountServiceAccountToken": False, "enableServiceLinks": False}
     if plan.multiprocess:
         pod |= {"hostIPC": True, "hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet", "nodeSelector": NODE}
     return pod
