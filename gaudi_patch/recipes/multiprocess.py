@@ -12,8 +12,8 @@ from gaudi_patch.recipes.release import Release, refuse_multiprocess
 from gaudi_patch.recipes.settings import Recipe, Settings, usage
 from gaudi_patch.recipes.text import scripts
 
-#: ZeroMQ, its HTTP API, and Prometheus, whose default of 9090 is Prometheus' own.
-PORT, HTTP_PORT, METRICS_PORT = 5555, 5556, 5557
+#: ZeroMQ, and its HTTP API, which has the metrics too (lmcache/v1/multiprocess/http_server.py).
+PORT, HTTP_PORT = 5555, 5556
 LOOPBACK = "127.0.0.1"
 _SHARED = f"lmcache-{PORT}"
 #: As LMCache names it below /dev/shm (lmcache/v1/multiprocess/engine_context.py).
@@ -40,7 +40,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
     below = _below(settings, policy)
     arguments = (
         *("--host", bind, "--port", str(PORT), "--http-host", bind, "--http-port", str(HTTP_PORT)),
-        *("--prometheus-port", str(METRICS_PORT), "--chunk-size", str(settings.chunk)),
+        *("--chunk-size", str(settings.chunk)),
         # Memory that engines map by its name has to be there from the start, in place of growing as it is used.
         *("--l1-size-gb", str(settings.cpu_gb), "--no-l1-use-lazy", "--shm-name", _SHARED),
         *("--eviction-policy", policy, "--supported-transfer-mode", "auto"),
@@ -56,7 +56,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
             *below.variables,
         ),
         secrets=below.secrets,
-        ports={"mp": PORT, "http": HTTP_PORT, "metrics": METRICS_PORT},
+        ports={"mp": PORT, "http": HTTP_PORT},
         bind=bind,
         health="/healthcheck",
         segment=SEGMENT,

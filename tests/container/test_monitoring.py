@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from gaudi_patch import guides
-from gaudi_patch.recipes.multiprocess import METRICS_PORT
+from gaudi_patch.recipes.multiprocess import HTTP_PORT
 from gaudi_patch.verify import counters
 from tests.integration.test_vllm_pairs import WANTED
 from tests.support import environments, vllm_pairs
@@ -111,7 +111,7 @@ def test_every_panel_shows_something_of_the_chosen_servers() -> None:
 def test_prometheus_looks_where_the_recipes_listen() -> None:
     jobs = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
     ports = {job["job_name"]: job["static_configs"][0]["targets"][0].rpartition(":")[2] for job in jobs}
-    assert ports == {"vllm": "8000", "lmcache-server": str(METRICS_PORT), "gaudi": "41611"}
+    assert ports == {"vllm": "8000", "lmcache-server": str(HTTP_PORT), "gaudi": "41611"}
     assert {'up{job="vllm"}', 'up{job="lmcache-server"}'} <= {rule["expr"].removesuffix(" == 0") for rule in rules()}
 
 
