@@ -67,7 +67,9 @@ def for_version(manifest: Manifest, version: str, mode: str, settings: Settings)
         message = verdict.reason or f"the manifest has no series for it{nearest}"
         hint = verdict.advice or f"see `gaudi-patch list` for the supported releases{port_hint(verdict)}"
         raise GaudiPatchError(Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {message}", hint)
-    release = known(manifest, verdict.series, version, lambda: None)
+    # As its metadata has it, which is what preflight compares: "v0.5.6" is the same release.
+    written = verdict.series.id if verdict.series is not None else version
+    release = known(manifest, verdict.series, written, lambda: None)
     return Composed(mode, release, compose(mode_of(mode), release, settings))
 
 

@@ -83,3 +83,10 @@ def test_a_file_that_is_no_text_is_never_overwritten(tmp_path: Path) -> None:
     done = gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--out", tmp_path, "--json")
     assert (done.code, done.code_of_error) == (1, "would-overwrite")
     assert [path.name for path in tmp_path.iterdir()] == ["serve.sh"]
+
+
+@pytest.mark.parametrize("version", ["v0.5.6", " 0.5.6", "0.5.6.0"])
+def test_a_release_is_written_as_its_metadata_has_it(version: str) -> None:
+    done = gaudi_patch("recipe", "memory", "--lmcache", version, "--json")
+    assert done.code == 0, done
+    assert 'RELEASE = "0.5.6"' in done.json["data"]["files"]["preflight.py"].replace("'", '"')
