@@ -6,6 +6,7 @@ A step within a step is a line of the outer one, so that one display is on the s
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -210,9 +211,14 @@ def _ticking(shown: Step) -> Iterator[None]:
             shown._tick()
 
     thread = threading.Thread(target=tick, name="progress", daemon=True)
-    if display is not None:
-        display.start()
-    thread.start()
+    # Signals are for the main thread: one that another took would not end what the main thread waits for.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        if display is not None:
+            display.start()
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield
     finally:
