@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +141,15 @@ def test_an_interrupt_says_what_is_left(command: str, left: str, said: str) -> N
 
     result = guarded(command, interrupted, False)  # type: ignore[arg-type]
     assert (int(result.exit), result.errors[0].message) == (130, said)
+
+
+def test_no_thread_but_the_main_one_takes_a_signal() -> None:
+    """The system hands one to any thread that does not block it, and then it ends no wait of the main thread."""
+    with progress.step("at work"):
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "progress"]
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        mine = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk:")).split()[1], 16)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        assert blocked >> (number - 1) & 1, number
+        assert number not in mine, "the main thread takes them as before"
