@@ -72,7 +72,8 @@ def compose(release: Release, settings: Settings) -> Recipe:
         "and containers share it with --ipc=host. Where it is too small, KV travels through sockets, slowly.",
         "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus beside what the engine needs.",
         f"Ask it: `{settings.python} -m lmcache.cli.main ping kvcache --url http://{LOOPBACK}:{HTTP_PORT}`, and "
-        "`describe kvcache` in its place. Its HTTP API asks for no key and can clear the cache.",
+        "`describe kvcache` in its place. Its HTTP API asks for no key, can clear the cache, and "
+        "before 0.5.6 runs scripts: never let it leave the host.",
         *(_quotas(settings) if settings.quotas else ()),
         *below.notes,
         *serve.notes(settings),
