@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gaudi_patch.series.manifest import load
-from tests.runtime.conftest import INSIDE, PATCHES
-from tests.support.environments import clean_environment
+from tests.runtime.conftest import PATCHES
+from tests.runtime.inside_scripts import last_line
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
@@ -28,17 +27,7 @@ CASES += [("multiprocess", version) for version in (MULTIPROCESS if ALL else ["0
 def test_requests_that_differ_in_more_than_tokens_have_keys_of_their_own(
     mode: str, version: str, patched_tree: Callable[[str], Path], torch_python: Path
 ) -> None:
-    done = subprocess.run(
-        [str(torch_python), "-B", str(INSIDE / "identities.py"), mode],
-        capture_output=True,
-        text=True,
-        env=clean_environment()
-        | {"PYTHONPATH": str(patched_tree(version)), "OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    assert done.stdout.splitlines()[-1] == "12 identities"
+    assert last_line(torch_python, patched_tree(version), "identities.py", mode) == "12 identities"
 
 
 def test_every_series_says_that_it_keys_requests() -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gaudi_patch.series.manifest import load
-from tests.runtime.conftest import INSIDE, PATCHES
-from tests.support.environments import clean_environment
+from tests.runtime.conftest import PATCHES
+from tests.runtime.inside_scripts import last_line
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
@@ -30,17 +29,7 @@ CASES += [("multiprocess", version) for version in MULTIPROCESS]
 def test_nothing_is_promised_to_requests_that_must_be_computed(
     mode: str, version: str, patched_tree: Callable[[str], Path], torch_python: Path
 ) -> None:
-    done = subprocess.run(
-        [str(torch_python), "-B", str(INSIDE / "resumed.py"), mode],
-        capture_output=True,
-        text=True,
-        env=clean_environment()
-        | {"PYTHONPATH": str(patched_tree(version)), "OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    assert done.stdout.splitlines()[-1] == "nothing promised"
+    assert last_line(torch_python, patched_tree(version), "resumed.py", mode) == "nothing promised"
 
 
 def test_every_release_whose_multiprocess_mode_serves_an_hpu_asks() -> None:
