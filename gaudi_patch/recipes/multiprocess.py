@@ -35,6 +35,8 @@ class _Below:
 def compose(release: Release, settings: Settings) -> Recipe:
     """Return the recipe; raises a refusal where the release has no multiprocess mode that works on HPU."""
     refuse_multiprocess(release)
+    if settings.port in (PORT, HTTP_PORT):
+        raise usage(f"--port {settings.port}: LMCache's server of this host listens there")
     bind = settings.bind or LOOPBACK
     policy = "IsolatedLRU" if settings.quotas else "LRU"
     below = _below(settings, policy)
