@@ -40,6 +40,36 @@ def is_gone(path: str | Path, descriptor: int | None = None) -> bool:
     return False
 
 
+def look_at(path: Path, *, follow: bool = False) -> os.stat_result | None:
+    """Return the status of ``path``, or of what it leads to; None only where nothing is there.
+
+    Any other error is raised: os.path.lexists, and from Python 3.14 on pathlib's questions, answer no to EACCES and
+    EIO as well, and a temporary file that is taken for gone is never removed.
+    """
+    try:
+        try:
+            return path.stat(follow_symlinks=follow)
+        except FileNotFoundError:
+            return path.stat(follow_symlinks=follow)  # see is_gone
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+
+
+def is_there(path: Path) -> bool:
+    """Return whether anything is at ``path``, a link that leads nowhere included; errors are raised."""
+    return look_at(path) is not None
+
+
+def is_directory(path: Path, *, follow: bool = True) -> bool:
+    """Return whether ``path`` is a directory, or with ``follow`` a link to one; errors are raised."""
+    info = look_at(path, follow=follow)
+    return info is not None and stat.S_ISDIR(info.st_mode)
+
+
 def step(descriptor: int, part: str, path: Path) -> int:
     """Open the directory ``part`` of another one to be passed through; errors name ``path``."""
     try:

@@ -25,6 +25,7 @@ from gaudi_patch.engine.situation import LOCK_TIMEOUT, Situation, look
 from gaudi_patch.engine.verdicts import drift, fault_of, hidden, settled, stale_bytecode, unknown_version
 from gaudi_patch.engine.way_out import way_out
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.opening import look_at
 from gaudi_patch.series.manifest import Kind, Manifest, Verdict
 from gaudi_patch.target.installation import Installation
 
@@ -224,7 +225,7 @@ def _probe_writable(todo: list[transaction.Change]) -> None:
     """Raise now what a real run would meet: os.access lies for root on immutable and read-only media."""
     for folder in sorted({change.path.parent for change in todo}):
         existing = folder
-        while not existing.exists():
+        while look_at(existing, follow=True) is None:
             existing = existing.parent
         if os.statvfs(existing).f_flag & os.ST_RDONLY:
             raise environment_error(

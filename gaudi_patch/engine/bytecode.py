@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from gaudi_patch.confined import Bounds
 from gaudi_patch.disk import read_image
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.inside import compile_pyc
+from gaudi_patch.opening import look_at
 from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 
 Output = compile_pyc.Output
@@ -61,7 +63,8 @@ def variants(source: Path, pycache_prefix: str | None = None, bounds: Bounds | N
     for directory in cache_directories(source, pycache_prefix):
         paths += [directory / name for name in _names(directory, bounds)]
     legacy = source.with_suffix(".pyc")
-    if legacy.is_file() or legacy.is_symlink():
+    info = look_at(legacy)
+    if info is not None and (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
         paths.append(legacy)
     return [variant for path in paths if (variant := variant_of(path, source, pycache_prefix))]
 

@@ -18,6 +18,7 @@ from gaudi_patch.engine.listing import relative
 from gaudi_patch.engine.overlay import Overlay
 from gaudi_patch.engine.plan import Plan
 from gaudi_patch.inside.compile_pyc import Output
+from gaudi_patch.opening import is_directory, look_at
 from gaudi_patch.target.installation import Installation
 
 SECOND = 1_000_000_000
@@ -243,14 +244,14 @@ def _folders(
     made = {installation.root / path for path in previous.directories} if previous else set()
     created = {installation.root / item.path for item in plan.files if item.before is None}
     for folder in {file.parent for file in created}:
-        if folder.is_dir() and all(path in created or path.name == "__pycache__" for path in folder.iterdir()):
+        if is_directory(folder) and all(path in created or path.name == "__pycache__" for path in folder.iterdir()):
             made.add(folder)
     folders: dict[Path, None] = {}
     files = [installation.root / path for path, image in images.items() if image is not None]
     for file in [*files, *compiled]:
         folder = file.parent
         ours = []
-        while folder in made or not folder.exists():
+        while folder in made or look_at(folder, follow=True) is None:
             ours.append(folder)
             folder = folder.parent
         folders.update(dict.fromkeys(reversed(ours)))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gaudi_patch.engine.lock_holder import Holder, holder_of
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.opening import look_at
 
 #: What flock answers where it cannot lock; NFS wants a descriptor open for writing, which a directory has not.
 UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
@@ -36,7 +37,8 @@ def directory_lock(path: Path, timeout: float | None) -> Iterator[list[str]]:
             warnings.append(f"no lock was taken on {path} (--no-lock): nothing keeps another run out")
         else:
             _wait(descriptor, path, timeout)
-        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+        there = look_at(path, follow=True)
+        if there is None or not os.path.samestat(os.fstat(descriptor), there):
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "vanished",

@@ -25,6 +25,7 @@ from gaudi_patch.engine.journal import Entry, Journal, same_content
 from gaudi_patch.engine.locking import directory_lock
 from gaudi_patch.engine.progress import uninterrupted
 from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.opening import is_directory, is_there
 from gaudi_patch.target.installation import Installation
 from gaudi_patch.target.site_folder import normalised
 
@@ -63,7 +64,7 @@ class _Account:
 def find(installation: Installation) -> Iterator[Orphan]:
     """Find the orphans beside ``installation``; writes nothing. A journal that cannot be understood is passed over."""
     for dist_info in _strangers(installation):
-        if not (dist_info / "gaudi-patch.journal").is_dir():
+        if not is_directory(dist_info / "gaudi-patch.journal"):
             continue
         ground = _ground(installation, dist_info)
         with contextlib.suppress(GaudiPatchError):
@@ -115,7 +116,7 @@ def _strangers(installation: Installation) -> Iterator[Path]:
         if kind != "dist-info" or name == own.name or normalised(stem.partition("-")[0]) != installation.package:
             continue
         path = own.parent / name
-        if path.is_dir() and not path.is_symlink() and not os.path.lexists(path / "METADATA"):
+        if is_directory(path, follow=False) and not is_there(path / "METADATA"):
             yield path
 
 
@@ -159,7 +160,7 @@ def _cleared(ground: Ground, left: Journal | None, rows: Mapping[Path, record.En
     account = _Account()
     with uninterrupted():
         for entry in left.entries if left is not None else ():
-            if os.path.lexists(entry.temp):
+            if is_there(entry.temp):
                 disk.unlink(entry.temp)
                 account.removed.append(_name(entry.temp, ground))
             if entry.path not in rows:

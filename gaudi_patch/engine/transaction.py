@@ -21,6 +21,7 @@ from gaudi_patch.engine.guard import Ground, modest, refuse_mounts
 from gaudi_patch.engine.journal import Entry, Journal, matches, same_content
 from gaudi_patch.engine.progress import Progress, Stage, uninterrupted
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.opening import is_directory, is_there, look_at
 
 
 class Change(NamedTuple):
@@ -127,7 +128,7 @@ def recover(ground: Ground, disk: Disk) -> Recovery | None:
         with uninterrupted():
             if record is None:
                 # Killed in the clean-up after its commit, or before its journal was written.
-                if ground.home.is_dir():
+                if is_directory(ground.home):
                     undo.clear(ground.home, disk)
                 return None
             done = undo.undo(ground, record, disk, trusted=False)
@@ -142,13 +143,13 @@ def preflight(ground: Ground, changes: Iterable[Change], remove_directories: Ite
     Raises ``outside-package`` and ``link-in-the-way`` (exit 1), ``mounted-file`` (exit 4).
     """
     paths = [change.path for change in changes]
-    removed = [path for path in remove_directories if path.is_dir()]
+    removed = [path for path in remove_directories if is_directory(path)]
     for path in paths:
         ground.bounds.look(path)
     for path in removed:
         ground.bounds.look(path, directory=True)
     refuse_mounts([*paths, *removed])
-    if os.path.lexists(ground.home) and not ground.home.is_dir():
+    if is_there(ground.home) and not is_directory(ground.home):
         raise _in_the_way(ground.home)
 
 
@@ -175,7 +176,7 @@ def _make_home(home: Path, disk: Disk) -> None:
     try:
         disk.mkdir(home)
     except FileExistsError as error:
-        if home.is_symlink() or not set(disk.names(home)) <= set(journal.FILES):
+        if not is_directory(home, follow=False) or not set(disk.names(home)) <= set(journal.FILES):
             raise _in_the_way(home) from error
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
@@ -209,7 +210,7 @@ def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[
         after = Saved.of(change.after) if change.after else None
         temp = change.path.with_name(f".gaudi-patch-{token}-{number}.tmp")
         entries.append(Entry(change.path, before, after, temp, undo, change.volatile))
-    removed = sorted({path for path in remove_directories if path.is_dir() and not path.is_symlink()})
+    removed = sorted({path for path in remove_directories if is_directory(path, follow=False)})
     return Journal(
         verb,
         "staging",
@@ -225,7 +226,7 @@ def _missing_folders(changes: Sequence[Change]) -> list[Path]:
     for change in changes:
         missing = []
         folder = change.path.parent
-        while change.after is not None and not folder.exists():
+        while change.after is not None and look_at(folder, follow=True) is None:
             missing.append(folder)
             folder = folder.parent
         folders.update(dict.fromkeys(reversed(missing)))

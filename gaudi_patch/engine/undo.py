@@ -18,6 +18,7 @@ from gaudi_patch.engine.applied import sound_link
 from gaudi_patch.engine.guard import Ground, modest
 from gaudi_patch.engine.journal import Entry, Journal, matches, same_content
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.opening import is_directory, is_there
 from gaudi_patch.target.invocation import command_line
 
 Fault = OSError | GaudiPatchError
@@ -65,8 +66,7 @@ def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undon
             for path in _cached(entry.path, ground, done):
                 if path not in wanted:
                     _attempt(path, done.litter, lambda path=path: disk.unlink(path))  # type: ignore[misc]
-        if os.path.lexists(entry.temp):
-            _attempt(entry.temp, done.litter, lambda path=entry.temp: disk.unlink(path))  # type: ignore[misc]
+        _attempt(entry.temp, done.litter, lambda path=entry.temp: _unlink(path, disk))  # type: ignore[misc]
     made = [*record.created, *(path / "__pycache__" for path in record.created)]
     for path in sorted(made, reverse=True):
         _attempt(path, done.litter, lambda path=path: remove_empty([path], disk))  # type: ignore[misc]
@@ -87,13 +87,18 @@ def _attempt(path: Path, faults: list[tuple[Path, Fault]], work: Callable[[], ob
         faults.append((path, error))
 
 
+def _unlink(path: Path, disk: Disk) -> None:
+    if is_there(path):
+        disk.unlink(path)
+
+
 def _make_again(path: Path, mode: int, disk: Disk) -> None:
-    if not path.is_dir():
+    if not is_directory(path):
         disk.mkdir(path, mode)
 
 
 def _sync(path: Path, disk: Disk) -> None:
-    if path.is_dir():
+    if is_directory(path):
         disk.sync_directory(path)
 
 
@@ -127,7 +132,7 @@ def _undo_entry(
     if ours or entry.volatile:
         _put_back(entry, current, ground, replaced, disk, trusted=trusted)
         return 1
-    if not os.path.lexists(entry.temp):  # with its temp in place the file was never replaced by us
+    if not is_there(entry.temp):  # with its temp in place the file was never replaced by us
         strangers.append(entry.path)
     return 0
 
@@ -147,8 +152,7 @@ def _put_back(
             file, what = ground.home / journal.UNDO, f"the journal has lost the bytes of {entry.path}"
             raise GaudiPatchError(Exit.HUMAN, "journal-damaged", what, file=str(file))
     image = FileImage(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
-    if os.path.lexists(entry.temp):
-        disk.unlink(entry.temp)
+    _unlink(entry.temp, disk)
     disk.write_new(entry.temp, image if trusted else modest(image, current, ground.standing()), like=entry.path)
     disk.replace(entry.temp, entry.path)
 
@@ -169,7 +173,7 @@ class _Replaced:
 
 def touched_directories(record: Journal) -> list[Path]:
     """Return the directories whose entries change, those that exist, parents first."""
-    return [folder for folder in _parents(record) if folder.is_dir()]
+    return [folder for folder in _parents(record) if is_directory(folder)]
 
 
 def _parents(record: Journal) -> list[Path]:
@@ -180,7 +184,7 @@ def _parents(record: Journal) -> list[Path]:
 def remove_empty(folders: Iterable[Path], disk: Disk) -> None:
     """Remove those of ``folders`` that are empty, what lies deeper first."""
     for folder in sorted(folders, reverse=True):
-        if folder.is_dir() and not folder.is_symlink() and not disk.names(folder):
+        if is_directory(folder, follow=False) and not disk.names(folder):
             try:
                 disk.rmdir(folder)
             except OSError as error:
