@@ -67,6 +67,9 @@ LAYOUTS = (
     Layout("MLA flat", mla=True, flat=True),
     Layout("MLA flat in a tuple", mla=True, flat=True, extra=(None, None, None)),
 )
+#: The layout of today's vllm-gaudi, with and without MLA.
+MAIN = LAYOUTS[0]
+MLA = next(layout for layout in LAYOUTS if layout.mla)
 
 
 class Caches:

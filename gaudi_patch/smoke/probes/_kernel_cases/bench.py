@@ -1,0 +1,85 @@
+"""What the cases of level kernels share: the random numbers, the pools, and the count."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
+    from gaudi_patch.smoke.probes._kv.caches import Caches, Layout
+    from gaudi_patch.smoke.probes._kv.rig import Rig
+else:  # run by path, beside this file
+    import _probe
+    from _kv import lmcache as kv_lmcache
+    from _kv.caches import Caches
+    from _kv.rig import Rig
+
+np: Any = _probe.load("numpy")
+
+SEED = 20240229
+POOL_BYTES = 64 * 1024 * 1024
+
+
+class Bench:
+    """What the cases share."""
+
+    def __init__(self, probe: _probe.Probe) -> None:
+        self.probe = probe
+        self.rng = np.random.default_rng(SEED)
+        self._pools = {ring: kv_lmcache.Allocator(POOL_BYTES, one_buffer=ring) for ring in (False, True)}
+        self.cases = 0
+
+    def close(self) -> None:
+        """Give the pools back."""
+        for pool in self._pools.values():
+            pool.close()
+
+    def rig(
+        self,
+        layout: Layout,
+        dtype: str = "bfloat16",
+        *,
+        chunk: int,
+        block_size: int,
+        blocks: int,
+        heads: Sequence[int] | None = None,
+        head_size: int | None = None,
+        ring: bool = False,
+        foreign: bool = False,
+        shared: int = 0,
+    ) -> Rig:
+        """Caches and a connector for them; two layers unless ``heads`` names more, and ``shared`` that use theirs.
+
+        ring: memory objects out of one buffer, which the connector knows. foreign: it expects others.
+        """
+        self.cases += 1
+        caches = Caches(
+            layout,
+            dtype=dtype,
+            blocks=blocks,
+            block_size=block_size,
+            heads=heads or ((1, 1) if layout.mla else (2, 2)),
+            head_size=head_size or (24 if layout.mla else 8),
+            rng=self.rng,
+            shared=shared,
+        )
+        with unpinned_objects() if ring else contextlib.nullcontext():
+            return Rig(self.probe, caches, chunk, self._pools[ring or foreign], self.rng)
+
+
+@contextlib.contextmanager
+def unpinned_objects() -> Iterator[None]:
+    """Have connectors made that leave LMCache's pool one buffer."""
+    name = "LMCACHE_GAUDI_PIN_MIB"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
