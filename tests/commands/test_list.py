@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 from packaging.version import Version
 
@@ -10,10 +14,12 @@ from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.report import Result, Table, Text
 from gaudi_patch.recipes.release import Release, refuse_multiprocess
 from gaudi_patch.series import coverage, pairs
+from gaudi_patch.series.limits import LIMITS
 from gaudi_patch.series.manifest import Manifest, Series, load
 from tests.support.cli import gaudi_patch
 
 MANIFEST = load()
+RUNTIME = Path(__file__).parents[2] / "patches" / "runtime" / "lmcache" / "gaudi"
 IDS = [one.id for one in MANIFEST.series]
 
 
@@ -99,6 +105,61 @@ def test_what_does_not_work_is_said_of_exactly_the_releases_in_which_a_recipe_is
         assert name in rows["multiprocess mode"]
     else:
         assert name not in rows["multiprocess mode"]
+
+
+def _refused_settings() -> set[str]:
+    """Return the settings that the runtime reads in order to refuse: LMCache's, vLLM's, and variables of vllm-gaudi."""
+    names: set[str] = set()
+    for module in ("guards", "plugin", "pool"):
+        tree = ast.parse((RUNTIME / f"{module}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("value", "getattr"):
+                names |= {word.value for word in node.args[:2] if isinstance(word, ast.Constant) and word.value}
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names |= set(re.findall(r"\(VLLM_[A-Z_]+\)", node.value))
+    return {name.strip("()") for name in names}
+
+
+#: Read by the refusals, and refused with nothing: what they lie in, or what another setting is about.
+NOT_REFUSED = {
+    "extra_config", "enable_pd", "use_mla", "model_config", "save_unfull_chunk", "VLLMKVCache", "fetch_from_cache",
+    "HPUAttentionImpl", "HPUMLAImpl", "__code__", "remote_serde",
+}  # fmt: skip
+
+
+def test_whatever_the_runtime_refuses_at_start_up_has_a_row() -> None:
+    rows = " ".join(f"{limit.what} {limit.instead}" for limit in LIMITS).replace("-", "_")  # vLLM's options, too
+    named = _refused_settings() - NOT_REFUSED
+    assert len(named) > 12
+    assert sorted(name for name in named if name not in rows) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "oldest", "newest"),
+    [
+        ("contiguous paged attention (VLLM_CONTIGUOUS_PA)", "0.3.7", "0.4.7"),
+        ("contiguous paged attention (VLLM_CONTIGUOUS_PA) of MLA models", "0.5.0", "0.5.6"),
+        ("unified attention", "0.3.7", "0.4.2"),
+        ("lookups that pass the workers by", "0.3.9.post1", "0.5.6"),
+        ("models whose layers differ", "0.3.7", "0.3.11"),
+    ],
+)
+def test_a_limit_holds_in_the_releases_whose_vllm_gaudi_or_files_have_it(words: str, oldest: str, newest: str) -> None:
+    limit = next(one for one in LIMITS if one.what == words) if words.startswith("contig") else None
+    limit = limit or next(one for one in LIMITS if one.what.startswith(words))
+    holding = [series.id for series in MANIFEST.series if limit.holds(series)]
+    assert (holding[-1], holding[0]) == (oldest, newest)
+    assert holding == IDS[IDS.index(newest) : IDS.index(oldest) + 1]
+
+
+def test_the_limits_of_contiguous_attention_follow_the_pairs() -> None:
+    """vllm-gaudi before 0.24.0 reads blocks by position; releases that go with such are in the row, and no others."""
+    limit = next(one for one in LIMITS if one.what.endswith("(VLLM_CONTIGUOUS_PA)"))
+    old = [Version(text) for text in ("0.13.0", "0.16.0", "0.19.1", "0.21.0")]
+    for series in MANIFEST.series:
+        fitting = pairs.fitting(MANIFEST, series.id)
+        if fitting:  # 0.3.7 goes with none
+            assert limit.holds(series) == any(pairs.holds(pair, tag) for pair in fitting for tag in old), series.id
 
 
 def test_one_release_is_listed_in_full() -> None:
