@@ -43,6 +43,25 @@ class Loaded:
     refused: bool = False
 
 
+@dataclass(frozen=True)
+class FirstCause:
+    """What LMCache has swallowed on import, "" for nothing, and what to do about it.
+
+    ``missing`` is the module that is not installed, where it is that. ``problem`` is why the target could not be asked.
+    """
+
+    what: str = ""
+    advice: str = ""
+    missing: str = ""
+    problem: str = ""
+
+
+def first_cause(answer: object) -> FirstCause:
+    """Return the answer of first_cause.py; raises AskError where it does not have its form."""
+    fields = Fields(answer)
+    return FirstCause(fields.text("what"), fields.text("advice"), fields.text("missing"))
+
+
 def devices(answer: object) -> Devices:
     """Return the answer of hpu.py; raises AskError where it does not have its form."""
     fields = Fields(answer)

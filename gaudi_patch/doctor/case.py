@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from packaging.version import InvalidVersion, Version
 
 from gaudi_patch.doctor import answers, installed
-from gaudi_patch.doctor.answers import Devices, Loaded
+from gaudi_patch.doctor.answers import Devices, FirstCause, Loaded
 from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.engine.plan import State
@@ -140,6 +140,14 @@ class Case:
             return self._asked("hpu.py", None, answers.devices)
         except _NotAskedError as error:
             return Devices(problem=str(error))
+
+    @cached_property
+    def first_cause(self) -> FirstCause:
+        """What LMCache swallows on import in a process of the target."""
+        try:
+            return self._asked("first_cause.py", None, answers.first_cause)
+        except _NotAskedError as error:
+            return FirstCause(problem=str(error))
 
     @cached_property
     def processes_agree_on_none(self) -> bool | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gaudi_patch.doctor import (
     devices,
     environment,
+    imports,
     keys,
     kv_blocks,
     lmcache_config,
@@ -22,6 +23,7 @@ from gaudi_patch.doctor.finding import Check, Finding
 CHECKS: tuple[Check, ...] = (
     *devices.CHECKS,
     *software.CHECKS,
+    *imports.CHECKS,
     *pairing.CHECKS,
     *patch.CHECKS,
     *environment.CHECKS,

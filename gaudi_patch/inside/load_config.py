@@ -44,6 +44,27 @@ class _Kept(logging.Handler):
                 logging.getLogger(name).addHandler(self)
 
 
+class _Importing:
+    """Collects what LMCache warns of while it is imported: what it goes on without, and fails of later."""
+
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def __enter__(self) -> _Importing:
+        self._factory = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(self._record)  # its loggers, and their handlers, are made by the import
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        logging.setLogRecordFactory(self._factory)
+
+    def _record(self, *arguments: Any, **options: Any) -> logging.LogRecord:  # noqa: ANN401 - as logging calls it
+        record = self._factory(*arguments, **options)
+        if record.name.startswith("lmcache") and record.levelno >= logging.WARNING:
+            self.warned.append(record.getMessage())
+        return record
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -52,7 +73,8 @@ class _Parser(argparse.ArgumentParser):
 def engine(question: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that an engine has, the names that LMCache knows, and what it warned of."""
     try:
-        module = importlib.import_module("lmcache.v1.config")
+        with _Importing() as importing:
+            module = importlib.import_module("lmcache.v1.config")
     except Exception as error:  # a broken build raises whatever its libraries raise
         return {"stage": "import", "problem": _told(error)}
     kept = _Kept()
@@ -64,6 +86,7 @@ def engine(question: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "values": {name: value for name, value in vars(config).items() if not name.startswith("_")},
         "warnings": kept.messages,
+        "importing": importing.warned,
         "aliases": dict(getattr(module, "_CONFIG_ALIASES", {})),
         "known": sorted(getattr(module, "_CONFIG_DEFINITIONS", {})),
         "deprecated": sorted(getattr(module, "_DEPRECATED_CONFIGS", {})),
@@ -114,7 +137,9 @@ def server(arguments: list[str]) -> dict[str, Any]:
     """Return what the server's own parsers make of its arguments."""
     try:
         parser = _Parser()
-        importlib.import_module("lmcache.cli.commands.server").ServerCommand().add_arguments(parser)
+        with _Importing() as importing:
+            server = importlib.import_module("lmcache.cli.commands.server")
+        server.ServerCommand().add_arguments(parser)
         # After the parser is filled: where these cannot be imported, it has said so, and is empty.
         distributed = importlib.import_module("lmcache.v1.distributed.config")
         multiprocess = importlib.import_module("lmcache.v1.multiprocess.config")
@@ -127,7 +152,8 @@ def server(arguments: list[str]) -> dict[str, Any]:
             importlib.import_module(name)
     except Exception as error:  # what its parsers raise, or imports that it lacks
         return {"stage": "import" if isinstance(error, ImportError) else "load", "problem": _told(error)}
-    return {"values": {"chunk_size": server_config.chunk_size, "port": server_config.port}}
+    values = {"chunk_size": server_config.chunk_size, "port": server_config.port}
+    return {"values": values, "importing": importing.warned}
 
 
 def _told(error: BaseException) -> str:

@@ -70,9 +70,13 @@ def _ask(python: Path, question: Mapping[str, Any], read: Callable[[Fields], Loa
                 python, "load_config.py", timeout=TIMEOUT, environ=environ, flags=(), question=question, cwd=scratch
             )
             fields = Fields(answer)
-            if "problem" not in fields:
+            failed = "problem" in fields
+            # Behind a warning of the import, and behind any failure, may be what LMCache goes on without.
+            cause = _first_cause(python, environ, scratch) if failed or fields.texts("importing") else ""
+            if not failed and not cause:
                 return read(fields)
-            imported, problem = fields.text("stage") != "import", fields.text("problem")
+            problem = cause or fields.text("problem")
+            imported = not cause and fields.text("stage") != "import"
         except AskError as error:
             imported, problem = False, str(error)
     if imported:
@@ -84,6 +88,12 @@ def _ask(python: Path, question: Mapping[str, Any], read: Callable[[Fields], Loa
         "install what is missing, or write the recipe unchecked: --lmcache VERSION",
         details=[problem],
     )
+
+
+def _first_cause(python: Path, environ: Mapping[str, str], scratch: Path) -> str:
+    """Return what LMCache swallows on import, with what to do; "" for nothing. Raises AskError."""
+    fields = Fields(ask(python, "first_cause.py", timeout=TIMEOUT, environ=environ, flags=(), cwd=scratch))
+    return "; ".join(part for part in (fields.text("what"), fields.text("advice")) if part)
 
 
 def _server(fields: Fields) -> Loaded:

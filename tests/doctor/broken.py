@@ -49,6 +49,15 @@ def together(*steps: Callable[[Gaudi], object]) -> Callable[[Gaudi], object]:
     return lambda gaudi: [step(gaudi) for step in steps]
 
 
+def requires(name: str) -> Callable[[Gaudi], object]:
+    def harm(gaudi: Gaudi) -> None:
+        metadata = gaudi.target.dist_info / "METADATA"
+        head, _, rest = metadata.read_text().partition("\n\n")
+        metadata.write_text(f"{head.rstrip()}\nRequires-Dist: {name}>=1\n\n{rest}")
+
+    return harm
+
+
 def prefix_caching_off(gaudi: Gaudi) -> None:
     file = gaudi.folder / "vllm.yaml"
     file.write_text("enable-prefix-caching: false\n")
@@ -223,6 +232,21 @@ SOFTWARE = [
         ),
         {"software.gaudi-release": W},
         "use Gaudi software 1.24.1",
+    ),
+    Broken(
+        "LMCache without what it requires", requires("zmq-of-lmcache"), {"software.requirements": W}, "-m pip install"
+    ),
+    Broken(
+        "an extension of LMCache that does not load",
+        lambda gaudi: gaudi.module("lmcache/lmcache_native.so", "no library"),
+        {"software.lmcache-imports": F},
+        "reinstall LMCache 0.5.6",
+    ),
+    Broken(
+        "a module that LMCache goes on without",
+        lambda gaudi: gaudi.module("lmcache/v1/platform/devices/hpu.py", "import numba_of_lmcache\n"),
+        {"software.lmcache-imports": F},
+        "gaudi-patch requirements 0.5.6 --python",
     ),
     Broken("old transformers", package("transformers", "4.55.4"), {"software.transformers": W}, "vllm-gaudi's pin"),
 ]

@@ -202,7 +202,13 @@ def collateral(expected: Mapping[str, str]) -> set[str]:
     if "vllm.connector" in expected:
         found |= NEEDY["connector"]
     if "patch.installation" in expected:
-        found |= {"patch.series", "patch.state", "software.pairing"}
+        found |= {
+            "patch.series",
+            "patch.state",
+            "software.pairing",
+            "software.requirements",
+            "software.lmcache-imports",
+        }
     return found - set(expected)
 
 

@@ -62,6 +62,17 @@ def test_the_environment_and_the_connector_override_the_file(lmcache_overlay: Ov
     assert found["config.blending"] == ("failure", "enable_blending is True")
 
 
+def test_what_lmcache_goes_on_without_is_found(lmcache_copy: Overlay, tmp_path: Path) -> None:
+    environment = lmcache_copy("0.5.6")
+    found = levels(environment, tmp_path, GOOD)
+    assert found["software.lmcache-imports"] == ("ok", "none is missing")
+    (extension,) = (environment.site_packages / "lmcache").glob("lmcache_native*.so")
+    extension.write_bytes(b"no library" * 1000)
+    level, what = levels(environment, tmp_path, GOOD)["software.lmcache-imports"]
+    assert level == "failure"
+    assert what.startswith("LMCache's extension lmcache.lmcache_native does not load: "), what
+
+
 def test_what_lmcache_changes_by_itself_is_told(lmcache_overlay: Overlay, tmp_path: Path) -> None:
     found = levels(lmcache_overlay("0.5.6"), tmp_path, {**GOOD, "enable_blending": True})
     assert found["config.warnings"][0] == "warning"

@@ -46,6 +46,19 @@ def test_a_server_that_misses_what_it_imports_is_not_called_fine(lmcache_copy: O
     assert done.json["errors"][0]["details"] == ["ModuleNotFoundError: No module named 'httpx'"]
 
 
+@pytest.mark.parametrize("mode", ["memory", "multiprocess"])
+def test_what_lmcache_goes_on_without_is_told_as_that(lmcache_copy: Overlay, mode: str) -> None:
+    """Before: a recipe for an LMCache that cannot run, or "cannot import name 'device_ops'"."""
+    environment = lmcache_copy("0.5.6")
+    (extension,) = (environment.site_packages / "lmcache").glob("lmcache_native*.so")
+    extension.write_bytes(b"no library" * 1000)
+    done = recipe(environment, mode)
+    assert (done.code, done.code_of_error) == (4, "cannot-validate"), done.out
+    (told,) = done.json["errors"][0]["details"]
+    assert told.startswith("LMCache's extension lmcache.lmcache_native does not load: "), told
+    assert "reinstall LMCache 0.5.6" in told
+
+
 def test_a_patched_release_also_asks_its_own_refusals(lmcache_copy: Overlay) -> None:
     environment = lmcache_copy("0.5.6")
     before = recipe(environment, "memory").json

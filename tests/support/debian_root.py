@@ -30,6 +30,8 @@ TIMEOUT = 1800
 _SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 _PACKAGES = "python3,ca-certificates,libtcmalloc-minimal4"
 _DIST_PACKAGES = "usr/local/lib/python{}/dist-packages"
+#: Certificates that this machine trusts, those of its proxy too; pip and uv bring their own, and are told of these.
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _ENTER = """
 set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"
@@ -38,11 +40,12 @@ mount --rbind /dev "$4/dev"
 mount -t tmpfs tmpfs "$4/dev/shm"
 if [ "$5" = online ]; then
     mount --bind /etc/resolv.conf "$4/etc/resolv.conf"
+    if [ -f "$6" ]; then mount --bind "$6" "$4$6"; fi
 else
     ip link set lo up
 fi
 cd "$4"
-shift 5
+shift 6
 exec chroot . "$@"
 """
 
@@ -149,7 +152,8 @@ class Root:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as the image's user. As in Docker, a uid without a group has group 0."""
         uid, _, gid = (user or self.user).partition(":")
-        variables = {"HOME": "/root" if uid in ("root", "0") else "/", **self.env, **(more or {})}
+        trusted = dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), _CERTIFICATES) if self.online else {}
+        variables = {"HOME": "/root" if uid in ("root", "0") else "/", **trusted, **self.env, **(more or {})}
         become = [] if uid in ("root", "0") else ["setpriv", f"--reuid={uid}", f"--regid={gid or 0}", "--clear-groups"]
         # The engine changes the directory before it changes the user.
         inside = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', workdir or self.image.workdir, *become, "env", "-i"]
@@ -160,7 +164,7 @@ class Root:
         unshare += [] if self.online else ["--net"]
         given = [f"{name}={value}" for name, value in variables.items()]
         return subprocess.run(
-            [*unshare, "sh", "-c", _ENTER, "enter", lower, *stage, *network, *inside, *given, *command],
+            [*unshare, "sh", "-c", _ENTER, "enter", lower, *stage, *network, _CERTIFICATES, *inside, *given, *command],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

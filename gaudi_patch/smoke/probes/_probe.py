@@ -23,9 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _first_cause
-else:  # run by path, beside this file
-    import _first_cause
+    from gaudi_patch.inside import first_cause
+else:  # not as a module of a package: this file is run by path, under an interpreter that has no gaudi_patch
+    _file = Path(__file__).resolve().parents[2] / "inside" / "first_cause.py"
+    _spec = importlib.util.spec_from_file_location("_first_cause", _file)
+    first_cause = importlib.util.module_from_spec(_spec)
+    sys.modules[_spec.name] = first_cause  # dataclasses look their module up
+    _spec.loader.exec_module(first_cause)
 
 # An object of torch or of LMCache: the probes are type-checked without either.
 Foreign: TypeAlias = Any
@@ -215,7 +219,7 @@ class Probe:
 
         Raises Skip where a dependency that LMCache has gone on without is behind the first failure.
         """
-        cause = _first_cause.swallowed() if not self.failures and installed("lmcache") else None
+        cause = first_cause.swallowed() if not self.failures and installed("lmcache") else None
         if cause is not None:
             if dependency := missing_dependency(cause.error):
                 raise Skip(not_installed(dependency))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gaudi_patch.smoke.probes import _first_cause
+from gaudi_patch.inside import first_cause
 
 REPLACE_COLD = "_ZNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE15_M_replace_coldEPcmPKcmm"
 
@@ -22,4 +22,4 @@ REPLACE_COLD = "_ZNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE15_M_replac
     ],
 )
 def test_the_advice_follows_what_the_loader_says(message: str, advice: str) -> None:
-    assert advice in _first_cause._advice(message)
+    assert advice in first_cause._advice(message)

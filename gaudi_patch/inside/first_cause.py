@@ -1,7 +1,7 @@
-"""What LMCache has swallowed on import: the cause behind a failure that names something else.
+"""Run by answer.py, and by the smoke checks' probes: the cause behind a failure of LMCache that names something else.
 
 LMCache catches what goes wrong while it looks for its device and its compiled extensions, writes a warning and goes on
-without them; what fails later is "cannot import name 'device_ops'", many times over.
+without them; what fails later is "cannot import name 'device_ops'", many times over. Imports nothing of gaudi_patch.
 """
 
 from __future__ import annotations
@@ -23,23 +23,40 @@ _SWALLOWING = ("lmcache.v1.platform.devices.hpu", "lmcache.v1.platform.devices.h
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause in one line with what to do, and the exception that it was read from."""
+    """A cause in one line, what to do about it where that is known, and the exception that it was read from."""
 
-    text: str
+    what: str
+    advice: str
     error: BaseException
+
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        return f"{self.what}; {self.advice}" if self.advice else self.what
+
+
+def answer() -> dict[str, str]:
+    """Return the cause, what to do about it, and the module that is missing where it is that; all "" for none."""
+    cause = swallowed()
+    if cause is None:
+        return {"what": "", "advice": "", "missing": ""}
+    missing = cause.error.name if isinstance(cause.error, ModuleNotFoundError) else ""
+    return {"what": " ".join(cause.what.split())[:2000], "advice": cause.advice, "missing": missing or ""}
 
 
 def swallowed() -> Cause | None:
     """Return the extension of LMCache that does not load, or what is missing for its device; None where nothing is."""
-    with contextlib.suppress(ImportError):  # the extensions need PyTorch's libraries, and bring none
+    try:  # the extensions need PyTorch's libraries, and bring none
         importlib.import_module("torch")
+    except ImportError as error:
+        return Cause(f"PyTorch cannot be imported: {error}", "install the PyTorch of this image again", error)
     for name in _extensions():
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            return Cause(f"{name} does not load: {error}", error)
+            return Cause(f"{name} does not load: {error}", _advice(str(error)), error)
         except Exception as error:  # ImportError for what the loader says; whatever its own start-up raises
-            return Cause(f"LMCache's extension {name} does not load: {error}; {_advice(str(error))}", error)
+            return Cause(f"LMCache's extension {name} does not load: {error}", _advice(str(error)), error)
     for name in _SWALLOWING:
         try:
             if importlib.util.find_spec(name) is not None:
@@ -47,9 +64,9 @@ def swallowed() -> Cause | None:
         except ModuleNotFoundError as error:
             if error.name and error.name.startswith("lmcache"):
                 continue  # this release has no such module
-            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", error)
-        except ImportError as error:
-            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", error)
+            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", _advice(str(error)), error)
+        except Exception as error:  # LMCache swallows any
+            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", _advice(str(error)), error)
     return None
 
 
@@ -78,6 +95,8 @@ def _advice(message: str) -> str:
             f"{version} was built for a newer libstdc++ than this image has: use an image with that of GCC 13 or later "
             "(Ubuntu 24.04, Debian 13), or a release of LMCache that loads here"
         )
+    if "No module named" in message:
+        return "install what LMCache requires: `gaudi-patch requirements VERSION` lists it"
     if "cannot open shared object file" in message:
         return "install the library that it names"
     return f"reinstall {version}"

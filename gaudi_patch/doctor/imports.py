@@ -1,0 +1,72 @@
+"""What LMCache imports: all of it that is not installed, and what it goes on without."""
+
+from __future__ import annotations
+
+import shlex
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.output.wrapping import Whole
+from gaudi_patch.target.requirements import distributions, needs
+
+_NO_LMCACHE = "LMCache was not found, see patch.installation"
+_NO_PYTHON = "no interpreter of the target is known to be asked"
+
+
+def _version(case: Case) -> str:
+    """Return the release of the one LMCache; "" where there is none, or a checkout."""
+    return "" if isinstance(case.lmcache, GaudiPatchError) else case.lmcache.version or ""
+
+
+def install_command(case: Case) -> Whole:
+    """Return the line of bash that installs what is missing, and moves nothing else."""
+    asked = shlex.join(["gaudi-patch", "requirements", _version(case), "--python", str(case.installed.python)])
+    pip = shlex.join([str(case.installed.python), "-m", "pip", "install"])
+    return Whole(f"{pip} -r <({asked}) -c <({asked} --constraints)")
+
+
+@check(
+    "software.requirements",
+    "what LMCache requires, CUDA's packages left out",
+    why="LMCache is installed without its dependencies, so that none of them replaces Gaudi's PyTorch",
+    source="Requires-Dist of the installed LMCache; gaudi-patch requirements VERSION",
+    needs=("running",),
+)
+def requirements(case: Case) -> Answer:
+    version, python = _version(case), case.installed.python
+    if not version:
+        return unknown(_NO_LMCACHE)
+    if python is None:
+        return unknown(_NO_PYTHON, "--python PYTHON")
+    try:
+        missing = needs(version, distributions(python, case.environ)).missing
+    except GaudiPatchError as error:
+        return unknown(error.message, error.hint)
+    if not missing:
+        return ok(f"all that LMCache {version} requires is installed")
+    return warning(f"{len(missing)} not installed: {', '.join(missing)}", install_command(case))
+
+
+@check(
+    "software.lmcache-imports",
+    "LMCache's compiled extensions and its device can be imported",
+    why="LMCache writes a warning and goes on without them; it fails later, as `cannot import name 'device_ops'`",
+    source=sources.lmcache("__init__.py"),
+    needs=("running",),
+)
+def imports(case: Case) -> Answer:
+    if not _version(case):
+        return unknown(_NO_LMCACHE)
+    if case.installed.torch is None:
+        return unknown("PyTorch is not installed in the target, and LMCache's extensions need it", "see software.torch")
+    cause = case.first_cause
+    if cause.problem:
+        return unknown(cause.problem)
+    if not cause.what:
+        return ok("none is missing")
+    return failure(cause.what, install_command(case) if cause.missing else cause.advice)
+
+
+CHECKS = (requirements, imports)
