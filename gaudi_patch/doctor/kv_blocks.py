@@ -9,7 +9,10 @@ from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.environment import is_on
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 
-_DEFRAG_FIX = "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false"
+_DEFRAG_FIX = "export VLLM_DEFRAG=false"
+_CONTIGUOUS_FIX = "export VLLM_CONTIGUOUS_PA=false"
+_UNIFIED_FIX = "unset VLLM_UNIFIED_ATTN"
+_ALIBI = "; a model with ALiBi needs contiguous attention, and is refused with LMCache"
 
 
 @check(
@@ -27,7 +30,7 @@ def defragmentation(case: Case) -> Answer:
     plugin = case.version("vllm-gaudi")
     if plugin is not None and plugin.release < (0, 18):
         if is_on(case.environ.get("VLLM_UNIFIED_ATTN")):
-            return failure(f"vllm-gaudi {plugin} defragments with VLLM_UNIFIED_ATTN", "unset VLLM_UNIFIED_ATTN")
+            return failure(f"vllm-gaudi {plugin} defragments with VLLM_UNIFIED_ATTN", _UNIFIED_FIX)
         return ok(f"vllm-gaudi {plugin} does not defragment without VLLM_UNIFIED_ATTN")
     if plugin is not None and plugin.release < (0, 19):
         return ok(f"vllm-gaudi {plugin} does not defragment unless VLLM_DEFRAG asks for it")
@@ -76,9 +79,12 @@ def contiguous_attention(case: Case) -> Answer:
         return ok("off")
     plugin = case.version("vllm-gaudi")
     if plugin is None:
-        return warning(f"{cause}, and the version of vllm-gaudi is not known", _DEFRAG_FIX)
+        return warning(f"{cause}, and the version of vllm-gaudi is not known", _CONTIGUOUS_FIX + _ALIBI)
     if plugin.release < (0, 24):
-        return failure(f"{cause}, with vllm-gaudi {plugin}", _DEFRAG_FIX)
+        # Unified attention alone turns it on there; doctor fails that setting, too.
+        only_unified = "VLLM_UNIFIED_ATTN" in cause
+        fix = _UNIFIED_FIX if only_unified else _CONTIGUOUS_FIX + _ALIBI
+        return failure(f"{cause}, with vllm-gaudi {plugin}", fix)
     return ok(f"{cause}; vllm-gaudi {plugin} reads by block number, but for models with latent attention (MLA)")
 
 
@@ -117,9 +123,9 @@ def unified_attention(case: Case) -> Answer:
         return ok("off")
     plugin = case.version("vllm-gaudi")
     if plugin is None:
-        return unknown("VLLM_UNIFIED_ATTN is on, and the version of vllm-gaudi is not known", "unset VLLM_UNIFIED_ATTN")
+        return unknown("VLLM_UNIFIED_ATTN is on, and the version of vllm-gaudi is not known", _UNIFIED_FIX)
     if plugin.release < (0, 18):
-        return failure(f"VLLM_UNIFIED_ATTN is on with vllm-gaudi {plugin}", "unset VLLM_UNIFIED_ATTN")
+        return failure(f"VLLM_UNIFIED_ATTN is on with vllm-gaudi {plugin}", _UNIFIED_FIX)
     return ok(f"vllm-gaudi {plugin} no longer knows VLLM_UNIFIED_ATTN")
 
 

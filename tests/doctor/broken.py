@@ -321,7 +321,7 @@ ENVIRONMENT = [
     Broken("the operators are left out", env(VLLM_PLUGINS="hpu"), {"env.plugins": W}, "unset VLLM_PLUGINS"),
     Broken("the fake HPU", env(VLLM_USE_FAKE_HPU="1"), {"env.fake-hpu": F}, "unset VLLM_USE_FAKE_HPU"),
     Broken("VLLM_DEFRAG", env(VLLM_DEFRAG="true"), {"env.defragmentation": F}, "VLLM_DEFRAG=false"),
-    Broken("contiguous PA", env(VLLM_CONTIGUOUS_PA="1"), {"env.defragmentation": F}, "export VLLM_CONTIGUOUS_PA=false"),
+    Broken("contiguous PA", env(VLLM_CONTIGUOUS_PA="1"), {"env.defragmentation": F}, "export VLLM_DEFRAG=false"),
     Broken(
         "unified attention",
         together(package("vllm", "0.17.1"), package("vllm_gaudi", "0.17.1"), env(VLLM_UNIFIED_ATTN="1")),

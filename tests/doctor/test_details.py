@@ -81,29 +81,46 @@ def test_blocks_move_as_each_vllm_gaudi_moves_them(
 
 
 @pytest.mark.parametrize(
-    ("plugin", "environ", "level"),
+    ("plugin", "environ", "level", "fix"),
     [
-        ("0.26.0", {}, "ok"),
-        ("0.17.1", {}, "ok"),
+        ("0.26.0", {}, "ok", ""),
+        ("0.17.1", {}, "ok", ""),
         # The advice of earlier versions of this check: blocks do not move, and every hit is wrong.
-        ("0.21.0", {"VLLM_CONTIGUOUS_PA": "true", "VLLM_DEFRAG": "false"}, "failure"),
-        ("0.17.1", {"VLLM_CONTIGUOUS_PA": "true"}, "failure"),
-        ("0.13.0", {"VLLM_PREFIX_CACHING": "0"}, "failure"),
-        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1"}, "failure"),
-        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1", "VLLM_CONTIGUOUS_PA": "0"}, "ok"),
-        ("0.19.0", {"VLLM_UNIFIED_ATTN": "1"}, "ok"),
-        ("0.24.0", {"VLLM_CONTIGUOUS_PA": "true", "VLLM_DEFRAG": "false"}, "ok"),
-        ("0.24.0rc0", {"VLLM_CONTIGUOUS_PA": "true"}, "ok"),
-        (None, {"VLLM_CONTIGUOUS_PA": "true"}, "warning"),
+        ("0.21.0", {"VLLM_CONTIGUOUS_PA": "1", "VLLM_DEFRAG": "false"}, "failure", "export VLLM_CONTIGUOUS_PA=false"),
+        ("0.17.1", {"VLLM_CONTIGUOUS_PA": "true"}, "failure", "export VLLM_CONTIGUOUS_PA=false"),
+        ("0.13.0", {"VLLM_PREFIX_CACHING": "0"}, "failure", "export VLLM_CONTIGUOUS_PA=false"),
+        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1"}, "failure", "unset VLLM_UNIFIED_ATTN"),
+        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1", "VLLM_CONTIGUOUS_PA": "0"}, "ok", ""),
+        ("0.19.0", {"VLLM_UNIFIED_ATTN": "1"}, "ok", ""),
+        ("0.24.0", {"VLLM_CONTIGUOUS_PA": "true", "VLLM_DEFRAG": "false"}, "ok", ""),
+        ("0.24.0rc0", {"VLLM_CONTIGUOUS_PA": "true"}, "ok", ""),
+        (None, {"VLLM_CONTIGUOUS_PA": "true"}, "warning", "export VLLM_CONTIGUOUS_PA=false"),
     ],
 )
 def test_contiguous_attention_reads_other_blocks_before_0_24(
-    plugin: str | None, environ: dict[str, str], level: str, gaudi: Gaudi
+    plugin: str | None, environ: dict[str, str], level: str, fix: str, gaudi: Gaudi
 ) -> None:
     gaudi.package("vllm_gaudi", plugin)
     found = contiguous_attention(case_of(gaudi, **environ))
     assert found.level.value == level
-    assert level == "ok" or found.fix == "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false"
+    assert (found.fix or "").split(";")[0] == fix
+
+
+@pytest.mark.parametrize(
+    ("plugin", "environ", "fix"),
+    [
+        ("0.26.0", {"VLLM_CONTIGUOUS_PA": "1"}, "export VLLM_DEFRAG=false"),
+        ("0.26.0", {"VLLM_DEFRAG": "1"}, "export VLLM_DEFRAG=false"),
+        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1"}, "unset VLLM_UNIFIED_ATTN"),
+        ("0.17.1", {"VLLM_UNIFIED_ATTN": "1", "VLLM_DEFRAG": "1"}, "export VLLM_DEFRAG=false"),
+    ],
+)
+def test_blocks_that_move_are_held_by_the_setting_that_moves_them(
+    plugin: str, environ: dict[str, str], fix: str, gaudi: Gaudi
+) -> None:
+    """Contiguous attention is another check's: a model with ALiBi cannot do without it."""
+    gaudi.package("vllm_gaudi", plugin)
+    assert defragmentation(case_of(gaudi, **environ)).fix == fix
 
 
 @pytest.mark.parametrize(

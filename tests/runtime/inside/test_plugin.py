@@ -72,27 +72,55 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 OFF = {"use_contiguous_pa": False, "defrag": False}
-SAFE = "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false; unset VLLM_UNIFIED_ATTN"
+DEFRAG, CONTIGUOUS, UNIFIED = "export VLLM_DEFRAG=false", "export VLLM_CONTIGUOUS_PA=false", "unset VLLM_UNIFIED_ATTN"
+
+
+def advice(error: pytest.ExceptionInfo[GaudiError]) -> list[str]:
+    """The lines behind the reasons."""
+    return [line for line in str(error.value).splitlines()[1:] if not line.startswith("- ")]
 
 
 @pytest.mark.parametrize(
-    ("settings", "cache", "caches", "words"),
+    ("settings", "cache", "caches", "words", "safe"),
     [
-        ({**OFF, "defrag": True}, FlaggedCache, [PAIR], "online defragmentation"),
-        ({**OFF, "unified_attn": True}, SlicingCache, [PAIR], "unified attention"),
-        ({**OFF, "use_contiguous_pa": True}, SlicingCache, [PAIR], "contiguous paged attention"),
-        ({**OFF, "use_contiguous_pa": True}, FlaggedCache, [LATENT], r"prefills of models with latent attention"),
-        ({**OFF, "use_contiguous_pa": True}, FlaggedCache, [(LATENT, None, None, None)], "latent attention"),
-        ({**OFF, "use_contiguous_pa": True}, None, [PAIR], "contiguous paged attention"),
+        ({**OFF, "defrag": True}, FlaggedCache, [PAIR], "online defragmentation", [DEFRAG]),
+        # What VLLM_CONTIGUOUS_PA=true alone turns on, where prefills read by block and where they do not.
+        ({"use_contiguous_pa": True, "defrag": True}, FlaggedCache, [PAIR], "online defragmentation", [DEFRAG]),
+        ({"use_contiguous_pa": True, "defrag": True}, SlicingCache, [PAIR], "defragmentation", [DEFRAG, CONTIGUOUS]),
+        ({**OFF, "unified_attn": True}, SlicingCache, [PAIR], "unified attention", [UNIFIED]),
+        ({**OFF, "use_contiguous_pa": True}, SlicingCache, [PAIR], "contiguous paged attention", [CONTIGUOUS]),
+        ({**OFF, "use_contiguous_pa": True}, FlaggedCache, [LATENT], "prefills of models with latent", [CONTIGUOUS]),
+        ({**OFF, "use_contiguous_pa": True}, FlaggedCache, [(LATENT, None, None, None)], "latent", [CONTIGUOUS]),
+        ({**OFF, "use_contiguous_pa": True}, None, [PAIR], "contiguous paged attention", [CONTIGUOUS]),
     ],
 )
-def test_an_engine_that_reads_other_blocks_is_refused_with_settings_that_are_safe(
-    install: Any, settings: dict[str, bool], cache: Any, caches: list[Any], words: str
+def test_an_engine_that_reads_other_blocks_is_refused_with_the_settings_of_its_reasons(
+    install: Any, settings: dict[str, bool], cache: Any, caches: list[Any], words: str, safe: list[str]
 ) -> None:
     install(Settings(**settings), cache)
     with pytest.raises(GaudiError, match=words) as caught:
         plugin.refuse_engine(caches)
-    assert str(caught.value).endswith(SAFE)
+    assert advice(caught) == safe
+
+
+def with_slopes(slopes: Any) -> Any:
+    layers = {"mamba": object(), "attention": SimpleNamespace(impl=SimpleNamespace(alibi_slopes=slopes))}
+    return SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context=layers))
+
+
+@pytest.mark.parametrize("settings", [OFF, {"use_contiguous_pa": True, "defrag": True}])
+def test_a_model_with_alibi_is_refused_and_no_setting_is_advised(install: Any, settings: dict[str, bool]) -> None:
+    """vllm-gaudi asserts contiguous paged attention for it, and drops its bias where a prefix is cached."""
+    install(Settings(**settings), SlicingCache)
+    with pytest.raises(GaudiError, match="this model has ALiBi") as caught:
+        plugin.refuse_engine([PAIR], with_slopes(torch.ones(4)))
+    assert advice(caught) == ["serve this model without LMCache: leave --kv-transfer-config out"]
+
+
+def test_models_without_alibi_and_other_platforms_are_not_refused_for_it(install: Any) -> None:
+    plugin.refuse_engine([PAIR], with_slopes(torch.ones(4)))
+    install(Settings(**OFF))
+    plugin.refuse_engine([PAIR], with_slopes(None))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +151,7 @@ def test_all_reasons_are_given_at_once(install: Any) -> None:
     with pytest.raises(GaudiError) as caught:
         plugin.refuse_engine([PAIR], SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=True)))
     assert str(caught.value).count("\n- ") == 4
-    assert "leave --enable-sleep-mode out" in str(caught.value)
+    assert advice(caught) == [UNIFIED, DEFRAG, CONTIGUOUS, "leave --enable-sleep-mode out"]
 
 
 def test_an_engine_that_sleeps_is_refused_without_vllm_gaudi_too() -> None:

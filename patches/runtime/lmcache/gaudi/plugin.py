@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .guards import GaudiError
 
 __all__ = ["refuse_engine"]
 
-_ADVICE = "export VLLM_CONTIGUOUS_PA=false VLLM_DEFRAG=false; unset VLLM_UNIFIED_ATTN"
+
+class _Refusal(NamedTuple):
+    """What is wrong, and the setting that ends it; nothing ends what belongs to the model."""
+
+    reason: str
+    advice: str
 
 
 def refuse_engine(kvcaches: Sequence[Any], vllm_config: Any = None) -> None:
@@ -30,41 +35,64 @@ def refuse_engine(kvcaches: Sequence[Any], vllm_config: Any = None) -> None:
         GaudiError: With all reasons, and settings under which the engine starts.
     """
     runtime = sys.modules.get("vllm_gaudi.extension.runtime")
-    settings = runtime.get_config() if runtime is not None else None
-    reasons = [] if settings is None else _settings(settings, latent=any(map(_is_latent, kvcaches)))
-    advice = [_ADVICE] if reasons else []
+    refusals = []
+    if runtime is not None and _has_alibi(vllm_config):
+        # Alone: contiguous paged attention cannot be turned off for such a model, so no setting would help.
+        refusals.append(
+            _Refusal(
+                "this model has ALiBi: vllm-gaudi leaves its bias out of prefills behind a cached prefix "
+                "(attention/backends/hpu_attn.py, forward), so that every hit would give wrong tokens",
+                "serve this model without LMCache: leave --kv-transfer-config out",
+            )
+        )
+    elif runtime is not None:
+        refusals += _settings(runtime.get_config(), latent=any(map(_is_latent, kvcaches)))
     if getattr(getattr(vllm_config, "model_config", None), "enable_sleep_mode", False):
-        reasons.append(
-            "enable_sleep_mode: waking up gives vLLM new KV caches (vllm_gaudi/v1/worker/hpu_worker.py, wake_up), and "
-            "LMCache can take them once only"
+        refusals.append(
+            _Refusal(
+                "enable_sleep_mode: waking up gives vLLM new KV caches (vllm_gaudi/v1/worker/hpu_worker.py, wake_up), "
+                "and LMCache can take them once only",
+                "leave --enable-sleep-mode out",
+            )
         )
-        advice.append("leave --enable-sleep-mode out")
-    if reasons:
+    if refusals:
         raise GaudiError(
-            "LMCache cannot serve vLLM with these settings:\n- " + "\n- ".join(reasons) + "\n" + "\n".join(advice)
+            "LMCache cannot serve vLLM with these settings:\n- "
+            + "\n- ".join(refusal.reason for refusal in refusals)
+            + "\n"
+            + "\n".join(refusal.advice for refusal in refusals)
         )
 
 
-def _settings(settings: Any, *, latent: bool) -> list[str]:
-    reasons = []
+def _settings(settings: Any, *, latent: bool) -> list[_Refusal]:
+    refusals = []
     if _is_on(settings, "unified_attn"):
-        reasons.append(
-            "unified attention (VLLM_UNIFIED_ATTN): vllm-gaudi then returns from each step before it calls the KV "
-            "connector (v1/worker/hpu_model_runner.py), so that nothing is stored or loaded"
+        refusals.append(
+            _Refusal(
+                "unified attention (VLLM_UNIFIED_ATTN): vllm-gaudi then returns from each step before it calls the KV "
+                "connector (v1/worker/hpu_model_runner.py), so that nothing is stored or loaded",
+                "unset VLLM_UNIFIED_ATTN",
+            )
         )
     if _is_on(settings, "defrag"):
-        reasons.append(
-            "online defragmentation (VLLM_DEFRAG): it moves KV blocks and tells only vllm-gaudi's own tables "
-            "(extension/defragmentation.py), so that LMCache would load into and store from the wrong blocks"
+        refusals.append(
+            _Refusal(
+                "online defragmentation (VLLM_DEFRAG): it moves KV blocks and tells only vllm-gaudi's own tables "
+                "(extension/defragmentation.py), so that LMCache would load into and store from the wrong blocks",
+                "export VLLM_DEFRAG=false",
+            )
         )
     if _is_on(settings, "use_contiguous_pa") and not _prefill_reads_by_block(latent=latent):
         kind = "of models with latent attention (MLA) " if latent else ""
-        reasons.append(
-            f"contiguous paged attention (VLLM_CONTIGUOUS_PA): in this vllm-gaudi, prefills {kind}behind a cached "
-            "prefix read the first blocks of the cache in place of their own (extension/utils.py, fetch_from_cache), "
-            "so that every hit would give wrong tokens"
+        refusals.append(
+            _Refusal(
+                f"contiguous paged attention (VLLM_CONTIGUOUS_PA): in this vllm-gaudi, prefills {kind}behind a cached "
+                "prefix read the first blocks of the cache in place of their own (extension/utils.py, "
+                "fetch_from_cache), so that every hit would give wrong tokens",
+                "export VLLM_CONTIGUOUS_PA=false",
+            )
         )
-    return reasons
+    return refusals
 
 
 def _is_on(settings: Any, name: str) -> bool:
@@ -72,6 +100,12 @@ def _is_on(settings: Any, name: str) -> bool:
         return bool(getattr(settings, name))
     except (AttributeError, AssertionError):  # extension/config.py asserts that it knows the name
         return False
+
+
+def _has_alibi(vllm_config: Any) -> bool:
+    """Whether an attention layer has ALiBi slopes; vLLM lists its layers in its configuration."""
+    layers = getattr(getattr(vllm_config, "compilation_config", None), "static_forward_context", None) or {}
+    return any(getattr(getattr(layer, "impl", None), "alibi_slopes", None) is not None for layer in layers.values())
 
 
 def _is_latent(entry: Any) -> bool:
