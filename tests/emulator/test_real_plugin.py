@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -157,3 +158,66 @@ def test_a_modules_options_are_its_own(images: Callable[[str], GaudiImage], tmp_
         done = _run(images("namespace"), EMULATOR, *before, "-m", "echo", *after, PYTHONPATH=str(tmp_path))
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == repr(after)
+
+
+# --- the same with the handling of the plugin broken: what the tests above would see ---------------------------------
+
+_MUTANTS = {
+    "none": (),
+    "the variable does not go on to children": (
+        ("real_plugin.py", '    environ[AUTOLOAD_VARIABLE] = "0"\n', ""),
+        (
+            "device.py",
+            "        # The cards of one host",
+            "        _restore(real_plugin.AUTOLOAD_VARIABLE, before)\n        # The cards of one host",
+        ),
+    ),
+    "the namespace is not dropped": (("real_plugin.py", "    _drop_namespace()\n", ""),),
+    "what was imported is not looked at": (("real_plugin.py", "    confirm()\n", ""),),
+}
+
+
+def _mutant(folder: Path, name: str) -> Path:
+    """Return a directory for PYTHONPATH with a copy of the emulator that has one fault."""
+    copy = folder / "mutant" / "gaudi_patch" / "emulator"
+    shutil.copytree(EMULATOR, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy.with_name("__init__.py").write_text("")
+    for file, old, new in _MUTANTS[name]:
+        text = (copy / file).read_text()
+        assert text.count(old) == 1, f"{file} has changed: mutant {name!r} is to be written anew"
+        (copy / file).write_text(text.replace(old, new))
+    return folder / "mutant"
+
+
+@pytest.mark.parametrize("name", _MUTANTS)
+def test_each_part_of_the_handling_is_needed(images: Callable[[str], GaudiImage], tmp_path: Path, name: str) -> None:
+    """Without a fault the three runs are right; each fault makes the one wrong that is about it."""
+    path = str(_mutant(tmp_path, name))
+    report = gaudi_image.script(REPORT, tmp_path / "report.py")
+    parent = gaudi_image.script(
+        f"import subprocess, sys\nimport habana_frameworks\nsubprocess.run([sys.executable, {str(report)!r}])\n",
+        tmp_path / "parent.py",
+    )
+    late = tmp_path / "late.py"
+    late.write_text("import torch\nimport gaudi_patch.emulator as e\ne.activate()\n" + report.read_text())
+    hook, editable = tmp_path / "hook", tmp_path / "editable" / "habana_frameworks"
+    for folder in (hook, editable):
+        folder.mkdir(parents=True)
+    (editable / "__init__.py").write_text("")
+    (hook / "sitecustomize.py").write_text(_FINDER.format(init=str(editable / "__init__.py"), folder=str(editable)))
+    ran = gaudi_image.script("print('ran')", tmp_path / "ran.py")
+
+    image, emulator, right = images("namespace"), f"{path}/gaudi_patch/emulator", f"report: {json.dumps(RIGHT)}"
+    runs = {
+        "the variable does not go on to children": lambda: (
+            right in _run(image, emulator, parent, PYTHONPATH=path, PT_HPU_LAZY_MODE="0").stdout
+        ),
+        "the namespace is not dropped": lambda: right in _run(image, late, PYTHONPATH=path).stdout,
+        "what was imported is not looked at": lambda: (
+            (done := _run(image, emulator, ran, PYTHONPATH=f"{hook}:{path}")).returncode == 4
+            and "ran" not in done.stdout
+        ),
+    }
+    seen = {what: run() for what, run in runs.items() if name in (what, "none")}
+    print(f"{name}: {'all three runs are right' if all(seen.values()) else 'seen'}")
+    assert seen == dict.fromkeys(seen, name == "none")
