@@ -1,6 +1,7 @@
 """What there is of a package in the place that the user pointed at; ``locate`` judges it.
 
-Nothing is imported and, but for one question to an interpreter that is not this process, nothing is run.
+Nothing is imported and, but for one question to an interpreter that is not this process, nothing is run: to the one
+that was asked for, or to the active environment's where --path leads into it.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def search_image(root: Path, package: str) -> Search:
 
 
 def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Search:
-    """``--path``: one directory, alone. Nothing in it is run."""
+    """``--path``: one directory, alone. The active environment's interpreter is asked where it lies in that."""
     if not path.is_dir():
         raise bad_target(
             f"--path {path}: there is no such directory",

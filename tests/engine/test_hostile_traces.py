@@ -30,6 +30,8 @@ LOOKED_AT = {
     "journal_plants_a_link",
     "state_plants_a_link_to_a_secret",
 }
+#: How a program ends whose calls cannot be logged: it has done nothing, and so it has touched nothing.
+INSTRUMENT_FAILED = "exit status 99"
 #: These take time to lay out, and lead nowhere.
 LARGE = {case.name for case in CASES if "very_many" in case.name or "huge" in case.name or "endless" in case.name}
 TRACED = [case for case in CASES if case.name not in LARGE]
@@ -57,6 +59,7 @@ def test_nothing_outside_is_opened(case: Case, way: str, templates: Path, tmp_pa
     acts: list[list[str | Path]] = [["check"], ["doctor"], ["check", "--against", templates / "attestation.json"]]
     for words in [*acts, ["apply", "--no-smoke"], ["rollback"]]:
         done = trace.run(command(*words, *spoiled.options), env=environment(TMPDIR=str(scratch)))
+        assert INSTRUMENT_FAILED not in done.out + done.err, done
         touched = done.touched(*beside)
         if case.name in LOOKED_AT:
             touched = [call for call in touched if call.changes]
@@ -67,6 +70,16 @@ def test_nothing_outside_is_opened(case: Case, way: str, templates: Path, tmp_pa
         ] == [], done
         assert list(scratch.iterdir()) == [], done
         assert way != "python" or len({call.pid for call in done.calls}) > 1, "the target's interpreter is not traced"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_under_the_trace_a_sound_target_is_patched(way: str, templates: Path, tmp_path: Path) -> None:
+    """A run that the instrument itself ends touches nothing, and would prove nothing."""
+    sound = Case("sound", lambda target, victim: None, applied=False, exits=None)
+    spoiled = spoil(sound, templates, tmp_path.resolve(), way)
+    for words in (["apply", "--no-smoke"], ["rollback"]):
+        done = trace.run(command(*words, *spoiled.options), env=environment(TMPDIR=str(tmp_path)))
+        assert done.code == 0, done
 
 
 def test_the_trace_sees_what_would_be_wrong(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ static const struct { const char *name; int number; } SIGNALS[] = {
 };
 
 static char roots[8][ROOM], after[ROOM];
+static const char *log_file = "";
 static int root_count, log_descriptor = -1, trace_all, trace_counted, nth, persist, waiting;
 static pid_t watched;
 static char kind_wanted[32], fault_wanted[32];
@@ -171,7 +172,12 @@ static void log_call(const struct call *call, int error) {
         }
         line[used++] = i == 0 ? '\t' : '\n';
     }
-    if (syscall(SYS_write, log_descriptor, line, (size_t)used) != used) _exit(99);
+    if (syscall(SYS_write, log_descriptor, line, (size_t)used) == used) return;
+    /* Between fork and exec a child has closed all that it does not hand on. Its memory may be its parent's (vfork),
+       where the descriptor is still good: it is not replaced. */
+    int opened = (int)syscall(SYS_openat, AT_FDCWD, log_file, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (opened < 0 || syscall(SYS_write, opened, line, (size_t)used) != used) _exit(99);
+    raw_close(opened);
 }
 
 /* ---- what happens around each call ---- */
@@ -179,6 +185,7 @@ static void log_call(const struct call *call, int error) {
 __attribute__((constructor)) static void start(void) {
     const char *value = getenv("RIG_LOG");
     if (value && *value) {
+        log_file = strdup(value);
         int opened = (int)syscall(SYS_openat, AT_FDCWD, value, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
         if (opened >= 0) {
             log_descriptor = fcntl(opened, F_DUPFD_CLOEXEC, 900);
