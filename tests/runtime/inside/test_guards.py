@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +92,31 @@ def test_every_rank_that_loads_must_answer_lookups(
     metadata = SimpleNamespace(world_size=ranks, use_mla=mla)
     if silent:
         with pytest.raises(GaudiError, match=rf"ranks \[{', '.join(map(str, silent))}\] would load"):
+            guards.refuse_partial_lookups(config, metadata)
+    else:
+        guards.refuse_partial_lookups(config, metadata)
+
+
+@pytest.mark.parametrize(
+    ("answering", "ranks", "mla", "silent"),
+    [
+        (0, 2, False, "[1]"),
+        (1, 2, True, "[0]"),
+        (0, 2, True, ""),
+        (0, 1, False, ""),
+        (-1, 2, False, ""),
+        (-1, 2, True, ""),
+        (None, 2, False, ""),
+    ],
+)
+def test_every_rank_that_loads_must_answer_lookups_by_the_name_of_0_3_9_too(
+    answering: int | None, ranks: int, mla: bool, silent: str
+) -> None:
+    config = SimpleNamespace(mla_lookup_server_worker_id=answering)
+    metadata = SimpleNamespace(world_size=ranks, use_mla=mla)
+    if silent:
+        words = re.escape(f"mla_lookup_server_worker_id={answering}: ranks {silent} would load")
+        with pytest.raises(GaudiError, match=words):
             guards.refuse_partial_lookups(config, metadata)
     else:
         guards.refuse_partial_lookups(config, metadata)

@@ -82,14 +82,14 @@ def refuse_partial_lookups(config: Any, metadata: Any) -> None:
     Raises:
         GaudiError: With the setting, and who has to answer.
     """
-    given = getattr(config, "lookup_server_worker_ids", None)
+    name, given = _answering(config)
     if not given:  # LMCache asks all ranks that load
         return
     # With MLA the first rank loads for all.
     loading = {0} if getattr(metadata, "use_mla", False) else set(range(metadata.world_size))
     if not loading <= set(given):
         raise GaudiError(
-            f"LMCache cannot run on Gaudi with this configuration:\n- lookup_server_worker_ids={list(given)}: ranks "
+            f"LMCache cannot run on Gaudi with this configuration:\n- {name}: ranks "
             f"{sorted(loading - set(given))} would load what they have not looked up, and vllm-gaudi cannot recompute "
             "what they have lost. Leave it out: then all that load are asked"
         )
@@ -120,6 +120,18 @@ def refuse_degraded_mode(error: BaseException) -> None:
     """
     if is_available():
         raise GaudiError(f"LMCache failed to initialise on Gaudi: {error}") from error
+
+
+def _answering(config: Any) -> tuple[str, list[int]]:
+    """The setting that names the ranks which answer lookups, as it is set, and these ranks; none: all that load.
+
+    0.3.9 has one rank, with or without MLA, and all below 0; later releases have a list, 0.3.7 has neither.
+    """
+    ranks = getattr(config, "lookup_server_worker_ids", None)
+    if ranks:
+        return f"lookup_server_worker_ids={list(ranks)}", list(ranks)
+    rank = getattr(config, "mla_lookup_server_worker_id", None)
+    return f"mla_lookup_server_worker_id={rank}", [] if rank is None or rank < 0 else [rank]
 
 
 def _on_host(device: Any) -> bool:
