@@ -55,6 +55,8 @@ def hash_algorithm(case: Case) -> Answer:
         return ok("this LMCache has one algorithm only")
     if name != "builtin":
         return ok(str(name))
+    if case.arguments is not None and case.arguments.connector == "LMCacheMPConnector":
+        return ok("not used: LMCache's server makes the keys, by its own --hash-algorithm")
     if not sharing:
         return ok("builtin, and one process keeps its keys to itself")
     agree = case.processes_agree_on_none

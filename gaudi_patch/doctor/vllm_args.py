@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
@@ -164,9 +167,38 @@ def multiprocess(case: Case) -> Answer:
         return failure(
             f"LMCacheMPConnector with LMCache {version}: layers of (K, V) pairs are not served", "LMCache 0.5.5"
         )
-    return warning(
-        "the server's own command line cannot be seen", "start it with: lmcache server --supported-transfer-mode auto"
-    )
+    servers = list(_servers(case))
+    if not servers:
+        return unknown(
+            "no server of LMCache is seen here", "start it with: lmcache server --supported-transfer-mode auto"
+        )
+    modes = [_after(words, "--supported-transfer-mode") for words in servers]
+    if wrong := [mode for mode in modes if mode not in ("auto", "engine_driven")]:
+        what = f"--supported-transfer-mode is {wrong[0] or 'missing, which is lmcache_driven'}"
+        return failure(what, "start the server with --supported-transfer-mode auto")
+    return ok(f"a server runs, --supported-transfer-mode {modes[0]}")
+
+
+def _servers(case: Case) -> Iterator[list[str]]:
+    """Yield the command lines of LMCache's servers that run on this host."""
+    for name in case.host.names("/proc"):
+        if not name.isdecimal():
+            continue
+        words = (case.host.read(f"/proc/{name}/cmdline") or "").split("\0")
+        called = [before.rpartition("/")[2] for before, word in pairwise(words) if word == "server"]
+        if any(one in ("lmcache", "lmcache.cli.main") for one in called):
+            yield words
+
+
+def _after(words: list[str], option: str) -> str:
+    """Return the value of the last ``option``; "" where it is not given."""
+    found = ""
+    for word, value in pairwise([*words, ""]):
+        if word == option:
+            found = value
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
 
 
 @check(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gaudi_patch.recipes import multiprocess, serve, stores, text
+from gaudi_patch.recipes import multiprocess, ports, serve, stores, text
 from gaudi_patch.recipes.process import Process
 from gaudi_patch.recipes.release import Release, refuse_private_keys
 from gaudi_patch.recipes.serve import prefill_port
@@ -34,7 +34,10 @@ def compose(mode: Mode, release: Release, settings: Settings) -> Recipe:
         raise usage(f"{' and '.join(useless)}: means nothing in mode {mode.name}")
     if settings.ranks > 1 and mode.name != "multiprocess":
         refuse_private_keys(release, f"{settings.ranks} ranks")
-    return mode.compose(release, settings)
+    ports.check_bind(settings.bind)
+    recipe = mode.compose(release, settings)
+    ports.refuse_collisions(mode.name, settings, recipe.processes)
+    return recipe
 
 
 def _memory(release: Release, settings: Settings) -> Recipe:
@@ -101,12 +104,23 @@ def _disaggregated(release: Release, settings: Settings) -> Recipe:
     notes = (
         *_start(store),
         *store.notes,
-        f"Send a prompt to prefill (port {prefill.port}) with max_tokens 1, then to decode (port {decode.port}); "
-        f"vllm-gaudi has a proxy that does, on port {settings.port}: {PROXY}.",
+        f"Send a prompt to prefill (port {prefill.port}) with max_tokens 1, then to decode (port {decode.port}). "
+        f"vllm-gaudi has a proxy that does, {PROXY}: `{_proxy(settings, prefill.port, decode.port)}`. It sends the "
+        "key, and asks its own clients for none.",
         "KV goes through the store, not from card to card: LMCache's NIXL path cannot address HPU memory. What is not "
         "in the store yet when decode looks is computed again.",
     )
     return _recipe(release, settings, entries, processes, *notes)
+
+
+def _proxy(settings: Settings, prefill: int, decode: int) -> str:
+    """Return the command of vllm-gaudi's proxy, which takes the key of both engines from OPENAI_API_KEY."""
+    bind = settings.bind or ports.LOOPBACK
+    reached = ports.in_url(ports.reached_at(bind))
+    engines = f"--prefiller-host {reached} --prefiller-port {prefill} --decoder-host {reached} --decoder-port {decode}"
+    return (
+        f'OPENAI_API_KEY="$VLLM_API_KEY" python3 disagg_proxy_server.py --host {bind} --port {settings.port} {engines}'
+    )
 
 
 MODES: Mapping[str, Mode] = {

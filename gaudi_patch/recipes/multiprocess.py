@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gaudi_patch.recipes import serve, stores
+from gaudi_patch.recipes.ports import LOOPBACK, reached_at
 from gaudi_patch.recipes.process import Process, Variable
 from gaudi_patch.recipes.release import Release, refuse_multiprocess
 from gaudi_patch.recipes.settings import Recipe, Settings, usage
@@ -14,7 +15,6 @@ from gaudi_patch.recipes.text import scripts
 
 #: ZeroMQ, and its HTTP API, which has the metrics too (lmcache/v1/multiprocess/http_server.py).
 PORT, HTTP_PORT = 5555, 5556
-LOOPBACK = "127.0.0.1"
 _SHARED = f"lmcache-{PORT}"
 #: As LMCache names it below /dev/shm (lmcache/v1/multiprocess/engine_context.py).
 SEGMENT = f"lmcache_l1_pool_{_SHARED}"
@@ -35,9 +35,10 @@ class _Below:
 def compose(release: Release, settings: Settings) -> Recipe:
     """Return the recipe; raises a refusal where the release has no multiprocess mode that works on HPU."""
     refuse_multiprocess(release)
-    if settings.port in (PORT, HTTP_PORT):
-        raise usage(f"--port {settings.port}: LMCache's server of this host listens there")
     bind = settings.bind or LOOPBACK
+    if ":" in bind:
+        raise usage(f"--bind {bind}: LMCache's own server takes no IPv6 address")
+    reached = reached_at(bind)
     policy = "IsolatedLRU" if settings.quotas else "LRU"
     below = _below(settings, policy)
     arguments = (
@@ -63,7 +64,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
         health="/healthcheck",
         segment=SEGMENT,
     )
-    extra = {"lmcache.mp.host": f"tcp://{LOOPBACK}", "lmcache.mp.port": PORT}
+    extra = {"lmcache.mp.host": f"tcp://{reached}", "lmcache.mp.port": PORT}
     engine = serve.engine(release, settings, connector="LMCacheMPConnector", extra=extra)
     processes = (server, engine)
     notes = (
@@ -73,10 +74,10 @@ def compose(release: Release, settings: Settings) -> Recipe:
         f"Engines map its memory, /dev/shm/{SEGMENT}: /dev/shm must hold {settings.cpu_gb:g} GB, "
         "and containers share it with --ipc=host. Where it is too small, KV travels through sockets, slowly.",
         "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus beside what the engine needs.",
-        f"Ask it: `{settings.python} -m lmcache.cli.main ping kvcache --url http://{LOOPBACK}:{HTTP_PORT}`, and "
+        f"Ask it: `{settings.python} -m lmcache.cli.main ping kvcache --url http://{reached}:{HTTP_PORT}`, and "
         "`describe kvcache` in its place. Its HTTP API asks for no key, can clear the cache, and "
         "before 0.5.6 runs scripts: never let it leave the host.",
-        *(_quotas(settings) if settings.quotas else ()),
+        *(_quotas(settings, reached) if settings.quotas else ()),
         *below.notes,
         *serve.notes(settings),
     )
@@ -84,8 +85,8 @@ def compose(release: Release, settings: Settings) -> Recipe:
     return Recipe(files, server=arguments, notes=notes, processes=processes)
 
 
-def _quotas(settings: Settings) -> tuple[str, ...]:
-    set_ = f"{settings.python} -m lmcache.cli.main quota set SALT --limit-gb GB --url http://{LOOPBACK}:{HTTP_PORT}"
+def _quotas(settings: Settings, reached: str) -> tuple[str, ...]:
+    set_ = f"{settings.python} -m lmcache.cli.main quota set SALT --limit-gb GB --url http://{reached}:{HTTP_PORT}"
     return (
         f"--quotas: each cache_salt has a budget, and one without is emptied within seconds, _default (no salt) "
         f"included. Set them after each start: `{set_}`.",

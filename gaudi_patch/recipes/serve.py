@@ -33,15 +33,16 @@ def engine(
     if extra:
         transfer["kv_connector_extra_config"] = extra
         transfer["kv_load_failure_policy"] = "recompute"  # vLLM's default ends a request whose KV could not be loaded
-    arguments = [*VLLM, *settings.arguments, "--enable-prefix-caching"]
-    arguments += ["--block-size", str(BLOCK)] if gaudi else []
+    arguments = [*VLLM, *settings.arguments]
+    # Where vLLM resumes a preempted request from its own prefix cache, vllm-gaudi answers wrongly. LMCache serves them.
+    arguments += ["--no-enable-prefix-caching", "--block-size", str(BLOCK)] if gaudi else ["--enable-prefix-caching"]
     arguments += ["--kv-transfer-config", json.dumps(transfer)]
     variables = [] if extra else [Variable("LMCACHE_CONFIG_FILE", f"{HERE}/{CONFIG}")]
     variables += [
         Variable("PYTHONHASHSEED", "0", "the same wherever this cache is used"),
         Variable("LMCACHE_TRACK_USAGE", "false", "else LMCache reports its use to stats.lmcache.ai"),
         *(store.variables if store else ()),
-        *(_gaudi(settings) if gaudi else ()),
+        *(_gaudi(release, settings) if gaudi else ()),
     ]
     # Pairs with vllm-gaudi 0.13 to 0.17, where any value but an empty one turns on a way through the model that calls
     # no KV connector.
@@ -62,12 +63,15 @@ def engine(
     )
 
 
-def _gaudi(settings: Settings) -> tuple[Variable, ...]:
+def _gaudi(release: Release, settings: Settings) -> tuple[Variable, ...]:
     still = "vllm-gaudi must not move KV blocks: LMCache would load into, and store from, blocks of others"
     found = [Variable("VLLM_CONTIGUOUS_PA", "false", still), Variable("VLLM_DEFRAG", "false")]
     if settings.is_long:
         why = "long requests, as vllm-gaudi's guide to long contexts has it; buckets grow by powers by themselves"
-        found += [Variable("VLLM_ENGINE_ITERATION_TIMEOUT_S", "3600", why), Variable("VLLM_RPC_TIMEOUT", "100000")]
+        found.append(Variable("VLLM_ENGINE_ITERATION_TIMEOUT_S", "3600", why))
+        if release.before("0.5.0"):
+            # Pairs with vLLM up to 0.21. Later ones do not know it, and warn of it (vllm/envs.py, validate_environ).
+            found.append(Variable("VLLM_RPC_TIMEOUT", "100000"))
     return tuple(found)
 
 

@@ -145,6 +145,8 @@ def _lm(release: Release, settings: Settings, given: str, parts: SplitResult) ->
     # A host with colons is an IPv6 address, which LMCache's server cannot bind.
     if not parts.port or ":" in (parts.hostname or "") or parts.path.strip("/") or parts.username or parts.query:
         raise usage(f"--storage {given!r}: takes lm://HOST:PORT")
+    if ":" in (settings.bind or ""):
+        raise usage(f"--bind {settings.bind}: LMCache's own server takes no IPv6 address")
     refuse_long_keys(release, settings.model, settings.ranks)
     bind = settings.bind or str(parts.hostname)
     process = Process(

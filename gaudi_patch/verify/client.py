@@ -18,6 +18,10 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 
 #: Bytes of an answer; a page of metrics with many labels has some hundred thousand.
 LIMIT = 32 * 1024 * 1024
+#: Bytes that are read at once, and that are shown of an error.
+_PIECE, _ERROR = 64 * 1024, 2000
+#: How often a reset is asked for, and seconds in between.
+_RESETS, _RESET_PAUSE = 6, 0.5
 
 
 class Completion(NamedTuple):
@@ -72,9 +76,26 @@ class Server:
         return self._text("/metrics")
 
     def reset(self) -> None:
-        """Have vLLM forget its own prefix cache, which would answer before LMCache does."""
+        """Have vLLM forget its own prefix cache, which would answer before LMCache does.
+
+        vLLM refuses while blocks are held, such as those that a store still reads: it is asked a few times.
+        """
+        for left in reversed(range(_RESETS)):
+            if not (refusal := self._reset()):
+                return
+            if left:
+                time.sleep(_RESET_PAUSE)
+        raise GaudiPatchError(
+            Exit.ENVIRONMENT,
+            "not-reset",
+            f"vLLM did not forget its own prefix cache: {refusal}",
+            "verify a server that nobody else uses: blocks of running requests are not forgotten",
+        )
+
+    def _reset(self) -> str:
+        """Return why vLLM did not forget its prefix cache; "" where it did."""
         try:
-            self._text("/reset_prefix_cache", b"")
+            answer = self._text("/reset_prefix_cache", b"")
         except _StatusError as error:
             if error.status not in (404, 405):
                 raise
@@ -85,6 +106,7 @@ class Server:
                 "nothing would be known of LMCache",
                 "start a server for this test with VLLM_SERVER_DEV_MODE=1, and one without it afterwards",
             ) from error
+        return _refusal(answer)
 
     def complete(self, model: str, prompt: str, tokens: int) -> Completion:
         """Return the answer to a prompt: greedy, of ``tokens`` tokens whether or not the model would end earlier."""
@@ -115,13 +137,11 @@ class Server:
 
     def _events(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the objects of a stream of server-sent events; raise where it breaks off before its end."""
-        read = 0
+        rest = b""
         with self._open(path, json.dumps(request).encode(), "application/json") as response:
-            try:
-                while line := response.readline(LIMIT + 1 - read):
-                    read += len(line)
-                    if read > LIMIT:
-                        raise _malformed(path, f"the answer is longer than {LIMIT:,} bytes")
+            for piece in self._pieces(response, path):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
                     if not line.startswith(b"data:"):
                         continue
                     data = line.removeprefix(b"data:").strip()
@@ -131,18 +151,28 @@ class Server:
                     if "error" in event:
                         raise _malformed(path, f"it ended with {json.dumps(event['error'])[:300]}")
                     yield event
-            except (OSError, HTTPException) as error:
-                raise _unreachable(self.url + path, error) from error
         raise _malformed(path, "the stream broke off before its end")
+
+    def _pieces(self, response: HTTPResponse, path: str) -> Iterator[bytes]:
+        """Yield an answer as it comes; raise where it is too long, or has not ended after twice the time limit.
+
+        A byte now and then would keep the time limit of the socket from ever being reached.
+        """
+        ends, read = time.monotonic() + 2 * self._timeout, 0
+        try:
+            while piece := response.read1(_PIECE):
+                read += len(piece)
+                if read > LIMIT:
+                    raise _malformed(path, f"the answer is longer than {LIMIT:,} bytes")
+                if time.monotonic() > ends:
+                    raise _unreachable(self.url + path, TimeoutError("its answer does not end"))
+                yield piece
+        except (OSError, HTTPException) as error:
+            raise _unreachable(self.url + path, error) from error
 
     def _text(self, path: str, body: bytes | None = None) -> str:
         with self._open(path, body, "text/plain") as response:
-            try:
-                content = response.read(LIMIT + 1)
-            except (OSError, HTTPException) as error:
-                raise _unreachable(self.url + path, error) from error
-        if len(content) > LIMIT:
-            raise _malformed(path, f"the answer is longer than {LIMIT:,} bytes")
+            content = b"".join(self._pieces(response, path))
         return content.decode("utf-8", "replace")
 
     def _open(self, path: str, body: bytes | None, kind: str) -> HTTPResponse:
@@ -154,9 +184,21 @@ class Server:
             return cast(HTTPResponse, self._opener.open(request, timeout=self._timeout))
         except urllib.error.HTTPError as error:
             with error:
-                raise _StatusError(self.url + path, error.code, error.read(2000).decode("utf-8", "replace")) from error
+                raise _StatusError(self.url + path, error.code, self._why(error, path)) from error
         except (OSError, HTTPException, ssl.SSLError, ValueError) as error:
             raise _unreachable(self.url + path, error) from error
+
+    def _why(self, error: urllib.error.HTTPError, path: str) -> str:
+        """Return the beginning of what was sent with an error; as far as it came, where it stalls."""
+        said = b""
+        try:
+            for piece in self._pieces(cast(HTTPResponse, error.fp), path):
+                said += piece
+                if len(said) >= _ERROR:
+                    break
+        except GaudiPatchError:
+            said += b"\n(the rest of the answer did not come)"
+        return said[-_ERROR:].decode("utf-8", "replace")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -204,6 +246,19 @@ def _object(text: str, path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _malformed(path, "the answer is no JSON object")
     return found
+
+
+def _refusal(answer: str) -> str:
+    """Return why a reset did not happen although it was answered with 200; "" where it did.
+
+    vLLM answers with nothing, or with an object that says it.
+    """
+    if not answer.strip():
+        return ""
+    found = _object(answer, "/reset_prefix_cache")
+    if found.get("error"):
+        return json.dumps(found["error"])[:300]
+    return "" if found.get("success", True) is True else "its blocks are still in use"
 
 
 def _list(value: object) -> list[dict[str, Any]]:

@@ -58,6 +58,11 @@ def requires(name: str) -> Callable[[Gaudi], object]:
     return harm
 
 
+def process(*words: str) -> Callable[[Gaudi], object]:
+    """A process of the host."""
+    return lambda gaudi: gaudi.file("/proc/77/cmdline", "\0".join([*words, ""]))
+
+
 def prefix_caching_off(gaudi: Gaudi) -> None:
     file = gaudi.folder / "vllm.yaml"
     file.write_text("enable-prefix-caching: false\n")

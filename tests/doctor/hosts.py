@@ -70,7 +70,7 @@ CONFIG = """\
         "enable_p2p": False, "enable_pd": False, "pd_role": None, "pd_buffer_device": None, "nixl_buffer_device": None,
         "gds_path": None, "weka_path": None, "save_unfull_chunk": False, "enable_lazy_memory_allocator": False,
         "extra_config": None, "pre_caching_hash_algorithm": "builtin", "storage_plugins": None,
-        "enable_scheduler_bypass_lookup": False,
+        "enable_scheduler_bypass_lookup": False, "blocking_timeout_secs": 10, "remote_storage_plugins": None,
     }
 
     class LMCacheEngineConfig:

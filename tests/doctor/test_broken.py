@@ -26,6 +26,7 @@ from tests.doctor.broken import (
     left_chunks,
     options,
     prefix_caching_off,
+    process,
     together,
     unpatched,
     unwritable_disk,
@@ -72,10 +73,25 @@ VLLM = [
     Broken("fp8_e5m2", options("--kv-cache-dtype=fp8_e5m2"), {"vllm.kv-cache-dtype": F}, "fp8_inc"),
     Broken("too many ranks", lambda gaudi: setattr(gaudi, "ranks", 16), {"vllm.ranks": F}, "--tensor-parallel-size"),
     Broken(
-        "the multiprocess server",
+        "no multiprocess server",
         kv(kv_connector="LMCacheMPConnector"),
-        {"vllm.multiprocess": W},
+        {"vllm.multiprocess": U},
         "--supported-transfer-mode auto",
+    ),
+    Broken(
+        "a multiprocess server that does not serve engines that drive",
+        together(kv(kv_connector="LMCacheMPConnector"), process("python3", "-m", "lmcache.cli.main", "server")),
+        {"vllm.multiprocess": F},
+        "--supported-transfer-mode auto",
+    ),
+    Broken(
+        "a multiprocess server as it should be",
+        together(
+            kv(kv_connector="LMCacheMPConnector"),
+            process("/opt/venv/bin/lmcache", "server", "--supported-transfer-mode", "auto"),
+        ),
+        {"vllm.multiprocess": "ok"},
+        "",
     ),
 ]
 

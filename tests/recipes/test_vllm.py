@@ -42,7 +42,7 @@ def test_vllm_reads_every_command_line_as_it_is_meant(pair: Pair, tmp_path: Path
                         {"prefill.sh": 8200, "decode.sh": 8300}.get(name, 8100),
                         2,
                         None if name == "mi300x.sh" else 128,
-                        True,
+                        name == "mi300x.sh",
                         "LMCacheMPConnector" if mp else "LMCacheConnectorV1",
                         "kv_consumer" if name == "decode.sh" else "kv_both",
                         {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": 5555} if mp else {},

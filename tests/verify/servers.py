@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,10 @@ class Behaviour:
     stores: bool = True
     given: int | None = None  # tokens of a hit, None: all whole chunks
     forgets: bool = True
+    reset_answer: str = ""  # with status 200
+    refused_resets: int = 0  # as many times it is answered that it did not happen
+    stalls: str = ""  # a path that is answered with an error whose body never comes
+    drips: str = ""  # a path whose answer comes by a byte now and then, and never ends
     wrong: bool = False
     counts: bool = True
     others: int = 0  # tokens of prompts of other users, for each of ours
@@ -43,6 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         has = self.behaviour
         has.asked.append(self.path)
+        if self._never_ends():
+            return
         if self.path == "/health":
             self._answer(200, "")
         elif has.key and self.path.startswith("/v1") and self.headers["Authorization"] != f"Bearer {has.key}":
@@ -58,14 +66,34 @@ class _Handler(BaseHTTPRequestHandler):
         has = self.behaviour
         has.asked.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self._never_ends():
+            return
         if self.path == "/reset_prefix_cache" and has.dev_mode:
             if has.forgets:
                 has.own.clear()
-            self._answer(200, "")
+            has.refused_resets -= 1
+            self._answer(200, '{"success": false}' if has.refused_resets >= 0 else has.reset_answer)
         elif self.path == "/v1/completions":
             self._complete(json.loads(body))
         else:
             self._answer(404, "Not Found")
+
+    def _never_ends(self) -> bool:
+        """Answer as a server that hangs does, until the client has gone; whether it was this path's turn."""
+        has = self.behaviour
+        if self.path not in (has.stalls, has.drips):
+            return False
+        self.send_response(500 if self.path == has.stalls else 200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            if self.path == has.stalls:
+                self.wfile.write(b"out of memory")
+                self.rfile.read(1)  # the client says no more, and goes
+            while self.path == has.drips:
+                self.wfile.write(b":")
+                time.sleep(0.05)
+        return True
 
     def _complete(self, request: dict[str, Any]) -> None:
         has, prompt = self.behaviour, request["prompt"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 import pytest
 
 from gaudi_patch.cli.run import guarded
 from gaudi_patch.commands.verify import described
+from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.report import Text
 from gaudi_patch.verify import counters
 from gaudi_patch.verify.client import Server
@@ -49,6 +51,10 @@ def test_a_server_that_gives_its_kv_back_passes_and_says_how_much_and_how_fast()
         (Behaviour(wrong=True), 1, "answers-differ"),
         (Behaviour(dev_mode=False), 4, "no-reset"),
         (Behaviour(forgets=False), 4, "not-reset"),
+        (Behaviour(reset_answer='{"success": false}'), 4, "not-reset"),
+        (Behaviour(reset_answer='{"success": "no"}'), 4, "not-reset"),
+        (Behaviour(reset_answer='{"error": {"message": "engine is dead"}}'), 4, "not-reset"),
+        (Behaviour(reset_answer="<html>log in</html>"), 4, "malformed-answer"),
         (Behaviour(counts=False), 4, "hits-unknown"),
         (Behaviour(others=5), 4, "busy-server"),
         (Behaviour(breaks_off=True), 4, "malformed-answer"),
@@ -119,6 +125,37 @@ def test_a_server_that_is_not_there_or_says_nothing_ends_in_time() -> None:
         assert (done.code, done.code_of_error) == (4, "unreachable")
     done = gaudi_patch("verify", "--url", f"http://127.0.0.1:{port}", "--json", timeout=20)
     assert (done.code, done.code_of_error) == (4, "unreachable")
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/metrics", "/v1/completions", "/reset_prefix_cache"])
+def test_an_error_whose_body_never_comes_ends_in_time(path: str) -> None:
+    began = time.monotonic()
+    with serving(Behaviour(stalls=path)) as url, pytest.raises(GaudiPatchError) as caught:
+        ask(Server(url, "", 0.5), Wanted(tokens=600, settle=0), seed=1)
+    assert time.monotonic() - began < 20
+    assert caught.value.code == "server-error"
+    assert "out of memory" in caught.value.details[0]
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/completions", "/reset_prefix_cache"])
+def test_an_answer_that_never_ends_ends_in_time(path: str) -> None:
+    began = time.monotonic()
+    with serving(Behaviour(drips=path)) as url, pytest.raises(GaudiPatchError) as caught:
+        ask(Server(url, "", 0.5), Wanted(tokens=600, settle=0), seed=1)
+    assert time.monotonic() - began < 20
+    assert (caught.value.code, "does not end" in str(caught.value)) == ("unreachable", True)
+
+
+def test_a_reset_that_is_refused_while_blocks_are_held_is_asked_for_again() -> None:
+    behaviour = Behaviour(refused_resets=2)
+    assert verified(behaviour).code == 0
+    assert behaviour.asked.count("/reset_prefix_cache") == 3
+
+
+@pytest.mark.parametrize("answer", ["", '{"success": true}', "{}"])
+def test_a_reset_that_happened_is_taken_whatever_form_it_is_answered_in(answer: str) -> None:
+    with serving(Behaviour(reset_answer=answer)) as url:
+        Server(url, "", 60).reset()
 
 
 def test_another_model_than_those_that_are_served_is_named() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any, NamedTuple
 
+from gaudi_patch.recipes.ports import in_url, reached_at
 from gaudi_patch.recipes.targets.data import dump
 from gaudi_patch.recipes.targets.plan import FILES, GRACE, MODELS, WARM_UP, Plan, Process, Role, mebibytes
 
@@ -12,7 +13,7 @@ COMPOSE, RUN = "compose.yaml", "docker-run.sh"
 #: What AWS's SDK reads; where it is empty, a role of the host is used.
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 #: Asked by Python, which the image has; curl it may not have.
-_HEALTH = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/health', timeout=10)"
+_HEALTH = "import urllib.request; urllib.request.urlopen('http://{host}:{port}/health', timeout=10)"
 
 
 def files(plan: Plan, image: str) -> dict[str, str]:
@@ -43,7 +44,7 @@ def _service(plan: Plan, process: Process, image: str) -> dict[str, Any]:
     if not server:
         service |= {"runtime": "habana", "cap_add": ["SYS_NICE"]}
         service["healthcheck"] = {
-            "test": ["CMD", "python3", "-c", _HEALTH.format(port=process.port)],
+            "test": ["CMD", "python3", "-c", _health(process)],
             "interval": "30s",
             "timeout": "15s",
             "retries": 4,
@@ -52,6 +53,10 @@ def _service(plan: Plan, process: Process, image: str) -> dict[str, Any]:
         if plan.servers:
             service["depends_on"] = {one.name: {"condition": "service_started"} for one in plan.servers}
     return service
+
+
+def _health(process: Process) -> str:
+    return _HEALTH.format(host=in_url(reached_at(process.of.bind)), port=process.port)
 
 
 def _passed(plan: Plan, process: Process) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.recipes.ports import is_everywhere
 from gaudi_patch.recipes.stores import kept_gb
 from gaudi_patch.recipes.targets.containers import AWS
 from gaudi_patch.recipes.targets.data import dump
@@ -42,6 +43,7 @@ Manifest = dict[str, Any]
 
 def files(plan: Plan, image: str, disk_gb: float) -> dict[str, str]:
     """Return the manifests in one file; ``disk_gb`` is what LMCache's disk of one rank may grow to."""
+    _refuse_one_address(plan)
     _refuse_unreachable(plan)
     documents = [_config_map(plan), *_claims(plan)]
     for process in (*plan.servers, *plan.engines):
@@ -51,6 +53,18 @@ def files(plan: Plan, image: str, disk_gb: float) -> dict[str, str]:
             documents.append(_service(process))
     documents += [_cron_job(plan, process, image) for process in plan.having(Role.CLEANER)]
     return {FILE: plan.header + dump(documents)}
+
+
+def _refuse_one_address(plan: Plan) -> None:
+    """Raise a usage error for --bind ADDRESS in pods of their own network, whose addresses nobody knows before."""
+    bind = plan.settings.bind
+    if bind is not None and not plan.multiprocess and not is_everywhere(bind):
+        raise GaudiPatchError(
+            Exit.USAGE,
+            "usage",
+            f"--bind {bind}: nobody knows a pod's address before, and Service and probes would not reach it",
+            "leave --bind out, and let a NetworkPolicy say who reaches the pods",
+        )
 
 
 def _refuse_unreachable(plan: Plan) -> None:
@@ -141,9 +155,9 @@ def _pod(plan: Plan, process: Process, image: str, disk_gb: float) -> Manifest:
             # A pod cannot raise RLIMIT_MEMLOCK; host memory is pinned for the cards.
             "capabilities": {"add": ["SYS_NICE", "IPC_LOCK"]},
         },
-        "startupProbe": _probe("/health", "http", 10, WARM_UP // 10),
-        "readinessProbe": _probe("/health", "http", 10, 3),
-        "livenessProbe": _probe("/health", "http", 30, 4),
+        "startupProbe": _probe(process, 10, WARM_UP // 10),
+        "readinessProbe": _probe(process, 10, 3),
+        "livenessProbe": _probe(process, 30, 4),
         "volumeMounts": mounts,
     }
     pod: Manifest = {"initContainers": [_check(image)], "containers": [container], "volumes": volumes}
@@ -216,8 +230,7 @@ def _server_pod(plan: Plan, process: Process, image: str) -> Manifest:
         container["securityContext"]["capabilities"] = {"add": ["IPC_LOCK"]}
         disks, mounts = _disks(plan, kept_gb(plan.settings))
         container["volumeMounts"] += mounts
-        probe = _probe("/healthcheck", str(process.of.ports["http"]), 10, 3)
-        probe["httpGet"] |= {"host": "127.0.0.1", "port": process.of.ports["http"]}
+        probe = _probe(process, 10, 3)
         container |= {"readinessProbe": probe, "livenessProbe": {**probe, "failureThreshold": 6}}
         return {**_alone(plan), "containers": [container], "volumes": [_volume_of_files(), *disks]}
     container["readinessProbe"] = {"tcpSocket": {"port": "lm"}, "periodSeconds": 10}
@@ -259,8 +272,11 @@ def _key(variable: str) -> str:
     return variable.lower().replace("_", "-")
 
 
-def _probe(path: str, port: str, period: int, failures: int) -> Manifest:
-    action = {"path": path, "port": port}
+def _probe(process: Process, period: int, failures: int) -> Manifest:
+    action: Manifest = {"path": process.of.health, "port": process.of.ports["http"]}
+    if not is_everywhere(process.of.bind):
+        # It is not the pod's address, which is that of the node there, that is asked.
+        action["host"] = process.of.bind
     return {"httpGet": action, "periodSeconds": period, "timeoutSeconds": 10, "failureThreshold": failures}
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.recipes import ports
 from gaudi_patch.recipes.release import Release
 from gaudi_patch.recipes.settings import DISK_GB, Recipe, Settings
 
@@ -53,6 +54,8 @@ def start(
         where = FOLDER if folder is None else folder
         files, notes = systemd.files(planned, where), systemd.notes(planned, where)
     elif target == "compose":
+        # All containers share the network of one host.
+        ports.refuse_collisions(mode, settings, [one for one in recipe.processes if one.ports], one_host=True)
         files, notes = containers.files(planned, image), containers.notes(planned)
     else:
         disk = DISK_GB if settings.disk_gb is None else settings.disk_gb
