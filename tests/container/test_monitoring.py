@@ -145,21 +145,54 @@ def test_alerts_fire_for_what_they_are_about_and_for_nothing_else(tmp_path: Path
     def series(name: str, values: str, job: str = "vllm") -> dict[str, str]:
         return {"series": f'{name}{{job="{job}", instance="a"}}', "values": values}
 
+    def counted(alert: str, name: str, job: str = "vllm") -> list[tuple[str, list[dict[str, str]], bool]]:
+        """An alert on a counter that grows; one that stays as it is says nothing."""
+        return [(alert, [series(name, "0+1x90", job)], True), (alert, [series(name, "5+0x90", job)], False)]
+
     asked = series(counters.ASKED, "0+100000x90")
     cases = [
         ("LmcacheNoHits", [asked, series(counters.HITS, "0+0x90")], True),
         ("LmcacheNoHits", [asked, series(counters.HITS, "0+10x90")], False),
+        ("LmcacheNoHits", [series(counters.ASKED, "0+10x90"), series(counters.HITS, "0+0x90")], False),
+        ("VllmDown", [series("up", "0+0x90")], True),
+        ("VllmDown", [series("up", "1+0x90")], False),
+        ("VllmDown", [series("up", "0+0x90", "lmcache-server")], False),
+        *counted("LmcachePoolFull", "lmcache:local_cpu_evict_failed_count_total"),
+        *counted("LmcacheServerOutOfMemory", "lmcache_mp_l1_allocation_failure_chunks_total", "lmcache-server"),
+        *counted("LmcacheServerTimeouts", "lmcache_mp_timeouts_total", "lmcache-server"),
+        ("VllmPreempts", [series("vllm:num_preemptions_total", "0+30x90")], True),
+        ("VllmPreempts", [series("vllm:num_preemptions_total", "0+3x90")], False),
+        ("VllmPreempts", [series("vllm:num_preemptions_total", "500+0x90")], False),
+        ("VllmQueueGrows", [series("vllm:num_requests_waiting", "51+0x90")], True),
+        ("VllmQueueGrows", [series("vllm:num_requests_waiting", "50+0x90")], False),
+        ("VllmQueueGrows", [series("vllm:num_requests_waiting", "0+0x75 60+0x15")], False),  # 5 minutes of 15
         ("LmcacheStoreUnreachable", [series("lmcache:remote_ping_errors_total", "0+1x90")], True),
+        ("LmcacheNoHits", [series(counters.ASKED, "0+10x90"), series(counters.HITS, "0+0x90")], False),
+        ("VllmDown", [series("up", "0+0x90")], True),
+        ("VllmDown", [series("up", "1+0x90")], False),
+        ("VllmDown", [series("up", "0+0x90", "lmcache-server")], False),
+        *counted("LmcachePoolFull", "lmcache:local_cpu_evict_failed_count_total"),
+        *counted("LmcacheServerOutOfMemory", "lmcache_mp_l1_allocation_failure_chunks_total", "lmcache-server"),
+        *counted("LmcacheServerTimeouts", "lmcache_mp_timeouts_total", "lmcache-server"),
+        ("VllmPreempts", [series("vllm:num_preemptions_total", "0+30x90")], True),
+        ("VllmPreempts", [series("vllm:num_preemptions_total", "0+3x90")], False),
+        ("VllmPreempts", [series("vllm:num_preemptions_total", "500+0x90")], False),
+        ("VllmQueueGrows", [series("vllm:num_requests_waiting", "51+0x90")], True),
+        ("VllmQueueGrows", [series("vllm:num_requests_waiting", "50+0x90")], False),
+        ("VllmQueueGrows", [series("vllm:num_requests_waiting", "0+0x75 60+0x15")], False),  # 5 minutes of 15
         ("LmcacheStoreUnreachable", [series("lmcache:remote_ping_errors_total", "5+0x90")], False),
         ("LmcacheServerDown", [series("up", "0+0x90", "lmcache-server")], True),
         ("LmcacheServerDown", [series("up", "1+0x90", "lmcache-server")], False),
     ]
+    assert {(rule["alert"], fires) for rule in rules() for fires in (True, False)} == {
+        (alert, fires) for alert, _, fires in cases
+    }, "each alert is seen to fire, and not to"
     for number, (alert, given, fires) in enumerate(cases):
         (rule,) = [one for one in rules() if one["alert"] == alert]
         labels = {"instance": "a", **rule["labels"]}
         if "sum by" not in rule["expr"]:
             labels["job"] = given[0]["series"].split('"')[1]
-        text = rule["annotations"]["summary"].replace("{{ $labels.instance }}", "a")
+        text = rule["annotations"]["summary"].replace("{{ $labels.instance }}", "a").replace("{{ $value }}", "51")
         expected = [{"exp_labels": labels, "exp_annotations": {"summary": text}}] if fires else []
         test = {"alert_rule_test": [{"eval_time": "80m", "alertname": alert, "exp_alerts": expected}]}
         file = tmp_path / f"{number}.yml"
