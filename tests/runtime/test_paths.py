@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 #: Path, where it runs (an emulated HPU, or a host without one), and the releases.
 PATHS = {
     "resumed_requests_of_an_old_vllm": ("host", ["0.3.9", "0.3.9.post2"]),
+    "resumed_requests_leave_no_load_spec": ("hpu", ["0.3.9", "0.3.9.post2"]),
     "synchronize_of_another_device": ("host", ["0.5.6"]),
     "synchronize_of_the_hpu": ("hpu", ["0.5.6"]),
     "telemetry_names_the_hpu": ("hpu", ["0.5.2", "0.5.6"]),

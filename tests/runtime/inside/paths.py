@@ -66,6 +66,32 @@ def resumed_requests_of_an_old_vllm() -> None:
     assert tracker.allocated_block_ids == [0, 1, 2]
 
 
+def resumed_requests_leave_no_load_spec() -> None:
+    """What the scheduler notes of a lookup is taken out when the request runs again, not kept for good."""
+    module = adapter()
+    scheduler = object.__new__(module.LMCacheConnectorV1Impl)
+    tracker = module.RequestTracker(req_id="r", prompt_len=8, token_ids=list(range(8)), allocated_block_ids=[0, 1])
+    request = SimpleNamespace(request_id="r", all_token_ids=list(range(12)), num_computed_tokens=0)
+    scheduler.__dict__.update(
+        kv_role="kv_both",
+        force_skip_save=False,
+        _request_trackers={"r": tracker},
+        _unfinished_requests={"r": request},
+        load_specs={"r": object(), "waiting": object()},
+        _block_size=4,
+        _lmcache_chunk_size=4,
+        _discard_partial_chunks=True,
+        _save_decode_cache=True,
+    )
+    cached = SimpleNamespace(req_ids=["r"], new_block_ids=[([2, 3, 4],)], resumed_req_ids={"r"})
+    step = SimpleNamespace(
+        finished_req_ids=[], scheduled_new_reqs=[], scheduled_cached_reqs=cached, num_scheduled_tokens={"r": 12}
+    )
+    scheduler.build_connector_meta(step)
+    assert tracker.allocated_block_ids == [2, 3, 4]
+    assert list(scheduler.load_specs) == ["waiting"]
+
+
 def synchronize_of_another_device() -> None:
     """What is called for a device that is no HPU is what upstream calls: its torch module, with the device."""
     from lmcache.v1 import platform
