@@ -49,18 +49,28 @@ def built(wheel: Path, folder: Path, **options: int | bool) -> Path:
     return (folder / "wheel").rename(folder / made.name.file)
 
 
+def interpreter(version: str) -> str | None:
+    """Return a Python of this version that runs: on PATH, or one of pyenv's, whose shims may all fail."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    on_path = shutil.which(f"python{version}")
+    installed_there = map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}")))
+    for name in [*([on_path] if on_path else []), *installed_there]:
+        if subprocess.run([name, "-c", "import venv, zlib"], capture_output=True, check=False).returncode == 0:
+            return name
+    return None
+
+
 def other_pythons(folder: Path) -> list[str]:
     """Return interpreters of the other versions that can be run here, each in an environment with gaudi-patch."""
     found = []
     for version in PYTHONS:
-        name = shutil.which(f"python{version}")
+        name = interpreter(version)
         if name is None or version == f"{sys.version_info.major}.{sys.version_info.minor}":
             continue
-        if subprocess.run([name, "-c", "import zlib"], capture_output=True, check=False).returncode == 0:
-            must([name, "-m", "venv", folder / version], {})
-            python = folder / version / "bin" / "python"
-            must([python, "-m", "pip", "install", "--quiet", REPOSITORY], {})
-            found.append(str(python))
+        must([name, "-m", "venv", folder / version], {})
+        python = folder / version / "bin" / "python"
+        must([python, "-m", "pip", "install", "--quiet", REPOSITORY], {})
+        found.append(str(python))
     return found
 
 
@@ -72,6 +82,20 @@ def tree(target: Venv) -> Mapping[str, str]:
         for path in package.rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+
+
+def test_a_python_behind_a_shim_that_fails_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shim that is taken for the Python itself leaves the other versions untested without a word."""
+    shim, real = tmp_path / "shims" / "python3.12", tmp_path / "versions" / "3.12.1" / "bin" / "python3.12"
+    for path, code in ((shim, 127), (real, 0)):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\nexit {code}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(shim.parent))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    assert interpreter("3.12") == str(real)
+    real.unlink()
+    assert interpreter("3.12") is None
 
 
 @pytest.mark.parametrize("version", CHOSEN)
