@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,12 +16,15 @@ from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke import checks as smoke
 from gaudi_patch.smoke import levels
 from gaudi_patch.smoke.outcome import LevelResult
+from gaudi_patch.target import process
 from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 from gaudi_patch.target.locate import Target, locate
 
 #: What to do about a given interpreter that cannot be used.
 _HINT = "name an interpreter with PyTorch by --python, or use --no-smoke"
 _SECONDS = 60.0
+#: For a virtual environment, or one wheel without its dependencies, on a slow network file system.
+_SET_UP_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ def _site_packages(python: Path) -> tuple[str, ...]:
     return paths
 
 
-def _run(command: list[str], what: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise GaudiPatchError(
-            Exit.ENVIRONMENT,
-            "proof-set-up",
-            f"could not {what} (exit {done.returncode})",
-            _HINT,
-            details=done.stderr.strip().splitlines()[-5:],
-        )
-    return done.stdout
+def _run(command: list[str], what: str) -> None:
+    try:
+        done = process.run(command, timeout=_SET_UP_SECONDS, environ=os.environ, cwd=Path.cwd())
+    except OSError as error:
+        said = f"could not {what}: {error.strerror or error}"
+        raise GaudiPatchError(Exit.ENVIRONMENT, "proof-set-up", said, _HINT, command[0]) from error
+    if done.timed_out or done.returncode:
+        how = f"after {_SET_UP_SECONDS:.0f} s" if done.timed_out else done.ending
+        said = f"could not {what} ({how})"
+        details = done.tail.strip().splitlines()[-5:]
+        raise GaudiPatchError(Exit.ENVIRONMENT, "proof-set-up", said, _HINT, details=details)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -12,6 +11,10 @@ from pathlib import Path
 from gaudi_patch.disk import FileImage
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.progress import step
+from gaudi_patch.target import process
+
+#: For a wheel of 100 MB from a slow mirror; pip has time limits of its own for a silent one.
+_DOWNLOAD_SECONDS = 3600.0
 
 
 def cache_directory() -> Path:
@@ -35,9 +38,9 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         command += ["--python-version", python, "--dest", scratch, f"{package}=={version}"]
         with step(f"downloading the wheel of {package} {version} for Python {python}"):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = process.run(command, timeout=_DOWNLOAD_SECONDS, environ=os.environ, cwd=Path.cwd())
         wheels = sorted(Path(scratch).glob("*.whl"))
-        if done.returncode and _is_missing(done.stderr):
+        if done.returncode and _is_missing(done.tail):
             raise NoWheelError(package, version, python)
         if done.returncode or not wheels:
             raise GaudiPatchError(
@@ -45,7 +48,7 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
                 "download-failed",
                 f"pip could not download {package} {version} for Python {python}",
                 "look at the network and at pip's configuration, or give --wheel FILE",
-                details=done.stderr.strip().splitlines()[-5:],
+                details=done.tail.strip().splitlines()[-5:],
             )
         target = folder / wheels[0].name
         wheels[0].replace(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -114,11 +115,18 @@ def _build(argv: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="a file to set HPU_EMULATOR_DEVICE to; else the cache, where it lacks"
     )
+    parser.add_argument(
+        "--name-to", type=Path, metavar="FILE", help="write the name of the device into FILE, and print nothing"
+    )
     arguments = parser.parse_args(argv)
     try:
         with pytorch.named(arguments.torch) as found:
             if arguments.out is None:
-                print(build.library(found))
+                name = str(build.library(found))
+                if arguments.name_to is None:
+                    print(name)
+                else:  # beside whatever else this interpreter prints
+                    arguments.name_to.write_bytes(os.fsencode(name))
                 return 0
             sha256 = build.build_to(arguments.out.resolve(), found)
             print(f"{sha256}  {arguments.out}")

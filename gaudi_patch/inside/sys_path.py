@@ -16,6 +16,23 @@ import stat
 import sys
 from collections.abc import Callable, Mapping
 
+TYPE_CHECKING = False  # typing's own costs this script its import
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class Facts(TypedDict):
+        """What an interpreter says of itself; "" is for what it does not have."""
+
+        executable: str
+        prefix: str
+        version: list[int]
+        cache_tag: str
+        pycache_prefix: str
+        path: list[str]
+        finder_folder: str
+        frozen: bool
+
+
 #: Bytes of a .pth file; real ones have a few lines.
 PTH_LIMIT = 1024 * 1024
 
@@ -114,7 +131,7 @@ def _is_frozen(package: str) -> bool:
     return package in sys.builtin_module_names or bool(_imp.is_frozen(package))
 
 
-def describe(package: str, environ: Mapping[str, str]) -> dict[str, object]:
+def describe(package: str, environ: Mapping[str, str]) -> Facts:
     """Return the facts about this interpreter that decide which ``package`` a normal run would import."""
     return {
         "executable": sys.executable or "",
@@ -128,6 +145,6 @@ def describe(package: str, environ: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def answer(package: str) -> dict[str, object]:
+def answer(package: str) -> Facts:
     """Describe this interpreter to gaudi-patch."""
     return describe(package, os.environ)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gaudi_patch.reading import read_bytes
 from gaudi_patch.smoke import outcome, target
 from gaudi_patch.target import process
 
@@ -28,17 +30,26 @@ class Device:
 def prepare(python: Path, emulator: Path, environ: Mapping[str, str], scratch: Path) -> Device:
     """Compile the device for the target's PyTorch where the cache does not have it; PyTorch is not imported."""
     environ = target.probe_environment(environ, rules="lazy", scratch=None)
+    answer = scratch / "device"
+    answer.unlink(missing_ok=True)
+    command = [str(python), str(emulator), "build", "--name-to", str(answer)]
     try:
-        finished = process.run(
-            [str(python), str(emulator), "build"], timeout=_BUILD_SECONDS, environ=environ, cwd=scratch
-        )
+        finished = process.run(command, timeout=_BUILD_SECONDS, environ=environ, cwd=scratch)
     except OSError as error:
         return Device(None, fault=f"cannot run {python}: {error.strerror or error}")
     if finished.returncode == outcome.EMULATOR_UNAVAILABLE and outcome.EMULATOR_MESSAGE in finished.tail:
         return Device(None, obstacle=f"no emulated HPU here: {outcome.emulator_message(finished.tail)}")
-    lines = [line for line in finished.tail.splitlines() if line.strip()]
-    library = Path(lines[-1]) if finished.returncode == 0 and lines else None
-    if library is None or not library.is_absolute():
+    library = _named(answer) if finished.returncode == 0 else None
+    if library is None:
         detail = f": {finished.last_line}" if finished.last_line else ""
         return Device(None, fault=f"the emulated HPU cannot be prepared ({finished.ending}{detail})")
     return Device(library)
+
+
+def _named(answer: Path) -> Path | None:
+    """Read the name that the build left, an absolute path; None if there is none."""
+    try:
+        name = os.fsdecode(read_bytes(answer, follow=False))
+    except OSError:
+        return None
+    return Path(name) if name.startswith("/") and "\0" not in name else None

@@ -11,11 +11,14 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.inside.sys_path import describe, pythonpath
 from gaudi_patch.target.refusals import bad_target, cannot_run
+
+if TYPE_CHECKING:
+    from gaudi_patch.inside.sys_path import Facts
 
 #: Seconds that an interpreter gets to start and answer: 0.03 on a local disk. One on a cold network file system
 #: answers when it is asked once more.
@@ -116,30 +119,39 @@ def _is_start_file(name: str) -> bool:
     return name.endswith(".pth") or name in ("sitecustomize.py", "usercustomize.py")
 
 
-def _checked(answer: object) -> dict[str, Any]:
+def _checked(answer: object) -> Facts:
     """Hold what an interpreter says of itself to its form: it is the target's, and not trusted."""
     from gaudi_patch.target.ask import AskError, Fields, Problem
 
     fields = Fields(answer)
-    version, path, tag = fields.items("version"), fields.paths("path"), fields.text("cache_tag")
-    if len(version) != 2 or not all(type(part) is int and 0 <= part < 1000 for part in version):
+    version = [part for part in fields.items("version") if type(part) is int and 0 <= part < 1000]
+    path, tag = fields.paths("path"), fields.text("cache_tag")
+    if len(version) != 2 or len(fields.items("version")) != 2:
         raise AskError(Problem.INVALID, "its answer.version is not a version of Python")
     if len(path) > _MAX_ENTRIES:
         raise AskError(Problem.INVALID, f"its answer.path has {len(path):,} entries")
     if not re.fullmatch(r"[\w-]{0,64}", tag, re.ASCII):
         raise AskError(Problem.INVALID, "its answer.cache_tag is not a tag")
-    texts = {name: fields.path(name) for name in ("executable", "prefix", "pycache_prefix", "finder_folder")}
-    return {**texts, "version": version, "path": path, "cache_tag": tag, "frozen": fields.flag("frozen")}
+    return {
+        "executable": fields.path("executable"),
+        "prefix": fields.path("prefix"),
+        "version": version,
+        "cache_tag": tag,
+        "pycache_prefix": fields.path("pycache_prefix"),
+        "path": list(path),
+        "finder_folder": fields.path("finder_folder"),
+        "frozen": fields.flag("frozen"),
+    }
 
 
-def _interpreter(facts: Mapping[str, Any], asked: str, *, own: bool) -> Interpreter:
+def _interpreter(facts: Facts, asked: str, *, own: bool) -> Interpreter:
     return Interpreter(
         executable=Path(facts["executable"] or asked),
         prefix=Path(facts["prefix"]),
         version=(facts["version"][0], facts["version"][1]),
         cache_tag=facts["cache_tag"] or None,
         pycache_prefix=facts["pycache_prefix"] or None,
-        path=tuple(map(str, facts["path"])),
+        path=tuple(facts["path"]),
         finder_folder=facts["finder_folder"] or None,
         frozen=facts["frozen"],
         own=own,

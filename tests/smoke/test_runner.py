@@ -34,7 +34,7 @@ FAKE_EMULATOR = """
 import runpy, sys
 sys.argv.pop(0)
 if sys.argv[0] == "build":
-    print("/the/compiled/device.so")
+    open(sys.argv[2], "w").write("/the/compiled/device.so")  # build --name-to FILE
 else:
     runpy.run_path(sys.argv[0], run_name='__main__')
 """
