@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,13 +100,8 @@ def apply(
         with reading_again(situation, progress):
             after = look(manifest, installation)
         if after.state is not State.PATCHED:
-            raise GaudiPatchError(
-                Exit.BUG,
-                "not-patched",
-                f"applied, but the disk says {after.state}",
-                f"`{situation.command('check')}` names the files",
-                str(installation.root),
-            )
+            others = [f"{file.state.value}: {file.path}" for file in after.files if file.state is not State.PATCHED]
+            raise changed_since("not-patched", situation, progress, others)
         return ApplyOutcome(Done.APPLIED, situation, after, series, planned, warnings)
 
 
@@ -146,6 +141,19 @@ def reading_again(situation: Situation, progress: Progress) -> Iterator[None]:
             f"look at the health of the disk; `{situation.command('check')}` reads it again",
             file,
         ) from error
+
+
+def changed_since(code: str, situation: Situation, progress: Progress, files: Sequence[str]) -> GaudiPatchError:
+    """Return the error for this: committed and verified, and on a second look ``files`` are others."""
+    return GaudiPatchError(
+        Exit.HUMAN,
+        code,
+        f"{progress.words()}, and was read back before the commit; but since then something else has changed "
+        f"{len(files)} file{'s' if len(files) != 1 else ''}",
+        f"end what writes there; `{situation.command('check')}` says what holds",
+        str(situation.installation.root),
+        details=files,
+    )
 
 
 def _carry_out(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gaudi_patch.disk import Disk, environment_error, read_image
 from gaudi_patch.engine import layout, transaction
-from gaudi_patch.engine.apply import reading_again
+from gaudi_patch.engine.apply import changed_since, reading_again
 from gaudi_patch.engine.bytecode import variants
 from gaudi_patch.engine.bytecode_check import verify
 from gaudi_patch.engine.exclusive import exclusive
@@ -138,11 +138,9 @@ def _verified(manifest: Manifest, before: Situation, progress: Progress) -> Situ
     with reading_again(before, progress):
         after = look(manifest, installation)
         bounds = Ground.of(installation).bounds
+        pristine = {file.path: file.before for file in before.files}
         images = {file.path: read_image(installation.root / file.path, bounds) for file in before.files}
-    for file in before.files:
-        image = images[file.path]
-        if (image.sha256 if image else None) != file.before:
-            raise GaudiPatchError(
-                Exit.BUG, "not-pristine", "rolled back, but the disk does not hold the pristine file", file=file.path
-            )
+    others = [path for path, image in images.items() if (image.sha256 if image else None) != pristine[path]]
+    if others:
+        raise changed_since("not-pristine", before, progress, [f"not pristine: {path}" for path in others])
     return after

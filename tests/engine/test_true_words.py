@@ -176,6 +176,38 @@ def test_a_rollback_that_cannot_be_looked_at_again_says_that_it_was_made(
     assert side(few) == "pristine"
 
 
+@pytest.mark.parametrize(("verb", "code"), [("apply", "not-patched"), ("rollback", "not-pristine")])
+@pytest.mark.parametrize("kind", ["edited", "link", "gone"])
+def test_what_another_program_changes_after_the_commit_is_named_and_no_bug(
+    kind: str, verb: str, code: str, few: Tiny
+) -> None:
+    """Both were once said to be a bug in gaudi-patch, exit 70, though it had done all that was asked for."""
+    if verb == "rollback":
+        few.apply()
+    file = few.site / "lmcache/engine.py"
+    other = few.site.parent / "other.py"
+    other.write_bytes(b"theirs\n")
+
+    class Swap(Disk):
+        committed = False
+
+        def step(self, name: str, path: Path) -> None:
+            if self.committed and not file.is_symlink():
+                file.unlink(missing_ok=True)
+                if kind == "link":
+                    file.symlink_to(other)
+                elif kind == "edited":
+                    file.write_bytes(b"mine\n")
+            self.committed |= name == "unlink" and path.name == journal.FILE
+
+    result = run(verb, few, Swap())
+    (error,) = result.errors
+    assert (result.exit, error.code, result.data["stage"]) == (Exit.HUMAN, code, "committed")
+    assert "since then something else has changed 1 file" in error.message
+    assert [line.endswith("lmcache/engine.py") for line in error.details] == [True]
+    assert other.read_bytes() == b"theirs\n"
+
+
 def test_the_recovery_of_a_killed_run_is_told_of_where_the_run_itself_fails(few: Tiny) -> None:
     recorder = Recorder()
     few.apply(recorder)
