@@ -1,3 +1,3 @@
 """gaudi-patch: apply, verify and roll back the CUDA-to-HPU patches for LMCache on Intel Gaudi."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -103,7 +103,7 @@ class Result:
     said: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """Return the one JSON object of --json, as ``schemas/`` describes it: keys are only ever added."""
+        """Return the one JSON object of --json, as ``schema.json`` describes it: keys are only ever added."""
         document = {
             "schema_version": SCHEMA,
             "command": self.command,

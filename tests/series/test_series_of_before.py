@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
+import subprocess
+import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +21,8 @@ from tests.support import tiny
 from tests.support.cli import gaudi_patch
 from tests.support.tiny import tree
 
+COMMIT = "4bbae9e"
+REPOSITORY = Path(__file__).resolve().parents[2]
 BEFORE: dict[str, Any] = json.loads(Path(__file__).with_name("series_of_4bbae9e.json").read_text())["series"]
 
 
@@ -70,6 +78,54 @@ def test_a_real_release_patched_before_is_patched_now_and_rolled_back_to_the_byt
     with (site / "lmcache/__init__.py").open("a") as stream:
         stream.write("# edited\n")
     assert gaudi_patch("check", "--path", site, "--against", report).code == 1
+
+
+@pytest.fixture(scope="session")
+def gaudi_patch_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the source tree of gaudi-patch as it was, out of this repository's history."""
+    command = ["git", "-C", str(REPOSITORY), "archive", COMMIT, "gaudi_patch", "patches"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no history here that has {COMMIT}: {done.stderr.decode().strip()}")
+    folder = tmp_path_factory.mktemp("before")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.wheels
+@pytest.mark.parametrize("version", ["0.5.6", "0.3.9"])
+def test_what_that_gaudi_patch_itself_applied_is_updated_and_rolled_back_to_the_byte(
+    version: str, gaudi_patch_before: Path, lmcache_wheel: Callable[..., Path], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    with zipfile.ZipFile(lmcache_wheel(version)) as archive:
+        archive.extractall(site)
+    pristine = tree(site)
+    command = [sys.executable, "-m", "gaudi_patch", "apply", "--path", str(site), "--no-smoke"]
+    for update in (True, False):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(gaudi_patch_before)},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        (state,) = site.glob("*.dist-info/gaudi-patch/state.json")
+        applied = json.loads(state.read_bytes())
+        assert applied["patches"] == BEFORE[version]["patches"]
+        files = {
+            path: [one["before"] and one["before"]["sha256"], one["after"]] for path, one in applied["files"].items()
+        }
+        assert hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest() == BEFORE[version]["files_sha256"]
+        if update:
+            found = gaudi_patch("check", "--path", site, "--json")
+            assert (found.code, found.json["data"]["state"]) == (10, "outdated")
+            assert gaudi_patch("apply", "--path", site, "--no-smoke").code == 0
+            assert gaudi_patch("check", "--path", site).code == 0
+        assert gaudi_patch("rollback", "--path", site).code == 0
+        assert tree(site) == pristine
 
 
 def test_an_older_series_under_an_older_name_is_outdated_and_updated(tmp_path: Path) -> None:
