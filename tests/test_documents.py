@@ -60,7 +60,7 @@ def test_documents_use_the_words_of_the_style(file: Path) -> None:
 def test_every_environment_variable_of_the_program_is_in_the_reference() -> None:
     sources = [*(ROOT / "gaudi_patch").rglob("*.py"), *(ROOT / "patches" / "runtime").rglob("*.py")]
     used = {name for file in sources for name in SOURCES.findall(file.read_text())}
-    settings = (ROOT / "patches/runtime/lmcache/gaudi/transfer.py").read_text()
+    settings = (ROOT / "patches/runtime/lmcache/gaudi/settings.py").read_text()
     (listed,) = re.findall(r"Read LMCACHE_GAUDI_\{([A-Z_,]+)\}", settings)
     used |= {f"LMCACHE_GAUDI_{name}" for name in listed.split(",")} | {"LMCACHE_GAUDI_PIN_MIB"}
     reference = (ROOT / "docs/reference/environment.md").read_text()

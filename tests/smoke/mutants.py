@@ -123,9 +123,9 @@ MUTANTS = (
     ),
     Mutant(
         "padding without a padding block carries other rows than the slot it goes to",
-        f"{_GAUDI}/transfer.py",
-        "        if group.padding and not group.sink:",
-        "        if group.padding and group.sink:",
+        f"{_GAUDI}/rows.py",
+        "    if group.padding and not group.sink:",
+        "    if group.padding and group.sink:",
     ),
     Mutant(
         "a slot outside the caches is taken",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from lmcache.gaudi import pinning
+from lmcache.gaudi import headroom, pinning
 from lmcache.gaudi import slabs as module
 from lmcache.gaudi.device import HostBackend
 from lmcache.gaudi.slabs import Slabs, hold, pin_settings, release
@@ -192,12 +192,12 @@ def test_a_block_that_is_freed_while_another_is_pinned_does_not_stand_still() ->
 
 
 def test_memory_that_the_host_needs_is_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_rooms", lambda: [("the control group (memory.max)", 100 * SIZE, 5 * SIZE)])
+    monkeypatch.setattr(headroom, "rooms", lambda: [("the control group (memory.max)", 100 * SIZE, 5 * SIZE)])
     slabs, _, warned = make()
     assert slabs.take(SIZE) is None
     assert "the control group (memory.max) has 5 MiB left of 100" in warned[0]
     # Memory that comes back is pinned again, after a while.
-    monkeypatch.setattr(module, "_rooms", list)
+    monkeypatch.setattr(headroom, "rooms", list)
     assert slabs.take(SIZE) is None
     later = time.monotonic() + 61
     monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -206,7 +206,7 @@ def test_memory_that_the_host_needs_is_not_pinned(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_left_is_read_from_the_host() -> None:
-    rooms = list(module._rooms())
+    rooms = list(headroom.rooms())
     assert rooms
     assert all(total > 0 and room <= total for _, total, room in rooms)
 

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import resource
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from . import headroom
 
 if TYPE_CHECKING:
     from .device import Backend
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Slab", "Slabs", "hold", "pin_settings", "release"]
 
 _MIB = 1 << 20
-#: Of what the host, or the control group, has left, that much is not pinned.
-_SPARE = 0.05
 _PROGRESS_SECONDS = 10.0
 #: Where memory was short, that long nothing is pinned; where the driver has refused, for good.
 _RETRY_SECONDS = 60.0
@@ -158,7 +156,7 @@ class Slabs:
             self._free[nbytes] = []
         self._report(
             f"memory objects of {nbytes / _MIB:.1f} MiB are pinned one by one, up to {self.pin_limit / _MIB:.0f} MiB; "
-            f"{min(self._ahead, _MOST_AHEAD * nbytes) / _MIB:.0f} MiB are kept ready{_memlock()}"
+            f"{min(self._ahead, _MOST_AHEAD * nbytes) / _MIB:.0f} MiB are kept ready{headroom.memlock()}"
         )
         if self._ahead >= nbytes and self._thread is None:
             pool = weakref.ref(self, lambda _, wanted=self._wanted: wanted.set())  # type: ignore[misc]
@@ -272,7 +270,7 @@ class Slabs:
         """Pin what was reserved; takes a while, and is called by the thread without the lock."""
         backend = self._backend
         assert backend is not None
-        reason = _no_room(nbytes)
+        reason = headroom.no_room(nbytes)
         pause = float("inf") if reason is None else _RETRY_SECONDS
         try:
             if reason is None:
@@ -294,7 +292,7 @@ class Slabs:
                 f"{self.pin_limit / _MIB:.0f} MiB ({reason}). Memory objects beyond that are copied once more by the "
                 "host. Allow more locked memory (ulimit -l unlimited; docker run --ulimit memlock=-1), give the "
                 "container more memory, or set max_local_cpu_size or LMCACHE_GAUDI_PIN_MIB to what is there"
-                f"{_memlock()}"
+                f"{headroom.memlock()}"
             )
         return None
 
@@ -346,42 +344,3 @@ def _stop(thread: threading.Thread, wanted: threading.Event, closed: threading.E
     wanted.set()
     if thread is not threading.current_thread():
         thread.join()
-
-
-def _memlock() -> str:
-    """What RLIMIT_MEMLOCK says, for a message; empty where it is unlimited."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return "" if soft == resource.RLIM_INFINITY else f" (RLIMIT_MEMLOCK is {soft / _MIB:.0f} MiB)"
-
-
-def _no_room(nbytes: int) -> str | None:
-    """Why so much memory should not be pinned now, or None: pinned memory cannot be reclaimed, a process is killed."""
-    for what, total, room in _rooms():
-        if room - nbytes < _SPARE * total:
-            return f"{what} has {room / _MIB:.0f} MiB left of {total / _MIB:.0f}"
-    return None
-
-
-def _rooms() -> Iterable[tuple[str, int, int]]:
-    """Memory in all, and what is left of it, of the host and of the control group; as far as they can be read."""
-    host = _fields(Path("/proc/meminfo"), ":", 1024)
-    if "MemTotal" in host and "MemAvailable" in host:
-        yield "the host", host["MemTotal"], host["MemAvailable"]
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = (group / "memory.max").read_text().strip()
-        current = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return
-    if most.isdecimal():
-        pages = _fields(group / "memory.stat", " ", 1)  # of files, which the kernel gives up when it must
-        files = pages.get("inactive_file", 0) + pages.get("active_file", 0)
-        yield "the control group (memory.max)", int(most), int(most) - current + files
-
-
-def _fields(file: Path, separator: str, unit: int) -> dict[str, int]:
-    try:
-        rows = [line.split(separator, 1) for line in file.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {row[0].strip(): int(row[1].split()[0]) * unit for row in rows if len(row) == 2 and row[1].split()}

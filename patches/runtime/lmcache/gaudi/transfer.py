@@ -11,70 +11,26 @@ happens; in between only events, to reuse buffers and to bound the memory.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
+from . import rows
 from .device import Backend, Event, backend_for
 from .direct import Direct
 from .kernels import Kernels, Part
-from .layout import Layout, Section, host_dtype
+from .layout import Layout
 from .plan import Group, Run, Slots, plan
+from .settings import Settings
 from .staging import Array, DevicePool, HostCopier, Ring
 
 __all__ = ["Settings", "Transfer"]
 
-_MIB = 1 << 20
 _INDEX_BYTES = torch.int32.itemsize
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Sizes of the transfer.
-
-    Attributes:
-        largest_group: Most chunks a graph moves, a power of two.
-        staging_bytes: Device memory for the chunks under way; reduces the largest group if it must.
-        ring_bytes: Pinned host memory.
-        threads: Threads of the host copies; None: the processors of this process, at most 4.
-        warm_up: Compile every graph when the caches are registered.
-    """
-
-    largest_group: int = 8
-    staging_bytes: int = 288 * _MIB
-    ring_bytes: int = 256 * _MIB
-    threads: int | None = None
-    warm_up: bool = True
-
-    @classmethod
-    def from_environment(cls) -> Settings:
-        """Read LMCACHE_GAUDI_{GROUP,STAGING_MIB,RING_MIB,COPY_THREADS,WARMUP}.
-
-        Raises:
-            ValueError: A value is not a positive integer.
-        """
-
-        def number(name: str, default: int) -> int:
-            text = os.environ.get(f"LMCACHE_GAUDI_{name}")
-            if text is None:
-                return default
-            if not text.isdecimal() or int(text) < 1:
-                raise ValueError(f"LMCACHE_GAUDI_{name}={text!r} is not a positive integer")
-            return int(text)
-
-        return cls(
-            largest_group=number("GROUP", cls.largest_group),
-            staging_bytes=number("STAGING_MIB", cls.staging_bytes // _MIB) * _MIB,
-            ring_bytes=number("RING_MIB", cls.ring_bytes // _MIB) * _MIB,
-            threads=number("COPY_THREADS", 0) or None,
-            warm_up=os.environ.get("LMCACHE_GAUDI_WARMUP", "1") != "0",
-        )
 
 
 class Transfer:
@@ -217,8 +173,8 @@ class Transfer:
             IndexError: A slot outside the caches.
             ValueError: A memory object of another shape or dtype than the layout's.
         """
-        self._check(objects, spans)
-        numbers = _slot_array(slots)
+        rows.check(self.layout.sections, objects, spans)
+        numbers = rows.slot_array(slots)
         with self._request():
             moved = 0
             resident = self._resident(objects, spans, numbers, skip)
@@ -226,7 +182,7 @@ class Transfer:
                 self._load_resident(group, [objects[n] for n in resident])
                 moved += group.rows
             rest = [n for n in range(len(objects)) if n not in resident]
-            arrays = [_host_arrays(objects[n]) for n in rest]
+            arrays = [rows.host_arrays(objects[n]) for n in rest]
             others = [spans[n] for n in rest]
             if self.direct is not None:
                 members = self.direct.members([objects[n] for n in rest], others, numbers, skip)
@@ -256,12 +212,12 @@ class Transfer:
             IndexError: A slot outside the caches.
             ValueError: A memory object of another shape or dtype than the layout's, or not on the host.
         """
-        self._check(objects, spans)
+        rows.check(self.layout.sections, objects, spans)
         if any(tensor.device.type != "cpu" for tensors in objects for tensor in tensors):
             raise ValueError("memory objects to store into must be on the host")
-        numbers = _slot_array(slots)
+        numbers = rows.slot_array(slots)
         with self._request():
-            arrays = [_host_arrays(tensors) for tensors in objects]
+            arrays = [rows.host_arrays(tensors) for tensors in objects]
             if self.direct is not None:
                 members = self.direct.members(objects, spans, numbers, 0)
                 return self.direct.store(members, arrays)
@@ -305,7 +261,7 @@ class Transfer:
         for part in self.kernels.parts(group.chunks):
             slot = self.ring.acquire()
             host = slot.tensor(part.elements(len(group.index)), part.dtype)
-            self._fill(_rows(host, part), part, group, arrays)
+            self._fill(rows.part_rows(host, part), part, group, arrays)
             parts.append(self._pool.take(host.numel(), host.dtype))
             self.backend.copy(parts[-1], host)
             slot.busy(self.backend.record())
@@ -315,7 +271,7 @@ class Transfer:
     def _load_resident(self, group: Group, objects: Sequence[Sequence[torch.Tensor]]) -> None:
         index = self._send_index(group)
         flat = [
-            _bits(objects[run.obj][number], section).view(len(section.planes), self.chunk, section.width)
+            rows.bits(objects[run.obj][number], section).view(len(section.planes), self.chunk, section.width)
             for number, section in enumerate(self.layout.sections)
             for run in group.runs
         ]
@@ -334,7 +290,7 @@ class Transfer:
             host = slot.tensor(output.numel(), part.dtype)
             self.backend.copy(host.view(output.shape), output)
             self._outputs = self.backend.record()
-            slot.busy(self._outputs, partial(self._unpack, _rows(host, part), part, group, arrays))
+            slot.busy(self._outputs, partial(self._unpack, rows.part_rows(host, part), part, group, arrays))
 
     def _send_index(self, group: Group) -> torch.Tensor:
         """The index of a group on the device, int32: int64 would be converted on the host, past the pinned buffer.
@@ -350,33 +306,13 @@ class Transfer:
         slot.busy(self.backend.record())
         return target
 
-    def _fill(self, rows: Array, part: Part, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
-        """Memory objects to a part of a group, and its padding rows."""
-        pairs = [
-            (
-                rows[:, run.row : run.row + run.count],
-                arrays[run.obj][part.section][part.first : part.last, run.start : run.start + run.count],
-            )
-            for run in group.runs
-        ]
-        if group.padding and not group.sink:
-            # Without a padding block the padding rows go to the slot of the last row: they must be that row.
-            last = pairs[-1][1][:, -1:]
-            padding = rows[:, group.rows :]
-            pairs.append((padding, np.broadcast_to(last, padding.shape)))
-        self._copier.copy(pairs)
+    def _fill(self, host: Array, part: Part, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
+        """Copy memory objects to a part of a group, and its padding rows."""
+        self._copier.copy(rows.filled(host, part, group, arrays))
 
-    def _unpack(self, rows: Array, part: Part, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
-        """A part of a group to memory objects."""
-        self._copier.copy(
-            [
-                (
-                    arrays[run.obj][part.section][part.first : part.last, run.start : run.start + run.count],
-                    rows[:, run.row : run.row + run.count],
-                )
-                for run in group.runs
-            ]
-        )
+    def _unpack(self, host: Array, part: Part, group: Group, arrays: Sequence[Sequence[Array]]) -> None:
+        """Copy a part of a group to memory objects."""
+        self._copier.copy(rows.unpacked(host, part, group, arrays))
 
     def _resident(
         self, objects: Sequence[Sequence[torch.Tensor]], spans: Sequence[tuple[int, int]], slots: Slots, skip: int
@@ -391,49 +327,7 @@ class Transfer:
             and bool((slots[start:end] >= 0).all())
         ]
 
-    def _check(self, objects: Sequence[Sequence[torch.Tensor]], spans: Sequence[tuple[int, int]]) -> None:
-        sections = self.layout.sections
-        for tensors, (start, end) in zip(objects, spans, strict=True):
-            if len(tensors) != len(sections):
-                raise ValueError(f"a memory object of {len(tensors)} tensors, where the layers need {len(sections)}")
-            for tensor, section in zip(tensors, sections, strict=True):
-                if tuple(tensor.shape) != section.shape(end - start):
-                    raise ValueError(
-                        f"a memory object of shape {list(tensor.shape)} for tokens {start}..{end}, "
-                        f"where the layers need {list(section.shape(end - start))}"
-                    )
-                if tensor.dtype.itemsize != section.dtype.itemsize:
-                    raise ValueError(f"a memory object of {tensor.dtype} for a KV cache of {section.dtype}")
-
 
 def _power(number: int) -> int:
     """The largest power of two that is not above ``number``; at least 1."""
     return 1 << (max(1, number).bit_length() - 1)
-
-
-def _slot_array(slots: torch.Tensor) -> Slots:
-    """Slot mapping as int64 numpy array; a mapping on the device is read back, which waits for the device."""
-    array: Slots = slots.detach().to(device="cpu", dtype=torch.int64).contiguous().numpy()
-    return array.reshape(-1)
-
-
-def _host_arrays(tensors: Sequence[torch.Tensor]) -> list[Array]:
-    """Each tensor of a memory object as integers ``[planes, tokens, width]``, on the host."""
-    arrays = []
-    for tensor in tensors:
-        kv, layers, tokens, width = tensor.shape
-        flat = tensor.to("cpu").view(host_dtype(tensor.dtype)).view(kv * layers, tokens, width)
-        arrays.append(flat.numpy())
-    return arrays
-
-
-def _rows(host: torch.Tensor, part: Part) -> Array:
-    """A pinned buffer as integers ``[planes, rows, width]``."""
-    array: Array = host.view(host_dtype(part.dtype)).numpy()
-    return array.reshape(part.planes, -1, part.width)
-
-
-def _bits(tensor: torch.Tensor, section: Section) -> torch.Tensor:
-    """A tensor on the device with the dtype of the caches."""
-    dtype = section.planes[0].tensor.dtype
-    return tensor if tensor.dtype == dtype else tensor.view(dtype)
