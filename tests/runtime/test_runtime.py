@@ -27,6 +27,10 @@ def test_memory_is_pinned_up_to_its_limits_and_given_to_one_at_a_time(inside: Ca
     inside("test_slabs.py", "host")
 
 
+def test_memory_is_left_to_the_host_and_to_every_control_group(inside: Callable[[str, str], None]) -> None:
+    inside("test_headroom.py", "host")
+
+
 @pytest.mark.parametrize("rules", ["lazy", "eager"])
 def test_chunks_travel_between_hosts_with_other_blocks_and_devices(
     inside: Callable[[str, str], None], rules: str

@@ -12,6 +12,10 @@ __all__ = ["memlock", "no_room", "rooms"]
 _MIB = 1 << 20
 #: Of what the host, or the control group, has in all, that much stays unpinned.
 _SPARE = 0.05
+#: Version 1 says so in place of a limit.
+_UNLIMITED = 1 << 62
+_PROC = Path("/proc")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def memlock() -> str:
@@ -29,20 +33,49 @@ def no_room(nbytes: int) -> str | None:
 
 
 def rooms() -> Iterable[tuple[str, int, int]]:
-    """Yield the host and the control group, each with its bytes of memory and what is left; if they can be read."""
-    host = _fields(Path("/proc/meminfo"), ":", 1024)
+    """Yield the host and each control group that has a limit, with its bytes of memory and what is left."""
+    host = _fields(_PROC / "meminfo", ":", 1024)
     if "MemTotal" in host and "MemAvailable" in host:
         yield "the host", host["MemTotal"], host["MemAvailable"]
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = (group / "memory.max").read_text().strip()
-        current = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return
-    if most.isdecimal():
+    for group, names in _groups():
+        most, current = _number(group / names[0]), _number(group / names[1])
+        if most is None or current is None or most >= host.get("MemTotal", _UNLIMITED):
+            continue
         pages = _fields(group / "memory.stat", " ", 1)  # of files, which the kernel gives up when it must
-        files = pages.get("inactive_file", 0) + pages.get("active_file", 0)
-        yield "the control group (memory.max)", int(most), int(most) - current + files
+        files = sum(pages.get(names[2] + kind, 0) for kind in ("inactive_file", "active_file"))
+        yield f"the control group ({names[0]})", most, most - current + files
+
+
+def _groups() -> Iterable[tuple[Path, tuple[str, str, str]]]:
+    """Yield this process's control group and those above it, of version 2 and 1, with the names of their figures.
+
+    Without a namespace of its own, as in a systemd unit, a process is far below the top, and each limit on the way
+    holds.
+    """
+    try:
+        rows = [row.split(":", 2) for row in (_PROC / "self/cgroup").read_text().splitlines()]
+    except OSError:
+        rows = []
+    own = {row[1]: row[2] for row in rows if len(row) == 3}
+    for controllers, path in {"": "/", "memory": "/", **own}.items():
+        if controllers == "":
+            top, names = _CGROUP, ("memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            top, names = _CGROUP / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        below = parts if ".." not in parts else []  # of a group outside of this namespace nothing is to be seen
+        for depth in range(len(below), -1, -1):
+            yield top.joinpath(*below[:depth]), names
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
 
 
 def _fields(file: Path, separator: str, unit: int) -> dict[str, int]:

@@ -267,7 +267,7 @@ class Slabs:
             return True
 
     def _fulfil(self, nbytes: int) -> Slab | None:
-        """Pin what was reserved; takes a while, and is called by the thread without the lock."""
+        """Pin what was reserved; takes a while. The thread has no lock here, an allocation that needs the slab has."""
         backend = self._backend
         assert backend is not None
         reason = headroom.no_room(nbytes)
