@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,20 @@ from tests.support.environments import Environment, clean_environment
 Overlay = Callable[[str], Environment]
 
 
-def judge(python: Path, *levels: str, rules: tuple[str, ...] = ("lazy",)) -> list[LevelResult]:
-    """Run smoke levels on the emulated HPU, with nothing of the developer's environment in the way."""
-    return runner.run(python, levels=levels, device="emulated", rules=rules, timeout=600, environ=clean_environment())
+def judge(
+    python: Path,
+    *levels: str,
+    rules: tuple[str, ...] = ("lazy",),
+    arguments: Mapping[str, Sequence[str]] | None = None,
+) -> list[LevelResult]:
+    """Run smoke levels on the emulated HPU, with nothing of the developer's environment in the way.
+
+    arguments: more for the probes, by the level's name.
+    """
+    environ = clean_environment()
+    return runner.run(
+        python, levels=levels, device="emulated", rules=rules, timeout=600, environ=environ, arguments=arguments
+    )
 
 
 def explain(results: list[LevelResult]) -> str:

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tests.smoke.guard_mutants import GUARD_MUTANTS
+from tests.smoke.mutant import RUNTIME as _GAUDI
+from tests.smoke.mutant import Mutant
 
-
-@dataclass(frozen=True)
-class Mutant:
-    """A fault.
-
-    name: what is wrong. file: below site-packages. old, new: the edit; ``old`` occurs exactly once.
-    level, rules: where it has to be seen.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-    level: str = "kernels"
-    rules: str = "lazy"
-
-
-_GAUDI = "lmcache/gaudi"
-
-MUTANTS = (
+MUTANTS: tuple[Mutant, ...] = (
+    *GUARD_MUTANTS,
     # Waiting.
     Mutant(
         "the device-wide wait at the end of a request is dropped",

@@ -2,18 +2,20 @@
 
 Every layout, dtype and block size, with random bits and random blocks, against an oracle that works token by
 token on the host. After each transfer the whole of every cache and object is compared, so that a write outside
-the request is seen wherever it lands. Then the number of launches, graphs, copies and waits.
+the request is seen wherever it lands. Then the number of launches, graphs, copies and waits; and what is refused.
+Option, beside a probe's own: ``--cases guards`` that last part alone, which needs no transfer.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _probe
-    from gaudi_patch.smoke.probes._kernel_cases import counters, device, requests
+    from gaudi_patch.smoke.probes._kernel_cases import counters, device, guards, requests
     from gaudi_patch.smoke.probes._kernel_cases.bench import Bench
     from gaudi_patch.smoke.probes._kv import caches as kv_caches
     from gaudi_patch.smoke.probes._kv import device as kv_device
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
-    from _kernel_cases import counters, device, requests
+    from _kernel_cases import counters, device, guards, requests
     from _kernel_cases.bench import Bench
     from _kv import caches as kv_caches
     from _kv import device as kv_device
@@ -33,7 +35,19 @@ SIZES = ((16, 32), (128, 128), (256, 256))
 
 def body(probe: _probe.Probe) -> None:
     """All cases; the most usual layout and the counters first, so that their failures are told first."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", choices=("all", "guards"), default="all")
+    cases = parser.parse_known_args()[0].cases
     _probe.load("habana_frameworks.torch")
+    if cases == "all":
+        check_transfers(probe)
+    if _probe.is_patched():
+        with probe.section("guards"):
+            guards.check_guards(probe)
+
+
+def check_transfers(probe: _probe.Probe) -> None:
+    """What is moved, and what it costs."""
     if _probe.is_patched():
         device.check_statistics(probe)
     kv_device.confirm(probe)
