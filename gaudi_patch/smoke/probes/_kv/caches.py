@@ -123,13 +123,17 @@ class Caches:
     def write_pending(self, slots: Sequence[int]) -> None:
         """Write new random rows into ``slots`` on the device, as a model's forward pass does, and do not wait."""
         slots = [slot for slot in slots if slot >= 0]
-        index = self._torch.tensor(slots, dtype=self._torch.int64).to("hpu")
-        for number, base in enumerate(self._bases):
-            rows = self._rng.integers(0, 256, (len(slots), self.truth[number].shape[1]), dtype=np.uint8)
+        widths = [plane.shape[1] for plane in self.truth]
+        self.write(slots, [self._rng.integers(0, 256, (len(slots), width), dtype=np.uint8) for width in widths])
+
+    def write(self, slots: Sequence[int], planes: Sequence[Bytes]) -> None:
+        """Write rows, uint8 ``[slots, bytes a row]`` for each plane, into ``slots`` on the device, and do not wait."""
+        index = self._torch.tensor(list(slots), dtype=self._torch.int64).to("hpu")
+        for number, (base, rows) in enumerate(zip(self._bases, planes)):  # noqa: B905 - one for each plane
             flat = base if self.layout.view or self.layout.flat else base.view(-1, *base.shape[2:])
             value = self._torch.from_numpy(rows).view(base.dtype).view(len(slots), *flat.shape[1:])
             flat.index_copy_(0, index, value.to("hpu"))
-            self.truth[number][slots] = rows
+            self.truth[number][list(slots)] = rows
 
     def read(self) -> list[Bytes]:
         """Return what the caches hold now, read as the model would read them, in the default stream's order."""

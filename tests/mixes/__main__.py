@@ -1,0 +1,67 @@
+"""Random mixes of requests over every way, against what was computed: ``python -m tests.mixes``.
+
+``--mixes 1-112`` which, of each way; ``--way NAME ...`` some of the ways; ``--mutant TEXT`` with a fault of
+tests/smoke/mutants.py put into the patched LMCache, which has to be seen; ``--release`` another LMCache. Exit 0: all is
+as computed, and every promise as stored; 1: it is not, and the command for the first mix that shows it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.mixes import serve
+from tests.mixes.ways import WAYS
+from tests.smoke.conftest import patch
+from tests.smoke.mutants import MUTANTS, Mutant
+from tests.support import environments
+
+#: Among so many mixes some have hits.
+_ENOUGH = 10
+
+
+def _numbers(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def _mutant(text: str) -> Mutant:
+    found = [mutant for mutant in MUTANTS if text in mutant.name]
+    if len(found) != 1:
+        raise argparse.ArgumentTypeError(f"{len(found)} mutants have {text!r} in their name")
+    return found[0]
+
+
+def main() -> int:
+    """Serve the mixes, way by way."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mixes", description=__doc__)
+    parser.add_argument("--mixes", type=_numbers, default=_numbers("1-112"), metavar="FIRST-LAST")
+    parser.add_argument("--way", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    parser.add_argument("--mutant", type=_mutant, metavar="TEXT")
+    parser.add_argument("--release", default="0.5.6")
+    options = parser.parse_args()
+    red, total = False, serve.Counts()
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-mixes-") as folder:
+        made = patch(environments.overlay_copy(options.release, Path(folder)))
+        fault = options.mutant.put_into(made.site_packages) if options.mutant else contextlib.nullcontext()
+        with fault:
+            for way in options.way:
+                outcome = serve.serve(made.python, [way], options.mixes)
+                print(f"{way}: {outcome}", flush=True)
+                if outcome.red:
+                    red = True
+                    mutant = f" --mutant {options.mutant.name!r}" if options.mutant else ""
+                    print(f"  again: python -m tests.mixes{outcome.again}{mutant}", flush=True)
+                total += outcome.counts
+    if len(options.mixes) >= _ENOUGH and not total.hits:
+        red = True
+        print("LMCache served nothing")
+    print(f"{total.mixes} mixes, {total}: {'RED' if red else 'all as computed'}")
+    return 1 if red else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""Serve mixes of requests from LMCache's engine on the emulated HPU, as its vLLM adapter does, and compare all KV.
+
+Run by the interpreter that has LMCache and PyTorch, under the emulator: ``inside.py --result FILE --rules lazy --device
+emulated --way WAY ... --mix NUMBER ...``. There is no vLLM in it: a request's KV is a hash of whose it is and of the
+tokens up to it, so that an answer is right if, and only if, all KV in its blocks is; and every block that is not the
+request's must stay as it is. What LMCache promises is compared with what was stored, in both directions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMOKE = REPOSITORY / "gaudi_patch" / "smoke"
+sys.path[:0] = [str(SMOKE / "probes"), str(SMOKE / "vllm_plugin")]
+sys.path.append(str(REPOSITORY))
+import _probe  # noqa: E402
+import numpy as np  # noqa: E402
+from _kv import backends as kv_backends  # noqa: E402
+from _kv import caches as kv_caches  # noqa: E402
+from _kv import device as kv_device  # noqa: E402
+from _kv import lmcache as kv_lmcache  # noqa: E402
+from _kv import oracle as kv_oracle  # noqa: E402
+from _kv import ranks as kv_ranks  # noqa: E402
+from gaudi_smoke_hpu import pattern  # noqa: E402
+
+from tests.mixes import generator  # noqa: E402
+from tests.mixes.ways import WAYS, Way  # noqa: E402
+
+CHUNK, BLOCK, BLOCKS, LAYERS = 64, 16, 96, 3
+LONGEST = 7 * CHUNK
+_SETTLE_SECONDS = 20.0
+
+
+class Rank:
+    """One rank: its caches, and an engine over them."""
+
+    def __init__(self, way: Way, settings: dict[str, object], number: int, wire: kv_ranks.Wire) -> None:
+        self.number, self.way = number, way
+        self.rng = np.random.default_rng(number)
+        heads, size = (1, 256) if way.mla else (2, 64)
+        self.caches = kv_caches.Caches(
+            kv_caches.MLA if way.mla else kv_caches.MAIN,
+            dtype="bfloat16",
+            blocks=BLOCKS,
+            block_size=BLOCK,
+            heads=(heads,) * LAYERS,
+            head_size=size,
+            rng=self.rng,
+        )
+        config = kv_lmcache.make_config(
+            chunk_size=CHUNK, save_unfull_chunk=way.tails, reserve_local_cpu_size=0.0, **settings
+        )
+        shape = (LAYERS, self.caches.kv, CHUNK, heads, size)
+        metadata = kv_lmcache.make_metadata(
+            kv_shape=shape, dtype=self.caches.dtype, use_mla=way.mla, rank=number, ranks=way.ranks
+        )
+        connector = kv_lmcache.make_connector(config, metadata)
+        ends = (wire.receive_tensor, wire.receive_object) if number else (wire.send_tensor, wire.send_object)
+        self.instance = f"mixes-{number}"
+        with self.named():
+            self.engine = kv_lmcache.make_engine(config, metadata, connector, *ends)
+        kv_lmcache.register(connector, self.caches.entries)
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """LMCache knows engines by name: each rank has its own."""
+        before, kv_lmcache.INSTANCE = kv_lmcache.INSTANCE, self.instance
+        try:
+            yield
+        finally:
+            kv_lmcache.INSTANCE = before
+
+    def close(self) -> None:
+        """Stop the engine."""
+        with self.named():
+            kv_lmcache.close_engine()
+
+
+class Serving:
+    """A request on one rank: its slots, and the rows that its KV must have."""
+
+    def __init__(self, rank: Rank, request: generator.Request, tokens: Sequence[int], configs: Any) -> None:
+        self.rank, self.tokens, self.configs = rank, list(tokens), configs
+        self.slots = kv_oracle.slot_map(len(tokens), BLOCKS, BLOCK, rank.rng)
+        # Other requests' writes are under way on the device; a load that waits for too little meets them.
+        taken = set(self.slots)
+        rank.caches.write_pending([slot for slot in range(0, rank.caches.slots, 7) if slot not in taken])
+        hashes = pattern.prefix_hashes([hash_of(request), *tokens])[1:]
+        self.rows = []
+        # With MLA all ranks have the same KV.
+        shift = 0 if rank.way.mla else 1000 * rank.number
+        for number, plane in enumerate(rank.caches.truth):
+            with np.errstate(over="ignore"):
+                seeds = pattern.mix(hashes + np.uint64(shift + number + 1) * np.uint64(0x9E3779B97F4A7C15))
+                steps = np.arange(plane.shape[1] // 8, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
+                self.rows.append(pattern.mix(seeds[:, None] + steps[None, :]).view(np.uint8))
+
+    def compute(self, start: int, end: int) -> None:
+        """Write the KV of these positions, as a forward pass does."""
+        if end > start:
+            self.rank.caches.write(self.slots[start:end], [rows[start:end] for rows in self.rows])
+
+    def load(self, found: int, local: int, name: str) -> int:
+        """Load what was promised behind what vLLM has; returns how many tokens came."""
+        torch = _probe.load("torch")
+        skipped = local // CHUNK * CHUNK
+        mask = torch.ones(found, dtype=torch.bool)
+        mask[:skipped] = False
+        arguments = {**self._arguments(found, name), "vllm_cached_tokens": local}
+        retrieved = self.rank.engine.retrieve(torch.tensor(self.tokens[:found]), mask, **arguments)
+        # Written by LMCache, and so to be compared.
+        for plane, rows in zip(self.rank.caches.truth, self.rows, strict=True):
+            plane[self.slots[local:found]] = rows[local:found]
+        return int(retrieved.sum()) + skipped
+
+    def store(self, end: int, skipped: int, name: str) -> None:
+        """Store the positions up to ``end``, of which the first ``skipped`` are stored already."""
+        torch = _probe.load("torch")
+        if end <= skipped:
+            return
+        mask = torch.ones(end, dtype=torch.bool)
+        mask[:skipped] = False
+        self.rank.engine.store(torch.tensor(self.tokens[:end]), mask=mask, **self._arguments(end, name))
+
+    def wrong(self) -> str:
+        """Say where the caches are not as they must be, in words; empty where they are."""
+        now = self.rank.caches.read()
+        problem = kv_oracle.wrong_rows(now, self.rank.caches.truth, set(self.slots))
+        self.rank.caches.truth = now
+        return problem
+
+    def free(self) -> None:
+        """Give the blocks to somebody else, who writes them at once."""
+        self.rank.caches.write_pending(self.slots)
+
+    def _arguments(self, end: int, name: str) -> dict[str, Any]:
+        slots = _probe.load("torch").tensor(self.slots[:end], dtype=_probe.load("torch").int64)
+        given = {"kvcaches": self.rank.caches.entries, "slot_mapping": slots, "req_id": name}
+        return given | ({"request_configs": self.configs} if self.configs else {})
+
+
+class Server:
+    """The ranks over one way, and what was stored there."""
+
+    def __init__(self, probe: _probe.Probe, way: Way, settings: dict[str, object]) -> None:
+        self.probe, self.way = probe, way
+        self.wire = kv_ranks.Wire()
+        self.adapter: Any = _probe.load("lmcache.gaudi.adapter")
+        self.stored = generator.Stored(CHUNK, tails=way.tails)
+        self.served = 0
+        self.counts = dict.fromkeys(("requests", "hits", "hit_tokens", "preempted"), 0)
+        self.ranks: list[Rank] = []
+        for number in range(way.ranks):
+            self.ranks.append(Rank(way, settings, number, self.wire))
+
+    def close(self) -> None:
+        """Stop all engines, the last one first."""
+        for rank in reversed(self.ranks):
+            rank.close()
+
+    def serve(self, request: generator.Request) -> None:
+        """Serve a request, and once more what was preempted of it."""
+        self.counts["requests"] += 1
+        whole = not request.outputs
+        self._prefill(request, request.tokens, request.local, until=None if whole else len(request.tokens) // 2 + 1)
+        if whole:
+            return
+        self.counts["preempted"] += 1
+        source = np.random.default_rng(request.tokens[0])
+        outputs = [int(token) for token in source.integers(0, generator.VOCABULARY, request.outputs)]
+        resumed = SimpleNamespace(num_output_tokens=request.outputs, skip_reading_prefix_cache=False)
+        # vllm-gaudi answers wrongly behind a hit of a resumed request, whatever is loaded.
+        self.probe.check(self.adapter.must_compute(resumed), f"resumed with {request.outputs} outputs: may be loaded")
+        self._prefill(request, (*request.tokens, *outputs), 0, until=None, lookup=False)
+
+    def _prefill(
+        self,
+        request: generator.Request,
+        tokens: Sequence[int],
+        local: int,
+        *,
+        until: int | None,
+        lookup: bool = True,
+    ) -> None:
+        """Look up, load, compute and store; ``until``: the request goes no further."""
+        self.served += 1
+        name = f"request-{self.served}"
+        configs = self.adapter.tag_identity(vllm_request(request), None)
+        found = self._lookup(request, tokens, configs, name) if lookup else 0
+        length = len(tokens) if until is None else until
+        runs = [Serving(rank, request, tokens, configs) for rank in self.ranks]
+        loads = found > local
+        for run in runs:
+            if loads:
+                # What stands in the blocks that vLLM shares is not LMCache's business: a load may not touch it.
+                if local:
+                    run.rank.caches.write_pending(run.slots[:local])
+                came = run.load(found, local, name)
+                self.probe.check(came == found, f"rank {run.rank.number}: {came} tokens came, {found} were promised")
+                problem = run.wrong()
+                self.probe.check(not problem, f"rank {run.rank.number}, after the load: {problem}")
+            run.compute(0, local)
+        self._unpin(name)
+        computed = max(local, min(found, len(tokens) - 1))
+        skipped = found // CHUNK * CHUNK
+        for run in runs:
+            self._compute(run, request, name, computed, skipped, length)
+        for run in runs:
+            problem = run.wrong()
+            self.probe.check(not problem, f"rank {run.rank.number}: {problem}")
+            run.free()
+        kept = tokens[:length] if length == len(tokens) else tokens[: length // CHUNK * CHUNK]
+        if not (length == len(tokens) and self.way.tails):
+            kept = kept[: len(kept) // CHUNK * CHUNK]
+        if kept:
+            self.stored.note(request, kept)
+            self._settle(request, kept, configs)
+        if loads:
+            self.counts["hits"] += 1
+            self.counts["hit_tokens"] += found - local
+
+    def _compute(
+        self, run: Serving, request: generator.Request, name: str, computed: int, skipped: int, length: int
+    ) -> None:
+        while computed < length:
+            stop = min(computed + request.step, length)
+            run.compute(computed, stop)
+            end = stop if stop == len(run.tokens) and self.way.tails else stop // CHUNK * CHUNK
+            run.store(end, skipped, name)
+            computed, skipped = stop, max(skipped, end // CHUNK * CHUNK)
+
+    def _lookup(self, request: generator.Request, tokens: Sequence[int], configs: Any, name: str) -> int:
+        """Return what LMCache promises; all ranks are asked that hold something of their own."""
+        asked = self.ranks[:1] if self.way.mla else self.ranks
+        arguments = {"lookup_id": name, "pin": True} | ({"request_configs": configs} if configs else {})
+        tensor = _probe.load("torch").tensor(list(tokens))
+        found = min(int(rank.engine.lookup(tensor, **arguments)) for rank in asked)
+        due = self.stored.due(request)
+        self.probe.check(found == due, f"{found} of {len(tokens)} tokens are promised, {due} were stored for it")
+        return found
+
+    def _unpin(self, name: str) -> None:
+        lists = _probe.load("lmcache.gaudi.compat").unpins_lists
+        for rank in self.ranks:
+            rank.engine.lookup_unpin([name] if lists(rank.engine) else name)
+
+    def _settle(self, request: generator.Request, tokens: Sequence[int], configs: Any) -> None:
+        """Wait until what is stored in the background can be found."""
+        arguments = {"request_configs": configs} if configs else {}
+        tensor = _probe.load("torch").tensor(list(tokens))
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        for rank in self.ranks[:1] if self.way.mla else self.ranks:
+            while (found := int(rank.engine.lookup(tensor, **arguments))) < len(tokens) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            self.probe.check(found == len(tokens), f"{found} of {len(tokens)} stored tokens are found")
+
+
+def hash_of(request: generator.Request) -> int:
+    """Return a token that stands for whose KV it is."""
+    return generator.VOCABULARY + sum((place + 1) * ord(mark) for place, mark in enumerate(repr(request.identity)))
+
+
+def vllm_request(request: generator.Request) -> Any:
+    """What LMCache's adapter reads of vLLM's request for its keys."""
+    name = request.adapter
+    lora = SimpleNamespace(lora_name=name, lora_path=f"/adapters/{name}", lora_int_id=1) if name else None
+    return SimpleNamespace(lora_request=lora, cache_salt=request.salt or None, prompt_embeds=None)
+
+
+def body(probe: _probe.Probe) -> None:
+    """Serve the mixes over each way."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--way", nargs="+", choices=tuple(WAYS), required=True)
+    parser.add_argument("--mix", nargs="+", type=int, required=True)
+    given = parser.parse_known_args()[0]
+    kv_device.confirm(probe)
+    needs_server = any("{server}" in str(value) for name in given.way for value in WAYS[name].settings.values())
+    with kv_backends.lm_server(probe.scratch) if needs_server else contextlib.nullcontext("") as url:
+        for name in given.way:
+            with kv_device.uncompiled():
+                serve_way(probe, name, given.mix, url)
+
+
+def serve_way(probe: _probe.Probe, name: str, mixes: Sequence[int], url: str) -> None:
+    """Serve mixes over one way, by one engine."""
+    folder = (probe.scratch / name).resolve()  # part of an address
+    folder.mkdir()
+    way = WAYS[name]
+    settings = {
+        key: value.format(folder=folder, server=url) if isinstance(value, str) else value
+        for key, value in way.settings.items()
+    }
+    began = time.monotonic()
+    server, served = Server(probe, way, settings), 0
+    try:
+        for number in mixes:
+            served += 1
+            for place, request in enumerate(generator.mix(number, chunk=CHUNK, block=BLOCK, longest=LONGEST)):
+                what = f"{len(request.tokens)} tokens of {request.identity}"
+                with probe.section(f"{name}: mix {number}: request {place}, {what}"):
+                    server.serve(request)
+            if any(failure["check"].partition(": ")[0].endswith(name) for failure in probe.failures):
+                break  # one wrong answer spoils those behind it
+    finally:
+        server.close()
+    probe.counters[name] = {**server.counts, "mixes": served, "seconds": round(time.monotonic() - began, 1)}
+
+
+if __name__ == "__main__":
+    _probe.main("engine", body)
