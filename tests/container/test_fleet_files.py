@@ -1,20 +1,20 @@
 """The files for fleets: valid, their commands are ones that gaudi-patch takes, and the playbook tells hosts apart.
 
-Ansible is used where it is installed (`ansible-playbook` on PATH or GAUDI_PATCH_TEST_ANSIBLE); kubernetes-validate and
-ansible-lint were run by hand.
+kubernetes-validate and ansible-core come with the extra `test`; GAUDI_PATCH_TEST_ANSIBLE names another ansible-playbook.
+ansible-lint was run by hand.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -24,6 +24,7 @@ from gaudi_patch.disk import Disk
 from tests.attestation.conftest import apply
 from tests.attestation.test_signing import keys
 from tests.guides import parts
+from tests.recipes.test_target_tools import RELEASES
 from tests.support import tiny
 from tests.support.cli import command, environment
 
@@ -79,6 +80,17 @@ def test_the_labels_match_and_no_container_may_more_than_it_needs(name: str) -> 
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
 
 
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_kubernetes_takes_them_and_notices_a_misspelt_field(name: str, release: str) -> None:
+    document = documents(name)
+    kubernetes_validate.validate(document, release, strict=True)
+    pod = document["spec"]["template"]["spec"]
+    pod["containers"][0]["securityContexts"] = pod["containers"][0].pop("securityContext", {})
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, release, strict=True)
+
+
 def test_files_of_a_config_map_which_are_links_are_read(tmp_path: Path) -> None:
     """Kubernetes mounts NAME -> ..data/NAME -> ..2026/NAME."""
     target = tiny.make(tmp_path / "t")
@@ -96,16 +108,29 @@ def test_files_of_a_config_map_which_are_links_are_read(tmp_path: Path) -> None:
     assert result.data["against"]["signed_by"]
 
 
-def ansible() -> str:
-    found = os.environ.get("GAUDI_PATCH_TEST_ANSIBLE") or shutil.which("ansible-playbook")
-    if found is None:
-        pytest.skip("ansible-playbook is not installed (pip install ansible-core)")
-    return found
+def play(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run ansible-playbook: that beside this Python, which the extra `test` has brought."""
+    playbook = os.environ.get("GAUDI_PATCH_TEST_ANSIBLE") or Path(sys.executable).with_name("ansible-playbook")
+    return subprocess.run(
+        [playbook, *arguments],
+        capture_output=True, text=True, env=environment(HOME=str(home), ANSIBLE_NOCOLOR="1"), check=False,
+    )  # fmt: skip
+
+
+def test_ansible_takes_the_playbook_and_refuses_one_with_a_misspelt_key(tmp_path: Path) -> None:
+    text = (FOLDER / "playbook.yml").read_text(encoding="utf-8")
+    (tmp_path / "misspelt.yml").write_text(text.replace("failed_when: false", "failedwhen: false"), encoding="utf-8")
+    checked = [
+        play("-i", "localhost,", "--syntax-check", file, home=tmp_path)
+        for file in (FOLDER / "playbook.yml", tmp_path / "misspelt.yml")
+    ]
+    assert checked[0].returncode == 0, checked[0].stderr
+    assert checked[1].returncode != 0
+    assert "failedwhen" in checked[1].stdout + checked[1].stderr
 
 
 def test_the_playbook_fetches_a_report_of_every_host_and_fails_by_the_worst(tmp_path: Path) -> None:
     """Three hosts on this machine: patched, edited, and one that cannot be reached."""
-    playbook = ansible()
     inventory = ["[all]"]
     tool = tmp_path / "gaudi-patch"
     hosts = {}
@@ -126,10 +151,7 @@ def test_the_playbook_fetches_a_report_of_every_host_and_fails_by_the_worst(tmp_
     extra = {"tool": str(tool), "reports": str(tmp_path / "reports"), "ansible_python_interpreter": sys.executable}
     (tmp_path / "reports").mkdir()
 
-    done = subprocess.run(
-        [playbook, "-i", tmp_path / "inventory", "-e", json.dumps(extra), FOLDER / "playbook.yml"],
-        capture_output=True, text=True, env=environment(HOME=str(tmp_path), ANSIBLE_NOCOLOR="1"), check=False,
-    )  # fmt: skip
+    done = play("-i", tmp_path / "inventory", "-e", json.dumps(extra), FOLDER / "playbook.yml", home=tmp_path)
     assert (tmp_path / "reports" / "patched.json").is_file(), done.stdout + done.stderr
     assert done.returncode != 0
     assert json.loads((tmp_path / "reports" / "edited.json").read_text())["errors"][0]["code"] == "drift"
