@@ -1,7 +1,7 @@
 """The files for fleets: valid, their commands are ones that gaudi-patch takes, and the playbook tells hosts apart.
 
-kubernetes-validate and ansible-core come with the extra `test`; GAUDI_PATCH_TEST_ANSIBLE names another ansible-playbook.
-ansible-lint was run by hand.
+kubernetes-validate and ansible-core come with the extra `test`; GAUDI_PATCH_TEST_ANSIBLE names another
+ansible-playbook. ansible-lint was run by hand.
 """
 
 from __future__ import annotations
