@@ -170,7 +170,9 @@ class Server:
         """Serve a request, and once more what was preempted of it."""
         self.counts["requests"] += 1
         whole = not request.outputs
-        self._prefill(request, request.tokens, request.local, until=None if whole else len(request.tokens) // 2 + 1)
+        # A token at least is computed: behind what vLLM has, nothing would be stored, either.
+        middle = max(len(request.tokens) // 2, request.local) + 1
+        self._prefill(request, request.tokens, request.local, until=None if whole else middle)
         if whole:
             return
         self.counts["preempted"] += 1
