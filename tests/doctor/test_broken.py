@@ -147,6 +147,24 @@ CONFIG = [
         "kv_role: kv_producer",
     ),
     Broken(
+        "an internal API for everyone",
+        config(internal_api_server_enabled=True, internal_api_server_host="0.0.0.0"),
+        {"config.internal-api": W},
+        "internal_api_server_host: 127.0.0.1",
+    ),
+    Broken(
+        "an internal API on vLLM's port",
+        together(config(internal_api_server_enabled=True), options("--port 7000")),
+        {"config.internal-api": F},
+        "internal_api_server_port_start: 7099, or another --port",
+    ),
+    Broken(
+        "an internal API beyond the last port",
+        config(internal_api_server_enabled=True, internal_api_server_port_start=65535),
+        {"config.internal-api": F},
+        "internal_api_server_port_start: 6999",
+    ),
+    Broken(
         "NIXL storage through HPU memory",
         config(extra_config={"enable_nixl_storage": True}, nixl_buffer_device="cuda"),
         {"config.nixl-device": F},

@@ -1,0 +1,105 @@
+"""LMCache's internal API: who may reach it, and whether its ports are free for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.finding import Answer, check, failure, ok, warning
+
+#: vLLM's own, unless the user gives another (vllm/entrypoints/openai/cli_args.py)
+_VLLM_PORT = 8000
+_LAST_PORT = 65535
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
+
+
+@check(
+    "config.internal-api",
+    "LMCache's internal API",
+    why="each process of LMCache serves one, which asks for no key and runs the scripts that it is sent (0.5.6: where "
+    "run_script_api_enabled is set)",
+    source=sources.lmcache("v1/internal_api_server/api_server.py"),
+    needs=("settings",),
+)
+def internal_api(case: Case) -> Answer:
+    values = case.settings.values
+    if not values.get("internal_api_server_enabled"):
+        return ok("off")
+    if case.arguments is not None and "LMCacheMPConnector" in (case.arguments.connector, *case.arguments.parts):
+        return ok("not used: LMCache runs in a server of its own")
+    if prefix := values.get("internal_api_server_socket_path_prefix"):
+        return ok(f"on Unix sockets alone, {prefix}_PORT")
+    ports, host = _ports(case), str(values.get("internal_api_server_host") or _EVERYWHERE)
+    if not ports:
+        return ok("on, but internal_api_server_include_index_list names no process of this server")
+    if max(ports) > _LAST_PORT:
+        return failure(f"port {max(ports)} is none", "internal_api_server_port_start: 6999")
+    for what, other, address in _others(case):
+        if other in ports and _meet(host, address):
+            role = "the scheduler" if ports[other] == 0 else f"worker {ports[other] - 1}"
+            fix = f"internal_api_server_port_start: {_free(case)}, or another {what}"
+            return failure(f"port {other}: the internal API of {role}, and {what}", fix)
+    shown = ", ".join(str(port) for port in ports)
+    if not _is_loopback(host):
+        fix = "internal_api_server_host: 127.0.0.1, or internal_api_server_enabled: false"
+        return warning(f"listens on {host}, port {shown}, without a key", fix)
+    return ok(f"on {host}, port {shown}: whoever is on this host may use it")
+
+
+def _ports(case: Case) -> dict[int, int]:
+    """Return the port of each process with its index: 0 for the scheduler, 1 + its rank for a worker.
+
+    One worker is counted where the command line is not known, and those of one replica with data parallelism.
+    """
+    values = case.settings.values
+    start, listed = values.get("internal_api_server_port_start"), values.get("internal_api_server_include_index_list")
+    if not isinstance(start, int):
+        return {}
+    indexes = range(1 + _workers(case))
+    chosen = listed if isinstance(listed, list) and listed else indexes
+    return {start + index: index for index in indexes if index in chosen}
+
+
+def _workers(case: Case) -> int:
+    given = case.arguments if case.ranks else None
+    return given.number("tensor-parallel-size", 1) * given.number("pipeline-parallel-size", 1) if given else 1
+
+
+def _others(case: Case) -> Iterator[tuple[str, int, str]]:
+    """Yield what else this server binds on the host: its name, port and address."""
+    if case.ranks is not None and case.arguments is not None:
+        yield "--port", case.arguments.number("port", _VLLM_PORT), str(case.arguments.options.get("host", ""))
+    values = case.settings.values
+    named: dict[str, object] = {"lmcache_worker_ports": ""} if values.get("enable_controller") else {}
+    if values.get("enable_pd") and values.get("pd_role") == "receiver":
+        named |= dict.fromkeys(("pd_peer_init_port", "pd_peer_alloc_port"), values.get("pd_peer_host"))
+    for name, address in named.items():
+        given = values.get(name)
+        for port in given if isinstance(given, list) else []:
+            if isinstance(port, int):
+                yield name, port, str(address or "")
+
+
+def _free(case: Case) -> int:
+    """Return a start from which no port of ``_others`` is met."""
+    taken = {port for _, port, _ in _others(case)}
+    span = 1 + _workers(case)
+    return next(start for start in range(6999, _LAST_PORT, 100) if taken.isdisjoint(range(start, start + span)))
+
+
+def _meet(one: str, other: str) -> bool:
+    """Return whether two sockets of one port on these addresses are in each other's way."""
+    one, other = ("127.0.0.1" if name == "localhost" else name for name in (one, other))
+    return one == other or any(name in ("", _EVERYWHERE, "::") for name in (one, other))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+CHECKS = (internal_api,)
