@@ -26,7 +26,7 @@ _UTF8 = 0x800
 _ENCRYPTED = 0x1
 #: What the fields of a zip without its 64-bit extension hold.
 _MOST_BYTES, _MOST_ENTRIES = 0xFFFFFFFE, 0xFFFE
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
 #: Files of a dist-info that are read whole; LMCache's longest RECORD has 150 KB.
 SMALL = 16 * 1024 * 1024
 #: More than any release has: 17 GB could hide in a wheel of 17 MB.

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch.attestation import cyclonedx, document, file, forms, intoto
 from gaudi_patch.attestation.signing import Signer
@@ -22,8 +22,9 @@ from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.smoke.checks import SmokeOptions
 from gaudi_patch.wheel.build import BuildOptions, BuiltWheel, build
 from gaudi_patch.wheel.patched import digest_of
-from gaudi_patch.wheel.prove import WheelProof, prove
-from gaudi_patch.wheel.sdist import build_sdist
+
+if TYPE_CHECKING:
+    from gaudi_patch.wheel.prove import WheelProof
 
 REPORT = ".attestation.json"
 
@@ -77,6 +78,9 @@ def write(manifest: Manifest, wheels: Sequence[Path], options: OutputOptions) ->
                 _refuse_other(out / path.name, built)
             proof = None
             if options.smoke is not None:
+                # A megabyte of modules, which only --smoke needs.
+                from gaudi_patch.wheel.prove import prove
+
                 assert options.python is not None
                 proof = prove([path for path, _ in staged], manifest.package, options.python, options.smoke)
             written = tuple(_place(path, built, out, options, proof) for path, built in staged)
@@ -89,8 +93,12 @@ def write(manifest: Manifest, wheels: Sequence[Path], options: OutputOptions) ->
 def _stage(manifest: Manifest, wheel: Path, scratch: Path, options: OutputOptions) -> tuple[Path, BuiltWheel]:
     unnamed = scratch / "wheel"
     with unnamed.open("xb") as stream:
-        make = build_sdist if wheel.name.endswith(".tar.gz") else build
-        built = make(manifest, wheel, stream, options.build)
+        if wheel.name.endswith(".tar.gz"):
+            from gaudi_patch.wheel.sdist import build_sdist
+
+            built = build_sdist(manifest, wheel, stream, options.build)
+        else:
+            built = build(manifest, wheel, stream, options.build)
         stream.flush()
         os.fchmod(stream.fileno(), 0o644)
         os.fsync(stream.fileno())

@@ -175,6 +175,6 @@ def digest_of(path: Path) -> str:
     """Return the sha256 of a file, which is never held whole."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
+        while block := stream.read(1 << 16):
             digest.update(block)
     return digest.hexdigest()

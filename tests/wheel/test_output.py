@@ -103,7 +103,7 @@ def proved(monkeypatch: pytest.MonkeyPatch, status: str) -> OutputOptions:
             raise fault
         return WheelProof(NAME, levels, Path("python"))
 
-    monkeypatch.setattr("gaudi_patch.wheel.output.prove", run)
+    monkeypatch.setattr("gaudi_patch.wheel.prove.prove", run)
     return OutputOptions(Path(), report=True, smoke=SmokeOptions(), python=Path("python"))
 
 
