@@ -124,6 +124,7 @@ def _refused_settings() -> set[str]:
 NOT_REFUSED = {
     "extra_config", "enable_pd", "use_mla", "model_config", "save_unfull_chunk", "VLLMKVCache", "fetch_from_cache",
     "HPUAttentionImpl", "HPUMLAImpl", "__code__", "remote_serde",
+    "compilation_config", "static_forward_context", "impl",
 }  # fmt: skip
 
 
