@@ -6,11 +6,13 @@ import json
 import math
 import re
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
+from queue import Empty, Queue
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -181,12 +183,34 @@ class Server:
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         request = urllib.request.Request(self.url + path, body, headers)  # noqa: S310 - http and https alone, see _parts
         try:
-            return cast(HTTPResponse, self._opener.open(request, timeout=self._timeout))
+            return self._headed(request)
         except urllib.error.HTTPError as error:
             with error:
                 raise _StatusError(self.url + path, error.code, self._why(error, path)) from error
         except (OSError, HTTPException, ssl.SSLError, ValueError) as error:
             raise _unreachable(self.url + path, error) from error
+
+    def _headed(self, request: urllib.request.Request) -> HTTPResponse:
+        """Return the answer once its headers are there; raises TimeoutError after twice the time limit.
+
+        Headers that come a byte now and then never reach the time limit of the socket: another thread waits for them.
+        """
+        came: Queue[HTTPResponse | Exception] = Queue()
+
+        def wait() -> None:
+            try:
+                came.put(cast(HTTPResponse, self._opener.open(request, timeout=self._timeout)))
+            except Exception as error:  # raised again below, in the thread that asked
+                came.put(error)
+
+        threading.Thread(target=wait, daemon=True).start()
+        try:
+            answer = came.get(timeout=min(2 * self._timeout, threading.TIMEOUT_MAX))
+        except Empty:
+            raise TimeoutError("the headers of its answer do not end") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _why(self, error: urllib.error.HTTPError, path: str) -> str:
         """Return the beginning of what was sent with an error; as far as it came, where it stalls."""

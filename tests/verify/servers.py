@@ -28,6 +28,7 @@ class Behaviour:
     refused_resets: int = 0  # as many times it is answered that it did not happen
     stalls: str = ""  # a path that is answered with an error whose body never comes
     drips: str = ""  # a path whose answer comes by a byte now and then, and never ends
+    drips_headers: str = ""  # a path whose headers do
     wrong: bool = False
     counts: bool = True
     others: int = 0  # tokens of prompts of other users, for each of ours
@@ -81,6 +82,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _never_ends(self) -> bool:
         """Answer as a server that hangs does, until the client has gone; whether it was this path's turn."""
         has = self.behaviour
+        if self.path == has.drips_headers:
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                for _ in range(400):
+                    self.wfile.write(b"a")
+                    time.sleep(0.05)
+            return True
         if self.path not in (has.stalls, has.drips):
             return False
         self.send_response(500 if self.path == has.stalls else 200)

@@ -146,6 +146,15 @@ def test_an_answer_that_never_ends_ends_in_time(path: str) -> None:
     assert (caught.value.code, "does not end" in str(caught.value)) == ("unreachable", True)
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/completions"])
+def test_headers_that_never_end_end_in_time(path: str) -> None:
+    began = time.monotonic()
+    with serving(Behaviour(drips_headers=path)) as url, pytest.raises(GaudiPatchError) as caught:
+        ask(Server(url, "", 0.5), Wanted(tokens=600, settle=0), seed=1)
+    assert time.monotonic() - began < 10
+    assert (caught.value.code, "headers of its answer do not end" in str(caught.value)) == ("unreachable", True)
+
+
 def test_a_reset_that_is_refused_while_blocks_are_held_is_asked_for_again() -> None:
     behaviour = Behaviour(refused_resets=2)
     assert verified(behaviour).code == 0
