@@ -109,7 +109,7 @@ def recipe(python: Path, scratch: Path) -> str:
         validate._ask(python, {"server": []}, validate._server)
     assert (caught.value.exit, caught.value.code) == (Exit.ENVIRONMENT, "cannot-validate")
     (detail,) = caught.value.details
-    return "" if detail == "ModuleNotFoundError: No module named 'lmcache'" else detail
+    return "" if detail.startswith("PyTorch cannot be imported: No module named 'torch'") else detail
 
 
 def port(python: Path, scratch: Path) -> str:
