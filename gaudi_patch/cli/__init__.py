@@ -95,4 +95,9 @@ def options(
 
 def main() -> None:
     """The console script."""
+    import sys
+
+    from gaudi_patch.output import streams
+
+    streams.choose_from(sys.argv[1:])
     app()

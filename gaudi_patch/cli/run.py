@@ -85,7 +85,9 @@ def finish(
     checks the same target.
     """
     from gaudi_patch.output import progress as telling
+    from gaudi_patch.output import streams
 
+    streams.choose(color)
     telling.start(quiet=as_json or output is Format.JSON)
     result = guarded(command, run, if_installed, progress, check)
     raise typer.Exit(int(printed(result, Format.JSON if as_json else output, color, pager)))

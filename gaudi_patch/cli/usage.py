@@ -39,11 +39,9 @@ class ShownUsageError(UsageError):  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:  # noqa: ANN401 - as click has it
         """Write it to stderr."""
-        import sys
+        from gaudi_patch.output.report import error_lines, narrate
 
-        from gaudi_patch.output.report import Color, error_lines, narrate, wants_color
-
-        narrate(error_lines(self.fault), colored=wants_color(sys.stderr, Color.AUTO))
+        narrate(error_lines(self.fault))
 
     @property
     def fault(self) -> GaudiPatchError:

@@ -14,13 +14,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 
+from gaudi_patch.output.streams import is_dumb, is_terminal
+
 #: For less: end at once where all fits on the screen, keep colours, leave the text there. For lv: keep colours.
 _DEFAULTS = {"LESS": "FRX", "LV": "-c"}
 
 
 def command(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the pager's command line; empty for none."""
-    if environ.get("TERM", "dumb") == "dumb":
+    if is_dumb(environ):
         return []
     chosen = environ.get("GAUDI_PATCH_PAGER")
     if chosen is None:
@@ -52,7 +54,7 @@ def paged() -> Iterator[None]:
 
     A pager that is missing is done without. One that quits early takes no more text, and changes no exit code.
     """
-    process = _start() if sys.stdout is not None and sys.stdout.isatty() else None
+    process = _start() if is_terminal(sys.stdout) else None
     if process is None:
         yield
         return

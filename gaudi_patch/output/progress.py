@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from gaudi_patch.output.report import narrate
-from gaudi_patch.output.streams import is_terminal
+from gaudi_patch.output.streams import is_dumb, is_terminal, wants_color
 
 #: Seconds between the lines of a long step in a log, and between the looks at what it has come to.
 _BETWEEN_LINES = 30.0
@@ -124,7 +124,8 @@ class _Live(Step):
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+        plain = not wants_color(sys.stderr)
+        console = Console(file=sys.stderr, no_color=plain, highlight=False, markup=False, emoji=False)
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         self.display = Progress(*columns, console=console, transient=True, redirect_stdout=False)
         self._task = self.display.add_task(text, total=None)
@@ -196,8 +197,8 @@ def step(text: str, total: int = 0, look: Callable[[], str] | None = None) -> It
 
 
 def _is_live() -> bool:
-    plain = os.environ.get("TERM", "dumb") == "dumb" or os.environ.get("GITHUB_ACTIONS") or os.environ.get("CI")
-    return is_terminal(sys.stderr) and not plain
+    log = is_dumb() or os.environ.get("GITHUB_ACTIONS") or os.environ.get("CI")
+    return is_terminal(sys.stderr) and not log
 
 
 @contextmanager

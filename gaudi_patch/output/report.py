@@ -73,12 +73,13 @@ def show(result: Result, output: Format, color: Color) -> str:
     return ""
 
 
-def narrate(lines: Sequence[str], *, runner: bool = False, colored: bool = False) -> None:
+def narrate(lines: Sequence[str], *, runner: bool = False, colored: bool | None = None) -> None:
     """Write to stderr, each line with what is not printable escaped; a closed or full stderr changes nothing.
 
     ``runner``: whether a GitHub runner reads it, as it does where GITHUB_ACTIONS is set. ``colored``: whether the
-    words that begin an error, a warning or a next step are coloured.
+    words that begin an error, a warning or a next step are coloured; as chosen for the run where it is not given.
     """
+    colored = wants_color(sys.stderr) if colored is None else colored
     shown = map(visible, lines)
     text = "".join(f"{_colored(line) if colored else line}\n" for line in shown)
     write(sys.stderr, no_commands(text) if runner or os.environ.get("GITHUB_ACTIONS") else text)

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 from gaudi_patch.output.result import Color
 
 
-def wants_color(stream: IO[str] | None, color: Color) -> bool:
-    """Return whether to colour: NO_COLOR wins over FORCE_COLOR (https://no-color.org), a dumb terminal gets none."""
+class _Chosen:
+    """What --color says, for all that a run shows: results, progress, warnings, and errors of its command line."""
+
+    color = Color.AUTO
+
+
+def choose(color: Color) -> None:
+    """Take what --color says for the rest of the run."""
+    _Chosen.color = color
+
+
+def choose_from(arguments: Sequence[str]) -> None:
+    """Take what --color says on a command line that is not parsed yet, and may not parse."""
+    words = list(arguments)[: arguments.index("--")] if "--" in arguments else list(arguments)
+    given = [word.partition("=")[2] for word in words if word.startswith("--color=")]
+    given += [value for word, value in itertools.pairwise(words) if word == "--color"]
+    known = [color for color in Color if color.value in given[-1:]]
+    choose(known[0] if known else Color.AUTO)
+
+
+def wants_color(stream: IO[str] | None, color: Color | None = None) -> bool:
+    """Return whether to colour what goes to ``stream``: by ``color``, else by what was chosen for the run.
+
+    NO_COLOR wins over FORCE_COLOR (https://no-color.org), and a dumb terminal gets none.
+    """
+    color = _Chosen.color if color is None else color
     if color is not Color.AUTO:
         return color is Color.ALWAYS
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+    return is_terminal(stream) and not is_dumb()
+
+
+def is_dumb(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the terminal takes text only, or is not known."""
+    return environ.get("TERM", "dumb") == "dumb"
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

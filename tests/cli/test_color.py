@@ -5,17 +5,34 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from tests.cli.command_line import arguments, coloured
 from tests.support.cli import command, environment, gaudi_patch
 from tests.support.tiny import Tiny
 
+#: Where colours are not wanted: by option, and by the environment.
+NOT_WANTED: list[tuple[list[str], dict[str, str]]] = [
+    (["--color", "never"], {}),
+    (["--color=never"], {"FORCE_COLOR": "1"}),
+    ([], {"NO_COLOR": "1"}),
+    ([], {"NO_COLOR": "1", "FORCE_COLOR": "1"}),
+    ([], {"TERM": "dumb"}),
+]
+
 
 def on_terminal(target: Tiny, verb: str, **env: str) -> str:
     """Return what a command prints on a terminal."""
+    return shown(arguments(target, verb), **env)
+
+
+def shown(words: list[str], **env: str) -> str:
+    """Return what a command line prints on a terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        command(*arguments(target, verb)), stdin=follower, stdout=follower, stderr=follower,
+        command(*words), stdin=follower, stdout=follower, stderr=follower,
         env=environment(**{"TERM": "xterm-256color", **env}),
     )  # fmt: skip
     os.close(follower)
@@ -50,3 +67,33 @@ def test_a_pipe_gets_colour_only_when_forced(target: Tiny) -> None:
     assert "\x1b[" in run(*arguments(target, "check", "--color", "always")).out
     assert "\x1b[" not in run(*arguments(target, "check", "--color", "never"), env={"FORCE_COLOR": "1"}).out
     assert "\x1b[" not in run(*arguments(target, "check", "--json"), env={"FORCE_COLOR": "1"}).out
+
+
+@pytest.mark.parametrize(("options", "env"), NOT_WANTED)
+def test_progress_and_errors_have_no_colour_either_where_none_is_wanted(
+    options: list[str], env: dict[str, str], tmp_path: Path
+) -> None:
+    """`wheel` of a file that is not there tells its work and ends with an error; the others do not parse."""
+    broken = tmp_path / "lmcache-0.5.6-py3-none-any.whl"
+    broken.write_bytes(b"no wheel")
+    for words in (
+        ["wheel", str(broken), "--output", str(tmp_path / "out")],
+        ["apply", "--dryrun"],
+        ["smoke", "krnels"],
+    ):
+        text = shown([*words, *options], **env)
+        assert "error:" in text, words
+        assert not coloured(text), words
+        assert coloured(shown(words)), words
+
+
+@pytest.mark.parametrize("words", [["apply", "--dryrun"], ["smoke", "krnels"]])
+def test_errors_in_a_pipe_have_colour_only_when_forced(words: list[str]) -> None:
+    assert coloured(gaudi_patch(*words, env={"FORCE_COLOR": "1"}).err)
+    assert coloured(gaudi_patch(*words, "--color", "always").err)
+    assert not coloured(gaudi_patch(*words).err)
+    assert not coloured(gaudi_patch(*words, env={"FORCE_COLOR": "1", "NO_COLOR": "1"}).err)
+
+
+def test_what_stands_behind_two_dashes_is_no_option() -> None:
+    assert coloured(gaudi_patch("smoke", "krnels", "--", "--color", "never", env={"FORCE_COLOR": "1"}).err)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.output import progress
+from tests.cli.command_line import coloured
 from tests.support.cli import environment
 
 STORY = """
@@ -92,6 +93,15 @@ def test_a_terminal_that_is_a_log_gets_lines(env: dict[str, str]) -> None:
     text = on_a_terminal(STORY.format(quiet=False).replace("import time", f"import os, time\nos.environ |= {env!r}", 1))
     assert "\x1b[" not in text
     assert "smoke checks ..." in text
+
+
+@pytest.mark.parametrize(("before", "env"), [("streams.choose(streams.Color.NEVER)", {}), ("", {"NO_COLOR": "1"})])
+def test_a_spinner_has_no_colour_where_none_is_wanted(before: str, env: dict[str, str]) -> None:
+    story = f"from gaudi_patch.output import streams\n{before}\n{STORY.format(quiet=False)}"
+    text = on_a_terminal(story, **env)
+    assert "imports: case one" in text
+    assert not coloured(text)
+    assert coloured(on_a_terminal(STORY.format(quiet=False)))
 
 
 def test_nothing_is_said_beside_json() -> None:

@@ -149,6 +149,7 @@ def test_on_a_terminal_states_are_coloured_and_markup_is_text(monkeypatch: pytes
 def test_who_decides_about_colour(
     color: Color, env: dict[str, str], terminal: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     stream = Terminal() if terminal else io.StringIO()
