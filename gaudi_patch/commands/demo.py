@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -89,13 +90,19 @@ def rendered(story: Story, *, verbose: bool = False) -> Result:
         result.blocks = [Text(f"the demo failed at {names}", "bad"), steps]
         if story.patched:
             result.blocks += rendering.blocks(story.patched, verbose=verbose)
+        again = "fix that, and run the same command again"
+        if story.kept:  # which takes no directory that holds something
+            result.blocks.append(Text(f"the environment is in {story.kept}", verbatim=True))
+            again = (
+                f"look at what is in {story.kept}, then `{shlex.join(['rm', '-rf', str(story.kept)])}` and run it again"
+            )
         result.exit = Exit.REFUSED
         result.errors = [
             GaudiPatchError(
                 Exit.REFUSED,
                 "demo-failed",
                 f"demo failed at {names}: {story.failed[0].ending}",
-                "mend that, and run the same command again",
+                again,
                 details=[f"{step.name}: {step.ending}" for step in story.failed],
             )
         ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -158,11 +159,11 @@ def free_space(folder: Path | None) -> int:
 
 def unavailable(package: str, version: str, run: Run) -> str:
     """Return why pip cannot get the release, "" where it can, or cannot tell without a download."""
-    done = run([sys.executable, "-m", "pip", "index", "versions", package])
+    done = run([sys.executable, "-m", "pip", "index", "versions", "--pre", package])
     if done.returncode == 0:
         listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
         versions = [word.strip() for word in listed[1].split(",")] if listed else [version]
-        if version in versions:
+        if _is_among(version, versions):
             return ""
         python = ".".join(map(str, sys.version_info[:2]))
         return f"pip finds no {package} {version} for Python {python}: its newest is {versions[0]}"
@@ -172,6 +173,19 @@ def unavailable(package: str, version: str, run: Run) -> str:
     if "unknown command" in last or "No matching distribution" not in last:
         return ""  # an older pip; the installation tells
     return f"pip finds no {package}: look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)"
+
+
+def _is_among(version: str, listed: Sequence[str]) -> bool:
+    """Return whether a release is listed, in whatever spelling (PEP 440): v0.5.6 is 0.5.6, 1.0rc1 is 1.0.RC1."""
+    try:
+        wanted = Version(version)
+    except InvalidVersion:
+        return version in listed
+    for one in listed:
+        with contextlib.suppress(InvalidVersion):
+            if Version(one) == wanted:
+                return True
+    return False
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -108,7 +108,25 @@ def test_a_step_that_failed_is_named_with_its_cause() -> None:
         "result": "exit 5: no C++ compiler",
         "seconds": "1.000 s",
     }
-    assert "demo succeeded" not in "".join(map(plain, result.blocks))
+    text = "".join(map(plain, result.blocks))
+    assert "demo succeeded" not in text
+    assert "the environment is in" not in text
+
+
+def test_a_demo_that_failed_says_what_it_kept_and_what_makes_room_for_the_next(tmp_path: Path) -> None:
+    kept = tmp_path / "a demo"
+    result = rendered(Story("0.5.6", kept, [Step("smoke", False, "exit 5", 1.0)]))
+    assert f"the environment is in {kept}" in "".join(map(plain, result.blocks))
+    assert f"`rm -rf '{kept}'`" in result.errors[0].hint
+
+
+@pytest.mark.parametrize(
+    ("version", "there"), [("v0.5.6", True), ("0.5.6.0", True), ("1.0.RC1", True), ("1.0", False), ("odd", True)]
+)
+def test_a_release_is_known_in_whatever_spelling(version: str, there: bool) -> None:
+    listed = "Available versions: odd, 1.0rc1, 0.5.6\n"
+    done = subprocess.CompletedProcess([], 0, f"lmcache (1.0rc1)\n{listed}", "")
+    assert (needs.unavailable("lmcache", version, lambda _: done) == "") is there
 
 
 @pytest.mark.parametrize(
