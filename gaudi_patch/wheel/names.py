@@ -14,8 +14,6 @@ _FILE = re.compile(
     r"-(?P<tags>[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+)\.whl"
 )
 _SDIST = re.compile(r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)\.tar\.gz")
-#: Of the number of a build: enough, and short in a file's name.
-MOST_BUILDS = 999_999_999
 
 
 class WheelName(NamedTuple):

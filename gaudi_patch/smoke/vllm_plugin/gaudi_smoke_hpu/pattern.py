@@ -13,7 +13,6 @@ import torch
 from .foreign import Foreign
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 def mix(x: Foreign) -> Foreign:
