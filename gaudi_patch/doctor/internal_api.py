@@ -35,7 +35,7 @@ def internal_api(case: Case) -> Answer:
     if not ports:
         return ok("on, but internal_api_server_include_index_list names no process of this server")
     if max(ports) > _LAST_PORT:
-        return failure(f"port {max(ports)} is none", "internal_api_server_port_start: 6999")
+        return failure(f"port {max(ports)} is beyond {_LAST_PORT}", "internal_api_server_port_start: 6999")
     for what, other, address in _others(case):
         if other in ports and _meet(host, address):
             role = "the scheduler" if ports[other] == 0 else f"worker {ports[other] - 1}"

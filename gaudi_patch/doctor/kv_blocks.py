@@ -12,7 +12,8 @@ from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warn
 _DEFRAG_FIX = "export VLLM_DEFRAG=false"
 _CONTIGUOUS_FIX = "export VLLM_CONTIGUOUS_PA=false"
 _UNIFIED_FIX = "unset VLLM_UNIFIED_ATTN"
-_ALIBI = "; a model with ALiBi needs contiguous attention, and is refused with LMCache"
+#: In the words of the finding: the fix is a line for the shell.
+_ALIBI = "a model with ALiBi needs it, and is refused with LMCache"
 
 
 @check(
@@ -79,12 +80,12 @@ def contiguous_attention(case: Case) -> Answer:
         return ok("off")
     plugin = case.version("vllm-gaudi")
     if plugin is None:
-        return warning(f"{cause}, and the version of vllm-gaudi is not known", _CONTIGUOUS_FIX + _ALIBI)
+        return warning(f"{cause}, and the version of vllm-gaudi is not known; {_ALIBI}", _CONTIGUOUS_FIX)
     if plugin.release < (0, 24):
         # Unified attention alone turns it on there; doctor fails that setting, too.
-        only_unified = "VLLM_UNIFIED_ATTN" in cause
-        fix = _UNIFIED_FIX if only_unified else _CONTIGUOUS_FIX + _ALIBI
-        return failure(f"{cause}, with vllm-gaudi {plugin}", fix)
+        if "VLLM_UNIFIED_ATTN" in cause:
+            return failure(f"{cause}, with vllm-gaudi {plugin}", _UNIFIED_FIX)
+        return failure(f"{cause}, with vllm-gaudi {plugin}; {_ALIBI}", _CONTIGUOUS_FIX)
     return ok(f"{cause}; vllm-gaudi {plugin} reads by block number, but for models with latent attention (MLA)")
 
 

@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from gaudi_patch.smoke import runner
 
 SMOKE = Path(__file__).resolve().parents[2] / "gaudi_patch" / "smoke"
 PROBES, PLUGIN = SMOKE / "probes", SMOKE / "vllm_plugin"
@@ -297,6 +300,22 @@ print(json.dumps([gone, [f['message'] for f in probe.failures]]))
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith('[true, ["processes were left: ')
+
+
+def test_the_path_of_the_longest_socket_fits(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One character too many, and no engine of LMCache 0.3.10 to 0.4.4 started: 107 is what the kernel takes."""
+    longest = f"engine_{uuid.uuid4()}_dp0_service_lookup_lmcache_rpc_port_0"
+    processes = load("_vllm.processes")
+    with runner._folder("gps-", "/tmp") as sockets:
+        monkeypatch.setenv("GAUDI_PATCH_SOCKETS", sockets)
+        with processes.socket_folder() as first, processes.socket_folder() as second:
+            assert first != second
+            assert first.stat().st_mode & 0o777 == 0o700
+            assert len(str(second / longest)) <= 107
+        assert not first.exists()
+    monkeypatch.delenv("GAUDI_PATCH_SOCKETS")
+    with processes.socket_folder() as alone:
+        assert len(str(alone / longest)) <= 107
 
 
 def test_a_server_that_does_not_start_is_said_so(load: Any, tmp_path: Path) -> None:

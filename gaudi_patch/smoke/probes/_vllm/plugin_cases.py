@@ -33,6 +33,11 @@ def preemption(probe: _probe.Probe) -> None:
     vLLM's own prefix cache is off: a hit of its own makes vllm-gaudi answer wrongly, whatever LMCache does.
     """
     case = vllm_case.VllmCase(probe, {}, prefix_caching=False, blocks=_REQUESTS * _BLOCKS_EACH + 2)
+    n, p = case.length, case.prompt(1)
+    hit = case.hit(n, n, n)
+    case.ask("miss, without vLLM's own cache", [p], external=[0], local=[0])
+    case.ask("hit, without vLLM's own cache", [p], external=[hit], local=[0])  # as recipes start the engine
+    case.settle()
     prompts = _prompts(case, seed=20)
     with probe.section("preempted requests"):
         answers, promised = _generate(case, prompts)
@@ -51,7 +56,7 @@ def preemption(probe: _probe.Probe) -> None:
         else:
             probe.check(answers != right, "hits of resumed requests did not change the answers: the check is blind")
     case.close()
-    probe.summary.append("preemption: answers identical, no hits for resumed requests")
+    probe.summary.append(f"preemption: {hit} of {n} tokens cached, answers identical, no hits for resumed requests")
 
 
 def _prompts(case: vllm_case.VllmCase, seed: int) -> list[list[int]]:

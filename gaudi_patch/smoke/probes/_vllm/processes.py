@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -49,14 +50,25 @@ def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
 def socket_folder() -> Iterator[Path]:
     """Yield a directory for sockets, removed with what is in it.
 
-    It is made in the one that smoke/runner.py gives, and removes even where this process was killed.
+    It is made in the one that smoke/runner.py gives, and removes even where this process was killed. Its name there is
+    a number: LMCache's sockets have up to 81 characters, and with what is above them no more than 107.
     """
-    place = os.environ.get("GAUDI_PATCH_SOCKETS", "/tmp")  # noqa: S108, RUF100 - mkdtemp makes it private
-    folder = Path(tempfile.mkdtemp(prefix="gps-", dir=place))
+    place = os.environ.get("GAUDI_PATCH_SOCKETS")
+    folder = _numbered(Path(place)) if place else Path(tempfile.mkdtemp(prefix="gps-", dir="/tmp"))  # noqa: S108, RUF100 - mkdtemp makes it private
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _numbered(place: Path) -> Path:
+    """Make the directory with the first number that is free; ``place`` is private."""
+    for number in itertools.count():
+        folder = place / str(number)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            return folder
+    raise AssertionError
 
 
 def free_port() -> int:
