@@ -1,6 +1,6 @@
 """The device counts what it is documented to count, exactly, in both modes.
 
-Each row names a program of run_counters.py and the counters it has to leave; ``_lazy`` and ``_eager`` hold what is
+Each row names a program of scripts/programs and the counters it has to leave; ``_lazy`` and ``_eager`` hold what is
 particular to the rules. Counters that a row does not name are not looked at.
 """
 
@@ -15,7 +15,7 @@ from tests.emulator.support import HERE, decorated
 
 pytestmark = pytest.mark.torch
 
-PROGRAMS = decorated([HERE / "scripts" / "run_counters.py"], {"program"})
+PROGRAMS = decorated([*(HERE / "scripts" / "programs").glob("*.py")], {"program"})
 ROW = 16 * 4  # bytes of 16 floats
 
 

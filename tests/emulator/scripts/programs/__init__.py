@@ -1,0 +1,1 @@
+"""Small programs whose counters are read after them, by what they are about."""
