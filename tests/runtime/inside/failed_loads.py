@@ -1,7 +1,6 @@
 """Failed loads on the emulated HPU, with LMCache's own classes; a script, run in a patched environment.
 
-Arguments: a directory. Engine, backends and stores are LMCache's. Multiprocess mode's adapter is stood in for by one
-with its names, since releases before 0.5.5 serve no HPU there.
+Arguments: a directory. Engine, backends and stores are LMCache's; for multiprocess mode see multiprocess_loads.py.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import importlib
 import os
 import random
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -25,8 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import multiprocess_loads
 from lmcache.gaudi.connector import create_connector
-from lmcache.gaudi.multiprocess import FailedLoads, promise_once, whole_answer, withhold_failed_loads
 from lmcache.v1.cache_engine import LMCacheEngineBuilder
 from lmcache.v1.config import LMCacheEngineConfig
 from support import Caches, make_caches
@@ -211,127 +209,6 @@ def _one_or_list(engine: Any, request: str) -> Any:
     return [request] if compat.unpins_lists(engine) else request
 
 
-class Adapter:
-    """The names of ``LMCacheMPWorkerAdapter`` that the runtime uses."""
-
-    lmcache_tokens_per_chunk, blocks_in_chunk, _heartbeat_interval = 64, 2, 0.2
-
-    def __init__(self) -> None:
-        self.error_block_ids: set[int] = set()
-        self._failed_request_ids: set[str] = set()
-        self._dropped_retrieves: set[str] = set()
-        self.done: dict[str, tuple[bool, list[int]]] = {}
-        self.req_client: Any = SimpleNamespace(prepare_retrieve=Silent, ping=Silent, unregister_kv_cache=Silent)
-        self.is_healthy = True
-        self.answer: Any = True
-
-    def submit_retrieve_request(self, request_id: str, op: Any) -> None:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        self.done[request_id] = (bool(self.answer), op.flat_block_ids)
-
-    def get_finished(self, ended: set[str]) -> tuple[set[str], set[str]]:
-        finished = set(self.done) | self._dropped_retrieves
-        for name, (loaded, blocks) in self.done.items():
-            if not loaded:
-                self.error_block_ids.update(blocks)
-                self._failed_request_ids.add(name)
-        self.done, self._dropped_retrieves = {}, set()
-        return set(ended), finished
-
-    def get_block_ids_with_load_errors(self) -> set[int]:
-        found = set(self.error_block_ids)
-        self.error_block_ids.clear()
-        return found
-
-
-class Silent:
-    """A reply that never comes."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self._never = threading.Event()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return self._never.wait(timeout)
-
-    def query(self) -> bool:
-        return False
-
-
-def _op(*blocks: int, skip: int = 0) -> Any:
-    return SimpleNamespace(flat_block_ids=list(blocks), skip_first_n_tokens=skip)
-
-
-def withheld(folder: Path, answer: Any) -> None:
-    """A failed load is not finished in steps in which nobody asks for its blocks."""
-    adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
-    adapter.submit_retrieve_request("sound", _op(1, 2))
-    adapter.answer = answer
-    adapter.submit_retrieve_request("failed", _op(3, 4, 5, 6, skip=32))
-    assert adapter.get_finished(set()) == (set(), {"sound"})
-    assert adapter.get_finished(set()) == (set(), set()), "a step with a forward pass: vllm-gaudi does not ask"
-    assert adapter.get_block_ids_with_load_errors() == {4, 5, 6}, "block 3 was vLLM's, and is shared"
-    assert adapter.get_finished(set()) == (set(), {"failed"})
-    assert adapter.get_finished(set()) == (set(), set())
-
-
-def ended_while_withheld(folder: Path) -> None:
-    """An aborted request is told once, and its blocks are not invalid when another one has them."""
-    adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
-    adapter.answer = False
-    adapter.submit_retrieve_request("aborted", _op(3, 4))
-    assert adapter.get_finished(set()) == (set(), set())
-    assert adapter.get_finished({"aborted"}) == ({"aborted"}, set())
-    assert adapter.get_block_ids_with_load_errors() == set()
-    assert adapter.get_finished(set()) == (set(), set())
-
-
-def dead_server(folder: Path) -> None:
-    """A wait ends when the heartbeat has found the server dead; unregistering waits for two heartbeats at most."""
-    adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
-    threading.Timer(0.5, lambda: setattr(adapter, "is_healthy", False)).start()
-    began = time.monotonic()
-    try:
-        adapter.req_client.prepare_retrieve("key", 1).result(timeout=300)
-    except TimeoutError:
-        assert time.monotonic() - began < 5
-    else:
-        raise AssertionError("a reply came from nowhere")
-    adapter.is_healthy = True
-    assert adapter.req_client.unregister_kv_cache().wait(300) is False
-    assert time.monotonic() - began < 8
-    assert isinstance(adapter.req_client.ping(), Silent), "the heartbeat waits by itself"
-
-
-def promised_once(folder: Path) -> None:
-    """A request whose load failed is not promised the same again."""
-    asked: list[str] = []
-    kind = type(
-        "Scheduler",
-        (),
-        {
-            "__init__": lambda self: setattr(self, "_finished_lookup_results", {"r": 64}),
-            "maybe_submit_lookup_request": lambda self, request_id, **given: asked.append(request_id),
-            "cleanup_lookup_result": lambda self, request_id: self._finished_lookup_results.pop(request_id, None),
-            "end_session": lambda self, request_id: None,
-        },
-    )
-    scheduler: Any = promise_once(kind)()
-    scheduler.maybe_submit_lookup_request("r", token_ids=[])
-    scheduler.cleanup_lookup_result("r")
-    scheduler.maybe_submit_lookup_request("r", token_ids=[])
-    assert asked == ["r"]
-    scheduler.end_session("r")
-    scheduler.maybe_submit_lookup_request("r", token_ids=[])
-    assert asked == ["r", "r"]
-
-
-def short_answer(folder: Path) -> None:
-    assert whole_answer([1, 2], [[1, 2, 3, 4]], 2) == [1, 2]
-    assert whole_answer([1], [[1, 2, 3, 4]], 2) is None
-    assert whole_answer(None, [[1]], 2) is None
-
-
 def small_pool(folder: Path) -> None:
     """A pool smaller than the longest request is refused at registration, with the setting that is enough."""
     pool = importlib.import_module("lmcache.gaudi.pool")
@@ -384,11 +261,8 @@ def main(folder: str) -> int:
     cases["fs: a header is no header"] = lambda: damaged_file(place, "fs", lambda path: path.write_bytes(b"\xff" * 900))
     cases["fs: promises that nobody takes"] = lambda: forgotten_promises(place)
     cases["prefetch"] = lambda: prefetch_that_fails(place)
-    for name, answer in (("returns False", False), ("returns None", None), ("raises", RuntimeError("on purpose"))):
-        cases[f"multiprocess: the server {name}"] = lambda answer=answer: withheld(place, answer)
     cases["start-up: the pool is smaller than one prompt"] = lambda: small_pool(place)
-    for case in (ended_while_withheld, dead_server, promised_once, short_answer):
-        cases[f"multiprocess: {case.__name__}"] = lambda case=case: case(place)
+    cases |= multiprocess_loads.cases()
     failed = 0
     for name, run in cases.items():
         try:
@@ -400,8 +274,6 @@ def main(folder: str) -> int:
     print(f"{len(cases) - failed} of {len(cases)} cases passed", flush=True)
     return 1 if failed else 0
 
-
-assert FailedLoads  # what is stood in for is what the runtime has
 
 if __name__ == "__main__":
     os._exit(main(sys.argv[1]))
