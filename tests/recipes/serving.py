@@ -154,23 +154,37 @@ class Server:
         self.process.wait()
 
 
+class Redis(Server):
+    """Debian's redis-server; it takes connections while it still reads its file, and refuses all they ask."""
+
+    def start(self) -> None:
+        super().start()
+        deadline = time.monotonic() + 60
+        while self.answer(b"PING").startswith(b"-LOADING"):
+            assert time.monotonic() < deadline, "redis-server does not end loading"
+            time.sleep(0.05)
+
+    def answer(self, command: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", self.port), 5.0) as connection:
+            connection.sendall(command + b"\r\n")
+            return connection.recv(100).strip()
+
+
 @contextlib.contextmanager
-def redis(folder: Path, *options: str) -> Iterator[Server]:
-    """Yield Debian's redis-server, that keeps what it has in a file."""
+def redis(folder: Path, *options: str) -> Iterator[Redis]:
+    """Yield a redis-server that keeps what it has in a file."""
     port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes", *options]
-    server = Server(command, port, folder, {})
+    server = Redis(command, port, folder, {})
     try:
         yield server
     finally:
         server.kill()
 
 
-def keys_of(server: Server) -> int:
+def keys_of(server: Redis) -> int:
     """Return how many keys a Redis has."""
-    with socket.create_connection(("127.0.0.1", server.port), 5.0) as connection:
-        connection.sendall(b"DBSIZE\r\n")
-        return int(connection.recv(100).strip().lstrip(b":"))
+    return int(server.answer(b"DBSIZE").lstrip(b":"))
 
 
 def has_redis() -> bool:
