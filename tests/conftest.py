@@ -11,16 +11,10 @@ import pytest
 
 from tests.support import environments, release_table
 from tests.support.environments import Environment, EnvironmentUnavailableError
+from tests.support.unavailable import unavailable
 
 # Under nohup, which has SIGHUP ignored, every process of a test would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-def _unavailable(error: EnvironmentUnavailableError) -> None:
-    """Skip with the reason; with GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS=1 (as in CI) fail instead."""
-    if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
-        raise error
-    pytest.skip(f"environment not available: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +23,7 @@ def torch_python() -> Path:
     try:
         return environments.torch_python()
     except EnvironmentUnavailableError as error:
-        _unavailable(error)
-        raise
+        unavailable(error)
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +34,7 @@ def lmcache_wheel() -> Callable[..., Path]:
         try:
             return environments.wheel(version, python)
         except EnvironmentUnavailableError as error:
-            _unavailable(error)
-            raise
+            unavailable(error)
 
     return get
 
@@ -55,8 +47,7 @@ def lmcache_overlay() -> Callable[[str], Environment]:
         try:
             return environments.overlay(version)
         except EnvironmentUnavailableError as error:
-            _unavailable(error)
-            raise
+            unavailable(error)
 
     return get
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from tests.support import debian_root, docker_stand_in, wheelhouse
 from tests.support.container import Container
 from tests.support.debian_root import Root
 from tests.support.environments import EnvironmentUnavailableError
+from tests.support.unavailable import unavailable
 
 FILES = Path(__file__).resolve().parents[2] / "gaudi_patch" / "container"
 MakeRoot = Callable[..., Root]
@@ -57,9 +57,7 @@ def root(wheels: Path, tmp_path: Path) -> Iterator[MakeRoot]:
         try:
             image = debian_root.gaudi(scratch / "image", **options)  # type: ignore[arg-type]
         except EnvironmentUnavailableError as error:
-            if os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1":
-                raise
-            pytest.skip(f"environment not available: {error}")
+            unavailable(error)
         image = replace(image, user=user, workdir=workdir, env={**image.env, **(env or {})})
         return Root(scratch, lambda name: image, wheels.parent, online=online)
 

@@ -17,9 +17,9 @@ import pytest
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import vllm_pairs
 from tests.support.environments import EnvironmentUnavailableError
+from tests.support.unavailable import REQUIRED, unavailable
 from tests.support.vllm_pairs import PAIRS, Pair
 
-REQUIRED = os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1"
 WANTED = vllm_pairs.pairs_of(os.environ.get("GAUDI_PATCH_TEST_PAIRS") or (str(PAIRS[0]) if REQUIRED else ""))
 NOT_ASKED_FOR = pytest.mark.skip(reason="a pair takes minutes: ask for it with GAUDI_PATCH_TEST_PAIRS=all, or a list")
 # How the releases fail on HPU as they are.
@@ -41,9 +41,7 @@ def _check(pair: Pair, folder: Path, **options: Any) -> list[LevelResult]:
     try:
         return vllm_pairs.check(pair, folder, **options)
     except EnvironmentUnavailableError as error:
-        if REQUIRED:
-            raise
-        pytest.skip(f"environment not available: {error}")
+        unavailable(error)
 
 
 def _explain(results: list[LevelResult]) -> str:
