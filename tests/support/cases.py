@@ -132,7 +132,6 @@ NOT_HERE: dict[int, str] = {
     5: "the power is not cut: the order of the calls is recorded",
     6: "an immutable file (chattr +i) is not made: it fails as a step that raises EPERM does",
     8: "no SELinux here: seen with a user's extended attribute",
-    10: "no overlayfs is mounted: that only single files are renamed is what can be seen",
     23: "no file system here ignores case",
     43: "time and memory are measured by tests/bench_engine.py and asserted by no test",
     65: "no NFS here: flock is made to fail as NFS makes it fail",
