@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,36 @@ def _open_for_nobody(target: Tiny, tmp_path: Path) -> Tiny:
             folder.chmod(0o755)
     target.apply(dry_run=True)  # imports what it needs, which nobody may not read here
     return target
+
+
+@contextmanager
+def _immutable(path: Path) -> Iterator[None]:
+    if subprocess.run(["chattr", "+i", path], capture_output=True, check=False).returncode:
+        pytest.skip("this file system has no immutable files")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+
+
+@root_only
+@pytest.mark.parametrize("name", ["lmcache/engine.py", "lmcache/v1/old.py", "lmcache/v1"])
+def test_what_is_immutable_undoes_the_run_and_is_named(name: str, tmp_path: Path) -> None:
+    """case_6: chattr +i on a file to replace, on one to delete, and on a directory to write in; root cannot either."""
+    target = tiny.make(tmp_path)
+    before = tree(target.site)
+    with _immutable(target.site / name), pytest.raises(GaudiPatchError) as caught:
+        target.apply()
+    error = caught.value
+    assert (error.exit, error.file.startswith(str(target.site / name))) == (Exit.ENVIRONMENT, True)
+    assert "lsattr" in error.hint
+    assert tree(target.site) == before
+    assert target.apply().exit is Exit.OK
+    patched = tree(target.site)
+    kept = name if (target.site / name).exists() else "lmcache"
+    with _immutable(target.site / kept), pytest.raises(GaudiPatchError) as caught:
+        target.rollback()
+    assert caught.value.exit is Exit.ENVIRONMENT
+    assert tree(target.site) == patched
+    assert target.rollback().exit is Exit.OK
+    assert tree(target.site) == before

@@ -130,7 +130,6 @@ ELSEWHERE: dict[int, list[str]] = {
 #: What of a case cannot be had here.
 NOT_HERE: dict[int, str] = {
     5: "the power is not cut: the order of the calls is recorded",
-    6: "an immutable file (chattr +i) is not made: it fails as a step that raises EPERM does",
     8: "no SELinux here: seen with a user's extended attribute",
     23: "no file system here ignores case",
     43: "time and memory are measured by tests/bench_engine.py and asserted by no test",
