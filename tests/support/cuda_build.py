@@ -1,0 +1,106 @@
+"""PyTorch's CUDA build, as an index gives it, without most of NVIDIA's libraries: 1.2 GB in place of 6.
+
+PyTorch's own files are all those of the wheel: what it has built in, and registers, is that of a CUDA build. Of
+NVIDIA's libraries the CUDA runtime, CUPTI and cuFile are the real ones. The others (cuBLAS, cuDNN, NCCL …) are loaded
+by ``import torch`` and called by nothing without a GPU: an empty library has the name of each. A call of one ends the
+process, and says which. The whole of it, with NVIDIA's libraries, is run by ``python -m tests.scripts.torch_builds``.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support import environments, vllm_pairs
+from tests.support.environments import Environment, EnvironmentUnavailableError
+
+#: A release whose wheel for Linux on an index is a CUDA build, the smallest of them.
+VERSION = "2.14.1"
+LMCACHE = "0.5.6"
+_GIGABYTES = 5
+_REAL = re.compile(r"lib(cudart|cupti|cufile)\b")
+_NAMESPACES = re.compile(r"(nvidia|cuda)\w*$")
+#: What a symbol's version is called that the system's own libraries define.
+_OF_THE_SYSTEM = re.compile(r"@(GLIBC|GCC|GLIBCXX|CXXABI|GOMP|OMP)_")
+
+
+def private_environment(folder: Path) -> Environment:
+    """Return an environment with LMCache over the CUDA build, free to be changed.
+
+    Raises EnvironmentUnavailableError where it cannot be had: no network, no room, no compiler.
+    """
+    base = environments.torch_python()
+    version = environments._interpreter(base).version
+    prefix = folder / f"cuda-{VERSION}"
+    vllm_pairs._make(prefix, base, version, [_layer(base, version)])
+    vllm_pairs._install(prefix, ["--no-index", str(environments.wheel(LMCACHE, version))])
+    return environments._environment(prefix, version, LMCACHE)
+
+
+def _layer(base: Path, version: str) -> Path:
+    prefix = environments.cache_dir() / "cuda" / f"torch-{VERSION}-{vllm_pairs._key(base, version, b'1')}"
+    site_packages = vllm_pairs._site_packages(prefix, version)
+    with environments._made_once(prefix) as missing:
+        if missing:
+            prefix.mkdir(parents=True)
+            if (free := shutil.disk_usage(prefix).free / 1e9) < _GIGABYTES:
+                raise EnvironmentUnavailableError(f"{free:.1f} GB free for a CUDA build, {_GIGABYTES} are needed")
+            vllm_pairs._make(prefix, base, version, [])
+            vllm_pairs._install(prefix, ["--no-cache-dir", "--no-compile", f"torch=={VERSION}"])
+            # What of NVIDIA's the wheel wants, in the version that it names; its other requirements are not followed.
+            toolkit = _requirement(site_packages, "cuda-toolkit")
+            python = str(prefix / "bin" / "python")
+            pip = [*environments._pip(), "--python", python, "install", "--quiet", "--no-cache-dir"]
+            environments._call([*pip, f"cuda-toolkit[cudart,cupti,cufile]{toolkit}"], "cannot install NVIDIA's runtime")
+            _stand_in(site_packages)
+    return site_packages
+
+
+def _requirement(site_packages: Path, name: str) -> str:
+    text = (site_packages / f"torch-{VERSION}.dist-info" / "METADATA").read_text(encoding="utf-8")
+    found = re.search(rf"^Requires-Dist: {name}(?:\[[\w,]*\])?(==[\w.]+)", text, re.MULTILINE)
+    if found is None:
+        raise EnvironmentUnavailableError(f"torch {VERSION} from this index is no CUDA build: it wants no {name}")
+    return found[1]
+
+
+def _stand_in(site_packages: Path) -> None:
+    """Put an empty library in the place of each that PyTorch's own are linked with and that is not there."""
+    own = site_packages / "torch" / "lib"
+    libraries = [file for file in sorted(own.glob("*.so*")) if file.is_file()]
+    needed = {name for file in libraries for name in _needed(file)}
+    there = {file.name for file in site_packages.rglob("*.so*")}
+    named = re.compile(r"lib(cu|nccl|nv)")
+    missing = sorted(name for name in needed - there if named.match(name) and name != "libcuda.so.1")
+    if not missing or any(map(_REAL.match, missing)):
+        raise EnvironmentUnavailableError(f"PyTorch's libraries have changed: of NVIDIA's, {missing} are missing")
+    # Functions are looked up at their first call, but what has its address taken must be there at load.
+    defined = {
+        name for file in site_packages.rglob("*.so*") if file.is_file() for name in _symbols(file, "--defined-only")
+    }
+    wanted = {name for file in libraries for name in _symbols(file, "--undefined-only")}
+    names = sorted(name for name in wanted - defined if re.fullmatch(r"(cu|nccl|nvrtc|nvshmem)\w+", name))
+    lines = ["#include <stdio.h>", "#include <stdlib.h>"]
+    for name in names:
+        lines.append(f'void {name}(void) {{ fputs("{name}: NVIDIA\'s library is a stand-in\\n", stderr); abort(); }}')
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "stand_in.c"
+        for number, name in enumerate(missing):
+            source.write_text("\n".join(lines if not number else []) + "\n", encoding="utf-8")
+            target = own / name
+            command = ["g++", "-x", "c", "-shared", "-fPIC", f"-Wl,-soname,{name}", str(source), "-o", str(target)]
+            environments._call(command, f"cannot make a stand-in for {name}")
+
+
+def _needed(file: Path) -> list[str]:
+    text = environments._call(["readelf", "-dW", str(file)], f"cannot read {file}")
+    return re.findall(r"\(NEEDED\).*\[(.+?)\]", text)
+
+
+def _symbols(file: Path, which: str) -> list[str]:
+    done = subprocess.run(["nm", "-D", which, "--format=posix", str(file)], capture_output=True, text=True, check=False)
+    words = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    return [word.partition("@")[0] for word in words if not _OF_THE_SYSTEM.search(word)]
