@@ -15,9 +15,13 @@ _SHORT = {
     "-pp": "pipeline-parallel-size",
     "-dp": "data-parallel-size",
     "-dpl": "data-parallel-size-local",
+    "-dpr": "data-parallel-start-rank",
+    "-dpa": "data-parallel-address",
+    "-dpp": "data-parallel-rpc-port",
     "-n": "nnodes",
+    "-r": "node-rank",
 }
-_OPTION = re.compile(r"--[A-Za-z]|-(tp|pp|dpl?|n)(=|$)")
+_OPTION = re.compile(r"--[A-Za-z]|-(tp|pp|dp[lrap]?|n|r)(=|$)")
 _KV = "kv-transfer-config"
 
 

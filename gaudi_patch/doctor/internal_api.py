@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from gaudi_patch.doctor import sources
+from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, warning
 
 #: vLLM's own, unless the user gives another (vllm/entrypoints/openai/cli_args.py)
 _VLLM_PORT = 8000
+#: The same, of the first host of several (vllm/config/parallel.py): torch.distributed's, and the data parallel ranks'.
+_MASTER_PORT, _DATA_PARALLEL_PORT = 29501, 29550
 _LAST_PORT = 65535
+#: What a receiver of disaggregated prefill binds; the last since 0.5 (lmcache/v1/config.py).
+_PEERS = ("pd_peer_init_port", "pd_peer_alloc_port", "pd_peer_query_port")
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
 
 
@@ -71,15 +76,27 @@ def _others(case: Case) -> Iterator[tuple[str, int, str]]:
     """Yield what else this server binds on the host: its name, port and address."""
     if case.ranks is not None and case.arguments is not None:
         yield "--port", case.arguments.number("port", _VLLM_PORT), str(case.arguments.options.get("host", ""))
+        yield from _of_several_hosts(case.arguments)
     values = case.settings.values
     named: dict[str, object] = {"lmcache_worker_ports": ""} if values.get("enable_controller") else {}
     if values.get("enable_pd") and values.get("pd_role") == "receiver":
-        named |= dict.fromkeys(("pd_peer_init_port", "pd_peer_alloc_port"), values.get("pd_peer_host"))
+        named |= dict.fromkeys(_PEERS, values.get("pd_peer_host"))
     for name, address in named.items():
         given = values.get(name)
         for port in given if isinstance(given, list) else []:
             if isinstance(port, int):
                 yield name, port, str(address or "")
+
+
+def _of_several_hosts(given: Arguments) -> Iterator[tuple[str, int, str]]:
+    """Yield what the first of several hosts binds beside --port; on a single host vLLM takes ports that are free."""
+    if given.number("nnodes", 1) > 1 and given.number("node-rank", 0) == 0:
+        yield "--master-port", given.number("master-port", _MASTER_PORT), str(given.options.get("master-addr", ""))
+    replicas = given.number("data-parallel-size", 1)
+    first = given.number("data-parallel-start-rank", 0) == 0
+    if replicas > given.number("data-parallel-size-local", replicas) and first:
+        address = str(given.options.get("data-parallel-address", ""))
+        yield "--data-parallel-rpc-port", given.number("data-parallel-rpc-port", _DATA_PARALLEL_PORT), address
 
 
 def _free(case: Case) -> int:

@@ -73,7 +73,7 @@ CONFIG = """\
         "enable_scheduler_bypass_lookup": False, "blocking_timeout_secs": 10, "remote_storage_plugins": None,
         "internal_api_server_enabled": False, "internal_api_server_host": "127.0.0.1", "pd_peer_host": None,
         "internal_api_server_port_start": 6999, "internal_api_server_include_index_list": None,
-        "internal_api_server_socket_path_prefix": None, "pd_peer_init_port": None,
+        "internal_api_server_socket_path_prefix": None, "pd_peer_init_port": None, "pd_peer_query_port": None,
         "enable_controller": False, "lmcache_worker_ports": None,
     }
 

@@ -9,6 +9,7 @@ import pytest
 from tests.doctor.hosts import Gaudi, findings
 
 ON = {"internal_api_server_enabled": True}
+START = "internal_api_server_port_start"
 RECEIVER = {"enable_pd": True, "pd_buffer_device": "cpu", "pd_role": "receiver"}
 
 
@@ -38,6 +39,26 @@ RECEIVER = {"enable_pd": True, "pd_buffer_device": "cpu", "pd_role": "receiver"}
         (ON, "--port 7000 --host 10.1.2.3", "ok", "on 127.0.0.1"),
         (ON, "--port 7000 --host localhost", "failure", "worker 0"),
         ({**ON, **RECEIVER, "pd_peer_init_port": [7000]}, "", "failure", "worker 0, and pd_peer_init_port"),
+        ({**ON, **RECEIVER, "pd_peer_query_port": [6999]}, "", "failure", "the scheduler, and pd_peer_query_port"),
+        ({**ON, START: 29501}, "", "ok", "on 127.0.0.1"),
+        (
+            {**ON, START: 29501},
+            "--nnodes 2",
+            "failure",
+            "port 29501: the internal API of the scheduler, and --master-port",
+        ),
+        ({**ON, START: 29501}, "-n 2 -r 1", "ok", "on 127.0.0.1"),
+        ({**ON, START: 29501}, "--nnodes 2 --master-addr 10.1.2.3", "ok", "on 127.0.0.1"),
+        (ON, "--nnodes 2 --master-port 7000", "failure", "worker 0, and --master-port"),
+        ({**ON, START: 29549}, "-dp 4", "ok", "on 127.0.0.1"),
+        (
+            {**ON, START: 29549},
+            "-dp 4 -dpl 2",
+            "failure",
+            "port 29550: the internal API of worker 0, and --data-parallel-rpc",
+        ),
+        ({**ON, START: 29549}, "-dp 4 -dpl 2 -dpr 2", "ok", "on 127.0.0.1"),
+        (ON, "-dp 4 -dpl 2 -dpp 6999", "failure", "the scheduler, and --data-parallel-rpc-port"),
         ({**ON, "enable_controller": True, "lmcache_worker_ports": [6999]}, "", "failure", "and lmcache_worker_ports"),
         ({**ON, "lmcache_worker_ports": [6999]}, "", "ok", "on 127.0.0.1"),
         ({**ON, **RECEIVER, "pd_role": "sender", "pd_peer_init_port": [7000]}, "", "ok", "on 127.0.0.1"),
