@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from gaudi_patch import cli
 from tests.cli.command_line import arguments, coloured
 from tests.support.cli import command, environment, gaudi_patch
 from tests.support.tiny import Tiny
@@ -97,3 +101,25 @@ def test_errors_in_a_pipe_have_colour_only_when_forced(words: list[str]) -> None
 
 def test_what_stands_behind_two_dashes_is_no_option() -> None:
     assert coloured(gaudi_patch("smoke", "krnels", "--", "--color", "never", env={"FORCE_COLOR": "1"}).err)
+
+
+def test_every_command_takes_color(tmp_path: Path) -> None:
+    """Those of maintainers too; what they print on a terminal has none where none is wanted."""
+    for words in (["dev", "edit", "0.0.1"], ["dev", "refresh", str(tmp_path)], ["dev", "port", "0.5.5"]):
+        for options, wanted in ((["--color", "never"], False), (["--color", "always"], True)):
+            text = shown([*words, *options])
+            assert "error:" in text, words
+            assert "no such option" not in text.lower(), words
+            assert coloured(text) == wanted, words
+    taken = dict(commands(get_command(cli.app)))
+    assert {"apply", "dev lint", "emulator build"} <= set(taken)
+    assert [name for name, options in taken.items() if "--color" not in options] == []
+
+
+def commands(command: Any, *names: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield each command with its options; groups name theirs, and load them when they are asked for."""
+    if hasattr(command, "list_commands"):
+        for name in command.list_commands(None):
+            yield from commands(command.get_command(None, name), *names, name)
+    else:
+        yield " ".join(names), {option for parameter in command.params for option in parameter.opts}

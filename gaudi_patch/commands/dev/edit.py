@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from gaudi_patch.cli import completion
-from gaudi_patch.cli.options import FewerHunksOption, FolderArgument, JsonOption, ManifestOption, WheelOption
+from gaudi_patch.cli.options import (
+    ColorOption,
+    FewerHunksOption,
+    FolderArgument,
+    JsonOption,
+    ManifestOption,
+    WheelOption,
+)
 from gaudi_patch.cli.run import finish
 from gaudi_patch.output.report import Color, Format, Result, Text
 
@@ -29,6 +36,7 @@ def edit(
     manifest: ManifestOption = None,
     wheel: WheelOption = None,
     as_json: JsonOption = False,
+    color: ColorOption = Color.AUTO,
 ) -> None:
     """Lay the pristine wheel and one commit per patch into a new git worktree.
 
@@ -45,7 +53,7 @@ def edit(
 
         return laid(editing.edit(version, folder, manifest, wheel))
 
-    finish("dev edit", run, Format.TEXT, Color.AUTO, as_json)
+    finish("dev edit", run, Format.TEXT, color, as_json)
 
 
 def refresh(
@@ -53,6 +61,7 @@ def refresh(
     manifest: ManifestOption = None,
     fewer_hunks: FewerHunksOption = False,
     as_json: JsonOption = False,
+    color: ColorOption = Color.AUTO,
 ) -> None:
     """Write the commits of a worktree back as diffs, and renew the lock.
 
@@ -70,7 +79,7 @@ def refresh(
 
         return refreshed(editing.refresh(folder, manifest, fewer_hunks=fewer_hunks))
 
-    finish("dev refresh", run, Format.TEXT, Color.AUTO, as_json)
+    finish("dev refresh", run, Format.TEXT, color, as_json)
 
 
 def laid(made: Worktree) -> Result:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from gaudi_patch.cli import completion
-from gaudi_patch.cli.options import JsonOption, ManifestOption, WheelOption
+from gaudi_patch.cli.options import ColorOption, JsonOption, ManifestOption, WheelOption
 from gaudi_patch.cli.run import finish
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Block, Color, Diff, Format, Preformatted, Result, Table, Text
@@ -52,6 +52,7 @@ def port(
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="Prove the series before it is written.")] = True,
     as_json: JsonOption = False,
+    color: ColorOption = Color.AUTO,
 ) -> None:
     """Carry a series to a new release by three-way merge, and prove it there.
 
@@ -83,7 +84,7 @@ def port(
         old, new = versions or ("", "")
         return report(porting.port(old, new, folder, manifest, porting.PortOptions(wheel, smoke, python)))
 
-    finish("dev port", run, Format.TEXT, Color.AUTO, as_json)
+    finish("dev port", run, Format.TEXT, color, as_json)
 
 
 def aborted(folder: Path) -> Result:
