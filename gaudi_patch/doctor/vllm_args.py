@@ -128,6 +128,11 @@ def kv_cache_dtype(case: Case) -> Answer:
     return ok(value)
 
 
+#: Its sockets are Unix sockets, one for each rank (lmcache/v1/lookup_client/factory.py, lmcache/v1/rpc_utils.py).
+_LOOKUPS = "lookups reach the ranks of the scheduler's own host alone: each waits for its time limit and finds nothing"
+_ONE_HOST = "an engine on each host over one store, or vLLM without LMCache: gaudi-patch guide production"
+
+
 @check(
     "vllm.ranks",
     "cards for all ranks",
@@ -138,8 +143,11 @@ def kv_cache_dtype(case: Case) -> Answer:
 def ranks(case: Case) -> Answer:
     assert case.arguments is not None
     wanted = case.arguments.ranks
+    hosts = case.arguments.number("nnodes", 1)
+    if hosts > 1 and case.arguments.connector == "LMCacheConnectorV1":
+        return failure(f"the model spans {hosts} hosts, and {_LOOKUPS}", _ONE_HOST)
     if case.arguments.options.get("distributed-executor-backend") == "ray":
-        return unknown(f"Ray places {wanted} rank(s), perhaps on several hosts", "ray status")
+        return unknown(f"Ray places {wanted} rank(s), perhaps on several hosts; there {_LOOKUPS}", "ray status")
     count = case.hpu.torch.count or len(case.cards)
     if not count:
         return unknown(f"{wanted} rank(s); no card was seen here")

@@ -34,7 +34,8 @@ class Process:
     ``bind`` the address, ``health`` the path that answers on port "http" once it serves ("" where there is none).
     ``cards`` is how many cards it needs. ``patched``: it runs the patched LMCache, else only the release is checked.
     ``scratch`` is a directory of this process alone whose chunks nothing can find after a restart, ``segment`` the
-    name of the shared memory that it makes, which stays where it is killed.
+    name of the shared memory that it makes, which stays where it is killed. ``metrics``: its processes count together,
+    in files that are of one start alone.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Process:
     patched: bool = True
     scratch: str = ""
     segment: str = ""
+    metrics: bool = False
 
     @property
     def runs_lmcache(self) -> bool:

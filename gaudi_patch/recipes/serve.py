@@ -60,6 +60,7 @@ def engine(
         health="/health",
         cards=settings.ranks,
         patched=gaudi,
+        metrics=not extra,  # in multiprocess mode LMCache counts in its own server
     )
 
 

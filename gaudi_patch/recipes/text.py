@@ -56,6 +56,7 @@ def script(release: Release, process: Process) -> str:
         lines.append(f"unset {' '.join(process.unset)}")
     lines += _scratch(process.scratch)
     lines += _segment(process.segment)
+    lines += _metrics(process) if process.metrics else ()
     return "\n".join([*lines, _command(process.arguments)]) + "\n"
 
 
@@ -102,6 +103,24 @@ def _segment(name: str) -> Iterator[str]:
     yield f"exec 9>{path}.lock"
     yield "flock -n 9 || { echo " + shlex.quote(f"another server uses /dev/shm/{name}") + " >&2; exit 1; }"
     yield f"rm -f {path}"
+
+
+def _metrics(process: Process) -> Iterator[str]:
+    """Have a directory of its own for what the processes of one start count.
+
+    prometheus_client reads PROMETHEUS_MULTIPROC_DIR when it is imported: LMCache's own default, a directory that all
+    engines of the host share and nobody empties, comes too late for the page (lmcache/observability.py). vLLM adds up
+    whatever is in the directory (vllm/v1/metrics/prometheus.py).
+    """
+    port = process.ports["http"]
+    yield "# LMCache counts in vLLM's engine process, another one makes the page of metrics: they meet in these files."
+    yield f'metrics="${{TMPDIR:-/tmp}}/vllm-metrics-$(id -u)-{port}"'
+    yield 'mkdir -m 700 "$metrics" 2>/dev/null || { [ -d "$metrics" ] && [ ! -L "$metrics" ] && [ -O "$metrics" ]; } ||'
+    yield '  { echo "$metrics is no directory of this user: remove it, or set TMPDIR" >&2; exit 1; }'
+    yield 'exec 8>"$metrics/.lock"'
+    yield 'flock -n 8 || { echo "another engine counts in $metrics" >&2; exit 1; }'
+    yield "find \"$metrics\" -maxdepth 1 -type f -name '*.db' -delete  # of an earlier start: they would be added"
+    yield 'export PROMETHEUS_MULTIPROC_DIR="$metrics"'
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -72,6 +72,7 @@ VLLM = [
     ),
     Broken("fp8_e5m2", options("--kv-cache-dtype=fp8_e5m2"), {"vllm.kv-cache-dtype": F}, "fp8_inc"),
     Broken("too many ranks", lambda gaudi: setattr(gaudi, "ranks", 16), {"vllm.ranks": F}, "--tensor-parallel-size"),
+    Broken("a model over two hosts", options("--nnodes 2"), {"vllm.ranks": F}, "an engine on each host"),
     Broken(
         "no multiprocess server",
         kv(kv_connector="LMCacheMPConnector"),

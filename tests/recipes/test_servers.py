@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,16 +31,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(script: Path, environment: Environment, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    script: Path, environment: Environment, *more: str, variables: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a script in a group of its own, with the environment's programs first on PATH; it is stopped at the end."""
-    path = f"{environment.prefix / 'bin'}:/usr/bin:/bin"
+    given = {"PATH": f"{environment.prefix / 'bin'}:/usr/bin:/bin", **(variables or {})}
     with (script.parent / "log").open("wb") as log:
         process = subprocess.Popen(
             ["sh", str(script), *more],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=clean_environment() | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "LMCACHE_TRACK_USAGE": "false"},
+            env=clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1", "LMCACHE_TRACK_USAGE": "false"} | given,
             start_new_session=True,
         )
     try:
