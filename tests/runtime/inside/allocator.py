@@ -7,10 +7,12 @@ must be equal after every call, whatever is pinned; and each object must keep it
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import threading
 import types
 from typing import Any
+from unittest import mock
 
 import torch
 from lmcache.gaudi import allocator as gaudi
@@ -142,6 +144,45 @@ def six_threads() -> None:
     assert state(mine)[:2] == (0, 0) and state(mine)[2]
 
 
+def slow_pinning() -> None:
+    """While memory is pinned for one object, others are allocated and freed."""
+    pinning, go = threading.Event(), threading.Event()
+
+    class Slow(HpuBackend):
+        def pinned(self, nbytes: int) -> torch.Tensor:
+            pinning.set()
+            assert go.wait(60)
+            return super().pinned(nbytes)
+
+    with mock.patch.dict(os.environ, LMCACHE_GAUDI_PIN_AHEAD_MIB="0"):  # all of it on demand
+        _, mine = pools()
+    mine.slabs.serve(32768, Slow())
+    allocated: list[Any] = []
+    whole = torch.Size(CHUNK)
+    first = threading.Thread(target=lambda: allocated.append(mine.allocate(whole, torch.bfloat16)), daemon=True)
+    first.start()
+    assert pinning.wait(60)
+    done = threading.Event()
+
+    def others() -> None:
+        tail = mine.allocate(torch.Size((*CHUNK[:2], 8, CHUNK[3])), torch.bfloat16)
+        assert mine.memcheck()
+        tail.ref_count_down()
+        done.set()
+
+    threading.Thread(target=others, daemon=True).start()
+    passed = done.wait(10)  # a bound for the failure alone
+    go.set()
+    first.join(60)
+    assert passed, "allocations wait for memory that is pinned for another object"
+    slab = hold(allocated[0].raw_data)
+    assert slab is not None
+    release(slab)
+    allocated[0].ref_count_down()
+    assert state(mine)[:2] == (0, 0)
+    mine.close()
+
+
 def same_attributes() -> None:
     """Whatever LMCache's own allocator has as attributes, this one has, too."""
     stock, mine = pools()
@@ -175,7 +216,8 @@ def main() -> None:
     same_attributes()
     random_calls(1000)
     six_threads()
-    print("4 cases passed")
+    slow_pinning()
+    print("5 cases passed")
 
 
 if __name__ == "__main__":

@@ -221,6 +221,67 @@ def test_settings_are_read_and_others_refused(monkeypatch: pytest.MonkeyPatch) -
         pin_settings()
 
 
+class Slow(Host):
+    """Pins the first block at once; each one after that only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pinning, self.go = threading.Event(), threading.Event()
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        if self.asked:
+            self.pinning.set()
+            assert self.go.wait(60)
+        return super().pinned(nbytes)
+
+
+def test_nobody_waits_for_memory_that_is_pinned_for_another() -> None:
+    backend = Slow()
+    slabs, _, _ = make(limit=3 * SIZE, backend=backend)
+    first = slabs.take(SIZE)
+    assert first is not None
+    taken: list[Any] = []
+    waiting = threading.Thread(target=lambda: taken.append(slabs.take(SIZE)), daemon=True)
+    waiting.start()
+    assert backend.pinning.wait(60)
+
+    def others() -> None:
+        slab = hold(first.buffer)
+        slabs.give(first)
+        assert slab is not None
+        release(slab)
+        assert slabs.take(SIZE) is first
+        slabs.plain(SIZE // 2)
+        done.set()
+
+    done = threading.Event()
+    threading.Thread(target=others, daemon=True).start()
+    passed = done.wait(10)  # a bound for the failure alone
+    # What is being pinned counts already: the limit holds for both.
+    assert slabs.pinned_bytes == 2 * SIZE
+    backend.go.set()
+    waiting.join(60)
+    assert passed, "a transfer waits for memory that is pinned for another"
+    assert len(taken) == 1 and taken[0] is not first and taken[0].used
+    assert hold(taken[0].buffer) is taken[0]
+
+
+def test_memory_that_is_pinned_while_the_pool_is_closed_goes_with_its_object() -> None:
+    backend = Slow()
+    slabs, _, _ = make(backend=backend)
+    assert slabs.take(SIZE) is not None
+    taken: list[Any] = []
+    waiting = threading.Thread(target=lambda: taken.append(slabs.take(SIZE)), daemon=True)
+    waiting.start()
+    assert backend.pinning.wait(60)
+    slabs.close()
+    backend.go.set()
+    waiting.join(60)
+    slabs.give(taken[0])
+    assert slabs.pinned_bytes == SIZE  # the first, whose object lives
+    assert hold(taken[0].buffer) is None
+
+
 def test_six_threads_never_share_a_slab() -> None:
     slabs, _, _ = make(limit=16 * SIZE, ahead=4 * SIZE)
     wrong: list[str] = []

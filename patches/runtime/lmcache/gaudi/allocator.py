@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,8 @@ class _PoolOfSlabs:
         self._unregistered = True  # there is no buffer to be freed
         self.pin_allocator = self._objects_class(size, self.slabs, lock)
         self.align_bytes = self.pin_allocator.alignment
-        self.host_mem_lock = lock
+        # LMCache holds it around calls of pin_allocator, which has its own and lets go of it while memory is pinned.
+        self.host_mem_lock = nullcontext()
         self.buffer_allocator = self._buffer_allocator_class("cpu")
         with _lock:
             _pools.add(self.slabs)
@@ -171,13 +173,13 @@ class _ObjectsInSlabs:
         """Allocate one object as LMCache does; None where the pool is full."""
         with self._slab_lock:
             memory_obj = super().allocate(*arguments, **others)  # type: ignore[misc]
-            return memory_obj if memory_obj is None else self._furnish([memory_obj])[0]
+        return memory_obj if memory_obj is None else self._furnish([memory_obj])[0]
 
     def batched_allocate(self, *arguments: Any, **others: Any) -> Any:
         """Allocate objects of one size as LMCache does; None where the pool is full."""
         with self._slab_lock:
             memory_objs = super().batched_allocate(*arguments, **others)  # type: ignore[misc]
-            return memory_objs if memory_objs is None else self._furnish(memory_objs)
+        return memory_objs if memory_objs is None else self._furnish(memory_objs)
 
     def free(self, memory_obj: Any, *arguments: Any, **others: Any) -> None:
         """Free one object as LMCache does."""
@@ -193,8 +195,17 @@ class _ObjectsInSlabs:
             super().batched_free(memory_objs, *arguments, **others)  # type: ignore[misc]
             self._take_back(addresses)
 
+    def memcheck(self) -> Any:
+        """Check the bookkeeping as LMCache does."""
+        with self._slab_lock:
+            return super().memcheck()  # type: ignore[misc]
+
     def _furnish(self, memory_objs: list[Any]) -> list[Any]:
-        """Put memory behind objects that have an address; give them back where there is none."""
+        """Put memory behind objects that have an address; give them back where there is none.
+
+        Nobody else has these objects yet, so the lock is not held while memory is pinned: what other threads
+        allocate, free or copy meanwhile does not wait for it.
+        """
         done = 0
         try:
             for memory_obj in memory_objs:
@@ -203,14 +214,15 @@ class _ObjectsInSlabs:
                     raise RuntimeError(f"LMCache has allocated address {address} twice")
                 slab = self._slabs.take(nbytes)
                 memory = self._slabs.plain(nbytes) if slab is None else slab.buffer
-                memory_obj.raw_data = memory[: memory_obj.raw_data.numel()]
                 self._at[address] = nbytes if slab is None else slab
                 done += 1
+                memory_obj.raw_data = memory[: memory_obj.raw_data.numel()]
         except BaseException:
             addresses = [one.meta.address for one in memory_objs[:done]]
-            for memory_obj in memory_objs:
-                super().free(memory_obj)  # type: ignore[misc]
-            self._take_back(addresses)
+            with self._slab_lock:
+                for memory_obj in memory_objs:
+                    super().free(memory_obj)  # type: ignore[misc]
+                self._take_back(addresses)
             raise
         return memory_objs
 

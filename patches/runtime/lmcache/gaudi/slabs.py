@@ -173,16 +173,24 @@ class Slabs:
         return nbytes in self._free
 
     def take(self, nbytes: int) -> Slab | None:
-        """Return a slab for an object of ``nbytes`` bytes; None where it is no whole chunk or cannot be pinned."""
+        """Return a slab for an object of ``nbytes`` bytes; None where it is no whole chunk or cannot be pinned.
+
+        Pinning takes a while; the lock is not held for it, unless the caller holds it.
+        """
         with self._lock:
             free = self._free.get(nbytes)
             if free is None:
                 return None
-            slab = free.pop() if free else self._pin(nbytes)
+            slab = free.pop() if free else None
             if slab is not None:
                 slab.used = True
-            self._wanted.set()
-            return slab
+            elif not self._reserve(nbytes):
+                self._wanted.set()
+                return None
+        if slab is None:
+            slab = self._fulfil(nbytes, used=True)
+        self._wanted.set()
+        return slab
 
     def give(self, slab: Slab) -> None:
         """Take back a slab whose object is gone; the next object gets it once no transfer holds it any more."""
@@ -246,13 +254,8 @@ class Slabs:
             while free and self.pinned_bytes + self.plain_bytes + nbytes > self.limit:
                 self._drop(free.pop())
 
-    def _pin(self, nbytes: int) -> Slab | None:
-        """Pin one more slab, if limits allow it."""
-        if not self._reserve(nbytes):
-            return None
-        return self._fulfil(nbytes)
-
     def _reserve(self, nbytes: int) -> bool:
+        """Count one more slab as pinned, if limits allow it."""
         with self._lock:
             if self._backend is None or self._closed.is_set() or time.monotonic() < self._paused_until:
                 return False
@@ -266,8 +269,8 @@ class Slabs:
             self.pinned_bytes += nbytes
             return True
 
-    def _fulfil(self, nbytes: int) -> Slab | None:
-        """Pin what was reserved; takes a while. The thread has no lock here, an allocation that needs the slab has."""
+    def _fulfil(self, nbytes: int, *, used: bool = False) -> Slab | None:
+        """Pin what was reserved; takes a while, so that nobody has the lock here."""
         backend = self._backend
         assert backend is not None
         reason = headroom.no_room(nbytes)
@@ -277,6 +280,7 @@ class Slabs:
                 buffer = backend.pinned(nbytes)
                 if backend.is_pinned(buffer):
                     slab = Slab(buffer, self)
+                    slab.used = used
                     _KNOWN[slab.address] = slab
                     return slab
                 reason = "the driver did not pin it"
