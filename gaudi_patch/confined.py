@@ -159,12 +159,12 @@ class Bounds:
 
 
 def outside(path: Path) -> GaudiPatchError:
-    """Return the error for this: a path that is none of ours."""
+    """Return the error for a path outside the package and its state."""
     return refused("outside-package", f"lies outside of the package and its state; {_UNCHANGED}", file=str(path))
 
 
 def linked(path: Path, link: str) -> GaudiPatchError:
-    """Return the error for this: a link where none may be."""
+    """Return the error for a link where none may be."""
     return refused(
         "link-in-the-way",
         f"is a symbolic link to {link}; gaudi-patch follows none here; {_UNCHANGED}",
@@ -240,5 +240,5 @@ def _walk(path: Path, area: Area) -> int:
 
 
 def leads_out(path: Path, where: str) -> GaudiPatchError:
-    """Return the error for this: a directory of the package that is a link to another place."""
+    """Return the error for a directory of the package that links to another place."""
     return refused("outside-package", f"leads out of the package, to {where}; {_UNCHANGED}", file=str(path))

@@ -13,8 +13,10 @@ from tests.support import environments, release_table
 from tests.support.environments import Environment, EnvironmentUnavailableError
 from tests.support.unavailable import unavailable
 
-# Under nohup, which has SIGHUP ignored, every process of a test would inherit that.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# nohup has SIGHUP ignored, and a shell's background SIGINT and SIGQUIT: every process of a test would inherit that.
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

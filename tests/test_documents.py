@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "gaudi_patch" / "guides").glob("*.md"))]
 LONGEST = 30  # words in a sentence, docs/style.md
 #: Words of docs/style.md's table that have no other meaning here, so that a program can judge them.
-NOT_OUR_WORDS = re.compile(r"\b(folders?|lazy rules|eager rules|kept aside|put back)\b", re.IGNORECASE)
+NOT_OUR_WORDS = re.compile(
+    r"(?<![-\w])(folders?|lazy rules|eager rules|kept aside|put back|none of ours|something else than)(?![-\w])",
+    re.IGNORECASE,
+)
 SOURCES = re.compile(r"\b(GAUDI_PATCH_[A-Z_]*[A-Z]|HPU_EMULATOR_(?:CACHE|DEVICE|HOST|MEMORY_BYTES))\b")
 
 
@@ -54,6 +58,36 @@ def test_documents_use_the_words_of_the_style(file: Path) -> None:
         pytest.skip("it lists the words that are not ours")
     wrong = [f"{file.name}:{line}: {word[0]}" for line, text in prose(file.read_text())
              for word in NOT_OUR_WORDS.finditer(re.sub(r"`[^`]*`", "", text))]  # fmt: skip
+    assert wrong == []
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the docstrings and messages of a module, with their lines: no code in backticks, no programs in strings."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " in node.value.strip()
+            and not is_program(node.value)
+        ):
+            yield node.lineno, re.sub(r"``[^`]*``|`[^`]*`", "", node.value)
+
+
+def is_program(text: str) -> bool:
+    try:
+        return "\n" in text and any(isinstance(line, ast.Import | ast.ImportFrom) for line in ast.parse(text).body)
+    except SyntaxError:
+        return False
+
+
+@pytest.mark.parametrize("room", ["gaudi_patch", "patches/runtime"])
+def test_docstrings_and_messages_use_the_words_of_the_style(room: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line}: {word[0]}"
+        for file in sorted((ROOT / room).rglob("*.py"))
+        for line, text in texts(file.read_text())
+        for word in NOT_OUR_WORDS.finditer(text)
+    ]
     assert wrong == []
 
 

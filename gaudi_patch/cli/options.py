@@ -67,7 +67,7 @@ ReportOption = Annotated[
 ]
 AgainstOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--against", metavar="FILE", help="Hold it against the attestation that apply --report wrote."),
+    typer.Option("--against", metavar="FILE", help="Compare with the attestation that apply --report wrote."),
 ]
 SignKeyOption = Annotated[
     Optional[Path],  # noqa: UP045
@@ -125,7 +125,7 @@ ChunkOption = Annotated[
 
 WheelOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--wheel", metavar="FILE", help="The release's wheel, where PyPI is not to be asked."),
+    typer.Option("--wheel", metavar="FILE", help="The release's wheel, instead of downloading it."),
 ]
 FewerHunksOption = Annotated[
     bool, typer.Option("--fewer-hunks", help="Accept that a patch has fewer hunks in a file than the lock says.")

@@ -51,7 +51,7 @@ def apply(
     path: PathOption = None,
     root: RootOption = None,
     manifest: ManifestOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Do everything but write.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Plan and check, but write nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Also print what changes, as one unified diff.")] = False,
     allow_offset: Annotated[
         bool, typer.Option("--allow-offset", help="Unknown version: try the nearest series, exact context, no fuzz.")
@@ -61,7 +61,7 @@ def apply(
         typer.Option(
             "--smoke",
             metavar="LEVELS",
-            help="Smoke levels to run after it.",
+            help="Smoke levels to run after applying.",
             autocompletion=completion.levels,
         ),
     ] = "imports,kernels,engine",

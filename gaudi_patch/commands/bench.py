@@ -68,7 +68,7 @@ def bench(
         typer.Option("--host", metavar="NAME", help="Bandwidths: gaudi3, gaudi3-x8, gaudi2, gaudi2-x8."),
     ] = "gaudi3",
     pcie_gbs: Annotated[
-        float | None, typer.Option("--pcie-gbs", metavar="GB/S", help="PCIe, a card, one direction.")
+        float | None, typer.Option("--pcie-gbs", metavar="GB/S", help="PCIe bandwidth per card and direction.")
     ] = None,
     hbm_gbs: Annotated[float | None, typer.Option("--hbm-gbs", metavar="GB/S", help="A card's memory.")] = None,
     copy_gbs: Annotated[
@@ -81,7 +81,7 @@ def bench(
         int | None, typer.Option("--cards", metavar="N", min=1, help="Cards that transfer at the same time.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=1.0, help="For one code on one shape.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=1.0, help="Timeout per code and shape.")
     ] = 1800.0,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,

@@ -18,7 +18,7 @@ app = command_app()
 @app.command()
 def guide(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="A guide; none: list them.", autocompletion=completion.guides)
+        str, typer.Argument(metavar="[NAME]", help="A guide; omit to list them.", autocompletion=completion.guides)
     ] = "",
     no_pager: NoPagerOption = False,
     as_json: JsonOption = False,

@@ -42,7 +42,7 @@ def recipe(
     mode: Annotated[
         str,
         typer.Argument(
-            metavar="[MODE]", help="memory, disk, remote, ...; none: list them.", autocompletion=completion.modes
+            metavar="[MODE]", help="memory, disk, remote, ...; omit to list them.", autocompletion=completion.modes
         ),
     ] = "",
     out: Annotated[
@@ -103,7 +103,7 @@ def recipe(
         typer.Option(
             "--lmcache",
             metavar="VERSION",
-            help="For this release, installed or not; checked by none.",
+            help="Write for this release without checking an installation.",
             autocompletion=completion.versions,
         ),
     ] = "",

@@ -34,7 +34,7 @@ def size(
         str,
         typer.Argument(
             metavar="[MODEL]",
-            help="As vLLM takes it: a name, or a directory; none: list the models in the table.",
+            help="As vLLM takes it: a name, or a directory; omit to list known models.",
             autocompletion=completion.models,
         ),
     ] = "",
@@ -49,7 +49,7 @@ def size(
     ] = 1,
     prompts: PromptsOption = 2,
     chunk: ChunkOption = 256,
-    fp8: Annotated[bool, typer.Option("--fp8", help="With --kv-cache-dtype fp8_inc: one byte a value.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="With --kv-cache-dtype fp8_inc: one byte per value.")] = False,
     card: Annotated[
         str, typer.Option("--card", metavar="CARD", help="gaudi2 or gaudi3, for what fits on the cards.")
     ] = "gaudi3",

@@ -22,14 +22,14 @@ app = command_app()
 def verify(
     url: Annotated[str, typer.Option("--url", metavar="URL", help="The server, such as http://127.0.0.1:8000.")],
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="One of those that it serves (default: the first).")
+        str, typer.Option("--model", metavar="NAME", help="A model that it serves (default: the first).")
     ] = "",
     tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", min=1, help="Words of the prompt, a token or more each.")
+        int, typer.Option("--tokens", metavar="N", min=1, help="Words of the prompt; each is at least one token.")
     ] = 2048,
     chunk: ChunkOption = 256,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Without a byte from the server.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds to wait without data from it.")
     ] = 600.0,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,

@@ -83,7 +83,7 @@ class Case:
         return installed.look(self.target, self.environ, self.manifest.package)
 
     def version(self, package: str) -> Version | None:
-        """Return the version of an installed package; None where there is none, or one that is no version."""
+        """Return the version of an installed package; None if it is missing or its version is invalid."""
         entry = self.installed.packages.get(package)
         try:
             return Version(entry.version) if entry else None

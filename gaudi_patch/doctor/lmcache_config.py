@@ -82,9 +82,9 @@ def deprecated_keys(case: Case) -> Answer:
 def warnings(case: Case) -> Answer:
     told = [text for text in case.settings.warnings if not (_FAILED.match(text) or _UNKNOWN.match(text))]
     told = [text for text in told if "deprecated" not in text]
-    return (
-        warning("; ".join(told), "set it as LMCache does, so that the file says what holds") if told else ok("nothing")
-    )
+    if not told:
+        return ok("nothing")
+    return warning("; ".join(told), "use LMCache's value, so that the file matches what takes effect")
 
 
 @check(

@@ -95,7 +95,7 @@ def pairing(case: Case) -> Answer:
         )
     others = [pair.lmcache for pair in case.manifest.pairs if pairs.holds(pair, plugin)]
     return warning(
-        f"LMCache {lmcache.version} with vllm-gaudi {plugin} is no pair of the manifest",
+        f"LMCache {lmcache.version} with vllm-gaudi {plugin} is not a supported pair",
         f"install LMCache {' or '.join(others)}" if others else "see gaudi-patch list for the pairs",
     )
 

@@ -92,7 +92,7 @@ def role(case: Case) -> Answer:
         return unknown(f"{value}: right for disaggregated prefill only, which LMCache's configuration tells")
     if not any(case.settings.values.get(name) for name in ("enable_pd", "remote_url", "remote_storage_plugins")):
         half = "loads" if value == "kv_producer" else "stores"
-        return warning(f"{value}: this server never {half}, and no other one shares its cache", "kv_role: kv_both")
+        return warning(f"{value}: this server never {half}, and no other server shares its cache", "kv_role: kv_both")
     return ok(f"{value}, with a partner")
 
 

@@ -39,9 +39,9 @@ def activation() -> float:
     program = (
         "import importlib.util, sys, time, torch\n"
         "start = time.process_time()\n"
-        f"folder = {str(Path(__file__).resolve().parent)!r}\n"
-        "spec = importlib.util.spec_from_file_location('hpu_emulator', folder + '/__init__.py',"
-        " submodule_search_locations=[folder])\n"
+        f"place = {str(Path(__file__).resolve().parent)!r}\n"
+        "spec = importlib.util.spec_from_file_location('hpu_emulator', place + '/__init__.py',"
+        " submodule_search_locations=[place])\n"
         "module = sys.modules['hpu_emulator'] = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
         "module.activate()\n"

@@ -38,7 +38,7 @@ class Options:
     """
 
     lazy: bool | None = None
-    """Lazy rules (operators gather in a graph until it is cut) or eager rules (each is a launch of its own).
+    """Lazy mode (operators gather in a graph until it is cut) or eager mode (each is a launch of its own).
     None: as PT_HPU_LAZY_MODE says, whose default in the bridge is 1."""
 
     schedule: str = "lazy"
@@ -68,7 +68,7 @@ class Options:
     """Count the storage offsets of views as part of a graph's signature, as lazy mode does."""
 
     eager_stream_join: bool = False
-    """In eager rules, leaving the default stream makes the new stream wait for it (HPUStream.cpp:229). Off is
+    """In eager mode, leaving the default stream makes the new stream wait for it (HPUStream.cpp:229). Off is
     stricter than the bridge."""
 
     bounces: str = "late"

@@ -137,7 +137,7 @@ def reading_again(situation: Situation, progress: Progress) -> Iterator[None]:
         raise GaudiPatchError(
             Exit.HUMAN,
             "unverified",
-            f"{progress.words()}, and was read back before the commit; but it could not be read once more: {what}",
+            f"{progress.words()}, and was read back before the commit; but it could not be re-read: {what}",
             f"look at the health of the disk; `{situation.command('check')}` reads it again",
             file,
         ) from error

@@ -88,7 +88,7 @@ class Ground(NamedTuple):
         return self.root / name
 
     def path(self, name: str) -> Path:
-        """Return the path that a state or journal calls ``name``; ValueError where it is none of ours."""
+        """Return the path that a state or journal calls ``name``; ValueError where it lies outside."""
         check_name(name)
         path = self.root / name
         if not self.bounds.holds(path) and not self._is_other_cache(path):
@@ -96,7 +96,7 @@ class Ground(NamedTuple):
         return path
 
     def directory(self, name: str) -> Path:
-        """Return the directory that a state or journal calls ``name``; ValueError where it is none of ours."""
+        """Return the directory that a state or journal calls ``name``; ValueError where it lies outside."""
         check_name(name)
         path = self.root / name
         if not self.bounds.holds_directory(path):

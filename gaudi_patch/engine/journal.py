@@ -138,7 +138,7 @@ def _entry(item: dict[str, Any], number: int, position: int, ground: Ground) -> 
     path = ground.path(strict.text(item["path"], f"the path of {what}", 4095))
     temp = ground.path(strict.text(item["temp"], f"the temporary file of {what}", 4095))
     if temp.parent != path.parent or not TEMPORARY.fullmatch(temp.name):
-        raise ValueError(f"the temporary file of {what} is none of ours")
+        raise ValueError(f"the temporary file of {what} is not one of gaudi-patch")
     undo = item["undo"]
     if undo is not None:
         start, length = strict.items(undo, f"the place of {what} in the undo file", 2)

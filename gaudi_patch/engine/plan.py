@@ -236,7 +236,7 @@ def _content(change: FileDiff, current: FileImage | None, name: str) -> bytes:
     if change.kind is diff.Kind.CREATE:
         if current is not None:
             raise refused(
-                "exists", f"{name} creates this file, but it is there already; nothing was changed", file=change.path
+                "exists", f"{name} creates this file, but it already exists; nothing was changed", file=change.path
             )
         return b""
     if current is None:
@@ -286,7 +286,7 @@ def _does_not_apply(patch: Path, path: str, data: bytes, error: Exception) -> Ga
         refused("", "").exit,
         "does-not-apply",
         f"hunk {error.index + 1} does not apply to {path} at line {error.at}: {error.reason}; nothing was changed",
-        "the file is not as the patch expects it; the details say where they part",
+        "the file is not as the patch expects it; the details show where they differ",
         str(patch),
         error.hunk.line,
         explain.explain(data, error.hunk).sentences(),

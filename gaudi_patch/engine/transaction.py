@@ -38,7 +38,7 @@ class Change(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What was done about a killed run: its command, how many targets had to be put back, what is left of its
+    """What was done about a killed run: its command, how many targets had to be restored, what is left of its
     journal.
     """
 
@@ -121,7 +121,7 @@ def recover(ground: Ground, disk: Disk) -> Recovery | None:
     """Undo a killed transaction; None when there was none. Idempotent: it may be killed and run again.
 
     Raises ``third-state`` (exit 6) when a target was edited by somebody else in between, ``undo-failed``
-    (exit 6) when some could not be put back; the others are put back all the same, and the journal is kept.
+    (exit 6) when some could not be restored; the others are restored all the same, and the journal is kept.
     """
     with disk.within(ground.bounds):
         record = journal.load(ground)
@@ -181,7 +181,7 @@ def _make_home(home: Path, disk: Disk) -> None:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "journal-in-the-way",
-            "is what an earlier run left of its journal, and could not be removed; nothing was changed",
+            "is left over from an earlier run's journal, and could not be removed; nothing was changed",
             "run the same command again",
             str(home),
         ) from error
@@ -285,7 +285,7 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "verify-failed",
-                "does not hold what was just written to it; all changes were rolled back",
+                "read-back failed: the file differs from what was just written; all changes were rolled back",
                 "look at the health of the disk, and for a program that changes this directory at the same time",
                 str(change.path),
             )
@@ -294,7 +294,7 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
 def _undo_after(
     error: BaseException, ground: Ground, record: Journal, disk: Disk, progress: Progress, *, committed: bool
 ) -> None:
-    """Put everything back; raises ``undo-failed`` where that did not finish."""
+    """Roll everything back; raises ``undo-failed`` where that did not finish."""
     if committed:
         # Interrupted right after the commit: undoing needs its journal again, as it may be killed too.
         try:

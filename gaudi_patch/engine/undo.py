@@ -1,6 +1,6 @@
 """Take a transaction back: each target to the bytes it had, past every error that can be gone past.
 
-An undo that cannot finish keeps its journal, and names each file that it could not put back; the next run
+An undo that cannot finish keeps its journal, and names each file that it could not restore; the next run
 begins where it ended.
 """
 
@@ -43,7 +43,7 @@ class Undone(NamedTuple):
 
 
 def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undone:
-    """Put every target of ``record`` back; the journal goes when that is complete.
+    """Restore every target of ``record``; the journal goes when that is complete.
 
     ``trusted`` tells that the record is this process's own and was not read from the target.
     """
@@ -124,7 +124,7 @@ def _end(home: Path, disk: Disk) -> None:
 def _undo_entry(
     entry: Entry, ground: Ground, replaced: _Replaced, disk: Disk, strangers: list[Path], *, trusted: bool
 ) -> int:
-    """Put one target back; returns how many had to be."""
+    """Restore one target; return 1 if it had to be, else 0."""
     current = disk.read(entry.path)
     if matches(current, entry.before):
         return 0
@@ -230,13 +230,13 @@ def unfinished(done: Undone, ground: Ground, record: Journal, error: BaseExcepti
         )
     cause = f"{str(error) or type(error).__name__}; and " if error is not None else ""
     what = "undoing it" if error is not None else f"undoing an interrupted {record.verb}"
-    details = [f"not put back: {path}: {_why(fault)}" for path, fault in done.failed]
+    details = [f"not restored: {path}: {_why(fault)}" for path, fault in done.failed]
     details += [f"edited since by somebody else: {path}" for path in done.strangers]
     details += [f"left behind: {path}: {_why(fault)}" for path, fault in done.litter]
     state = "every target is as it was, but something was left behind"
     if done.failed:
         count = len(done.failed) + len(done.strangers)
-        state = f"{count} file{'s' if count != 1 else ''} could not be put back, every other one was"
+        state = f"{count} file{'s' if count != 1 else ''} could not be restored; all others were"
     path, first = [*done.failed, *done.litter][0]
     lost = isinstance(first, GaudiPatchError) and first.code == "journal-damaged"
     kept_text = f"the journal is kept in {ground.home}" if kept else "no journal could be kept"

@@ -75,7 +75,7 @@ def _warnings(situation: Situation) -> list[str]:
         unknown = f"the wheel was built with series {situation.built.series}, but the manifest no longer has it"
         return [unknown] if situation.series is None else []
     if situation.applied is None:
-        return ["patched by something else than gaudi-patch: there is no state, but rollback works"]
+        return ["patched by something other than gaudi-patch: there is no state, but rollback works"]
     warnings = []
     if situation.applied.unproved:
         warnings.append(unproved(situation))
@@ -184,7 +184,7 @@ def fault_of(situation: Situation) -> GaudiPatchError | None:
         return GaudiPatchError(
             Exit.REFUSED,
             "partial",
-            "some files are patched and some are pristine; something else than gaudi-patch did that",
+            "some files are patched and some are pristine; something other than gaudi-patch caused this",
             next_step(situation),
             str(installation.root),
             details=names,
@@ -201,9 +201,9 @@ def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
         return GaudiPatchError(
             Exit.REFUSED,
             "built-otherwise",
-            f"{built.version} was built with other patches than series {built.series} of this gaudi-patch has; "
+            f"{built.version} was built with different patches from those of series {built.series} here; "
             "nothing was changed",
-            f"`{anew}` builds the wheel anew; `gaudi-patch check --against FILE` holds it to its own attestation",
+            f"`{anew}` rebuilds the wheel; `gaudi-patch check --against FILE` holds it to its own attestation",
             str(situation.installation.root),
         )
     if situation.state is State.PATCHED:
@@ -293,7 +293,7 @@ def next_step(situation: Situation) -> str:
     if situation.state is State.OUTDATED:
         return f"`{situation.command('apply')}` updates it to the series of this gaudi-patch"
     if situation.state is State.PARTIAL:
-        return f"`{situation.command('apply')}` completes it, `{situation.command('rollback')}` takes it back"
+        return f"`{situation.command('apply')}` completes it, `{situation.command('rollback')}` reverts it"
     if situation.state in (State.MODIFIED, State.MISSING):
         root = situation.installation.root
         # No installer removes what no release has: reinstalling alone would not help.

@@ -1,4 +1,4 @@
-"""vLLM as a process of a recipe: what it is told, and its environment."""
+"""vLLM as a process of a recipe: its arguments and environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where chunks go that outlive an engine: what --storage names, as the release wants to be told of it. Pure."""
+"""Where chunks go that outlive an engine: what --storage names, in the form the release expects. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TAKES = (
 #: Schemes of servers that speak Redis's protocol, and how LMCache's Redis client is told of them.
 _REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 REDIS_EVICTS = (
-    "Redis and Valkey evict only if they are told to: maxmemory BYTES and maxmemory-policy allkeys-lru. Without "
+    "Redis and Valkey evict only if configured to: maxmemory BYTES and maxmemory-policy allkeys-lru. Without "
     "maxmemory they grow until they are ended; with noeviction they refuse new chunks once they are full."
 )
 REDIS_IS_PLAIN = "redis:// and valkey:// are not encrypted: whoever is on that network can read prompts' KV."

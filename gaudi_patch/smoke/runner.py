@@ -37,7 +37,7 @@ def run(
     timeout: seconds for one level under one set of rules, or for each of its processes one after the other.
     environ: the environment to start from; by default this process's.
     arguments: more for the probes, by the level's name.
-    on_progress: told in one line how a level ended; and what starts, where there is no ``on_begin`` for that.
+    on_progress: called with one line when a level ends; and what starts, where there is no ``on_begin`` for that.
     on_case: told what is being checked within a level.
 
     A level that cannot be run is skipped, with the reason. One that dies, hangs or gives no complete

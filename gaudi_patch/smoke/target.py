@@ -119,7 +119,8 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
     except AskError as error:
         if error.problem is Problem.NO_ANSWER and (crash := _plugin_crash(python, environ, scratch)):
             raise TargetError(
-                f"{_BROKEN}: importing it ends {python} with {crash}; mend Habana's software in this environment"
+                f"{_BROKEN}: importing it ends {python} with {crash}; "
+                "fix or reinstall Habana's software in this environment"
             ) from None
         cannot = "cannot run {}" if error.problem is Problem.NOT_STARTED else "{} cannot be asked what it has"
         raise TargetError(f"{cannot.format(python)}: {error}") from None
@@ -169,7 +170,7 @@ def fault(target: Inspection, wanted: str) -> str:
     """
     if wanted == "auto" and target.torch and target.lmcache and target.plugin_broken:
         return (
-            f"{target.hpu_problem}; mend Habana's software in this environment, or check the patched code alone with "
-            "--device emulated"
+            f"{target.hpu_problem}; fix or reinstall Habana's software in this environment, "
+            "or check the patched code alone with --device emulated"
         )
     return ""

@@ -135,11 +135,11 @@ def _unwrap(line: bytes) -> Any:  # noqa: ANN401 - JSON
     except (ValueError, RecursionError) as error:
         raise AskError(Problem.INVALID, f"its answer is not JSON ({type(error).__name__})") from error
     if not isinstance(wrapped, dict) or len(wrapped) != 1:
-        raise AskError(Problem.INVALID, "its answer has not the form of an answer")
+        raise AskError(Problem.INVALID, "its answer is malformed")
     if isinstance(wrapped.get("failed"), str):
         raise AskError(Problem.FAILED, wrapped["failed"])
     if "answer" not in wrapped:
-        raise AskError(Problem.INVALID, "its answer has not the form of an answer")
+        raise AskError(Problem.INVALID, "its answer is malformed")
     return wrapped["answer"]
 
 

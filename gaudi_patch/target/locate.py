@@ -176,7 +176,7 @@ def _checkout(search: Search, folder: str, git: str) -> Installation:
 
 
 def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = os.path.realpath) -> str | None:
-    """Return the git directory of the checkout whose top is ``folder`` itself; None when it is none.
+    """Return the .git directory if ``folder`` is the top of a checkout, else None.
 
     A worktree's or submodule's ``.git`` file is followed. Directories above are not looked at: a site-packages
     directory

@@ -46,10 +46,10 @@ def test_every_other_target_is_put_back_and_the_failed_ones_are_named(few: Tiny)
         few.apply(Broken(last_sync(few), ("replace", engine), ("replace", old)))
     error = caught.value
     assert (error.exit, error.code) == (Exit.HUMAN, "undo-failed")
-    assert "2 files could not be put back" in error.message
+    assert "2 files could not be restored" in error.message
     assert f"the journal is kept in {few.home}" in error.message
     for path in (engine, old):
-        assert any(line.startswith(f"not put back: {path}: ") for line in error.details)
+        assert any(line.startswith(f"not restored: {path}: ") for line in error.details)
     assert few.sides() == {
         "lmcache/engine.py": "patched",
         "lmcache/old.py": "patched",

@@ -1,8 +1,8 @@
 """A vLLM platform plugin for smoke checks: vllm-gaudi's way of handing KV caches over, without vllm-gaudi.
 
-It is no part of the installed tool's import path: a smoke check puts the folder above this one, and entry points that
-name the two functions below, on the ``sys.path`` of the engine's processes. What it does on the device uses the public
-``torch.hpu`` interface only, so that it runs on a real Gaudi as well as on the emulated one.
+It is no part of the installed tool's import path: a smoke check puts the directory above this one, and entry points
+that name the two functions below, on the ``sys.path`` of the engine's processes. What it does on the device uses the
+public ``torch.hpu`` interface only, so that it runs on a real Gaudi as well as on the emulated one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.dynamo``: the ``hpu_backend`` of torch.compile.
 
-A compiled graph is one launch, in eager rules too; nothing is compiled.
+A compiled graph is one launch, in eager mode too; nothing is compiled.
 """
 
 import torch
