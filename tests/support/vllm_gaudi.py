@@ -4,7 +4,8 @@ vllm-gaudi is on no index. ``GAUDI_PATCH_TEST_VLLM_GAUDI`` names a git repositor
 work tree will do); a revision is exported into the environment with the entry points that its setup.py declares.
 
 ``python -m tests.support.vllm_gaudi`` runs the smoke levels connector and inference on each revision, under both modes,
-and prints a table. ``--revisions v0.26.0,main``, ``--levels``, ``--rules``: some of it.
+and prints a table, with the requests and the tokens that LMCache served. ``--revisions v0.26.0,main``, ``--levels``,
+``--rules``, ``--cases answers,disk``: some of it.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ def check(
     *,
     levels: tuple[str, ...] = LEVELS,
     rules: tuple[str, ...] = ("lazy",),
+    arguments: tuple[str, ...] = (),
 ) -> list[LevelResult]:
     """Apply the patches to an environment of a revision and run the levels there.
 
@@ -156,8 +158,18 @@ def check(
         rules=rules,
         timeout=600,
         environ=environments.clean_environment(),
+        arguments={"inference": arguments},
         on_progress=lambda line: print(f"{revision.name}: {line}", file=sys.stderr, flush=True),
     )
+
+
+def _hits(result: LevelResult) -> str:
+    """Return how many requests of each case LMCache served, and with how many tokens."""
+    parts = []
+    for name, counted in result.counters.items():
+        if isinstance(counted, dict) and (tokens := [one["lmcache"] for one in counted.get("requests", ())]):
+            parts.append(f"; {name}: {sum(map(bool, tokens))} requests, {sum(tokens):,} tokens")
+    return "".join(parts)
 
 
 def main() -> int:
@@ -167,6 +179,7 @@ def main() -> int:
     parser.add_argument("--revisions", default=",".join(by_name))
     parser.add_argument("--levels", default=",".join(LEVELS))
     parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--cases", default="", help="some cases of level inference")
     parser.add_argument("--make", type=Path, metavar="DIR", help="only make the environments, in this directory")
     options = parser.parse_args()
     source = repository()
@@ -177,19 +190,18 @@ def main() -> int:
         for revision in wanted:
             print(private_environment(revision, source, options.make).python)
         return 0
+    arguments = [f"--cases={options.cases}"] if options.cases else []
     good = True
     print("| vllm-gaudi | vLLM | level | mode | result |\n|---|---|---|---|---|")
     for revision in wanted:
         with tempfile.TemporaryDirectory() as folder:
             levels, rules = tuple(options.levels.split(",")), tuple(options.rules.split(","))
-            for result in check(revision, source, Path(folder), levels=levels, rules=rules):
+            for result in check(revision, source, Path(folder), levels=levels, rules=rules, arguments=tuple(arguments)):
                 good = good and result.status == "passed"
-                said = (
-                    f"passed, {result.checks} checks"
-                    if result.status == "passed"
-                    else f"{result.status}: {result.reason}"
-                )
-                cells = (revision.name, revision.vllm, result.level, result.rules, f"{result.status}: {said}")
+                said = f"passed, {result.checks} checks{_hits(result)}"
+                if result.status != "passed":
+                    said = f"{result.status}: {result.reason}"
+                cells = (revision.name, revision.vllm, result.level, result.rules, said)
                 print(f"| {' | '.join(cells)} |", flush=True)
     return 0 if good else 1
 
