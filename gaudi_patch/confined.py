@@ -146,7 +146,7 @@ class Bounds:
         """Return the sorted names in the directory ``path``; none where it does not exist."""
         try:
             with self.directory(path) as descriptor:
-                return sorted(os.listdir(descriptor))  # noqa: PTH208
+                return sorted(os.listdir(descriptor))  # noqa: PTH208 - pathlib takes no descriptor
         except NotADirectoryError:
             return []
         except FileNotFoundError:

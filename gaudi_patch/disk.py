@@ -240,7 +240,7 @@ class Disk:
         """Return the sorted names in the directory ``path``; none where it does not exist."""
         try:
             with self._directory(path) as descriptor:
-                return sorted(os.listdir(descriptor))  # noqa: PTH208
+                return sorted(os.listdir(descriptor))  # noqa: PTH208 - pathlib takes no descriptor
         except NotADirectoryError:
             return []
         except FileNotFoundError:

@@ -141,7 +141,7 @@ def with_own_git(function: Callable[_P, _R]) -> Callable[_P, _R]:
 def module() -> None:
     """Import GitPython, or say what is missing for it; it costs 70 ms and needs a git binary."""
     try:
-        import git  # noqa: F401
+        import git  # noqa: F401 - whether it can be imported is the question
     except ImportError as error:  # raised by GitPython itself when there is no git binary
         raise GaudiPatchError(
             Exit.ENVIRONMENT,

@@ -119,7 +119,7 @@ def port(
     new: str,
     folder: Path | None,
     directory: Path | None,
-    options: PortOptions = PortOptions(),  # noqa: B008
+    options: PortOptions = PortOptions(),  # noqa: B008 - immutable
 ) -> Ported | Conflict:
     """Cherry-pick each patch of series ``old`` onto the wheel of release ``new``.
 

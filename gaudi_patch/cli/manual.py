@@ -35,7 +35,7 @@ def split(text: str) -> tuple[str, list[Example]]:
 class Manual(TyperCommand):
     """A command whose examples end its help, line for line: a line that is wrapped cannot be copied."""
 
-    def __init__(self, name: str | None, *, help: str | None = None, **more: Any) -> None:  # noqa: A002, ANN401
+    def __init__(self, name: str | None, *, help: str | None = None, **more: Any) -> None:  # noqa: A002, ANN401 - click's own names
         text, self.examples = split(help or "")
         super().__init__(name, help=text, **more)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -24,24 +24,23 @@ def command_app(text: str | None = None) -> typer.Typer:
     return _App(help=text, no_args_is_help=text is not None, add_completion=False, rich_markup_mode=None)
 
 
-# Optional[...]: typer reads annotations at run time, and Python 3.10 must read them too.
 PythonOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     # An interpreter has to be executable, not readable.
     typer.Option(
         "--python", metavar="PYTHON", readable=False, help="The target's interpreter, e.g. /opt/venv/bin/python."
     ),
 ]
 PathOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--path", metavar="DIR", help="A site-packages directory, or a git checkout of LMCache."),
 ]
 RootOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--root", metavar="DIR", help="The root of an unpacked image; nothing in it is run."),
 ]
 ManifestOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--manifest", metavar="DIR", help="A directory with manifest.lock and patches, in place of the built-in one."
     ),
@@ -62,19 +61,19 @@ VerboseOption = Annotated[
 ]
 IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
 ReportOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--report", metavar="FILE", help="Write an attestation of what was applied, as JSON."),
 ]
 AgainstOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--against", metavar="FILE", help="Compare with the attestation that apply --report wrote."),
 ]
 SignKeyOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--sign-key", metavar="FILE", help="Sign what is written with this secret key of minisign."),
 ]
 VerifyKeyOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--verify-key", metavar="FILE", help="The public key of minisign that must have signed it."),
 ]
 LockOption = Annotated[
@@ -107,7 +106,7 @@ TimeoutOption = Annotated[
 ]
 
 ModelConfigOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--model-config", metavar="FILE", help="The model's config.json, or its directory."),
 ]
 RanksOption = Annotated[
@@ -124,7 +123,7 @@ ChunkOption = Annotated[
 ]
 
 WheelOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--wheel", metavar="FILE", help="The release's wheel, instead of downloading it."),
 ]
 FewerHunksOption = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,15 +21,15 @@ app = command_app()
 @app.command()
 def attest(
     report: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(metavar="FILE", help="What apply --report or wheel --report wrote."),
     ] = None,
     in_toto: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--in-toto", metavar="FILE", help="Write it as an in-toto statement."),
     ] = None,
     cyclonedx: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--cyclonedx", metavar="FILE", help="Write it as a CycloneDX 1.6 document."),
     ] = None,
     sign_key: SignKeyOption = None,

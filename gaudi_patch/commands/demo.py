@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ def demo(
         typer.Option("--version", metavar="VERSION", help="The LMCache release (default: the newest with a series)."),
     ] = "",
     keep: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--keep", metavar="DIR", help="Make the environment in DIR and leave it there."),
     ] = None,
     torch: Annotated[

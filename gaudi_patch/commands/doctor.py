@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,11 +33,11 @@ app = command_app()
 @app.command()
 def doctor(
     config: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--config", metavar="FILE", help="LMCache's configuration (default: LMCACHE_CONFIG_FILE)."),
     ] = None,
     vllm_args: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--vllm-args",
             metavar="'...'",

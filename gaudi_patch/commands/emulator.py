@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -28,7 +28,7 @@ def build(
     ],
     python: PythonOption = None,
     torch: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--torch", metavar="PLACE", help="A torch directory or wheel, in place of an interpreter's."),
     ] = None,
     as_json: JsonOption = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -46,7 +46,7 @@ def recipe(
         ),
     ] = "",
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", metavar="DIR", help="Write the files into DIR (default: print them)."),
     ] = None,
     model: Annotated[
@@ -57,11 +57,11 @@ def recipe(
         int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="vLLM's port; its proxy's in disaggregated.")
     ] = 8000,
     bind: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--bind", metavar="ADDRESS", help="Listen on this address (default: vLLM on every interface)."),
     ] = None,
     storage: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--storage",
             metavar="WHERE",
@@ -70,17 +70,17 @@ def recipe(
     ] = None,
     chunk: ChunkOption = 256,
     cpu_gb: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--cpu-gb", metavar="GB", min=0.1, help="Host memory for each rank (default: by the model)."),
     ] = None,
     max_model_len: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--max-model-len", metavar="TOKENS", min=1, help="The longest request (default: the model's)."),
     ] = None,
     prompts: PromptsOption = PROMPTS,
     model_config: ModelConfigOption = None,
     disk_gb: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--disk-gb", metavar="GB", min=0.1, help="What the disk or store keeps for each rank."),
     ] = None,
     quotas: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ def requirements(
         bool, typer.Option("--constraints", help="Print what is installed instead, as a constraints file.")
     ] = False,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", metavar="DIR", help="Write requirements.txt and constraints.txt into DIR."),
     ] = None,
     as_json: JsonOption = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,7 +40,7 @@ def size(
     ] = "",
     model_config: ModelConfigOption = None,
     context: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--max-model-len", metavar="TOKENS", min=1, help="One context (default: 2048 to 262144)."),
     ] = None,
     ranks: RanksOption = 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +33,7 @@ app = command_app()
 @app.command()
 def smoke(
     levels: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(
             metavar="[LEVEL]...",
             help="imports, kernels, engine (the default); connector, inference.",
@@ -55,7 +55,7 @@ def smoke(
     require: RequireOption = "",
     timeout: TimeoutOption = 300.0,
     model: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--model", metavar="DIR", help="Level inference: a checkpoint, in place of a tiny random one."),
     ] = None,
     cases: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def wheel(
         bool, typer.Option("--drop-cuda", help="Leave out requirements on CUDA's packages and on PyTorch.")
     ] = False,
     python_version: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--python-version", metavar="X.Y", help="Only for this Python; may be repeated."),
     ] = None,
     manifest: ManifestOption = None,

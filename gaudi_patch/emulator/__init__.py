@@ -9,7 +9,7 @@ import sys
 # Scripts reach the running device as ``hpu_emulator``, whichever way this package was loaded, and there is one only.
 sys.modules[__name__] = sys.modules.setdefault("hpu_emulator", sys.modules[__name__])
 
-from .device import Counters, Emulator, activate, active, current  # noqa: E402
-from .options import EmulatorError, Options  # noqa: E402
+from .device import Counters, Emulator, activate, active, current  # noqa: E402 - after the line above
+from .options import EmulatorError, Options  # noqa: E402 - after the line above
 
 __all__ = ["Counters", "Emulator", "EmulatorError", "Options", "activate", "active", "current"]

@@ -47,7 +47,7 @@ def cache_directory() -> Path:
 
 def _can_write(directory: Path) -> bool:
     # os.path.exists, since pathlib's raises where a parent may not be entered, as root's home for another user.
-    while not os.path.exists(directory) and directory != directory.parent:  # noqa: PTH110
+    while not os.path.exists(directory) and directory != directory.parent:  # noqa: PTH110 - see above
         directory = directory.parent
     return os.access(directory, os.W_OK | os.X_OK)
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from gaudi_patch.output.streams import is_dumb, is_terminal
 
@@ -38,7 +39,7 @@ def command(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 def colored(words: list[str]) -> list[str]:
     """Return the command line of a pager that keeps colours, whatever LESS says of them."""
-    return [*words, "-R"] if os.path.basename(words[0]) == "less" else words  # noqa: PTH119
+    return [*words, "-R"] if Path(words[0]).name == "less" else words
 
 
 class _Input(io.TextIOWrapper):

@@ -117,7 +117,7 @@ def _build(sections: list[Section], data: bytes, name: str) -> Iterator[FileDiff
     def text_lines() -> Iterator[str]:
         nonlocal at
         # Why latin-1: it maps bytes to characters one to one. StringIO with "\n" leaves a CR alone.
-        for at, line in enumerate(StringIO(data.decode("latin-1"), newline="\n"), 1):  # noqa: B007
+        for at, line in enumerate(StringIO(data.decode("latin-1"), newline="\n"), 1):  # noqa: B007 - read after the loop, by the error below
             yield line
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ def edit(
         typer.Argument(metavar="VERSION", help="A release with a series.", autocompletion=completion.versions),
     ],
     folder: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(metavar="[DIR]", help="A new directory for the worktree (default: lmcache-VERSION-edit)."),
     ] = None,
     manifest: ManifestOption = None,

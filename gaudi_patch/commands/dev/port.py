@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ SHOWN = 12  # calls; the JSON has all
 
 def port(
     versions: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(
             metavar="OLD NEW",
             help="The release to port from, and the one to port to.",
@@ -33,21 +33,21 @@ def port(
         ),
     ] = None,
     folder: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--dir", metavar="DIR", help="A new directory for the worktree (default: lmcache-NEW-port)."),
     ] = None,
     go_on: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--continue", metavar="DIR", help="Go on in DIR after conflicts were resolved."),
     ] = None,
     give_up: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--abort", metavar="DIR", help="Give up the port in DIR."),
     ] = None,
     manifest: ManifestOption = None,
     wheel: WheelOption = None,
     python: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--python", metavar="PYTHON", help="An interpreter with PyTorch, and vLLM, for the smoke checks."),
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="Prove the series before it is written.")] = True,

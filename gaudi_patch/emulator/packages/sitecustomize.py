@@ -23,7 +23,7 @@ def _drop_namespace():
 
 def _run_hidden():
     here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - start-up of every child: no pathlib
-    others = [entry for entry in sys.path if os.path.abspath(entry) != here]  # noqa: PTH100
+    others = [entry for entry in sys.path if os.path.abspath(entry) != here]  # noqa: PTH100 - as above
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
         module = importlib.util.module_from_spec(spec)

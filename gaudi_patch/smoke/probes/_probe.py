@@ -57,7 +57,7 @@ class Skip(Exception):  # noqa: N818 - control flow, not an error
     """The level cannot be checked here; the message says why."""
 
 
-class _Enough(Exception):  # noqa: N818
+class _Enough(Exception):  # noqa: N818 - control flow, not an error
     """So many checks have failed that more would say nothing new."""
 
 

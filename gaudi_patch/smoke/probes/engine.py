@@ -322,7 +322,7 @@ class EngineCase:
         now = self.caches.read()
         right = found == len(prompt.tokens) and all(
             bool((plane[slots] == rows).all())
-            for plane, rows in zip(now, prompt.rows)  # noqa: B905
+            for plane, rows in zip(now, prompt.rows)  # noqa: B905 - of equal length by construction
         )
         self.caches.truth = now
         return right

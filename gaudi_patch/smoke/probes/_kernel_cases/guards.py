@@ -111,7 +111,7 @@ def _settings(probe: _probe.Probe) -> None:
         ({"enable_pd": True, "pd_buffer_device": "cuda"}, "pd"),
         ({"extra_config": {"enable_nixl_storage": True}, "nixl_buffer_device": "cuda"}, "nixl_buffer_device"),
     ):
-        _expect(probe, str(settings), refused, lambda: refuse(SimpleNamespace(**settings), "VLLM"))  # noqa: B023
+        _expect(probe, str(settings), refused, lambda: refuse(SimpleNamespace(**settings), "VLLM"))  # noqa: B023 - called at once
     _expect(probe, "another engine", "SGLANG", lambda: refuse(SimpleNamespace(), "SGLANG"))
     disk = SimpleNamespace(local_disk="file:///mnt/")
     hybrid = _probe.load("lmcache.gaudi.guards").refuse_hybrid_on_disk
@@ -144,16 +144,16 @@ def _pools(probe: _probe.Probe) -> None:
     for longest, tails, chunks in ((1024, False, 4), (1030, False, 4), (1030, True, 5)):
 
         def ask(size: float) -> None:
-            config = SimpleNamespace(max_local_cpu_size=size, save_unfull_chunk=tails)  # noqa: B023
-            refuse(config, layout, chunk=chunk, longest=longest, ranks=2)  # noqa: B023
+            config = SimpleNamespace(max_local_cpu_size=size, save_unfull_chunk=tails)  # noqa: B023 - called at once
+            refuse(config, layout, chunk=chunk, longest=longest, ranks=2)  # noqa: B023 - called at once
 
         what = f"{longest} tokens, tails {tails}"
         enough, short = (chunks * aligned + 4096) / _GIGABYTE, (chunks * aligned - 4096) / _GIGABYTE
         _expect(probe, f"{what}, enough", "", lambda: ask(enough))  # noqa: B023 - called at once
-        text = _expect(probe, f"{what}, one page short", "smaller than one prompt", lambda: ask(short))  # noqa: B023
+        text = _expect(probe, f"{what}, one page short", "smaller than one prompt", lambda: ask(short))  # noqa: B023 - called at once
         advised = re.search(r"max_local_cpu_size to ([\d.]+) or more", text)
         if probe.check(advised is not None, f"{what}: no size is advised: {text}") and advised is not None:
-            _expect(probe, f"{what}, as advised", "", lambda: ask(float(advised[1])))  # noqa: B023
+            _expect(probe, f"{what}, as advised", "", lambda: ask(float(advised[1])))  # noqa: B023 - called at once
 
 
 def _requests(probe: _probe.Probe) -> None:

@@ -71,7 +71,7 @@ class Rig(Port):
         # Nothing is waited for here: the objects must be complete when the call returns.
         found = [[content.copy() for content in self.contents(item)] for item in objects]
         for number, (start, end) in enumerate(spans):
-            for layers, content in zip(self.kinds, found[number]):  # noqa: B905
+            for layers, content in zip(self.kinds, found[number]):  # noqa: B905 - of equal length by construction
                 planes = [self.caches.truth[plane] for plane in self.caches.plane_numbers(layers)]
                 expected, defined = kv_oracle.stored(planes, slots, start, end)
                 problem = kv_oracle.difference(content, expected, defined)
@@ -113,7 +113,7 @@ class Rig(Port):
                 slots,
                 cached,
             )
-            for plane, rows in zip(planes, after):  # noqa: B905
+            for plane, rows in zip(planes, after):  # noqa: B905 - of equal length by construction
                 self.caches.truth[plane] = rows
         if counted:
             self._torch.hpu.synchronize()
@@ -121,13 +121,13 @@ class Rig(Port):
         arguments = {**self.arguments(slots), "vllm_cached_tokens": cached}
         with kv_device.counting() as counts:
             if single:
-                for memory_object, (start, end) in zip(given, spans):  # noqa: B905
+                for memory_object, (start, end) in zip(given, spans):  # noqa: B905 - of equal length by construction
                     self.connector.to_gpu(memory_object, start, end, **arguments)
             else:
                 self.connector.batched_to_gpu(given, *columns(spans), **arguments)
         # LMCache frees the objects when the call returns, and the next request writes into them.
-        for parts, old in zip(contents, before):  # noqa: B905
-            for content, kept in zip(parts, old):  # noqa: B905
+        for parts, old in zip(contents, before):  # noqa: B905 - of equal length by construction
+            for content, kept in zip(parts, old):  # noqa: B905 - of equal length by construction
                 self._probe.check(bool((content == kept).all()), "a load changed a memory object")
                 content.fill(REUSED)
         self._check_guards(guards)

@@ -41,10 +41,10 @@ class _WaitForHostCopies(TorchDispatchMode):  # type: ignore[misc,no-untyped-cal
     def __torch_dispatch__(
         self,
         func: Any,  # noqa: ANN401 -- an operator of PyTorch and its arguments
-        types: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401 -- likewise
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401 -- what the operator returns
         kwargs = dict(kwargs or {})
         if func is torch.ops.aten.copy_.default and args[0].device.type == "cpu" and args[1].device.type == DEVICE:
             return func(args[0], args[1], non_blocking=is_pinned(args[0]))
