@@ -70,6 +70,12 @@ def is_directory(path: Path, *, follow: bool = True) -> bool:
     return info is not None and stat.S_ISDIR(info.st_mode)
 
 
+def is_file(path: Path) -> bool:
+    """Return whether ``path`` is a regular file or a link to one; errors are raised."""
+    info = look_at(path, follow=True)
+    return info is not None and stat.S_ISREG(info.st_mode)
+
+
 def step(descriptor: int, part: str, path: Path) -> int:
     """Open the directory ``part`` of another one to be passed through; errors name ``path``."""
     try:

@@ -12,8 +12,11 @@ import pytest
 
 import gaudi_patch
 from gaudi_patch import opening
+from gaudi_patch.target import locate
 
-ENGINE = Path(gaudi_patch.__file__).parent / "engine"
+PACKAGE = Path(gaudi_patch.__file__).parent
+#: Where a false no changes what is written, or whose git directory keeps the state.
+DECIDING = [*sorted((PACKAGE / "engine").glob("*.py")), PACKAGE / "target/locate.py", PACKAGE / "wheel/output.py"]
 #: They answer no to every error (os.path), or do so from Python 3.14 on (pathlib).
 DEAF = {"lexists", "exists", "is_dir", "is_file", "is_symlink", "isdir", "isfile", "islink"}
 
@@ -61,13 +64,37 @@ def test_links_are_there_and_followed_only_when_asked(tmp_path: Path) -> None:
     assert not opening.is_there(tmp_path / "file/below")
 
 
-def test_the_engine_asks_no_question_that_takes_an_error_for_no() -> None:
+@pytest.mark.parametrize("name", [".git", "HEAD", "gitdir", "config"])
+def test_a_checkout_that_cannot_be_looked_at_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its state was laid elsewhere, and a git directory that names another checkout was taken for its own."""
+    git = tmp_path / "git"
+    git.mkdir()
+    for file in ("HEAD", "gitdir", "config"):
+        (git / file).touch()
+    (git / "gitdir").write_text(str(tmp_path / "tree/.git") + "\n")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/.git").write_text(f"gitdir: {git}\n")
+    assert locate.git_dir(str(tmp_path / "tree")) == str(git)
+    real = os.stat
+
+    def failing(path: Any, **how: Any) -> os.stat_result:
+        if Path(path).name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, **how)
+
+    monkeypatch.setattr(os, "stat", failing)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        locate.git_dir(str(tmp_path / "tree"))
+
+
+def test_where_an_answer_decides_no_question_takes_an_error_for_no() -> None:
     """A temporary file that could not be looked at was left for good: os.path.lexists said that it was gone."""
-    files = sorted(ENGINE.glob("*.py"))
-    assert files
+    assert len(DECIDING) > 2
     asked = {
         f"{file.name}:{node.lineno} {node.func.attr}"
-        for file in files
+        for file in DECIDING
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DEAF
     }

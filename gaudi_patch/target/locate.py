@@ -9,7 +9,7 @@ strict-editable, editable-without-git, broken-checkout, foreign-git-directory, b
 unreadable.
 """
 
-# ruff: noqa: PTH112, PTH113, PTH118, PTH120
+# ruff: noqa: PTH118, PTH120
 # Why: entries of sys.path are strings; Path only in what is handed out.
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gaudi_patch.inside.sys_path import pth_lines
+from gaudi_patch.opening import is_directory, is_file, is_there
 from gaudi_patch.reading import read_text
 from gaudi_patch.target.installation import Installation, Layout
 from gaudi_patch.target.installation import Target as Target
@@ -92,7 +93,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
     if imported is not None and imported.kind == "package" and imported.path != folder:
         raise shadowed(search, imported.path, info.path)
     if imported is None or imported.kind != "package":
-        what = "has no __init__.py" if os.path.isdir(search.resolve(folder)) else "is missing"
+        what = "has no __init__.py" if is_directory(Path(search.resolve(folder))) else "is missing"
         raise refusal(
             "package-folder-missing",
             f"{info.path} says that {package} {info.version} is installed, but {folder} {what}",
@@ -184,13 +185,13 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
     ``place`` are those of ``Search``.
     """
     dot_git = os.path.join(folder, ".git")
-    if not os.path.lexists(dot_git):
+    if not is_there(Path(dot_git)):
         return None
     git_dir = resolve(dot_git)
-    if os.path.isfile(git_dir):
+    if is_file(Path(git_dir)):
         pointer = read_text(git_dir).partition("\n")[0].removeprefix("gitdir: ")
         git_dir = place(pointer) if pointer.startswith("/") else resolve(os.path.join(folder, pointer))
-    if not os.path.isfile(os.path.join(git_dir, "HEAD")):
+    if not is_file(Path(git_dir, "HEAD")):
         raise refusal(
             "broken-checkout",
             f"{dot_git} leads to {git_dir}, which is no git directory (it has no HEAD)",
@@ -221,13 +222,13 @@ def _is_of_another(git: str, folder: str, resolve: Resolve, place: Resolve) -> s
     if git.endswith("/.git"):
         return f"is that of {os.path.dirname(git)}"
     back = os.path.join(git, "gitdir")
-    if os.path.isfile(back):
+    if is_file(Path(back)):
         other = os.path.dirname(named(read_text(back).partition("\n")[0]))
         if other != folder:
             return f"is that of {other}"
     config = os.path.join(git, "config")
     tree = (
-        re.search(r"^\s*worktree\s*=\s*(.*\S)\s*$", read_text(config), re.MULTILINE) if os.path.isfile(config) else None
+        re.search(r"^\s*worktree\s*=\s*(.*\S)\s*$", read_text(config), re.MULTILINE) if is_file(Path(config)) else None
     )
     if tree and named(tree[1].strip('"')) != folder:
         return f"is that of {tree[1]}"

@@ -18,6 +18,7 @@ from gaudi_patch.attestation.signing import Signer
 from gaudi_patch.disk import Disk, environment_error
 from gaudi_patch.engine import layout
 from gaudi_patch.errors import Exit, GaudiPatchError, refused
+from gaudi_patch.opening import is_file, is_there
 from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.smoke.checks import SmokeOptions
 from gaudi_patch.wheel.build import BuildOptions, BuiltWheel, build
@@ -108,7 +109,7 @@ def _stage(manifest: Manifest, wheel: Path, scratch: Path, options: OutputOption
 
 
 def _refuse_other(target: Path, built: BuiltWheel) -> None:
-    if os.path.lexists(target) and (not target.is_file() or digest_of(target) != built.sha256):
+    if is_there(target) and (not is_file(target) or digest_of(target) != built.sha256):
         raise refused(
             "exists",
             "is there already with another content; nothing was written",
@@ -120,7 +121,7 @@ def _refuse_other(target: Path, built: BuiltWheel) -> None:
 def _place(staged: Path, built: BuiltWheel, out: Path, options: OutputOptions, proof: WheelProof | None) -> Written:
     """Put a wheel and its proof in place, and read the wheel back."""
     target = out / staged.name
-    changed = not target.exists()
+    changed = not is_there(target)
     if changed:
         options.disk.replace(staged, target)
         if digest_of(target) != built.sha256:
