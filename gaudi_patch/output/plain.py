@@ -37,9 +37,14 @@ def plain(block: Block, width: int | None = None) -> str:
     if isinstance(block, Table):
         title = f"{wrapping.prose(block.title, width)}\n" if block.title else ""
         return title + wrapping.table(block.columns, block.rows, width)
-    wraps = isinstance(block, Text) and not block.verbatim and not block.text.startswith("next: ")
-    text = wrapping.prose(block.text, width) if wraps else block.text
+    text = sentence(block, width) if isinstance(block, Text) else block.text
     return text if text.endswith("\n") else f"{text}\n"
+
+
+def sentence(block: Text, width: int) -> str:
+    """Return the text, broken at spaces where it may be: no line with a path or a command to be pasted."""
+    whole = block.verbatim or block.text.startswith("next: ")
+    return block.text if whole else wrapping.prose(block.text, width)
 
 
 def all_plain(blocks: Iterable[Block]) -> str:

@@ -17,7 +17,8 @@ import rich.text
 from rich import box
 from rich.console import Console
 
-from gaudi_patch.output.plain import escaped
+from gaudi_patch.output import wrapping
+from gaudi_patch.output.plain import escaped, sentence
 from gaudi_patch.output.result import Block, Color, Diff, Fields, Markdown, Preformatted, Table, Text
 from gaudi_patch.output.streams import is_terminal, wants_color
 from gaudi_patch.output.wrapping import Whole
@@ -87,14 +88,16 @@ def rendered(blocks: Iterable[Block], color: Color) -> str:
 def _print(console: Console, block: Block) -> None:
     if isinstance(block, Markdown):
         _print_markdown(console, block.text)
-    elif isinstance(block, Diff | Preformatted | Text):
-        style = (lambda line: STYLES.get(block.style, "")) if isinstance(block, Text) else _style_of
+    elif isinstance(block, Text):
+        lines = sentence(block, console.width).rstrip("\n").split("\n")
+        _print_lines(console, lines, lambda line: STYLES.get(block.style, ""))
+    elif isinstance(block, Diff | Preformatted):
         lines = block.text.rstrip("\n").split("\n")
-        _print_lines(console, lines, style if not isinstance(block, Preformatted) else lambda line: "")
+        _print_lines(console, lines, _style_of if isinstance(block, Diff) else lambda line: "")
     elif isinstance(block, Fields):
         _print_fields(console, block)
     else:
-        console.print(_table(block))
+        console.print(_table(block, console.width))
         console.print()
 
 
@@ -146,8 +149,10 @@ def _print_fields(console: Console, block: Fields) -> None:
         console.print(row)
 
 
-def _table(block: Table) -> rich.table.Table:
-    # As wide as the same table in a pipe: two spaces between the columns.
+def _table(block: Table, width: int) -> rich.table.Table:
+    # As wide as the same table in a pipe: two spaces between the columns, and one that rich puts behind the last.
+    widths = wrapping.column_widths(block.columns, block.rows, width - 1)
+    fits = sum(widths) + len(wrapping.GAP) * (len(widths) - 1) < width
     table = rich.table.Table(
         title=rich.text.Text(block.title) if block.title else None,
         box=box.SIMPLE_HEAD,
@@ -155,8 +160,9 @@ def _table(block: Table) -> rich.table.Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for name in block.columns:
-        table.add_column(rich.text.Text(name), overflow="fold")
+    for name, wide in zip(block.columns, widths, strict=True):
+        # rich by itself would narrow a column below its longest word, and break a setting's name in two.
+        table.add_column(rich.text.Text(name), overflow="fold", width=wide if fits else None)
     for row in block.rows:
         cells = [
             rich.text.Text(str(cell), style=STYLES.get(str(cell), "") if index == block.state_column else "")

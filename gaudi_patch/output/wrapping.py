@@ -51,7 +51,7 @@ def fields(rows: Sequence[tuple[str, str]], width: int) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
     """Columns two spaces apart; where they are too wide, the widest is made narrower first."""
     cells = [[str(cell) for cell in row] for row in (columns, *rows)]
-    widths = _widths(cells, width - len(GAP) * (len(columns) - 1))
+    widths = column_widths(columns, rows, width)
     lines = []
     for row in cells:
         broken = [_break(cell, limit, "") for cell, limit in zip(row, widths, strict=True)]
@@ -59,6 +59,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
             parts = [cell_lines[number] if number < len(cell_lines) else "" for cell_lines in broken]
             lines.append(GAP.join(part.ljust(limit) for part, limit in zip(parts, widths, strict=True)).rstrip())
     return "".join(f"{line}\n" for line in lines)
+
+
+def column_widths(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> list[int]:
+    """Return the columns' widths in a table that is to fit into ``width``; no word but a very long one is broken."""
+    cells = [[str(cell) for cell in row] for row in (columns, *rows)]
+    return _widths(cells, width - len(GAP) * (len(columns) - 1))
 
 
 def _widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:

@@ -61,9 +61,25 @@ def bare(text: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", text)
 
 
-@pytest.mark.parametrize("block", [Diff(f"+{LONG}\n-{'y' * 300}\n {LONG}"), Preformatted(LONG), Text(LONG)])
+@pytest.mark.parametrize(
+    "block", [Diff(f"+{LONG}\n-{'y' * 300}\n {LONG}"), Preformatted(LONG), Text(LONG, verbatim=True)]
+)
 def test_lines_are_whole_at_any_width(block: Diff | Preformatted | Text) -> None:
     assert bare(terminal.rendered([block], Color.ALWAYS)) == f"{block.text}\n"
+
+
+def test_sentences_and_cells_break_at_spaces_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting's name that is broken in two cannot be found, nor copied."""
+    monkeypatch.setenv("COLUMNS", "80")
+    setting = "(enable_scheduler_bypass_lookup)"
+    rows = [("0.3.9.post1 to 0.5.6", f"lookups that pass the workers by {setting}", LONG)]
+    blocks = [Text(f"- {LONG}"), Table(("LMCache", "does not work", "in its place"), rows)]
+    drawn = [bare(terminal.rendered([block], Color.ALWAYS)) for block in blocks]
+    assert all(len(line) <= 80 for text in drawn for line in text.splitlines())
+    assert drawn[0].split() == ["-", *LONG.split()]
+    assert all(line.startswith("  ") for line in drawn[0].splitlines()[1:])
+    assert setting in drawn[1]
+    assert {word for line in drawn[1].splitlines()[2:] for word in line.split()} <= set(" ".join(rows[0]).split())
 
 
 def test_a_command_to_be_typed_is_one_line_at_any_width() -> None:
