@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.output import streams
 from tests.support import environments, release_table
 from tests.support.environments import Environment, EnvironmentUnavailableError
 from tests.support.unavailable import unavailable
@@ -63,6 +64,11 @@ def lmcache_copy(lmcache_overlay: Callable[[str], Environment], tmp_path: Path) 
         return environments.overlay_copy(version, tmp_path)
 
     return get
+
+
+def pytest_runtest_teardown() -> None:
+    """Forget what --color a command said that ran within this process: it holds for the rest of a run."""
+    streams.choose(streams.Color.AUTO)
 
 
 def pytest_configure(config: pytest.Config) -> None:
