@@ -65,7 +65,7 @@ def show_series(manifest: Manifest, version: str) -> Result:
     count = f"{len(series.patches)} patch{'es' if len(series.patches) != 1 else ''}"
     changed = f"{len(files)} file{'s' if len(files) != 1 else ''}"
     blocks: list[Block] = [Text(f"LMCache {series.versions.removeprefix('==')}: {count}, {changed} changed", "good")]
-    blocks += [Fields(fields), Text("")]
+    blocks += [Fields(fields), Text(""), _releases(manifest, series), Text("")]
     diffs: list[Block] = []
     patches: list[dict[str, Any]] = []
     for name in series.patches:
@@ -95,6 +95,20 @@ def show_series(manifest: Manifest, version: str) -> Result:
         "files": [{"path": path, "pre_sha256": file.before, "post_sha256": file.after} for path, file in files],
     }
     return Result("show", data=data, blocks=blocks)
+
+
+def _releases(manifest: Manifest, series: Series) -> Table:
+    """Return the patches of ``series``, each with the releases whose series have it too."""
+    from gaudi_patch.series import coverage
+
+    rows = []
+    for name in series.patches:
+
+        def has(other: Series, name: str = name) -> bool:
+            return name in other.patches
+
+        rows.append((name.removesuffix(".patch"), manifest.patches[name].title, coverage.words(manifest.series, has)))
+    return Table(("patch", "what it does", "LMCache"), rows, "Patches, and the releases that have them")
 
 
 def series_of(manifest: Manifest, version: str) -> Series:

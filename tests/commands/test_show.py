@@ -12,6 +12,7 @@ import pytest
 
 from gaudi_patch.commands.show import show_series
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.report import Table
 from gaudi_patch.series.manifest import load
 from tests.support.cli import gaudi_patch
 
@@ -29,6 +30,25 @@ def refusal(version: str) -> GaudiPatchError:
 def diff_lines() -> list[str]:
     text = "".join(MANIFEST.patch_bytes(name).decode() for name in NEWEST.patches)
     return [line for line in text.split("\n") if line.strip()]
+
+
+def test_each_patch_is_shown_with_its_title_and_the_releases_that_have_it() -> None:
+    """In words, read back: a range covers every release between its ends, and no other release has the patch."""
+    releases = [series.id for series in MANIFEST.series]
+    oldest = MANIFEST.series[-1]
+    for series in (NEWEST, oldest):
+        (table,) = (
+            block for block in show_series(MANIFEST, series.id).blocks if isinstance(block, Table) and block.title
+        )
+        assert [row[0] for row in table.rows] == [name.removesuffix(".patch") for name in series.patches]
+        for name, (_, title, words) in zip(series.patches, table.rows, strict=True):
+            assert title == MANIFEST.patches[name].title
+            covered: set[str] = set(releases) if words == "all" else set()
+            for part in words.split(", ") if words != "all" else ():
+                first, _, last = part.partition(" to ")
+                covered |= set(releases[releases.index(last or first) : releases.index(first) + 1])
+            assert covered == {other.id for other in MANIFEST.series if name in other.patches}, name
+            assert series.id in covered
 
 
 def test_a_diff_is_never_cropped_in_a_pipe() -> None:
