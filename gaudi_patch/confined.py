@@ -20,6 +20,7 @@ from gaudi_patch.errors import GaudiPatchError, refused
 from gaudi_patch.opening import (
     LIMIT,
     MAX_LINKS,
+    UNCHANGED,
     WALK,
     is_gone,
     link_at,
@@ -29,8 +30,6 @@ from gaudi_patch.opening import (
     read_all,
     step,
 )
-
-_UNCHANGED = "nothing was changed"
 
 
 class Area(NamedTuple):
@@ -160,14 +159,14 @@ class Bounds:
 
 def outside(path: Path) -> GaudiPatchError:
     """Return the error for a path outside the package and its state."""
-    return refused("outside-package", f"lies outside of the package and its state; {_UNCHANGED}", file=str(path))
+    return refused("outside-package", f"lies outside of the package and its state; {UNCHANGED}", file=str(path))
 
 
 def linked(path: Path, link: str) -> GaudiPatchError:
     """Return the error for a link where none may be."""
     return refused(
         "link-in-the-way",
-        f"is a symbolic link to {link}; gaudi-patch follows none here; {_UNCHANGED}",
+        f"is a symbolic link to {link}; gaudi-patch follows none here; {UNCHANGED}",
         "look at who made the link, remove it, and run the same command again",
         str(path),
     )
@@ -241,4 +240,4 @@ def _walk(path: Path, area: Area) -> int:
 
 def leads_out(path: Path, where: str) -> GaudiPatchError:
     """Return the error for a directory of the package that links to another place."""
-    return refused("outside-package", f"leads out of the package, to {where}; {_UNCHANGED}", file=str(path))
+    return refused("outside-package", f"leads out of the package, to {where}; {UNCHANGED}", file=str(path))

@@ -16,7 +16,7 @@ LIMIT = 64 * 1024 * 1024
 #: Pass through a directory: for that, no permission to list it is needed.
 WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_UNCHANGED = "nothing was changed"
+UNCHANGED = "nothing was changed"
 
 
 def parts_below(path: Path, root: Path) -> tuple[str, ...] | None:
@@ -193,7 +193,7 @@ def _regular(opened: int, path: Path) -> int:
 
 def not_a_file(path: Path) -> GaudiPatchError:
     """Return the error for this: a FIFO, device, socket or directory where a file should be."""
-    return refused("not-a-file", f"is not a regular file; {_UNCHANGED}", file=str(path))
+    return refused("not-a-file", f"is not a regular file; {UNCHANGED}", file=str(path))
 
 
 def read_all(opened: int, path: Path, limit: int = LIMIT) -> bytes:
@@ -203,4 +203,4 @@ def read_all(opened: int, path: Path, limit: int = LIMIT) -> bytes:
             data = stream.read(limit + 1) or b""  # None: a file of /proc that waits for something to happen
             if len(data) <= limit:
                 return data
-    raise refused("too-large", f"is larger than {limit >> 20} MiB, which no file here is; {_UNCHANGED}", file=str(path))
+    raise refused("too-large", f"is larger than {limit >> 20} MiB, which no file here is; {UNCHANGED}", file=str(path))

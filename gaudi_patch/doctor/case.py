@@ -29,6 +29,8 @@ from gaudi_patch.target.locate import locate
 from gaudi_patch.target.search import Target
 
 _PROBE_SECONDS = 120.0
+#: What a check answers that needs LMCache, where there is none.
+NOT_FOUND = "LMCache was not found, see patch.installation"
 _T = TypeVar("_T")
 
 #: https://github.com/HabanaAI/hl-thunk-open/blob/master/include/specs/common/pci_ids.h

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 
 from gaudi_patch.doctor import sources
-from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.case import NOT_FOUND, Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.wrapping import Whole
 from gaudi_patch.target.requirements import distributions, needs
 
-_NO_LMCACHE = "LMCache was not found, see patch.installation"
 _NO_PYTHON = "no interpreter of the target is known to be asked"
 
 
@@ -37,7 +36,7 @@ def install_command(case: Case) -> Whole:
 def requirements(case: Case) -> Answer:
     version, python = _version(case), case.installed.python
     if not version:
-        return unknown(_NO_LMCACHE)
+        return unknown(NOT_FOUND)
     if python is None:
         return unknown(_NO_PYTHON, "--python PYTHON")
     try:
@@ -58,7 +57,7 @@ def requirements(case: Case) -> Answer:
 )
 def imports(case: Case) -> Answer:
     if not _version(case):
-        return unknown(_NO_LMCACHE)
+        return unknown(NOT_FOUND)
     if case.installed.torch is None:
         return unknown("PyTorch is not installed in the target, and LMCache's extensions need it", "see software.torch")
     cause = case.first_cause

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from gaudi_patch.doctor.case import Case
+from gaudi_patch.doctor.case import NOT_FOUND, Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
 from gaudi_patch.engine import verdicts
 from gaudi_patch.engine.plan import State
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.series.manifest import Kind
-
-_NOT_FOUND = "LMCache was not found, see patch.installation"
 
 
 @check(
@@ -36,7 +34,7 @@ def installation(case: Case) -> Answer:
 def series(case: Case) -> Answer:
     lmcache = case.lmcache
     if isinstance(lmcache, GaudiPatchError):
-        return unknown(_NOT_FOUND)
+        return unknown(NOT_FOUND)
     if not lmcache.version:
         return unknown("a git checkout is matched by its files: see patch.state")
     verdict = case.manifest.verdict(lmcache.version)
@@ -58,7 +56,7 @@ def series(case: Case) -> Answer:
 def state(case: Case) -> Answer:
     situation = case.situation
     if isinstance(case.lmcache, GaudiPatchError):
-        return unknown(_NOT_FOUND)
+        return unknown(NOT_FOUND)
     if isinstance(situation, GaudiPatchError):
         return failure(situation.message, situation.hint)
     fault = verdicts.fault_of(situation)

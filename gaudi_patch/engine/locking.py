@@ -71,12 +71,6 @@ def no_writer(path: Path) -> Iterator[Holder | None]:
         os.close(descriptor)
 
 
-def is_locked(path: Path) -> bool:
-    """Return whether a writer holds the directory ``path`` right now, by trying its lock."""
-    with no_writer(path) as holder:
-        return holder is not None
-
-
 def locked(path: Path, waited: str = "", holder: Holder | None = None) -> GaudiPatchError:
     """Return the error for an installation at which another process is at work."""
     return GaudiPatchError(

@@ -15,12 +15,11 @@ from dataclasses import replace
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.target import interpreter as interpreters
+from gaudi_patch.target.image_root import PACKAGES
 from gaudi_patch.target.installation import Target
 from gaudi_patch.target.refusals import bad_target, unreadable
 from gaudi_patch.target.search import Search, search_image, search_interpreter
 from gaudi_patch.target.site_folder import scan
-
-_PACKAGES = ("site-packages", "dist-packages")
 
 
 def search(target: Target, package: str, environ: Mapping[str, str]) -> Search:
@@ -85,7 +84,7 @@ def _site_folders(prefix: str) -> list[str]:
         except OSError:
             continue
         for name in names:
-            for packages in _PACKAGES if name.startswith("python3") else ():
+            for packages in PACKAGES if name.startswith("python3") else ():
                 path = os.path.join(base, name, packages)
                 if os.path.isdir(path):
                     found[os.path.realpath(path)] = None

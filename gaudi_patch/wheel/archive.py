@@ -30,8 +30,9 @@ _BLOCK = 1 << 16
 #: Files of a dist-info that are read whole; LMCache's longest RECORD has 150 KB.
 SMALL = 16 * 1024 * 1024
 #: More than any release has: 17 GB could hide in a wheel of 17 MB.
-_MOST_UNPACKED = 2 * 1024**3
-_NAME = re.compile(r"[^\x00-\x1f\x7f\\:]+")
+MOST_UNPACKED = 2 * 1024**3
+#: What a member may be called: no control character, no backslash, no colon.
+NAME = re.compile(r"[^\x00-\x1f\x7f\\:]+")
 
 
 class Entry(NamedTuple):
@@ -70,14 +71,14 @@ class Archive:
             names = [info.filename for info in self._zip.infolist()]
             double = sorted({name for name in names if names.count(name) > 1})
             raise damaged(path, f"has two entries of the name {double[0]!a}")
-        if sum(info.file_size for info in self._infos.values()) > _MOST_UNPACKED:
+        if sum(info.file_size for info in self._infos.values()) > MOST_UNPACKED:
             raise damaged(path, "unpacks to more than any release holds")
         self.entries = tuple(self._entry(info) for info in self._zip.infolist())
 
     def _entry(self, info: zipfile.ZipInfo) -> Entry:
         name = info.filename
         parts = name.removesuffix("/").split("/")
-        if not _NAME.fullmatch(name) or any(part in ("", ".", "..") for part in parts):
+        if not NAME.fullmatch(name) or any(part in ("", ".", "..") for part in parts):
             raise damaged(self.path, f"has an entry that no installer may write: {name!a}")
         if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise damaged(self.path, f"{name!a} is encrypted, or compressed in a way that wheels are not")

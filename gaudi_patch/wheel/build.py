@@ -13,17 +13,15 @@ from gaudi_patch.attestation import cyclonedx, forms
 from gaudi_patch.attestation import file as attestation_file
 from gaudi_patch.attestation.fields import Attestation
 from gaudi_patch.disk import FileImage
-from gaudi_patch.engine import built, record
+from gaudi_patch.engine import record
 from gaudi_patch.engine.plan import Plan
 from gaudi_patch.series.manifest import Manifest, Series
 from gaudi_patch.wheel import metadata, patched
 from gaudi_patch.wheel.archive import Archive, Content, Entry, Writer, damaged
 from gaudi_patch.wheel.names import SdistName, WheelName
-from gaudi_patch.wheel.patched import STATE, HashingSink, Origin, digest_of
+from gaudi_patch.wheel.patched import ATTESTATION, CHECKSUMS, HashingSink, Origin, digest_of
 from gaudi_patch.wheel.release import series_for
 
-ATTESTATION = f"{STATE}/{built.FILE}"
-CHECKSUMS = f"{STATE}/SHA256SUMS"
 #: PEP 770: where tools look for documents about what a wheel is made of.
 SBOM = "sboms/gaudi-patch.cdx.json"
 #: Signatures of RECORD, which is another one now.

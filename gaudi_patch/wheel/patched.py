@@ -22,6 +22,8 @@ from gaudi_patch.target.installation import Installation, Layout
 
 #: Directory of what is ours, below that of the metadata.
 STATE = "gaudi-patch"
+ATTESTATION = f"{STATE}/{built.FILE}"
+CHECKSUMS = f"{STATE}/SHA256SUMS"
 _NO_SMOKE = "a wheel holds no results, so that it can be built again byte for byte; `wheel --report` has them beside it"
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can say
 

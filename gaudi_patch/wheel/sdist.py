@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 import struct
 import tarfile
 import time
@@ -22,24 +21,18 @@ from typing import BinaryIO, NamedTuple
 from gaudi_patch.attestation import cyclonedx, forms
 from gaudi_patch.attestation import file as attestation_file
 from gaudi_patch.disk import FileImage
-from gaudi_patch.engine import built
 from gaudi_patch.errors import refused
 from gaudi_patch.series.manifest import Manifest, Series
 from gaudi_patch.wheel import metadata, patched
-from gaudi_patch.wheel.archive import SMALL, Sink, damaged
+from gaudi_patch.wheel.archive import MOST_UNPACKED, NAME, SMALL, Sink, damaged
 from gaudi_patch.wheel.build import BuildOptions, BuiltWheel
 from gaudi_patch.wheel.names import SdistName
-from gaudi_patch.wheel.patched import STATE, HashingSink, Origin, digest_of
+from gaudi_patch.wheel.patched import ATTESTATION, CHECKSUMS, STATE, HashingSink, Origin, digest_of
 from gaudi_patch.wheel.release import series_for
 
-ATTESTATION = f"{STATE}/{built.FILE}"
-CHECKSUMS = f"{STATE}/SHA256SUMS"
 SBOM = f"{STATE}/sbom.cdx.json"
-#: More than any release has.
-_MOST_UNPACKED = 2 * 1024**3
 _BLOCK = 1 << 20
 _LATEST = 0xFFFFFFFF  # that gzip can say
-_NAME = re.compile(r"[^\x00-\x1f\x7f\\:]+")
 #: What stops a reader of a broken archive; a fault of the disk is an OSError and nothing of these.
 _BROKEN = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, ValueError)
 
@@ -165,12 +158,12 @@ class _Build:
                             raise damaged(self.path, f"has two entries of the name {info.name!a}")
                         seen.add(member.name)
                         total += member.size
-                        if total > _MOST_UNPACKED:
+                        if total > MOST_UNPACKED:
                             raise damaged(self.path, "unpacks to more than any release holds")
                         yield member, None if member.is_directory else archive.extractfile(info)  # type: ignore[misc]
                 while rest := unpacked.read(_BLOCK):  # to where gzip compares the checksum
                     total += len(rest)
-                    if total > _MOST_UNPACKED or rest.strip(b"\0"):
+                    if total > MOST_UNPACKED or rest.strip(b"\0"):
                         raise damaged(self.path, "does not end where its files do")
         except _BROKEN as error:
             raise damaged(self.path, f"is no .tar.gz that can be read: {error}") from error
@@ -178,7 +171,7 @@ class _Build:
     def _member(self, info: tarfile.TarInfo) -> _Member:
         root, _, name = info.name.partition("/")
         parts = name.split("/") if name else []
-        if root != self.old.root or not _NAME.fullmatch(info.name) or any(part in ("", ".", "..") for part in parts):
+        if root != self.old.root or not NAME.fullmatch(info.name) or any(part in ("", ".", "..") for part in parts):
             raise damaged(self.path, f"has an entry that no installer may write: {info.name!a}")
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or info.issparse():
             raise damaged(self.path, f"{info.name!a} is a link or a special file")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.engine import journal
-from gaudi_patch.engine.locking import UNSUPPORTED, directory_lock, is_locked, no_writer
+from gaudi_patch.engine.locking import UNSUPPORTED, directory_lock, no_writer
 from gaudi_patch.errors import Exit, GaudiPatchError
 from tests.support import scenarios
 from tests.support.cli import gaudi_patch
@@ -244,6 +244,11 @@ def test_whether_it_is_held_may_be_an_error_of_the_system(tmp_path: Path, monkey
     monkeypatch.setattr(fcntl, "flock", broken)
     with pytest.raises(OSError, match="no"):
         is_locked(tmp_path)
+
+
+def is_locked(path: Path) -> bool:
+    with no_writer(path) as holder:
+        return holder is not None
 
 
 @pytest.fixture
