@@ -42,7 +42,7 @@ def venv(tmp_path: Path) -> Venv:
     def make(code: str) -> Path:
         site = tmp_path / "venv" / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
         site.mkdir(parents=True)
-        (site / "sitecustomize.py").write_text(code.replace("{folder}", str(site)).replace("{seconds}", "5"))
+        (site / "sitecustomize.py").write_text(code.replace("{folder}", str(site)).replace("{seconds}", "60"))
         for name in ("answer", "version", "sys_path", "lifeline"):
             (site / f"{name}.py").write_text("raise SystemExit(9)")
         (tmp_path / "venv" / "bin").mkdir()
@@ -68,8 +68,8 @@ def problem(python: Path, timeout: float = 30.0, limit: int = 1 << 20) -> tuple[
 def test_what_an_environment_does_at_its_start_or_end_is_not_in_the_way(venv: Venv, noise: str) -> None:
     python = venv(NOISE[noise])
     begun = time.monotonic()
-    assert asked(python) == ".".join(map(str, sys.version_info[:3]))
-    assert time.monotonic() - begun < 10, "a process that holds the pipes is not waited for"
+    assert asked(python, timeout=120) == ".".join(map(str, sys.version_info[:3]))
+    assert time.monotonic() - begun < 50, "a process that holds the pipes is not waited for"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_an_environment_does_at_its_start_or_end_is_not_in_the_way(venv: Ve
         ("kill -SEGV $$", Problem.NO_ANSWER, "killed by SIGSEGV"),
         ("sleep 600", Problem.TIMEOUT, "within 2 s"),
         ("sleep 600 & exit 0", Problem.NO_ANSWER, "exit status 0"),
-        ("setsid sleep 5 & exit 4", Problem.NO_ANSWER, "exit status 4"),
+        ("setsid sleep 60 & exit 4", Problem.NO_ANSWER, "exit status 4"),
         ("printf '{\"answer\": 1}' >/dev/fd/$2", Problem.NO_ANSWER, "exit status 0"),
         ("echo nonsense >/dev/fd/$2", Problem.INVALID, "not JSON"),
         ("echo '[]' >/dev/fd/$2", Problem.INVALID, "form"),
@@ -103,7 +103,7 @@ def test_an_interpreter_that_gives_no_answer_is_an_error_with_the_cause(
     begun = time.monotonic()
     found, why = problem(python, timeout=2)
     assert (found, words in why) == (expected, True), why
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 50
 
 
 @pytest.mark.parametrize("text", ["#!/nonexistent/interpreter\n", "#!/bin/sh\n"])

@@ -59,7 +59,7 @@ def replaced(path: Path, kind: Callable[[Path], None]) -> Path:
 def quick() -> object:
     begun = time.monotonic()
     yield
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 50
 
 
 @pytest.mark.parametrize("how", ["python", "path", "root"])

@@ -28,7 +28,7 @@ REAL = f'exec "{sys.executable}" "$@"'
 HARMLESS = {
     "prints garbage first": f"printf '{{\"answer\": 1}}'; head -c 3000000 /dev/zero; echo x >&2; {REAL}",
     "leaves what holds stdout": f"sleep 60 & {REAL}",
-    "leaves a daemon that holds stdout": f"setsid sleep 12 & {REAL}",
+    "leaves a daemon that holds stdout": f"setsid sleep 60 & {REAL}",
 }
 #: There is no answer, and the reason is given.
 HARMFUL = {
@@ -138,7 +138,7 @@ CALLERS: dict[str, Callable[[Path, Path], str | None]] = {
 def quick(monkeypatch: pytest.MonkeyPatch) -> object:
     begun = time.monotonic()
     yield
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 50
 
 
 @pytest.fixture
