@@ -197,13 +197,13 @@ def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
     built = situation.built
     assert built is not None
     if situation.state is State.OUTDATED:
-        anew = situation.rebuild()
+        anew, held = situation.rebuild(), situation.command("check", "--against", "FILE")
         return GaudiPatchError(
             Exit.REFUSED,
             "built-otherwise",
             f"{built.version} was built with different patches from those of series {built.series} here; "
             "nothing was changed",
-            f"`{anew}` rebuilds the wheel; `gaudi-patch check --against FILE` holds it to its own attestation",
+            f"`{anew}` rebuilds the wheel; `{held}` holds it to its own attestation",
             str(situation.installation.root),
         )
     if situation.state is State.PATCHED:

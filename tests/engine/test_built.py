@@ -7,6 +7,7 @@ import py_compile
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gaudi_patch.engine.plan import State
 from gaudi_patch.engine.rollback import RollbackOptions
 from gaudi_patch.engine.situation import look
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.target.installation import Target
 from tests.support import patched_wheel, tiny
 from tests.support.patched_wheel import Release
 from tests.support.tiny import PATCHED, PRISTINE, Tiny
@@ -100,11 +102,12 @@ def test_a_series_that_has_changed_since_asks_for_another_build(release: Release
     newer = {**PATCHED, "lmcache/gaudi/kernels.py": b"BLOCK = 256\n"}
     patch = tiny.patch(PRISTINE, newer, tiny.EXECUTABLE)
     manifest = tiny.write_manifest(directory, {"0.5.6": {"tiny.patch": patch}}, {"0.5.6": release.wheel})
-    found = look(manifest, target.installation)
+    found = look(manifest, replace(target.installation, target=Target(path=target.site)))
     assert found.state is State.OUTDATED
     fault = verdicts.fault_of(found)
     assert fault is not None and fault.code == "built-otherwise"
     assert "gaudi-patch wheel 0.5.6 --build 2" in fault.hint
+    assert f"`gaudi-patch check --against FILE --path {target.site} --manifest {directory}`" in fault.hint
     assert checking.checked(manifest, target.installation).exit is Exit.REFUSED
 
 
