@@ -7,13 +7,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support import debian_root, docker_stand_in, wheelhouse
+from tests.support import cuda_build, debian_root, docker_stand_in, wheelhouse
 from tests.support.container import Container
 from tests.support.debian_root import Root
 from tests.support.environments import EnvironmentUnavailableError
@@ -23,8 +23,8 @@ FILES = Path(__file__).resolve().parents[2] / "gaudi_patch" / "container"
 MakeRoot = Callable[..., Root]
 
 
-@pytest.fixture(scope="session")
-def wheels(torch_python: Path) -> Iterator[Path]:
+@contextmanager
+def _wheelhouse() -> Iterator[Path]:
     """Not below pytest's directory, which only its owner can read."""
     folder = Path(tempfile.mkdtemp(prefix="gaudi-patch-wheels-"))
     folder.chmod(0o755)
@@ -33,17 +33,28 @@ def wheels(torch_python: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def sha256(wheels: Path) -> str:
+def wheels(torch_python: Path) -> Iterator[Path]:
+    with _wheelhouse() as made:
+        yield made
+
+
+def sha256_of(wheels: Path) -> str:
     """Return what a reader of the Dockerfile computes of the wheel of gaudi-patch."""
     (wheel,) = wheels.glob("gaudi_patch-*.whl")
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
-@pytest.fixture
-def root(wheels: Path, tmp_path: Path) -> Iterator[MakeRoot]:
-    """``root(form=..., broken=..., compiler=..., user=..., workdir=...)``: a Gaudi image to build from.
+@pytest.fixture(scope="session")
+def sha256(wheels: Path) -> str:
+    return sha256_of(wheels)
 
-    All images that a Dockerfile names are this one. The build context is the directory of wheels.
+
+@pytest.fixture
+def root(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRoot]:
+    """``root(form=..., broken=..., compiler=..., user=..., workdir=..., python=...)``: a Gaudi image to build from.
+
+    All images that a Dockerfile names are this one. The build context is the directory of wheels. ``python``: another
+    Python's version, with a CUDA build of PyTorch, and wheels for it.
     """
     if not debian_root.possible():
         pytest.skip("a root file system can be entered by root alone, with unshare, chroot, setpriv and ip")
@@ -51,17 +62,25 @@ def root(wheels: Path, tmp_path: Path) -> Iterator[MakeRoot]:
 
     def make(
         *, user: str = "root", workdir: str = "/", online: bool = False, env: Mapping[str, str] | None = None,
-        **options: object,
+        python: str = "", **options: object,
     ) -> Root:  # fmt: skip
         scratch.mkdir()
+        found = wheels
         try:
+            if python:
+                other = cuda_build.python_of(python)
+                monkeypatch.setenv("GAUDI_PATCH_TEST_TORCH_PYTHON", str(other))
+                found = stack.enter_context(_wheelhouse())
             image = debian_root.gaudi(scratch / "image", **options)  # type: ignore[arg-type]
         except EnvironmentUnavailableError as error:
+            if python:  # a matter of the machine: the project's own files cannot install one
+                pytest.skip(f"environment not available: {error}")
             unavailable(error)
         image = replace(image, user=user, workdir=workdir, env={**image.env, **(env or {})})
-        return Root(scratch, lambda name: image, wheels.parent, online=online)
+        return Root(scratch, lambda name: image, found.parent, online=online)
 
-    yield make
+    with ExitStack() as stack:
+        yield make
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.container.conftest import FILES, MakeRoot
+from tests.container.conftest import FILES, MakeRoot, sha256_of
 from tests.support import debian_root, dockerfile, gaudi_image
 from tests.support.debian_root import Root
 
@@ -26,7 +26,10 @@ pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 
 
 class Case(NamedTuple):
-    """One build: the Dockerfile, the form of the plugin, the base image's user and WORKDIR, where packages are from."""
+    """One build: the Dockerfile, the form of the plugin, the base image's user and WORKDIR, where packages are from.
+
+    ``python``: its Python's version, where it is not that of the tests.
+    """
 
     name: str
     form: str
@@ -34,12 +37,14 @@ class Case(NamedTuple):
     workdir: str = "/"
     source: str = "offline"
     levels: str = "imports,kernels,engine"
+    python: str = ""
 
 
 SAMPLE = [
     Case("Dockerfile.pip", "namespace", "root", workdir="/root/scripts", levels="imports,kernels"),
     Case("Dockerfile.uv", "package", "2000:0", levels="imports"),
     Case("Dockerfile.no-compiler", "nspkg", "2000:0", levels="imports"),
+    Case("Dockerfile.pip", "namespace", "root", levels="imports", python="3.12"),
 ]
 #: In Intel's images root's WORKDIR is below its home, which is closed to all others.
 WORKDIRS = {"root": "/root/scripts", "2000:0": "/"}
@@ -50,6 +55,16 @@ ALL = [
     for user in ("root", "2000:0")
     for source in (("offline", "online") if form == "namespace" else ("offline",))
 ]
+ALL += [
+    Case(name, "namespace", "2000:0", levels="imports,kernels", python=version)
+    for name in ("Dockerfile.pip", "Dockerfile.uv")
+    for version in ("3.10", "3.12")
+]
+
+
+def _name(case: Case) -> str:
+    parts = (case.name, case.form, case.user, case.source, *([f"python{case.python}"] if case.python else []))
+    return "-".join(parts)
 
 
 def arguments(case: Case, sha256: str) -> dict[str, str]:
@@ -80,12 +95,13 @@ def attested(root: Root) -> dict[str, object]:
 CHECK = ["/opt/gaudi-patch/bin/gaudi-patch", "check", "--python", "python3", "--against", "/etc/gaudi-patch.json"]
 
 
-@pytest.mark.parametrize("case", ALL if FULL else SAMPLE, ids=lambda case: "-".join(map(str, case[:3])) + case.source)
-def test_the_dockerfile_installs_patches_proves_and_checks(case: Case, root: MakeRoot, sha256: str) -> None:
+@pytest.mark.parametrize("case", ALL if FULL else SAMPLE, ids=_name)
+def test_the_dockerfile_installs_patches_proves_and_checks(case: Case, root: MakeRoot) -> None:
     made = root(
         form=case.form, user=case.user, workdir=case.workdir, online=case.source == "online",
-        compiler=case.name != "Dockerfile.no-compiler",
+        compiler=case.name != "Dockerfile.no-compiler", python=case.python,
     )  # fmt: skip
+    sha256 = sha256_of(made.context / "wheels")
     if case.name == "Dockerfile.no-compiler" and case.source == "offline":
         _give_the_first_stage_a_compiler(made)
     text = (FILES / case.name).read_text()
@@ -100,7 +116,7 @@ def test_the_dockerfile_installs_patches_proves_and_checks(case: Case, root: Mak
     assert set(levels) == {(level, "passed", "emulated") for level in case.levels.split(",")}
 
     assert made.user == case.user
-    # The image has none, so that no step can need it.
+    # Neither this image nor one without a compiler has it: no step may need it.
     assert made.run(["sh", "-c", "command -v git"]).returncode != 0
     assert {"USER", "WORKDIR", "ENTRYPOINT"} & {one.word for one in dockerfile.parse(text)} == {"USER"}
     for user in (ARBITRARY, "10001:10001"):
@@ -111,6 +127,10 @@ def test_the_dockerfile_installs_patches_proves_and_checks(case: Case, root: Mak
     assert (found.returncode, found.stdout) == (0, ""), found.stderr
     names = made.run(["python3", "-m", "pip", "list", "--format=freeze"], user="root").stdout
     assert "lmcache==0.5.6" in names
+    if case.python:  # a CUDA build, with the libraries that it came with and no more
+        told = made.run(["python3", "-c", "import sys, torch; print(sys.version_info[:2], torch.version.cuda)"])
+        assert told.stdout.startswith(f"({case.python.replace('.', ', ')}) 13"), told.stdout + told.stderr
+        names = re.sub(r"^(cuda-toolkit|nvidia-(cuda-(runtime|cupti)|cufile))==.*", "", names, flags=re.MULTILINE)
     assert not re.search(r"^(nvidia|cupy|cuda)", names, re.MULTILINE | re.IGNORECASE)
 
 

@@ -8,6 +8,7 @@ process, and says which. The whole of it, with NVIDIA's libraries, is run by ``p
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,14 +16,13 @@ import tempfile
 from pathlib import Path
 
 from tests.support import environments, vllm_pairs
-from tests.support.environments import Environment, EnvironmentUnavailableError
+from tests.support.environments import REQUIREMENTS, Environment, EnvironmentUnavailableError
 
 #: A release whose wheel for Linux on an index is a CUDA build, the smallest of them.
 VERSION = "2.14.1"
 LMCACHE = "0.5.6"
 _GIGABYTES = 5
 _REAL = re.compile(r"lib(cudart|cupti|cufile)\b")
-_NAMESPACES = re.compile(r"(nvidia|cuda)\w*$")
 #: What a symbol's version is called that the system's own libraries define.
 _OF_THE_SYSTEM = re.compile(r"@(GLIBC|GCC|GLIBCXX|CXXABI|GOMP|OMP)_")
 
@@ -40,23 +40,70 @@ def private_environment(folder: Path) -> Environment:
     return environments._environment(prefix, version, LMCACHE)
 
 
-def _layer(base: Path, version: str) -> Path:
-    prefix = environments.cache_dir() / "cuda" / f"torch-{VERSION}-{vllm_pairs._key(base, version, b'1')}"
-    site_packages = vllm_pairs._site_packages(prefix, version)
+def python_of(version: str) -> Path:
+    """Return an interpreter of another Python, such as 3.12, with the CUDA build and with what LMCache imports.
+
+    Raises EnvironmentUnavailableError where that Python, or its packages, cannot be had.
+    """
+    base = interpreter(version)
+    lines = _requirements(version)
+    key = environments._digest(str(base).encode(), "\n".join(lines).encode())
+    prefix = environments.cache_dir() / "cuda" / f"torch-{VERSION}-py{version}-{key}"
     with environments._made_once(prefix) as missing:
         if missing:
-            prefix.mkdir(parents=True)
-            if (free := shutil.disk_usage(prefix).free / 1e9) < _GIGABYTES:
-                raise EnvironmentUnavailableError(f"{free:.1f} GB free for a CUDA build, {_GIGABYTES} are needed")
+            environments._call([str(base), "-m", "venv", str(prefix)], f"cannot make {prefix}")
+            listed = prefix / "requirements.txt"
+            listed.write_text("\n".join(lines), encoding="utf-8")
+            vllm_pairs._install(prefix, ["--no-compile", "--requirement", str(listed)])
+            _install_torch(prefix, version)
+            environments._call([str(prefix / "bin" / "python"), "-c", "import torch"], f"cannot make {prefix}")
+    return prefix / "bin" / "python"
+
+
+def interpreter(version: str) -> Path:
+    """Return a Python of this version that is installed here.
+
+    Raises EnvironmentUnavailableError where there is none.
+    """
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    places = [*sorted(root.glob(f"versions/{version}.*/bin")), *map(Path, os.environ["PATH"].split(os.pathsep))]
+    for place in places:
+        found = place / f"python{version}"
+        if found.exists() and "shims" not in place.parts:
+            return found
+    raise EnvironmentUnavailableError(f"no Python {version} is installed here")
+
+
+def _requirements(version: str) -> list[str]:
+    """Return what LMCache imports, PyTorch apart; for an older Python in the releases that still know it."""
+    own = REQUIREMENTS.with_name(f"requirements-torch-{version}.txt")
+    listed: dict[str, str] = {}
+    for file in (REQUIREMENTS, own):
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            if "==" in line and not line.startswith("#"):
+                listed[line.partition("==")[0].lower()] = line
+    return [line for name, line in listed.items() if name != "torch"]
+
+
+def _layer(base: Path, version: str) -> Path:
+    prefix = environments.cache_dir() / "cuda" / f"torch-{VERSION}-{vllm_pairs._key(base, version, b'1')}"
+    with environments._made_once(prefix) as missing:
+        if missing:
             vllm_pairs._make(prefix, base, version, [])
-            vllm_pairs._install(prefix, ["--no-cache-dir", "--no-compile", f"torch=={VERSION}"])
-            # What of NVIDIA's the wheel wants, in the version that it names; its other requirements are not followed.
-            toolkit = _requirement(site_packages, "cuda-toolkit")
-            python = str(prefix / "bin" / "python")
-            pip = [*environments._pip(), "--python", python, "install", "--quiet", "--no-cache-dir"]
-            environments._call([*pip, f"cuda-toolkit[cudart,cupti,cufile]{toolkit}"], "cannot install NVIDIA's runtime")
-            _stand_in(site_packages)
-    return site_packages
+            _install_torch(prefix, version)
+    return vllm_pairs._site_packages(prefix, version)
+
+
+def _install_torch(prefix: Path, version: str) -> None:
+    if (free := shutil.disk_usage(prefix).free / 1e9) < _GIGABYTES:
+        raise EnvironmentUnavailableError(f"{free:.1f} GB free for a CUDA build, {_GIGABYTES} are needed")
+    site_packages = vllm_pairs._site_packages(prefix, version)
+    vllm_pairs._install(prefix, ["--no-cache-dir", "--no-compile", f"torch=={VERSION}"])
+    # What of NVIDIA's the wheel wants, in the version that it names; its other requirements are not followed.
+    toolkit = _requirement(site_packages, "cuda-toolkit")
+    pip = [*environments._pip(), "--python", str(prefix / "bin" / "python"), "install", "--quiet", "--no-cache-dir"]
+    environments._call([*pip, f"cuda-toolkit[cudart,cupti,cufile]{toolkit}"], "cannot install NVIDIA's runtime")
+    _stand_in(site_packages)
 
 
 def _requirement(site_packages: Path, name: str) -> str:

@@ -5,9 +5,10 @@ links to the tests' own environment), a compiler. A stage of a Dockerfile is an 
 ``unshare`` and ``chroot``: users, paths and permissions are what they are in a container. It takes root; where the
 tests do not run as root, tests/support/container.py stands in.
 
-As in Intel's Dockerfiles (HabanaAI/Setup_and_Install, dockerfiles/base and dockerfiles/pytorch): pip outside of
-Debian's packages and no EXTERNALLY-MANAGED, no ensurepip, PYTHONPATH with a directory that only root can read,
-tcmalloc preloaded. Not to be had here: Intel's software itself, UBI, Ubuntu.
+A Python that no release of Debian's has is a copy of the one here. As in Intel's Dockerfiles
+(HabanaAI/Setup_and_Install, dockerfiles/base and dockerfiles/pytorch): pip outside of Debian's packages and no
+EXTERNALLY-MANAGED, no ensurepip, PYTHONPATH with a directory that only root can read, tcmalloc preloaded. Not to be
+had here: Intel's software itself, UBI, Ubuntu.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from tests.support.environments import EnvironmentUnavailableError
 from tests.support.installers import uv_binary
 
 TIMEOUT = 1800
-#: Debian's release that has a Python, so that PyTorch's environment fits it.
+#: Debian's release that has a Python, so that PyTorch's environment fits it. Another Python lies below /usr/local, as
+#: in images that compile their own.
 _SUITES = {"3.11": "bookworm", "3.13": "trixie"}
+_OTHERWISE = "bookworm"
 _PACKAGES = "python3,ca-certificates,libtcmalloc-minimal4"
-_DIST_PACKAGES = "usr/local/lib/python{}/dist-packages"
 #: Certificates that this machine trusts, those of its proxy too; pip and uv bring their own, and are told of these.
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _ENTER = """
@@ -186,7 +188,7 @@ def gaudi(directory: Path, *, form: str = "namespace", broken: str = "", compile
     python = environments.torch_python()
     about = environments._interpreter(python)
     own = directory / "plugin"
-    packages = own / _DIST_PACKAGES.format(about.version)
+    packages = own / _packages(about.version)
     packages.mkdir(parents=True)
     gaudi_image.install_plugin(packages, form, broken)
     gaudi_image.give_torch_a_vendor_version(packages)
@@ -204,10 +206,12 @@ def gaudi(directory: Path, *, form: str = "namespace", broken: str = "", compile
 
 
 def _suite() -> str:
-    version = environments._interpreter(environments.torch_python()).version
-    if version not in _SUITES:
-        raise EnvironmentUnavailableError(f"no release of Debian that is known here has Python {version}")
-    return _SUITES[version]
+    return _SUITES.get(environments._interpreter(environments.torch_python()).version, _OTHERWISE)
+
+
+def _packages(version: str) -> str:
+    """Return where a root has its packages: what Debian calls dist-packages, for a Python of Debian's."""
+    return f"usr/local/lib/python{version}/{'dist' if version in _SUITES else 'site'}-packages"
 
 
 def system() -> Path:
@@ -230,9 +234,11 @@ def with_torch() -> Path:
     python = environments.torch_python()
     about = environments._interpreter(python)
     layer = python.parent.parent.with_name(python.parent.parent.name + "-root")
-    packages = layer / _DIST_PACKAGES.format(about.version)
+    packages = layer / _packages(about.version)
     with environments._made_once(layer) as missing:
         if missing:
+            if about.version not in _SUITES:
+                _copy_python(python, layer / "usr")
             for path in dict.fromkeys((about.purelib, about.platlib)):
                 skip = shutil.ignore_patterns("pip", "pip-*", "_virtualenv*", "distutils-precedence.pth")
                 shutil.copytree(path, packages, copy_function=os.link, symlinks=True, ignore=skip, dirs_exist_ok=True)
@@ -242,6 +248,24 @@ def with_torch() -> Path:
             zipfile.ZipFile(wheel).extractall(packages)
             (layer / "usr/lib/habanalabs").mkdir(parents=True)
     return layer
+
+
+def _copy_python(python: Path, usr: Path) -> None:
+    """Put the Python that an environment was made from below ``usr``/local, without packages of its own."""
+    ask = "import sys; print(sys.base_prefix)"
+    prefix = Path(environments._call([str(python), "-I", "-c", ask], f"cannot run {python}").strip())
+    name = f"python{environments._interpreter(python).version}"
+    skip = shutil.ignore_patterns("site-packages", "__pycache__", "test", "config-*", "ensurepip")
+    shutil.copytree(prefix / "lib" / name, usr / "local" / "lib" / name, ignore=skip)
+    # Where the loader looks without a cache of its own.
+    libraries = usr / "lib" / f"{os.uname().machine}-linux-gnu"
+    libraries.mkdir(parents=True)
+    for file in prefix.glob("lib/libpython*.so.*"):
+        shutil.copy2(file, libraries)
+    (usr / "local" / "bin").mkdir()
+    shutil.copy2(prefix / "bin" / name, usr / "local" / "bin")
+    for link in ("python3", "python"):
+        (usr / "local" / "bin" / link).symlink_to(name)
 
 
 def with_compiler() -> Path:

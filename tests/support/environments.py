@@ -139,10 +139,13 @@ def wheel(version: str, python: str = "3.11", *, name: str = "lmcache") -> Path:
             return target
 
 
-@functools.cache
 def torch_python() -> Path:
     """Return an interpreter with PyTorch and what LMCache imports, made once from ``requirements-torch.txt``."""
-    given = os.environ.get("GAUDI_PATCH_TEST_TORCH_PYTHON")
+    return _torch_python(os.environ.get("GAUDI_PATCH_TEST_TORCH_PYTHON", ""))
+
+
+@functools.cache
+def _torch_python(given: str) -> Path:
     if given:
         python = Path(given).expanduser().absolute()
         if not python.exists():

@@ -88,9 +88,5 @@ def test_an_unknown_release_is_said_to_be_unavailable() -> None:
 
 def test_a_missing_torch_interpreter_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAUDI_PATCH_TEST_TORCH_PYTHON", "/does/not/exist")
-    environments.torch_python.cache_clear()
-    try:
-        with pytest.raises(EnvironmentUnavailableError, match="does not exist"):
-            environments.torch_python()
-    finally:
-        environments.torch_python.cache_clear()
+    with pytest.raises(EnvironmentUnavailableError, match="does not exist"):
+        environments.torch_python()
