@@ -127,14 +127,14 @@ _MUTANTS = (
     Mutant(
         "the allocator's alignment is not counted",
         f"{RUNTIME}/pool.py",
-        "math.ceil(layout.token_bytes * chunk / _ALIGNMENT) * _ALIGNMENT",
-        "layout.token_bytes * chunk",
+        "math.ceil(size / _ALIGNMENT) * _ALIGNMENT",
+        "size",
     ),
     Mutant(
         "the advised size is too small",
         f"{RUNTIME}/pool.py",
-        "math.ceil(needed * chunk_bytes / _GB * 100) / 100",
-        "int(needed * chunk_bytes / _GB * 100) / 100",
+        "math.ceil(size / _GB * 100) / 100",
+        "int(size / _GB * 100) / 100",
     ),
     # Requests.
     Mutant(

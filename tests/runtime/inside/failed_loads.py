@@ -1,119 +1,31 @@
 """Failed loads on the emulated HPU, with LMCache's own classes; a script, run in a patched environment.
 
-Arguments: a directory. Engine, backends and stores are LMCache's; for multiprocess mode see multiprocess_loads.py.
+Arguments: a directory; then texts, to run only cases with one in their name. Engine, backends and stores are LMCache's
+(stores.py); for multiprocess mode see multiprocess_loads.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import importlib
 import os
 import random
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import multiprocess_loads
-from lmcache.gaudi.connector import create_connector
-from lmcache.v1.cache_engine import LMCacheEngineBuilder
-from lmcache.v1.config import LMCacheEngineConfig
-from support import Caches, make_caches
-
-try:
-    from lmcache.v1.metadata import LMCacheMetadata
-except ImportError:  # up to 0.3.13
-    from lmcache.config import LMCacheEngineMetadata as LMCacheMetadata
-
-BLOCKS, BLOCK, CHUNK = 40, 16, 64
-TOKENS = 4 * CHUNK
-
-
-def metadata(caches: Caches) -> Any:
-    """What LMCache knows of the model, with the fields that this release has."""
-    values = {
-        "model_name": "m",
-        "world_size": 1,
-        "local_world_size": 1,
-        "worker_id": 0,
-        "local_worker_id": 0,
-        "fmt": "vllm",
-        "kv_dtype": caches.dtype,
-        "kv_shape": (len(caches.rows), caches.kv, CHUNK, *caches.rows[0]),
-        "use_mla": False,
-        "role": "worker",
-        "chunk_size": CHUNK,
-    }
-    known = {field.name for field in dataclasses.fields(LMCacheMetadata)}
-    return LMCacheMetadata(**{name: value for name, value in values.items() if name in known})
-
-
-class Store:
-    """An engine with something stored, and what a test does to it."""
-
-    def __init__(self, folder: Path, kind: str, **options: Any) -> None:
-        self.folder = folder / f"{kind}-{random.random()}"
-        self.folder.mkdir(parents=True)
-        settings: dict[str, Any] = {"chunk_size": CHUNK, "max_local_cpu_size": 0.1, "save_unfull_chunk": False}
-        if kind == "disk":
-            settings |= {"local_cpu": False, "local_disk": f"{self.folder}/", "max_local_disk_size": 0.1}
-        elif kind == "fs":
-            settings |= {"local_cpu": False, "remote_url": f"fs://localhost:0{self.folder}/", "remote_serde": "naive"}
-        config = LMCacheEngineConfig.from_defaults(**(settings | options))
-        self.caches = make_caches(
-            "blocks", torch.bfloat16, blocks=BLOCKS, block_size=BLOCK, rows=[(2, 8)] * 3, rng=np.random.default_rng(0)
-        )
-        about = metadata(self.caches)
-        connector = create_connector(config, about, "VLLM")
-        self.name = f"engine-{random.random()}"
-        self.engine = LMCacheEngineBuilder.get_or_create(
-            self.name, config, about, connector, lambda t, _: t, lambda o, _: o
-        )
-        connector.initialize_kvcaches_ptr(kvcaches=self.caches.given)
-        self.engine.post_init(kvcaches=self.caches.given)
-        self.prompt = [random.randrange(50000) for _ in range(TOKENS)]
-        self.slots = torch.arange(TOKENS)
-        self.engine.store(self.prompt, kvcaches=self.caches.given, slot_mapping=self.slots)
-        deadline = time.monotonic() + 30
-        while self.engine.lookup(self.prompt) != TOKENS and time.monotonic() < deadline:
-            time.sleep(0.05)
-        while kind != "memory" and len(self.files()) < TOKENS // CHUNK and time.monotonic() < deadline:
-            time.sleep(0.05)  # found as soon as it is to be written
-        place = {"disk": "LocalDiskBackend", "fs": "RemoteBackend", "memory": "LocalCPUBackend"}[kind]
-        self.backend = self.engine.storage_manager.storage_backends[place]
-
-    def files(self) -> list[Path]:
-        """The chunks' files, in no order."""
-        return [path for path in self.folder.rglob("*") if path.suffix not in (".damaged", ".tmp") and path.is_file()]
-
-    def lookup(self, request: str = "r") -> int:
-        """What the scheduler is promised."""
-        return int(self.engine.lookup(self.prompt, lookup_id=request, pin=True))
-
-    def load(self, promised: int, request: str = "r") -> int:
-        """Load what was promised, and return how many tokens came."""
-        mask = torch.ones(promised, dtype=torch.bool)
-        found = self.engine.retrieve(
-            self.prompt[:promised], mask, kvcaches=self.caches.given, slot_mapping=self.slots[:promised], req_id=request
-        )
-        return int(found.sum())
-
-    def serves(self) -> None:
-        """Whatever was done, a promise is kept."""
-        promised = self.lookup("again")
-        assert self.load(promised, "again") == promised
-
-    def close(self) -> None:
-        LMCacheEngineBuilder.destroy(self.name)
+from stores import TOKENS, Store
 
 
 def damaged_file(folder: Path, kind: str, damage: Callable[[Path], None]) -> None:
@@ -147,6 +59,97 @@ def backend_fault(folder: Path, kind: str, name: str) -> None:
     store.close()
 
 
+def backend_hangs(folder: Path, kind: str) -> None:
+    """``batched_get_blocking`` does not return: no lookup stands still, nor is anything lost once it does."""
+    store = Store(folder, kind, lookup_timeout_ms=600)
+    goes_on = threading.Event()
+    sound = store.backend.batched_get_blocking
+    store.backend.batched_get_blocking = lambda keys: goes_on.wait(60) and sound(keys)
+    _answers_nothing_in_time(store)
+    store.backend.batched_get_blocking = sound
+    goes_on.set()
+    _comes_back(store)
+    assert not store.engine.gaudi_promises.holds("r"), "what came too late is held for nobody"
+    store.close()
+
+
+def asked_fault(folder: Path, kind: str, name: str) -> None:
+    """``contains`` of the backend, which every lookup calls, fails in one of the ways of ``ASKED``."""
+    store = Store(folder, kind, lookup_timeout_ms=600)
+    goes_on = threading.Event()
+    fault = lambda *_, **__: ASKED[name](goes_on)  # noqa: E731
+    asks = [call for call in ("contains", "batched_contains") if hasattr(store.backend, call)]
+    for call in asks:
+        setattr(store.backend, call, fault)
+    began = time.monotonic()
+    assert store.lookup() == 0
+    assert store.lookup("next") == 0
+    assert time.monotonic() - began < 5
+    for call in asks:
+        delattr(store.backend, call)
+    goes_on.set()
+    _comes_back(store)
+    store.close()
+
+
+ASKED: dict[str, Callable[[threading.Event], Any]] = {
+    "returns None": lambda goes_on: None,
+    "raises": lambda goes_on: _raises(None, None),
+    "hangs": lambda goes_on: goes_on.wait(60) and None,
+}
+
+
+def put_raises(folder: Path, kind: str) -> None:
+    """What the backend raises when it is given chunks, as where it can make no room, ends nothing but their storing."""
+    store = Store(folder, kind)
+    first, store.prompt = store.prompt, [random.randrange(50000) for _ in range(TOKENS)]
+    store.backend.submit_put_task = lambda *_, **__: _raises(None, None)
+    store.engine.store(store.prompt, kvcaches=store.caches.given, slot_mapping=store.slots)
+    assert store.lookup() == 0
+    store.prompt = first
+    _comes_back(store)
+    store.close()
+
+
+def server_hangs(folder: Path) -> None:
+    """The server of ``lm://`` stands still before the lookup, and goes on later."""
+    store = Store(folder, "lm", own_server=True, lookup_timeout_ms=600)
+    assert store.server is not None
+    store.server.send_signal(signal.SIGSTOP)
+    _answers_nothing_in_time(store)
+    store.server.send_signal(signal.SIGCONT)
+    _comes_back(store)
+    store.close()
+
+
+def _answers_nothing_in_time(store: Store) -> None:
+    began = time.monotonic()
+    assert store.lookup() == 0, "promised what has not come"
+    assert store.lookup("next") == 0
+    assert store.load(TOKENS, "nothing was promised") == 0
+    assert time.monotonic() - began < 5, "the engine waits for a store that does not answer"
+
+
+def _comes_back(store: Store) -> None:
+    deadline = time.monotonic() + 30
+    while store.lookup("later") != TOKENS and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert store.load(TOKENS, "later") == TOKENS
+
+
+def store_dies(folder: Path, kind: str) -> None:
+    """The directory, or the server, is gone before the lookup; the next request is computed, and not stored."""
+    store = Store(folder, kind, own_server=True, lookup_timeout_ms=600)
+    store.die()
+    assert store.lookup() == 0, "promised what is gone"
+    prompt, store.prompt = store.prompt, [random.randrange(50000) for _ in range(TOKENS)]
+    store.engine.store(store.prompt, kvcaches=store.caches.given, slot_mapping=store.slots)
+    store.serves()
+    store.prompt = prompt
+    assert store.lookup("again") == 0
+    store.close()
+
+
 def _raises(sound: Any, keys: Any) -> Any:
     raise OSError("put in on purpose")
 
@@ -176,9 +179,11 @@ FAULTS: dict[str, Callable[[Any, Any], Any]] = {
 
 def lost_after_the_promise(folder: Path, kind: str) -> None:
     """What was promised is loaded from host memory, whatever becomes of the store."""
-    store = Store(folder, kind)
+    store = Store(folder, kind, own_server=True)
     promised = store.lookup()
     assert promised == TOKENS
+    if kind == "lm":
+        store.die()
     for path in store.files():
         path.unlink()
     store.backend.batched_get_blocking = lambda keys: _raises(None, keys)
@@ -227,42 +232,74 @@ def small_pool(folder: Path) -> None:
     pool.refuse_small_pool(SimpleNamespace(max_local_cpu_size=5.0), layout, **(sizes | {"longest": 40960}))
 
 
-def prefetch_that_fails(folder: Path) -> None:
-    """Asynchronous loading: what the prefetch raises, or leaves out, is not promised."""
+def prefetch_that_fails(folder: Path, name: str) -> None:
+    """Asynchronous loading: what the prefetch raises, leaves out or does not give in time, is not promised."""
     promises = importlib.import_module("lmcache.gaudi.promises")
-    store = Store(folder, "memory")
+    store = Store(folder, "memory", lookup_timeout_ms=600)
     objects = store.engine.storage_manager.batched_get(list(store.backend.hot_cache)[:4], location="LocalCPUBackend")
+    answer, due = {
+        "returns None": (None, 0),
+        "returns False": (False, 0),
+        "returns Nones": ([None, None, None], 0),
+        "is short": ([objects[0], None, objects[1]], 1),
+        "ends early": (objects[:2], 2),
+        "raises": (OSError("put in on purpose"), 0),
+        "hangs": (None, 0),
+    }[name]
 
-    async def answer(lookup_id: str, keys: list[Any]) -> Any:
-        return [objects[0], None, objects[1]]
-
-    async def fail(lookup_id: str, keys: list[Any]) -> Any:
-        raise OSError("put in on purpose")
+    async def prefetch(lookup_id: str, keys: list[Any]) -> Any:
+        if name == "hangs":
+            await asyncio.sleep(60)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
     keys = list(store.backend.hot_cache)[:3]
-    assert asyncio.run(promises._checked(store.engine, "LocalCPUBackend", answer)("r", keys)) == objects[:1]
-    assert asyncio.run(promises._checked(store.engine, "LocalCPUBackend", fail)("r", keys)) == []
+    began = time.monotonic()
+    got = asyncio.run(promises._checked(store.engine, "LocalCPUBackend", prefetch)("r", keys))
+    assert got == objects[:due]
+    assert time.monotonic() - began < 5
     store.close()
 
 
-def main(folder: str) -> int:
+PREFETCHES = ("returns None", "returns False", "returns Nones", "is short", "ends early", "raises", "hangs")
+
+
+def main(folder: str, wanted: Sequence[str] = ()) -> int:
     place = Path(folder)
     cut = lambda path: os.truncate(path, path.stat().st_size // 3)  # noqa: E731
     cases: dict[str, Callable[[], None]] = {}
+    for kind in ("memory", "disk", "fs", "lm"):
+        for name in FAULTS:
+            if (kind, name) == ("memory", "gives another size"):
+                continue  # an object in host memory is the one that was stored
+            cases[f"{kind}: the backend {name}"] = lambda kind=kind, name=name: backend_fault(place, kind, name)
+    for kind in ("memory", "disk", "fs", "lm"):
+        for name in ASKED:
+            if (kind, name) != ("memory", "hangs"):
+                cases[f"{kind}: the question whether a chunk is there {name}"] = lambda kind=kind, name=name: (
+                    asked_fault(place, kind, name)
+                )
+    for kind in ("disk", "fs", "lm"):
+        cases[f"{kind}: the backend raises at a store"] = lambda kind=kind: put_raises(place, kind)
+        cases[f"{kind}: the backend hangs"] = lambda kind=kind: backend_hangs(place, kind)
+        cases[f"{kind}: the store dies before the lookup"] = lambda kind=kind: store_dies(place, kind)
+        cases[f"{kind}: the store is lost after the promise"] = lambda kind=kind: lost_after_the_promise(place, kind)
+    cases["lm: the server hangs"] = lambda: server_hangs(place)
     for kind in ("disk", "fs"):
         cases[f"{kind}: a file was cut short"] = lambda kind=kind: damaged_file(place, kind, cut)
         cases[f"{kind}: a file is empty"] = lambda kind=kind: damaged_file(
             place, kind, lambda path: os.truncate(path, 0)
         )
         cases[f"{kind}: a file is gone"] = lambda kind=kind: damaged_file(place, kind, Path.unlink)
-        cases[f"{kind}: the store is lost after the promise"] = lambda kind=kind: lost_after_the_promise(place, kind)
-        for name in FAULTS:
-            cases[f"{kind}: the backend {name}"] = lambda kind=kind, name=name: backend_fault(place, kind, name)
     cases["fs: a header is no header"] = lambda: damaged_file(place, "fs", lambda path: path.write_bytes(b"\xff" * 900))
     cases["fs: promises that nobody takes"] = lambda: forgotten_promises(place)
-    cases["prefetch"] = lambda: prefetch_that_fails(place)
+    for name in PREFETCHES:
+        cases[f"asynchronous loading: the prefetch {name}"] = lambda name=name: prefetch_that_fails(place, name)
     cases["start-up: the pool is smaller than one prompt"] = lambda: small_pool(place)
     cases |= multiprocess_loads.cases()
+    if wanted:
+        cases = {name: run for name, run in cases.items() if any(text in name for text in wanted)}
     failed = 0
     for name, run in cases.items():
         try:
@@ -276,4 +313,4 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    os._exit(main(sys.argv[1]))
+    os._exit(main(sys.argv[1], sys.argv[2:]))

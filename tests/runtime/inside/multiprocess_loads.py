@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+from lmcache.gaudi import multiprocess
+from lmcache.gaudi.guards import GaudiError
 from lmcache.gaudi.multiprocess import FailedLoads, promise_once, whole_answer, withhold_failed_loads
+from support import make_caches
 
 assert FailedLoads  # what is stood in for is what the runtime has
 
@@ -105,6 +111,59 @@ def dead_server() -> None:
     assert isinstance(adapter.req_client.ping(), Silent), "the heartbeat waits by itself"
 
 
+def server_hangs() -> None:
+    """A server that answers pings and nothing else does not hold the engine for LMCache's 300 s."""
+    adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
+    usual, multiprocess._DATA_SECONDS = multiprocess._DATA_SECONDS, 0.5
+    began = time.monotonic()
+    try:
+        assert usual <= 30
+        adapter.req_client.prepare_retrieve("key", 1).result(timeout=300)
+    except TimeoutError:
+        assert time.monotonic() - began < 5
+    else:
+        raise AssertionError("a reply came from nowhere")
+    finally:
+        multiprocess._DATA_SECONDS = usual
+
+
+def small_server() -> None:
+    """A server whose memory does not hold one prompt is refused at registration, with the setting that is enough."""
+    config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
+    caches = make_caches(
+        "blocks", torch.bfloat16, blocks=8, block_size=16, rows=[(2, 64)] * 4, rng=np.random.default_rng(0)
+    ).given
+    token = 4 * 2 * 2 * 64 * 2
+
+    def register(pool_size: int | None) -> None:
+        def original(self: Any, kv_caches: Any) -> None:
+            self.transfer_ctx = SimpleNamespace(_engine_driven_context=SimpleNamespace())
+            if pool_size is not None:
+                self.transfer_ctx._engine_driven_context._pool_size = pool_size
+
+        names = dict(vars(Adapter)) | {"register_kv_caches": original, "world_size": 2}
+        withhold_failed_loads(type("Worker", (Adapter,), names))().register_kv_caches(dict(enumerate(caches)))
+
+    before = sys.modules.get("vllm.config")
+    sys.modules["vllm.config"] = SimpleNamespace(get_current_vllm_config_or_none=lambda: config)  # type: ignore[assignment]
+    try:
+        register(2 * 4096 * token)
+        register(None)  # it has not said: a warning
+        try:
+            register(2 * 4096 * token - 1)
+        except GaudiError as error:
+            told = str(error)
+            assert "4,032 tokens" in told and "--l1-size-gb 0.02 or more" in told, told
+            assert "--max-model-len 4032 or less" in told, told
+        else:
+            raise AssertionError("a server that holds less than one prompt was taken")
+    finally:
+        if before is None:
+            del sys.modules["vllm.config"]
+        else:
+            sys.modules["vllm.config"] = before
+
+
 def promised_once() -> None:
     """A request whose load failed is not promised the same again."""
     asked: list[str] = []
@@ -139,6 +198,10 @@ def cases() -> dict[str, Callable[[], None]]:
     found: dict[str, Callable[[], None]] = {}
     for name, answer in (("returns False", False), ("returns None", None), ("raises", RuntimeError("on purpose"))):
         found[f"multiprocess: the server {name}"] = lambda answer=answer: withheld(answer)
-    for case in (ended_while_withheld, dead_server, promised_once, short_answer):
-        found[f"multiprocess: {case.__name__}"] = case
+    found["multiprocess: the server is short"] = short_answer
+    found["multiprocess: start-up: the server's memory is smaller than one prompt"] = small_server
+    found["multiprocess: the server dies"] = dead_server
+    found["multiprocess: the server hangs"] = server_hangs
+    found["multiprocess: a request whose load failed is looked up again"] = promised_once
+    found["multiprocess: a request is ended while its failed load is withheld"] = ended_while_withheld
     return found

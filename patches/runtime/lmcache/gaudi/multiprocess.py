@@ -23,6 +23,8 @@ from typing import Any
 
 from ..logging import init_logger
 from .device import is_available
+from .layout import normalise
+from .pool import refuse_small_server
 
 __all__ = ["FailedLoads", "complete_reports", "promise_once", "whole_answer", "withhold_failed_loads"]
 
@@ -32,6 +34,8 @@ logger = init_logger(__name__)
 _DATA_REQUESTS = ("prepare_store", "commit_store", "prepare_retrieve", "commit_retrieve")
 _RUNNER = "vllm_gaudi.v1.worker.hpu_model_runner"
 _POLL_SECONDS = 0.25
+# A server that answers pings and nothing else is alive for the heartbeat. LMCache waits 300 s (lmcache.mp.mq_timeout).
+_DATA_SECONDS = 30.0
 
 
 class FailedLoads:
@@ -147,6 +151,14 @@ def withhold_failed_loads(adapter: type) -> type:
 
         return get_finished
 
+    def register(original: Callable[..., None]) -> Callable[..., None]:
+        def register_kv_caches(self: Any, kv_caches: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            original(self, kv_caches, *args, **kwargs)
+            if is_available():
+                _refuse_small_server(self, kv_caches)
+
+        return register_kv_caches
+
     def errors(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_errors(self: Any) -> Any:
             found = original(self)
@@ -157,6 +169,7 @@ def withhold_failed_loads(adapter: type) -> type:
         return get_errors
 
     _wrap(adapter, "__init__", initialise)
+    _wrap(adapter, "register_kv_caches", register)
     _wrap(adapter, "submit_retrieve_request", submit)
     _wrap(adapter, "get_finished", finished)
     _wrap(adapter, "get_finished_with_lazy_offload", finished)
@@ -254,7 +267,7 @@ def whole_answer(chunks: Any, blocks: Any, blocks_in_chunk: int) -> Any:
 
 
 class _WatchedClient:
-    """LMCache's client of the server; what a step waits for ends when the heartbeat finds the server dead."""
+    """LMCache's client of the server; what a step waits for ends when the heartbeat finds it dead, and after 30 s."""
 
     def __init__(self, client: Any, adapter: Any) -> None:
         self._client, self._adapter = client, adapter
@@ -265,14 +278,14 @@ class _WatchedClient:
         if name not in _DATA_REQUESTS and not unregisters:
             return call
         # At the end nobody pings any more: what two heartbeats would have told is all there is to know.
-        limit = 2 * self._adapter._heartbeat_interval if unregisters else None
+        limit = 2 * self._adapter._heartbeat_interval if unregisters else _DATA_SECONDS
         return lambda *args, **kwargs: _WatchedFuture(call(*args, **kwargs), self._adapter, limit)
 
 
 class _WatchedFuture:
     """A reply of the server; waiting for it ends when the server is known to be dead."""
 
-    def __init__(self, future: Any, adapter: Any, limit: float | None) -> None:
+    def __init__(self, future: Any, adapter: Any, limit: float) -> None:
         self._future, self._adapter, self._limit = future, adapter, limit
 
     def __getattr__(self, name: str) -> Any:
@@ -280,8 +293,7 @@ class _WatchedFuture:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the reply; False after ``timeout`` seconds, or once the server is dead."""
-        given = [seconds for seconds in (timeout, self._limit) if seconds is not None]
-        deadline = time.monotonic() + min(given, default=float("inf"))
+        deadline = time.monotonic() + (self._limit if timeout is None else min(timeout, self._limit))
         while not self._future.wait(max(0.0, min(_POLL_SECONDS, deadline - time.monotonic()))):
             if not self._adapter.is_healthy or time.monotonic() >= deadline:
                 return bool(self._future.query())
@@ -291,11 +303,28 @@ class _WatchedFuture:
         """Return the reply.
 
         Raises:
-            TimeoutError: There is none after ``timeout`` seconds, or the server is dead.
+            TimeoutError: There is none after ``timeout`` seconds, or 30, or the server is dead.
         """
         if not self.wait(timeout):
             raise TimeoutError("LMCache's server has not answered; its heartbeat says whether it is alive")
         return self._future.result(timeout=0)
+
+
+def _refuse_small_server(adapter: Any, kv_caches: dict[str, Any]) -> None:
+    """Hold the memory that the server has told at registration to the longest request."""
+    # vLLM's worker registers within the context of its configuration.
+    current = getattr(sys.modules.get("vllm.config"), "get_current_vllm_config_or_none", None)
+    vllm = current() if current is not None else None
+    if vllm is None:
+        return
+    context = getattr(adapter.transfer_ctx, "_engine_driven_context", None)
+    refuse_small_server(
+        int(getattr(context, "_pool_size", 0) or 0),  # what is not shared memory does not know it
+        normalise(list(kv_caches.values())).token_bytes,
+        chunk=adapter.lmcache_tokens_per_chunk,
+        longest=int(vllm.model_config.max_model_len),
+        ranks=adapter.world_size,
+    )
 
 
 def _loads(adapter: Any) -> FailedLoads | None:

@@ -174,12 +174,20 @@ class Objects:
             return
         aside = path.with_name(path.name + _ASIDE)
         with contextlib.suppress(FileNotFoundError):
-            path.replace(aside)
-            logger.error("%s is damaged (%s): a miss; moved to %s", path, fault, aside.name)
+            try:
+                path.replace(aside)
+                logger.error("%s is damaged (%s): a miss; moved to %s", path, fault, aside.name)
+            except PermissionError as error:
+                logger.error("%s is damaged (%s): a miss; it could not be moved aside: %s", path, fault, error)
         if place == "LocalDiskBackend":
             self._forget_on_disk(key, path)
 
     def _forget_on_disk(self, key: Any, path: Path) -> None:
         # LMCache's remove() deletes the file, which is no longer there; it must find one to forget the key.
-        path.touch()
-        self._manager.storage_backends["LocalDiskBackend"].remove(key)
+        backend = self._manager.storage_backends["LocalDiskBackend"]
+        try:
+            path.touch()
+            backend.remove(key)
+        except OSError as error:  # the directory is gone, or cannot be written
+            logger.error("%s: %s", path, error)
+            backend.dict.pop(key, None)

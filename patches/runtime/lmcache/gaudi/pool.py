@@ -12,10 +12,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..logging import init_logger
 from .guards import GaudiError
 from .layout import Layout
 
-__all__ = ["refuse_small_pool"]
+__all__ = ["refuse_small_pool", "refuse_small_server"]
+
+logger = init_logger(__name__)
 
 _GB = 1 << 30
 # LMCache's allocators place objects at multiples of this.
@@ -38,12 +41,12 @@ def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, 
     size = getattr(config, "max_local_cpu_size", None)
     if size is None or getattr(config, "enable_pd", False):  # its buffer is another one
         return
-    chunk_bytes = math.ceil(layout.token_bytes * chunk / _ALIGNMENT) * _ALIGNMENT
+    chunk_bytes = _object_bytes(layout.token_bytes * chunk)
     needed = longest // chunk + bool(longest % chunk and getattr(config, "save_unfull_chunk", False))
     fitting = int(float(size) * _GB) // chunk_bytes
     if fitting >= needed:
         return
-    enough = math.ceil(needed * chunk_bytes / _GB * 100) / 100
+    enough = _enough(needed * chunk_bytes)
     raise GaudiError(
         f"LMCache's host memory is smaller than one prompt: max_local_cpu_size {size} GB holds {fitting} chunks of "
         f"{chunk} tokens ({layout.token_bytes:,} bytes per token on this rank), {fitting * chunk:,} tokens; "
@@ -51,3 +54,47 @@ def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, 
         f"({enough * ranks:.2f} GB for {ranks} rank{'s' if ranks > 1 else ''}), or --max-model-len to "
         f"{max(fitting * chunk, 1)} or less"
     )
+
+
+def refuse_small_server(size: int, token_bytes: int, *, chunk: int, longest: int, ranks: int) -> None:
+    """Refuse a server of multiprocess mode whose memory cannot hold all chunks of the longest request.
+
+    Args:
+        size: Bytes of the server's memory, as it says when a worker registers; 0: it has not said.
+        token_bytes: KV of one token on one rank.
+        chunk: LMCache's chunk size in tokens.
+        longest: vLLM's ``max_model_len``, in tokens.
+        ranks: Ranks whose KV this server holds.
+
+    Raises:
+        GaudiError: With the arithmetic, and the settings to change.
+    """
+    chunk_bytes = _object_bytes(token_bytes * chunk) * ranks
+    needed = longest // chunk
+    enough = _enough(needed * chunk_bytes)
+    if size <= 0:
+        logger.warning(
+            "LMCache's server has not said how much memory it has; for one prompt of max_model_len (%d tokens) it "
+            "needs --l1-size-gb %.2f or more (%d bytes per token on each of %d ranks)",
+            longest,
+            enough,
+            token_bytes,
+            ranks,
+        )
+    elif size // chunk_bytes < needed:
+        fitting = size // chunk_bytes
+        raise GaudiError(
+            f"the memory of LMCache's server is smaller than one prompt: {size / _GB:.2f} GB hold {fitting} chunks of "
+            f"{chunk} tokens ({token_bytes:,} bytes per token on each of {ranks} rank{'s' if ranks > 1 else ''}), "
+            f"{fitting * chunk:,} tokens; max_model_len is {longest:,} tokens, {needed} chunks. Start the server with "
+            f"--l1-size-gb {enough} or more, or vLLM with --max-model-len {max(fitting * chunk, 1)} or less"
+        )
+
+
+def _object_bytes(size: int) -> int:
+    return math.ceil(size / _ALIGNMENT) * _ALIGNMENT
+
+
+def _enough(size: int) -> float:
+    """Gigabytes, in hundredths, that are not less than ``size``."""
+    return math.ceil(size / _GB * 100) / 100

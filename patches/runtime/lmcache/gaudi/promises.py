@@ -12,24 +12,29 @@ Hosts without an HPU are left as they are.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 from ..logging import init_logger
 from . import compat
 from .device import is_available
 from .objects import Objects
+from .patience import Patience
 
 __all__ = ["Promises", "keep_promises"]
 
 logger = init_logger(__name__)
 
+R = TypeVar("R")
 Chunk = tuple[int, int, Any]  # first token, one past the last, key
 _HOST = "LocalCPUBackend"
+# What it is given must arrive, or be reported by LMCache's own protocol.
+_TO_A_DECODER = "PDBackend"
 # A request that was promised something and never came (it was aborted while it waited) frees its memory after this.
 _FORGOTTEN_SECONDS = 300.0
 # How long an allocation waits for memory that others hold. LMCache's own loop has no end.
@@ -50,6 +55,13 @@ class Promises:
         self._engine = engine
         self._held: dict[str, tuple[float, dict[Any, Any]]] = {}
         self.loading = False
+        self._patience = Patience(_answer_seconds(engine))
+
+    def ask(self, function: Callable[[], R], otherwise: R, late: Callable[[], None]) -> R:
+        """Return what ``function`` returns; ``otherwise`` where a store does not answer while somebody waits for it."""
+        if set(self._engine.storage_manager.storage_backends) <= {_HOST}:
+            return function()
+        return self._patience.call(function, otherwise, late)
 
     def holds(self, request: str | None) -> bool:
         """Return whether something is held for a request."""
@@ -138,19 +150,34 @@ def keep_promises(engine: type) -> type:
         signature = inspect.signature(original)
 
         def promise(self: Any, *args: Any, **kwargs: Any) -> int:
-            found = original(self, *args, **kwargs)
-            given = signature.bind(self, *args, **kwargs).arguments
             promises = _promises(self)
+            if promises is None:
+                return original(self, *args, **kwargs)
+            given = signature.bind(self, *args, **kwargs).arguments
             request = given.get("lookup_id")
-            if not found or promises is None or request is None or not given.get("pin") or self.use_layerwise:
-                return found
-            chunks = self.token_database.process_tokens(
-                **{name: given.get(name) for name in ("tokens", "hashes", "offsets", "request_configs")}
-            )
-            kept = promises.keep(request, [chunk for chunk in chunks if chunk[1] <= found], given.get("search_range"))
-            if not kept:  # nobody will load it, or release it
-                _release_pins(self, request)
-            return kept
+
+            def look() -> int:
+                try:
+                    found = original(self, *args, **kwargs)
+                    if not found or request is None or not given.get("pin") or self.use_layerwise:
+                        return int(found or 0)
+                    chunks = self.token_database.process_tokens(
+                        **{name: given.get(name) for name in ("tokens", "hashes", "offsets", "request_configs")}
+                    )
+                    chunks = [chunk for chunk in chunks if chunk[1] <= found]
+                    kept = promises.keep(request, chunks, given.get("search_range"))
+                except Exception:  # it would end the thread that answers lookups
+                    logger.exception("the lookup of request %s failed: a miss", request)
+                    kept = 0
+                if not kept:  # nobody will load it, or release it
+                    forget()
+                return kept
+
+            def forget() -> None:
+                if request is not None:
+                    _release_pins(self, request)
+
+            return promises.ask(look, 0, forget)
 
         return promise
 
@@ -224,7 +251,15 @@ def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any
     held = promises.take(request)
     if held is None or any(key not in held for _, _, key in chunks):
         release((held or {}).values())
-        held = {key: memory_obj for _, _, key, memory_obj in promises.collect(None, chunks)}
+        # The engine itself stands still here, and waits no longer than a lookup would.
+        late: list[Any] = []
+
+        def collect() -> list[Any]:
+            late.extend(promises.collect(None, chunks))
+            return late
+
+        got: list[Any] = promises.ask(collect, [], lambda: release(entry[3] for entry in late))
+        held = {key: memory_obj for _, _, key, memory_obj in got}
     loaded = []
     for start, end, key in chunks:
         memory_obj = held.pop(key, None)
@@ -247,8 +282,11 @@ def _prepare(engine: Any) -> None:
     for name, backend in manager.storage_backends.items():
         if name == _HOST:
             backend.allocate = _bounded(backend.allocate)
-        elif hasattr(backend, "batched_get_non_blocking"):
+            continue
+        if hasattr(backend, "batched_get_non_blocking"):
             backend.batched_get_non_blocking = _checked(engine, name, backend.batched_get_non_blocking)
+        if name != _TO_A_DECODER:
+            backend.batched_submit_put_task = _optional(name, backend.batched_submit_put_task)
 
 
 def _bounded(allocate: Callable[..., Any]) -> Callable[..., Any]:
@@ -273,6 +311,20 @@ def _bounded(allocate: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
+def _optional(place: str, put: Callable[..., Any]) -> Callable[..., Any]:
+    """A backend's ``batched_submit_put_task``: what it raises, as where it cannot make room, costs a hit, no engine."""
+
+    @functools.wraps(put)
+    def optional(keys: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return put(keys, *args, **kwargs)
+        except Exception:
+            logger.exception("%d chunks could not be given to %s; they are not cached there", len(keys), place)
+            return None
+
+    return optional
+
+
 def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[..., Any]:
     """A backend's prefetch for asynchronous loading, which then reports what has come, whatever went wrong."""
 
@@ -281,7 +333,10 @@ def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[
         objects = Objects(engine)
         wanted = objects.whole(place, keys)
         try:
-            got = list(await prefetch(lookup_id, wanted, *args, **kwargs) if wanted else [])
+            got = list(await _in_time(engine, prefetch(lookup_id, wanted, *args, **kwargs)) or () if wanted else ())
+        except TimeoutError:
+            logger.error("request %s: %s has not answered in time; its tokens are recomputed", lookup_id, place)
+            return []
         except Exception:
             logger.exception("request %s: the prefetch from %s failed; its tokens are recomputed", lookup_id, place)
             return []
@@ -290,6 +345,26 @@ def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[
         return sound
 
     return checked
+
+
+async def _in_time(engine: Any, coming: Coroutine[Any, Any, Any]) -> Any:
+    """Await what a store gives; TimeoutError once the scheduler no longer waits, and what comes then is released."""
+    task = asyncio.ensure_future(coming)
+    done, _ = await asyncio.wait({task}, timeout=_answer_seconds(engine))
+    if not done:
+        task.add_done_callback(_release_late)
+        raise TimeoutError
+    return task.result()
+
+
+def _release_late(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        release(task.result() or ())
+
+
+def _answer_seconds(engine: Any) -> float:
+    """How long the scheduler waits for a lookup, less what the answer needs to come to it."""
+    return float(getattr(engine.config, "lookup_timeout_ms", None) or 3000) / 1000 * 0.9
 
 
 def _promises(engine: Any) -> Promises | None:

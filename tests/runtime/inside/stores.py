@@ -1,0 +1,150 @@
+"""An engine of LMCache over a store that a test harms, on the emulated HPU; its server of ``lm://`` in a process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lmcache.gaudi.connector import create_connector
+from lmcache.v1.cache_engine import LMCacheEngineBuilder
+from lmcache.v1.config import LMCacheEngineConfig
+from support import Caches, make_caches
+
+try:
+    from lmcache.v1.metadata import LMCacheMetadata
+except ImportError:  # up to 0.3.13
+    from lmcache.config import LMCacheEngineMetadata as LMCacheMetadata
+
+BLOCKS, BLOCK, CHUNK = 40, 16, 64
+TOKENS = 4 * CHUNK
+
+
+def metadata(caches: Caches) -> Any:
+    """What LMCache knows of the model, with the fields that this release has."""
+    values = {
+        "model_name": "m",
+        "world_size": 1,
+        "local_world_size": 1,
+        "worker_id": 0,
+        "local_worker_id": 0,
+        "fmt": "vllm",
+        "kv_dtype": caches.dtype,
+        "kv_shape": (len(caches.rows), caches.kv, CHUNK, *caches.rows[0]),
+        "use_mla": False,
+        "role": "worker",
+        "chunk_size": CHUNK,
+    }
+    known = {field.name for field in dataclasses.fields(LMCacheMetadata)}
+    return LMCacheMetadata(**{name: value for name, value in values.items() if name in known})
+
+
+class Store:
+    """An engine with something stored, and what a test does to it."""
+
+    def __init__(self, folder: Path, kind: str, *, own_server: bool = False, **options: Any) -> None:
+        self.server: subprocess.Popen[bytes] | None = None
+        self.folder = folder / f"{kind}-{random.random()}"
+        self.folder.mkdir(parents=True)
+        settings: dict[str, Any] = {"chunk_size": CHUNK, "max_local_cpu_size": 0.1, "save_unfull_chunk": False}
+        if kind == "disk":
+            settings |= {"local_cpu": False, "local_disk": f"{self.folder}/", "max_local_disk_size": 0.1}
+        elif kind == "fs":
+            settings |= {"local_cpu": False, "remote_url": f"fs://localhost:0{self.folder}/", "remote_serde": "naive"}
+        elif kind == "lm":
+            server, url = lm_server() if own_server else shared_server()
+            self.server = server if own_server else None
+            settings |= {"local_cpu": False, "remote_url": url, "remote_serde": "naive"}
+        config = LMCacheEngineConfig.from_defaults(**(settings | options))
+        self.caches = make_caches(
+            "blocks", torch.bfloat16, blocks=BLOCKS, block_size=BLOCK, rows=[(2, 8)] * 3, rng=np.random.default_rng(0)
+        )
+        about = metadata(self.caches)
+        connector = create_connector(config, about, "VLLM")
+        self.name = f"engine-{random.random()}"
+        self.engine = LMCacheEngineBuilder.get_or_create(
+            self.name, config, about, connector, lambda t, _: t, lambda o, _: o
+        )
+        connector.initialize_kvcaches_ptr(kvcaches=self.caches.given)
+        self.engine.post_init(kvcaches=self.caches.given)
+        self.prompt = [random.randrange(50000) for _ in range(TOKENS)]
+        self.slots = torch.arange(TOKENS)
+        self.engine.store(self.prompt, kvcaches=self.caches.given, slot_mapping=self.slots)
+        deadline = time.monotonic() + 30
+        while self.engine.lookup(self.prompt) != TOKENS and time.monotonic() < deadline:
+            time.sleep(0.05)
+        while kind in ("disk", "fs") and len(self.files()) < TOKENS // CHUNK and time.monotonic() < deadline:
+            time.sleep(0.05)  # found as soon as it is to be written
+        place = {"disk": "LocalDiskBackend", "memory": "LocalCPUBackend"}.get(kind, "RemoteBackend")
+        self.backend = self.engine.storage_manager.storage_backends[place]
+
+    def files(self) -> list[Path]:
+        """The chunks' files, in no order."""
+        return [path for path in self.folder.rglob("*") if path.suffix not in (".damaged", ".tmp") and path.is_file()]
+
+    def lookup(self, request: str = "r") -> int:
+        """What the scheduler is promised."""
+        return int(self.engine.lookup(self.prompt, lookup_id=request, pin=True))
+
+    def load(self, promised: int, request: str = "r") -> int:
+        """Load what was promised, and return how many tokens came."""
+        mask = torch.ones(promised, dtype=torch.bool)
+        found = self.engine.retrieve(
+            self.prompt[:promised], mask, kvcaches=self.caches.given, slot_mapping=self.slots[:promised], req_id=request
+        )
+        return int(found.sum())
+
+    def serves(self) -> None:
+        """Whatever was done, a promise is kept."""
+        promised = self.lookup("again")
+        assert self.load(promised, "again") == promised
+
+    def die(self) -> None:
+        """End what stores the chunks: the server's process, or the directory of the files."""
+        if self.server is None:
+            shutil.rmtree(self.folder)
+        else:
+            self.server.kill()
+            self.server.wait()
+
+    def close(self) -> None:
+        if self.server is not None:  # before the engine, which waits for a server that hangs
+            self.server.kill()
+            self.server.wait()
+        # Some releases wait 10 s for a thread of theirs; the next case need not.
+        threading.Thread(target=LMCacheEngineBuilder.destroy, args=(self.name,), daemon=True).start()
+
+
+def lm_server() -> tuple[subprocess.Popen[bytes], str]:
+    """Start LMCache's server of lm:// in a process that ends with this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dies_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # noqa: E731 -- PR_SET_PDEATHSIG
+    command = [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port), "cpu"]
+    server = subprocess.Popen(command, stdout=sys.stderr, preexec_fn=dies_with_parent)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return server, f"lm://127.0.0.1:{port}"
+        time.sleep(0.05)
+    raise RuntimeError("LMCache's server of lm:// does not start")
+
+
+@functools.cache
+def shared_server() -> tuple[subprocess.Popen[bytes], str]:
+    """The server of cases that do it no harm."""
+    return lm_server()
