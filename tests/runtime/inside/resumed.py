@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -51,6 +53,28 @@ def in_process() -> None:
 
     check(answer)
     assert adapter.loads_without_attention_metadata()
+    preempted_in_its_prefill(module)
+
+
+def preempted_in_its_prefill(module: Any) -> None:
+    """A request without outputs that was scheduled before: no load where only new requests are loaded for.
+
+    Such a release (0.3.7) goes on behind what it noted before the preemption: that must be gone, or it stores what lies
+    in blocks of other requests.
+    """
+    side = identities.scheduler(module)
+    one = identities.request(1, ORDINARY)
+    tracker = SimpleNamespace(token_ids=[1, 2, 3, 4], allocated_block_ids=[7])
+    side._request_trackers[one.request_id] = tracker
+    source = inspect.getsource(module)
+    loads = "resumed_from_preemption" in source or "is_resumed" in source
+    promised = side.get_num_new_matched_tokens(one, 0)
+    if loads:
+        assert tracker.allocated_block_ids == [7], "the release resets it itself"
+        return
+    assert (promised, side.load_specs) == (0, {})
+    assert side.lookup_client.last is None
+    assert (tracker.token_ids, tracker.allocated_block_ids) == ([], [])
 
 
 def multiprocess() -> None:

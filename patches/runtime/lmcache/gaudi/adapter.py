@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from . import compat
 from .device import is_available
 from .guards import GaudiError
 from .identity import tag as tag_identity
@@ -126,6 +127,8 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
     Returns:
         Whether the answer is 0; else LMCache has to look.
     """
+    if _starts_anew(adapter, request):
+        return True
     if not must_compute(request):
         return False
     from ..integration.vllm.vllm_v1_adapter import LoadSpec
@@ -137,6 +140,19 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
     if priorities is not None and request.num_output_tokens == 0:
         # Kept by the lookup that is left out, for ``priority_limit``: without it the request would be stored.
         priorities[request.request_id] = getattr(request, "priority", 0)
+    return True
+
+
+def _starts_anew(adapter: Any, request: Any) -> bool:
+    """Whether a preempted request is resumed in a release that knows nothing of that: 0.3.7.
+
+    It loads for new requests only, so that nothing may be promised; and it would go on behind the tokens and the blocks
+    from before, which may be another request's by now, and store what lies there. So its tracker is emptied.
+    """
+    tracker = getattr(adapter, "_request_trackers", {}).get(request.request_id)
+    if tracker is None or not is_available() or compat.knows_resumed_requests(type(adapter)):
+        return False
+    tracker.token_ids, tracker.allocated_block_ids = [], []
     return True
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "allocation",
     "chunk_size",
     "header_bytes",
+    "knows_resumed_requests",
     "object_shapes",
     "object_tensors",
     "payload_bytes",
@@ -199,3 +200,10 @@ def payload_bytes(header: bytes) -> int | None:
 def unpins_lists(engine: Any) -> bool:
     """Whether ``lookup_unpin`` takes a list of lookups, as in 0.3.7, and not one."""
     return "lookup_ids" in inspect.signature(engine.lookup_unpin).parameters
+
+
+def knows_resumed_requests(adapter: type) -> bool:
+    """Return whether this release's vLLM adapter tells resumed requests from others; 0.3.7 does not."""
+    code = inspect.unwrap(adapter.build_connector_meta).__code__  # type: ignore[attr-defined]
+    words = (*code.co_names, *(value for value in code.co_consts if isinstance(value, str)))
+    return any("resumed" in word for word in words)
