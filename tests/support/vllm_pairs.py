@@ -28,6 +28,7 @@ from tests.support.environments import Environment
 from tests.support.vllm_table import LEVELS, Row
 
 REQUIREMENTS = smoke_levels.VLLM_REQUIREMENTS
+REQUIREMENTS_SERVER = Path(__file__).with_name("requirements-vllm-server.txt")
 REQUIREMENTS_OLD = Path(__file__).with_name("requirements-vllm-old.txt")
 
 
@@ -77,14 +78,19 @@ def layers(pair: Pair) -> list[Path]:
     return [_vllm(pair.vllm, base, version), *(_dependencies(path, base, version) for path in lists)]
 
 
-def private_environment(pair: Pair, folder: Path) -> Environment:
-    """Return an environment of a pair, free to be changed: LMCache is its own, the layers below are shared."""
+def private_environment(pair: Pair, folder: Path, *, server: bool = False) -> Environment:
+    """Return an environment of a pair, free to be changed: LMCache is its own, the layers below are shared.
+
+    ``server``: vLLM's API server can be started there, too.
+    """
     found = layers(pair)
     base = environments.torch_python()
     version = environments._interpreter(base).version
     prefix = folder / str(pair)
     _make(prefix, base, version, found)
     _install(prefix, ["--no-index", str(environments.wheel(pair.lmcache, version))])
+    if server:
+        _install(prefix, ["--requirement", str(REQUIREMENTS_SERVER)])
     return environments._environment(prefix, version, pair.lmcache)
 
 

