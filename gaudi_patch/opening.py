@@ -94,7 +94,7 @@ def link_at(descriptor: int, name: str) -> str | None:
 
 
 def open_file(descriptor: int, name: str, path: Path) -> int | None:
-    """Open the regular file ``name`` of the directory ``descriptor`` to be read; None where there is none.
+    """Open the regular file ``name`` of the directory ``descriptor`` for reading; return None if it is missing.
 
     A link is not followed (ELOOP). Looks before it opens, as opening a device can do something, and after it.
     """

@@ -14,7 +14,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "gaudi_patch" / "guides").glob(
 LONGEST = 30  # words in a sentence, docs/style.md
 #: Words of docs/style.md's table that have no other meaning here, so that a program can judge them.
 NOT_OUR_WORDS = re.compile(
-    r"(?<![-\w])(folders?|lazy rules|eager rules|kept aside|put back|none of ours|something else than)(?![-\w])",
+    r"(?<![-\w])(folders?|lazy rules|eager rules|kept aside|put back|none of ours|something else than|mend"
+    r"|sets? of rules|unless it is told to|when told to)(?![-\w])",
     re.IGNORECASE,
 )
 SOURCES = re.compile(r"\b(GAUDI_PATCH_[A-Z_]*[A-Z]|HPU_EMULATOR_(?:CACHE|DEVICE|HOST|MEMORY_BYTES))\b")

@@ -31,7 +31,7 @@ class Attested(NamedTuple):
 
 @dataclass(frozen=True)
 class ProvedApply:
-    """What `apply` did, and what the smoke checks said of it.
+    """What `apply` did, and the smoke results for it.
 
     ``now`` is the installation after the last write, that of a rollback included. ``levels`` is None where no level
     was run; ``not_run`` says why. ``fault`` is what failed a level.

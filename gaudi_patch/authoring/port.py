@@ -28,7 +28,7 @@ PLAN_FILE = "gaudi-patch-port.json"
 class PortOptions(NamedTuple):
     """How to port.
 
-    wheel: of the new release, where PyPI is not to be asked. smoke: whether to prove the series; python: whose
+    wheel: of the new release; without it, the wheel is downloaded. smoke: whether to prove the series; python: whose
     packages to do it with, default those of the running interpreter.
     """
 

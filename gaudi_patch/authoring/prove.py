@@ -29,7 +29,7 @@ _SET_UP_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class PortProof:
-    """What the smoke checks said of a ported series; ``fault`` is what failed."""
+    """Smoke results for a ported series; ``fault`` is what failed."""
 
     levels: tuple[LevelResult, ...] = ()
     fault: GaudiPatchError | None = None

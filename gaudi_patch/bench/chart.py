@@ -1,4 +1,4 @@
-"""Bars in a terminal: stock and patched under each other, for each shape and direction. Pure."""
+"""Bars in a terminal: unpatched and patched under each other, for each shape and direction. Pure."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Point:
 
 
 class Pair(NamedTuple):
-    """The same request by the stock and by the patched code; None where a side has no figure."""
+    """The same request by the unpatched (``stock``) and by the patched code; None where a side has no figure."""
 
     shape: str
     tokens: int
@@ -109,7 +109,7 @@ HOST_COLUMNS = ("request", "PCIe limit", "unpatched", "pinned ring", "patched")
 
 
 def count_row(pair: Pair) -> tuple[str, ...]:
-    """Return what the device was told to do: stock -> patched."""
+    """Return the work given to the device: unpatched -> patched."""
     return (
         _request(pair),
         _both(pair, lambda point: _count(point, "graph_launches")),
@@ -122,7 +122,7 @@ def count_row(pair: Pair) -> tuple[str, ...]:
 
 
 def byte_row(pair: Pair) -> tuple[str, ...]:
-    """Return what moved, and in what time: stock -> patched."""
+    """Return what moved, and in what time: unpatched -> patched."""
     some = pair.patched or pair.stock
     assert some is not None
     return (

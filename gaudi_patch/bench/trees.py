@@ -30,7 +30,7 @@ class Code(NamedTuple):
 
 
 def codes(situation: Situation, folder: Path) -> list[Code]:
-    """Return the stock and the patched code, in this order; the unpatched code alone where no series is needed.
+    """Return the unpatched and the patched code, in this order; the unpatched code alone where no series is needed.
 
     ``folder`` is empty and takes what is laid out. Raises what `apply` would raise for an unknown or refused
     version, and for files that are neither pristine nor patched.

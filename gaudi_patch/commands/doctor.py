@@ -115,7 +115,7 @@ def rendered(examination: Examination, *, verbose: bool = False) -> Result:
 
 def _next(failures: int, warnings: int) -> str:
     if failures:
-        return "next: mend the failures below, then run the same command again"
+        return "next: fix the failures below, then run the same command again"
     return "next: weigh the warnings, then start the server" if warnings else "next: start the server"
 
 

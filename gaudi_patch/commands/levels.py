@@ -34,7 +34,7 @@ def _table(levels: Sequence[LevelResult]) -> Table:
         )
         for level in levels
     ]
-    return Table(("level", "rules", "status", "device", "checks", "time", "what"), rows, "Smoke checks", state_column=2)
+    return Table(("level", "mode", "status", "device", "checks", "time", "what"), rows, "Smoke checks", state_column=2)
 
 
 def _lines(levels: Sequence[LevelResult], said: str) -> list[tuple[str, str]]:

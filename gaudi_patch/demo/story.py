@@ -65,7 +65,7 @@ class _Ending(NamedTuple):
 
 @dataclass
 class Story:
-    """All steps so far, and what the smoke checks said of the unpatched (``stock``) and of the patched release."""
+    """All steps so far, and the smoke results for the unpatched (``stock``) and the patched release."""
 
     version: str
     kept: Path | None

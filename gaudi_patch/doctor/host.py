@@ -85,7 +85,7 @@ class Host:
         return found
 
     def tool(self, name: str, *arguments: str) -> Finished | str | None:
-        """Run a program on PATH: how it ended, or why it could not be started; None where there is none."""
+        """Run a program on PATH and return how it ended, or why it could not start; None if there is none."""
         tool = which(name, self.environ) if self.running and self.environ.get("PATH") else None
         return None if tool is None else self.run([tool, *arguments], TOOL_SECONDS)
 
@@ -108,8 +108,8 @@ class Host:
         return ""
 
     def unwritable(self, folder: str) -> str:
-        """Return why no file can be made in ``folder``; "" where one can. It is tried: access rights do not tell of
-        NFS.
+        """Return why no file can be made in ``folder``; "" where one can. It is tried, because permissions alone
+        do not show what NFS allows.
         """
         try:
             tempfile.TemporaryFile(dir=self.path(folder)).close()

@@ -93,7 +93,7 @@ def contiguous_attention(case: Case) -> Answer:
     "vllm.preemption",
     "requests that are preempted",
     why="vllm-gaudi answers wrongly where vLLM resumes a preempted request from its own prefix cache: the tokens of "
-    "its answer so far come once more, with or without LMCache",
+    "its answer so far are repeated, with or without LMCache",
     source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_input_batch.py") + " (add_request)",
     needs=("arguments",),
 )
@@ -107,8 +107,8 @@ def preemption(case: Case) -> Answer:
         return ok("VLLM_CONTIGUOUS_PA turns vLLM's own prefix cache off")
     return warning(
         "vLLM's own prefix cache is on",
-        "--no-enable-prefix-caching, and let LMCache serve the prefixes; or give the KV cache so much room that no "
-        "request is preempted (vllm:num_preemptions_total stays 0)",
+        "--no-enable-prefix-caching, and let LMCache serve the prefixes; or make the KV cache large enough that "
+        "no request is preempted (vllm:num_preemptions_total stays 0)",
     )
 
 

@@ -54,7 +54,7 @@ def connector(case: Case) -> Answer:
     if name:
         why = "vLLM calls the connector that is named there and no other: LMCache stores and loads nothing"
         return warning(f"{name} is not LMCache's", _EXAMPLE, why)
-    why = "vLLM loads no KV connector unless it is told to: LMCache stores and loads nothing, and says nothing"
+    why = "vLLM loads no KV connector unless one is configured: LMCache stores and loads nothing, and says nothing"
     return warning("no --kv-transfer-config: vLLM runs without LMCache", _EXAMPLE, why)
 
 
@@ -160,7 +160,7 @@ def ranks(case: Case) -> Answer:
 @check(
     "vllm.multiprocess",
     "LMCache in a server of its own",
-    why="on HPU the engine drives the transfer; the server serves that only when told to, and clients wait 300 s",
+    why="on HPU the engine drives the transfer; the server serves that only when configured to, and clients wait 300 s",
     source=sources.lmcache("v1/multiprocess/config.py") + " (--supported-transfer-mode, default lmcache_driven)",
     needs=("connector",),
 )

@@ -71,7 +71,7 @@ def apply(
             return ApplyOutcome(Done.ALREADY, situation, situation, name, warnings=warnings)
         if situation.built is not None and situation.state is State.PATCHED:
             raise hidden(situation, old)
-        if situation.series is None:  # applied once, put back by hand since, and no longer in the manifest
+        if situation.series is None:  # applied once, restored by hand since, and no longer in the manifest
             raise unknown_version(situation)
         ground = situation.ground
         overlay = Overlay(ground.bounds)

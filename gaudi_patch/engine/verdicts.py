@@ -56,7 +56,7 @@ def assess(manifest: Manifest, installation: Installation) -> Assessment:
 def _fault_of_series(situation: Situation) -> GaudiPatchError | None:
     """Return why a whole state is not what was asked for: no series any more, or bytecode that hides it."""
     if situation.state in (State.PRISTINE, State.OUTDATED):
-        if situation.series is None:  # applied once, put back by hand since, and no longer in the manifest
+        if situation.series is None:  # applied once, restored by hand since, and no longer in the manifest
             return unknown_version(situation)
         refuse_compiled(situation.installation.root, [file.path for file in situation.files])
         for name in situation.series.patches:

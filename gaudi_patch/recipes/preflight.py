@@ -51,7 +51,7 @@ def problem(release_only):
 
 
 def found(path):
-    """Return the sha256 of a file; None where there is none."""
+    """Return the sha256 of a file, or None if there is no such file."""
     try:
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()

@@ -158,7 +158,7 @@ def _refuse_recurrent(values: Mapping[str, Any], file: Path) -> None:
 
 
 def _weights(index: Path) -> int | None:
-    """Return the bytes of the weights that a safetensors index declares; None where there is none."""
+    """Return the bytes of the weights that a safetensors index declares, or None without an index."""
     try:
         values = parse_json(read_bytes(index, _INDEX_LIMIT))
     except (OSError, ValueError):

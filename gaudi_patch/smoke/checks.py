@@ -20,7 +20,7 @@ AFTER_APPLY = ("imports", "kernels", "engine")
 
 @dataclass(frozen=True)
 class SmokeOptions:
-    """Levels to run (none: AFTER_APPLY), where, under which rules, and which must not be skipped.
+    """Levels to run (none: AFTER_APPLY), where, in which modes, and which must not be skipped.
 
     ``arguments``: more for the probes, by level.
     """

@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LevelResult:
-    """The result of one level under one set of rules.
+    """The result of one level in one mode.
 
     reason: why it failed or was skipped; what was checked, if it passed.
     device: ``hpu`` a real one, ``emulated``, or ``none`` where nothing was run.
@@ -66,7 +66,7 @@ class Reported:
 def read(path: Path, *, level: str, rules: str, device: str) -> Reported:
     """Return the result that a probe wrote to ``path``.
 
-    Raises BadResultError unless it is complete, speaks of this level, rules and device, and its
+    Raises BadResultError unless it is complete, is for this level, mode and device, and its
     status follows from its checks: passed means at least one check and no failure.
     """
     try:

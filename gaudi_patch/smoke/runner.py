@@ -31,27 +31,27 @@ def run(
     on_begin: Callable[[str], None] | None = None,
     on_case: Callable[[str], None] | None = None,
 ) -> list[LevelResult]:
-    """Run ``levels`` under the interpreter ``python``, in the table's order, under each of ``rules``.
+    """Run ``levels`` under the interpreter ``python``, in the table's order, in each mode of ``rules``.
 
     device: ``hpu`` a real one, ``emulated``, or ``auto``: a real one if there is one.
-    timeout: seconds for one level under one set of rules, or for each of its processes one after the other.
+    timeout: seconds for one level in one mode, or for each of its processes one after the other.
     environ: the environment to start from; by default this process's.
     arguments: more for the probes, by the level's name.
     on_progress: called with one line when a level ends; and what starts, where there is no ``on_begin`` for that.
-    on_case: told what is being checked within a level.
+    on_case: called with what is being checked within a level.
 
     A level that cannot be run is skipped, with the reason. One that dies, hangs or gives no complete
     result has failed. Nothing is written into the target.
 
-    Raises ValueError for a level, device or rules that do not exist.
+    Raises ValueError for a level, device or mode that does not exist.
     """
     chosen = select(levels)
     if device not in DEVICES:
         raise ValueError(f"unknown device {device!r}; there are {', '.join(DEVICES)}")
     if not chosen or not rules:
-        raise ValueError("no smoke level or no rules asked for: nothing would be checked")
+        raise ValueError("no smoke level or no mode given: nothing would be checked")
     if unknown := sorted(set(rules) - set(RULES)):
-        raise ValueError(f"unknown rules {', '.join(unknown)}; there are {', '.join(RULES)}")
+        raise ValueError(f"unknown mode {', '.join(unknown)}; there are {', '.join(RULES)}")
     say = on_progress or (lambda line: None)
     begin = on_begin or say
     environ = os.environ if environ is None else environ

@@ -61,7 +61,7 @@ class Inspection:
 def probe_environment(
     environ: Mapping[str, str], *, rules: str, scratch: Path | None, library: Path | None = None
 ) -> dict[str, str]:
-    """Return the environment of a probe: the caller's, cleaned, with the rules and a scratch directory set.
+    """Return the environment of a probe: the caller's, cleaned, with the mode and a scratch directory set.
 
     library: the compiled device of a probe on the emulated HPU. Such a probe and its children see the emulated
     habana_frameworks first, no GPU, and a PyTorch that loads no plugin by itself.

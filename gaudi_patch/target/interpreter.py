@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gaudi_patch.inside.sys_path import Facts
 
 #: Seconds that an interpreter gets to start and answer: 0.03 on a local disk. One on a cold network file system
-#: answers when it is asked once more.
+#: answers when it is asked again.
 PROBE_TIMEOUT = 10.0
 #: Isolated: PYTHONPATH, the user site and the current directory are none of the script's; UTF-8 for its paths.
 _FLAGS = ("-I", "-B", "-X", "utf8")

@@ -179,7 +179,7 @@ def test_the_fix_of_an_unpatched_lmcache_works_as_it_is_printed(gaudi: Gaudi) ->
 @pytest.mark.parametrize(
     ("kv", "why"),
     [
-        ({}, "vLLM loads no KV connector unless it is told to"),
+        ({}, "vLLM loads no KV connector unless one is configured"),
         ({"kv_connector": "NixlConnector"}, "the connector that is named there and no other"),
         ({"kv_connector": "MultiConnector"}, "the connector that is named there and no other"),
     ],

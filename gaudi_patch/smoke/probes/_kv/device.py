@@ -42,7 +42,7 @@ def confirm(probe: _probe.Probe) -> None:
     lazy = bool(internal.is_lazy())
     probe.check(
         lazy == (probe.rules == "lazy"),
-        f"the device follows {'lazy' if lazy else 'eager'} rules, and the check is for {probe.rules}",
+        f"the device runs in {'lazy' if lazy else 'eager'} mode, and the check is for {probe.rules} mode",
     )
     torch = _probe.load("torch")
     probe.check(torch.hpu.is_available(), "torch.hpu.is_available() is False")
