@@ -81,7 +81,7 @@ def test_progress_and_errors_have_no_colour_either_where_none_is_wanted(
     broken = tmp_path / "lmcache-0.5.6-py3-none-any.whl"
     broken.write_bytes(b"no wheel")
     for words in (
-        ["wheel", str(broken), "--output", str(tmp_path / "out")],
+        ["wheel", str(broken), "--out", str(tmp_path / "out")],
         ["apply", "--dryrun"],
         ["smoke", "krnels"],
     ):

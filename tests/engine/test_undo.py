@@ -87,6 +87,18 @@ def test_a_journal_that_could_not_be_written_is_not_said_to_be_kept(few: Tiny) -
     assert few.apply().exit is Exit.OK
 
 
+def test_an_undo_without_a_journal_that_did_not_finish_says_that_none_is_kept(few: Tiny) -> None:
+    before = tree(few.site)
+    with pytest.raises(GaudiPatchError) as caught:
+        few.apply(Broken(("replace", few.home / "journal.json"), last_sync(few)))
+    error = caught.value
+    assert (error.exit, error.code) == (Exit.HUMAN, "undo-failed")
+    assert "every target is as it was" in error.message
+    assert "no journal could be kept" in error.message
+    assert {name: node for name, node in tree(few.site).items() if "journal" not in name} == before
+    assert few.apply().exit is Exit.OK
+
+
 def test_a_recovery_that_fails_names_its_files_and_the_next_run_ends_it(few: Tiny) -> None:
     before = tree(few.site)
     recorder = Recorder()

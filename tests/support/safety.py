@@ -136,8 +136,8 @@ GUARDS = (
     Guard(
         "files of the package are read up to a limit",
         "gaudi_patch/opening.py",
-        "        if os.fstat(opened).st_size <= limit:\n",
-        "        limit = max(limit, 1 << 40)\n        if True:\n",
+        "            if len(data) <= limit:\n                return data\n",
+        "            return data + stream.read()\n        return stream.read()\n",
         _BOUNDS,
     ),
     Guard(
