@@ -68,10 +68,11 @@ def judge(guard: Guard, python: Path, checkout: Path) -> str:
         file.write_text(before, encoding="utf-8")
     if done.returncode == 0:
         return ""
-    failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if done.returncode != 1 or not failed or failed[0].startswith("ERROR"):
+    # ERROR: what a test needs could not be made; without "::" a file that could not be read, which judges nothing.
+    failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if done.returncode != 1 or not failed or "::" not in failed[0]:
         raise SystemExit(f"{guard.name}: no test was judged\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return failed[0].removeprefix("FAILED ")
+    return failed[0].partition(" ")[2]
 
 
 def main() -> int:

@@ -32,7 +32,11 @@ def preemption(probe: _probe.Probe) -> None:
 
     vLLM's own prefix cache is off: a hit of its own makes vllm-gaudi answer wrongly, whatever LMCache does.
     """
-    case = vllm_case.VllmCase(probe, {}, prefix_caching=False, blocks=_REQUESTS * _BLOCKS_EACH + 2)
+    # All prompts in one step: one after the other, a request would be preempted before it has outputs.
+    tokens = _REQUESTS * _BLOCKS_EACH * vllm_setup.block_size()
+    case = vllm_case.VllmCase(
+        probe, {}, prefix_caching=False, blocks=_REQUESTS * _BLOCKS_EACH + 2, batched_tokens=tokens
+    )
     n, p = case.length, case.prompt(1)
     hit = case.hit(n, n, n)
     case.ask("miss, without vLLM's own cache", [p], external=[0], local=[0])

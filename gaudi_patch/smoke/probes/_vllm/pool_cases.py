@@ -34,16 +34,39 @@ def short_pool(probe: _probe.Probe) -> None:
 
 def _refused(probe: _probe.Probe) -> None:
     try:
-        vllm_case.VllmCase(probe, {"max_local_cpu_size": _SHORT})
+        case = vllm_case.VllmCase(probe, {"max_local_cpu_size": _SHORT})
     except RuntimeError as error:
-        probe.check("smaller than one prompt" in str(error), str(error))
-        advice = re.search(r"Set max_local_cpu_size to ([\d.]+) or more", str(error))
-        probe.check(advice is not None, f"no size is advised: {error}")
-        if advice is not None:
-            _advice(probe).write_text(advice[1], encoding="utf-8")
-            probe.summary.append(f"a pool of {_SHORT} GB: refused at start, {advice[1]} GB advised")
-        return
-    probe.fail(f"an engine with a pool of {_SHORT} GB was not refused")
+        refusal, when = str(error), "at start"
+    else:
+        if _hands_caches_over_at_start():
+            probe.fail(f"an engine with a pool of {_SHORT} GB was not refused")
+            return
+        refusal, when = (
+            _refused_by_the_first_request(case),
+            "at the first request, with which this vLLM hands caches over",
+        )
+    probe.check("smaller than one prompt" in refusal, refusal)
+    advice = re.search(r"Set max_local_cpu_size to ([\d.]+) or more", refusal)
+    probe.check(advice is not None, f"no size is advised: {refusal}")
+    if advice is not None:
+        _advice(probe).write_text(advice[1], encoding="utf-8")
+        probe.summary.append(f"a pool of {_SHORT} GB: refused {when}, {advice[1]} GB advised")
+
+
+def _hands_caches_over_at_start() -> bool:
+    """Whether vLLM's connector for LMCache passes ``register_kv_caches`` on (not up to 0.13.0, but in 0.17.1)."""
+    module = _probe.load("vllm.distributed.kv_transfer.kv_connector.v1.lmcache_connector")
+    return "register_kv_caches" in vars(module.LMCacheConnectorV1)
+
+
+def _refused_by_the_first_request(case: vllm_case.VllmCase) -> str:
+    try:
+        case.engine.generate([case.prompt(1)], 1)
+    except Exception as error:  # of LMCache, through whatever vLLM makes of it
+        return str(error)
+    finally:
+        case.engine.close()
+    return f"a request was served by an engine with a pool of {_SHORT} GB"
 
 
 def _served(probe: _probe.Probe) -> None:
@@ -59,11 +82,14 @@ def _served(probe: _probe.Probe) -> None:
 
 
 def _control(probe: _probe.Probe) -> None:
-    with vllm_controls.replaced("lmcache.gaudi.adapter", "refuse_small_pool", lambda *given, **options: None):
-        case = vllm_case.VllmCase(probe, {"max_local_cpu_size": _SHORT})
+    settings: dict[str, object] = {"max_local_cpu_size": _SHORT}
+    # Before anything of LMCache is imported, and PyTorch with it: the device reads its options then.
+    vllm_setup.prepare_environment(probe.scratch, settings, own_platform=False)
     n = vllm_setup.max_model_len() - vllm_prompts.ANSWER
-    longest = case.prompt(1, n)
-    case.ask("control: the longest request in a short pool, miss", [longest], external=[0])
+    with vllm_controls.replaced("lmcache.gaudi.adapter", "refuse_small_pool", lambda *given, **options: None):
+        case = vllm_case.VllmCase(probe, settings)
+        longest = case.prompt(1, n)
+        case.ask("control: the longest request in a short pool, miss", [longest], external=[0])
     case.engine.forget_prefixes()
     with probe.section("control: the longest request in a short pool"):
         (answer,) = case.engine.generate([longest], vllm_prompts.ANSWER)
