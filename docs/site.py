@@ -97,6 +97,7 @@ def exit_codes() -> str:
     return (
         "# Exit codes\n\nThe same for every command.\n"
         f"{table}\nWith `--json`, each error has a stable `code` beside them: see [JSON](json.md).\n"
+        "What each fault leaves, and what to type next: [faults](faults.md).\n"
     )
 
 

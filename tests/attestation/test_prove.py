@@ -99,7 +99,7 @@ def test_after_a_failed_check_everything_speaks_of_the_state_after_the_rollback(
     smoke_is(monkeypatch, lambda: FAILED)
     result = apply(target)
     assert tree(target.site) == before
-    assert result.exit is Exit.SMOKE
+    assert (result.exit, result.errors[0].code) == (Exit.SMOKE, "smoke-failed")
     assert (result.data["state"], result.data["applied_series"], result.data["changed"]) == ("pristine", None, False)
     assert {one["state"] for one in result.data["files"] if one["pre_sha256"] != one["post_sha256"]} == {"pristine"}
     assert result.data["stage"] == "rolled-back"
