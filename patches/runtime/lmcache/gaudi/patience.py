@@ -32,25 +32,29 @@ class Patience:
         self._lock = threading.Lock()
         self._overdue: _Call[object] | None = None
 
-    def call(self, function: Callable[[], R], otherwise: R, late: Callable[[], None]) -> R:
+    def call(self, function: Callable[[], R], otherwise: R, meanwhile: Callable[[], R], late: Callable[[], None]) -> R:
         """Return what ``function`` returns, or raise what it raises.
 
         Args:
             function: What to call, in a thread of its own: nothing of the device may be in it.
-            otherwise: What to return where the answer takes too long, and at once while an earlier one is overdue.
+            otherwise: What to return where the answer takes too long.
+            meanwhile: What to call in its place while an earlier answer is overdue; it asks no store.
             late: Called where an answer comes that nobody waits for any more, to release what it holds.
         """
         with self._lock:
-            if self._overdue is not None and not self._overdue.done.is_set():
-                logger.warning("a store has not answered an earlier lookup yet; nothing is looked up")
-                return otherwise
-            self._overdue = None
+            overdue = self._overdue is not None and not self._overdue.done.is_set()
+            if not overdue:
+                self._overdue = None
+        if overdue:
+            logger.warning("a store has not answered an earlier lookup yet; only host memory is looked at")
+            return meanwhile()
         call = _Call(function, late)
         threading.Thread(target=call.run, name="lmcache-gaudi-store", daemon=True).start()
         if call.done.wait(self._seconds) or not call.abandon():
             return call.result()
         logger.error(
-            "a store has not answered within %.1f s (lookup_timeout_ms): a miss, and nothing is looked up until it has",
+            "a store has not answered within %.1f s (lookup_timeout_ms): a miss, and until it has only host memory is "
+            "looked at",
             self._seconds,
         )
         with self._lock:

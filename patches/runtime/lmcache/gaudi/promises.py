@@ -49,19 +49,21 @@ class Promises:
 
     Attributes:
         loading: A promise is being loaded: LMCache's health does not matter, all of it is in host memory.
+        asked: The request of the last lookup that asked all stores; it may be overdue.
     """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._held: dict[str, tuple[float, dict[Any, Any]]] = {}
         self.loading = False
+        self.asked: str | None = None
         self._patience = Patience(_answer_seconds(engine))
 
-    def ask(self, function: Callable[[], R], otherwise: R, late: Callable[[], None]) -> R:
-        """Return what ``function`` returns; ``otherwise`` where a store does not answer while somebody waits for it."""
+    def ask(self, function: Callable[[], R], otherwise: R, meanwhile: Callable[[], R], late: Callable[[], None]) -> R:
+        """Return what ``function`` returns; see :meth:`Patience.call` for stores that do not answer in time."""
         if set(self._engine.storage_manager.storage_backends) <= {_HOST}:
             return function()
-        return self._patience.call(function, otherwise, late)
+        return self._patience.call(function, otherwise, meanwhile, late)
 
     def holds(self, request: str | None) -> bool:
         """Return whether something is held for a request."""
@@ -156,16 +158,16 @@ def keep_promises(engine: type) -> type:
             given = signature.bind(self, *args, **kwargs).arguments
             request = given.get("lookup_id")
 
-            def look() -> int:
+            def look(places: Any) -> int:
                 try:
-                    found = original(self, *args, **kwargs)
+                    found = original(**{**given, "search_range": places})
                     if not found or request is None or not given.get("pin") or self.use_layerwise:
                         return int(found or 0)
                     chunks = self.token_database.process_tokens(
                         **{name: given.get(name) for name in ("tokens", "hashes", "offsets", "request_configs")}
                     )
                     chunks = [chunk for chunk in chunks if chunk[1] <= found]
-                    kept = promises.keep(request, chunks, given.get("search_range"))
+                    kept = promises.keep(request, chunks, places)
                 except Exception:  # it would end the thread that answers lookups
                     logger.exception("the lookup of request %s failed: a miss", request)
                     kept = 0
@@ -173,11 +175,20 @@ def keep_promises(engine: type) -> type:
                     forget()
                 return kept
 
+            def look_everywhere() -> int:
+                promises.asked = request
+                return look(given.get("search_range"))
+
+            def look_in_host_memory() -> int:
+                # Not for the request that is overdue: what it holds is released once its answer comes.
+                may = given.get("search_range") is None or _HOST in given["search_range"]
+                return look([_HOST]) if may and request != promises.asked else 0
+
             def forget() -> None:
                 if request is not None:
                     _release_pins(self, request)
 
-            return promises.ask(look, 0, forget)
+            return promises.ask(look_everywhere, 0, look_in_host_memory, forget)
 
         return promise
 
@@ -258,7 +269,12 @@ def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any
             late.extend(promises.collect(None, chunks))
             return late
 
-        got: list[Any] = promises.ask(collect, [], lambda: release(entry[3] for entry in late))
+        def collect_from_host_memory() -> list[Any]:
+            return promises.collect(None, chunks, [_HOST])
+
+        got: list[Any] = promises.ask(
+            collect, [], collect_from_host_memory, lambda: release(entry[3] for entry in late)
+        )
         held = {key: memory_obj for _, _, key, memory_obj in got}
     loaded = []
     for start, end, key in chunks:
