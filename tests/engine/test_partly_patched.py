@@ -61,7 +61,7 @@ def test_patched_by_something_else_is_patched_and_can_be_rolled_back(few: Tiny) 
     before = tree(few.site, times=True)
     result = few.check()
     assert result.exit is Exit.OK
-    assert any("something else" in text for text in result.warnings)
+    assert any("something other" in text for text in result.warnings)
     assert few.apply().exit is Exit.OK
     assert tree(few.site, times=True) == before
     assert few.rollback().exit is Exit.OK

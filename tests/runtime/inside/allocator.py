@@ -170,10 +170,13 @@ def slow_pinning() -> None:
         tail.ref_count_down()
         done.set()
 
-    threading.Thread(target=others, daemon=True).start()
+    second = threading.Thread(target=others, daemon=True)
+    second.start()
     passed = done.wait(10)  # a bound for the failure alone
     go.set()
+    # Both have ended before the process does: a thread that then frees a tensor ends it with SIGABRT.
     first.join(60)
+    second.join(60)
     assert passed, "allocations wait for memory that is pinned for another object"
     slab = hold(allocated[0].raw_data)
     assert slab is not None
