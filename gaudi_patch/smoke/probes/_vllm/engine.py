@@ -197,6 +197,17 @@ class Engine:
             self._empty_step()
             time.sleep(0.05)
 
+    def overwrite_caches(self) -> None:
+        """Put ones into all KV caches, so that no block holds KV of an earlier request. No request may be running."""
+        caches = self.runner.kv_caches
+        torch = _probe.load("torch")
+        with torch.inference_mode():
+            for cache in caches.values() if isinstance(caches, dict) else caches:
+                for tensor in [cache] if isinstance(cache, torch.Tensor) else cache:
+                    if isinstance(tensor, torch.Tensor):
+                        tensor.fill_(1)
+        torch.hpu.synchronize()
+
     def _empty_step(self) -> None:
         """A step without requests, in which the connector is asked what has finished."""
         order = self.scheduler.schedule()
