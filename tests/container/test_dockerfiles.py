@@ -47,7 +47,7 @@ SAMPLE = [
     Case("Dockerfile.pip", "namespace", "root", levels="imports", python="3.12"),
 ]
 #: In Intel's images root's WORKDIR is below its home, which is closed to all others.
-WORKDIRS = {"root": "/root/scripts", "2000:0": "/"}
+WORKDIRS = {"root": SAMPLE[0].workdir, "2000:0": "/"}
 ALL = [
     Case(name, form, user, WORKDIRS[user], source)
     for name in ("Dockerfile.pip", "Dockerfile.uv", "Dockerfile.no-compiler")

@@ -15,24 +15,11 @@ import pytest
 from tests.support import patched_wheel
 from tests.support.cli import gaudi_patch
 from tests.support.fake_wheel import fake_wheel
-from tests.support.installers import Venv, must, run, uv_binary, venv
+from tests.support.installers import Venv, must, run, uv_binary, uv_project, venv
 from tests.support.patched_wheel import Release
 from tests.support.tiny import PRISTINE
 
 NEXT = "0.5.7"
-
-#: What a project asks for: the release, with or without its local version.
-PROJECT = """\
-[project]
-name = "site"
-version = "1"
-requires-python = ">=3.10"
-dependencies = ["{requirement}"]
-
-[tool.uv]
-find-links = ["{index}"]
-no-index = true
-"""
 
 
 @pytest.fixture
@@ -57,9 +44,8 @@ def state(target: Venv, release: Release) -> tuple[int, str]:
     return done.code, errors[0]["code"] if errors else f"{data['version']} {data['state']}"
 
 
-def uv_project(folder: Path, index: Path, requirement: str) -> Callable[..., str]:
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(PROJECT.format(requirement=requirement, index=index))
+def offline_project(folder: Path, index: Path, requirement: str) -> Callable[..., str]:
+    uv_project(folder, requirement, index, "no-index = true")
     env = {"UV_CACHE_DIR": str(folder.parent / "uv-cache"), "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"}
     return lambda *arguments: must([uv_binary(), *arguments], env, cwd=folder)
 
@@ -94,7 +80,7 @@ def test_a_requirement_with_its_hash_takes_no_other_wheel(index: Path, release: 
 def test_uv_locks_and_syncs_it_and_finds_nothing_to_do_afterwards(
     index: Path, release: Release, tmp_path: Path
 ) -> None:
-    uv = uv_project(tmp_path / "project", index, "lmcache==0.5.6+gaudi.1")
+    uv = offline_project(tmp_path / "project", index, "lmcache==0.5.6+gaudi.1")
     uv("lock")
     locked = (tmp_path / "project" / "uv.lock").read_text()
     assert 'version = "0.5.6+gaudi.1"' in locked
@@ -117,7 +103,7 @@ def test_uv_locks_and_syncs_it_and_finds_nothing_to_do_afterwards(
 def test_a_lock_of_the_exact_version_survives_an_upgrade(index: Path, release: Release, tmp_path: Path) -> None:
     """The upgrade is refused: the newer release is there, and the requirement does not take it."""
     fake_wheel(index, NEXT, dict(PRISTINE))
-    uv = uv_project(tmp_path / "project", index, "lmcache==0.5.6+gaudi.1")
+    uv = offline_project(tmp_path / "project", index, "lmcache==0.5.6+gaudi.1")
     uv("lock", "--upgrade")
     uv("sync")
     assert state(Venv((tmp_path / "project" / ".venv").resolve()), release) == (0, "0.5.6+gaudi.1 patched")
@@ -149,10 +135,7 @@ def test_the_metadata_without_cuda_resolves_where_cuda_is_not_to_be_had(index: P
         folder.mkdir()
         built = made.build(folder / "wheel", drop_cuda=drop)
         (folder / "wheel").rename(folder / built.name.file)
-        project = tmp_path / f"project-{drop}"
-        project.mkdir()
-        requirement = "lmcache==0.5.6+gaudi.1"
-        (project / "pyproject.toml").write_text(PROJECT.format(requirement=requirement, index=folder))
+        project = uv_project(tmp_path / f"project-{drop}", "lmcache==0.5.6+gaudi.1", folder, "no-index = true")
         env = {"UV_CACHE_DIR": str(tmp_path / "uv-cache"), "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"}
         outcomes.append(run([uv_binary(), "lock"], env, cwd=project).returncode)
     assert outcomes[0] == 0

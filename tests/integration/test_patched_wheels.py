@@ -26,7 +26,7 @@ from tests.scripts import upstream_tests
 from tests.support.cli import environment, gaudi_patch
 from tests.support.environments import EnvironmentUnavailableError
 from tests.support.faults import FULL
-from tests.support.installers import Venv, installed, must, run, uv_binary
+from tests.support.installers import Venv, installed, must, run, uv_binary, uv_project
 from tests.support.patched_wheel import record_faults
 from tests.support.unavailable import unavailable
 from tests.support.wheelhouse import REPOSITORY
@@ -178,27 +178,14 @@ def test_installed_it_is_what_apply_makes_of_the_release(
     assert [path.name for path in target.site_packages.glob("lmcache*")] == []
 
 
-#: What a site writes to lock the patched wheel with all that LMCache requires, from its directory and PyPI.
-PROJECT = """\
-[project]
-name = "site"
-version = "1"
-requires-python = "=={python}.*"
-dependencies = ["lmcache==0.5.6+gaudi.1"]
-
-[tool.uv]
-find-links = ["{wheels}"]
-environments = ["sys_platform == 'linux' and platform_machine == 'x86_64'"]
-"""
-
-
 def test_uv_locks_and_syncs_it_with_all_that_lmcache_requires(lmcache_wheel: Wheel, tmp_path: Path) -> None:
     """The real metadata against the real index: no CUDA in the lock, and pip finds no broken requirement."""
     python = ".".join(map(str, sys.version_info[:2]))
     built(lmcache_wheel("0.5.6", python), tmp_path / "wheels", drop_cuda=True)
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "pyproject.toml").write_text(PROJECT.format(python=python, wheels=tmp_path / "wheels"))
+    only = "environments = [\"sys_platform == 'linux' and platform_machine == 'x86_64'\"]"
+    project = uv_project(
+        tmp_path / "project", "lmcache==0.5.6+gaudi.1", tmp_path / "wheels", only, python=f"=={python}.*"
+    )
     env = {"UV_PYTHON_DOWNLOADS": "never"}
     locked = run([uv_binary(), "lock", "--python", sys.executable], env, cwd=project)
     if "error sending request" in locked.stderr or "Failed to fetch" in locked.stderr:

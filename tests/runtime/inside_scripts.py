@@ -1,24 +1,30 @@
-"""Run a script of ``inside/`` by an interpreter with PyTorch, on the tree of a patched release."""
+"""Run a script of ``inside/`` by an interpreter with PyTorch: on the emulated HPU, or on a host without a device."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+from tests.runtime.conftest import EMULATOR, INSIDE
 from tests.support.environments import clean_environment
 
-INSIDE = Path(__file__).resolve().parent / "inside"
 
+def lines(
+    python: Path, script: str, *arguments: str | Path, rules: str = "host", tree: Path | None = None, timeout: int = 300
+) -> list[str]:
+    """Return what the script prints; an error of it fails the test with its output.
 
-def last_line(python: Path, tree: Path, script: str, *arguments: str) -> str:
-    """Return the last line that the script prints; an error of it fails the test with its output."""
+    ``rules`` are ``lazy``, ``eager`` or ``host``; ``tree`` holds a patched LMCache, where ``python`` has none.
+    """
+    device = [] if rules == "host" else [str(EMULATOR), f"--{rules}"]
+    variables = {"OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"} | ({"PYTHONHASHSEED": "0"} if device else {})
     done = subprocess.run(
-        [str(python), "-B", str(INSIDE / script), *arguments],
+        [str(python), "-B", *device, str(INSIDE / script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=clean_environment() | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"},
-        timeout=300,
+        env=clean_environment() | variables | ({"PYTHONPATH": str(tree)} if tree is not None else {}),
+        timeout=timeout,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    return done.stdout.splitlines()[-1]
+    assert done.returncode == 0, f"{rules}\n{done.stdout[-6000:]}\n{done.stderr[-8000:]}"
+    return done.stdout.splitlines()

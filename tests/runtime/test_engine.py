@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gaudi_patch.series.manifest import load
-from tests.runtime.conftest import EMULATOR, INSIDE, PATCHES
-from tests.support.environments import Environment, clean_environment
+from tests.runtime.conftest import PATCHES
+from tests.runtime.inside_scripts import lines
+from tests.support.environments import Environment
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
@@ -24,16 +24,8 @@ def test_what_was_stored_is_retrieved_into_the_right_slots(
 ) -> None:
     environment = patched(version)
     for rules in ("lazy", "eager"):
-        done = subprocess.run(
-            [str(environment.python), "-B", str(EMULATOR), f"--{rules}", str(INSIDE / "engine.py"), str(tmp_path)],
-            capture_output=True,
-            text=True,
-            env=clean_environment() | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "LMCACHE_TRACK_USAGE": "false"},
-            timeout=1200,
-            check=False,
-        )
-        assert done.returncode == 0, f"{rules}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
-        assert done.stdout.splitlines()[-1] == "11 cases passed", done.stdout[-2000:]
+        printed = lines(environment.python, "engine.py", tmp_path, rules=rules, timeout=1200)
+        assert printed[-1] == "11 cases passed", printed[-20:]
 
 
 # Of each way in which LMCache's allocator was written; GAUDI_PATCH_TEST_FULL=1 takes every release.
@@ -43,14 +35,5 @@ EVERY = [one.id for one in load(PATCHES).series]
 
 @pytest.mark.parametrize("version", EVERY if os.environ.get("GAUDI_PATCH_TEST_FULL") else SAMPLE)
 def test_the_allocator_answers_as_the_unpatched_one(patched: Callable[[str], Environment], version: str) -> None:
-    environment = patched(version)
-    done = subprocess.run(
-        [str(environment.python), "-B", str(EMULATOR), "--lazy", str(INSIDE / "allocator.py")],
-        capture_output=True,
-        text=True,
-        env=clean_environment() | {"OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"},
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
-    assert done.stdout.splitlines()[-1] == "5 cases passed", done.stdout[-2000:]
+    printed = lines(patched(version).python, "allocator.py", rules="lazy", timeout=600)
+    assert printed[-1] == "5 cases passed", printed[-20:]

@@ -10,7 +10,7 @@ import pytest
 
 from gaudi_patch.series.manifest import load
 from tests.runtime.conftest import PATCHES
-from tests.runtime.inside_scripts import last_line
+from tests.runtime.inside_scripts import lines
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
@@ -27,7 +27,7 @@ CASES += [("multiprocess", version) for version in (MULTIPROCESS if ALL else ["0
 def test_requests_that_differ_in_more_than_tokens_have_keys_of_their_own(
     mode: str, version: str, patched_tree: Callable[[str], Path], torch_python: Path
 ) -> None:
-    assert last_line(torch_python, patched_tree(version), "identities.py", mode) == "12 identities"
+    assert lines(torch_python, "identities.py", mode, tree=patched_tree(version))[-1] == "12 identities"
 
 
 def test_every_series_says_that_it_keys_requests() -> None:

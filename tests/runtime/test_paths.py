@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import EMULATOR, INSIDE
-from tests.support.environments import clean_environment
+from tests.runtime.inside_scripts import lines
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
@@ -38,15 +36,5 @@ PATHS = {
 def test_a_path_beside_the_connector_does_what_it_should(
     name: str, where: str, version: str, patched_tree: Callable[[str], Path], torch_python: Path
 ) -> None:
-    device = [str(EMULATOR), "--lazy"] if where == "hpu" else []
-    done = subprocess.run(
-        [str(torch_python), "-B", *device, str(INSIDE / "paths.py"), name],
-        capture_output=True,
-        text=True,
-        env=clean_environment()
-        | {"PYTHONPATH": str(patched_tree(version)), "OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    assert done.stdout.splitlines()[-1] == f"{name}: done"
+    rules = "lazy" if where == "hpu" else "host"
+    assert lines(torch_python, "paths.py", name, rules=rules, tree=patched_tree(version))[-1] == f"{name}: done"

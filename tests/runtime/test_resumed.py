@@ -10,7 +10,7 @@ import pytest
 
 from gaudi_patch.series.manifest import load
 from tests.runtime.conftest import PATCHES
-from tests.runtime.inside_scripts import last_line
+from tests.runtime.inside_scripts import lines
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
@@ -29,7 +29,7 @@ CASES += [("multiprocess", version) for version in MULTIPROCESS]
 def test_nothing_is_promised_to_requests_that_must_be_computed(
     mode: str, version: str, patched_tree: Callable[[str], Path], torch_python: Path
 ) -> None:
-    assert last_line(torch_python, patched_tree(version), "resumed.py", mode) == "nothing promised"
+    assert lines(torch_python, "resumed.py", mode, tree=patched_tree(version))[-1] == "nothing promised"
 
 
 def test_every_release_whose_multiprocess_mode_serves_an_hpu_asks() -> None:

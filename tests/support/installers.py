@@ -85,3 +85,20 @@ def must(arguments: list[str | Path], env: Mapping[str, str], cwd: Path | None =
     done = run(arguments, env, cwd)
     assert done.returncode == 0, f"{arguments} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def uv_project(folder: Path, requirement: str, find_links: Path, *settings: str, python: str = ">=3.10") -> Path:
+    """Make a project of uv's that asks for ``requirement``; ``settings`` are more lines of its table [tool.uv]."""
+    folder.mkdir()
+    lines = [
+        "[project]",
+        'name = "site"',
+        'version = "1"',
+        f'requires-python = "{python}"',
+        f'dependencies = ["{requirement}"]',
+        "[tool.uv]",
+        f'find-links = ["{find_links}"]',
+        *settings,
+    ]
+    (folder / "pyproject.toml").write_text("\n".join(lines) + "\n")
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import random
@@ -16,38 +15,14 @@ import torch
 
 logging.disable(logging.WARNING)
 
+from about import BLOCK, BLOCKS, CHUNK, metadata  # noqa: E402
 from lmcache.utils import EngineType  # noqa: E402
 from lmcache.v1.cache_engine import LMCacheEngineBuilder  # noqa: E402
 from lmcache.v1.config import LMCacheEngineConfig  # noqa: E402
 from lmcache.v1.gpu_connector import CreateGPUConnector  # noqa: E402
 from support import Caches, bits, make_caches  # noqa: E402
 
-try:
-    from lmcache.v1.metadata import LMCacheMetadata
-except ImportError:  # up to 0.3.13
-    from lmcache.config import LMCacheEngineMetadata as LMCacheMetadata
-
-BLOCKS, BLOCK, CHUNK = 40, 16, 64
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
-
-
-def metadata(caches: Caches, **others: Any) -> Any:
-    heads, size = caches.rows[0] if caches.kv == 2 else (1, int(np.prod(caches.rows[0])))
-    values = {
-        "model_name": "m",
-        "world_size": 1,
-        "local_world_size": 1,
-        "worker_id": 0,
-        "local_worker_id": 0,
-        "fmt": "vllm",
-        "kv_dtype": caches.dtype,
-        "kv_shape": (len(caches.rows), caches.kv, CHUNK, heads, size),
-        "use_mla": caches.kv == 1,
-        "role": "worker",
-        "chunk_size": CHUNK,
-    } | others
-    known = {field.name for field in dataclasses.fields(LMCacheMetadata)}
-    return LMCacheMetadata(**{name: value for name, value in values.items() if name in known})
 
 
 def fill(caches: Caches, byte: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import random
 import shutil
@@ -19,37 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from about import BLOCK, BLOCKS, CHUNK, metadata
 from lmcache.gaudi.connector import create_connector
 from lmcache.v1.cache_engine import LMCacheEngineBuilder
 from lmcache.v1.config import LMCacheEngineConfig
-from support import Caches, make_caches
+from support import make_caches
 
-try:
-    from lmcache.v1.metadata import LMCacheMetadata
-except ImportError:  # up to 0.3.13
-    from lmcache.config import LMCacheEngineMetadata as LMCacheMetadata
-
-BLOCKS, BLOCK, CHUNK = 40, 16, 64
 TOKENS = 4 * CHUNK
-
-
-def metadata(caches: Caches) -> Any:
-    """What LMCache knows of the model, with the fields that this release has."""
-    values = {
-        "model_name": "m",
-        "world_size": 1,
-        "local_world_size": 1,
-        "worker_id": 0,
-        "local_worker_id": 0,
-        "fmt": "vllm",
-        "kv_dtype": caches.dtype,
-        "kv_shape": (len(caches.rows), caches.kv, CHUNK, *caches.rows[0]),
-        "use_mla": False,
-        "role": "worker",
-        "chunk_size": CHUNK,
-    }
-    known = {field.name for field in dataclasses.fields(LMCacheMetadata)}
-    return LMCacheMetadata(**{name: value for name, value in values.items() if name in known})
 
 
 class Store:
