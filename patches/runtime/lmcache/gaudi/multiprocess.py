@@ -318,13 +318,22 @@ def _refuse_small_server(adapter: Any, kv_caches: dict[str, Any]) -> None:
     if vllm is None:
         return
     context = getattr(adapter.transfer_ctx, "_engine_driven_context", None)
-    refuse_small_server(
-        int(getattr(context, "_pool_size", 0) or 0),  # what is not shared memory does not know it
+    size = int(getattr(context, "_pool_size", 0) or 0)  # what is not shared memory does not know it
+    longest = int(vllm.model_config.max_model_len)
+    enough = refuse_small_server(
+        size,
         normalise(list(kv_caches.values())).token_bytes,
         chunk=adapter.lmcache_tokens_per_chunk,
-        longest=int(vllm.model_config.max_model_len),
+        longest=longest,
         ranks=adapter.world_size,
     )
+    if size <= 0:
+        logger.warning(
+            "LMCache's server has not said how much memory it has; one prompt of max_model_len (%d tokens) needs "
+            "--l1-size-gb %.2f or more",
+            longest,
+            enough,
+        )
 
 
 def _loads(adapter: Any) -> FailedLoads | None:

@@ -12,13 +12,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..logging import init_logger
 from .guards import GaudiError
 from .layout import Layout
 
 __all__ = ["refuse_small_pool", "refuse_small_server"]
-
-logger = init_logger(__name__)
 
 _GB = 1 << 30
 # LMCache's allocators place objects at multiples of this.
@@ -56,7 +53,7 @@ def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, 
     )
 
 
-def refuse_small_server(size: int, token_bytes: int, *, chunk: int, longest: int, ranks: int) -> None:
+def refuse_small_server(size: int, token_bytes: int, *, chunk: int, longest: int, ranks: int) -> float:
     """Refuse a server of multiprocess mode whose memory cannot hold all chunks of the longest request.
 
     Args:
@@ -66,22 +63,16 @@ def refuse_small_server(size: int, token_bytes: int, *, chunk: int, longest: int
         longest: vLLM's ``max_model_len``, in tokens.
         ranks: Ranks whose KV this server holds.
 
+    Returns:
+        The gigabytes that are enough, for ``--l1-size-gb``.
+
     Raises:
         GaudiError: With the arithmetic, and the settings to change.
     """
     chunk_bytes = _object_bytes(token_bytes * chunk) * ranks
     needed = longest // chunk
     enough = _enough(needed * chunk_bytes)
-    if size <= 0:
-        logger.warning(
-            "LMCache's server has not said how much memory it has; for one prompt of max_model_len (%d tokens) it "
-            "needs --l1-size-gb %.2f or more (%d bytes per token on each of %d ranks)",
-            longest,
-            enough,
-            token_bytes,
-            ranks,
-        )
-    elif size // chunk_bytes < needed:
+    if size > 0 and size // chunk_bytes < needed:
         fitting = size // chunk_bytes
         raise GaudiError(
             f"the memory of LMCache's server is smaller than one prompt: {size / _GB:.2f} GB hold {fitting} chunks of "
@@ -89,6 +80,7 @@ def refuse_small_server(size: int, token_bytes: int, *, chunk: int, longest: int
             f"{fitting * chunk:,} tokens; max_model_len is {longest:,} tokens, {needed} chunks. Start the server with "
             f"--l1-size-gb {enough} or more, or vLLM with --max-model-len {max(fitting * chunk, 1)} or less"
         )
+    return enough
 
 
 def _object_bytes(size: int) -> int:
