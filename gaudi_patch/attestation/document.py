@@ -20,6 +20,7 @@ from gaudi_patch.disk import sha256
 from gaudi_patch.engine.plan import FileState, State
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.series.manifest import Capability, Kind, Manifest
+from gaudi_patch.smoke.counted import Counters
 from gaudi_patch.smoke.outcome import LevelResult
 
 ID = "urn:gaudi-patch:attestation:1"
@@ -168,7 +169,7 @@ def _smoke(proof: Proof) -> SmokeField:
             "checks": level.checks,
             "reason": level.reason,
             "seconds": round(level.seconds, 3),
-            "counters": _integers(level.counters),
+            "counters": _numbers(level.counters),
         }
         for level in proof.levels
     ]
@@ -181,12 +182,10 @@ def _smoke(proof: Proof) -> SmokeField:
     return {"status": "not-run", "reason": reason, "levels": levels}
 
 
-def _integers(counters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the counts, as far as they are numbers by workload."""
-    kept: dict[str, Any] = {}
-    for name, value in counters.items():
-        if isinstance(value, dict):
-            kept[name] = {key: number for key, number in value.items() if type(number) is int}
-        elif type(value) is int:
-            kept[name] = value
-    return kept
+def _numbers(counters: Counters) -> dict[str, int | dict[str, int]]:
+    """Return the counts, as far as they are numbers, alone or by workload, in the order of the result."""
+    return {
+        name: dict(counters.workloads[name]) if name in counters.workloads else counters.totals[name]
+        for name in counters.document
+        if name in counters.workloads or name in counters.totals
+    }

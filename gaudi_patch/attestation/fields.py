@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 
 class Tool(TypedDict):
@@ -66,7 +66,7 @@ class LevelField(TypedDict):
     checks: int
     reason: str
     seconds: float
-    counters: dict[str, Any]
+    counters: dict[str, int | dict[str, int]]
 
 
 class SmokeField(TypedDict):

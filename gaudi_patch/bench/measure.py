@@ -12,14 +12,14 @@ checked byte by byte, then the same again and again against the clock, each besi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from gaudi_patch.inside.measurement import Figures, Work
     from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._kv import caches as kv_caches
     from gaudi_patch.smoke.probes._kv import connector as kv_connector
@@ -34,6 +34,9 @@ else:  # run by path; what the smoke probes share is in the directory beside thi
     from _kv import device as kv_device
     from _kv import lmcache as kv_lmcache
 
+    _measurement = _probe.inside("measurement")
+    Figures, Work = _measurement.Figures, _measurement.Work
+
 np: Any = _probe.load("numpy")
 
 SEED = 20240229
@@ -42,41 +45,53 @@ OBJECT_SLACK = 8192  # an allocator aligns its objects
 DEVICE_SHARE = 0.9  # of the device's free memory that the caches may take
 MOST_RUNS, RUN_SECONDS = 5, 20.0
 
-Took = tuple[float, float]  # seconds by the clock, and of all processors that worked for this process
+
+class Took(NamedTuple):
+    """Seconds by the clock, and of all processors that worked for this process."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Timed(NamedTuple):
+    """The fastest of ``runs`` moves in one direction, and of as many memcpys of the same bytes."""
+
+    move: Took
+    memcpy: Took
+    runs: int
 
 
 def body(probe: _probe.Probe) -> None:
     """All contexts; what was measured goes into the counters of the result."""
     work = _work()
-    if work["tree"]:
-        sys.path.insert(0, work["tree"])
+    if work.tree:
+        sys.path.insert(0, work.tree)
     kv_device.confirm(probe)
     kv_device.register_compiler(probe)
     where = str(_probe.load("lmcache").__file__)
-    if not where.startswith(work["expected"]):
-        raise RuntimeError(f"LMCache comes from {where}, not from {work['expected']}")
-    shape, free = work["shape"], _free_device_bytes()
-    on_device = int(DEVICE_SHARE * free) // shape["token_bytes"]
-    held = work["held"] if work["held"] <= on_device else on_device // work["chunk"] * work["chunk"]
-    if held < 2 * work["chunk"]:
+    if not where.startswith(work.expected):
+        raise RuntimeError(f"LMCache comes from {where}, not from {work.expected}")
+    free = _free_device_bytes()
+    on_device = int(DEVICE_SHARE * free) // work.token_bytes
+    held = work.held if work.held <= on_device else on_device // work.chunk * work.chunk
+    if held < 2 * work.chunk:
         raise _probe.Skip(f"the device has {free >> 20} MiB free, which is too little for caches")
-    meter = Meter(probe, work, shape, held)
+    meter = Meter(probe, work, held)
     probe.counters["connector"] = type(meter.port.connector).__name__
     probe.counters["points"] = points = []
     # The unpatched code copies without blocking into memory that counts as not pinned, which no wait covers. It is
     # measured as if it were lucky.
     with kv_device.copies_in_order():
-        for tokens in work["contexts"]:
+        for tokens in work.contexts:
             with probe.section(f"{tokens} tokens"):
-                points += meter.context(tokens)
+                points += [figures.to_json() for figures in meter.context(tokens)]
     meter.allocator.close()
 
 
-def _work() -> dict[str, Any]:
+def _work() -> Work:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--work", required=True, type=json.loads)
-    work: dict[str, Any] = parser.parse_known_args()[0].work
-    return work
+    parser.add_argument("--work", required=True)
+    return Work.from_text(parser.parse_known_args()[0].work)
 
 
 def _free_device_bytes() -> int:
@@ -114,51 +129,55 @@ class Request:
 class Meter:
     """One code, one shape: the caches behind the connector, and what moving them costs."""
 
-    def __init__(self, probe: _probe.Probe, work: dict[str, Any], shape: dict[str, Any], held: int) -> None:
+    def __init__(self, probe: _probe.Probe, work: Work, held: int) -> None:
         self._probe, self._torch = probe, _probe.load("torch")
         rng = np.random.default_rng(SEED)
-        chunk, block = work["chunk"], work["block"]
+        chunk, block = work.chunk, work.block
         self._held = held
         objects = -(-held // chunk) + 1  # and the partial one of a request that is longer
-        self.allocator = kv_lmcache.Allocator((held + chunk) * shape["token_bytes"] + objects * OBJECT_SLACK)
-        layout = next(candidate for candidate in kv_caches.LAYOUTS if candidate.mla == shape["mla"] and candidate.pad)
+        self.allocator = kv_lmcache.Allocator((held + chunk) * work.token_bytes + objects * OBJECT_SLACK)
+        layout = next(candidate for candidate in kv_caches.LAYOUTS if candidate.mla == work.mla and candidate.pad)
         caches = kv_caches.Caches(
             layout,
             dtype="bfloat16",
             blocks=-(-held // block) + 2,
             block_size=block,
-            heads=(shape["heads"],) * shape["layers"],
-            head_size=shape["head_size"],
+            heads=(work.heads,) * work.layers,
+            head_size=work.head_size,
             rng=rng,
             copied=False,
         )
         self.port = kv_connector.Port(caches, chunk, self.allocator, rng)
         probe.check(
-            self.port.token_bytes == shape["token_bytes"],
-            f"a token has {self.port.token_bytes} bytes, not {shape['token_bytes']}",
+            self.port.token_bytes == work.token_bytes,
+            f"a token has {self.port.token_bytes} bytes, not {work.token_bytes}",
         )
-        size = min(COPY_BYTES, held * shape["token_bytes"])
+        size = min(COPY_BYTES, held * work.token_bytes)
         self._blocks = np.ones(size, np.uint8), np.zeros(size, np.uint8)
 
-    def context(self, tokens: int) -> list[dict[str, Any]]:
+    def context(self, tokens: int) -> list[Figures]:
         """Store and load of a request of this length, once counted and checked, then timed."""
         first = {name: dict(counts) for name, counts in self._checked(tokens).items()}
         # A prompt that ends elsewhere, in a partial chunk: what compiles for it compiles for every new prompt.
         other = tokens - self.port.chunk - self.port.chunk // 3
         again = self._checked(other)
         with kv_device.unpoisoned():
-            seconds = self._timed(tokens)
+            timed = self._timed(tokens)
         return [
-            {
-                "tokens": tokens,
-                "held": min(tokens, self._held),
-                "direction": name,
-                "bytes": tokens * self.port.token_bytes,
-                "counts": counts,
-                "other_tokens": other,
-                "compiled_for_other": again[name].get("graph_compilation"),
-                **seconds[name],
-            }
+            Figures(
+                tokens=tokens,
+                held=min(tokens, self._held),
+                direction=name,
+                bytes=tokens * self.port.token_bytes,
+                counts=counts,
+                other_tokens=other,
+                compiled_for_other=again[name].get("graph_compilation"),
+                seconds=timed[name].move.seconds,
+                cpu_seconds=timed[name].move.cpu_seconds,
+                memcpy_seconds=timed[name].memcpy.seconds,
+                memcpy_cpu_seconds=timed[name].memcpy.cpu_seconds,
+                runs=timed[name].runs,
+            )
             for name, counts in first.items()
         ]
 
@@ -204,7 +223,7 @@ class Meter:
                 )
         return wrong
 
-    def _timed(self, tokens: int) -> dict[str, dict[str, Any]]:
+    def _timed(self, tokens: int) -> dict[str, Timed]:
         """Return the fastest of several runs, taken in turn: what else a machine does makes times longer, never
         shorter.
         """
@@ -219,15 +238,7 @@ class Meter:
             for name, move in moves.items():
                 moved[name].append(_took(lambda move=move: (move(), self._torch.hpu.synchronize())))  # type: ignore[misc]
         request.free()
-        memcpy = _fastest(copied)
-        return {
-            name: {
-                **_fastest(runs),
-                **{f"memcpy_{key}": value for key, value in memcpy.items()},
-                "runs": len(runs),
-            }
-            for name, runs in moved.items()
-        }
+        return {name: Timed(_fastest(runs), _fastest(copied), len(runs)) for name, runs in moved.items()}
 
     def _copy(self, size: int) -> None:
         """A memcpy of so many bytes by one thread, between blocks that are in memory already."""
@@ -240,11 +251,11 @@ class Meter:
 def _took(work: Callable[[], object]) -> Took:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def _fastest(runs: Sequence[Took]) -> dict[str, float]:
-    return {"seconds": min(wall for wall, _ in runs), "cpu_seconds": min(cpu for _, cpu in runs)}
+def _fastest(runs: Sequence[Took]) -> Took:
+    return Took(min(run.seconds for run in runs), min(run.cpu_seconds for run in runs))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gaudi_patch.bench.hosts import Host, Moved, by_ring, exposed_seconds, limit_seconds
 from gaudi_patch.bench.workload import GIB, SHAPES, length_text
+from gaudi_patch.inside.measurement import Figures
 
 DIRECTIONS = ("store", "load")
 
@@ -16,30 +17,12 @@ DIRECTIONS = ("store", "load")
 WORDS = {"stock": "unpatched", "patched": "patched"}
 
 
-@dataclass(frozen=True)
-class Point:
-    """One direction of one request by one code.
-
-    bytes: of the KV that moves. held: tokens in memory; a longer request goes over them again and again. counts: of
-    the device; empty where it does not count. compiled_for_other: graphs that a prompt of another length compiles
-    after that. seconds, memcpy_seconds: the fastest of ``runs`` by the clock; cpu_seconds: of all processors of this
-    host together, which a busy machine does not lengthen.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Point(Figures):
+    """One direction of one request by one code, on a shape."""
 
     code: str
     shape: str
-    tokens: int
-    held: int
-    direction: str
-    bytes: int
-    counts: Mapping[str, int]
-    other_tokens: int
-    compiled_for_other: int | None
-    seconds: float
-    cpu_seconds: float
-    memcpy_seconds: float
-    memcpy_cpu_seconds: float
-    runs: int
 
     @property
     def times_memcpy(self) -> float:
@@ -65,8 +48,9 @@ class Point:
     def as_data(self) -> dict[str, Any]:
         """JSON, with what follows from the figures."""
         return {
-            **vars(self),
-            "counts": dict(self.counts),
+            "code": self.code,
+            "shape": self.shape,
+            **self.to_json(),
             "times_memcpy": round(self.times_memcpy, 3),
             "cpu_times_memcpy": round(self.cpu_times_memcpy, 3),
             "gb_per_second": round(self.bytes / self.seconds / 1e9, 3),
@@ -83,9 +67,11 @@ class Pair(NamedTuple):
     patched: Point | None
 
 
-def points_of(code: str, shape: str, measured: Iterable[Mapping[str, Any]]) -> list[Point]:
-    """Return the points of one measuring process."""
-    return [Point(code=code, shape=shape, **values) for values in measured]
+def read(code: str, shape: str, document: object) -> list[Point]:
+    """Return the points of one measuring process, from the JSON that it reported. Raises ValueError."""
+    if not isinstance(document, list):
+        raise ValueError("no list of figures")
+    return [Point(code=code, shape=shape, **vars(Figures.from_json(figures))) for figures in document]
 
 
 def pairs_of(points: Sequence[Point]) -> list[Pair]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gaudi_patch.bench import trees
-from gaudi_patch.bench.points import Point, points_of
+from gaudi_patch.bench import points, trees
+from gaudi_patch.bench.points import Point
 from gaudi_patch.bench.workload import BLOCK, CHUNK, Shape, Skipped, held_tokens, length_text, none_fits
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.inside.measurement import Work
 from gaudi_patch.smoke import runner, target
 from gaudi_patch.smoke.levels import Level
 from gaudi_patch.smoke.outcome import LevelResult
@@ -73,10 +73,8 @@ def run(situation: Situation, python: Path, request: Request, say: Callable[[str
                 say(f"{shape.name}, {code.name}: measuring {lengths} on {_device_text(device)} ...")
                 folder = scratch / f"{shape.name}-{code.name}"
                 folder.mkdir()
-                arguments = (
-                    "--work",
-                    json.dumps(_work(shape, request.contexts, held, code, situation.installation.package)),
-                )
+                work = _work(shape, request.contexts, held, code, situation.installation.package)
+                arguments = ("--work", work.to_text())
                 result = runner.run_probe(
                     python, MEASURE, request.rules, device, request.timeout, os.environ, folder, arguments
                 )
@@ -102,20 +100,23 @@ def available_bytes() -> int:
     return max(free, 0)
 
 
-def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, package: str) -> dict[str, object]:
-    return {
-        "shape": {**vars(shape), "token_bytes": shape.token_bytes},
-        "contexts": list(contexts),
-        "held": held,
-        "chunk": CHUNK,
-        "block": BLOCK,
-        "tree": str(code.root) if code.laid_out else None,
-        "expected": str(code.root / package) + os.sep,
-    }
+def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, package: str) -> Work:
+    return Work(
+        layers=shape.layers,
+        heads=shape.heads,
+        head_size=shape.head_size,
+        mla=shape.mla,
+        token_bytes=shape.token_bytes,
+        contexts=tuple(contexts),
+        held=held,
+        chunk=CHUNK,
+        block=BLOCK,
+        tree=str(code.root) if code.laid_out else "",
+        expected=str(code.root / package) + os.sep,
+    )
 
 
 def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[int], result: LevelResult) -> None:
-    counters = result.counters
     if result.status == "skipped":  # a device that is nearly full: nobody's fault, and not the patched code's
         new = [Skipped(shape, tokens, result.reason) for tokens in contexts]
         measured.skipped += [case for case in new if case not in measured.skipped]
@@ -124,15 +125,24 @@ def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[in
         # Figures of a run that failed a comparison are figures of wrong work.
         measured.failures.append((code.name, shape, _reason(code, result)))
         return
-    measured.connectors[code.name] = counters["connector"]
-    measured.points += points_of(code.name, shape, counters["points"])
+    reported = result.counters.document
+    connector = reported.get("connector")
+    try:
+        if not isinstance(connector, str):
+            raise ValueError("no connector is named")
+        figures = points.read(code.name, shape, reported.get("points"))
+    except ValueError as error:
+        measured.failures.append((code.name, shape, f"the report of the measuring process cannot be read: {error}"))
+        return
+    measured.connectors[code.name] = connector
+    measured.points += figures
 
 
 def _reason(code: trees.Code, result: LevelResult) -> str:
     """Return why there are no figures: the first failure where the script told one; paths as within the
     installation.
     """
-    told = str(result.failures[0]["message"]) if result.failures else result.reason
+    told = result.failures[0].message if result.failures else result.reason
     return told.replace(f"{code.root}{os.sep}", "")
 
 

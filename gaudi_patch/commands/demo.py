@@ -168,15 +168,13 @@ def _answers(story: Story) -> list[Block]:
 
 
 def _data(story: Story) -> dict[str, Any]:
-    from dataclasses import asdict
-
     keys = ("step", "status", "result", "seconds")
     return {
         "version": story.version,
         "steps": [dict(zip(keys, row, strict=True)) for row in _rows(story)],
         "kept": str(story.kept) if story.kept else None,
         "smoke": {
-            "stock": [asdict(level) for level in story.stock],
-            "patched": [asdict(level) for level in story.patched],
+            "stock": [level.to_json() for level in story.stock],
+            "patched": [level.to_json() for level in story.patched],
         },
     }

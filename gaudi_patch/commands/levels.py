@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from gaudi_patch.errors import GaudiPatchError
@@ -68,4 +67,4 @@ def _names(levels: Iterable[LevelResult]) -> str:
 
 def data(level: LevelResult) -> dict[str, Any]:
     """Return the JSON of one level."""
-    return asdict(level)
+    return level.to_json()

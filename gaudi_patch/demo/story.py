@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gaudi_patch.demo import needs, setup, vllm
 from gaudi_patch.engine.apply import ApplyOptions, apply
@@ -84,7 +84,7 @@ class Story:
 
         "-" stands where the unpatched release did not get so far.
         """
-        stock, patched = _lazy_counters(self.stock), _lazy_counters(self.patched)
+        stock, patched = _workloads(self.stock), _workloads(self.patched)
         return {
             request: [
                 (name, str(stock.get(request, {}).get(key, "-")), str(counts[key]))
@@ -92,7 +92,6 @@ class Story:
                 if key in counts
             ]
             for request, counts in patched.items()
-            if isinstance(counts, dict)
         }
 
     def step(self, name: str, wanted: Exit, run: Callable[[], _Ending]) -> None:
@@ -210,5 +209,7 @@ def _prove(story: Story, installation: Installation, chosen: smoke.SmokeOptions)
     return ending if fault is None else _Ending(fault.exit, str(fault))
 
 
-def _lazy_counters(levels: list[LevelResult]) -> dict[str, Any]:
-    return next((level.counters for level in levels if level.level == "kernels" and level.rules == "lazy"), {})
+def _workloads(levels: list[LevelResult]) -> Mapping[str, Mapping[str, int]]:
+    """Return what level kernels counted in lazy mode, by workload."""
+    counted = (level.counters.workloads for level in levels if level.level == "kernels" and level.rules == "lazy")
+    return next(counted, {})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from gaudi_patch.smoke.counted import Asked
 from gaudi_patch.smoke.outcome import LevelResult
 
 LEVELS = ("connector", "inference")
@@ -33,22 +34,22 @@ def answered(stock: Sequence[LevelResult], patched: Sequence[LevelResult]) -> li
     return [
         Answered(
             name,
-            request["prompt"],
-            request["vllm"],
-            request["lmcache"],
-            before[name]["lmcache"] if name in before else None,
-            request["answer"],
-            request["seconds"],
+            asked.prompt,
+            asked.vllm,
+            asked.lmcache,
+            before[name].lmcache if name in before else None,
+            asked.answer,
+            asked.seconds,
         )
-        for name, request in _requests(patched).items()
+        for name, asked in _requests(patched).items()
     ]
 
 
-def _requests(results: Sequence[LevelResult]) -> dict[str, dict[str, Any]]:
+def _requests(results: Sequence[LevelResult]) -> dict[str, Asked]:
     """Return the requests of case ``answers``, by name; of several given at once, the first."""
-    answers: dict[str, dict[str, Any]] = {}
+    requests: dict[str, Asked] = {}
     for level in results:
         if level.level == "inference":
-            for request in level.counters.get("answers", {}).get("requests", []):
-                answers.setdefault(request["request"], request)
-    return answers
+            for asked in level.counters.requests.get("answers", ()):
+                requests.setdefault(asked.request, asked)
+    return requests

@@ -137,7 +137,7 @@ def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatc
     details = []
     for result in bad:
         details.append(f"{result.level} ({result.rules}) {result.status}: {result.reason}")
-        details += [f"  {failure['check']}: {failure['message']}" for failure in result.failures[:5]]
+        details += [f"  {failure.check}: {failure.message}" for failure in result.failures[:5]]
     return GaudiPatchError(
         Exit.SMOKE,
         "smoke-failed",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from gaudi_patch.smoke.counted import BadResultError, Counters, Failure
 from gaudi_patch.target.process import Finished
 
 Status = Literal["passed", "failed", "skipped"]
@@ -29,8 +30,8 @@ class LevelResult:
     device: ``hpu`` a real one, ``emulated``, or ``none`` where nothing was run.
     rules: ``lazy`` (PT_HPU_LAZY_MODE=1) or ``eager``.
     checks: how many comparisons were made.
-    failures: those that failed, each with at least ``check`` and ``message``.
-    counters: what the device counted, by workload.
+    failures: those that failed.
+    counters: what the device counted.
     output_tail: the end of what the probe printed (at most 1 MB).
     exit_code: the probe's exit status (negative: a signal), None where nothing was run.
     """
@@ -42,14 +43,15 @@ class LevelResult:
     device: str
     rules: str
     checks: int = 0
-    failures: tuple[dict[str, Any], ...] = ()
-    counters: dict[str, Any] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    counters: Counters = field(default_factory=Counters)
     output_tail: str = ""
     exit_code: int | None = None
 
-
-class BadResultError(ValueError):
-    """A probe's result file is missing, incomplete or not in the form agreed on."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form, which is published."""
+        failures = [failure.to_json() for failure in self.failures]
+        return {**asdict(self), "failures": failures, "counters": dict(self.counters.document)}
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Reported:
     status: Status
     reason: str
     checks: int
-    failures: tuple[dict[str, Any], ...]
-    counters: dict[str, Any]
+    failures: tuple[Failure, ...]
+    counters: Counters
 
 
 def read(path: Path, *, level: str, rules: str, device: str) -> Reported:
@@ -88,22 +90,21 @@ def read(path: Path, *, level: str, rules: str, device: str) -> Reported:
         if data.get(key) != expected:
             raise BadResultError(f"its result is for {key} {data.get(key)!r}, not {expected!r}")
     status, reason, checks = data.get("status"), data.get("reason"), data.get("checks")
-    failures, counters = data.get("failures"), data.get("counters")
+    documents = data.get("failures")
     if (
         status not in EXIT_STATUS
         or not isinstance(reason, str)
         or not reason
         or type(checks) is not int
-        or not isinstance(failures, list)
-        or not all(isinstance(entry, dict) and "check" in entry and "message" in entry for entry in failures)
-        or not isinstance(counters, dict)
+        or not isinstance(documents, list)
     ):
         raise BadResultError("its result lacks a field or has one of the wrong type")
+    failures, counters = tuple(map(Failure.read, documents)), Counters.read(data.get("counters"))
     if status == "passed" and (checks < 1 or failures):
         raise BadResultError(f"it says passed with {checks} checks and {len(failures)} failures")
     if status == "failed" and not failures:
         raise BadResultError("it says failed and names no failure")
-    return Reported(cast(Status, status), reason, checks, tuple(failures), counters)
+    return Reported(cast(Status, status), reason, checks, failures, counters)
 
 
 def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str, timeout: float) -> LevelResult:
@@ -140,7 +141,7 @@ def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str
         rules=rules,
         checks=reported.checks if reported else 0,
         failures=reported.failures if reported else (),
-        counters=reported.counters if reported else {},
+        counters=reported.counters if reported else Counters(),
         output_tail=finished.tail,
         exit_code=finished.returncode,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gaudi_patch.smoke import emulated, outcome, target
+from gaudi_patch.smoke.counted import Failure
 from gaudi_patch.smoke.levels import DEVICES, EMULATOR, EMULATOR_PACKAGES, RULES, Level, select
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
@@ -107,7 +108,7 @@ def _ordered(rules: Sequence[str]) -> list[str]:
 
 
 def _not_run(level: Level, rules: str, status: outcome.Status, reason: str) -> LevelResult:
-    failures = ({"check": "interpreter", "message": reason},) if status == "failed" else ()
+    failures = (Failure("interpreter", reason),) if status == "failed" else ()
     return LevelResult(level.name, status, reason, 0.0, "none", rules, failures=failures)
 
 

@@ -15,6 +15,7 @@ from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.output.report import Result
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.checks import SmokeOptions
+from gaudi_patch.smoke.counted import Counters
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import tiny
 from tests.support.tiny import Tiny
@@ -23,7 +24,9 @@ LEVELS = [
     LevelResult("imports", "passed", "760 comparisons", 1.23456, "emulated", "lazy", 760),
     LevelResult(
         "kernels", "passed", "2 cases", 2.0, "emulated", "lazy", 2,
-        counters={"store of 17 objects": {"graph_launches": 3, "note": "text"}, "cases": 2, "other": [1]},
+        counters=Counters.read(
+            {"store of 17 objects": {"graph_launches": 3, "note": "text"}, "cases": 2, "other": [1]}
+        ),
     ),
     LevelResult("engine", "skipped", "no numpy", 0.0, "none", "eager"),
 ]  # fmt: skip

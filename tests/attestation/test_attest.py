@@ -18,6 +18,7 @@ from gaudi_patch.disk import Disk, sha256
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.checks import SmokeOptions
+from gaudi_patch.smoke.counted import Failure
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.attestation.conftest import apply, written
 from tests.support import tiny
@@ -143,11 +144,7 @@ def test_a_release_that_needs_no_patch_is_attested_as_that(tmp_path: Path, repor
 def test_a_failed_smoke_check_attests_nothing_and_leaves_the_file_of_before(
     target: Tiny, report: Path, smoked: SmokeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = [
-        LevelResult(
-            "kernels", "failed", "bits differ", 1.0, "emulated", "lazy", failures=({"check": "c", "message": "m"},)
-        )
-    ]
+    failed = [LevelResult("kernels", "failed", "bits differ", 1.0, "emulated", "lazy", failures=(Failure("c", "m"),))]
     monkeypatch.setattr(runner, "run", lambda *_, **__: failed)
     report.write_text("the one of before")
     result = apply(target, report, smoked)

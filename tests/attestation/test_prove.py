@@ -24,13 +24,14 @@ from gaudi_patch.output.report import Color, Format, Result, plain
 from gaudi_patch.output.report import show as show_result
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.checks import SmokeOptions
+from gaudi_patch.smoke.counted import Failure
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import scenarios
 from tests.support.faults import in_child
 from tests.support.tiny import Tiny, tree
 
 SMOKE = SmokeOptions(("kernels",), quiet=True)
-FAILED = LevelResult("kernels", "failed", "why", 1.0, "emulated", "lazy", 1, ({"check": "c", "message": "m"},))
+FAILED = LevelResult("kernels", "failed", "why", 1.0, "emulated", "lazy", 1, (Failure("c", "m"),))
 PASSED = LevelResult("kernels", "passed", "why", 1.0, "emulated", "lazy", 1)
 
 

@@ -205,6 +205,7 @@ def test_memory_that_is_free_is_told_in_bytes() -> None:
 
 
 def test_figures_of_a_process_that_failed_a_comparison_do_not_count(make_point: MakePoint) -> None:
+    from gaudi_patch.smoke.counted import Counters
     from gaudi_patch.smoke.outcome import LevelResult
 
     one: Point = make_point("patched")
@@ -212,10 +213,36 @@ def test_figures_of_a_process_that_failed_a_comparison_do_not_count(make_point: 
     counters = {"connector": "GaudiConnector", "points": [point]}
     for status, kept in (("passed", 1), ("failed", 0)):
         measured = Measured("emulated")
-        result = LevelResult("bench", status, "why", 1.0, "emulated", "lazy", counters=counters)  # type: ignore[arg-type]
+        result = LevelResult("bench", status, "why", 1.0, "emulated", "lazy", counters=Counters.read(counters))  # type: ignore[arg-type]
         runs._add(measured, Code("patched", Path("/site"), laid_out=False), "8b", [2048], result)
         assert len(measured.points) == kept
         assert len(measured.failures) == 1 - kept
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        ({"connector": 7}, "no connector is named"),
+        ({"points": None}, "no list of figures"),
+        ({"points": [{"tokens": 2048}]}, "not the figures"),
+        ({"seconds": 0.0}, "that cannot be"),  # it would be divided by
+        ({"counts": {"graph_launches": "3"}}, "that cannot be"),
+        ({"direction": "sideways"}, "that cannot be"),
+    ],
+)
+def test_a_report_that_is_not_as_agreed_gives_no_figures(
+    make_point: MakePoint, spoiled: dict[str, Any], said: str
+) -> None:
+    from gaudi_patch.smoke.counted import Counters
+    from gaudi_patch.smoke.outcome import LevelResult
+
+    figures = {name: value for name, value in vars(make_point("patched")).items() if name not in ("code", "shape")}
+    report = {"connector": "GaudiConnector", "points": [figures | spoiled], **spoiled}
+    result = LevelResult("bench", "passed", "why", 1.0, "emulated", "lazy", counters=Counters.read(report))
+    measured = Measured("emulated")
+    runs._add(measured, Code("patched", Path("/site"), laid_out=False), "8b", [2048], result)
+    assert (measured.points, measured.connectors, len(measured.failures)) == ([], {}, 1)
+    assert said in measured.failures[0][2]
 
 
 def test_a_device_without_room_is_told_once_for_each_length_and_is_no_failure_of_the_patched_code(
@@ -236,9 +263,10 @@ def test_a_device_without_room_is_told_once_for_each_length_and_is_no_failure_of
 
 
 def test_a_failure_is_told_by_its_cause_and_the_path_within_the_package() -> None:
+    from gaudi_patch.smoke.counted import Failure
     from gaudi_patch.smoke.outcome import LevelResult
 
-    failures = ({"check": "bench", "message": "TypeError: no (/tmp/x/tree/lmcache/a.py:7)"},)
+    failures = (Failure("bench", "TypeError: no (/tmp/x/tree/lmcache/a.py:7)"),)
     result = LevelResult("bench", "failed", "more words", 1.0, "emulated", "lazy", failures=failures)
     measured = Measured("emulated")
     runs._add(measured, Code("stock", Path("/tmp/x/tree"), laid_out=True), "8b", [2048], result)

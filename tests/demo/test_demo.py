@@ -14,6 +14,7 @@ from gaudi_patch.demo import needs, setup
 from gaudi_patch.demo.story import Step, Story
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Table, plain
+from gaudi_patch.smoke.counted import Counters
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
 from tests.support.cli import gaudi_patch
@@ -49,9 +50,12 @@ def test_an_installation_that_fails_names_the_package(monkeypatch: pytest.Monkey
 def test_what_was_counted_is_shown_request_by_request_with_a_dash_where_stock_did_not_get_so_far() -> None:
     def kernels(**counters: dict[str, int]) -> list[LevelResult]:
         other = LevelResult(
-            "kernels", "passed", "fine", 1.0, "emulated", "eager", 3, (), {"a store": {"d2h_copies": 9}}
+            "kernels", "passed", "fine", 1.0, "emulated", "eager", 3, (), Counters.read({"a store": {"d2h_copies": 9}})
         )
-        return [other, LevelResult("kernels", "passed", "fine", 1.0, "emulated", "lazy", 3, (), counters)]
+        return [
+            other,
+            LevelResult("kernels", "passed", "fine", 1.0, "emulated", "lazy", 3, (), Counters.read(counters)),
+        ]
 
     story = Story(
         "0.5.6",
@@ -66,7 +70,7 @@ def test_what_was_counted_is_shown_request_by_request_with_a_dash_where_stock_di
 
 
 def _inference(requests: list[dict[str, Any]]) -> LevelResult:
-    counters = {"answers": {"requests": requests}}
+    counters = Counters.read({"answers": {"requests": requests}})
     return LevelResult("inference", "passed", "fine", 1.0, "emulated", "lazy", 3, (), counters)
 
 

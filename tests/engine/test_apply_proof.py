@@ -13,6 +13,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Result
 from gaudi_patch.smoke import runner
 from gaudi_patch.smoke.checks import SmokeOptions
+from gaudi_patch.smoke.counted import Failure
 from gaudi_patch.smoke.outcome import LevelResult, Status
 from tests.support import tiny
 from tests.support.tiny import Tiny, tree
@@ -29,7 +30,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, status: Status) -> list[int]:
 
     def run(*_: object, **__: object) -> list[LevelResult]:
         runs.append(1)
-        failures = ({"check": "c", "message": "m"},) if status == "failed" else ()
+        failures = (Failure("c", "m"),) if status == "failed" else ()
         return [LevelResult("kernels", status, "why", 1.0, "emulated", "lazy", 1, failures)]
 
     monkeypatch.setattr(runner, "run", run)

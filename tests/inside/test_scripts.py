@@ -18,7 +18,7 @@ from gaudi_patch import inside
 FOLDER = Path(inside.__file__).parent
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py")
 #: Not asked themselves: the one that runs the others, and one that the tool and its probes use.
-HELPERS = ("answer.py", "lifeline.py")
+HELPERS = ("answer.py", "lifeline.py", "measurement.py")
 
 
 def load(path: Path) -> ModuleType:

@@ -34,5 +34,5 @@ def test_vllm_gaudi_answers_from_the_cache_as_it_does_without(revision: Revision
         pytest.skip(f"environment not available: {error}")
     told = "\n".join(f"{one.level}: {one.status}: {one.reason}\n{one.output_tail[-3000:]}" for one in results)
     assert [one.status for one in results] == ["passed", "passed"], told
-    hits = [request["lmcache"] for request in results[1].counters["answers"]["requests"]]
+    hits = [asked.lmcache for asked in results[1].counters.requests["answers"]]
     assert max(hits) >= 1024, hits

@@ -53,7 +53,7 @@ def test_a_patched_pair_serves_vllm_from_the_cache(pair: Pair, tmp_path: Path) -
     results = _check(pair, tmp_path)
     assert [one.status for one in results] == ["passed", "passed"], _explain(results)
     assert all(one.checks > 30 for one in results), _explain(results)
-    hits = [request["lmcache"] for request in results[1].counters["answers"]["requests"]]
+    hits = [asked.lmcache for asked in results[1].counters.requests["answers"]]
     assert max(hits) >= 256
 
 

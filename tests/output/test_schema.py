@@ -22,6 +22,7 @@ from gaudi_patch.output import schema
 from gaudi_patch.output.result import Result
 from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke.checks import Proof
+from gaudi_patch.smoke.counted import Counters, Failure
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.search import Target
 from tests.cli.command_line import document
@@ -29,9 +30,11 @@ from tests.support import output_schema, tiny
 from tests.support.cli import command, environment, gaudi_patch
 from tests.support.tiny import Tiny
 
-PASSED = LevelResult("kernels", "passed", "16 shapes", 1.5, "emulated", "lazy", 3, (), {"a": {"b": 1}}, "", 0)
+PASSED = LevelResult(
+    "kernels", "passed", "16 shapes", 1.5, "emulated", "lazy", 3, (), Counters.read({"a": {"b": 1}}), "", 0
+)
 FAILED = LevelResult(
-    "engine", "failed", "2 differ", 1.0, "hpu", "eager", 3, ({"check": "x", "message": "y", "more": 1},), {}, "end", 1
+    "engine", "failed", "2 differ", 1.0, "hpu", "eager", 3, (Failure("x", "y", {"more": 1}),), Counters(), "end", 1
 )
 SKIPPED = LevelResult("imports", "skipped", "no PyTorch", 0.0, "none", "lazy")
 FAULT = GaudiPatchError(Exit.SMOKE, "smoke-failed", "1 of 3", "hint", "/file", 3, ["detail", ""])
@@ -147,7 +150,7 @@ def test_bench_with_figures_failures_and_nothing(make_measured: Measured) -> Non
 def make_measured() -> Measured:
     counts = {"graph_launches": 3}
     points = [
-        Point(code, "8b", 2048, 2048, "store", 10, counts, 1500, other, 0.5, 0.5, 0.1, 0.1, 3)
+        Point(2048, 2048, "store", 10, counts, 1500, other, 0.5, 0.5, 0.1, 0.1, 3, code=code, shape="8b")
         for code, other in (("stock", None), ("patched", 0))
     ]
     return Measured("emulated", points, connectors={"stock": "A", "patched": "B"})

@@ -51,7 +51,7 @@ def run(mutant: Mutant, environment: Environment) -> LevelResult:
 def is_killed(result: LevelResult) -> bool:
     """Whether a check has seen the fault; not a probe that could not run, or code that is none."""
     ended = ("SyntaxError", "NameError")
-    spoiled = any(word in entry["message"] for entry in result.failures for word in ended)
+    spoiled = any(word in failure.message for failure in result.failures for word in ended)
     return result.status == "failed" and result.checks > 0 and not spoiled
 
 

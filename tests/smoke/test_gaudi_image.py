@@ -166,7 +166,7 @@ def test_an_extension_that_does_not_load_is_the_first_cause_told_once(
     for result in judge(environment.python, "imports", "kernels", "engine"):
         assert result.status == "failed", explain([result])
         assert len(result.failures) == 1, result.failures
-        message = result.failures[0]["message"]
+        message = result.failures[0].message
         assert message.startswith("LMCache's extension lmcache.lmcache_native does not load: "), message
         assert "reinstall LMCache 0.5.6" in message
 

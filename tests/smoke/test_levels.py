@@ -40,7 +40,7 @@ def test_a_patched_release_passes_every_level_and_is_left_as_it_was(version: str
 
 
 def _messages(results: list[LevelResult]) -> str:
-    return "\n".join(f"{entry['check']}: {entry['message']}" for one in results for entry in one.failures)
+    return "\n".join(f"{failure.check}: {failure.message}" for one in results for failure in one.failures)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gaudi_patch.smoke import levels, runner
+from gaudi_patch.smoke.counted import Failure
 from gaudi_patch.smoke.levels import Level
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
@@ -95,7 +96,7 @@ def _gone(pid: int) -> bool:
 def test_a_complete_result_with_the_matching_exit_status_is_believed(run: Run) -> None:
     (result,) = run("result()")
     assert (result.status, result.reason, result.device, result.rules) == ("passed", "fine", "emulated", "lazy")
-    assert (result.checks, result.counters, result.exit_code) == (3, {"launches": 2}, 0)
+    assert (result.checks, result.counters.document, result.exit_code) == (3, {"launches": 2}, 0)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,8 @@ def test_failures_and_skips_keep_their_reason(run: Run) -> None:
         "result(status='failed', reason='slot 3', failures=[{'check': 'a', 'message': 'b', 'slot': 3}]); sys.exit(1)"
     )
     assert (failed.status, failed.reason) == ("failed", "slot 3")
-    assert failed.failures == ({"check": "a", "message": "b", "slot": 3},)
+    assert failed.failures == (Failure("a", "b", {"slot": 3}),)
+    assert failed.to_json()["failures"] == [{"check": "a", "message": "b", "slot": 3}]
     (skipped,) = run("result(status='skipped', reason='no msgspec', checks=0); sys.exit(77)")
     assert (skipped.status, skipped.reason) == ("skipped", "no msgspec")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.smoke.counted import Counters
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import vllm_pairs, vllm_table
 
@@ -21,7 +22,7 @@ def _row(
     not_checked: dict[str, str] | None = None,
 ) -> vllm_table.Row:
     counters = {"not_checked": not_checked} if not_checked else {}
-    result = LevelResult(level, status, reason, 61.4, "emulated", rules, 140, (), counters)  # type: ignore[arg-type]
+    result = LevelResult(level, status, reason, 61.4, "emulated", rules, 140, (), Counters.read(counters))  # type: ignore[arg-type]
     return vllm_table.row(lmcache, "0.26.0", patched=patched, result=result)
 
 

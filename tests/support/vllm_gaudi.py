@@ -166,8 +166,8 @@ def check(
 def _hits(result: LevelResult) -> str:
     """Return how many requests of each case LMCache served, and with how many tokens."""
     parts = []
-    for name, counted in result.counters.items():
-        if isinstance(counted, dict) and (tokens := [one["lmcache"] for one in counted.get("requests", ())]):
+    for name, requests in result.counters.requests.items():
+        if tokens := [asked.lmcache for asked in requests]:
             parts.append(f"; {name}: {sum(map(bool, tokens))} requests, {sum(tokens):,} tokens")
     return "".join(parts)
 

@@ -24,12 +24,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from gaudi_patch.inside import first_cause
-else:  # not as a module of a package: this file is run by path, under an interpreter that has no gaudi_patch
-    _file = Path(__file__).resolve().parents[2] / "inside" / "first_cause.py"
-    _spec = importlib.util.spec_from_file_location("_first_cause", _file)
-    first_cause = importlib.util.module_from_spec(_spec)
-    sys.modules[_spec.name] = first_cause  # dataclasses look their module up
-    _spec.loader.exec_module(first_cause)
+else:
+
+    def inside(name):  # noqa: ANN001, ANN202 - the type checker sees the imports above
+        """Load a module of inside/ by path: the interpreter that runs this file has no gaudi_patch."""
+        file = Path(__file__).resolve().parents[2] / "inside" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"_{name}", file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    first_cause = inside("first_cause")
 
 # An object of torch or of LMCache: the probes are type-checked without either.
 Foreign: TypeAlias = Any
