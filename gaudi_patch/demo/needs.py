@@ -17,11 +17,14 @@ from packaging.version import InvalidVersion, Version
 
 from gaudi_patch.demo.setup import OLDEST_WITH_VLLM, VLLM
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.progress import say
 from gaudi_patch.series.manifest import Kind, Manifest
 
 GIB = 1 << 30
 #: Bytes of the environment by what is installed: LMCache; PyTorch for the CPU and LMCache's imports; vLLM too.
 ROOM = {"lmcache": GIB // 4, "torch": 3 * GIB, "vllm": 4 * GIB}
+#: Bytes that NVIDIA's packages take beside them while pip downloads and unpacks them, where PyTorch is a CUDA build.
+CUDA = 8 * GIB
 #: As the emulated HPU looks for one (emulator/build.py).
 COMPILERS = ("g++", "c++", "clang++")
 #: Names an emulated HPU that was built elsewhere, so that no compiler is needed.
@@ -141,6 +144,28 @@ def refuse(lacks: list[str]) -> None:
             "see the details above, then run the same command again",
             details=lacks,
         )
+
+
+def refuse_cuda_without_room(nvidia: Sequence[str], folder: Path) -> None:
+    """Say that PyTorch is a CUDA build where it asks for packages of ``nvidia``; raise where there is no room for them.
+
+    A build for the CPU asks for none. What an index has is known only once PyTorch itself has been downloaded.
+    """
+    if not nvidia:
+        return
+    cpu = "point PIP_EXTRA_INDEX_URL at PyTorch's CPU index"
+    free = free_space(folder)
+    if free >= CUDA:
+        say(f"  pip's index gives PyTorch as a CUDA build: {len(nvidia)} packages of NVIDIA's come with it")
+        say(f"  no GPU is used; for a build without them, {cpu}")
+        return
+    raise GaudiPatchError(
+        Exit.ENVIRONMENT,
+        "demo-cuda",
+        f"pip's index gives PyTorch as a CUDA build, and NVIDIA's packages need {CUDA / GIB:.2g} GiB: {folder} has "
+        f"{free / GIB:.1f} GiB free",
+        f"{cpu} for a build without them, or name another --keep DIR (or TMPDIR) on a larger file system",
+    )
 
 
 def compiler(environ: Mapping[str, str]) -> str:

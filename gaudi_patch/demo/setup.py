@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -35,9 +36,18 @@ def install_lmcache(python: Path, requirement: str) -> None:
         install(python, requirement, "--no-deps")
 
 
+def install_torch(python: Path, torch: str) -> list[str]:
+    """Install PyTorch alone; returns the names of NVIDIA's packages that it asks for, [] for a build for the CPU."""
+    with installing(python, f"installing {torch}, without what it asks for"):
+        install(python, torch, "--no-deps")
+    found = sorted((python.parent.parent / "lib").glob("python*/site-packages/torch-*.dist-info/METADATA"))
+    text = found[0].read_text(encoding="utf-8") if found else ""
+    return sorted(set(re.findall(r"^Requires-Dist: *((?:nvidia|cuda)-[\w-]+)", text, re.MULTILINE)))
+
+
 def install_proof(python: Path, torch: str, *, vllm: bool) -> None:
-    """Install what LMCache's modules import, and with ``vllm`` what vLLM needs: never a CUDA package."""
-    with installing(python, f"installing {torch} and what LMCache imports (the wheel's CUDA packages left out)"):
+    """Install what PyTorch and LMCache's modules import, with ``vllm`` vLLM too: without their CUDA packages."""
+    with installing(python, "installing what PyTorch and LMCache import (LMCache's CUDA packages left out)"):
         install(python, torch, *IMPORTS)
     if vllm:
         with installing(python, f"installing {VLLM} and what it imports"):

@@ -139,6 +139,7 @@ def demo(options: DemoOptions) -> Story:
         story.core_seconds = time.perf_counter() - started
         if proves and not story.failed:
             say("2 of 2: the proof, with PyTorch on the emulated HPU")
+            needs.refuse_cuda_without_room(setup.install_torch(python, options.torch), folder)
             setup.install_proof(python, options.torch, vllm=options.full)
             _proof(story, manifest, target, options)
     return story

@@ -1,11 +1,16 @@
 """Run the emulated HPU on PyTorch as an index gives it, one version after the other, and print the table.
 
-    python -m tests.scripts.torch_builds 2.7.1 2.9.1 2.14.0
+    python -m tests.scripts.torch_builds 2.7.1:0.4.2 2.9.1 2.14.0
+    python -m tests.scripts.torch_builds --headers 2.8.0 2.9.0
 
 Each version is installed into an environment of its own (5 to 8 GB and two minutes for a CUDA build) with what LMCache
-imports and LMCache itself; then the conformance cases run in lazy and in eager mode, and ``apply`` with the smoke
-levels imports, kernels and engine in both. The environment is removed before the next one is made. ``--keep`` leaves
-the last one. Exit 1 when anything failed.
+imports and LMCache itself (0.5.6, or the release after the colon); then the conformance cases run in lazy and in eager
+mode, and ``apply`` with the smoke levels imports, kernels and engine in both. The environment is removed before the
+next one is made. ``--keep`` leaves the last one. ``--headers`` only compiles the device against the headers in each
+version's wheel, which is downloaded, not installed, and removed. Exit 1 when anything failed.
+
+Where pip's own configuration holds PyTorch below a version, ``PIP_CONSTRAINT=/dev/null`` before the command lifts that
+for it alone.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ class Row:
     gigabytes: float = 0.0
     conformance: dict[str, str] = field(default_factory=dict)
     levels: dict[str, str] = field(default_factory=dict)
+    compiles: str = ""
     problem: str = ""
 
     @property
@@ -133,6 +139,34 @@ def run(version: str, directory: Path, lmcache: str, *, keep: bool, need: float)
     return row
 
 
+def headers(version: str, directory: Path) -> Row:
+    """Compile the device against the headers in a version's wheel."""
+    row = Row(version)
+    with tempfile.TemporaryDirectory(prefix=f"torch-{version}-", dir=directory) as scratch:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-cache-dir", "--no-deps", "--dest", scratch]
+        try:
+            subprocess.run([*pip, "--only-binary", ":all:", f"torch=={version}"], check=True)
+            (wheel,) = Path(scratch).glob("torch-*.whl")
+        except (subprocess.SubprocessError, OSError, ValueError) as error:
+            row.problem = str(error)[:500]
+            return row
+        row.gigabytes = wheel.stat().st_size / _GIGABYTE
+        row.installed = wheel.name.removesuffix(".whl")
+        began = time.monotonic()
+        device = Path(scratch) / "device.so"
+        arguments = ("emulator", "build", "--torch", wheel, "--out", device)
+        done = subprocess.run(
+            command(*arguments), env=environment(), capture_output=True, text=True, timeout=1200, check=False
+        )
+        lines = done.stderr.strip().splitlines()
+        if done.returncode or not device.is_file():
+            row.compiles = f"failed: {lines[-1][:300] if lines else done.returncode}"
+        else:
+            row.compiles = f"passed, {time.monotonic() - began:.0f} s"
+    print(f"{version}: compiles: {row.compiles}", file=sys.stderr)
+    return row
+
+
 def table(rows: list[Row]) -> str:
     """Return the table for the emulator's README."""
     lines = ["| PyTorch | installed | conformance | imports, kernels, engine |", "|---|---|---|---|"]
@@ -145,19 +179,33 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def headers_table(rows: list[Row]) -> str:
+    """Return the table of ``--headers``."""
+    lines = ["| PyTorch | wheel | compiles |", "|---|---|---|"]
+    lines += [
+        f"| {row.installed or row.version} | {row.gigabytes:.1f} GB | {row.compiles or row.problem} |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Run all versions; the table goes to stdout, the progress to stderr."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("versions", nargs="+", metavar="VERSION")
+    parser.add_argument("versions", nargs="+", metavar="VERSION[:LMCACHE]")
+    parser.add_argument("--headers", action="store_true", help="only compile against the headers in each wheel")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where the room is")
     parser.add_argument("--need", type=float, default=15.0, metavar="GB", help="free space to ask for (15)")
-    parser.add_argument("--lmcache", default=LMCACHE, metavar="VERSION", help=f"the release to prove ({LMCACHE})")
     parser.add_argument("--keep", action="store_true", help="leave the last environment")
     options = parser.parse_args()
-    last = options.versions[-1]
+    wanted = [text.partition(":") for text in options.versions]
+    if options.headers:
+        rows = [headers(version, options.directory) for version, _, _ in wanted]
+        print(headers_table(rows))
+        return 0 if all(row.compiles.startswith("passed") for row in rows) else 1
+    last = wanted[-1]
     rows = [
-        run(version, options.directory, options.lmcache, keep=options.keep and version == last, need=options.need)
-        for version in options.versions
+        run(one[0], options.directory, one[2] or LMCACHE, keep=options.keep and one is last, need=options.need)
+        for one in wanted
     ]
     print(table(rows))
     return 0 if all(row.passed for row in rows) else 1
