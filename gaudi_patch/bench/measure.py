@@ -39,7 +39,6 @@ else:  # run by path; what the smoke probes share is in the directory beside thi
 
 np: Any = _probe.load("numpy")
 
-SEED = 20240229
 COPY_BYTES = 256 << 20  # the block that a memcpy copies again and again: larger than any cache of a processor
 OBJECT_SLACK = 8192  # an allocator aligns its objects
 DEVICE_SHARE = 0.9  # of the device's free memory that the caches may take
@@ -131,7 +130,7 @@ class Meter:
 
     def __init__(self, probe: _probe.Probe, work: Work, held: int) -> None:
         self._probe, self._torch = probe, _probe.load("torch")
-        rng = np.random.default_rng(SEED)
+        rng = np.random.default_rng(_probe.SEED)
         chunk, block = work.chunk, work.block
         self._held = held
         objects = -(-held // chunk) + 1  # and the partial one of a request that is longer

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gaudi_patch.bench.hosts import Host, Moved, by_ring, exposed_seconds, limit_seconds
-from gaudi_patch.bench.workload import GIB, SHAPES, length_text
+from gaudi_patch.bench.workload import SHAPES, length_text
 from gaudi_patch.inside.measurement import Figures
+from gaudi_patch.sizing.plan import GIB
 
 DIRECTIONS = ("store", "load")
 

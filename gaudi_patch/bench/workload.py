@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.sizing.plan import GIB
 
-GIB = 1 << 30
 #: LMCache's default chunk size and vllm-gaudi's default block size, in tokens.
 CHUNK, BLOCK = 256, 128
 _ELEMENT = 2  # bytes of a bfloat16

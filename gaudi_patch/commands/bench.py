@@ -109,6 +109,7 @@ def bench(
     def verb() -> Result:
         from gaudi_patch.bench import hosts, workload
         from gaudi_patch.bench.side_by_side import BenchOptions, compare
+        from gaudi_patch.sizing.plan import GIB
 
         chosen = smoke_options("", device, rules, "", timeout)
         if len(chosen.rules) != 1:
@@ -119,7 +120,7 @@ def bench(
             workload.contexts_of(contexts),
             device,
             chosen.rules[0],
-            int(memory * workload.GIB),
+            int(memory * GIB),
             timeout,
             hosts.host_of(host, bandwidths, cards),
         )

@@ -19,16 +19,15 @@ from gaudi_patch.demo.setup import OLDEST_WITH_VLLM, VLLM
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.progress import say
 from gaudi_patch.series.manifest import Kind, Manifest
+from gaudi_patch.sizing.plan import GIB
+from gaudi_patch.smoke.levels import DEVICE_VARIABLE
 
-GIB = 1 << 30
 #: Bytes of the environment by what is installed: LMCache; PyTorch for the CPU and LMCache's imports; vLLM too.
 ROOM = {"lmcache": GIB // 4, "torch": 3 * GIB, "vllm": 4 * GIB}
 #: Bytes that NVIDIA's packages take beside them while pip downloads and unpacks them, where PyTorch is a CUDA build.
 CUDA = 8 * GIB
 #: As the emulated HPU looks for one (emulator/build.py).
 COMPILERS = ("g++", "c++", "clang++")
-#: Names an emulated HPU that was built elsewhere, so that no compiler is needed.
-BUILT = "HPU_EMULATOR_DEVICE"
 #: As the emulated HPU refuses them (emulator/pytorch.py): releases before this one, and builds of these labels.
 OLDEST_TORCH = "2.7"
 UNSERVED_BUILDS = ("xpu", "rocm")
@@ -119,10 +118,10 @@ def missing(
     ``folder`` is where the environment is to be made, None for the temporary directory.
     """
     lacks = []
-    if torch and not environ.get(BUILT) and not compiler(environ):
+    if torch and not environ.get(DEVICE_VARIABLE) and not compiler(environ):
         lacks.append(
             "no C++ compiler, which builds the emulated HPU: install g++ (apt-get install g++; dnf install gcc-c++), "
-            f"set CXX or {BUILT}, or leave the smoke checks out with --no-smoke"
+            f"set CXX or {DEVICE_VARIABLE}, or leave the smoke checks out with --no-smoke"
         )
     room, free = ROOM["vllm" if vllm else "torch" if torch else "lmcache"], free_space(folder)
     if free < room:

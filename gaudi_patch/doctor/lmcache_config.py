@@ -9,6 +9,7 @@ from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 from gaudi_patch.doctor.room import room
 from gaudi_patch.doctor.vllm_args import BLOCK_SIZE
+from gaudi_patch.sizing.plan import GIB
 
 _CONFIG_BASE = sources.lmcache("v1/config_base.py")
 _FAILED = re.compile(r"^Failed to (convert|parse|set)")
@@ -193,7 +194,7 @@ def memory(case: Case) -> Answer:
     limit = case.host.read("/sys/fs/cgroup/memory.max") or "max"
     gigabytes = int(total[1]) / 1024**2
     if limit.isdigit():
-        gigabytes = min(gigabytes, int(limit) / 1024**3)
+        gigabytes = min(gigabytes, int(limit) / GIB)
     ranks = case.ranks or 1
     lower = f"max_local_cpu_size: {max(gigabytes * 0.5 / ranks, 0.1):.1f}, or more memory"
     if size > gigabytes:

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
-
-_GIB = 1024**3
+from gaudi_patch.sizing.plan import GIB
 
 #: KV cache of one token: Llama 3.1 8B in bf16, 32 layers of 8 heads of 128, keys and values.
 _TOKEN = 2 * 32 * 8 * 128 * 2
@@ -50,7 +49,7 @@ def local_disk(case: Case) -> Answer:
     if not folders:
         return ok("not used")
     size = case.settings.values.get("max_local_disk_size") or 0
-    wanted = float(size) * _GIB * (case.ranks or 1) / len(folders)
+    wanted = float(size) * GIB * (case.ranks or 1) / len(folders)
     notes = []
     for folder in folders:
         existing = case.host.existing(folder)
@@ -63,10 +62,10 @@ def local_disk(case: Case) -> Answer:
             return failure(f"{existing}: {error.strerror or error}", "check the mount")
         if free < wanted:
             return warning(
-                f"{folder}: {free / _GIB:.1f} GiB free, up to {wanted / _GIB:.1f} GiB wanted",
+                f"{folder}: {free / GIB:.1f} GiB free, up to {wanted / GIB:.1f} GiB wanted",
                 "lower max_local_disk_size (it counts for each rank), or free some space",
             )
-        notes.append(f"{folder}: {free / _GIB:.0f} GiB free{'' if existing == folder else ', to be made'}")
+        notes.append(f"{folder}: {free / GIB:.0f} GiB free{'' if existing == folder else ', to be made'}")
     return ok("; ".join(notes))
 
 
@@ -87,7 +86,7 @@ def leftovers(case: Case) -> Answer:
         return ok("none")
     where = " ".join(shlex.quote(folder) for folder in folders)
     return warning(
-        f"{len(sizes):,} chunks, {sum(sizes) / _GIB:.1f} GiB in {', '.join(folders)}; unless an engine that runs now "
+        f"{len(sizes):,} chunks, {sum(sizes) / GIB:.1f} GiB in {', '.join(folders)}; unless an engine that runs now "
         "has stored them, no engine finds them",
         f"give each engine a directory of its own, and empty it before a start: find {where} -maxdepth 1 -type f "
         f"-name {shlex.quote(_CHUNKS)} -delete",

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import prebuilt
-from .options import EmulatorError
+from .options import DEVICE_VARIABLE, EmulatorError
 from .prebuilt import Fit
 from .pytorch import PyTorch
 
@@ -63,7 +63,7 @@ def compiler() -> str:
     message = (
         "the emulated HPU is compiled on first use and no C++ compiler was found; install one (apt-get install g++; "
         "dnf or microdnf install gcc-c++), set CXX, or build the device elsewhere with `gaudi-patch emulator build` "
-        f"and set {prebuilt.VARIABLE} to the file"
+        f"and set {DEVICE_VARIABLE} to the file"
     )
     raise EmulatorError(message)
 

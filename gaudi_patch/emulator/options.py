@@ -11,9 +11,11 @@ LAZY_VARIABLE = "PT_HPU_LAZY_MODE"
 SFG_VARIABLE = "PT_HPU_ENABLE_SFG"
 #: Names the emulated host whose cards a process and its children share; made by the first of them.
 HOST_VARIABLE = "HPU_EMULATOR_HOST"
+#: Names a compiled device, so that none is built.
+DEVICE_VARIABLE = "HPU_EMULATOR_DEVICE"
 # Read elsewhere: the cache by build.py, the prebuilt device by prebuilt.py, the size of the device's memory by
 # habana_frameworks/torch/hpu/memory.py.
-_OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", "HPU_EMULATOR_DEVICE", "HPU_EMULATOR_MEMORY_BYTES", HOST_VARIABLE}
+_OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", DEVICE_VARIABLE, "HPU_EMULATOR_MEMORY_BYTES", HOST_VARIABLE}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("lazy", "reversed", "sync"),

@@ -12,10 +12,9 @@ import json
 import os
 from pathlib import Path
 
-from .options import EmulatorError
+from .options import DEVICE_VARIABLE, EmulatorError
 from .pytorch import PyTorch
 
-VARIABLE = "HPU_EMULATOR_DEVICE"
 _BEGIN, _END = b"\nhpu-emulator-device: ", b"\n:hpu-emulator-device\n"
 _TRAILER_LIMIT = 4096
 
@@ -68,7 +67,7 @@ def verify(file: Path, wanted: Fit) -> None:
     try:
         content = file.read_bytes()
     except OSError as error:
-        message = f"{VARIABLE} names {file}, which cannot be read: {error.strerror or error}"
+        message = f"{DEVICE_VARIABLE} names {file}, which cannot be read: {error.strerror or error}"
         raise EmulatorError(message) from error
     body, mark, rest = content.rpartition(_BEGIN)
     about = _about(rest) if mark and rest.endswith(_END) and len(rest) < _TRAILER_LIMIT else None
@@ -98,5 +97,5 @@ def _about(rest: bytes) -> dict[str, object] | None:
 
 def given() -> Path | None:
     """Return the prebuilt device that the environment names, if any."""
-    name = os.environ.get(VARIABLE)
+    name = os.environ.get(DEVICE_VARIABLE)
     return Path(name) if name else None

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from gaudi_patch.errors import refused
 from gaudi_patch.recipes.process import HOST, Process, Variable, secret
 from gaudi_patch.recipes.release import Release, refuse_long_keys, refuse_private_keys
-from gaudi_patch.recipes.settings import DISK_GB, Settings, usage
+from gaudi_patch.recipes.settings import DISK_GB, EVERYWHERE, Settings, usage
 from gaudi_patch.recipes.text import Entry
 from gaudi_patch.sizing.plan import GIB
 
@@ -89,7 +89,7 @@ def split(storage: str) -> SplitResult:
             "--storage has a password: it would be in files and in the list of processes",
             f"leave it out, USER@ remains: the scripts take it from {PASSWORD}",
         )
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - that is refused
+    if host in (EVERYWHERE, "::"):
         raise usage(f"--storage: {host} is where a server listens; name the address that engines use", "see --bind")
     return parts
 

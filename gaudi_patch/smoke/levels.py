@@ -47,6 +47,9 @@ LEVELS: tuple[Level, ...] = (
 # The directory with the emulated habana_frameworks.
 EMULATOR_PACKAGES = EMULATOR / "packages"
 
+# Names a compiled emulated HPU; emulator/options.py, which nothing here imports, reads it.
+DEVICE_VARIABLE = "HPU_EMULATOR_DEVICE"
+
 RULES: tuple[str, ...] = ("lazy", "eager")
 
 DEVICES: tuple[str, ...] = ("auto", "hpu", "emulated")

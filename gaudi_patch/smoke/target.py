@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaudi_patch.smoke.levels import EMULATOR_PACKAGES, Level
+from gaudi_patch.smoke.levels import DEVICE_VARIABLE, EMULATOR_PACKAGES, Level
 from gaudi_patch.target import process
 from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 
@@ -25,7 +25,7 @@ _DROPPED = (
     "PYTHONBREAKPOINT",
 )
 _DROPPED_PREFIXES = ("LMCACHE_", "HPU_EMULATOR_", "PYTEST_", "COV_CORE_")
-_KEPT = ("HPU_EMULATOR_CACHE", "HPU_EMULATOR_DEVICE")
+_KEPT = ("HPU_EMULATOR_CACHE", DEVICE_VARIABLE)
 _PLUGIN = "habana_frameworks.torch.hpu"
 # How the target's answer begins where the plugin is there and does not work, as inside/inspect_target.py says it.
 _BROKEN = "habana_frameworks cannot be used"
@@ -87,9 +87,9 @@ def probe_environment(
         kept.update(
             TORCH_DEVICE_BACKEND_AUTOLOAD="0",
             PYTHONPATH=str(EMULATOR_PACKAGES),
-            HPU_EMULATOR_DEVICE=str(library),
             CUDA_VISIBLE_DEVICES="",
         )
+        kept[DEVICE_VARIABLE] = str(library)
     return kept
 
 

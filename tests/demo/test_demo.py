@@ -14,6 +14,7 @@ from gaudi_patch.demo import needs, setup
 from gaudi_patch.demo.story import Step, Story
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Table, plain
+from gaudi_patch.sizing.plan import GIB
 from gaudi_patch.smoke.counted import Counters
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
@@ -151,7 +152,7 @@ LISTED = _pip("lmcache (0.5.6)\nAvailable versions: 0.5.6, 0.5.5\n")
 
 @pytest.fixture
 def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "free_space", lambda folder: 100 * needs.GIB)
+    monkeypatch.setattr(needs, "free_space", lambda folder: 100 * GIB)
 
 
 def lacks(tmp_path: Path, run: needs.Run = LISTED, version: str = "0.5.6", **more: Any) -> list[str]:
@@ -179,7 +180,7 @@ def test_a_compiler_is_looked_for_before_pytorch_is_downloaded(tmp_path: Path) -
 def test_room_is_looked_for_where_the_environment_is_to_be(
     torch: bool, vllm: bool, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needs, "free_space", lambda folder: needs.GIB)
+    monkeypatch.setattr(needs, "free_space", lambda folder: GIB)
     found = lacks(tmp_path, torch=torch, vllm=vllm)
     assert bool(found) is not fits
     assert fits or f"{tmp_path} has 1.0 GiB free of {4 if vllm else 3} GiB" in found[0]

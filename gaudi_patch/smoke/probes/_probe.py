@@ -40,6 +40,9 @@ else:
 # An object of torch or of LMCache: the probes are type-checked without either.
 Foreign: TypeAlias = Any
 
+# Of whatever a probe draws at random, so that a run can be repeated.
+SEED = 20240229
+
 EXIT = {"passed": 0, "failed": 1, "skipped": 77}
 MAX_FAILURES = 25
 _MAX_TEXT = 1500
