@@ -1,12 +1,10 @@
 """Each cached .pyc is its own source's, whatever was applied, updated or rolled back over it.
 
-The oracle is Python itself: what the .pyc holds is loaded here and compared with the source compiled here.
+The oracle is Python itself (`tests.support.pyc`).
 """
 
 from __future__ import annotations
 
-import importlib.util
-import marshal
 import py_compile
 import random
 import sys
@@ -20,11 +18,8 @@ from gaudi_patch.errors import Exit
 from tests.support import tiny
 from tests.support.fake_wheel import fake_wheel, unpack
 from tests.support.faults import FULL, KILLED, KillAt, Recorder, in_child, memory_folder
+from tests.support.pyc import MODES, Mode, cached, compile_site, foreign
 from tests.support.tiny import VERSION, Tiny, tree
-
-Mode = py_compile.PycInvalidationMode
-MODES = {"timestamp": Mode.TIMESTAMP, "checked": Mode.CHECKED_HASH, "unchecked": Mode.UNCHECKED_HASH}
-TAG = sys.implementation.cache_tag
 
 #: Directories of the package, each with its ``__init__.py`` and a module of the same name in each.
 PACKAGES = ("lmcache", "lmcache/v1", "lmcache/v1/platform", "lmcache/v1/platform/hpu", "lmcache/v1/gpu_connector")
@@ -54,48 +49,6 @@ def series(choose: random.Random) -> Files:
         for name in ("__init__", "base"):
             files[f"{package}/{name}.py"] = f"NAME = {package + '/' + name!r}\nN = {choose.randrange(3)}\n".encode()
     return files or {"lmcache/__init__.py": b"NAME = 'lmcache/__init__'\n"}
-
-
-def cached(source: Path, prefix: Path | None, level: str = "") -> Path:
-    """Return where Python keeps the bytecode of ``source``."""
-    if prefix is None:
-        return Path(importlib.util.cache_from_source(str(source), optimization=level))
-    name = f"{source.stem}.{TAG}{'.opt-' + level if level else ''}.pyc"
-    return prefix / source.parent.relative_to("/") / name
-
-
-def compile_site(site: Path, mode: Mode, levels: tuple[str, ...], prefix: Path | None) -> None:
-    for source in sorted(site.rglob("*.py")):
-        for level in levels:
-            where = str(cached(source, prefix, level))
-            py_compile.compile(str(source), where, doraise=True, optimize=int(level or 0), invalidation_mode=mode)
-
-
-def foreign(folder: Path, site: Path, prefix: Path | None) -> list[str]:
-    """Return the .pyc below ``folder`` that do not hold the code, the file name and the header of their own source."""
-    wrong = []
-    for file in sorted(folder.rglob("*.pyc")):
-        stem, _, rest = file.name.partition(f".{TAG}")
-        level = rest.removesuffix(".pyc").removeprefix(".opt-")
-        parent = Path("/") / file.parent.relative_to(prefix) if prefix else file.parent.parent
-        source = parent / f"{stem}.py"
-        data = file.read_bytes()
-        if not source.exists():
-            wrong.append(f"{file}: of no source")
-            continue
-        text, code = source.read_bytes(), marshal.loads(data[16:])
-        if code.co_filename != str(source) or code != compile(
-            text, str(source), "exec", dont_inherit=True, optimize=int(level or 0)
-        ):
-            wrong.append(f"{file}: the code of {code.co_filename}")
-        flags = int.from_bytes(data[4:8], "little")
-        stamp = int(source.stat().st_mtime) & 0xFFFFFFFF
-        valid = stamp.to_bytes(4, "little") + len(text).to_bytes(4, "little")
-        if data[:4] != importlib.util.MAGIC_NUMBER or data[8:16] != (
-            importlib.util.source_hash(text) if flags else valid
-        ):
-            wrong.append(f"{file}: the header of another source")
-    return wrong
 
 
 class Family:
@@ -132,7 +85,7 @@ def test_after_an_update_each_module_runs_its_own_code(mode: str, own: bool, tmp
     older, newer = (replace(family.targets[name], python=python) for name in ("older", "newer"))
     older.apply()
     assert newer.apply().exit is Exit.OK
-    assert foreign(family.site, family.site, None) == []
+    assert foreign(family.site, None) == []
     assert newer.check().exit is Exit.OK
     newer.rollback()
     assert tree(family.site) == before
@@ -162,7 +115,7 @@ def test_whatever_was_applied_over_whatever_each_module_runs_its_own_code(
                 target = replace(family.targets[name], pycache_prefix=str(prefix) if prefix else None)
                 verb = choose.choice([target.apply, target.apply, target.rollback])
                 assert verb().exit is Exit.OK
-                assert foreign(below, family.site, prefix) == [], (number, name, verb)
+                assert foreign(below, prefix) == [], (number, name, verb)
                 assert {node for node in target.sides().values() if verb == target.apply} <= {"patched"}
             target.rollback()
             assert (tree(family.site), tree(below) if below.exists() else {}) == before, number
@@ -177,7 +130,7 @@ def test_a_prefix_below_the_site_packages_is_a_place_of_its_own(tmp_path: Path) 
     before = tree(family.site)
     target = replace(family.targets["newer"], pycache_prefix=str(prefix))
     target.apply()
-    assert foreign(prefix, family.site, prefix) == []
+    assert foreign(prefix, prefix) == []
     assert cached(family.site / "lmcache/gaudi/__init__.py", prefix).exists()
     assert not list((family.site / "lmcache").rglob("__pycache__"))
     target.rollback()
