@@ -1,8 +1,8 @@
 """What targets write, judged by the tools and schemas of those who read it.
 
-kubernetes-validate has the schemas of Kubernetes' releases, check-jsonschema the compose specification's.
-systemd-analyze and docker are used where they are installed. kubeconform and docker's compose plugin are in none of the
-registries that tests take packages from.
+kubernetes-validate has the schemas of Kubernetes' releases, check-jsonschema the compose specification's; Docker's own
+Compose is asked in test_docker_compose.py. systemd-analyze and docker are used where they are installed. kubeconform is
+in none of the registries that tests take packages from.
 """
 
 from __future__ import annotations

