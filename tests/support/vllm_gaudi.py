@@ -5,7 +5,8 @@ work tree will do); a revision is exported into the environment with the entry p
 
 ``python -m tests.support.vllm_gaudi`` runs the smoke levels connector and inference on each revision, under both modes,
 and prints a table, with the requests and the tokens that LMCache served. ``--revisions v0.26.0,main``, ``--levels``,
-``--rules``, ``--cases answers,disk``: some of it.
+``--rules``, ``--cases answers,disk``: some of it. ``--engine=--block-size=256``, for one, gives an option to the
+engines of level inference.
 """
 
 from __future__ import annotations
@@ -180,6 +181,7 @@ def main() -> int:
     parser.add_argument("--levels", default=",".join(LEVELS))
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--cases", default="", help="some cases of level inference")
+    parser.add_argument("--engine", action="append", default=[], metavar="OPTION", help="for level inference's engines")
     parser.add_argument("--make", type=Path, metavar="DIR", help="only make the environments, in this directory")
     options = parser.parse_args()
     source = repository()
@@ -191,6 +193,7 @@ def main() -> int:
             print(private_environment(revision, source, options.make).python)
         return 0
     arguments = [f"--cases={options.cases}"] if options.cases else []
+    arguments += options.engine
     good = True
     print("| vllm-gaudi | vLLM | level | mode | result |\n|---|---|---|---|---|")
     for revision in wanted:

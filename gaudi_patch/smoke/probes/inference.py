@@ -3,7 +3,8 @@
 Each case is a process of its own (``inference_case.py``), with LMCache's servers beside it where it needs one. The
 platform is vllm-gaudi where it is installed, else the plugin in ``vllm_plugin``, which hands KV caches over as
 vllm-gaudi does. Options, beside a probe's own: ``--model DIR`` a real checkpoint (Llama's architecture, or any under
-vllm-gaudi) in place of tiny random ones; ``--cases A,B`` some of the cases.
+vllm-gaudi) in place of tiny random ones; ``--cases A,B`` some of the cases; ``--block-size N``,
+``--kv-cache-dtype fp8_inc`` and ``--no-prefix-caching`` for vLLM's engine.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ class Level:
         command = [script, "--case", case or name, "--shared", str(self.probe.scratch), *extra]
         if self.model:
             command += ["--model", self.model]
+        engine = vllm_setup.engine_options()
+        command += ["--block-size", str(engine.block_size), "--kv-cache-dtype", engine.kv_cache_dtype]
+        command += [] if engine.prefix_caching else ["--no-prefix-caching"]
         with vllm_processes.socket_folder() as sockets:
             environ = vllm_processes.environment(sockets, self.habana_packages)
             return vllm_processes.run_case(

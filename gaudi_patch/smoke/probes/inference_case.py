@@ -46,13 +46,15 @@ def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
     case.engine.forget_prefixes()
     short = p[: 2 * chunk + block]
     case.ask("prefix of a stored prompt", [short], external=[case.hit(n, len(short), 2 * chunk)], local=[0])
-    had = len(short) // block * block
+    had = len(short) // block * block if vllm_setup.prefix_caching() else 0
     case.ask("hit beyond a prefix that vLLM has", [p], external=[case.hit(n, n, n, had)], local=[had])
     case.engine.forget_prefixes()
     whole = case.prompt(4, 2 * chunk)
     case.ask("miss of whole chunks", [whole], external=[0])
     case.engine.forget_prefixes()
-    case.ask("hit of whole chunks", [whole], external=[2 * chunk - 1], local=[0])
+    # The last token is computed alone: it sees the others quantized, where the cache is, which it did not before.
+    exact = not vllm_setup.quantizes()
+    case.ask("hit of whole chunks", [whole], external=[2 * chunk - 1], local=[0], exact=exact)
     case.ask("miss of another", [q], external=[0])
     case.engine.forget_prefixes()
     case.ask("two at once", [p, q], external=[case.hit(n, n, n)] * 2, local=[0, 0])

@@ -43,8 +43,6 @@ class VllmCase:
         vllm_setup.prepare_environment(probe.scratch, settings, own_platform=False)
         self.errors = vllm_engine.Errors()
         _probe.load("habana_frameworks.torch")
-        if mla and vllm_setup.uses_vllm_gaudi():
-            raise _probe.Skip("the tiny model with latent attention runs on the plugin's platform only")
         if probe.device == "hpu" and options.get("ranks", 1) > _probe.load("torch").hpu.device_count():
             raise _probe.Skip("there is one HPU only")
         given: Path | None = self.arguments.model
@@ -79,10 +77,11 @@ class VllmCase:
         external: list[int] | None = None,
         local: list[int] | None = None,
         wrong: bool = False,
+        exact: bool = True,
     ) -> list[vllm_engine.Answer]:
         """Generate, and compare the answers with the reference and the hits with what is expected, if given.
 
-        wrong: a fault was put in, and the answers must differ from the right ones.
+        wrong: a fault was put in, and the answers must differ from the right ones. exact: compare the answers at all.
         """
         with self.probe.section(name):
             began = time.monotonic()
@@ -94,6 +93,8 @@ class VllmCase:
                     | {"seconds": seconds, "answer": answer.tokens}
                 )
                 self._compare_hits(answer, number, external, local)
+                if not exact:
+                    continue
                 if not wrong and not self.reference.available:
                     if not answer.external:
                         self.reference.note(tokens, answer.tokens)

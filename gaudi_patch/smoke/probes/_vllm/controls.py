@@ -55,7 +55,7 @@ def zero(found: list[Foreign]) -> None:
 def negate(found: list[Foreign]) -> None:
     """All KV with the other sign."""
     for tensor in found:
-        tensor.neg_()
+        tensor.copy_(-tensor.float())  # by way of float32: PyTorch negates no fp8
 
 
 def exchange(found: list[Foreign]) -> None:

@@ -62,9 +62,38 @@ def uses_vllm_gaudi() -> bool:
     return os.environ.get("VLLM_PLUGINS") != PLUGIN and importlib.util.find_spec("vllm_gaudi") is not None
 
 
+def engine_options() -> argparse.Namespace:
+    """Return what the level was told about the engine; its cases are told the same."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--block-size", type=int, default=128 if uses_vllm_gaudi() else BLOCK)
+    parser.add_argument("--no-prefix-caching", dest="prefix_caching", action="store_false")
+    parser.add_argument("--kv-cache-dtype", default="auto")
+    return parser.parse_known_args()[0]
+
+
 def block_size() -> int:
-    """Tokens in a block: vllm-gaudi's kernels want 128."""
-    return 128 if uses_vllm_gaudi() else BLOCK
+    """Return the tokens in a block; by default 128 on vllm-gaudi, which is its own default."""
+    size: int = engine_options().block_size
+    return size
+
+
+def prefix_caching() -> bool:
+    """Return whether vLLM's own prefix cache is on."""
+    return bool(engine_options().prefix_caching)
+
+
+def quantizes() -> bool:
+    """Return whether the KV cache is of another dtype than the model."""
+    return bool(engine_options().kv_cache_dtype != "auto")
+
+
+def batched_tokens(wanted: int) -> int:
+    """Return how many tokens a step computes at most.
+
+    A block where the cache is quantized: a token sees the earlier ones of its own step as they were before that, so
+    answers can be compared only where every prompt is computed in the same steps.
+    """
+    return block_size() if quantizes() else max(wanted, block_size())
 
 
 def chunk_size() -> int:
@@ -84,15 +113,16 @@ def tiny_checkpoint(scratch: Path, *, mla: bool) -> Path:
     """Return the tiny checkpoint; at one path for all cases, since the path is the model's name and part of
     LMCache's keys.
     """
+    deepseek = mla and uses_vllm_gaudi()  # the plugin has a smaller model of its own
     folder: Path = _probe.load("gaudi_smoke_hpu.tiny").write(
-        shared_folder(scratch) / ("tiny-mla" if mla else "tiny-llama"), mla=mla
+        shared_folder(scratch) / ("tiny-mla" if mla else "tiny-llama"), mla=mla, deepseek=deepseek
     )
     return folder
 
 
 def max_model_len() -> int:
     """Return the longest request, in tokens."""
-    return 1024 if block_size() == BLOCK else 2048
+    return max(1024, 16 * block_size())
 
 
 def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platform: bool) -> None:

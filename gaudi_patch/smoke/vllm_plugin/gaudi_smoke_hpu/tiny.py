@@ -17,6 +17,8 @@ from .foreign import Foreign
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE, MLP, VOCABULARY = 128, 3, 4, 2, 32, 256, 512
 LORA, ROPE = 48, 16
+# Of DeepSeek's own architecture: per head, of the keys without position, and of the values.
+NOPE = VALUE = 32
 
 _COMMON: dict[str, Foreign] = {
     "hidden_act": "silu",
@@ -25,7 +27,7 @@ _COMMON: dict[str, Foreign] = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
     "vocab_size": VOCABULARY,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
@@ -52,10 +54,22 @@ _MLA = {
     "first_k_dense_replace": LAYERS,
     "smoke_latent_attention": True,
 }
+#: DeepSeek-V2 without experts, as vLLM's own model reads it.
+_DEEPSEEK = {
+    **{name: value for name, value in _MLA.items() if name != "smoke_latent_attention"},
+    "qk_nope_head_dim": NOPE,
+    "v_head_dim": VALUE,
+    "moe_intermediate_size": MLP,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+}
 
 
-def write(folder: Path, *, mla: bool = False, seed: int = 20240) -> Path:
-    """Write the checkpoint, a Llama or one with latent attention, into ``folder`` and return it."""
+def write(folder: Path, *, mla: bool = False, deepseek: bool = False, seed: int = 20240) -> Path:
+    """Write a checkpoint into ``folder`` and return it.
+
+    A Llama; mla: latent attention, for the model of this package; deepseek: latent attention, for vLLM's own model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
 
@@ -71,16 +85,26 @@ def write(folder: Path, *, mla: bool = False, seed: int = 20240) -> Path:
         prefix = f"model.layers.{layer}."
         for name in ("input_layernorm", "post_attention_layernorm"):
             weights[f"{prefix}{name}.weight"] = torch.ones(HIDDEN)
-        for name, (rows, columns) in _projections(mla).items():
+        if deepseek:
+            weights[f"{prefix}self_attn.kv_a_layernorm.weight"] = torch.ones(LORA)
+        for name, (rows, columns) in _projections(mla=mla, deepseek=deepseek).items():
             weights[f"{prefix}{name}.weight"] = random(rows, columns, scale=2.0 * columns**-0.5)
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    config = {**_COMMON, **(_MLA if mla else _LLAMA)}
+    config = {**_COMMON, **(_DEEPSEEK if deepseek else _MLA if mla else _LLAMA)}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     return folder
 
 
-def _projections(mla: bool) -> dict[str, tuple[int, int]]:
+def _projections(*, mla: bool, deepseek: bool) -> dict[str, tuple[int, int]]:
     mlp = {"mlp.gate_proj": (MLP, HIDDEN), "mlp.up_proj": (MLP, HIDDEN), "mlp.down_proj": (HIDDEN, MLP)}
+    if deepseek:
+        return {
+            "self_attn.q_proj": (HEADS * (NOPE + ROPE), HIDDEN),
+            "self_attn.kv_a_proj_with_mqa": (LORA + ROPE, HIDDEN),
+            "self_attn.kv_b_proj": (HEADS * (NOPE + VALUE), LORA),
+            "self_attn.o_proj": (HIDDEN, HEADS * VALUE),
+            **mlp,
+        }
     if mla:
         latent = LORA + ROPE
         return {

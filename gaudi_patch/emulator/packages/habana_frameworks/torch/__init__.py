@@ -9,6 +9,7 @@ os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 import torch
 
 import habana_frameworks.torch.core
+import habana_frameworks.torch.core.fp8_operators
 import habana_frameworks.torch.distributed.hccl
 import habana_frameworks.torch.hpu
 import habana_frameworks.torch.internal.bridge_config
