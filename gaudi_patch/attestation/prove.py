@@ -82,6 +82,8 @@ def apply_and_prove(
     ``rollback-failed`` (exit 6) where that was impossible.
     """
     progress = Progress() if progress is None else progress
+    if smoke is not None:
+        checks.known_levels(smoke)  # before anything is written
     required = smoke is not None and bool(smoke.require)
     if required and installation.python is None:
         raise checks.no_interpreter(installation)

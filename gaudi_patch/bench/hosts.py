@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 
 #: Passes over the host's memory for a byte that the host copies: DMA, read, read for ownership, write.
 COPY_PASSES = 4
@@ -80,7 +80,8 @@ def host_of(preset: str, bandwidths: Mapping[str, float | None], cards: int | No
         GaudiPatchError: ``usage``: no such preset, or a bandwidth that is not above zero.
     """
     if preset not in HOSTS:
-        raise GaudiPatchError(Exit.USAGE, "usage", f"--host takes {', '.join(HOSTS)}, not {preset!r}")
+        what = f"--host takes {', '.join(HOSTS)}, not {preset!r}{did_you_mean(preset, HOSTS)}"
+        raise GaudiPatchError(Exit.USAGE, "usage", what)
     given = {name: value for name, value in bandwidths.items() if value is not None}
     for name, value in given.items():
         if not 0 < value < float("inf"):

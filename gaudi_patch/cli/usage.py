@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,11 @@ from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 
 #: click's class, whichever click typer uses: an installed one, or a copy of its own.
 UsageError: Any = typer.BadParameter.__mro__[1]
+
+#: Options of the program that are commands elsewhere.
+_OPTIONS = frozenset({"version", "help"})
+#: click's words where an option takes one of a few: what was given, and the list.
+_CHOICES = re.compile(r"'([^']*)' is not one of (.*)$", re.DOTALL)
 
 
 @contextmanager
@@ -59,9 +65,13 @@ class ShownUsageError(UsageError):  # type: ignore[misc]
         text = str(error.format_message()).partition(" (Possible options:")[0].partition(" Did you mean")[0]
         text = text.rstrip(".").replace("\n", " ")
         text = text[:1].lower() + text[1:]
-        possible = getattr(error, "possibilities", None)
-        if possible:
-            return f"{text}; did you mean {' or '.join(sorted(possible))}?"
+        if possible := getattr(error, "possibilities", None):
+            return text + (
+                did_you_mean(error.option_name, possible) or f"; did you mean {' or '.join(sorted(possible))}?"
+            )
         if text.startswith("no such command "):
-            return text + did_you_mean(text.removeprefix("no such command ").strip("'\""), self._names)
+            word = text.removeprefix("no such command ").strip("'\"")
+            return text + (f"; did you mean --{word}?" if word in _OPTIONS else did_you_mean(word, self._names))
+        if choices := _CHOICES.search(text):
+            return text + did_you_mean(choices[1], re.findall("'([^']*)'", choices[2]))
         return text

@@ -120,7 +120,7 @@ def series_of(manifest: Manifest, version: str) -> Series:
 
     if named := manifest.by_id(version):
         return named
-    verdict = manifest.verdict(version)
+    verdict = manifest.named(version)
     if verdict.series is not None:
         return verdict.series
     if verdict.kind in (Kind.REFUSED, Kind.UPSTREAM):

@@ -43,7 +43,7 @@ def release(manifest: Manifest, version: str, *, vllm: bool) -> str:
     """
     if not version:
         return max((series.versions.removeprefix("==") for series in manifest.series), key=Version)
-    verdict = manifest.verdict(version)
+    verdict = manifest.named(version)
     if verdict.kind is not Kind.SERIES:
         nearest = f"; the nearest is {verdict.nearest.id}" if verdict.nearest else ""
         why = verdict.reason or f"the manifest has no series for it{nearest}"

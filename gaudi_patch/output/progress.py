@@ -134,10 +134,15 @@ class _Live(Step):
         self._tick()
 
     def _tick(self) -> None:
-        detail = self.detail()
-        text = f"{self.text}{self.count()}{f': {detail}' if detail else ''}"
         room = max(self.display.console.width - 14, 20)  # beside the spinner and the time
-        self.display.update(self._task, description=text if len(text) <= room else f"{text[: room - 1]}…")
+        self.display.update(self._task, description=_fitting(f"{self.text}{self.count()}", self.detail(), room))
+
+
+def _fitting(what: str, detail: str, room: int) -> str:
+    """Return both on one line of ``room`` columns; else the detail below; a line that is still longer is cropped."""
+    joined = f"{what}: {detail}" if detail else what
+    lines = [joined] if len(joined) <= room else [what, detail]
+    return "\n".join(line if len(line) <= room else f"{line[: room - 1]}…" for line in lines if line)
 
 
 class _Inner(Step):

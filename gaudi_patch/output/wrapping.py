@@ -75,7 +75,9 @@ def _widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:
         min(max(_longest_word(column), min(_NARROWEST, most)), room // 2)
         for column, most in zip(zip(*cells, strict=True), widths, strict=True)
     ]
-    floors[-1] = min(_NARROWEST, widths[-1])  # nothing stands behind it that a long word would push away
+    squeezed = min(_NARROWEST, widths[-1])
+    if sum(floors[:-1]) + floors[-1] > room:  # nothing stands behind it that a long word would push away
+        floors[-1] = squeezed
     while sum(widths) > room:
         wide = max(
             (number for number in range(len(widths)) if widths[number] > floors[number]),

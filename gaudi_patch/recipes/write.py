@@ -61,7 +61,7 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
 
 def for_version(manifest: Manifest, version: str, mode: str, settings: Settings) -> Composed:
     """Return the recipe for a release that is not installed here; nothing has loaded it."""
-    verdict = manifest.verdict(version)
+    verdict = manifest.named(version)
     if verdict.kind in (Kind.REFUSED, Kind.UNKNOWN):
         nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
         message = verdict.reason or f"the manifest has no series for it{nearest}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch.disk import sha256
-from gaudi_patch.errors import bad_manifest
+from gaudi_patch.errors import Exit, GaudiPatchError, bad_manifest
 from gaudi_patch.series import lock, patch_files, versions
 from gaudi_patch.series.model import Capability, Kind, LockedFile, Pair, Patch, Rule, Series, Verdict
 
@@ -62,6 +62,22 @@ class Manifest(NamedTuple):
         )
         below = [series for number, series in known if number <= parsed]
         return below[-1] if below else known[0][1] if known else None
+
+    def named(self, version: str) -> Verdict:
+        """Match a version that somebody typed. One that leaves numbers out ("0.5") is not taken for that of 0.5.0.
+
+        Raises ``unknown-version`` (exit 3) for it, with the releases that it may stand for.
+        """
+        begins = f"{version.lstrip('v')}."
+        meant = [series for series in self.series if str(newest_release(series)).startswith(begins)]
+        if meant and version.count(".") < 2 and self.by_id(version) is None:
+            from gaudi_patch.series import coverage
+
+            every = len(meant) == len(self.series)
+            which = coverage.span(meant) if every else coverage.words(self.series, meant.__contains__)
+            what = f"LMCache {version} is no full version; it may be {which}"
+            raise GaudiPatchError(Exit.NOT_FOUND, "unknown-version", what, f"name one in full, such as {meant[0].id}")
+        return self.verdict(version)
 
     def by_id(self, name: str) -> Series | None:
         """Return the series with this id; None if there is none."""

@@ -56,6 +56,7 @@ def wheels_of(manifest: Manifest, release: str, pythons: Sequence[str]) -> Wheel
     Raises ``download-failed`` (exit 4) where pip cannot download, ``no-wheel`` (exit 3) for a Python that was asked
     for.
     """
+    manifest.named(release)
     series_for(manifest, WheelName(manifest.package, release, "", ""))  # before anything is downloaded
     files, without = [], []
     wanted = tuple(pythons or PYTHONS)

@@ -143,6 +143,14 @@ def test_a_rollback_that_fails_after_a_failed_check_exits_6_and_names_the_files(
     assert "applied but not proved" in warning
 
 
+def test_a_level_that_does_not_exist_is_found_out_before_anything_is_written(target: Tiny) -> None:
+    before = tree(target.site)
+    result = apply(target, SmokeOptions(("kernals",), quiet=True))
+    assert tree(target.site) == before
+    assert (result.exit, result.data["stage"]) == (Exit.USAGE, Progress().stage.value)
+    assert "rolled back" not in result.errors[0].message
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), ZeroDivisionError("one over none")])
 def test_an_error_in_the_smoke_checks_rolls_back(
     error: Exception, target: Tiny, monkeypatch: pytest.MonkeyPatch

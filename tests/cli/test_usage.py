@@ -21,6 +21,17 @@ from tests.support.cli import gaudi_patch
         ("smoke kernel", "there is no smoke level kernel; did you mean kernels?"),
         ("guide quickstart", "there is no guide 'quickstart'; did you mean quick-start?"),
         ("recipe memry", "there is no mode 'memry'; did you mean memory?"),
+        ("recipe memory --target kubernets --out x", "there is no target 'kubernets'; did you mean kubernetes?"),
+        (
+            "bench --host gaudi33",
+            "--host takes gaudi3, gaudi3-x8, gaudi2, gaudi2-x8, not 'gaudi33'; did you mean gaudi3",
+        ),
+        (
+            "check --color alwys",
+            "invalid value for '--color': 'alwys' is not one of 'auto', 'always', 'never'; did you",
+        ),
+        ("check --pyton x", "no such option: --pyton; did you mean --python or --path?"),
+        ("version", "no such command 'version'; did you mean --version?"),
         ("smoke --device hpuu", "--device takes auto, hpu, emulated, not 'hpuu'; did you mean hpu?"),
     ],
 )
@@ -38,6 +49,18 @@ def test_a_release_that_is_no_version_is_guessed(version: str, meant: str) -> No
     done = gaudi_patch("show", version)
     assert done.code == 3
     assert f"did you mean {meant}" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", ["show", "list", "wheel", "recipe memory --out x --lmcache", "demo --no-smoke --version"]
+)
+def test_a_version_with_numbers_left_out_is_no_release_and_those_that_it_may_be_are_named(arguments: str) -> None:
+    done = gaudi_patch(*arguments.split(), "0.4")
+    assert (done.code, done.out) == (3, "")
+    first, second = done.err.splitlines()
+    assert first == "error: LMCache 0.4 is no full version; it may be 0.4.1 to 0.4.7"
+    assert second == "  next: name one in full, such as 0.4.7"
+    assert "; it may be 0.3.7 to 0.5.6" in gaudi_patch("show", "0").err
 
 
 def test_nothing_is_guessed_where_nothing_is_close() -> None:

@@ -88,6 +88,14 @@ def test_a_terminal_shows_the_part_at_work_and_keeps_what_has_ended() -> None:
     assert text.count("\x1b[?25h") >= text.count("\x1b[?25l") > 0  # the cursor is given back
 
 
+def test_what_is_at_work_stands_below_where_a_line_has_no_room_for_both() -> None:
+    what, detail = "smoke checks: imports, kernels, engine (3 of 6)", "engine (lazy): a store that fails costs a hit"
+    assert progress._fitting(what, detail, 200) == f"{what}: {detail}"
+    assert progress._fitting(what, detail, 66) == f"{what}\n{detail}"
+    assert progress._fitting(what, detail, 30).split("\n") == [f"{what[:29]}…", f"{detail[:29]}…"]
+    assert progress._fitting(what, "", 66) == what
+
+
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"CI": "1"}, {"GITHUB_ACTIONS": "true"}])
 def test_a_terminal_that_is_a_log_gets_lines(env: dict[str, str]) -> None:
     text = on_a_terminal(STORY.format(quiet=False).replace("import time", f"import os, time\nos.environ |= {env!r}", 1))

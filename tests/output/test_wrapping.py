@@ -56,6 +56,15 @@ def test_a_path_or_url_is_never_broken_and_what_is_before_it_is() -> None:
     assert all(len(line) <= 80 for line in table.splitlines() if URL not in line)
 
 
+def test_a_settings_name_in_the_last_column_stays_whole_where_there_is_room() -> None:
+    """A terminal breaks what is longer than its column, and half a name cannot be copied."""
+    setting, columns = "VLLM_CONTIGUOUS_PA=false", ("releases", "does not work", "in its place")
+    rows = [("0.3.9.post1 to 0.5.6", LONG, setting), ("all", LONG, LONG)]
+    widths = wrapping.column_widths(columns, rows, 79)
+    assert widths[-1] >= len(setting)
+    assert sum(widths) + 4 <= 79
+
+
 def test_a_long_path_makes_only_its_own_row_too_wide() -> None:
     lines = wrapping.table(("reason", "check"), [(f"not found in {URL}", "a.b"), (LONG, LONG)], 80).splitlines()
     assert [line for line in lines if len(line) > 80] == [line for line in lines if URL in line]

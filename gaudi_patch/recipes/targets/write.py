@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 from gaudi_patch.recipes import ports
 from gaudi_patch.recipes.release import Release
 from gaudi_patch.recipes.settings import DISK_GB, Recipe, Settings
@@ -21,7 +21,8 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 def check(target: str, image: str) -> None:
     """Raise a usage error for a target that there is none of, or for an image that is missing or means nothing."""
     if target not in NAMES:
-        raise GaudiPatchError(Exit.USAGE, "unknown-target", f"there is no target {target!r}", f"it is one of {NAMES}")
+        what = f"there is no target {target!r}{did_you_mean(target, NAMES)}"
+        raise GaudiPatchError(Exit.USAGE, "unknown-target", what, f"targets: {', '.join(NAMES)}")
     contained = target in ("compose", "kubernetes")
     if contained and not image:
         raise _usage(
