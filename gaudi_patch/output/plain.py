@@ -8,6 +8,7 @@ from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output import wrapping
 from gaudi_patch.output.escape import visible, visible_lines
 from gaudi_patch.output.result import Block, Fields, Table, Text
+from gaudi_patch.output.typed import as_typed
 
 
 def escaped(block: Block) -> Block:
@@ -20,12 +21,13 @@ def escaped(block: Block) -> Block:
     if isinstance(block, Text):
         inner = block.text.strip("\n")
         before = len(block.text) - len(block.text.lstrip("\n")) if inner else 0
+        inner = as_typed(inner) if inner.startswith("next: ") else inner
         return block._replace(text="\n" * before + visible(inner))
     return block._replace(text=visible_lines(block.text))
 
 
 def _value(text: str) -> str:
-    return wrapping.Whole(visible(text)) if isinstance(text, wrapping.Whole) else visible(text)
+    return wrapping.Whole(visible(as_typed(text))) if isinstance(text, wrapping.Whole) else visible(as_typed(text))
 
 
 def plain(block: Block, width: int | None = None) -> str:
@@ -57,5 +59,5 @@ def error_lines(error: GaudiPatchError) -> list[str]:
     lines = [f"error: {error}"]
     lines += [f"  {line}" for line in error.details]
     if error.hint:
-        lines.append(f"  next: {error.hint}")
+        lines.append(f"  next: {as_typed(error.hint)}")
     return [visible(line) for line in lines]

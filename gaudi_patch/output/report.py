@@ -26,6 +26,7 @@ from gaudi_patch.output.result import (
     Text,
 )
 from gaudi_patch.output.streams import is_terminal, wants_color, write
+from gaudi_patch.output.typed import as_typed
 
 __all__ = [
     "Block",
@@ -102,7 +103,7 @@ def _attempt(run: Callable[[], str], otherwise: Callable[[Exception], str]) -> s
 
 def _narrate_result(result: Result, *, runner: bool, color: Color) -> None:
     colored = not runner and wants_color(sys.stderr, color)
-    lines = [f"warning: {text}" for text in result.warnings if text not in result.said]
+    lines = [f"warning: {as_typed(text)}" for text in result.warnings if text not in result.said]
     for error in result.errors:
         lines += error_lines(error)
     narrate(lines, runner=runner, colored=colored)
