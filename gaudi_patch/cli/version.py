@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from importlib import metadata
 
 from gaudi_patch import __version__
 from gaudi_patch.errors import GaudiPatchError
@@ -26,12 +25,21 @@ def version_text() -> str:
 
 def _tool() -> list[str]:
     lines = [f"gaudi-patch {__version__}", f"python {platform.python_version()} ({sys.executable})"]
+    there = packages.find(sys.path)
     for name in ("typer", "rich", "unidiff", "packaging", "gitpython", "jsonschema"):
-        try:
-            lines.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            lines.append(f"{name} is not installed")
+        version = there[name].version if name in there else _elsewhere(name)
+        lines.append(f"{name} {version or 'is not installed'}")
     return [*lines, _git(), f"{platform.system()} {platform.release()} {platform.machine()}"]
+
+
+def _elsewhere(name: str) -> str | None:
+    """Return the version of a distribution that is in no directory: in a zip file, or behind an import hook."""
+    from importlib import metadata  # with its parser of mail it takes a third of an empty program's time
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git() -> str:

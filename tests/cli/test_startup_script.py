@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,14 @@ def test_it_prints_a_figure_for_every_command() -> None:
 
 def test_the_programs_do_what_their_names_say(tmp_path: Path) -> None:
     found, missing = startup.programs(tmp_path)
-    codes = {
-        program.name: subprocess.run(program.command, cwd=program.folder, capture_output=True, check=False).returncode
-        for program in found
-    }
+    codes = {program.name: _code(program) for program in found}
     # The stand-in has none of the files that the release has.
     assert codes.pop("gaudi-patch check") == 1
     assert set(codes.values()) == {0}
     assert set(missing) <= {"git", "patch-package"}
+
+
+def _code(program: startup.Program) -> int:
+    variables = {**os.environ, **program.variables}
+    done = subprocess.run(program.command, cwd=program.folder, env=variables, capture_output=True, check=False)
+    return done.returncode

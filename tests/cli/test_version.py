@@ -56,10 +56,19 @@ def test_without_lmcache_git_or_a_manifest_it_says_so(tmp_path: Path, monkeypatc
     assert "target: none by default (" in text
 
 
+def test_a_package_in_a_zip_file_is_named_with_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = fake_wheel(tmp_path, "9.8.7", {"unidiff/__init__.py": ""}, name="unidiff")
+    monkeypatch.setattr(sys, "path", [str(wheel)])
+    lines = version.version_text().splitlines()
+    assert "unidiff 9.8.7" in lines
+    assert "rich is not installed" in lines
+
+
 def test_it_imports_none_of_what_it_names() -> None:
     code = (
         "import sys\nfrom gaudi_patch.cli.version import version_text\nversion_text()\n"
-        "print(*sorted({'rich', 'git', 'unidiff', 'torch', 'numpy', 'pydantic'} & set(sys.modules)))\n"
+        "heavy = {'rich', 'git', 'unidiff', 'torch', 'numpy', 'pydantic', 'importlib.metadata'}\n"
+        "print(*sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("\n", "")
