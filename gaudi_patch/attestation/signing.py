@@ -8,6 +8,7 @@ verified.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,12 @@ def verify(path: Path, data: bytes, key: Path) -> str:
     try:
         signed = read_bytes(signature, _KEY_LIMIT)
     except (FileNotFoundError, NotADirectoryError, UnsuitableFileError):
+        named = shlex.quote(str(path.absolute()))
         raise GaudiPatchError(
             Exit.REFUSED,
             "unsigned",
             f"is not signed: there is no file {signature.name} beside it",
-            "have it signed: `gaudi-patch attest FILE --sign-key KEY`, or `minisign -S -m FILE`",
+            f"have it signed: `gaudi-patch attest {named} --sign-key KEY`, or `minisign -S -m {named}`",
             str(path),
         ) from None
     except OSError as error:

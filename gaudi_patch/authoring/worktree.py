@@ -7,6 +7,7 @@ on machines without a git binary.
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -41,9 +42,10 @@ def create(folder: Path, package: str, wheel: Path) -> git.Repo:
         raise GaudiPatchError(
             Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new directory", str(folder)
         )
+    _refuse_variables(folder)
     folder.mkdir(parents=True, exist_ok=True)
     git.Git(folder).init("--quiet", "--template=", "--initial-branch=patches")
-    repo = overrule(git.Repo(folder))
+    repo = overrule(git.Repo(folder, expand_vars=False))
     with repo.config_writer() as writer:
         for key, value in OWN.items():
             writer.set_value(*key.split("."), value)
@@ -74,13 +76,22 @@ def open_repo(folder: Path) -> git.Repo:
     """Open the worktree that `dev edit` or `dev port` made in ``folder``."""
     import git
 
+    _refuse_variables(folder)
     try:
-        repo = overrule(git.Repo(folder))
+        repo = overrule(git.Repo(folder, expand_vars=False))
         repo.commit(PRISTINE)
     except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.BadName, ValueError) as error:
         hint = "make one with `gaudi-patch dev edit VERSION`"
         raise GaudiPatchError(Exit.USAGE, "no-worktree", "is no worktree of `dev edit`", hint, str(folder)) from error
     return repo
+
+
+def _refuse_variables(folder: Path) -> None:
+    """Refuse a path in which GitPython would put in a variable's value (git/cmd.py): git would run elsewhere."""
+    path = str(folder.absolute())
+    if os.path.expandvars(path) != path:
+        what = "the git library would put a variable's value into this path; nothing was changed"
+        raise GaudiPatchError(Exit.USAGE, "bad-directory", what, "name a directory without $", path)
 
 
 def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:

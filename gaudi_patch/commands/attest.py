@@ -98,8 +98,11 @@ def attested(
     from gaudi_patch.attestation import cyclonedx as bom
     from gaudi_patch.attestation import file, forms, intoto
     from gaudi_patch.engine import layout
+    from gaudi_patch.target.installation import Target
+    from gaudi_patch.target.invocation import command_line
 
-    document, comment = file.read_signed(report, verify_key, "gaudi-patch apply --report FILE")
+    anew = command_line("apply", "--report", str(report.absolute()), target=Target())
+    document, comment = file.read_signed(report, verify_key, anew)
     signer = None
     if sign_key is not None:
         from gaudi_patch.attestation.signing import Signer

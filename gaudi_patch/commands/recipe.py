@@ -189,12 +189,17 @@ def recipe(
 def modes() -> Result:
     """Return the modes, and what each is for."""
     from gaudi_patch.recipes.compose import MODES
+    from gaudi_patch.series.manifest import load
 
     rows = [(mode.name, mode.summary) for mode in MODES.values()]
     return Result(
         "recipe",
         data={"modes": [{"mode": name, "summary": summary} for name, summary in rows]},
-        blocks=[Table(("mode", "LMCache keeps KV in"), rows), Text("next: gaudi-patch recipe MODE --out DIR", "next")],
+        blocks=[
+            Table(("mode", "LMCache keeps KV in"), rows),
+            # As it stands, it shows one: an installed LMCache is not needed, and nothing is written.
+            Text(f"next: gaudi-patch recipe {rows[0][0]} --lmcache {load().series[0].id}", "next", verbatim=True),
+        ],
     )
 
 

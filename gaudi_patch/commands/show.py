@@ -113,10 +113,13 @@ def _releases(manifest: Manifest, series: Series) -> Table:
 
 def series_of(manifest: Manifest, version: str) -> Series:
     """Return the series for a release or of this name. Raises ``refused-version`` or ``unknown-version`` (exit 3)."""
+    from gaudi_patch.engine.situation import given
     from gaudi_patch.engine.verdicts import port_hint
     from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
     from gaudi_patch.series.manifest import Kind
     from gaudi_patch.series.versions import parse
+    from gaudi_patch.target.installation import Target
+    from gaudi_patch.target.invocation import command_line
 
     if named := manifest.by_id(version):
         return named
@@ -127,16 +130,17 @@ def series_of(manifest: Manifest, version: str) -> Series:
         raise GaudiPatchError(
             Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {verdict.reason}", verdict.advice
         )
+    listing = command_line("list", target=Target(), manifest=given(manifest))
     if parse(version) is None:
         newest = manifest.series[0].id if manifest.series else "0.5.6"
         known = [series.id for series in manifest.series]
         what = f"{version!r} is not a version{did_you_mean(version, known)}"
-        hint = f"give one, such as {newest}; `gaudi-patch list` has all of them"
+        hint = f"give one, such as {newest}; `{listing}` has all of them"
         raise GaudiPatchError(Exit.NOT_FOUND, "unknown-version", what, hint)
     nearest = f"; the nearest is {verdict.nearest.id}" if verdict.nearest else ""
     raise GaudiPatchError(
         Exit.NOT_FOUND,
         "unknown-version",
         f"the manifest has no series for LMCache {version}{nearest}",
-        f"see `gaudi-patch list` for the supported releases{port_hint(verdict)}",
+        f"see `{listing}` for the supported releases{port_hint(verdict, manifest)}",
     )

@@ -116,7 +116,7 @@ def _models() -> Result:
         data={"models": data},
         blocks=[
             Table(("model", "a token, 1 rank", "longest context"), rows),
-            Text("next: gaudi-patch size MODEL --tensor-parallel-size N", "next"),
+            Text(f"next: gaudi-patch size {rows[0][0]} --tensor-parallel-size 8", "next", verbatim=True),
         ],
     )
 

@@ -16,11 +16,11 @@ from gaudi_patch.doctor.answers import Devices, FirstCause, Loaded
 from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.engine.plan import State
-from gaudi_patch.engine.situation import Situation
+from gaudi_patch.engine.situation import Situation, given
 from gaudi_patch.engine.verdicts import settled
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.wrapping import Whole
-from gaudi_patch.series.manifest import Manifest, default_directory
+from gaudi_patch.series.manifest import Manifest
 from gaudi_patch.target import none_hash
 from gaudi_patch.target.ask import AskError, Problem, ask
 from gaudi_patch.target.installation import Installation
@@ -132,8 +132,7 @@ class Case:
 
     def command(self, name: str) -> Whole:
         """Return the command line of another command for this target, as a shell takes it; it stays on one line."""
-        manifest = None if self.manifest.directory == default_directory() else self.manifest.directory
-        return Whole(command_line(name, target=self.target, manifest=manifest))
+        return Whole(command_line(name, target=self.target, manifest=given(self.manifest)))
 
     @cached_property
     def hpu(self) -> Devices:

@@ -96,7 +96,7 @@ def pairing(case: Case) -> Answer:
     others = [pair.lmcache for pair in case.manifest.pairs if pairs.holds(pair, plugin)]
     return warning(
         f"LMCache {lmcache.version} with vllm-gaudi {plugin} is not a supported pair",
-        f"install LMCache {' or '.join(others)}" if others else "see gaudi-patch list for the pairs",
+        f"install LMCache {' or '.join(others)}" if others else f"see `{case.command('list')}` for the pairs",
     )
 
 
@@ -123,7 +123,8 @@ def transformers(case: Case) -> Answer:
     if unmet:
         return warning(
             f"transformers {installed}, but {', '.join(unmet)}",
-            "install the transformers of vllm-gaudi's pin, and the LMCache that pairs with it (gaudi-patch list)",
+            "install the transformers of vllm-gaudi's pin, and the LMCache that pairs with it: "
+            f"`{case.command('list')}`",
         )
     if not seen:
         return unknown(f"transformers {installed}; no package in the target says which one it needs")

@@ -43,7 +43,7 @@ def series(case: Case) -> Answer:
     if verdict.kind is Kind.UPSTREAM:
         return ok(f"none needed: {verdict.reason}")
     what = verdict.reason or f"the manifest has no series for LMCache {lmcache.version}"
-    fix = verdict.advice or "see gaudi-patch list; a newer gaudi-patch may have it"
+    fix = verdict.advice or f"see `{case.command('list')}`; a newer gaudi-patch may have it"
     return failure(what, fix)
 
 

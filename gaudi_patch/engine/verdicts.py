@@ -10,6 +10,7 @@ from gaudi_patch.engine.plan import State, refuse_compiled
 from gaudi_patch.engine.situation import Situation, look
 from gaudi_patch.engine.way_out import reinstall
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.series import lock
 from gaudi_patch.series.manifest import Kind, Manifest, Verdict
 from gaudi_patch.target.installation import Installation
 
@@ -244,7 +245,7 @@ def unknown_version(situation: Situation) -> GaudiPatchError:
         "unknown-version",
         f"the manifest has no series for LMCache {version}{nearest}; nothing was changed",
         f"`{situation.command('apply', '--allow-offset')}` tries the nearest series with exact context; "
-        f"`{situation.command('list')}` has the supported releases{port_hint(verdict)}",
+        f"`{situation.command('list')}` has the supported releases{port_hint(verdict, situation.manifest)}",
         str(situation.installation.root),
     )
 
@@ -310,7 +311,7 @@ def next_step(situation: Situation) -> str:
     return ""
 
 
-def port_hint(verdict: Verdict) -> str:
+def port_hint(verdict: Verdict, manifest: Manifest) -> str:
     """Return what maintainers do about a release that the manifest does not know; "" for what is no version."""
     from packaging.version import InvalidVersion, Version
 
@@ -319,4 +320,4 @@ def port_hint(verdict: Verdict) -> str:
     except InvalidVersion:
         return ""
     ends = f"{verdict.nearest.id} {verdict.version}" if verdict.nearest and verdict.version else "OLD NEW"
-    return f"; maintainers: gaudi-patch dev port {ends}"
+    return f"; maintainers: gaudi-patch dev port {ends}{lock.option(manifest.directory)}"

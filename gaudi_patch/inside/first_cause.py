@@ -11,6 +11,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +85,10 @@ def _extensions() -> Iterator[str]:
 
 
 def _advice(message: str) -> str:
-    version = "this release of LMCache"
+    release, version = "VERSION", "this release of LMCache"
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        version = f"LMCache {importlib.metadata.version('lmcache')}"
+        release = importlib.metadata.version("lmcache")
+        version = f"LMCache {release}"
     if re.search(r"GLIBC_\d", message):
         return f"{version} was built for a newer C library than this image has: use a newer base image"
     if "undefined symbol" in message and re.search(r"_Z\w*(c10|2at|5torch)", message):
@@ -96,7 +99,8 @@ def _advice(message: str) -> str:
             "(Ubuntu 24.04, Debian 13), or a release of LMCache that loads here"
         )
     if "No module named" in message:
-        return "install what LMCache requires: `gaudi-patch requirements VERSION` lists it"
+        asked = f"gaudi-patch requirements {shlex.quote(release)} --python {shlex.quote(sys.executable)}"
+        return f"install what LMCache requires: `{asked}` lists it"
     if "cannot open shared object file" in message:
         return "install the library that it names"
     return f"reinstall {version}"

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 from packaging.version import Version
 
+from gaudi_patch.engine.situation import given
 from gaudi_patch.errors import refused
 from gaudi_patch.series import pairs
 from gaudi_patch.series.manifest import Manifest, Series
+from gaudi_patch.target.installation import Target
+from gaudi_patch.target.invocation import command_line
 
 #: Longest key that LMCache's lm:// protocol takes, in all releases (lmcache/v1/protocol.py, MAX_KEY_LENGTH).
 LM_KEY_LENGTH = 150
@@ -66,7 +69,7 @@ def known(
         raise refused(
             "no-pair",
             f"no vllm-gaudi works with LMCache {version}, so that no mode can.{why}",
-            "see `gaudi-patch list`",
+            f"see `{command_line('list', target=Target(), manifest=given(manifest))}`",
         )
     capabilities = series.capabilities if series is not None else tuple(manifest.capabilities)
     files = {} if series is None else {name: file.after for name, file in manifest.locked_files(series).items()}

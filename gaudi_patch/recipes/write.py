@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gaudi_patch.engine.plan import State
-from gaudi_patch.engine.situation import look
+from gaudi_patch.engine.situation import given, look
 from gaudi_patch.engine.verdicts import fault_of, port_hint
 from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 from gaudi_patch.recipes.compose import MODES, Mode, Recipe, Settings, compose
@@ -16,7 +16,8 @@ from gaudi_patch.recipes.release import Release, known
 from gaudi_patch.recipes.validate import validate
 from gaudi_patch.series.manifest import Kind, Manifest
 from gaudi_patch.target import none_hash
-from gaudi_patch.target.installation import Installation
+from gaudi_patch.target.installation import Installation, Target
+from gaudi_patch.target.invocation import command_line
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def for_version(manifest: Manifest, version: str, mode: str, settings: Settings)
     if verdict.kind in (Kind.REFUSED, Kind.UNKNOWN):
         nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
         message = verdict.reason or f"the manifest has no series for it{nearest}"
-        hint = verdict.advice or f"see `gaudi-patch list` for the supported releases{port_hint(verdict)}"
+        supported = command_line("list", target=Target(), manifest=given(manifest))
+        hint = verdict.advice or f"see `{supported}` for the supported releases{port_hint(verdict, manifest)}"
         raise GaudiPatchError(Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {message}", hint)
     # As its metadata has it, which is what preflight compares: "v0.5.6" is the same release.
     written = verdict.series.id if verdict.series is not None else version

@@ -61,7 +61,7 @@ def option(directory: Path) -> str:
     """Return what a printed command needs so that it takes the patches of ``directory``; "" for the built-in ones."""
     if _shipped(directory) or directory.resolve() == _PACKAGE.parent / "patches":
         return ""
-    return f" --manifest {shlex.quote(str(directory))}"
+    return f" --manifest {shlex.quote(str(directory.absolute()))}"
 
 
 def _shipped(directory: Path) -> bool:

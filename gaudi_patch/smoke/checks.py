@@ -55,7 +55,7 @@ def prove(installation: Installation, options: SmokeOptions) -> Proof:
     levels = run(installation, options)
     fault = fault_of(levels, options)
     if fault is not None:
-        fault.hint += f"; on an unpatched installation: {command_line('apply', target=installation.target)}"
+        fault.hint += f"; on an unpatched installation: `{command_line('apply', target=installation.target)}`"
     if fault is None and not any(level.status == "passed" for level in levels):
         reasons = sorted({level.reason for level in levels})
         fault = GaudiPatchError(Exit.SMOKE, "nothing-proved", "every level was skipped", details=reasons)
@@ -110,7 +110,8 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "no-interpreter",
         "no interpreter of the target can be run, so that nothing can be proved; nothing was changed",
-        "name the target's interpreter with --python; apply without a proof: --no-smoke",
+        "name the target's interpreter with --python, or apply without a proof: "
+        f"`{command_line('apply', '--no-smoke', target=installation.target)}`",
         str(installation.root),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import time
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def ask(server: Server, wanted: Wanted, seed: int) -> RoundTrip:
             Exit.USAGE,
             "usage",
             f"--tokens {wanted.tokens} and an answer of {wanted.answer}: {model} serves {longest} in all",
-            f"--tokens {max(1, (longest - wanted.answer) // 2)} is well below it",
+            f"`{_again(server, wanted, max(1, (longest - wanted.answer) // 2))}` is well below it",
         )
     prompt = _prompt(seed, wanted.tokens)
     start = _counted(server)
@@ -88,7 +89,7 @@ def ask(server: Server, wanted: Wanted, seed: int) -> RoundTrip:
             Exit.USAGE,
             "usage",
             f"the prompt had {first.prompt_tokens} tokens, and LMCache keeps whole chunks of {wanted.chunk}",
-            f"--tokens {2 * wanted.chunk}",
+            f"`{_again(server, wanted, 2 * wanted.chunk)}`",
         )
     busy = bool(start.busy or between.busy or end.busy)
     busy = busy or _more(between.prompts, end.prompts) != second.prompt_tokens
@@ -103,7 +104,8 @@ def fault(found: RoundTrip) -> GaudiPatchError | None:
         error = refused(
             "answers-differ",
             f"the same prompt had two answers: the second one, with {found.hits:,} tokens from LMCache, is another",
-            "stop the server, and compare bit by bit: `gaudi-patch smoke kernels engine --device hpu`",
+            "stop the server, and compare bit by bit in its environment: "
+            "`gaudi-patch smoke kernels engine --device hpu`, with --python where that is not the active one",
         )
         error.details = [f"computed: {found.first.text!r}", f"with LMCache: {found.second.text!r}"]
         return error
@@ -141,6 +143,13 @@ def _model(server: Server, wanted: str) -> tuple[str, int | None]:
         )
     name = wanted or next(iter(models))
     return name, models[name]
+
+
+def _again(server: Server, wanted: Wanted, tokens: int) -> str:
+    """Return the command line that asks the same server with another prompt."""
+    model = ["--model", wanted.model] if wanted.model else []
+    sizes = ["--tokens", str(tokens), "--chunk-size", str(wanted.chunk)]
+    return shlex.join(["gaudi-patch", "verify", "--url", server.url, *model, *sizes])
 
 
 def _prompt(seed: int, tokens: int) -> str:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaudi_patch.authoring import wheels
+from gaudi_patch.engine.situation import given
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.progress import leaves, step
 from gaudi_patch.series.manifest import Kind, Manifest, Series
+from gaudi_patch.target.installation import Target
+from gaudi_patch.target.invocation import command_line
 from gaudi_patch.wheel.names import SdistName, WheelName
 
 #: Those that an LMCache with a series has wheels for; one that a release has none for is passed over.
@@ -46,7 +49,7 @@ def series_for(manifest: Manifest, name: WheelName | SdistName) -> Series:
         Exit.NOT_FOUND,
         "unknown-version",
         f"the manifest has no series for {name.name} {name.version}{nearest}; nothing was written",
-        "`gaudi-patch list` has the supported releases",
+        f"`{command_line('list', target=Target(), manifest=given(manifest))}` has the supported releases",
     )
 
 

@@ -101,3 +101,25 @@ def test_a_folder_that_is_no_worktree_is_told_as_one(shelf: Shelf, tmp_path: Pat
     with pytest.raises(GaudiPatchError) as caught:
         edit.refresh(tmp_path, shelf.directory)
     assert caught.value.exit is Exit.USAGE
+
+
+def test_a_directory_whose_name_the_git_library_would_change_is_refused(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GitPython takes $NAME in a path for a variable: git would have run in another directory."""
+    monkeypatch.setenv("ELSEWHERE", "other")
+    for run in (
+        lambda: edit.edit("1.0.0", tmp_path / "$ELSEWHERE/w", shelf.directory),
+        lambda: edit.refresh(tmp_path / "$ELSEWHERE", shelf.directory),
+        lambda: port.port(
+            "1.0.0",
+            "1.0.1",
+            tmp_path / "$ELSEWHERE",
+            shelf.directory,
+            port.PortOptions(shelf.wheel("1.0.0"), smoke=False),
+        ),
+    ):
+        with pytest.raises(GaudiPatchError) as caught:
+            run()
+        assert (caught.value.exit, caught.value.code) == (Exit.USAGE, "bad-directory")
+    assert not list(tmp_path.glob("*ELSEWHERE")) + list(tmp_path.glob("other"))

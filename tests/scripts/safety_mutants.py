@@ -1,6 +1,6 @@
 """Take the guards of the engine away, one at a time, and see the tests that are about them fail.
 
-    python -m tests.scripts.safety_mutants [--name TEXT ...]
+    python -m tests.scripts.safety_mutants [--name TEXT ...] [--only N-M]
 
 Each mutant is one edit of the product (tests/support/safety.py), made in a copy of this checkout that an interpreter of
 its own imports, its children included. Exit 0: the tests pass on the copy as it is, and fail with each edit; 1: a
@@ -75,12 +75,23 @@ def judge(guard: Guard, python: Path, checkout: Path) -> str:
     return failed[0].partition(" ")[2]
 
 
+def numbers(text: str) -> range:
+    """Read "N" or "N-M", counted from 1; raises ArgumentTypeError for what the table does not have."""
+    first, _, last = text.partition("-")
+    part = range(int(first) - 1, int(last or first))
+    if not part or part.start < 0 or part.stop > len(GUARDS):
+        raise argparse.ArgumentTypeError(f"the guards are 1-{len(GUARDS)}")
+    return part
+
+
 def main() -> int:
     """Run the mutants and print the count."""
     parser = argparse.ArgumentParser(prog="python -m tests.scripts.safety_mutants", description=__doc__)
     parser.add_argument("--name", action="append", default=[], help="only those whose name has this text")
-    wanted = parser.parse_args().name
-    guards = [guard for guard in GUARDS if not wanted or any(text in guard.name for text in wanted)]
+    parser.add_argument("--only", type=numbers, default=range(len(GUARDS)), metavar="N-M", help="a part, from 1 on")
+    options = parser.parse_args()
+    part, wanted = [GUARDS[number] for number in options.only], options.name
+    guards = [guard for guard in part if not wanted or any(text in guard.name for text in wanted)]
     if not guards:
         print(f"no guard is called {' or '.join(wanted)}", file=sys.stderr)
         return 1

@@ -89,7 +89,7 @@ def laid(made: Worktree) -> Result:
 
     series = made.series
     data = {"folder": str(made.folder.resolve()), "series": series.id, "patches": list(series.patches)}
-    command = f"gaudi-patch dev refresh {shlex.quote(str(made.folder))}{lock.option(made.directory)}"
+    command = f"gaudi-patch dev refresh {shlex.quote(str(made.folder.absolute()))}{lock.option(made.directory)}"
     return Result(
         "dev edit",
         data=data,

@@ -106,7 +106,8 @@ def advice() -> str:
     """Return what to do about a failure, where that is known."""
     if is_patched():
         return ""
-    return f"LMCache {lmcache_version()} is not patched for HPU (it has no lmcache.gaudi): run `gaudi-patch apply`"
+    apply = f"gaudi-patch apply --python {shlex.quote(sys.executable)}"
+    return f"LMCache {lmcache_version()} is not patched for HPU (it has no lmcache.gaudi): run `{apply}`"
 
 
 def missing_dependency(error: BaseException) -> str:
