@@ -65,7 +65,7 @@ def recipe(
         typer.Option(
             "--storage",
             metavar="WHERE",
-            help="A directory, lm://, redis[s]://, valkey[s]://, s3://; not for memory.",
+            help="A directory, lm://, redis[s]://, valkey[s]://, s3://, mooncake://; not for memory.",
         ),
     ] = None,
     chunk: ChunkOption = 256,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import itertools
+import json
 import logging
 import os
 import stat
@@ -25,6 +27,9 @@ FILE_LIMIT = 4 * 1024 * 1024
 
 #: For its metrics; the wheel asks for them, and an installation without dependencies lacks them.
 SERVER_NEEDS = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus")
+#: For a store, by the type of its adapter. Without awscrt LMCache does not know the type, and without boto3, which the
+#: wheel does not ask for, it has no credentials (lmcache/v1/distributed/l2_adapters/s3_l2_adapter.py).
+ADAPTER_NEEDS = {"s3": ("awscrt", "boto3")}
 
 
 class _Kept(logging.Handler):
@@ -140,6 +145,8 @@ def server(arguments: list[str]) -> dict[str, Any]:
         with _Importing() as importing:
             server = importlib.import_module("lmcache.cli.commands.server")
         server.ServerCommand().add_arguments(parser)
+        for name in _adapter_needs(arguments):
+            importlib.import_module(name)
         # After the parser is filled: where these cannot be imported, it has said so, and is empty.
         distributed = importlib.import_module("lmcache.v1.distributed.config")
         multiprocess = importlib.import_module("lmcache.v1.multiprocess.config")
@@ -154,6 +161,12 @@ def server(arguments: list[str]) -> dict[str, Any]:
         return {"stage": "import" if isinstance(error, ImportError) else "load", "problem": _told(error)}
     values = {"chunk_size": server_config.chunk_size, "port": server_config.port}
     return {"values": values, "importing": importing.warned}
+
+
+def _adapter_needs(arguments: list[str]) -> list[str]:
+    """Return the modules that the stores of a server import when it starts."""
+    given = [after for before, after in itertools.pairwise(arguments) if before == "--l2-adapter"]
+    return [name for adapter in given for name in ADAPTER_NEEDS.get(json.loads(adapter).get("type"), ())]
 
 
 def _told(error: BaseException) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 NAME = "clean.py"
 
 SCRIPT = '''\
-"""Remove the chunks of LMCache's fs:// store that were written longest ago, until the rest fits.
+"""Remove the chunks of LMCache's directory of files that were written longest ago, until the rest fits.
 
 Written by gaudi-patch recipe. Run it from a timer, on one host: `clean.py DIR --keep-gb GB`. An engine that was
-promised a chunk which is removed computes it again. Temporary files of killed engines go after a day.
+promised a chunk which is removed computes it again. Temporary files of killed engines and servers go after a day.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def chunks(folder):
                 found = os.lstat(path)
             except FileNotFoundError:
                 continue
-            half = name.endswith(".tmp") or os.path.basename(where).startswith("tmp-")
+            half = name.endswith(".tmp") or os.path.basename(where).split("-")[0] == "tmp"
             if half and found.st_mtime < time.time() - DAY:
                 removed(path)
             elif not half and name.endswith(".data"):

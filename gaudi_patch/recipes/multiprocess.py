@@ -24,9 +24,13 @@ LMCACHE = ("-m", "lmcache.cli.main")
 
 @dataclass(frozen=True)
 class _Below:
-    """The store below the server's memory: its --l2-adapter, its part of the environment, and notes for readers."""
+    """The store below the server's memory: its --l2-adapter, its part of the environment, and notes for readers.
+
+    ``trims``: a directory, and what a start leaves of it (see Process).
+    """
 
     adapter: dict[str, object] | None = None
+    trims: tuple[str, float] | None = None
     variables: tuple[Variable, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -62,6 +66,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
         ports={"mp": PORT, "http": HTTP_PORT},
         bind=bind,
         health="/healthcheck",
+        trims=below.trims,
         segment=SEGMENT,
     )
     extra = {"lmcache.mp.host": f"tcp://{reached}", "lmcache.mp.port": PORT}
@@ -105,9 +110,11 @@ def _below(settings: Settings, policy: str) -> _Below:
     if storage.startswith("/"):
         folder = stores.directory(storage)
         adapter: dict[str, object] = {"type": "fs_native", "base_path": folder, "relative_tmp_dir": "tmp", **evicts}
-        return _Below(
-            adapter, notes=(f"{folder} is this server's alone; it keeps {keep:g} GB there, oldest out first.",)
+        note = (
+            f"{folder} is this server's alone. It keeps {keep:g} GB of what it wrote since its start, oldest out "
+            f"first; at a start, {keep:g} GB of older chunks are left. The disk needs {2 * keep:g} GB."
         )
+        return _Below(adapter, (folder, keep), notes=(note,))
     parts = stores.split(storage)
     if parts.scheme in ("redis", "valkey"):
         if parts.query or parts.path.strip("/") not in ("", "0"):
@@ -115,13 +122,16 @@ def _below(settings: Settings, policy: str) -> _Below:
         adapter = {"type": "resp", "host": parts.hostname, "port": parts.port or stores.REDIS_PORT}
         user = (Variable("LMCACHE_RESP_USERNAME", parts.username),) if parts.username else ()
         what = {stores.PASSWORD: f"the password of {parts.username} at {parts.hostname}"} if user else {}
-        return _Below(adapter, user, what, notes=(stores.REDIS_EVICTS, stores.REDIS_IS_PLAIN))
+        return _Below(adapter, None, user, what, notes=(stores.REDIS_EVICTS, stores.REDIS_IS_PLAIN))
     if parts.scheme == "s3":
         host, region, tls = stores.s3_host(parts)
         adapter = {"type": "s3", "s3_endpoint": host, "s3_region": region, **evicts}
         if not tls:
             adapter |= {"disable_tls": True, "s3_prefer_http2": False}
-        note = f"It keeps {keep:g} GB in the bucket, as far as it wrote them itself since its start."
+        note = (
+            f"It keeps {keep:g} GB in the bucket of what it wrote since its start. Nothing deletes what earlier "
+            "servers left there: set a lifecycle rule that expires objects. It needs awscrt and boto3."
+        )
         return _Below(adapter, notes=(note, stores.S3_CREDENTIALS))
     raise usage(
         f"--storage {storage!r}: in mode multiprocess takes an absolute directory, redis://HOST:PORT or s3://..., "

@@ -33,9 +33,10 @@ class Process:
     that must be set by whoever starts it: no file has them. ``ports`` are those it listens on, by what they are for,
     ``bind`` the address, ``health`` the path that answers on port "http" once it serves ("" where there is none).
     ``cards`` is how many cards it needs. ``patched``: it runs the patched LMCache, else only the release is checked.
-    ``scratch`` is a directory of this process alone whose chunks nothing can find after a restart, ``segment`` the
-    name of the shared memory that it makes, which stays where it is killed. ``metrics``: its processes count together,
-    in files that are of one start alone.
+    ``scratch`` is a directory of this process alone whose chunks nothing can find after a restart, ``trims`` one whose
+    chunks it finds, but does not count: the directory, and the GB of them that are left when it starts. ``segment`` is
+    the name of the shared memory that it makes, which stays where it is killed. ``metrics``: its processes count
+    together, in files that are of one start alone.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Process:
     cards: int = 0
     patched: bool = True
     scratch: str = ""
+    trims: tuple[str, float] | None = None
     segment: str = ""
     metrics: bool = False
 

@@ -20,11 +20,13 @@ LM_SERVER = "lm://127.0.0.1:65432"
 PASSWORD = "LMCACHE_RESP_PASSWORD"  # noqa: S105 - a name, and LMCache's own
 #: Where Redis, and Valkey, listen.
 REDIS_PORT = 6379
+#: Where Mooncake's master listens, and what an engine copies through.
+MOONCAKE_PORT, MOONCAKE_BUFFER = 50051, 1024**3
 #: What is kept of a shared directory where nothing is said: prompts of the longest request.
 KEPT_PROMPTS = 20
 _TAKES = (
     "an absolute directory, lm://HOST:PORT, redis[s]://[USER@]HOST[:PORT][/DATABASE], valkey[s]://..., "
-    "or s3://BUCKET.s3.REGION.amazonaws.com or s3://BUCKET.HOST[:PORT]?region=REGION[&tls=off]"
+    "mooncake://HOST[:PORT], or s3://BUCKET.s3.REGION.amazonaws.com or s3://BUCKET.HOST[:PORT]?region=REGION[&tls=off]"
 )
 #: Schemes of servers that speak Redis's protocol, and how LMCache's Redis client is told of them.
 _REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
@@ -36,6 +38,15 @@ REDIS_IS_PLAIN = "redis:// and valkey:// are not encrypted: whoever is on that n
 S3_CREDENTIALS = (
     "Credentials are those of the AWS SDK's default chain: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
     "environment, or the host's role; no file of the recipe has them."
+)
+MOONCAKE_NOTES = (
+    "Mooncake keeps chunks in memory of its clients alone. Beside `mooncake_master` run one that outlives engines: "
+    "`mooncake_client --global_segment_size='64 GB' --host=ITS_ADDRESS --master_server_address=HOST:50051 "
+    "--metadata_server=P2PHANDSHAKE`. When it ends, its chunks are gone. The master evicts once that memory is nearly "
+    "full, and asks for no password.",
+    "Each engine needs the wheel mooncake-transfer-engine-non-cuda and, from the distribution, libibverbs (Debian: "
+    "libibverbs1, ibverbs-providers, librdmacm1), with TCP, too; the one without non-cuda also wants CUDA's libraries. "
+    "RDMA was not tried.",
 )
 _WHY = "with the password, which no file has"
 #: LMCache logs its configuration, and the URL of its Redis, with the password, at INFO.
@@ -71,6 +82,8 @@ def store(release: Release, settings: Settings, storage: str) -> Store:
         return _redis(release, settings, parts)
     if parts.scheme == "s3":
         return _s3(release, settings, parts)
+    if parts.scheme == "mooncake":
+        return _mooncake(release, settings, parts)
     raise usage(f"--storage {storage!r}: takes {_TAKES}")
 
 
@@ -208,6 +221,32 @@ def _s3(release: Release, settings: Settings, parts: SplitResult) -> Store:
     )
     entries = (("remote_url", f"s3://{host}", ""), *_common(settings), ("extra_config", extra, ""))
     return Store(entries, notes=notes)
+
+
+def _mooncake(release: Release, settings: Settings, parts: SplitResult) -> Store:
+    if release.before("0.4.6"):
+        raise refused(
+            "store-refused",
+            f"LMCache {release.version} hands Mooncake no settings by name: its connector was written for an older one",
+            "take LMCache 0.4.6 or later, or another store",
+        )
+    if parts.query or parts.path.strip("/") or parts.username or ":" in (parts.hostname or ""):
+        raise usage(f"--storage {parts.geturl()!r}: takes mooncake://HOST[:PORT], Mooncake's master")
+    # LMCache hands on what begins with mooncake_, and has the master's address by a name that Mooncake does not read.
+    # An engine gives Mooncake no memory: what it had stored there would go with it.
+    extra = {
+        "mooncake_master_server_addr": f"{parts.hostname}:{parts.port or MOONCAKE_PORT}",
+        "mooncake_metadata_server": "P2PHANDSHAKE",
+        "mooncake_protocol": "tcp",
+        "mooncake_global_segment_size": 0,
+        "mooncake_local_buffer_size": MOONCAKE_BUFFER,
+    }
+    own = _extra({**extra, "mooncake_local_hostname": HOST}, "how other hosts reach this one; see notes")
+    entries = (
+        ("remote_storage_plugins", ["mooncakestore"], "remote_url is deprecated in this release"),
+        *_common(settings),
+    )
+    return Store(entries, (own,), notes=MOONCAKE_NOTES)
 
 
 def _extra(values: Mapping[str, object], why: str) -> Variable:

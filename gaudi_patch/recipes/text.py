@@ -36,7 +36,7 @@ def scripts(release: Release, apply: str, processes: Sequence[Process]) -> dict[
     """Return a script for each process, and what these run; ``apply`` is the command line that patches LMCache."""
     files = {f"{process.name}.sh": script(release, process) for process in processes}
     files[preflight.NAME] = preflight.script(release, apply)
-    if any(cleaner.NAME in word for process in processes for word in process.arguments):
+    if any(process.trims or cleaner.NAME in "".join(process.arguments) for process in processes):
         files[cleaner.NAME] = cleaner.SCRIPT
     return files
 
@@ -56,6 +56,7 @@ def script(release: Release, process: Process) -> str:
         lines.append(f"unset {' '.join(process.unset)}")
     lines += _scratch(process.scratch)
     lines += _segment(process.segment)
+    lines += _trims(*process.trims) if process.trims else ()
     lines += _metrics(process) if process.metrics else ()
     return "\n".join([*lines, _command(process.arguments)]) + "\n"
 
@@ -103,6 +104,12 @@ def _segment(name: str) -> Iterator[str]:
     yield f"exec 9>{path}.lock"
     yield "flock -n 9 || { echo " + shlex.quote(f"another server uses /dev/shm/{name}") + " >&2; exit 1; }"
     yield f"rm -f {path}"
+
+
+def _trims(folder: str, keep: float) -> Iterator[str]:
+    path = shlex.quote(folder)
+    yield "# It finds what earlier servers left here, but counts and evicts only what it writes itself."
+    yield f'[ ! -d {path} ] || "$python" -B "$here/{cleaner.NAME}" {path} --keep-gb {keep:g}'
 
 
 def _metrics(process: Process) -> Iterator[str]:

@@ -106,7 +106,7 @@ class Engine:
 @contextlib.contextmanager
 def engine(script: Path, **environment: str) -> Iterator[Engine]:
     """Yield what a script becomes, in the tests' place of vLLM; it is killed at the end."""
-    path = f"{INSIDE}:{_awscrt(script.parent)}"
+    path = f"{INSIDE}:{awscrt_packages(script.parent)}"
     started = Engine(script, {"PYTHONPATH": path, **environment})
     try:
         yield started
@@ -114,7 +114,7 @@ def engine(script: Path, **environment: str) -> Iterator[Engine]:
         started.kill()
 
 
-def _awscrt(folder: Path) -> Path:
+def awscrt_packages(folder: Path) -> Path:
     """Return a directory with awscrt, LMCache's S3 client, as this interpreter has it."""
     import awscrt
 

@@ -1,4 +1,4 @@
-"""The commands that a multiprocess recipe names for its server: LMCache's own command line takes them."""
+"""The commands for a multiprocess server, of the recipe and of the guide: LMCache's own command line takes them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gaudi_patch import guides
 from tests.recipes.test_compose import recipe
 from tests.recipes.test_servers import free_port
 from tests.support.environments import Environment, clean_environment
@@ -49,3 +50,8 @@ def test_lmcache_takes_every_command_and_finds_no_server(
         assert "usage:" not in done.stderr
     wrong = run([*named[0], "--no-such-option"])
     assert (wrong.returncode, "unrecognized arguments" in wrong.stderr) == (2, True)
+
+
+def test_the_guide_names_the_same_commands() -> None:
+    guide = re.findall(r"^lmcache (.+)$", guides.read("caching").markdown, re.MULTILINE)
+    assert sorted(guide) == sorted(" ".join(words[2:]) for words in commands("0.5.6", 5556))

@@ -143,6 +143,15 @@ def test_a_store_of_all_is_a_claim_and_a_disk_of_one_is_gone_with_its_pod() -> N
     assert {"name": "disk-0", "mountPath": "/var/lib/lmcache/engine-8000"} in pod["containers"][0]["volumeMounts"]
 
 
+def test_a_directory_below_a_server_has_room_for_what_an_earlier_start_left() -> None:
+    documents = manifests("multiprocess", storage="/var/lib/lmcache", disk_gb=100.0, ranks=2)
+    (pod,) = [one["spec"]["template"]["spec"] for one in of_kind(documents, "DaemonSet")]
+    assert {"name": "disk-0", "emptyDir": {"sizeLimit": "420Gi"}} in pod["volumes"], "2 ranks x 100, twice, and 5 %"
+    (config,) = of_kind(documents, "ConfigMap")
+    assert '"$here/clean.py" /var/lib/lmcache --keep-gb 200' in config["data"]["server.sh"]
+    assert "clean.py" in config["data"]
+
+
 @pytest.mark.parametrize("storage", [None, "lm://127.0.0.1:65432", "lm://10.0.0.7:1"])
 def test_a_server_that_other_pods_would_not_reach_is_refused(storage: str | None) -> None:
     with pytest.raises(GaudiPatchError) as caught:

@@ -78,6 +78,15 @@ def layers(pair: Pair) -> list[Path]:
     return [_vllm(pair.vllm, base, version), *(_dependencies(path, base, version) for path in lists)]
 
 
+def imports() -> Path:
+    """Return the site-packages directory of what vLLM imports, which has what LMCache's own server imports.
+
+    It is shared, and not to be changed. Raises EnvironmentUnavailableError where it cannot be had.
+    """
+    base = environments.torch_python()
+    return _dependencies(REQUIREMENTS, base, environments._interpreter(base).version)
+
+
 def private_environment(pair: Pair, folder: Path, *, server: bool = False) -> Environment:
     """Return an environment of a pair, free to be changed: LMCache is its own, the layers below are shared.
 

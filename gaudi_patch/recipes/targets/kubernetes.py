@@ -228,7 +228,8 @@ def _server_pod(plan: Plan, process: Process, image: str) -> Manifest:
     if plan.multiprocess:
         # It has no card: what it shares with the engines is the memory of the node, through /dev/shm.
         container["securityContext"]["capabilities"] = {"add": ["IPC_LOCK"]}
-        disks, mounts = _disks(plan, kept_gb(plan.settings))
+        # What the server has written since its start, and what an earlier one in this pod left.
+        disks, mounts = _disks(plan, 2 * kept_gb(plan.settings))
         container["volumeMounts"] += mounts
         probe = _probe(process, 10, 3)
         container |= {"readinessProbe": probe, "livenessProbe": {**probe, "failureThreshold": 6}}

@@ -14,8 +14,9 @@ import random
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -84,20 +85,11 @@ class Serving:
         """Return the kind of LMCache's pool: whether chunks are pinned one by one."""
         return type(self.engine.storage_manager.storage_backends["LocalCPUBackend"].memory_allocator).__name__
 
-    def prompt(self, seed: int) -> list[int]:
-        return random.Random(seed).choices(range(50_000), k=TOKENS)
-
-    def fill(self, seed: int, slots: torch.Tensor) -> None:
-        """Put into ``slots`` what the model would compute for the prompt of that seed."""
-        for layer, sides in enumerate(self.caches.flat):
-            for side, tensor in enumerate(sides):
-                tensor.index_copy_(0, slots.to(tensor.device), _values(seed, layer, side, tensor).to(tensor.device))
-
     def store(self, seed: int) -> dict[str, Any]:
         slots = torch.arange(TOKENS)
-        self.fill(seed, slots)
+        fill(self.caches, seed, slots)
         began = time.monotonic()
-        self.engine.store(self.prompt(seed), kvcaches=self.caches.given, slot_mapping=slots)
+        self.engine.store(prompt(seed), kvcaches=self.caches.given, slot_mapping=slots)
         remote = [one for one in self.engine.storage_manager.storage_backends.values() if hasattr(one, "put_tasks")]
         time.sleep(0.1)
         while any(one.put_tasks for one in remote) and time.monotonic() < began + 20:
@@ -106,23 +98,39 @@ class Serving:
 
     def look(self, seed: int) -> dict[str, Any]:
         began = time.monotonic()
-        promised = int(self.engine.lookup(self.prompt(seed), lookup_id=f"{seed}", pin=True))
+        promised = int(self.engine.lookup(prompt(seed), lookup_id=f"{seed}", pin=True))
         loaded, equal = 0, True
         if promised:
             slots = torch.arange(TOKENS, TOKENS + promised)
             mask = torch.ones(promised, dtype=torch.bool)
             found = self.engine.retrieve(
-                self.prompt(seed)[:promised], mask, kvcaches=self.caches.given, slot_mapping=slots, req_id=f"{seed}"
+                prompt(seed)[:promised], mask, kvcaches=self.caches.given, slot_mapping=slots, req_id=f"{seed}"
             )
             loaded = int(found.sum())
-            for layer, sides in enumerate(self.caches.flat):
-                for side, tensor in enumerate(sides):
-                    there = bits(tensor)[TOKENS : TOKENS + loaded]
-                    expected = bits(_values(seed, layer, side, tensor))[:loaded]
-                    equal = equal and bool(np.array_equal(there, expected))
+            equal = is_as_stored(self.caches, seed, loaded)
         if hasattr(self.engine, "lookup_unpin"):
             self.engine.lookup_unpin(f"{seed}")
         return {"promised": promised, "loaded": loaded, "equal": equal, "seconds": time.monotonic() - began}
+
+
+def prompt(seed: int) -> list[int]:
+    return random.Random(seed).choices(range(50_000), k=TOKENS)
+
+
+def fill(caches: Any, seed: int, slots: torch.Tensor) -> None:
+    """Put into ``slots`` what the model would compute for the prompt of that seed."""
+    for layer, sides in enumerate(caches.flat):
+        for side, tensor in enumerate(sides):
+            tensor.index_copy_(0, slots.to(tensor.device), _values(seed, layer, side, tensor).to(tensor.device))
+
+
+def is_as_stored(caches: Any, seed: int, loaded: int) -> bool:
+    """Return whether ``loaded`` tokens from slot TOKENS on are, byte for byte, what ``fill`` made of that seed."""
+    return all(
+        np.array_equal(bits(tensor)[TOKENS : TOKENS + loaded], bits(_values(seed, layer, side, tensor))[:loaded])
+        for layer, sides in enumerate(caches.flat)
+        for side, tensor in enumerate(sides)
+    )
 
 
 def _values(seed: int, layer: int, side: int, like: torch.Tensor) -> torch.Tensor:
@@ -131,21 +139,30 @@ def _values(seed: int, layer: int, side: int, like: torch.Tensor) -> torch.Tenso
     return raw.to(torch.bfloat16).view(TOKENS, *like.shape[1:])
 
 
-def main() -> None:
-    serving = Serving()
-    answer = {"backends": serving.backends(), "pool": serving.pool(), "arguments": sys.argv[1:]}
-    print(json.dumps(answer), flush=True)
+def serve(serving: Any, start: dict[str, Any]) -> None:
+    """Print what has started, then answer each command."""
+    print(json.dumps(start), flush=True)
     for line in sys.stdin:
         command, seed = line.split()
         answer = serving.store(int(seed)) if command == "store" else serving.look(int(seed))
         print(json.dumps(answer), flush=True)
 
 
-if __name__ == "__main__":
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run ``main`` and end this process: LMCache leaves threads behind that would hold it."""
     code = 1
     try:
         main()
         code = 0
     except BaseException:
         traceback.print_exc()
-    os._exit(code)  # LMCache leaves threads behind that hold a process
+    os._exit(code)
+
+
+def main() -> None:
+    serving = Serving()
+    serve(serving, {"backends": serving.backends(), "pool": serving.pool(), "arguments": sys.argv[1:]})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -4,8 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-ENGINE = Path(__file__).parents[3] / "engine.py"
+INSIDE = Path(__file__).parents[3]
 
 if __name__ == "__main__":
     emulator = os.environ["TEST_EMULATOR"]
-    os.execv(sys.executable, [sys.executable, "-B", emulator, "--lazy", str(ENGINE), *sys.argv[1:]])
+    several = any("LMCacheMPConnector" in argument for argument in sys.argv)
+    engine = INSIDE / ("multiprocess_engine.py" if several else "engine.py")
+    os.execv(sys.executable, [sys.executable, "-B", emulator, "--lazy", str(engine), *sys.argv[1:]])
