@@ -309,7 +309,7 @@ def serve_way(probe: _probe.Probe, name: str, mixes: Sequence[int], url: str) ->
                 what = f"{len(request.tokens)} tokens of {request.identity}"
                 with probe.section(f"{name}: mix {number}: request {place}, {what}"):
                     server.serve(request)
-            if any(failure["check"].partition(": ")[0].endswith(name) for failure in probe.failures):
+            if any(failure.check.partition(": ")[0].endswith(name) for failure in probe.failures):
                 break  # one wrong answer spoils those behind it
     finally:
         server.close()

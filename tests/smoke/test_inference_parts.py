@@ -134,9 +134,9 @@ def _case(load: Any, answers: list[list[int]], right: list[int], external: int =
 def test_a_wrong_answer_and_a_missing_hit_are_failures(load: Any) -> None:
     case, probe = _case(load, [[1, 2]], right=[1, 3], external=0)
     case.ask("hit", [[5]], external=[4])
-    assert [failure["check"] for failure in probe.failures] == ["hit", "hit"]
-    assert "0 of 9 tokens, not 4" in probe.failures[0]["message"]
-    assert "answered [1, 2], must be [1, 3]" in probe.failures[1]["message"]
+    assert [failure.check for failure in probe.failures] == ["hit", "hit"]
+    assert "0 of 9 tokens, not 4" in probe.failures[0].message
+    assert "answered [1, 2], must be [1, 3]" in probe.failures[1].message
 
 
 def test_a_right_answer_with_its_hit_passes(load: Any) -> None:
@@ -148,7 +148,7 @@ def test_a_right_answer_with_its_hit_passes(load: Any) -> None:
 def test_a_fault_that_changes_no_answer_fails_the_check_itself(load: Any) -> None:
     case, probe = _case(load, [[1, 3], [9, 9]], right=[1, 3])
     case.ask("control: zeroed KV", [[5]], external=[4], wrong=True)
-    assert "did not change the answer" in probe.failures[0]["message"]
+    assert "did not change the answer" in probe.failures[0].message
     case.ask("control: zeroed KV", [[5]], external=[4], wrong=True)
     assert len(probe.failures) == 1
 
@@ -232,11 +232,11 @@ class TestProcesses:
         probe = run(
             "write(status='failed', failures=[{'check': 'inference / hit', 'message': 'wrong'}])\nraise SystemExit(1)"
         )
-        assert [(f["check"], f["message"]) for f in probe.failures] == [("case / hit", "wrong")]
+        assert [(f.check, f.message) for f in probe.failures] == [("case / hit", "wrong")]
 
     def test_a_case_that_cannot_be_checked_is_said_with_its_reason(self, run: Any) -> None:
         probe = run("write(status='skipped', reason='there is one HPU only')\nraise SystemExit(77)")
-        assert (probe.failures, probe.counters["not_checked"]) == ([], {"case": "there is one HPU only"})
+        assert (probe.failures, probe.not_checked) == ([], {"case": "there is one HPU only"})
         assert probe.summary == ["case not checked (there is one HPU only)"]
 
     def test_a_level_of_which_no_case_could_be_checked_has_not_passed(self, run: Any, load: Any) -> None:
@@ -247,17 +247,17 @@ class TestProcesses:
 
     def test_a_case_that_hangs_is_killed(self, run: Any) -> None:
         probe = run("import time\ntime.sleep(600)", timeout=1.0)
-        assert "was still running after 1 s" in probe.failures[0]["message"]
+        assert "was still running after 1 s" in probe.failures[0].message
 
     def test_a_case_that_finishes_and_does_not_exit_has_failed(self, run: Any) -> None:
         probe = run("write()\nimport threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()", 2.0)
-        assert "finished but did not exit" in probe.failures[0]["message"]
+        assert "finished but did not exit" in probe.failures[0].message
 
     def test_a_case_without_a_result_has_failed(self, run: Any) -> None:
-        assert "gave no result; its last words: oh" in run("print('oh')").failures[0]["message"]
+        assert "gave no result; its last words: oh" in run("print('oh')").failures[0].message
 
     def test_a_result_that_the_exit_status_contradicts_is_a_failure(self, run: Any) -> None:
-        assert "reported passed but ended with status 3" in run("write()\nraise SystemExit(3)").failures[0]["message"]
+        assert "reported passed but ended with status 3" in run("write()\nraise SystemExit(3)").failures[0].message
 
     def test_a_process_that_ran_before_the_case_is_neither_counted_nor_ended(self, run: Any) -> None:
         code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
@@ -293,7 +293,7 @@ vllm_processes.run_case(probe, 'case', [str(case.resolve())], dict(os.environ), 
 pid = int(Path('scratch/pid').read_text())
 state = Path(f'/proc/{{pid}}/stat')
 gone = not state.exists() or state.read_text().rpartition(')')[2].split()[0] == 'Z'
-print(json.dumps([gone, [f['message'] for f in probe.failures]]))
+print(json.dumps([gone, [f.message for f in probe.failures]]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
@@ -374,7 +374,7 @@ def test_a_store_is_read_only_where_it_was_filled(
     seen: list[str] = []
     kind = load("inference").Level
     level = object.__new__(kind)
-    level.probe = SimpleNamespace(counters={"not_checked": not_checked})
+    level.probe = SimpleNamespace(not_checked=not_checked)
     level.run = lambda *extra, **options: seen.append(extra[extra.index("--phase") + 1]) or passed
     level._outlives("lm-server", "lm://127.0.0.1:1")
     assert seen == phases

@@ -20,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from gaudi_patch.inside import first_cause
@@ -174,19 +174,33 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+class Failure(NamedTuple):
+    """One failed check: its name, what is wrong, and whatever else helps to find the fault."""
+
+    check: str
+    message: str
+    detail: dict[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the form in which it goes into the result."""
+        return {"check": self.check, "message": self.message, **self.detail}
+
+
 class Probe:
     """The checks of one level, and what came of them.
 
     rules: ``lazy`` or ``eager``. device: ``hpu`` or ``emulated``. scratch: an empty directory.
-    counters: whatever the level measures, by name; it goes into the result as it is.
+    counters: whatever the level measures, by name; it goes into the result as it is, and nothing here reads it.
+    not_checked: why a case could not be checked, by its name.
     summary: what was checked, for the result of a level that passed.
     """
 
     def __init__(self, level: str, rules: str, device: str, scratch: Path) -> None:
         self.level, self.rules, self.device, self.scratch = level, rules, device, scratch
         self.checks = 0
-        self.failures: list[dict[str, Any]] = []
+        self.failures: list[Failure] = []
         self.counters: dict[str, Any] = {}
+        self.not_checked: dict[str, str] = {}
         self.summary: list[str] = []
         self._section: list[str] = []
 
@@ -245,9 +259,9 @@ class Probe:
 
     def _record(self, message: str, detail: dict[str, object]) -> None:
         self.checks += 1
-        entry = {"check": " / ".join(self._section) or self.level, "message": message[:_MAX_TEXT], **detail}
-        self.failures.append(entry)
-        print(f"FAILED {entry['check']}: {entry['message']}", file=sys.stderr, flush=True)
+        failure = Failure(" / ".join(self._section) or self.level, message[:_MAX_TEXT], detail)
+        self.failures.append(failure)
+        print(f"FAILED {failure.check}: {failure.message}", file=sys.stderr, flush=True)
 
 
 def describe(error: BaseException) -> str:
@@ -285,8 +299,8 @@ def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
         "status": status,
         "reason": reason,
         "checks": probe.checks,
-        "failures": probe.failures,
-        "counters": probe.counters,
+        "failures": [failure.to_json() for failure in probe.failures],
+        "counters": {**probe.counters, **({"not_checked": probe.not_checked} if probe.not_checked else {})},
         "summary": probe.summary,
     }
     partial = arguments.result.with_suffix(".partial")
@@ -329,10 +343,10 @@ def _carry_out(probe: Probe, body: Callable[[Probe], None]) -> tuple[str, str]:
     except _Enough:
         pass
     if not probe.failures and probe.checks == 0:
-        probe.failures.append({"check": probe.level, "message": "nothing was checked"})
+        probe.failures.append(Failure(probe.level, "nothing was checked", {}))
     if probe.failures:
         first = probe.failures[0]
         more = f" (and {len(probe.failures) - 1} more)" if len(probe.failures) > 1 else ""
-        parts = [f"{first['check']}: {first['message']}{more}", advice()]
+        parts = [f"{first.check}: {first.message}{more}", advice()]
         return "failed", "; ".join(part for part in parts if part)
     return "passed", ", ".join([*probe.summary, f"{probe.checks} comparisons"])

@@ -15,7 +15,7 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _bytecode, _children, _probe
@@ -188,16 +188,19 @@ def _merge(probe: _probe.Probe, process: subprocess.Popen[bytes], answer: Path) 
             probe.failures.clear()
             raise _probe.Skip(data["reason"])
         probe.checks += data["checks"]
-        told = {_cause_of(failure) for failure in probe.failures}
-        probe.failures += [failure for failure in data["failures"] if _cause_of(failure) not in told]
+        told = {_cause_of(failure.message) for failure in probe.failures}
+        for failure in data["failures"]:
+            check, message = failure.pop("check"), failure.pop("message")
+            if _cause_of(message) not in told:
+                probe.failures.append(_probe.Failure(check, message, failure))
         if status != _probe.EXIT[data["status"]]:
             probe.fail(f"the second interpreter reported {data['status']} but ended with status {status}")
         probe.summary += data["summary"]
 
 
-def _cause_of(failure: dict[str, Any]) -> str:
-    """Return a failure without where it was seen, which depends on the order of the imports."""
-    return str(failure["message"]).partition(" (seen as: ")[0]
+def _cause_of(message: str) -> str:
+    """Return what a failure says, without where it was seen, which depends on the order of the imports."""
+    return message.partition(" (seen as: ")[0]
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class Level:
 
     def _outlives(self, name: str, storage: str) -> None:
         stored = self.run(name, "--storage", storage, "--phase", "store", case="outlives", folder=f"{name}-stores")
-        if stored and name not in self.probe.counters.get("not_checked", {}):
+        if stored and name not in self.probe.not_checked:
             self.run(name, "--storage", storage, "--phase", "load", case="outlives", folder=f"{name}-loads")
 
     def short_pool(self) -> None:
@@ -122,7 +122,7 @@ class Level:
         below = (self.probe.scratch / "multiprocess-content").resolve()  # the server has a directory of its own
         below.mkdir()
         try:
-            if self._over(below, "store") and "multiprocess" not in self.probe.counters.get("not_checked", {}):
+            if self._over(below, "store") and "multiprocess" not in self.probe.not_checked:
                 # A new server has nothing in memory: what it finds was below it.
                 self._over(below, "load")
         except _probe.Skip as skip:  # the server alone needs it: the other cases go on

@@ -114,15 +114,14 @@ def run_case(
 
 def not_checked(probe: _probe.Probe, case: str, reason: str) -> None:
     """Say, to people and to programs, that a case was not checked and why."""
-    probe.counters.setdefault("not_checked", {})[case] = reason
+    probe.not_checked[case] = reason
     probe.summary.append(f"{case} not checked ({reason})")
 
 
 def require_one(probe: _probe.Probe, cases: Sequence[str]) -> None:
     """Skip the level where not one of ``cases`` could be checked: what has shown nothing has not passed."""
-    reasons = probe.counters.get("not_checked", {})
-    if cases and all(name in reasons for name in cases):
-        raise _probe.Skip("; ".join(f"{name}: {reasons[name]}" for name in cases))
+    if cases and all(name in probe.not_checked for name in cases):
+        raise _probe.Skip("; ".join(f"{name}: {probe.not_checked[name]}" for name in cases))
 
 
 def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None, tail: str, timeout: float) -> None:
