@@ -12,11 +12,21 @@ import pytest
 
 import gaudi_patch
 from gaudi_patch import opening
+from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.target import locate
+from gaudi_patch.target.installation import Target
+from tests.support import tiny
 
 PACKAGE = Path(gaudi_patch.__file__).parent
-#: Where a false no changes what is written, or whose git directory keeps the state.
-DECIDING = [*sorted((PACKAGE / "engine").glob("*.py")), PACKAGE / "target/locate.py", PACKAGE / "wheel/output.py"]
+#: Where a false no changes what is written, which installation is meant, or whose git directory keeps the state.
+DECIDING = [
+    *sorted((PACKAGE / "engine").glob("*.py")),
+    *(
+        PACKAGE / "target" / name
+        for name in ("image_root.py", "locate.py", "refusals.py", "search.py", "site_folder.py", "unasked.py")
+    ),
+    PACKAGE / "wheel/output.py",
+]
 #: They answer no to every error (os.path), or do so from Python 3.14 on (pathlib).
 DEAF = {"lexists", "exists", "is_dir", "is_file", "is_symlink", "isdir", "isfile", "islink"}
 
@@ -87,6 +97,47 @@ def test_a_checkout_that_cannot_be_looked_at_is_not_taken_for_none(
     monkeypatch.setattr(os, "stat", failing)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         locate.git_dir(str(tmp_path / "tree"))
+
+
+def failing_at(monkeypatch: pytest.MonkeyPatch, call: str, name: str, number: int = errno.EIO) -> None:
+    """Let ``os.CALL`` fail for every path of this name."""
+    real = getattr(os, call)
+
+    def failing(path: Any, *more: Any, **how: Any) -> Any:
+        if not isinstance(path, int) and Path(path).name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *more, **how)
+
+    monkeypatch.setattr(os, call, failing)
+
+
+@pytest.mark.parametrize("name", ["lmcache", "RECORD", "site"])
+@pytest.mark.parametrize("ask", [True, False])
+def test_a_package_whose_part_cannot_be_looked_at_is_not_taken_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ask: bool
+) -> None:
+    """RECORD that was taken for missing: a series would have been applied whose files pip knows nothing of."""
+    site = tiny.make(tmp_path).site
+    failing_at(monkeypatch, "stat", name)
+    with pytest.raises(GaudiPatchError) as caught:
+        locate.locate(Target(path=site), ask=ask)
+    assert (caught.value.exit, caught.value.code) == (Exit.ENVIRONMENT, "unreadable")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [("stat", "site-packages"), ("readlink", "site-packages"), ("stat", "RECORD")]
+)
+def test_an_image_whose_part_cannot_be_looked_at_is_not_taken_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, name: str
+) -> None:
+    """A link that is taken for none would be followed on the host."""
+    packages = tmp_path / "root/usr/lib/python3.11/site-packages"
+    packages.parent.mkdir(parents=True)
+    tiny.make(tmp_path).site.rename(packages)
+    assert locate.locate(Target(root=tmp_path / "root")).root == packages
+    failing_at(monkeypatch, call, name)
+    with pytest.raises(GaudiPatchError):
+        locate.locate(Target(root=tmp_path / "root"))
 
 
 def test_where_an_answer_decides_no_question_takes_an_error_for_no() -> None:

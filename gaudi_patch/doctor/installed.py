@@ -76,6 +76,7 @@ def look(target: Target, environ: Mapping[str, str], package: str) -> Installed:
         return Installed(problem=error.message, hint=error.hint)
     folders = [folder.path for folder in search.folders]
     places = (os.path.join(folder, "torch") for folder in folders)  # noqa: PTH118 - entries of sys.path are strings
+    # Words alone: a PyTorch that cannot be seen is reported as none, and nothing is written on that.
     torch = next((Path(search.resolve(place)) for place in places if os.path.lexists(place)), None)
     python = search.interpreter.executable if search.interpreter else None
     return Installed(python, search.how, find(folders, search.resolve), torch)

@@ -1,6 +1,6 @@
 """An unpacked container image: its links followed as inside the image, its Python directories found, nothing run."""
 
-# ruff: noqa: PTH112, PTH118, PTH206, PTH208
+# ruff: noqa: PTH118, PTH206, PTH208
 # Why: links are followed by hand, part by part; pathlib would follow them on the host.
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 import errno
 import os
 from fnmatch import fnmatchcase
+from pathlib import Path
+
+from gaudi_patch.opening import is_directory
 
 #: As many links as Linux follows in one path.
 MAX_LINKS = 40
@@ -28,6 +31,9 @@ PREFIXES = (
 )
 LIBRARIES = ("lib/python3*", "lib64/python3*", "local/lib/python3*")
 PACKAGES = ("site-packages", "dist-packages")
+
+#: What readlink says of what is no link, is not there, or lies where no file can be opened either.
+NO_LINK = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG})
 
 #: Not part of an image's file system, or without end.
 SKIPPED = frozenset({"proc", "sys", "dev"})
@@ -61,7 +67,9 @@ class ImageRoot:
                 continue
             try:
                 link = os.readlink(os.path.join(self.root, *done, part))
-            except OSError:  # not a link, or not there
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise  # a link that is taken for none would be followed on the host
                 done.append(part)
                 continue
             links += 1
@@ -76,7 +84,7 @@ class ImageRoot:
         """Return the site-packages and dist-packages directories of the image, links followed, each once.
 
         The search is as deep as ``PREFIXES``: it grows with the number of directories near the root, not with the
-        image.
+        image. Raises OSError where what may be one cannot be seen; another user's directories are passed over.
         """
         found: dict[str, None] = {}
         for prefix in PREFIXES:
@@ -95,10 +103,13 @@ class ImageRoot:
                 for name in self._names(folder, part):
                     try:
                         real = self.resolve(os.path.join(folder, name))
-                    except OSError:  # a circle of links leads to no directory
+                        if is_directory(Path(real)):
+                            found[real] = None
+                    except PermissionError:  # as in _names
                         continue
-                    if os.path.isdir(real):
-                        found[real] = None
+                    except OSError as error:
+                        if error.errno != errno.ELOOP:  # a circle of links leads to no directory
+                            raise
             folders = list(found)
         return folders
 

@@ -1,6 +1,6 @@
 """The target interpreter: which one is meant, and what it says about itself."""
 
-# ruff: noqa: PTH100, PTH112, PTH113, PTH116, PTH118, PTH120, PTH121, PTH208
+# ruff: noqa: PTH100, PTH113, PTH116, PTH118, PTH120, PTH121, PTH208
 # Why: Path.resolve would follow the link that makes a python a virtual environment's; os.path.abspath does not.
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.inside.sys_path import describe, pythonpath
-from gaudi_patch.target.refusals import bad_target, cannot_run
+from gaudi_patch.opening import is_there
+from gaudi_patch.target.refusals import bad_target, cannot_run, is_named_directory, is_named_file
 
 if TYPE_CHECKING:
     from gaudi_patch.inside.sys_path import Facts
@@ -89,8 +90,11 @@ def _blocking_start_file(executable: str) -> str:
     """Return a FIFO or a device among what a virtual environment's Python reads at its start; "" for none."""
     prefix = os.path.dirname(os.path.dirname(executable))
     configuration = os.path.join(prefix, "pyvenv.cfg")
-    if not os.path.lexists(configuration):
-        return ""
+    try:
+        if not is_there(Path(configuration)):
+            return ""
+    except OSError:  # it may be there, and what is beside it may block
+        pass
     candidates = [configuration]
     for library in _names(os.path.join(prefix, "lib")):
         if library.startswith("python3"):
@@ -102,7 +106,7 @@ def _blocking_start_file(executable: str) -> str:
 def _blocks(path: str) -> bool:
     try:
         info = os.stat(path)
-    except OSError:
+    except OSError:  # Python is not held up for good all the same: an answer has a time limit
         return False
     # /dev/null is how people take a .pth file away.
     return stat.S_ISFIFO(info.st_mode) or (stat.S_ISCHR(info.st_mode) and not os.path.samefile(path, os.devnull))
@@ -162,6 +166,7 @@ def which(name: str, environ: Mapping[str, str]) -> str | None:
     """Return the program ``name`` on the PATH of ``environ``."""
     for folder in environ.get("PATH", os.defpath).split(os.pathsep):
         candidate = os.path.join(folder or os.curdir, name)
+        # As a shell looks: what cannot be seen on one directory of PATH is looked for on the next.
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return os.path.abspath(candidate)
     return None
@@ -179,11 +184,11 @@ def python_in(prefix: str) -> str | None:
 def named_python(argument: Path, environ: Mapping[str, str]) -> str:
     """Return the interpreter meant by ``--python``: a file, an environment directory, or a program on PATH."""
     text = str(argument)
-    if os.sep not in text and not os.path.isfile(text):
+    if os.sep not in text and not is_named_file(argument):
         executable = which(text, environ)
         if executable:
             return executable
-    if os.path.isdir(text):
+    if is_named_directory(argument):
         executable = python_in(text)
         if executable:
             return os.path.abspath(executable)
@@ -191,7 +196,7 @@ def named_python(argument: Path, environ: Mapping[str, str]) -> str:
             f"--python {text}: this directory has no bin/python",
             "Give the interpreter itself, or the directory of a virtual environment.",
         )
-    if not os.path.isfile(text):
+    if not is_named_file(argument):
         raise bad_target(
             f"--python {text}: there is no such interpreter",
             "Give the path of an interpreter, such as /opt/venv/bin/python, or a name that is on PATH.",

@@ -1,6 +1,6 @@
 """Why an installation cannot be taken: each refusal names every path that is in the way, and what to do next."""
 
-# ruff: noqa: PTH118, PTH120
+# ruff: noqa: PTH120
 # Why: entries of sys.path are strings.
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.opening import is_directory, is_file, is_there
 
 if TYPE_CHECKING:
     from gaudi_patch.target.search import Search
@@ -33,6 +34,22 @@ def unreadable(error: OSError, path: str) -> GaudiPatchError:
         f"{error.filename or path} cannot be read: {error.strerror or error}",
         "Run gaudi-patch as a user who may read the installation.",
     )
+
+
+def is_named_directory(path: Path) -> bool:
+    """Return whether ``path``, which the user named, is a directory; raises ``unreadable`` where it cannot be seen."""
+    try:
+        return is_directory(path)
+    except OSError as error:
+        raise unreadable(error, str(path)) from error
+
+
+def is_named_file(path: Path) -> bool:
+    """Return whether ``path``, which the user named, is a file; raises ``unreadable`` where it cannot be seen."""
+    try:
+        return is_file(path)
+    except OSError as error:
+        raise unreadable(error, str(path)) from error
 
 
 def cannot_run(executable: str, why: str) -> GaudiPatchError:
@@ -80,7 +97,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
     if search.legacy:
         where = f", imported from {real_import}" if real_import else ""
         hint = f"Install the wheel instead: pip uninstall {package}, then pip install {package}"
-        if real_import and os.path.lexists(os.path.join(os.path.dirname(real_import), ".git")):
+        if real_import and is_there(Path(real_import).parent / ".git"):
             hint += f"; or patch the checkout itself with --path {os.path.dirname(real_import)}"
         return refusal(
             "legacy-install",
@@ -92,7 +109,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
     if search.broken:
         listed = "; ".join(f"{path}: {why}" for path, why in search.broken)
         hint = f"Remove the broken directory and install {package} again."
-        if any(Path(path, "gaudi-patch.journal").is_dir() for path, _ in search.broken):
+        if any(is_directory(Path(path, "gaudi-patch.journal")) for path, _ in search.broken):
             # It knows what else was left behind.
             hint = f"Keep that directory and install {package} again; the next apply or rollback then clears it."
         return GaudiPatchError(
@@ -104,7 +121,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
         )
     if real_import:
         top = os.path.dirname(real_import)
-        is_checkout = os.path.lexists(os.path.join(top, ".git"))
+        is_checkout = is_there(Path(top, ".git"))
         return refusal(
             "no-metadata",
             f"{real_import} holds {package}, but neither a dist-info directory beside it nor a .git in {top} "

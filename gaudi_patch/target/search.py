@@ -15,7 +15,7 @@ from gaudi_patch.errors import refused
 from gaudi_patch.target import interpreter as interpreters
 from gaudi_patch.target.installation import Target as Target
 from gaudi_patch.target.interpreter import Interpreter
-from gaudi_patch.target.refusals import bad_target, unreadable
+from gaudi_patch.target.refusals import bad_target, is_named_directory, is_named_file, unreadable
 from gaudi_patch.target.site_folder import DistInfo, Importable, Resolve, SiteFolder, scan
 
 
@@ -130,14 +130,18 @@ def search_image(root: Path, package: str) -> Search:
     """``--root``: every environment of an unpacked image. Nothing of it is run."""
     from gaudi_patch.target.image_root import ImageRoot
 
-    if not root.is_dir():
+    if not is_named_directory(root):
         raise bad_target(
             f"--root {root}: there is no such directory", "Unpack the image into a directory and name that."
         )
     image = ImageRoot(str(root))
     warnings: list[str] = []
     folders: list[SiteFolder] = []
-    for entry in image.site_folders():
+    try:
+        entries = image.site_folders()
+    except OSError as error:
+        raise unreadable(error, image.root) from error
+    for entry in entries:
         try:
             folders.append(scan(entry, package, image.resolve))
         except OSError as error:
@@ -159,7 +163,7 @@ def search_image(root: Path, package: str) -> Search:
 
 def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Search:
     """``--path``: one directory, alone. The active environment's interpreter is asked where it lies in that."""
-    if not path.is_dir():
+    if not is_named_directory(path):
         raise bad_target(
             f"--path {path}: there is no such directory",
             "Give a site-packages directory, or the top of a git checkout.",
@@ -179,7 +183,7 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
         interpreter=interpreter,
         pycache_prefix=environ.get("PYTHONPYCACHEPREFIX") or None,
     )
-    if search.is_empty and (path / "__init__.py").is_file():
+    if search.is_empty and is_named_file(path / "__init__.py"):
         raise bad_target(
             f"--path {path}: this is a package itself", f"Give the directory that holds it: {path.absolute().parent}"
         )

@@ -4,7 +4,7 @@ Directories are listed and the first lines of METADATA read by hand: importlib.m
 first of several, and gives None for the version when that one is broken.
 """
 
-# ruff: noqa: PTH112, PTH113, PTH118, PTH202, PTH208
+# ruff: noqa: PTH118, PTH202, PTH208
 # Why: entries of sys.path are strings; os.path is several times faster here.
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from gaudi_patch.opening import is_directory, is_file, is_there
 from gaudi_patch.reading import TEXT_LIMIT, UnsuitableFileError, parse_json, read_bytes, read_text
 
 #: Follows the links of a path: os.path.realpath, or for an image the same relative to the image's root.
@@ -66,7 +68,7 @@ class SiteFolder:
 def scan(entry: str, package: str, resolve: Resolve = os.path.realpath) -> SiteFolder:
     """Read one entry of sys.path; one that does not exist holds nothing, one that cannot be read raises OSError."""
     path = resolve(entry)
-    if os.path.isfile(path):
+    if is_file(Path(path)):
         return SiteFolder(path, found=_in_zip(path, package))
     try:
         names = sorted(os.listdir(path))
@@ -103,7 +105,8 @@ def _is_leftover(name: str, package: str) -> bool:
 def _importable(path: str, package: str, names: list[str], resolve: Resolve) -> Importable | None:
     """Return what FileFinder takes from a directory: a package, then a module, then a part of a namespace package."""
     folder = os.path.join(path, package)
-    is_folder = package in names and os.path.isdir(resolve(folder))  # its name as spelled, whatever the file system
+    # Its name as spelled, whatever the file system.
+    is_folder = package in names and is_directory(Path(resolve(folder)))
     if is_folder:
         inside = os.listdir(resolve(folder))
         if any(_is_module(name, "__init__") for name in inside):
@@ -148,7 +151,8 @@ def _dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str:
 
 
 def _is_odd(path: str) -> bool:
-    return os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) <= TEXT_LIMIT)
+    file = Path(path)
+    return is_there(file) and not (is_file(file) and os.path.getsize(path) <= TEXT_LIMIT)
 
 
 def _read_dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str:
@@ -164,7 +168,7 @@ def _read_dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str
     return DistInfo(
         path=path,
         version=metadata["version"],
-        has_record=os.path.isfile(resolve(os.path.join(path, "RECORD"))),
+        has_record=is_file(Path(resolve(os.path.join(path, "RECORD")))),
         editable=editable,
         url=url,
         python=(int(tag[1]), int(tag[2])) if tag else None,

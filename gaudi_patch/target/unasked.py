@@ -4,7 +4,7 @@ What only the interpreter knows is not seen: PYTHONPATH, .pth files, another cop
 directories do not say it themselves, the user names the site-packages directory.
 """
 
-# ruff: noqa: PTH112, PTH118, PTH120, PTH208
+# ruff: noqa: PTH118, PTH120, PTH208
 # Why: as in interpreter.py.
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.opening import is_directory
 from gaudi_patch.target import interpreter as interpreters
 from gaudi_patch.target.image_root import PACKAGES
 from gaudi_patch.target.installation import Target
-from gaudi_patch.target.refusals import bad_target, unreadable
+from gaudi_patch.target.refusals import bad_target, is_named_directory, unreadable
 from gaudi_patch.target.search import Search, search_image, search_interpreter
 from gaudi_patch.target.site_folder import scan
 
@@ -30,7 +32,7 @@ def search(target: Target, package: str, environ: Mapping[str, str]) -> Search:
     if target.root is not None:
         return search_image(target.root, package)
     if target.path is not None:
-        if not target.path.is_dir():
+        if not is_named_directory(target.path):
             raise bad_target(f"--path {target.path}: there is no such directory", "Give a site-packages directory.")
         return _folder(str(target.path), f"--path {target.path}", package, environ)
     if target.python is not None:
@@ -47,7 +49,7 @@ def _of(executable: str, how: str, package: str, environ: Mapping[str, str]) -> 
     if interpreters.is_own(executable):
         return _own(how, package, environ)
     prefix = os.path.dirname(os.path.dirname(executable))
-    folders = [path for path in _site_folders(prefix) if os.path.isdir(os.path.join(path, package))]
+    folders = [path for path in _site_folders(prefix) if _may_be_directory(os.path.join(path, package))]
     if len(folders) != 1:
         places = " and ".join(folders) or f"no directory below {os.path.join(prefix, 'lib')}"
         raise GaudiPatchError(
@@ -58,6 +60,14 @@ def _of(executable: str, how: str, package: str, environ: Mapping[str, str]) -> 
             executable,
         )
     return _folder(folders[0], how, package, environ)
+
+
+def _may_be_directory(path: str) -> bool:
+    """Return whether ``path`` is a directory, or cannot be seen: then it may be the one that import takes."""
+    try:
+        return is_directory(Path(path))
+    except OSError:
+        return True
 
 
 def _own(how: str, package: str, environ: Mapping[str, str]) -> Search:
@@ -81,11 +91,13 @@ def _site_folders(prefix: str) -> list[str]:
         base = os.path.join(prefix, library)
         try:
             names = sorted(os.listdir(base))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            raise unreadable(error, base) from error
         for name in names:
             for packages in PACKAGES if name.startswith("python3") else ():
                 path = os.path.join(base, name, packages)
-                if os.path.isdir(path):
+                if _may_be_directory(path):
                     found[os.path.realpath(path)] = None
     return list(found)
