@@ -122,6 +122,7 @@ def _models() -> Result:
 
 
 def _report(shape: Shape, rows: list[Sizing]) -> Result:
+    from gaudi_patch.recipes.stores import KEPT_PROMPTS
     from gaudi_patch.sizing.plan import human, sentence
 
     first = rows[0]
@@ -145,7 +146,8 @@ def _report(shape: Shape, rows: list[Sizing]) -> Result:
         Text(
             f"--cpu-gb keeps {load.prompts} prompt(s) of the context for each rank, and 5 % more. 'pinned, shm': all "
             "ranks together, or /dev/shm of a multiprocess server. 'host memory': that, 8 GiB a rank, and the weights. "
-            f"'fit on cards': requests of the whole context on {load.card}, estimated."
+            f"'fit on cards': requests of the whole context on {load.card}, estimated. A disk or store takes "
+            f"'prompt, all' for each prompt that it keeps; recipes give a shared directory room for {KEPT_PROMPTS}."
         ),
     ]
     longest = shape.longest
