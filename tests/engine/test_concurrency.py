@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import re
 import subprocess
 import threading
 import time
@@ -130,6 +131,9 @@ def test_a_check_during_a_run_does_not_take_it_for_a_killed_one(few: Tiny) -> No
         with held(few):
             assert in_child(lambda at=at: transaction_killed(few, at)) == KILLED
             codes += [few.check().errors[0].code, few.check().exit]
+            said = gaudi_patch(*arguments(few, "check")).err
+            assert f"is locked by process {os.getpid()}" in said
+            assert not re.search("interrupted|killed|undo", said)
             with pytest.raises(GaudiPatchError, match="is locked by"):
                 few.apply(dry_run=True)
         codes += [few.check().errors[0].code, few.check().exit]

@@ -233,6 +233,20 @@ GUARDS = (
         ("tests/engine/test_concurrency.py", "tests/engine/test_locking.py"),
     ),
     Guard(
+        "check names the process that works, and calls nothing interrupted",
+        "gaudi_patch/engine/verdicts.py",
+        "locked(folder, holder=writer) if writer is not None else interrupted(situation)",
+        "locked(folder) if writer is not None else interrupted(situation)",
+        ("tests/engine/test_concurrency.py",),
+    ),
+    Guard(
+        "a RECORD that cannot be looked at is not taken for missing",
+        "gaudi_patch/target/site_folder.py",
+        'has_record=is_file(Path(resolve(os.path.join(path, "RECORD")))),',
+        'has_record=os.path.isfile(resolve(os.path.join(path, "RECORD"))),',
+        ("tests/test_opening.py",),
+    ),
+    Guard(
         "the group of a program is killed",
         "gaudi_patch/target/process.py",
         "                os.killpg(self._process.pid, signal.SIGKILL)",
