@@ -118,9 +118,10 @@ def _capabilities(top: Table, known: Mapping[str, Capability]) -> dict[str, Capa
 def _refuse_unused(top: Table, series: Iterable[Series]) -> None:
     """Refuse a patch that no series uses: it looks like one that is applied."""
     used = {name for entry in series for name in entry.patches}
-    for table in top.named("patch"):
-        if table.name not in used:
-            raise table.fault("no series uses this patch")
+    unused = [table for table in top.named("patch") if table.name not in used]
+    if unused:
+        others = "".join(f", nor {table.name}" for table in unused[1:])
+        raise unused[0].fault(f"no series uses this patch{others}")
 
 
 def _capability(table: Table) -> Capability:

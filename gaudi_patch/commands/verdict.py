@@ -30,7 +30,7 @@ def headline(situation: Situation, fault: GaudiPatchError | None = None) -> Text
         return Text("patched: every file has the hash that the series gives it", "good")
     name = situation.series.id if situation.series else ""
     if situation.state is State.OUTDATED:
-        return Text(f"outdated: patched by an older gaudi-patch; series {name} would be applied anew", "pending")
+        return Text(f"outdated: patched with other patches than series {name} has here", "pending")
     return Text(f"pristine: as released, not patched; series {name} would apply", "pending")
 
 

@@ -292,7 +292,17 @@ def next_step(situation: Situation) -> str:
     if situation.state is State.PRISTINE:
         return situation.command("apply")
     if situation.state is State.OUTDATED:
-        return f"`{situation.command('apply')}` updates it to the series of this gaudi-patch"
+        update = f"`{situation.command('apply')}` updates it to the series of this gaudi-patch"
+        unknown = [
+            name
+            for name in (situation.applied.patches if situation.applied else ())
+            if name not in situation.manifest.patches
+        ]
+        if unknown:  # an older gaudi-patch had them, or a site has
+            return (
+                f"{update}; it takes {', '.join(unknown)} out: if that is your own, name its manifest with --manifest"
+            )
+        return update
     if situation.state is State.PARTIAL:
         return f"`{situation.command('apply')}` completes it, `{situation.command('rollback')}` reverts it"
     if situation.state in (State.MODIFIED, State.MISSING):

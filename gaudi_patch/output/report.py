@@ -25,7 +25,7 @@ from gaudi_patch.output.result import (
     Table,
     Text,
 )
-from gaudi_patch.output.streams import is_terminal, wants_color, write
+from gaudi_patch.output.streams import is_dumb, is_terminal, wants_color, write
 from gaudi_patch.output.typed import as_typed
 
 __all__ = [
@@ -118,7 +118,9 @@ def _text(result: Result, output: Format, color: Color) -> str:
         from gaudi_patch.output import gitlab
 
         return gitlab.section(result)
-    if result.blocks and sys.stdout and (wants_color(sys.stdout, color) or is_terminal(sys.stdout)):
+    # A dumb terminal gets lines of text alone: a screen reader would read the rules of a table aloud.
+    laid_out = sys.stdout and (wants_color(sys.stdout, color) or (is_terminal(sys.stdout) and not is_dumb()))
+    if result.blocks and laid_out:
         try:
             from gaudi_patch.output import terminal
 

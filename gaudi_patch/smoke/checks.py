@@ -58,7 +58,8 @@ def prove(installation: Installation, options: SmokeOptions) -> Proof:
         fault.hint += f"; on an unpatched installation: `{command_line('apply', target=installation.target)}`"
     if fault is None and not any(level.status == "passed" for level in levels):
         reasons = sorted({level.reason for level in levels})
-        fault = GaudiPatchError(Exit.SMOKE, "nothing-proved", "every level was skipped", details=reasons)
+        again = "make that so, and run the same command again"
+        fault = GaudiPatchError(Exit.SMOKE, "nothing-proved", "every level was skipped", again, details=reasons)
     return Proof(tuple(levels), fault)
 
 

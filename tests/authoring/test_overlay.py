@@ -15,6 +15,7 @@ from gaudi_patch.commands.check import checked
 from gaudi_patch.engine.apply import ApplyOptions
 from gaudi_patch.engine.rollback import RollbackOptions, rollback
 from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.output.report import plain
 from gaudi_patch.series import manifest as manifests
 from gaudi_patch.wheel.build import BuildOptions, build
 from tests.support import tiny
@@ -99,7 +100,11 @@ def test_both_are_applied_as_one_transaction_and_rolled_back(site: Path, built_i
     assert (target.site / "lmcache/gaudi/kernels.py").read_bytes() == PATCHED["lmcache/gaudi/kernels.py"]
     assert int(checked(target.manifest, target.installation).exit) == 0
     ours = manifests.load(manifests.default_directory())
-    assert checked(ours, target.installation).data["state"] == "outdated", "not what the built-in series gives"
+    outdated = checked(ours, target.installation)
+    assert outdated.data["state"] == "outdated", "not what the built-in series gives"
+    said = "".join(map(plain, outdated.blocks))
+    assert "patched with other patches than series 0.5.6 has here" in said
+    assert "takes site/0.5.6.patch out: if that is your own, name its manifest with --manifest" in said
     rollback(target.manifest, target.installation, RollbackOptions())
     assert tiny.tree(target.site) == before
 

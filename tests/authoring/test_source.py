@@ -109,6 +109,8 @@ def test_a_patch_that_no_series_uses_is_a_fault(tmp_path: Path) -> None:
     error = fault(write(tmp_path, text))
     assert "patch.unused.patch: no series uses this patch" in error.message
     assert error.line == text.split("\n").index('[patch."unused.patch"]') + 1
+    both = text + '\n[patch."neither.patch"]\ntitle = "t"\nwhy = "w"\nupstream = "u"\nremove_when = "r"\n'
+    assert "no series uses this patch, nor neither.patch" in fault(write(tmp_path, both)).message
 
 
 def test_a_newer_schema_asks_for_a_newer_gaudi_patch(tmp_path: Path) -> None:

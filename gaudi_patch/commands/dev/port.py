@@ -80,11 +80,18 @@ def port(
             porting.abort(give_up)
             return aborted(give_up)
         if len(versions or ()) != 2:
-            raise GaudiPatchError(Exit.USAGE, "usage", "dev port takes OLD and NEW", "gaudi-patch dev port 0.5.5 0.5.6")
+            raise GaudiPatchError(Exit.USAGE, "usage", "dev port takes OLD and NEW", _example(manifest))
         old, new = versions or ("", "")
         return report(porting.port(old, new, folder, manifest, porting.PortOptions(wheel, smoke, python)))
 
     finish("dev port", run, Format.TEXT, color, as_json)
+
+
+def _example(manifest: Path | None) -> str:
+    from gaudi_patch.series.manifest import load
+
+    newest = load(manifest).series[0].id
+    return f"gaudi-patch dev port {newest} NEW"
 
 
 def aborted(folder: Path) -> Result:
@@ -121,6 +128,7 @@ def _conflict(conflict: Conflict) -> Result:
 
 
 def _ported(done: Ported) -> Result:
+    from gaudi_patch.attestation.prove import skipped_warning
     from gaudi_patch.commands import levels
     from gaudi_patch.series import pairs
 
@@ -130,7 +138,8 @@ def _ported(done: Ported) -> Result:
     title = f"Series {plan.new}, ported from {plan.old}: {done.lines} lines of the release changed"
     blocks: list[Block] = [Table(("patch", "is", "since"), rows, title)]
     if smoked:
-        blocks += levels.blocks(smoked)  # how it was applied is of no interest here
+        some = any(level.status != "skipped" for level in smoked)
+        blocks += levels.blocks(smoked, verbose=some)  # how it was applied is of no interest here
     if fault is None:
         blocks.append(_summary(done))
     blocks += to_look_at(done.unproved, done.calls, done.stale)
@@ -151,7 +160,9 @@ def _ported(done: Ported) -> Result:
         "remove_when_outdated": list(done.stale),
     }
     errors = [fault] if fault else []
-    return Result("dev port", done.exit, data, blocks, warnings=[*done.proof.warnings], errors=errors)
+    warnings = [*done.proof.warnings]
+    said = [skipped_warning(level) for level in smoked if level.status == "skipped"]
+    return Result("dev port", done.exit, data, blocks, warnings, errors, said=said)
 
 
 def _summary(done: Ported) -> Text:
