@@ -27,6 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import multiprocess_loads
 from stores import TOKENS, Store
 
+# A call that hangs does so for longer than anything else takes, on a busy machine, too.
+HANGS, PATIENCE = 600.0, 100.0
+
 
 def damaged_file(folder: Path, kind: str, damage: Callable[[Path], None]) -> None:
     store = Store(folder, kind)
@@ -49,7 +52,7 @@ def backend_fault(folder: Path, kind: str, name: str) -> None:
     store.backend.batched_get_blocking = lambda keys: FAULTS[name](sound, keys)
     began = time.monotonic()
     promised = store.lookup()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
     assert promised < TOKENS, f"{promised} tokens promised of a backend that {name}"
     if promised:
         assert store.load(promised) == promised
@@ -64,7 +67,7 @@ def backend_hangs(folder: Path, kind: str) -> None:
     store = Store(folder, kind, lookup_timeout_ms=600)
     goes_on = threading.Event()
     sound = store.backend.batched_get_blocking
-    store.backend.batched_get_blocking = lambda keys: goes_on.wait(60) and sound(keys)
+    store.backend.batched_get_blocking = lambda keys: goes_on.wait(HANGS) and sound(keys)
     _answers_nothing_in_time(store)
     store.backend.batched_get_blocking = sound
     goes_on.set()
@@ -84,7 +87,7 @@ def asked_fault(folder: Path, kind: str, name: str) -> None:
     began = time.monotonic()
     assert store.lookup() == 0
     assert store.lookup("next") == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE
     for call in asks:
         delattr(store.backend, call)
     goes_on.set()
@@ -95,7 +98,7 @@ def asked_fault(folder: Path, kind: str, name: str) -> None:
 ASKED: dict[str, Callable[[threading.Event], Any]] = {
     "returns None": lambda goes_on: None,
     "raises": lambda goes_on: _raises(None, None),
-    "hangs": lambda goes_on: goes_on.wait(60) and None,
+    "hangs": lambda goes_on: goes_on.wait(HANGS) and None,
 }
 
 
@@ -127,11 +130,11 @@ def _answers_nothing_in_time(store: Store) -> None:
     assert store.lookup() == 0, "promised what has not come"
     assert store.lookup("next") == 0
     assert store.load(TOKENS, "nothing was promised") == 0
-    assert time.monotonic() - began < 5, "the engine waits for a store that does not answer"
+    assert time.monotonic() - began < PATIENCE, "the engine waits for a store that does not answer"
 
 
 def _comes_back(store: Store) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while store.lookup("later") != TOKENS and time.monotonic() < deadline:
         time.sleep(0.1)
     assert store.load(TOKENS, "later") == TOKENS
@@ -200,7 +203,7 @@ def forgotten_promises(folder: Path) -> None:
     began = time.monotonic()
     for number in range(4):
         store.lookup(f"waits {number}")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < PATIENCE
     for number in range(4):
         store.engine.lookup_unpin(_one_or_list(store.engine, f"waits {number}"))
     store.engine.lookup_unpin(_one_or_list(store.engine, "aborted"))
@@ -234,7 +237,7 @@ def small_pool(folder: Path) -> None:
 
 def prefetch_that_fails(folder: Path, name: str) -> None:
     """Asynchronous loading: what the prefetch raises, leaves out or does not give in time, is not promised."""
-    promises = importlib.import_module("lmcache.gaudi.promises")
+    backends = importlib.import_module("lmcache.gaudi.backends")
     store = Store(folder, "memory", lookup_timeout_ms=600)
     objects = store.engine.storage_manager.batched_get(list(store.backend.hot_cache)[:4], location="LocalCPUBackend")
     answer, due = {
@@ -249,16 +252,16 @@ def prefetch_that_fails(folder: Path, name: str) -> None:
 
     async def prefetch(lookup_id: str, keys: list[Any]) -> Any:
         if name == "hangs":
-            await asyncio.sleep(60)
+            await asyncio.sleep(HANGS)
         if isinstance(answer, OSError):
             raise answer
         return answer
 
     keys = list(store.backend.hot_cache)[:3]
     began = time.monotonic()
-    got = asyncio.run(promises._checked(store.engine, "LocalCPUBackend", prefetch)("r", keys))
+    got = asyncio.run(backends._checked(store.engine, "LocalCPUBackend", prefetch)("r", keys))
     assert got == objects[:due]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE
     store.close()
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""Failed loads in multiprocess mode: what vLLM must know before it may read the blocks, and how long to wait.
+"""Failed loads in multiprocess mode: what vLLM must know before it may read the blocks.
 
 vLLM asks a connector for the blocks that could not be loaded (``invalid_block_ids``) and recomputes them, or ends
 the request. vllm-gaudi asks only in steps without a forward pass; in all others it hands over what has finished and
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,17 +24,13 @@ from ..logging import init_logger
 from .device import is_available
 from .layout import normalise
 from .pool import refuse_small_server
+from .watched import WatchedClient
 
 __all__ = ["FailedLoads", "complete_reports", "promise_once", "whole_answer", "withhold_failed_loads"]
 
 logger = init_logger(__name__)
 
-# Requests to the server that a step of the engine waits for.
-_DATA_REQUESTS = ("prepare_store", "commit_store", "prepare_retrieve", "commit_retrieve")
 _RUNNER = "vllm_gaudi.v1.worker.hpu_model_runner"
-_POLL_SECONDS = 0.25
-# A server that answers pings and nothing else is alive for the heartbeat. LMCache waits 300 s (lmcache.mp.mq_timeout).
-_DATA_SECONDS = 30.0
 
 
 class FailedLoads:
@@ -123,7 +118,7 @@ def withhold_failed_loads(adapter: type) -> type:
             original(self, *args, **kwargs)
             if is_available():
                 self.gaudi_loads = FailedLoads(self)
-                self.req_client = _WatchedClient(self.req_client, self)
+                self.req_client = WatchedClient(self.req_client, self)
                 complete_reports()
 
         return construct
@@ -264,50 +259,6 @@ def whole_answer(chunks: Any, blocks: Any, blocks_in_chunk: int) -> Any:
         "LMCache's server sent %d chunks of %d blocks, where %d are needed", len(chunks), blocks_in_chunk, needed
     )
     return None
-
-
-class _WatchedClient:
-    """LMCache's client of the server; what a step waits for ends when the heartbeat finds it dead, and after 30 s."""
-
-    def __init__(self, client: Any, adapter: Any) -> None:
-        self._client, self._adapter = client, adapter
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._client, name)
-        unregisters = name.startswith("unregister")
-        if name not in _DATA_REQUESTS and not unregisters:
-            return call
-        # At the end nobody pings any more: what two heartbeats would have told is all there is to know.
-        limit = 2 * self._adapter._heartbeat_interval if unregisters else _DATA_SECONDS
-        return lambda *args, **kwargs: _WatchedFuture(call(*args, **kwargs), self._adapter, limit)
-
-
-class _WatchedFuture:
-    """A reply of the server; waiting for it ends when the server is known to be dead."""
-
-    def __init__(self, future: Any, adapter: Any, limit: float) -> None:
-        self._future, self._adapter, self._limit = future, adapter, limit
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._future, name)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the reply; False after ``timeout`` seconds, or once the server is dead."""
-        deadline = time.monotonic() + (self._limit if timeout is None else min(timeout, self._limit))
-        while not self._future.wait(max(0.0, min(_POLL_SECONDS, deadline - time.monotonic()))):
-            if not self._adapter.is_healthy or time.monotonic() >= deadline:
-                return bool(self._future.query())
-        return True
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Return the reply.
-
-        Raises:
-            TimeoutError: There is none after ``timeout`` seconds, or 30, or the server is dead.
-        """
-        if not self.wait(timeout):
-            raise TimeoutError("LMCache's server has not answered; its heartbeat says whether it is alive")
-        return self._future.result(timeout=0)
 
 
 def _refuse_small_server(adapter: Any, kv_caches: dict[str, Any]) -> None:

@@ -12,16 +12,16 @@ Hosts without an HPU are left as they are.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import itertools
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ..logging import init_logger
 from . import compat
+from .backends import HOST, answer_seconds, end_waits, release
 from .device import is_available
 from .objects import Objects
 from .patience import Patience
@@ -32,13 +32,8 @@ logger = init_logger(__name__)
 
 R = TypeVar("R")
 Chunk = tuple[int, int, Any]  # first token, one past the last, key
-_HOST = "LocalCPUBackend"
-# What it is given must arrive, or be reported by LMCache's own protocol.
-_TO_A_DECODER = "PDBackend"
 # A request that was promised something and never came (it was aborted while it waited) frees its memory after this.
 _FORGOTTEN_SECONDS = 300.0
-# How long an allocation waits for memory that others hold. LMCache's own loop has no end.
-_ALLOCATE_SECONDS = 2.0
 
 
 class Promises:
@@ -57,11 +52,11 @@ class Promises:
         self._held: dict[str, tuple[float, dict[Any, Any]]] = {}
         self.loading = False
         self.asked: str | None = None
-        self._patience = Patience(_answer_seconds(engine))
+        self._patience = Patience(answer_seconds(engine))
 
     def ask(self, function: Callable[[], R], otherwise: R, meanwhile: Callable[[], R], late: Callable[[], None]) -> R:
         """Return what ``function`` returns; see :meth:`Patience.call` for stores that do not answer in time."""
-        if set(self._engine.storage_manager.storage_backends) <= {_HOST}:
+        if set(self._engine.storage_manager.storage_backends) <= {HOST}:
             return function()
         return self._patience.call(function, otherwise, meanwhile, late)
 
@@ -181,8 +176,8 @@ def keep_promises(engine: type) -> type:
 
             def look_in_host_memory() -> int:
                 # Not for the request that is overdue: what it holds is released once its answer comes.
-                may = given.get("search_range") is None or _HOST in given["search_range"]
-                return look([_HOST]) if may and request != promises.asked else 0
+                may = given.get("search_range") is None or HOST in given["search_range"]
+                return look([HOST]) if may and request != promises.asked else 0
 
             def forget() -> None:
                 if request is not None:
@@ -246,13 +241,6 @@ def keep_promises(engine: type) -> type:
     return engine
 
 
-def release(memory_objs: Iterable[Any]) -> None:
-    """Give the references to memory objects back; None among them is passed over."""
-    for memory_obj in memory_objs:
-        if memory_obj is not None:
-            memory_obj.ref_count_down()
-
-
 def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any, **kwargs: Any) -> Any:
     """What ``_process_tokens_internal`` does, from what is held; checked here and now where nothing was promised."""
     request = kwargs.get("req_id")
@@ -270,7 +258,7 @@ def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any
             return late
 
         def collect_from_host_memory() -> list[Any]:
-            return promises.collect(None, chunks, [_HOST])
+            return promises.collect(None, chunks, [HOST])
 
         got: list[Any] = promises.ask(
             collect, [], collect_from_host_memory, lambda: release(entry[3] for entry in late)
@@ -295,92 +283,7 @@ def _prepare(engine: Any) -> None:
     if "gaudi_promises" in engine.__dict__:
         return
     engine.gaudi_promises = Promises(engine)
-    for name, backend in manager.storage_backends.items():
-        if name == _HOST:
-            backend.allocate = _bounded(backend.allocate)
-            continue
-        if hasattr(backend, "batched_get_non_blocking"):
-            backend.batched_get_non_blocking = _checked(engine, name, backend.batched_get_non_blocking)
-        if name != _TO_A_DECODER:
-            backend.batched_submit_put_task = _optional(name, backend.batched_submit_put_task)
-
-
-def _bounded(allocate: Callable[..., Any]) -> Callable[..., Any]:
-    """``LocalCPUBackend.allocate`` with an end: None where memory does not come free in time."""
-
-    @functools.wraps(allocate)
-    def bounded(*args: Any, busy_loop: bool = True, **kwargs: Any) -> Any:
-        deadline = time.monotonic() + _ALLOCATE_SECONDS
-        while True:
-            memory_obj = allocate(*args, busy_loop=False, **kwargs)
-            if memory_obj is not None or not busy_loop or kwargs.get("eviction") is False:
-                return memory_obj
-            if time.monotonic() >= deadline:
-                logger.error(
-                    "no host memory came free in %.0f s: max_local_cpu_size (%s GB) is held by other requests",
-                    _ALLOCATE_SECONDS,
-                    getattr(getattr(getattr(allocate, "__self__", None), "config", None), "max_local_cpu_size", "?"),
-                )
-                return None
-            time.sleep(0.05)
-
-    return bounded
-
-
-def _optional(place: str, put: Callable[..., Any]) -> Callable[..., Any]:
-    """A backend's ``batched_submit_put_task``: what it raises, as where it cannot make room, costs a hit, no engine."""
-
-    @functools.wraps(put)
-    def optional(keys: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return put(keys, *args, **kwargs)
-        except Exception:
-            logger.exception("%d chunks could not be given to %s; they are not cached there", len(keys), place)
-            return None
-
-    return optional
-
-
-def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[..., Any]:
-    """A backend's prefetch for asynchronous loading, which then reports what has come, whatever went wrong."""
-
-    @functools.wraps(prefetch)
-    async def checked(lookup_id: str, keys: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        objects = Objects(engine)
-        wanted = objects.whole(place, keys)
-        try:
-            got = list(await _in_time(engine, prefetch(lookup_id, wanted, *args, **kwargs)) or () if wanted else ())
-        except TimeoutError:
-            logger.error("request %s: %s has not answered in time; its tokens are recomputed", lookup_id, place)
-            return []
-        except Exception:
-            logger.exception("request %s: the prefetch from %s failed; its tokens are recomputed", lookup_id, place)
-            return []
-        sound = list(itertools.takewhile(objects.fits, got))
-        release(got[len(sound) :])
-        return sound
-
-    return checked
-
-
-async def _in_time(engine: Any, coming: Coroutine[Any, Any, Any]) -> Any:
-    """Await what a store gives; TimeoutError once the scheduler no longer waits, and what comes then is released."""
-    task = asyncio.ensure_future(coming)
-    done, _ = await asyncio.wait({task}, timeout=_answer_seconds(engine))
-    if not done:
-        task.add_done_callback(_release_late)
-        raise TimeoutError
-    return task.result()
-
-
-def _release_late(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        release(task.result() or ())
-
-
-def _answer_seconds(engine: Any) -> float:
-    """How long the scheduler waits for a lookup, less what the answer needs to come to it."""
-    return float(getattr(engine.config, "lookup_timeout_ms", None) or 3000) / 1000 * 0.9
+    end_waits(engine, manager.storage_backends)
 
 
 def _promises(engine: Any) -> Promises | None:
