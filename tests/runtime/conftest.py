@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ REPOSITORY = Path(gaudi_patch.__file__).parents[1]
 PATCHES = REPOSITORY / "patches"
 EMULATOR = REPOSITORY / "gaudi_patch" / "emulator"
 INSIDE = Path(__file__).parent / "inside"
+COVERAGE_FILE = "RUNTIME_COVERAGE_FILE"  # set while --cov is given: where processes leave the runtime's coverage
 
 collect_ignore = ["inside"]
 
@@ -42,6 +43,15 @@ _TEST_PACKAGES = (
     "coverage",
     "tomli",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime_coverage(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With --cov, the report has the runtime's modules, too: each process beside the data file, then combined."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.pluginmanager.hasplugin("_cov"):
+            patch.setenv(COVERAGE_FILE, str(REPOSITORY / ".coverage"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -64,14 +74,10 @@ def test_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def inside(
-    torch_python: Path, runtime_tree: Path, test_packages: Path, pytestconfig: pytest.Config
-) -> Callable[[str, str], None]:
+def inside(torch_python: Path, runtime_tree: Path, test_packages: Path) -> Callable[[str, str], None]:
     """``inside(module, rules)``: run a module of ``inside/``; rules are ``lazy``, ``eager`` or ``host`` (no device)."""
 
     environment = clean_environment() | {"PYTHONPATH": f"{runtime_tree}:{test_packages}", "OMP_NUM_THREADS": "1"}
-    if pytestconfig.pluginmanager.hasplugin("_cov"):  # --cov: its report has the runtime's modules, too
-        environment["RUNTIME_COVERAGE_FILE"] = str(REPOSITORY / ".coverage")
 
     def run(module: str, rules: str) -> None:
         arguments = ["-q", "-W", "error", "-p", "no:cacheprovider", "-c", "/dev/null", "-rs"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 from pathlib import Path
 
-from tests.runtime.conftest import EMULATOR, INSIDE
+from tests.runtime.conftest import COVERAGE_FILE, EMULATOR, INSIDE
 from tests.support.environments import clean_environment
 
 
@@ -17,14 +19,24 @@ def lines(
     ``rules`` are ``lazy``, ``eager`` or ``host``; ``tree`` holds a patched LMCache, where ``python`` has none.
     """
     device = [] if rules == "host" else [str(EMULATOR), f"--{rules}"]
+    start, measured = _start(script)
     variables = {"OMP_NUM_THREADS": "1", "LMCACHE_TRACK_USAGE": "false"} | ({"PYTHONHASHSEED": "0"} if device else {})
     done = subprocess.run(
-        [str(python), "-B", *device, str(INSIDE / script), *map(str, arguments)],
+        [str(python), "-B", *device, *start, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=clean_environment() | variables | ({"PYTHONPATH": str(tree)} if tree is not None else {}),
+        env=clean_environment() | variables | measured | ({"PYTHONPATH": str(tree)} if tree is not None else {}),
         timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, f"{rules}\n{done.stdout[-6000:]}\n{done.stderr[-8000:]}"
     return done.stdout.splitlines()
+
+
+def _start(script: str) -> tuple[list[str], dict[str, str]]:
+    """Return how a script is started, and variables for that: with --cov its report has the runtime's modules, too."""
+    data, package = os.environ.get(COVERAGE_FILE), importlib.util.find_spec("coverage")
+    if not data or package is None or package.origin is None:
+        return [str(INSIDE / script)], {}
+    variables = {COVERAGE_FILE: data, "RUNTIME_COVERAGE_PACKAGE": str(Path(package.origin).parent)}
+    return [str(INSIDE / "measured.py"), str(INSIDE / script)], variables

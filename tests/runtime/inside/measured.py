@@ -1,0 +1,45 @@
+"""Runs another script of this directory and measures the runtime's coverage: ``measured.py SCRIPT ARGUMENTS``.
+
+RUNTIME_COVERAGE_FILE names the data file, which gets a suffix for each process; RUNTIME_COVERAGE_PACKAGE is where the
+package ``coverage`` is, which the environment of the script need not have.
+"""
+
+import importlib.util
+import os
+import pathlib
+import runpy
+import sys
+
+
+def main() -> None:
+    package = os.environ["RUNTIME_COVERAGE_PACKAGE"]
+    spec = importlib.util.spec_from_file_location(
+        "coverage", pathlib.Path(package, "__init__.py"), submodule_search_locations=[package]
+    )
+    assert spec is not None and spec.loader is not None
+    coverage = importlib.util.module_from_spec(spec)
+    sys.modules["coverage"] = coverage
+    spec.loader.exec_module(coverage)
+    measured = coverage.Coverage(
+        data_file=os.environ["RUNTIME_COVERAGE_FILE"],
+        data_suffix=True,
+        branch=True,
+        include=["*/lmcache/gaudi/*"],
+        config_file=False,
+    )
+    leave = os._exit
+
+    def save_and_leave(status: int) -> None:
+        measured.stop()
+        measured.save()
+        leave(status)
+
+    os._exit = save_and_leave  # type: ignore[assignment] - the scripts end so: LMCache's threads do not end
+    measured.start()
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    save_and_leave(0)
+
+
+if __name__ == "__main__":
+    main()
