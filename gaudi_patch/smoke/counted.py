@@ -94,11 +94,6 @@ class Counters:
             name: {key: number for key, number in table.items() if type(number) is int}
             for name, table in tables.items()
         }
-        requests = {name: _requests(table["requests"]) for name, table in tables.items() if "requests" in table}
+        lists = {name: asked for name, table in tables.items() if isinstance(asked := table.get("requests"), list)}
+        requests = {name: tuple(map(Asked.read, documents)) for name, documents in lists.items()}
         return cls(document, totals, workloads, requests)
-
-
-def _requests(documents: object) -> tuple[Asked, ...]:
-    if not isinstance(documents, list):
-        raise BadResultError(_WRONG)
-    return tuple(map(Asked.read, documents))
