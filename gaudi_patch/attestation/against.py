@@ -14,6 +14,9 @@ from gaudi_patch.target import packages
 from gaudi_patch.target.installation import Installation
 from gaudi_patch.target.invocation import command_line
 
+#: So many differences are named in the error; the table of -v and the JSON have all.
+_MOST = 6
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -50,8 +53,17 @@ class Comparison:
             f"{count} difference{'s' if count != 1 else ''} from the attestation; nothing was changed",
             f"`{check}` says what holds instead; `{attest}` attests anew",
             str(self.path),
-            details=[difference.sentence() for difference in self.differences],
+            details=self._said(),
         )
+
+    def _said(self) -> list[str]:
+        """Return the differences as sentences, but no screens full of them: an installer changes every file at once."""
+        few = self.differences if len(self.differences) <= _MOST else self.differences[: _MOST - 1]
+        more = len(self.differences) - len(few)
+        return [
+            *(difference.sentence() for difference in few),
+            *([f"and {more} more: -v shows them"] if more else []),
+        ]
 
 
 def compare_with(manifest: Manifest, installation: Installation, path: Path, key: Path | None = None) -> Comparison:

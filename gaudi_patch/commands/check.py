@@ -81,7 +81,8 @@ def check(
     def run() -> Result:
         if against is not None:
             exclude("--against", "--if-installed", if_installed)
-            return compared(*target(python, path, root, manifest, ask=not fast), against, verify_key)
+            found = target(python, path, root, manifest, ask=not fast)
+            return compared(*found, against, verify_key, verbose=detailed(verbose, output_format))
         if verify_key is not None:
             raise needs("--verify-key", "--against FILE")
         return checked(*target(python, path, root, manifest, ask=not fast), verbose=detailed(verbose, output_format))
@@ -110,10 +111,16 @@ def checked(manifest: Manifest, installation: Installation, *, verbose: bool = F
     return result
 
 
-def compared(manifest: Manifest, installation: Installation, path: Path, key: Path | None = None) -> Result:
-    """Return the result of `check --against`. Exit 0 where all is as attested, 1 where not."""
+def compared(
+    manifest: Manifest, installation: Installation, path: Path, key: Path | None = None, *, verbose: bool = False
+) -> Result:
+    """Return the result of `check --against`. Exit 0 where all is as attested, 1 where not.
+
+    Every difference is in a table where ``verbose``; the error names the first ones.
+    """
     from gaudi_patch.attestation.against import compare_with
     from gaudi_patch.commands import describe
+    from gaudi_patch.engine.plan import State
 
     compared = compare_with(manifest, installation, path, key)
     against = {
@@ -128,11 +135,12 @@ def compared(manifest: Manifest, installation: Installation, path: Path, key: Pa
         f"{package.sentence()}: the attested smoke results are not of this version" for package in compared.packages
     ]
     fault, count = compared.fault, len(compared.differences)
+    unpatched = "; LMCache is pristine, not patched" if compared.situation.state is State.PRISTINE else ""
     files = f"{compared.files} file{'s' if compared.files != 1 else ''}"
     result.blocks.append(
         Text(f"as attested: version, series, and {files} by their sha256", "good")
         if fault is None
-        else Text(f"not as attested: {count} difference{'s' if count != 1 else ''}", "bad")
+        else Text(f"not as attested: {count} difference{'s' if count != 1 else ''}{unpatched}", "bad")
     )
     result.blocks.append(
         Fields(
@@ -147,8 +155,9 @@ def compared(manifest: Manifest, installation: Installation, path: Path, key: Pa
         )
     )
     if fault is not None:
-        rows = [(gap.what, _short(gap.attested), _short(gap.found)) for gap in compared.differences]
-        result.blocks.append(Table(("what", "attested", "found"), rows))
+        if verbose:
+            rows = [(gap.what, _short(gap.attested), _short(gap.found)) for gap in compared.differences]
+            result.blocks.append(Table(("what", "attested", "found"), rows))
         result.exit, result.errors = fault.exit, [fault]
     return result
 

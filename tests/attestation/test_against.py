@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from gaudi_patch.attestation import against as against_file
 from gaudi_patch.commands.check import compared
 from gaudi_patch.errors import Exit, GaudiPatchError
-from gaudi_patch.output.report import Result
+from gaudi_patch.output.report import Result, plain
 from tests.attestation.conftest import written
 from tests.support.cli import gaudi_patch
 from tests.support.tiny import Tiny, tree
@@ -64,6 +65,24 @@ def test_a_rollback_is_found_file_by_file(attested: Tiny, report: Path) -> None:
     attested.rollback()
     what = named(against(attested, report))
     assert what == ["series", *sorted(attested.patched)]
+
+
+def test_many_differences_are_counted_and_all_shown_with_verbose(
+    attested: Tiny, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(against_file, "_MOST", 3)
+    attested.rollback()
+    short = against(attested, report)
+    all_ = named(short)
+    assert plain(short.blocks[0]).startswith(
+        f"not as attested: {len(all_)} differences; LMCache is pristine, not patched"
+    )
+    (error,) = short.errors
+    assert error.details[-1] == f"and {len(all_) - 2} more: -v shows them"
+    assert (len(error.details), "lmcache" in "".join(map(plain, short.blocks[2:]))) == (3, False)
+    whole = compared(attested.manifest, attested.installation, report, verbose=True)
+    table = plain(whole.blocks[-1])
+    assert all(what in table for what in all_)
 
 
 def test_another_version_is_named(attested: Tiny, report: Path, rewrite: Rewrite) -> None:
