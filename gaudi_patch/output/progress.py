@@ -139,10 +139,14 @@ class _Live(Step):
 
 
 def _fitting(what: str, detail: str, room: int) -> str:
-    """Return both on one line of ``room`` columns; else the detail below; a line that is still longer is cropped."""
+    """Return both on one line of ``room`` columns; else the detail below, cropped where it is longer than a line."""
     joined = f"{what}: {detail}" if detail else what
-    lines = [joined] if len(joined) <= room else [what, detail]
-    return "\n".join(line if len(line) <= room else f"{line[: room - 1]}…" for line in lines if line)
+    if len(joined) <= room:
+        return joined
+    import textwrap
+
+    below = [detail if len(detail) <= room else f"{detail[: room - 1]}…"] if detail else []
+    return "\n".join([*textwrap.wrap(what, room, break_on_hyphens=False), *below])
 
 
 class _Inner(Step):

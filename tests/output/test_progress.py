@@ -92,7 +92,8 @@ def test_what_is_at_work_stands_below_where_a_line_has_no_room_for_both() -> Non
     what, detail = "smoke checks: imports, kernels, engine (3 of 6)", "engine (lazy): a store that fails costs a hit"
     assert progress._fitting(what, detail, 200) == f"{what}: {detail}"
     assert progress._fitting(what, detail, 66) == f"{what}\n{detail}"
-    assert progress._fitting(what, detail, 30).split("\n") == [f"{what[:29]}…", f"{detail[:29]}…"]
+    lines = progress._fitting(what, detail, 30).split("\n")
+    assert lines == ["smoke checks: imports,", "kernels, engine (3 of 6)", f"{detail[:29]}…"]
     assert progress._fitting(what, "", 66) == what
 
 
