@@ -20,8 +20,10 @@ LM_SERVER = "lm://127.0.0.1:65432"
 PASSWORD = "LMCACHE_RESP_PASSWORD"  # noqa: S105 - a name, and LMCache's own
 #: Where Redis, and Valkey, listen.
 REDIS_PORT = 6379
-#: Where Mooncake's master listens, and what an engine copies through.
-MOONCAKE_PORT, MOONCAKE_BUFFER = 50051, 1024**3
+#: Where Mooncake's master listens, and the bytes that its client has beside a prompt.
+MOONCAKE_PORT, MOONCAKE_SPARE = 50051, 64 * 1024**2
+#: Seconds. After its 1 s LMCache would let go of chunks that Mooncake still reads: others' KV would get into the store.
+MOONCAKE_STORES = 3600
 #: What is kept of a shared directory where nothing is said: prompts of the longest request.
 KEPT_PROMPTS = 20
 _TAKES = (
@@ -232,6 +234,7 @@ def _mooncake(release: Release, settings: Settings, parts: SplitResult) -> Store
         )
     if parts.query or parts.path.strip("/") or parts.username or ":" in (parts.hostname or ""):
         raise usage(f"--storage {parts.geturl()!r}: takes mooncake://HOST[:PORT], Mooncake's master")
+    buffer = mooncake_buffer(settings)
     # LMCache hands on what begins with mooncake_, and has the master's address by a name that Mooncake does not read.
     # An engine gives Mooncake no memory: what it had stored there would go with it.
     extra = {
@@ -239,14 +242,28 @@ def _mooncake(release: Release, settings: Settings, parts: SplitResult) -> Store
         "mooncake_metadata_server": "P2PHANDSHAKE",
         "mooncake_protocol": "tcp",
         "mooncake_global_segment_size": 0,
-        "mooncake_local_buffer_size": MOONCAKE_BUFFER,
+        "mooncake_local_buffer_size": buffer,
+        "transfer_timeout": MOONCAKE_STORES,
     }
     own = _extra({**extra, "mooncake_local_hostname": HOST}, "how other hosts reach this one; see notes")
     entries = (
         ("remote_storage_plugins", ["mooncakestore"], "remote_url is deprecated in this release"),
         *_common(settings),
     )
-    return Store(entries, (own,), notes=MOONCAKE_NOTES)
+    room = f"Each rank takes {buffer / GIB:.1f} GB more than its pool: Mooncake's client has room for one prompt."
+    return Store(entries, (own,), notes=(*MOONCAKE_NOTES, room))
+
+
+def mooncake_buffer(settings: Settings) -> int:
+    """Return the bytes that Mooncake's client takes in each rank; 0 with another store.
+
+    All chunks of a prompt are read into it at once, so that it holds a prompt and a quarter more; of a model that is
+    not known, as much as the pool.
+    """
+    if not (settings.storage or "").startswith("mooncake:"):
+        return 0
+    prompt = settings.cpu_gb * GIB if settings.sizing is None else settings.sizing.prompt * 1.25
+    return int(prompt) + MOONCAKE_SPARE
 
 
 def _extra(values: Mapping[str, object], why: str) -> Variable:

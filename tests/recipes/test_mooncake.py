@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes.util
+import re
+import urllib.request
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.recipes import serving
+from tests.recipes.test_multiprocess_stores import comes
 from tests.recipes.test_stores import Recipe, patched, recipe
 from tests.support import environments
 from tests.support.cli import gaudi_patch
@@ -18,6 +21,7 @@ from tests.support.unavailable import unavailable
 __all__ = ["patched", "recipe"]
 NAME, VERSION = "mooncake_transfer_engine_non_cuda", "0.3.13.post1"
 LIBRARIES = ("ibverbs", "rdmacm")
+CHUNKS, TOKENS = 4, 1024
 
 pytestmark = [
     pytest.mark.wheels,
@@ -44,6 +48,13 @@ def mooncake(torch_python: Path) -> Path:
     return folder
 
 
+def counted(port: int, name: str) -> float:
+    """Return what Mooncake's master has counted."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        found = re.findall(rf"^{name} (\S+)$", page.read().decode(), re.MULTILINE)
+    return float(found[0]) if found else 0.0
+
+
 def test_mooncake_gives_the_same_kv_after_the_engine_was_killed_and_its_end_is_a_miss(
     recipe: Recipe, mooncake: Path, tmp_path: Path
 ) -> None:
@@ -64,14 +75,15 @@ def test_mooncake_gives_the_same_kv_after_the_engine_was_killed_and_its_end_is_a
         with serving.engine(script, **path) as first:
             assert "RemoteBackend-mooncakestore" in first.start["backends"]
             first.store(1)
+            comes(lambda: int(counted(metrics, "master_put_end_requests_total")), CHUNKS)
         with serving.engine(script, **path) as second:
-            assert second.look(1)["promised"] == 1024
+            assert second.look(1)["promised"] == TOKENS
             assert second.look(2)["promised"] == 0
             client.kill()
             master.kill()
             second.store(3)
             assert second.look(4)["promised"] == 0
-            assert second.look(3)["promised"] == 1024, "it is in host memory"
+            assert second.look(3)["promised"] == TOKENS, "it is in host memory"
     finally:
         for server in (client, master):
             if server is not None:
@@ -82,3 +94,22 @@ def test_releases_whose_connector_is_older_are_refused_with_the_reason() -> None
     done = gaudi_patch("recipe", "remote", "--lmcache", "0.4.5", "--storage", "mooncake://master.example", "--json")
     assert (done.code, done.code_of_error) == (1, "store-refused"), done
     assert "0.4.6 or later" in done.out
+
+
+def test_the_client_has_room_for_a_prompt_and_a_pod_has_memory_for_the_client() -> None:
+    """All chunks of a prompt are read at once; a request of 8B with 131,072 tokens has 16 GiB."""
+    given = ("--lmcache", "0.5.6", "--max-model-len", "131072", "--target", "kubernetes", "--image", "x", "--json")
+
+    def files(storage: str) -> dict[str, str]:
+        done = gaudi_patch("recipe", "remote", *given, "--storage", storage)
+        assert done.code == 0, done
+        found: dict[str, str] = done.json["data"]["files"]
+        return found
+
+    def limit(found: dict[str, str]) -> int:
+        return max(int(number) for number in re.findall(r"memory: (\d+)Mi", found["kubernetes.yaml"]))
+
+    over_mooncake, over_redis = files("mooncake://kv.example"), files("redis://kv.example")
+    (size,) = re.findall(r"mooncake_local_buffer_size[^0-9]+(\d+)", over_mooncake["kubernetes.yaml"])
+    assert int(size) == 20 * 2**30 + 64 * 2**20
+    assert limit(over_mooncake) - limit(over_redis) == 20 * 1024 + 64

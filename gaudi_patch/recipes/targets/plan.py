@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gaudi_patch.recipes import process as recipes
+from gaudi_patch.recipes import stores
 from gaudi_patch.recipes.release import Release
 from gaudi_patch.recipes.settings import Recipe, Settings
 from gaudi_patch.sizing.plan import GIB, RANK_OVERHEAD, SPARE
@@ -116,7 +117,8 @@ def _process(process: recipes.Process, mode: str, settings: Settings, weights: i
     in_server = mode == "multiprocess"
     kept = round(settings.cpu_gb * GIB * (1 + SPARE))
     if process.serves:
-        pools = 0 if in_server else round(settings.cpu_gb * GIB) * settings.ranks
+        rank = round(settings.cpu_gb * GIB) + stores.mooncake_buffer(settings)
+        pools = 0 if in_server else rank * settings.ranks
         memory = pools + settings.ranks * RANK_OVERHEAD + (weights or 0) + ENGINE_SHM
         name = "vllm" if process.name == "serve" else f"vllm-{process.name}"
         return Process(process, name, Role.ENGINE if process.patched else Role.ROCM, memory, ENGINE_SHM)
