@@ -32,7 +32,7 @@ def test_the_hint_names_the_target_that_was_checked(tmp_path: Path, monkeypatch:
     fault = proof([level("kernels", "failed")], tmp_path, monkeypatch).fault
     assert fault is not None
     _, _, command = fault.hint.partition("on an unpatched installation: ")
-    assert shlex.split(command) == ["gaudi-patch", "apply", "--python", str(tmp_path / "a b" / "python")]
+    assert shlex.split(command.strip("`")) == ["gaudi-patch", "apply", "--python", str(tmp_path / "a b" / "python")]
 
 
 def test_a_skip_is_a_fault_where_it_is_required_or_nothing_else_ran(
