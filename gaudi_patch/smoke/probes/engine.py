@@ -8,6 +8,7 @@ check is itself checked: with the waits taken out, it has to fail.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 import traceback
@@ -44,6 +45,8 @@ CHUNK = 64
 BLOCK_SIZE = 16
 LAYERS = 3
 BLOCKS = 96
+WHOLE_CHUNKS = 3
+_PIN_AHEAD = "LMCACHE_GAUDI_PIN_AHEAD_MIB"
 SETTLE_SECONDS = 30.0
 MHA = kv_caches.LAYOUTS[0]
 MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
@@ -67,8 +70,8 @@ def body(probe: _probe.Probe) -> None:
 
 
 def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
-    """All requests over one backend."""
-    with case.engine(backend):
+    """All requests over one backend; over the disk with memory that is pinned when it is needed, and none ahead."""
+    with pinned_on_demand(backend.name == "disk"), case.engine(backend):
         prompt = case.prompt(3 * CHUNK + 20)
         case.probe.check(case.lookup(prompt) == 0, "a prompt that was never stored is found")
         case.store(prompt)
@@ -82,9 +85,25 @@ def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
         check_host_copies(case)
         if backend.evicts:
             check_eviction(case, prompt, backend)
+            check_host_copies(case)  # the memory of what was evicted is used again
         elif backend.name == "disk" and case.probe.device == "emulated":
             check_control(case)
         check_broadcasts(case)
+
+
+@contextlib.contextmanager
+def pinned_on_demand(wanted: bool) -> Iterator[None]:
+    """Let no memory be pinned before an object needs it."""
+    before = os.environ.get(_PIN_AHEAD)
+    if wanted:
+        os.environ[_PIN_AHEAD] = "0"
+    try:
+        yield
+    finally:
+        if wanted:
+            os.environ.pop(_PIN_AHEAD)
+        if wanted and before is not None:
+            os.environ[_PIN_AHEAD] = before
 
 
 def check_broadcasts(case: EngineCase) -> None:
@@ -96,28 +115,52 @@ def check_broadcasts(case: EngineCase) -> None:
 
 
 def check_host_copies(case: EngineCase) -> None:
-    """Whole chunks are copied by the device alone, straight into and out of the memory objects."""
+    """Whole chunks are copied by the device alone, straight into and out of the memory objects.
+
+    The counts of all backends are summed up in the result: so many copies and bytes went the direct way.
+    """
     if not _probe.is_patched():
         return
     before = case.host_copied_bytes
     case.probe.check(before is not None, "the connector does not count what the host copies")
     if before is None:
         return
-    whole = case.prompt(3 * CHUNK)
-    case.store(whole)
+    whole = case.prompt(WHOLE_CHUNKS * CHUNK)
+    stored = case.store(whole, pending=False)
     case.settle(whole, len(whole.tokens))
-    case.retrieve(whole, "whole chunks")
+    loaded = case.retrieve(whole, "whole chunks", pending=False)
     copied = (case.host_copied_bytes or 0) - before
     case.probe.check(copied == 0, f"the host copied {copied} bytes of whole chunks")
+    totals = case.probe.counters.setdefault(
+        "whole chunks", {"copies": 0, "bytes": 0, "host_copied_bytes": 0, "bounce_bytes": 0}
+    )
+    totals["host_copied_bytes"] += copied
+    for counts, what, copies in ((stored, "store", "d2h_copies"), (loaded, "load", "h2d_copies")):
+        check_direct(case, counts, what, copies)
+        if counts:
+            totals["copies"] += WHOLE_CHUNKS
+            totals["bytes"] += WHOLE_CHUNKS * case.chunk_bytes
+            totals["bounce_bytes"] += counts["bounce_bytes"]
+
+
+def check_direct(case: EngineCase, counts: kv_device.Counts, what: str, copies: str) -> None:
+    """One copy a chunk between its object and the device, of pinned memory, and none but the indices' beside them."""
+    if not counts:  # this device does not count copies
+        return
+    launches = counts["graph_launches"]
+    found, due = counts[copies], WHOLE_CHUNKS + (launches if what == "load" else 0)
+    case.probe.check(found == due, f"{what} of {WHOLE_CHUNKS} whole chunks: {found} copies, not {due}")
+    moved, least = counts["pinned_bytes"], WHOLE_CHUNKS * case.chunk_bytes
+    case.probe.check(moved >= least, f"{what} of whole chunks: {moved} of {least} bytes were in pinned memory")
+    for name in ("bounce_bytes", "blocking_copies"):
+        counts.at_most(case.probe, name, 0, f"{what} of whole chunks")
 
 
 def check_compiled(case: EngineCase, prompt: Prompt) -> None:
     """The first load of an engine compiles nothing: the warm-up covers what the engine does to objects on their way."""
     if not _probe.is_patched():
         return
-    case.wait()
-    with kv_device.counting() as counts:
-        case.retrieve(prompt, "the first prompt", pending=False)
+    counts = case.retrieve(prompt, "the first prompt", pending=False)
     counts.at_most(case.probe, "graph_compilation", 0, "while serving")
 
 
@@ -236,6 +279,11 @@ class EngineCase:
             kv_lmcache.close_engine()
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of the KV of one whole chunk, over all layers."""
+        return int(CHUNK * self.caches.kv * sum(self.caches.widths) * self.caches.dtype.itemsize)
+
+    @property
     def host_copied_bytes(self) -> int | None:
         """Bytes that the host has copied for the connector so far; None where nobody counts them."""
         transfer = getattr(self._connector, "transfer", None)
@@ -265,13 +313,21 @@ class EngineCase:
             prompt.rows = like.rows
         return prompt
 
-    def store(self, prompt: Prompt) -> None:
-        """Compute the prompt's KV into free blocks, store it, and give the blocks to somebody else at once."""
+    def store(self, prompt: Prompt, *, pending: bool = True) -> kv_device.Counts:
+        """Compute the prompt's KV into free blocks, store it, and give the blocks to somebody else at once.
+
+        pending: whether the computation is still under way when it is stored; it is counted, too, then.
+        """
         slots = self._slots(len(prompt.tokens))
         self.caches.write_pending(slots)
         prompt.rows = [plane[slots].copy() for plane in self.caches.truth]
-        self._engine.store(self._torch.tensor(prompt.tokens), **self._arguments(slots))
+        if not pending:
+            self.wait()
+        tokens, arguments = self._torch.tensor(prompt.tokens), self._arguments(slots)
+        with kv_device.counting() as counts:
+            self._engine.store(tokens, **arguments)
         self.caches.write_pending(slots)
+        return counts
 
     def lookup(self, prompt: Prompt) -> int:
         """Return how many leading tokens the engine says it has."""
@@ -294,16 +350,16 @@ class EngineCase:
         skipped: int = 0,
         cached: int = 0,
         pending: bool = True,
-    ) -> None:
-        """Retrieve into other blocks and compare all caches.
+    ) -> kv_device.Counts:
+        """Retrieve into other blocks and compare all caches; returns what the retrieve alone has cost.
 
         expected: leading tokens that the engine must have, by default all. skipped: leading tokens, whole
         chunks, that are not asked for. cached: leading tokens whose rows must stay as they are. pending: whether
-        other writes to the caches wait on the device.
+        other writes to the caches wait on the device; they are counted, too, then.
         """
         with self.probe.section(what):
             have = len(prompt.tokens) if expected is None else expected
-            found, slots = self._retrieve(prompt, have, skipped, cached, pending=pending)
+            found, slots, counts = self._retrieve(prompt, have, skipped, cached, pending=pending)
             self.probe.check(
                 found == have - skipped, f"{found} tokens were retrieved, {have - skipped} are there to be"
             )
@@ -315,10 +371,11 @@ class EngineCase:
             problem = kv_oracle.wrong_rows(now, self.caches.truth, {slots[token] for token in written})
             self.probe.check(not problem, f"the KV cache after a retrieve: {problem}")
             self.caches.truth = now
+            return counts
 
     def would_retrieve(self, prompt: Prompt) -> bool:
         """Return whether a retrieve gives what was computed; the caches' expected content follows what they hold."""
-        found, slots = self._retrieve(prompt, len(prompt.tokens), 0, 0)
+        found, slots, _ = self._retrieve(prompt, len(prompt.tokens), 0, 0)
         now = self.caches.read()
         right = found == len(prompt.tokens) and all(
             bool((plane[slots] == rows).all())
@@ -333,7 +390,7 @@ class EngineCase:
 
     def _retrieve(
         self, prompt: Prompt, have: int, skipped: int, cached: int, *, pending: bool = True
-    ) -> tuple[int, list[int]]:
+    ) -> tuple[int, list[int], kv_device.Counts]:
         slots = self._slots(len(prompt.tokens))
         # A serving engine asks for what lookup found, and the rest of the prompt has no KV yet.
         tokens = self._torch.tensor(prompt.tokens[:have])
@@ -341,10 +398,13 @@ class EngineCase:
         mask[:skipped] = False
         if pending:
             self.caches.write_pending([slot for slot in range(0, self.caches.slots, 5) if slot not in set(slots)])
+        else:
+            self.wait()
         mapping = slots[:have]
         arguments = {**self._arguments(mapping), "vllm_cached_tokens": cached, "req_id": "smoke"}
-        retrieved = self._engine.retrieve(tokens, mask, **arguments)
-        return int(retrieved.sum()), slots
+        with kv_device.counting() as counts:
+            retrieved = self._engine.retrieve(tokens, mask, **arguments)
+        return int(retrieved.sum()), slots, counts
 
     def _slots(self, tokens: int) -> list[int]:
         return kv_oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)

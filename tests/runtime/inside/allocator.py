@@ -186,6 +186,54 @@ def slow_pinning() -> None:
     mine.close()
 
 
+def memory_runs_out() -> None:
+    """Pinning that fails at the fourth object leaves three pinned; where there is no memory at all, none is lost."""
+
+    class Refusing(HpuBackend):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = 3
+
+        def pinned(self, nbytes: int) -> torch.Tensor:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("synHostMalloc: no memory")
+            return super().pinned(nbytes)
+
+    with mock.patch.dict(os.environ, LMCACHE_GAUDI_PIN_AHEAD_MIB="0"):
+        _, mine = pools()
+    mine.slabs.serve(32768, Refusing())
+    batch = mine.batched_allocate(torch.Size(CHUNK), torch.bfloat16, 6)
+    for number, memory_obj in enumerate(batch):
+        memory_obj.raw_data.fill_(number)
+    held = [hold(memory_obj.raw_data) for memory_obj in batch]
+    assert [slab is not None for slab in held] == [True] * 3 + [False] * 3, held
+    assert all(bool((memory_obj.raw_data == number).all()) for number, memory_obj in enumerate(batch))
+    for slab in held[:3]:
+        release(slab)
+    mine.batched_free(batch)
+    assert state(mine) == (0, 0, True) and mine.slabs.plain_bytes == 0
+
+    plain, left = mine.slabs.plain, iter([True, True])
+
+    def some(nbytes: int) -> torch.Tensor:
+        if next(left, None) is None:
+            raise MemoryError("no memory")
+        return plain(nbytes)
+
+    tail = torch.Size((*CHUNK[:2], 8, CHUNK[3]))
+    with mock.patch.object(mine.slabs, "plain", some):
+        try:
+            mine.batched_allocate(tail, torch.bfloat16, 3)
+        except MemoryError:
+            pass
+        else:
+            raise AssertionError("three objects, and memory for two")
+    assert state(mine) == (0, 0, True) and mine.slabs.plain_bytes == 0
+    assert mine.allocate(tail, torch.bfloat16) is not None
+    mine.close()
+
+
 def same_attributes() -> None:
     """Whatever LMCache's own allocator has as attributes, this one has, too."""
     stock, mine = pools()
@@ -220,7 +268,8 @@ def main() -> None:
     random_calls(1000)
     six_threads()
     slow_pinning()
-    print("5 cases passed")
+    memory_runs_out()
+    print("6 cases passed")
 
 
 if __name__ == "__main__":

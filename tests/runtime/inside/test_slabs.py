@@ -266,6 +266,46 @@ def test_nobody_waits_for_memory_that_is_pinned_for_another() -> None:
     assert hold(taken[0].buffer) is taken[0]
 
 
+def test_the_last_of_the_room_is_waited_for_where_it_is_being_pinned_ahead() -> None:
+    backend = Slow()
+    slabs, _, warned = make(limit=2 * SIZE, ahead=2 * SIZE, backend=backend)
+    assert backend.pinning.wait(60)  # the thread has one, and pins the other
+    first = slabs.take(SIZE)
+    assert first is not None
+    taken: list[Any] = []
+    waiting = threading.Thread(target=lambda: taken.append(slabs.take(SIZE)), daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert not taken, "an object went without the memory that was being pinned for the pool"
+    backend.go.set()
+    waiting.join(60)
+    assert taken[0] is not None and taken[0] is not first
+    assert slabs.take(SIZE) is None
+    assert slabs.pinned_bytes == 2 * SIZE
+    assert warned == []
+
+
+def test_where_the_last_of_the_room_cannot_be_pinned_nobody_waits_for_ever() -> None:
+    class Refusing(Slow):
+        def pinned(self, nbytes: int) -> torch.Tensor:
+            tensor = super().pinned(nbytes)
+            if self.asked > 1:
+                raise RuntimeError("synHostMalloc: no memory")
+            return tensor
+
+    backend = Refusing()
+    slabs, _, _ = make(limit=2 * SIZE, ahead=2 * SIZE, backend=backend)
+    assert backend.pinning.wait(60)
+    assert slabs.take(SIZE) is not None
+    taken: list[Any] = []
+    waiting = threading.Thread(target=lambda: taken.append(slabs.take(SIZE)), daemon=True)
+    waiting.start()
+    backend.go.set()
+    waiting.join(60)
+    assert taken == [None]
+    assert slabs.pinned_bytes == SIZE
+
+
 def test_memory_that_is_pinned_while_the_pool_is_closed_goes_with_its_object() -> None:
     backend = Slow()
     slabs, _, _ = make(backend=backend)

@@ -138,6 +138,9 @@ class Slabs:
         self._lock = lock
         self._report, self._warn = report, warn
         self._free: dict[int, list[Slab]] = {}
+        # Slabs that the thread is pinning: they count already, and nobody has them yet.
+        self._underway = 0
+        self._arrived = threading.Condition(lock)
         self._backend: Backend | None = None
         self._latest = 0
         self._paused_until = 0.0
@@ -175,16 +178,20 @@ class Slabs:
     def take(self, nbytes: int) -> Slab | None:
         """Return a slab for an object of ``nbytes`` bytes; None where it is no whole chunk or cannot be pinned.
 
-        Pinning takes a while; the lock is not held for it, unless the caller holds it.
+        Pinning takes a while; the lock is not held for it, unless the caller holds it. Where the last of the room is
+        being pinned ahead, that is waited for: the object would be memory beyond the limit otherwise.
         """
         with self._lock:
             free = self._free.get(nbytes)
             if free is None:
                 return None
+            reserved = False
+            while not free and not (reserved := self._reserve(nbytes)) and self._underway:
+                self._arrived.wait()
             slab = free.pop() if free else None
             if slab is not None:
                 slab.used = True
-            elif not self._reserve(nbytes):
+            elif not reserved:
                 self._wanted.set()
                 return None
         if slab is None:
@@ -307,12 +314,17 @@ class Slabs:
             free = len(self._free.get(nbytes, ()))
             if free >= _MOST_AHEAD or (free + 1) * nbytes > self._ahead or not self._reserve(nbytes):
                 return False
-        slab = self._fulfil(nbytes)
-        if slab is None:
-            return False
-        with self._lock:
-            self._offer(slab)
-        return True
+            self._underway += 1
+        slab = None
+        try:
+            slab = self._fulfil(nbytes)
+        finally:
+            with self._lock:
+                if slab is not None:
+                    self._offer(slab)
+                self._underway -= 1
+                self._arrived.notify_all()
+        return slab is not None
 
     def _tell(self, begun: float, done: int, *, more: bool) -> None:
         state = f"{self.pinned_bytes / _MIB:.0f} of at most {self.pin_limit / _MIB:.0f} MiB"
