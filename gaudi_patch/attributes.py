@@ -1,6 +1,6 @@
 """Extended attributes of an open file: a user's own, the access ACL, and SELinux's label; no others are carried over.
 
-What a file may do (capabilities, IMA) was granted to its bytes, and is not handed to new ones.
+Privileges of a file (capabilities, IMA) were granted to its old bytes, and are not carried over to new ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LABEL = "security.selinux"
 
 
 def read(descriptor: int) -> tuple[tuple[str, bytes], ...]:
-    """Return a user's attributes and the access ACL of an open file, sorted."""
+    """Return the user attributes and the access ACL of an open file, sorted."""
     try:
         names = [name for name in os.listxattr(descriptor) if name == ACL or name.startswith("user.")]
         return tuple((name, os.getxattr(descriptor, name)) for name in sorted(names))
@@ -24,7 +24,7 @@ def read(descriptor: int) -> tuple[tuple[str, bytes], ...]:
 
 
 def put(descriptor: int, attributes: Iterable[tuple[str, bytes]], kind: str) -> None:
-    """Set those of ``attributes`` whose name begins with ``kind``, as far as that is supported and permitted."""
+    """Set the ``attributes`` whose name begins with ``kind``, as far as supported and permitted."""
     for name, value in attributes:
         if name.startswith(kind):
             try:
@@ -35,12 +35,12 @@ def put(descriptor: int, attributes: Iterable[tuple[str, bytes]], kind: str) -> 
 
 
 def take_off(descriptor: int) -> None:
-    """Take the access ACL off, which a new file has from its directory's default."""
+    """Remove the access ACL that a new file inherits from its directory's default."""
     with contextlib.suppress(OSError):
         os.removexattr(descriptor, ACL)
 
 
 def copy_label(source: int, descriptor: int) -> None:
-    """Copy SELinux's label from one open file to another, where there is one and that is permitted."""
+    """Copy the SELinux label from one open file to another, if present and permitted."""
     with contextlib.suppress(OSError):
         os.setxattr(descriptor, LABEL, os.getxattr(source, LABEL))

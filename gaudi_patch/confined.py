@@ -1,9 +1,9 @@
-"""Hold paths to a few areas of the file system: directories are opened one by one, and no link leads out.
+"""Confine paths to a few areas of the file system: directories are opened one by one, and no link leads out.
 
-Whoever owns a target can put a link, or another directory, in the place of any part of it, at any time.
-So a path is never handed to the kernel as a whole: from ``/`` on each part is opened by the descriptor of
-the one before it, without following links, and the last part is read, written, renamed or removed by the
-descriptor of its directory.
+Whoever owns a target can replace any part of a path by a link or another directory, at any time.
+So the kernel never gets a whole path. From ``/`` on, each part is opened relative to the descriptor of the part
+before it, without following links. The last part is read, written, renamed or removed relative to its directory's
+descriptor.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from gaudi_patch.opening import (
 
 
 class Area(NamedTuple):
-    """One place that may be read and written: everything at and below ``root`` + ``parts``.
+    """An area that may be read and written: everything at and below ``root`` + ``parts``.
 
-    ``root`` is a real path, or ``real`` is what it leads to. With ``links`` a directory may be a link that
-    stays inside the area, and a file a link to anywhere, whose bytes may be read; without, every link is
-    refused. ``files`` is what the name of a file must match, ``limit`` the size in bytes of the largest one;
-    ``flat`` leaves out all that lies deeper than the first level.
+    ``root`` is a real path, or ``real`` is what it resolves to. With ``links``, a directory may be a link that stays
+    inside the area, and a file may be a link to anywhere, whose bytes may be read. Without, every link is refused.
+    ``files`` is the pattern for names of files, ``limit`` the largest size in bytes; ``flat`` excludes everything
+    below the first level.
     """
 
     root: Path
@@ -51,13 +51,13 @@ class Area(NamedTuple):
 
 
 class Bounds:
-    """The areas that a run is held to. ``image`` is the root that links of an unpacked image start from."""
+    """The areas that a run is confined to. ``image`` is the root at which absolute links of an unpacked image start."""
 
     def __init__(self, areas: Sequence[Area], image: Path | None = None) -> None:
         self.areas, self.image = tuple(areas), image
 
     def area(self, path: Path, *, directory: bool = False) -> Area:
-        """Return the area of the file, or ``directory``, ``path``; refuses what lies in none."""
+        """Return the area that contains the file (or ``directory``) ``path``; refuse a path outside all areas."""
         for area in self.areas:
             below = _in(path, area)
             if below is None:
@@ -69,7 +69,7 @@ class Bounds:
         raise outside(path)
 
     def holds(self, path: Path) -> bool:
-        """Return whether ``path`` lies in an area, by its text."""
+        """Return whether ``path`` lies in an area, judged by its text."""
         try:
             self.area(path)
         except GaudiPatchError:
@@ -77,7 +77,7 @@ class Bounds:
         return True
 
     def holds_directory(self, path: Path) -> bool:
-        """Return whether the directory ``path`` lies in an area, by its text."""
+        """Return whether the directory ``path`` lies in an area, judged by its text."""
         try:
             self.area(path, directory=True)
         except GaudiPatchError:
@@ -89,7 +89,7 @@ class Bounds:
         return self.holds(path) and self.area(path).links and path.suffix != ".pyc"
 
     def read_through(self, path: Path, link: str) -> bytes | None:
-        """Return the bytes that a link ``path`` to ``link`` would lead to, None where they cannot be had."""
+        """Return the bytes behind a link from ``path`` to ``link``; None if they cannot be read."""
         try:
             if self.image is not None:
                 opened = open_in_image(path.parent, self.image, link)
@@ -102,7 +102,7 @@ class Bounds:
 
     @contextmanager
     def parent(self, path: Path, *, directory: bool = False) -> Iterator[int]:
-        """Open the directory of the file, or ``directory``, ``path``, which lies in an area, for use as ``dir_fd``."""
+        """Open the parent of the file (or ``directory``) ``path`` in an area, for use as ``dir_fd``."""
         area = self.area(path, directory=directory)
         descriptor = _walk(path.parent, area)
         try:
@@ -112,7 +112,7 @@ class Bounds:
 
     @contextmanager
     def directory(self, path: Path) -> Iterator[int]:
-        """Open the directory ``path`` itself, readable: one in an area, or on the way down to one."""
+        """Open the directory ``path`` itself for reading; it lies in an area or on the way to one."""
         area = next(
             (candidate for candidate in self.areas if _in(path, candidate) is not None or _on_the_way(path, candidate)),
             None,
@@ -130,19 +130,19 @@ class Bounds:
             os.close(descriptor)
 
     def look(self, path: Path, *, directory: bool = False) -> None:
-        """Refuse ``path`` where it lies in no area, or a link on the way to it leads out of its own."""
+        """Refuse ``path`` if it lies outside all areas, or a link on the way leads out of its area."""
         try:
             with self.parent(path, directory=directory):
                 pass
         except NotADirectoryError:
-            return  # what is in the way is told by who writes
+            return  # the writer reports what is in the way
         except FileNotFoundError:
             if not is_gone(path):
                 raise
-            return  # made later on
+            return  # created later
 
     def names(self, path: Path) -> list[str]:
-        """Return the sorted names in the directory ``path``; none where it does not exist."""
+        """Return the sorted names in the directory ``path``; empty if it does not exist."""
         try:
             with self.directory(path) as descriptor:
                 return sorted(os.listdir(descriptor))  # noqa: PTH208 - pathlib takes no descriptor
@@ -159,21 +159,21 @@ class Bounds:
 
 def outside(path: Path) -> GaudiPatchError:
     """Return the error for a path outside the package and its state."""
-    return refused("outside-package", f"lies outside of the package and its state; {UNCHANGED}", file=str(path))
+    return refused("outside-package", f"lies outside the package and its state; {UNCHANGED}", file=str(path))
 
 
 def linked(path: Path, link: str) -> GaudiPatchError:
-    """Return the error for a link where none may be."""
+    """Return the error for a link where no link is allowed."""
     return refused(
         "link-in-the-way",
-        f"is a symbolic link to {link}; gaudi-patch follows none here; {UNCHANGED}",
-        "look at who made the link, remove it, and run the same command again",
+        f"is a symbolic link to {link}, which gaudi-patch does not follow here; {UNCHANGED}",
+        "find out who made the link, remove it, and run the same command again",
         str(path),
     )
 
 
 def _in(path: Path, area: Area) -> tuple[str, ...] | None:
-    """Return the parts of ``path`` below what ``area`` holds, by its text; None for what is not in it."""
+    """Return the parts of ``path`` below ``area``, judged by its text; None if it is outside."""
     below, depth = parts_below(path, area.root), len(area.parts)
     if below is None or below[:depth] != area.parts or (area.flat and len(below) != depth + 1):
         return None
@@ -189,7 +189,7 @@ def _walk(path: Path, area: Area) -> int:
     """Open the directory ``path`` of ``area`` (O_PATH), part by part."""
     below = parts_below(path, area.root)
     assert below is not None
-    # A stack, so that ".." of a link inside the area leads back the way that was taken.
+    # A stack, so that ".." in a link inside the area leads back the same way.
     opened = [os.open("/", WALK)]
     names: list[str] = []
     todo = [*reversed(below)]
@@ -239,5 +239,5 @@ def _walk(path: Path, area: Area) -> int:
 
 
 def leads_out(path: Path, where: str) -> GaudiPatchError:
-    """Return the error for a directory of the package that links to another place."""
+    """Return the error for a directory of the package that is a link out of it."""
     return refused("outside-package", f"leads out of the package, to {where}; {UNCHANGED}", file=str(path))

@@ -1,8 +1,8 @@
-"""The narrow seam to the file system: every step of a transaction goes through one method here.
+"""The narrow interface to the file system: every step of a transaction goes through one method here.
 
-Bytes only. Nothing is ever opened for writing in place: uv and conda hardlink installed files to their
-cache, and a write through one name would change every environment (astral-sh/uv#10579).
-Tests subclass :class:`Disk` to kill the process, or to raise, at step *n*.
+Bytes only. No file is opened for writing in place: uv and conda hardlink installed files to their cache, and a write
+through one name would change every environment (astral-sh/uv#10579). Tests subclass :class:`Disk` to kill the
+process, or to raise, at step *n*.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from gaudi_patch.errors import Exit, GaudiPatchError, refused
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest by which every state is decided."""
+    """Return the hex digest by which every file's state is decided."""
     return hashlib.sha256(data).hexdigest()
 
 
 class FileImage(NamedTuple):
-    """What one path holds: the bytes, and the metadata that a replacement must carry over.
+    """The content of a path: the bytes, and the metadata that a replacement must carry over.
 
     ``link`` is the target of a symbolic link (``uv --link-mode=symlink`` installs them); ``data`` are the
-    bytes behind it. ``owner`` is None for a file that does not exist yet. ``attributes`` are a user's extended ones
-    and the access ACL.
+    bytes behind it. ``owner`` is None for a file that does not exist yet. ``attributes`` are the user's extended
+    attributes and the access ACL.
     """
 
     data: bytes
@@ -47,15 +47,14 @@ class FileImage(NamedTuple):
         return sha256(self.data)
 
     def same_content(self, other: FileImage | None) -> bool:
-        """Return whether both hold the same bytes in the same kind of file."""
+        """Return whether both have the same bytes in the same kind of file."""
         return other is not None and self.data == other.data and self.link == other.link
 
 
 def read_image(path: Path, bounds: Bounds | None = None) -> FileImage | None:
-    """Read what ``path`` holds, None when nothing is there; refuses what is neither file nor link to one.
+    """Read the file ``path``; return None if it is missing, refuse what is neither a file nor a link to one.
 
-    Held to ``bounds`` where there are any. No FIFO or device is opened, and no file read that is larger than
-    any should be.
+    Confined to ``bounds`` if given. Never opens a FIFO or device, and never reads a file over the size limit.
     """
     try:
         with _parent(path, bounds) as folder:
@@ -109,7 +108,7 @@ def _parent(path: Path, bounds: Bounds | None, *, directory: bool = False) -> It
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    # By a directory's descriptor, the system's error names the last part alone.
+    # With a directory descriptor, the system's error names only the last part.
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     if not name.startswith("/"):
         error.filename = str(path)
@@ -119,19 +118,19 @@ def _named(error: OSError, path: Path) -> OSError:
 
 
 class Disk:
-    """What a transaction does to the disk. ``step`` is called before each; a test overrides it.
+    """The disk operations of a transaction. ``step`` is called before each; tests override it.
 
-    Within :meth:`within` every path is held to the bounds given there.
+    In a block of :meth:`within`, every path is confined to the given bounds.
     """
 
     bounds: Bounds | None = None
 
     def step(self, name: str, path: Path) -> None:
-        """Do nothing; the seam for fault injection and for recording the order of calls."""
+        """Do nothing; tests override this to inject faults and to record the order of calls."""
 
     @contextmanager
     def within(self, bounds: Bounds) -> Iterator[None]:
-        """Hold every path to ``bounds`` until the block ends."""
+        """Confine every path to ``bounds`` until the block ends."""
         before, self.bounds = self.bounds, bounds
         try:
             yield
@@ -145,11 +144,10 @@ class Disk:
     def write_new(
         self, path: Path, image: FileImage, like: Path | None = None, parts: Iterable[bytes] | None = None
     ) -> None:
-        """Create ``path`` (which must not exist) holding ``image``, durable once this returns.
+        """Create ``path``, which must not exist, with the content of ``image``; durable on return.
 
-        It has the mode, owner and attributes of ``image`` and no others: an ACL that the directory hands down
-        is taken off. The SELinux label is that of ``like``, as far as that is permitted. ``parts`` are the
-        bytes where they are not to be held in one piece.
+        It gets exactly the mode, owner and attributes of ``image``: an inherited ACL is removed. The SELinux label is
+        copied from ``like``, if permitted. ``parts`` yields the bytes if they should not be in memory at once.
         """
         with _parent(path, self.bounds) as folder:
             if image.link is not None:
@@ -192,7 +190,7 @@ class Disk:
             os.replace(source.name, target.name, src_dir_fd=origin, dst_dir_fd=folder)
 
     def unlink(self, path: Path) -> None:
-        """Remove a file or link; one that is gone already is no error."""
+        """Remove a file or link; a missing one is no error."""
         self.step("unlink", path)
         try:
             with _parent(path, self.bounds) as folder:
@@ -202,7 +200,7 @@ class Disk:
                 raise
 
     def mkdir(self, path: Path, mode: int = 0o755) -> None:
-        """Make a directory that belongs to whom its parent belongs; a set-gid parent hands its bit down."""
+        """Create a directory with the owner of its parent; the set-gid bit is inherited."""
         self.step("mkdir", path)
         with _parent(path, self.bounds, directory=True) as folder:
             os.mkdir(path.name, dir_fd=folder)
@@ -272,21 +270,21 @@ def _owner_of(descriptor: int) -> tuple[int, int]:
 def _give(descriptor: int, owner: tuple[int, int]) -> None:
     info = os.fstat(descriptor)
     if owner != (info.st_uid, info.st_gid):
-        with contextlib.suppress(PermissionError):  # a user who is not root cannot give files away
+        with contextlib.suppress(PermissionError):  # only root can change a file's owner
             os.fchown(descriptor, *owner)
 
 
 def environment_error(error: OSError, doing: str, left: str = "nothing was changed") -> GaudiPatchError:
-    """Turn an operating-system error into what a user reads: what, where, by whom, and what was left."""
-    # Of a call by descriptor the system's error names a number.
+    """Turn an operating-system error into a user error: what failed, where, for which user, and what state is left."""
+    # After a call by descriptor, the system's error names a number instead of a path.
     path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     hint = {
         "EACCES": f"run as the owner of the directory (this process is uid {os.geteuid()}); "
         "in a Dockerfile: before USER",
-        "EPERM": "the file may be immutable (lsattr), or owned by somebody else",
+        "EPERM": "the file may be immutable (lsattr), or owned by another user",
         "EROFS": "the file system is mounted read-only; patch the image where it is built",
         "ENOSPC": "free some space and run the same command again",
-        "EBUSY": "a file that is a mount of its own (container -v FILE:FILE) cannot be replaced",
+        "EBUSY": "a file that is itself a mount (container -v FILE:FILE) cannot be replaced",
         "EDQUOT": "the disk quota is used up; free some space and run the same command again",
     }.get(_errno_name(error), "")
     message = f"{error.strerror or error} while {doing}; {left}"

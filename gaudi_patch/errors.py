@@ -1,4 +1,4 @@
-"""The one exception that users see, and the exit codes by name."""
+"""The one exception type that users see, and the named exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Exit(IntEnum):
 
 
 class GaudiPatchError(Exception):
-    """What a user is told: what happened, where, and what to do next.
+    """An error for users: what happened, where, and what to do next.
 
     ``code`` is stable and machine-readable; ``message`` says what happened and what was left as it was;
     ``hint`` says what to do next. ``file`` and ``line`` point into a file when the fault is there.
@@ -49,7 +49,7 @@ class GaudiPatchError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return what ``word`` was probably meant to be, to end a message with; "" where nothing is close."""
+    """Return a suggestion for ``word`` as the end of a message; "" if no known name is close."""
     from difflib import get_close_matches
 
     names = {name.lower(): name for name in known}
@@ -58,15 +58,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def bad_patch(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:
-    """Return the error for this: a patch file that is malformed or unsafe."""
+    """Return the error for a malformed or unsafe patch file."""
     return GaudiPatchError(Exit.USAGE, "bad-patch", message, hint, file, line)
 
 
 def bad_manifest(message: str, file: str, line: int = 0, hint: str = "") -> GaudiPatchError:
-    """Return the error for this: a manifest or lock that is malformed or contradicts itself."""
+    """Return the error for a malformed or contradictory manifest or lock."""
     return GaudiPatchError(Exit.USAGE, "bad-manifest", message, hint, file, line)
 
 
 def refused(code: str, message: str, hint: str = "", file: str = "", line: int = 0) -> GaudiPatchError:
-    """Drift or a conflict: nothing was changed."""
+    """Return the error for drift or a conflict; nothing was changed."""
     return GaudiPatchError(Exit.REFUSED, code, message, hint, file, line)

@@ -1,4 +1,4 @@
-"""Open one part of a path, or one file, by the descriptor of its directory: regular files, no link unasked."""
+"""Open a path's part or a file by its directory's descriptor: regular files only, no implicit links."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from gaudi_patch.errors import GaudiPatchError, refused
 
-#: As many links as Linux follows in one path.
+#: The number of links that Linux follows in one path.
 MAX_LINKS = 40
-#: Read no file beyond this unless its area says otherwise.
+#: Read no larger file unless its area allows it.
 LIMIT = 64 * 1024 * 1024
-#: Pass through a directory: for that, no permission to list it is needed.
+#: Traverse a directory; this needs no permission to list it.
 WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 UNCHANGED = "nothing was changed"
 
 
 def parts_below(path: Path, root: Path) -> tuple[str, ...] | None:
-    """Return the parts of ``path`` below ``root``; None for another path, and for one with ``..`` in it."""
+    """Return the parts of ``path`` below ``root``; None for a path elsewhere or with ``..`` in it."""
     own, parts = root.parts, path.parts
     if parts[: len(own)] != own or ".." in parts:
         return None
@@ -28,10 +28,10 @@ def parts_below(path: Path, root: Path) -> tuple[str, ...] | None:
 
 
 def is_gone(path: str | Path, descriptor: int | None = None) -> bool:
-    """Return whether a second look finds nothing at ``path``, or at that name of the directory ``descriptor``.
+    """Check again whether nothing is at ``path``, or at that name in the directory ``descriptor``.
 
-    For who was told so by a call that opens or removes: network file systems say ENOENT of what is there, and a state
-    or journal that is taken for missing is a lost way back.
+    Use it after ENOENT from opening or removing a file: network file systems report ENOENT for existing files, and
+    without its state or journal an installation cannot be rolled back.
     """
     try:
         os.stat(path, dir_fd=descriptor, follow_symlinks=False)
@@ -41,10 +41,10 @@ def is_gone(path: str | Path, descriptor: int | None = None) -> bool:
 
 
 def look_at(path: Path, *, follow: bool = False) -> os.stat_result | None:
-    """Return the status of ``path``, or of what it leads to; None only where nothing is there.
+    """Return the status of ``path``, or of what it links to; None only if nothing is there.
 
-    Any other error is raised: os.path.lexists, and from Python 3.14 on pathlib's questions, answer no to EACCES and
-    EIO as well, and a temporary file that is taken for gone is never removed.
+    Raises any other error. os.path.lexists, and pathlib's methods from Python 3.14 on, also answer False for EACCES
+    and EIO, and a temporary file mistaken for missing would never be removed.
     """
     try:
         try:
@@ -60,24 +60,24 @@ def look_at(path: Path, *, follow: bool = False) -> os.stat_result | None:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether anything is at ``path``, a link that leads nowhere included; errors are raised."""
+    """Return whether anything is at ``path``, including a dangling link; raise errors."""
     return look_at(path) is not None
 
 
 def is_directory(path: Path, *, follow: bool = True) -> bool:
-    """Return whether ``path`` is a directory, or with ``follow`` a link to one; errors are raised."""
+    """Return whether ``path`` is a directory, or with ``follow`` a link to one; raise errors."""
     info = look_at(path, follow=follow)
     return info is not None and stat.S_ISDIR(info.st_mode)
 
 
 def is_file(path: Path) -> bool:
-    """Return whether ``path`` is a regular file or a link to one; errors are raised."""
+    """Return whether ``path`` is a regular file or a link to one; raise errors."""
     info = look_at(path, follow=True)
     return info is not None and stat.S_ISREG(info.st_mode)
 
 
 def step(descriptor: int, part: str, path: Path) -> int:
-    """Open the directory ``part`` of another one to be passed through; errors name ``path``."""
+    """Open the subdirectory ``part`` for traversal; errors name ``path``."""
     try:
         return os.open(part, WALK, dir_fd=descriptor)
     except OSError as error:
@@ -86,7 +86,7 @@ def step(descriptor: int, part: str, path: Path) -> int:
 
 
 def link_at(descriptor: int, name: str) -> str | None:
-    """Return what the link ``name`` leads to, None for what is no link."""
+    """Return the target of the link ``name``; None if it is not a link."""
     try:
         return os.readlink(name, dir_fd=descriptor)
     except OSError:
@@ -96,7 +96,8 @@ def link_at(descriptor: int, name: str) -> str | None:
 def open_file(descriptor: int, name: str, path: Path) -> int | None:
     """Open the regular file ``name`` of the directory ``descriptor`` for reading; return None if it is missing.
 
-    A link is not followed (ELOOP). Looks before it opens, as opening a device can do something, and after it.
+    A link is not followed (ELOOP). The type is checked before opening, because opening a device can have effects, and
+    after.
     """
     try:
         info = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -125,9 +126,9 @@ def open_file(descriptor: int, name: str, path: Path) -> int | None:
 
 
 def open_linked(descriptor: int, name: str, path: Path, image: Path | None) -> int | None:
-    """Open the regular file that the link ``name`` leads to; None where it leads nowhere.
+    """Open the regular file that the link ``name`` leads to; None if the link is dangling.
 
-    In an unpacked image the link is followed as inside of it: one that is absolute starts at ``image``.
+    In an unpacked image, an absolute link starts at ``image``.
     """
     if image is not None:
         return open_in_image(path, image)
@@ -145,7 +146,7 @@ def open_linked(descriptor: int, name: str, path: Path, image: Path | None) -> i
 
 
 def open_in_image(path: Path, image: Path, link: str = "") -> int | None:
-    """Open the file that ``path``, or ``link`` in the directory ``path``, leads to inside ``image``, part by part."""
+    """Open the file behind ``path``, or behind ``link`` in the directory ``path``, inside ``image``, part by part."""
     below = parts_below(path, image)
     if below is None:
         return None
@@ -192,15 +193,17 @@ def _regular(opened: int, path: Path) -> int:
 
 
 def not_a_file(path: Path) -> GaudiPatchError:
-    """Return the error for this: a FIFO, device, socket or directory where a file should be."""
+    """Return the error for a FIFO, device, socket or directory in place of a file."""
     return refused("not-a-file", f"is not a regular file; {UNCHANGED}", file=str(path))
 
 
 def read_all(opened: int, path: Path, limit: int = LIMIT) -> bytes:
-    """Read and close the descriptor ``opened``; refuses more than ``limit`` bytes before they are in memory."""
+    """Read and close the descriptor ``opened``; refuse more than ``limit`` bytes before they fill memory."""
     with open(opened, "rb") as stream:
         if os.fstat(opened).st_size <= limit:
-            data = stream.read(limit + 1) or b""  # None: a file of /proc that waits for something to happen
+            data = stream.read(limit + 1) or b""  # None: a file of /proc that blocks until something happens
             if len(data) <= limit:
                 return data
-    raise refused("too-large", f"is larger than {limit >> 20} MiB, which no file here is; {UNCHANGED}", file=str(path))
+    raise refused(
+        "too-large", f"is larger than {limit >> 20} MiB, the limit for files here; {UNCHANGED}", file=str(path)
+    )

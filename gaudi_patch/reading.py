@@ -1,8 +1,8 @@
-"""Read files that others made, by path: regular files only, with a size limit, never waiting.
+"""Read untrusted files by path: regular files only, with a size limit, without blocking.
 
-What lies in a target may be a FIFO, a device, a socket, an endless or a huge file, or JSON made to break a parser.
-None of these hangs a run or eats memory: each is an error that names the file. Files of ours that are changed later
-go through ``disk`` instead.
+A target may contain a FIFO, a device, a socket, an endless or huge file, or JSON made to break a parser. None of
+these hangs a run or exhausts memory: each is an error that names the file. Files that a transaction changes go
+through ``disk`` instead.
 """
 
 # ruff: noqa: PTH116
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Bytes. Configuration, metadata and the like are far smaller.
+#: Bytes. Configuration and metadata files are far smaller.
 TEXT_LIMIT = 4 * 1024 * 1024
-#: Far deeper than any document that is meant to be read; Python's parsers and walkers end at about 1,000.
+#: Far deeper than any real document; Python's parsers fail at about 1,000.
 DEPTH_LIMIT = 200
 
 _BLOCK = 1024 * 1024
@@ -35,7 +35,7 @@ _KINDS = {
 
 
 class UnsuitableFileError(OSError):
-    """What is there is no regular file, or too large; ``strerror`` says which, ``filename`` where."""
+    """The file is not a regular file, or too large; ``strerror`` says which, ``filename`` where."""
 
     def __init__(self, path: str, why: str, number: int = errno.EINVAL) -> None:
         super().__init__(number, why, path)
@@ -44,10 +44,10 @@ class UnsuitableFileError(OSError):
 def read_bytes(path: Path | str, limit: int = TEXT_LIMIT, *, follow: bool = True) -> bytes:
     """Read a regular file of at most ``limit`` bytes; ``follow`` says whether it may be a symbolic link.
 
-    Raises UnsuitableFileError for another kind of file or a larger one, other OSErrors as they come.
+    Raises UnsuitableFileError for another kind of file or a larger one, and other OSErrors unchanged.
     """
     name = os.fspath(path)
-    # Looked at before it is opened, since that alone makes some devices act; and again after.
+    # Checked before opening, because opening alone makes some devices act; and again after.
     _require_regular(name, os.stat(name, follow_symlinks=follow))
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(name, flags)
@@ -60,7 +60,7 @@ def read_bytes(path: Path | str, limit: int = TEXT_LIMIT, *, follow: bool = True
         while block := os.read(descriptor, min(_BLOCK, limit + 1 - size)):
             blocks.append(block)
             size += len(block)
-            if size > limit:  # it grows, or its size is not told (/proc)
+            if size > limit:  # the file grows, or does not report its size (/proc)
                 _too_large(name, limit)
         return b"".join(blocks)
     finally:
@@ -68,16 +68,15 @@ def read_bytes(path: Path | str, limit: int = TEXT_LIMIT, *, follow: bool = True
 
 
 def read_text(path: Path | str, limit: int = TEXT_LIMIT) -> str:
-    """Read a file as UTF-8 in which undecodable bytes are kept as surrogates; raises as ``read_bytes``."""
+    """Read a file as UTF-8, keeping undecodable bytes as surrogates; raises like ``read_bytes``."""
     return read_bytes(path, limit).decode("utf-8", "surrogateescape")
 
 
 def parse_json(data: bytes | str) -> object:
-    """Parse JSON that was written by somebody else.
+    """Parse untrusted JSON.
 
-    Raises ValueError, and nothing else, for what is no JSON (NaN and Infinity included), nested deeper than
-    DEPTH_LIMIT, holds a string that can be neither text nor a path (NUL, half of a surrogate pair), or a number
-    that is too long.
+    Raises only ValueError: for invalid JSON (NaN and Infinity included), nesting deeper than DEPTH_LIMIT, a string
+    that can be neither text nor a path (NUL, half of a surrogate pair), or a number that is too long.
     """
     import json
 
@@ -90,7 +89,7 @@ def parse_json(data: bytes | str) -> object:
 
 
 def _check(value: object) -> None:
-    """Walk a parsed value level by level, and so never deeper than Python's stack."""
+    """Check a parsed value level by level, so that Python's stack never overflows."""
     level = [value]
     for _ in range(DEPTH_LIMIT):
         below: list[object] = []
@@ -121,7 +120,7 @@ def _check_text(text: str) -> None:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _require_regular(name: str, info: os.stat_result) -> None:

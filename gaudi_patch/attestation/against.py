@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def fault(self) -> GaudiPatchError | None:
-        """What is not as attested, as an error; None where the attestation holds."""
+        """Return what is not as attested, as an error; None where the attestation holds."""
         if not self.differences:
             return None
         count = len(self.differences)

@@ -48,17 +48,17 @@ class ProvedApply:
 
     @property
     def exit(self) -> Exit:
-        """The exit code that this is."""
+        """Return the exit code that this is."""
         return Exit.OK if self.fault is None else self.fault.exit
 
     @property
     def accepted(self) -> bool:
-        """Whether this run has taken off the mark that an earlier one left on an unproved series."""
+        """Return whether this run has taken off the mark that an earlier one left on an unproved series."""
         return not self.outcome.changed and _is_pending(self.outcome.before) and not _is_pending(self.now)
 
     @property
     def changed(self) -> bool:
-        """Whether files are other than before the run."""
+        """Return whether files are other than before the run."""
         return self.outcome.changed and self.stage is not Stage.ROLLED_BACK
 
 

@@ -45,7 +45,7 @@ class Fit:
 
     @property
     def exit(self) -> Exit:
-        """The exit code that this is: refused (1) if there is anything to do."""
+        """Return the exit code that this is: refused (1) if there is anything to do."""
         return Exit.OK if self.counts["fits"] == len(self.hunks) else Exit.REFUSED
 
 

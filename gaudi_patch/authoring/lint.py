@@ -33,7 +33,7 @@ class Linted:
 
     @property
     def exit(self) -> Exit:
-        """The exit code that this is."""
+        """Return the exit code that this is."""
         return Exit.OK if self.fault is None else self.fault.exit
 
 

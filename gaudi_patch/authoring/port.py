@@ -73,7 +73,7 @@ class Conflict:
 
     @property
     def fault(self) -> GaudiPatchError:
-        """The conflict as an error, with what to do about it."""
+        """Return the conflict as an error, with what to do about it."""
         folder = shlex.quote(str(self.folder))
         removed = " (or `git rm`)" if self.gone else ""
         return refused(
@@ -85,7 +85,7 @@ class Conflict:
 
     @property
     def exit(self) -> Exit:
-        """The exit code that this is."""
+        """Return the exit code that this is."""
         return Exit.REFUSED
 
 
@@ -109,7 +109,7 @@ class Ported:
 
     @property
     def exit(self) -> Exit:
-        """The exit code that this is."""
+        """Return the exit code that this is."""
         return Exit.OK if self.proof.fault is None else self.proof.fault.exit
 
 

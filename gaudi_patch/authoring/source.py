@@ -201,7 +201,7 @@ class Table:
 
     @property
     def name(self) -> str:
-        """The table's own key."""
+        """Return the table's own key."""
         return str(self.path[-1])
 
     def fault(self, message: str, *keys: str | int, hint: str = "") -> Exception:

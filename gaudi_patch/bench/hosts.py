@@ -20,8 +20,8 @@ class Host:
     """Bandwidths in GB/s (10^9 bytes a second).
 
     pcie: of a card, one direction. hbm: of a card's memory. copy: of the host's copies for one card, by all of its
-    threads. dram: of the host's memory, shared by all cards. cards: that transfer at the same time. source: of the
-    figures.
+        threads. dram: of the host's memory, shared by all cards.
+    cards: that transfer at the same time. source: of the figures.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Host:
 
     @property
     def copy_share(self) -> float:
-        """What the host's copies reach for one card while all of them transfer."""
+        """Return what the host's copies reach for one card while all of them transfer."""
         return min(self.copy, self.dram / (COPY_PASSES * self.cards))
 
     @property
     def dma_share(self) -> float:
-        """What a card's copies reach while all of them transfer: each byte passes the host's memory once."""
+        """Return what a card's copies reach while all of them transfer: each byte passes the host's memory once."""
         return min(self.pcie, self.dram / self.cards)
 
 
@@ -117,12 +117,12 @@ class Moved:
 
 
 def limit_seconds(moved: Moved, host: Host) -> float:
-    """The time of the bytes over PCIe, with nothing else."""
+    """Return the time of the bytes over PCIe, with nothing else."""
     return moved.size / (host.pcie * 1e9)
 
 
 def exposed_seconds(moved: Moved, host: Host) -> float:
-    """The time that a request's caller waits, by the model.
+    """Return the time that a request's caller waits, by the model.
 
     The slowest of PCIe, host copies and device sets it where they overlap, and one piece of each of the others is
     waited for before it begins or after it ends. Where each copy is waited for, the times add up.
@@ -138,5 +138,5 @@ def exposed_seconds(moved: Moved, host: Host) -> float:
 
 
 def by_ring(moved: Moved) -> Moved:
-    """The same request where the host copies every byte once, as from a pinned ring."""
+    """Return the same request where the host copies every byte once, as from a pinned ring."""
     return replace(moved, host_copied=moved.size)

@@ -27,17 +27,17 @@ class Point(Figures):
 
     @property
     def times_memcpy(self) -> float:
-        """The time as a multiple of a memcpy of the same bytes in the same process."""
+        """Return the time as a multiple of a memcpy of the same bytes in the same process."""
         return self.seconds / self.memcpy_seconds
 
     @property
     def cpu_times_memcpy(self) -> float:
-        """The processors' time, likewise."""
+        """Return the processors' time, likewise."""
         return self.cpu_seconds / self.memcpy_cpu_seconds
 
     @property
     def moved(self) -> Moved | None:
-        """What the model of a host needs; None where the device does not count it."""
+        """Return what the model of a host needs; None where the device does not count it."""
         counts = self.counts
         if not {"host_copied_bytes", "device_traffic_bytes", "blocking_copies", "graph_launches"} <= set(counts):
             return None

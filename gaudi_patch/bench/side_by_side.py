@@ -51,12 +51,12 @@ class Comparison:
 
     @cached_property
     def pairs(self) -> list[points.Pair]:
-        """The figures of both codes, request by request."""
+        """Return the figures of both codes, request by request."""
         return points.pairs_of(self.measured.points)
 
     @property
     def fault(self) -> GaudiPatchError | None:
-        """Why this is no comparison: the patched code failed, or nothing was measured.
+        """Return why this is no comparison: the patched code failed, or nothing was measured.
 
         What the unpatched code cannot do is a finding, not a fault.
         """

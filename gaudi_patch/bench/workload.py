@@ -36,7 +36,7 @@ class Shape:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token over all layers."""
+        """Return the bytes of one token over all layers."""
         return (1 if self.mla else 2) * self.layers * self.heads * self.head_size * _ELEMENT
 
 

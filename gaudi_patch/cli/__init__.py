@@ -1,6 +1,6 @@
 """The app: its commands, each a module of ``commands/`` that is imported when the command is invoked.
 
-Start-up decides how a command feels: what one of them needs, no other waits for.
+No command waits for imports that only another one needs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from typer._click import Command, Context
 
 EXIT_CODES = """
-Exit codes: 0 the asked-for state holds - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
+Exit codes: 0 success (including: nothing to do) - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
 3 not installed, unknown or refused version - 4 environment (not writable, no space, locked, --json not
 written) - 5 smoke failed, rolled back - 6 manual repair needed - 10 (check) a series would apply - 70 a bug.
 """
 
-#: In the order of the help.
+#: In the order in which the help shows them.
 COMMANDS = (
     *("check", "apply", "rollback", "smoke", "wheel", "attest", "fleet", "list", "show", "requirements"),
     *("doctor", "bench", "size", "recipe", "verify", "guide", "demo", "emulator", "dev"),
@@ -30,18 +30,18 @@ COMMANDS = (
 
 
 class Commands(TyperGroup):
-    """The commands, each imported when it is asked for."""
+    """Import each command when it is first asked for."""
 
     def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
 
     def make_context(self, *args: Any, **extra: Any) -> Context:  # noqa: ANN401 - click's own annotations
-        """Parse the program's own arguments; what is wrong with them is shown as any error is."""
+        """Parse the program's own arguments; report faults in them like any other error."""
         with usage_faults(COMMANDS):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Context) -> Any:  # noqa: ANN401 - click's own annotations
-        """Run the command; what is wrong with its arguments is shown as any error is."""
+        """Run the command; report faults in its arguments like any other error."""
         with usage_faults(COMMANDS):
             return super().invoke(ctx)
 
@@ -56,7 +56,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="gaudi-patch",
     cls=Commands,
-    help="Patch an installed LMCache for Intel Gaudi: check, apply, roll back, and prove it.\n\n" + EXIT_CODES,
+    help="Patch an installed LMCache for Intel Gaudi: check, apply, roll back, and prove the result.\n\n" + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -90,11 +90,11 @@ def options(
         typer.Option("--json-schema", callback=_json_schema, is_eager=True, help="Print the schema of --json."),
     ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """Handle the options of the program itself."""
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     import sys
 
     from gaudi_patch.output import streams

@@ -1,4 +1,4 @@
-"""What the shell is offered for arguments and values; nothing, and no error, where nothing is known."""
+"""Shell completion for arguments and option values: offer nothing, without an error, if the values are unknown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def versions(incomplete: str) -> list[str]:
 
 
 def levels(incomplete: str) -> list[str]:
-    """Smoke levels; of a list with commas, its last."""
+    """Return smoke levels; for a comma-separated list, complete its last entry."""
     from gaudi_patch.smoke.levels import names
 
     done, comma, last = incomplete.rpartition(",")
@@ -24,42 +24,42 @@ def levels(incomplete: str) -> list[str]:
 
 
 def devices(incomplete: str) -> list[str]:
-    """Values of --device."""
+    """Return the values of --device."""
     from gaudi_patch.smoke.levels import DEVICES
 
     return [name for name in DEVICES if name.startswith(incomplete)]
 
 
 def rules(incomplete: str) -> list[str]:
-    """Values of --rules."""
+    """Return the values of --rules."""
     from gaudi_patch.smoke.levels import RULES
 
     return [name for name in RULES if name.startswith(incomplete)]
 
 
 def modes(incomplete: str) -> list[str]:
-    """Modes of a recipe."""
+    """Return the modes of `recipe`."""
     from gaudi_patch.recipes.compose import MODES
 
     return [name for name in MODES if name.startswith(incomplete)]
 
 
 def targets(incomplete: str) -> list[str]:
-    """What a recipe is started by."""
+    """Return the values of --target."""
     from gaudi_patch.recipes.targets.write import NAMES
 
     return [name for name in NAMES if name.startswith(incomplete)]
 
 
 def models(incomplete: str) -> list[str]:
-    """Models that are sized by name."""
+    """Return the models that can be sized by name."""
     from gaudi_patch.sizing.models import names
 
     return [name for name in names() if name.startswith(incomplete)]
 
 
 def guides(incomplete: str) -> list[str]:
-    """Names of guides."""
+    """Return the names of the guides."""
     from gaudi_patch.guides import NAMES
 
     return [name for name in NAMES if name.startswith(incomplete)]

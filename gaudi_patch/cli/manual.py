@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Example(NamedTuple):
-    """When to use it ("" for any time), and the lines to type."""
+    """An example: when to use it ("" for any time), and the lines to type."""
 
     when: str
     lines: tuple[str, ...]
@@ -22,7 +22,7 @@ class Example(NamedTuple):
 def split(text: str) -> tuple[str, list[Example]]:
     """Return a docstring without its examples, and the examples.
 
-    One begins with a line ``Example:`` or ``Example, WHEN:`` and ends with the next one.
+    An example begins with a line ``Example:`` or ``Example, WHEN:`` and ends with the next one.
     """
     head, *rest = re.split(r"^Example(?:, ([^:]+))?:\n", text, flags=re.MULTILINE)
     examples = [
@@ -40,7 +40,7 @@ class Manual(TyperCommand):
         super().__init__(name, help=text, **more)
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """Return the first sentence, whole: it is wrapped where click would cut it."""
+        """Return the whole first sentence: it is wrapped, where click would cut it off."""
         paragraph = " ".join((self.help or "").partition("\n\n")[0].split())
         return paragraph.partition(". ")[0].rstrip(".") + "."
 

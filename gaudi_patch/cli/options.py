@@ -13,14 +13,14 @@ from gaudi_patch.output.report import Color, Format
 
 
 class _App(typer.Typer):
-    """Its commands have the help of a manual page."""
+    """An app whose commands show their help as a manual page."""
 
     def command(self, name: str | None = None, **more: Any) -> Any:  # noqa: ANN401 - typer's own annotations
         return super().command(name, cls=Manual, **more)
 
 
 def command_app(text: str | None = None) -> typer.Typer:
-    """Return the app of one command, or with ``text`` of a group of them; without the program's own options."""
+    """Return the app of one command, or of a group if ``text`` is given; it lacks the program's own options."""
     return _App(help=text, no_args_is_help=text is not None, add_completion=False, rich_markup_mode=None)
 
 
@@ -42,7 +42,7 @@ RootOption = Annotated[
 ManifestOption = Annotated[
     Path | None,
     typer.Option(
-        "--manifest", metavar="DIR", help="A directory with manifest.lock and patches, in place of the built-in one."
+        "--manifest", metavar="DIR", help="A directory with manifest.lock and patches, instead of the built-in one."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (schema_version 1) on stdout.")]
@@ -54,10 +54,10 @@ FormatOption = Annotated[
 ]
 ColorOption = Annotated[Color, typer.Option("--color", help="NO_COLOR and FORCE_COLOR are honoured.")]
 NoPagerOption = Annotated[
-    bool, typer.Option("--no-pager", help="Print at once; GAUDI_PATCH_PAGER and PAGER name another pager than less.")
+    bool, typer.Option("--no-pager", help="Use no pager; GAUDI_PATCH_PAGER and PAGER replace less.")
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also show each file, smoke check or finding, and how it was found.")
+    bool, typer.Option("--verbose", "-v", help="Also show each file, smoke check or finding, with details.")
 ]
 IfInstalledOption = Annotated[bool, typer.Option("--if-installed", help="Exit 0 when LMCache is not installed.")]
 ReportOption = Annotated[
@@ -70,21 +70,22 @@ AgainstOption = Annotated[
 ]
 SignKeyOption = Annotated[
     Path | None,
-    typer.Option("--sign-key", metavar="FILE", help="Sign what is written with this secret key of minisign."),
+    typer.Option("--sign-key", metavar="FILE", help="Sign the output with this minisign secret key."),
 ]
 VerifyKeyOption = Annotated[
     Path | None,
-    typer.Option("--verify-key", metavar="FILE", help="The public key of minisign that must have signed it."),
+    typer.Option("--verify-key", metavar="FILE", help="The minisign public key that must have signed it."),
 ]
 LockOption = Annotated[
-    float, typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run.")
+    float,
+    typer.Option("--lock-timeout", metavar="SECONDS", min=0.0, help="How long to wait for another run to finish."),
 ]
 NoLockOption = Annotated[
     bool,
     typer.Option(
         "--no-lock",
-        help="Take no lock, where the file system has none. Two runs at once, or pip beside one, can then leave files "
-        "of both: only for an installation that nothing else changes meanwhile.",
+        help="Take no lock, for file systems without locks. Two runs at once, or one beside pip, can then mix their "
+        "files: use it only while nothing else changes the installation.",
     ),
 ]
 
@@ -102,7 +103,7 @@ RequireOption = Annotated[
     ),
 ]
 TimeoutOption = Annotated[
-    float, typer.Option("--smoke-timeout", metavar="SECONDS", min=1.0, help="For each smoke level.")
+    float, typer.Option("--smoke-timeout", metavar="SECONDS", min=1.0, help="Limit for each smoke level.")
 ]
 
 ModelConfigOption = Annotated[

@@ -1,4 +1,4 @@
-"""Run a command, print its Result, exit: the only place that does."""
+"""Run a command, print its Result, and exit. No other module does this."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gaudi_patch.target.installation import Installation
 
 
-#: Commands that write nothing that outlives them.
+#: Commands that leave no files behind.
 READ_ONLY = frozenset({"check", "smoke", "doctor", "bench", "list", "show", "guide", "size", "fleet"})
 
 
@@ -42,7 +42,7 @@ def smoke_options(
 
 
 def detailed(verbose: bool, output: Format) -> bool:
-    """Return whether to show files and other details: asked for, or for a CI service, whose log is read afterwards."""
+    """Return whether to show files and other details: on request, or for a CI service, whose log is read later."""
     return verbose or output in (Format.GITHUB, Format.GITLAB)
 
 
@@ -53,7 +53,7 @@ def exclude(option: str, other: str, given: bool) -> None:
 
 
 def needs(option: str, other: str) -> GaudiPatchError:
-    """Return the error for an option that says nothing without another."""
+    """Return the error for an option that has no effect without another."""
     return GaudiPatchError(Exit.USAGE, "usage", f"{option} needs {other}", f"give {other}, or leave {option} out")
 
 
@@ -78,11 +78,11 @@ def finish(
     progress: Progress | None = None,
     check: str = "",
 ) -> None:
-    """Run a command, print its Result, and exit: every way out of the program goes through here.
+    """Run a command, print its Result, and exit. Every command ends here.
 
-    ``pager``: the text is long, and goes through a pager on a terminal. ``progress``: what the command records of its
-    changes to the target, so that words and exit code are true whatever ends it. ``check``: the command line that
-    checks the same target.
+    ``pager`` sends long text through a pager on a terminal. ``progress`` records the changes made to the target, so
+    that the message and the exit code are right however the run ends. ``check`` is the command line that checks the
+    same target.
     """
     from gaudi_patch.output import progress as telling
     from gaudi_patch.output import streams
@@ -94,9 +94,10 @@ def finish(
 
 
 def printed(result: Result, output: Format, color: Color, pager: bool = False) -> Exit:
-    """Print ``result`` and return the exit code: that of what was done, whatever printing it meets.
+    """Print ``result`` and return the command's exit code, even if printing fails.
 
-    But who asked for JSON and did not get it whole has no result: 0 and 10 become 4, with what they were on stderr.
+    One exception: if the JSON was requested and not written completely, 0 and 10 become 4, and stderr names the
+    original code.
     """
     from gaudi_patch.output.report import narrate
     from gaudi_patch.output.report import show as print_result
@@ -110,10 +111,10 @@ def printed(result: Result, output: Format, color: Color, pager: bool = False) -
                 print_result(result, output, color)
         else:
             problem = print_result(result, output, color)
-    except KeyboardInterrupt:  # nothing is undone by it: the command itself had ended
+    except KeyboardInterrupt:  # Nothing is undone: the command itself had finished.
         problem = "interrupted" if output is Format.JSON else ""
     if problem and result.exit in (Exit.OK, Exit.PENDING):
-        narrate([f"  {result.command} itself ended as for exit code {int(result.exit)}; only its output is lost"])
+        narrate([f"  {result.command} itself finished with exit code {int(result.exit)}; only its output was lost"])
         return Exit.ENVIRONMENT
     return result.exit
 
@@ -121,7 +122,7 @@ def printed(result: Result, output: Format, color: Color, pager: bool = False) -
 def guarded(
     command: str, run: Callable[[], Result], if_installed: bool, progress: Progress | None = None, check: str = ""
 ) -> Result:
-    """Run a command; whatever it raises becomes a Result whose words follow ``progress``."""
+    """Run a command; turn any exception into a Result that says what ``progress`` recorded."""
     with _ending_signals():
         try:
             return run()
@@ -139,7 +140,7 @@ def guarded(
             fault = environment_error(error, f"running {command}", progress.words() if progress else "")
             fault.message = fault.message.removesuffix("; ")
             if progress is not None and progress.stage in (Stage.COMMITTED, Stage.UNDO_FAILED):
-                fault.exit = Exit.HUMAN  # 4 stands for a target that is as it was
+                fault.exit = Exit.HUMAN  # Exit code 4 means that the target is unchanged.
             return _failed(command, fault, progress)
         except Exception as error:  # noqa: BLE001, RUF100 - the last line of defence: a bug is reported as one
             return _bug(command, error, progress)
@@ -155,12 +156,12 @@ def _failed(command: str, fault: GaudiPatchError, progress: Progress | None) -> 
 
 
 class _Terminated(BaseException):
-    """SIGTERM or a signal like it, so that a transaction is undone on the way out."""
+    """A terminating signal, raised so that a transaction is undone on the way out."""
 
 
 @contextmanager
 def _ending_signals() -> Iterator[None]:
-    """Let the first signal that ends a run raise; more of them must not cut short what the first one has begun."""
+    """Raise on the first terminating signal; ignore later ones, so that they cannot interrupt the rollback."""
     import signal
 
     ended = False
@@ -171,7 +172,7 @@ def _ending_signals() -> Iterator[None]:
             ended = True
             raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
-    # What the parent ignores (nohup) stays ignored.
+    # A signal that the parent ignores (nohup) stays ignored.
     before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in taken:
@@ -189,7 +190,8 @@ def _interrupted(command: str, code: Exit, what: str, progress: Progress | None,
 
         left = telling.left() or ("nothing was changed" if command in READ_ONLY else "")
         return Result(command, code, errors=[GaudiPatchError(code, what, f"{what}; {left}" if left else what)])
-    hint = f"`{check}` says what holds; run the same command again" if check else "run the same command again"
+    again = "run the same command again"
+    hint = f"`{check}` shows the current state; then {again}" if check else again
     return _failed(command, GaudiPatchError(code, what, f"{what}; {progress.words()}", hint), progress)
 
 

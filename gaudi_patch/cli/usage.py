@@ -1,4 +1,4 @@
-"""Usage errors, in the form of all other errors: what is wrong, what was probably meant, and what to type next."""
+"""Usage errors in the form of all other errors: what is wrong, a suggestion, and what to type next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 
-#: click's class, whichever click typer uses: an installed one, or a copy of its own.
+#: click's class, from the click that typer uses: the installed one or typer's own copy.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 #: Options of the program that are commands elsewhere.
@@ -22,7 +22,7 @@ _CHOICES = re.compile(r"'([^']*)' is not one of (.*)$", re.DOTALL)
 
 @contextmanager
 def usage_faults(names: Iterable[str]) -> Iterator[None]:
-    """Turn a usage error within into a :class:`ShownUsageError`; ``names`` are the commands that there are."""
+    """Turn a usage error in the block into a :class:`ShownUsageError`; ``names`` are the existing commands."""
     try:
         yield
     except UsageError as error:
@@ -37,24 +37,24 @@ def _is_help(error: object) -> bool:
 
 
 class ShownUsageError(UsageError):  # type: ignore[misc]
-    """A usage error that is shown as gaudi-patch shows errors, and exits 2 as all of them do."""
+    """A usage error shown in gaudi-patch's form; the exit code is 2."""
 
     def __init__(self, error: Any, names: Iterable[str]) -> None:  # noqa: ANN401 - see UsageError
         super().__init__(error.message, error.ctx)
         self._error, self._names = error, list(names)
 
     def show(self, file: Any = None) -> None:  # noqa: ANN401 - as click has it
-        """Write it to stderr."""
+        """Write the error to stderr."""
         from gaudi_patch.output.report import error_lines, narrate
 
         narrate(error_lines(self.fault))
 
     @property
     def fault(self) -> GaudiPatchError:
-        """The same as the error that users know."""
+        """Return this usage error as a GaudiPatchError."""
         names: list[str] = []
         context = self.ctx
-        while context is not None and context.parent is not None:  # the first of them is the program
+        while context is not None and context.parent is not None:  # the first name is the program itself
             names.insert(0, context.info_name)
             context = context.parent
         path = " ".join(["gaudi-patch", *names])

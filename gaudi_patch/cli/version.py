@@ -19,7 +19,7 @@ from gaudi_patch.target.locate import Target, locate
 
 
 def version_text() -> str:
-    """Return gaudi-patch and what it runs with, then the default target and what LMCache runs with, one per line."""
+    """Return the versions of gaudi-patch and its dependencies, then of the default target and its, one per line."""
     return "\n".join(map(visible, [*_tool(), *_manifest(), *_target()]))
 
 
@@ -59,7 +59,7 @@ def _manifest() -> list[str]:
 
 
 def _target() -> list[str]:
-    """Return what a command without --python, --path or --root would work on."""
+    """Return the target of a command without --python, --path or --root."""
     try:
         installation = locate(Target())
         versions = packages.packages(installation)

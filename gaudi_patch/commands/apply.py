@@ -1,4 +1,4 @@
-"""`apply`: bring an installation to its series, and prove it."""
+"""`apply`: apply the series for an installation, and prove it."""
 
 from __future__ import annotations
 
@@ -80,24 +80,24 @@ def apply(
 ) -> None:
     """Apply the series for the installed version: all files, or none.
 
-    The whole result is computed in memory and held against the lock before anything is
-    written; files are replaced atomically, backed up, recorded in RECORD, their bytecode
-    renewed, and everything is read back. A killed run is undone by the next one.
+    The whole result is computed in memory and compared with the lock before anything is
+    written. Files are backed up, replaced atomically and recorded in RECORD; their bytecode is
+    recompiled, and everything is read back. The next run undoes one that was killed.
 
     Then smoke checks prove it, on an HPU or on the emulated HPU. If one fails, everything is
     rolled back and the exit code is 5. A level that cannot run is skipped, with the reason:
     --require LEVEL makes that a failure.
 
-    Applying again writes nothing and exits 0; with --require the smoke checks run all the same.
+    Applying again writes nothing and exits 0; with --require the smoke checks still run.
 
     --report FILE attests what is on disk afterwards: versions, patches, the sha256 of each file
-    before and after, capabilities, what the smoke checks proved. `check --against FILE` verifies it.
+    before and after, capabilities, smoke results. `check --against FILE` verifies it.
 
     Example, in a Dockerfile, in the same RUN as the installation:
 
         gaudi-patch apply --python /opt/venv/bin/python
 
-    Example, in a build that must not go on unproved, attested:
+    Example, in a build that must fail without proof, with an attestation:
 
         gaudi-patch apply --require kernels,engine --report /etc/gaudi-patch.json
 
@@ -134,7 +134,7 @@ def applied(
     report: Path | None = None,
     verbose: bool = False,
 ) -> Result:
-    """Return the result of `apply` for ``installation``: with ``smoke`` proved, with ``report`` attested."""
+    """Return the result of `apply` for ``installation``; ``smoke`` also proves it, ``report`` also attests it."""
     if report is not None:
         from gaudi_patch.attestation.attest import apply_and_attest
 
@@ -146,9 +146,9 @@ def applied(
 
 
 def rendered(proved: ProvedApply, *, diff: bool, verbose: bool = False) -> Result:
-    """Return text and JSON of what `apply` did; both speak of the installation as it is now.
+    """Return text and JSON of what `apply` did; both describe the installation's current state.
 
-    What was done comes first, then where, the diff, the smoke checks, and what to do next.
+    The order is: what was done, where, the diff, the smoke checks, what to do next.
     """
     from gaudi_patch.attestation.prove import skipped_warning
     from gaudi_patch.commands import describe
@@ -231,7 +231,7 @@ def _planned(file: PlannedFile) -> dict[str, str | None]:
 
 
 def unified(plan: Plan) -> str:
-    """Return the plan as one unified diff, for people: what was asked for, not what the patches say."""
+    """Return the plan as one unified diff for people: the actual change, not the text of the patches."""
     import difflib
 
     def lines(image: FileImage | None) -> list[str]:

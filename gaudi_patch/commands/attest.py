@@ -1,4 +1,4 @@
-"""`attest`: an attestation in the forms that other tools read, and signed."""
+"""`attest`: convert an attestation for other tools, sign it, or verify its signature."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def attest(
     ] = None,
     in_toto: Annotated[
         Path | None,
-        typer.Option("--in-toto", metavar="FILE", help="Write it as an in-toto statement."),
+        typer.Option("--in-toto", metavar="FILE", help="Write an in-toto statement to this file."),
     ] = None,
     cyclonedx: Annotated[
         Path | None,
-        typer.Option("--cyclonedx", metavar="FILE", help="Write it as a CycloneDX 1.6 document."),
+        typer.Option("--cyclonedx", metavar="FILE", help="Write a CycloneDX 1.6 document to this file."),
     ] = None,
     sign_key: SignKeyOption = None,
     verify_key: VerifyKeyOption = None,
@@ -46,17 +46,17 @@ def attest(
     FILE itself is not changed. An in-toto statement has the patched files as its subjects;
     a CycloneDX document has one component, whose pedigree names each patch by its sha256.
 
-    --sign-key signs FILE and what is written with a secret key of minisign, each in a file of
-    its own beside it (FILE.minisig). GAUDI_PATCH_SIGN_PASSWORD has the key's password, if any.
+    --sign-key signs FILE and each file written with a minisign secret key. Each signature is
+    a file of its own (FILE.minisig). GAUDI_PATCH_SIGN_PASSWORD holds the key's password, if any.
 
-    Exits 0 when all of it was written or verified, 1 when the signature is missing or is not
-    of these bytes by this key, 2 when FILE is no attestation.
+    Exits 0 when everything was written or verified, 1 when the signature is missing or does
+    not match these bytes and this key, 2 when FILE is not an attestation.
 
     Example, for an auditor:
 
         gaudi-patch attest gaudi-patch.json --cyclonedx bom.json --sign-key key
 
-    Example, as who got it:
+    Example, for a recipient:
 
         gaudi-patch attest gaudi-patch.json --verify-key key.pub
     """
@@ -66,7 +66,7 @@ def attest(
             return printed(schema)
         if report is None:
             raise GaudiPatchError(
-                Exit.USAGE, "usage", "there is no attestation to look at", "`gaudi-patch attest FILE`, or --schema NAME"
+                Exit.USAGE, "usage", "no attestation was given", "`gaudi-patch attest FILE`, or --schema NAME"
             )
         from gaudi_patch.disk import Disk
 
@@ -76,12 +76,12 @@ def attest(
 
 
 def printed(name: str) -> Result:
-    """Return a published schema."""
+    """Return the result that prints a published schema."""
     from gaudi_patch.attestation.forms import SCHEMAS
 
     if name not in SCHEMAS:
         names = ", ".join(SCHEMAS)
-        raise GaudiPatchError(Exit.USAGE, "usage", f"there is no schema {name}", f"schemas: {names}")
+        raise GaudiPatchError(Exit.USAGE, "usage", f"no such schema: {name}", f"schemas: {names}")
     text = SCHEMAS[name].read_text(encoding="utf-8")
     return Result("attest", data={"schema": name, "text": text}, blocks=[Preformatted(text)])
 

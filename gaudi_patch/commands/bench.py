@@ -1,4 +1,4 @@
-"""`bench`: what a KV transfer costs with the patched and with the unpatched code."""
+"""`bench`: the cost of a KV transfer with the patched and with the unpatched code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HOW = (
     "Time, CPU time: multiples of a memcpy of the same bytes by one thread. Next length: graphs "
-    "compiled for a prompt of another length after that. Bounced: copied once more by the bridge, "
+    "compiled for a prompt of another length after that. Bounced: copied again by the bridge, "
     "since the memory is not pinned. Host copied: bounced, and copied between LMCache's objects and pinned buffers."
 )
 MODEL = (
@@ -38,10 +38,10 @@ MODEL = (
     "--pcie-gbs, --hbm-gbs, --copy-gbs, --dram-gbs, --cards. Source: {source}."
 )
 NOTES = {
-    "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two codes where the "
-    "host does the device's work. Bounces take their time there; the copies of whole caches "
-    "behind views are counted and take none, and compiling takes none either. They are no times of a Gaudi.",
-    "hpu": "Times and compiled graphs of this HPU; it counts nothing else that can be read.",
+    "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two versions where the "
+    "host does the device's work. Bounces take time there; the copies of whole caches "
+    "behind views are counted but take none, nor does compiling. These are not times of a Gaudi.",
+    "hpu": "Times and compiled graphs of this HPU; no other counters can be read from it.",
 }
 
 app = command_app()
@@ -72,16 +72,16 @@ def bench(
     ] = None,
     hbm_gbs: Annotated[float | None, typer.Option("--hbm-gbs", metavar="GB/S", help="A card's memory.")] = None,
     copy_gbs: Annotated[
-        float | None, typer.Option("--copy-gbs", metavar="GB/S", help="The host's copies for one card.")
+        float | None, typer.Option("--copy-gbs", metavar="GB/S", help="Copy bandwidth of the host for one card.")
     ] = None,
     dram_gbs: Annotated[
-        float | None, typer.Option("--dram-gbs", metavar="GB/S", help="The host's memory, for all cards.")
+        float | None, typer.Option("--dram-gbs", metavar="GB/S", help="Memory bandwidth of the host, for all cards.")
     ] = None,
     cards: Annotated[
         int | None, typer.Option("--cards", metavar="N", min=1, help="Cards that transfer at the same time.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=1.0, help="Timeout per code and shape.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=1.0, help="Timeout per version and shape.")
     ] = 1800.0,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
@@ -89,17 +89,17 @@ def bench(
 ) -> None:
     """Measure KV store and load with the patched and with the unpatched code, side by side.
 
-    Both run on the device at hand: an HPU, or else the emulated HPU. What is counted: graph
-    launches, compiled graphs (also for the next prompt of another length), copies, bytes,
-    synchronizations; and the time, beside a plain memcpy of the same bytes. Every transfer that
-    is counted is also compared byte by byte.
+    Both run on an HPU if there is one, otherwise on the emulated HPU. Counted are graph launches,
+    compiled graphs (also for the next prompt of another length), copies, bytes and
+    synchronizations. Time is compared with a plain memcpy of the same bytes. Every counted
+    transfer is also compared byte by byte.
 
-    Works on a patched and on an unpatched installation, and writes nothing into it: the other
-    code is laid out in a temporary directory. A request that is longer than memory allows goes over
-    the same slots and memory objects again and again, and is marked with a star.
+    The installation may be patched or unpatched, and is not changed: the other version is laid
+    out in a temporary directory. A request too long for memory reuses the same slots and memory
+    objects, and is marked with a star.
 
-    What the counts would take on a host with a Gaudi is computed beside them, from the bandwidths of
-    --host or your own: the limit of PCIe, the unpatched code, a pinned ring, the patched code.
+    The time that the counts would take on a Gaudi host is computed from the bandwidths of
+    --host or your own: the PCIe limit, the unpatched code, a pinned ring, the patched code.
 
     Example:
 
@@ -113,7 +113,7 @@ def bench(
 
         chosen = smoke_options("", device, rules, "", timeout)
         if len(chosen.rules) != 1:
-            raise GaudiPatchError(Exit.USAGE, "usage", "bench takes one of lazy, eager as --rules")
+            raise GaudiPatchError(Exit.USAGE, "usage", "bench needs one mode for --rules: lazy or eager")
         bandwidths = {"pcie": pcie_gbs, "hbm": hbm_gbs, "copy": copy_gbs, "dram": dram_gbs}
         options = BenchOptions(
             workload.shapes_of(shapes),
@@ -160,7 +160,7 @@ def _blocks(comparison: Comparison) -> list[Block]:
     blocks: list[Block] = []
     for shape in workload.SHAPES:
         if of_shape := [pair for pair in pairs if pair.shape == shape.name]:
-            size = f"{shape.title}, {shape.token_bytes / 1024:.0f} KiB a token, unpatched -> patched"
+            size = f"{shape.title}, {shape.token_bytes / 1024:.0f} KiB per token, unpatched -> patched"
             counts, bytes_ = map(points.count_row, of_shape), map(points.byte_row, of_shape)
             blocks.append(Table(points.COUNT_COLUMNS, list(counts), f"{size}: counts"))
             blocks.append(Table(points.BYTE_COLUMNS, list(bytes_), f"{size}: bytes and time"))
@@ -198,7 +198,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "points": [{**point.as_data(), **_exposed(point, comparison.host)} for point in measured.points],
         "skipped": [asdict(case) for case in measured.skipped],
         "failures": [{"code": code, "shape": shape, "reason": why} for code, shape, why in measured.failures],
-        "svg": None,  # schema_version 1 has it; the drawing that it named is gone
+        "svg": None,  # Kept for schema_version 1; the drawing that it named no longer exists.
     }
 
 

@@ -1,4 +1,4 @@
-"""`check`: what is installed, which series, the state of each file, would it apply. Changes nothing."""
+"""`check`: report what is installed, which series fits, and the state of each file. Changes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check(
     against: AgainstOption = None,
     verify_key: VerifyKeyOption = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Run no interpreter: files by their hashes, bytecode by its headers.")
+        bool, typer.Option("--fast", help="Run no interpreter: check files by hash, bytecode by header.")
     ] = False,
     verbose: VerboseOption = False,
     if_installed: IfInstalledOption = False,
@@ -59,13 +59,13 @@ def check(
     1 when files differ from both the release and the series, 3 when the version has no series.
 
     With --against FILE it exits 0 when files, version and series are as `apply --report FILE`
-    attested them, 1 when anything differs (each difference is named), 2 when FILE is damaged.
-    --verify-key also asks for a signature of FILE by that key, in FILE.minisig.
+    attested them, 1 when anything differs (each difference is listed), 2 when FILE is damaged.
+    --verify-key also requires a signature of FILE by that key, in FILE.minisig.
 
-    With --fast no interpreter is run, which is what entry points and probes want. It does not
-    see what only the interpreter knows: PYTHONPATH, another copy that comes first on the path.
+    --fast runs no interpreter, for entry points and probes. It therefore misses PYTHONPATH and a
+    copy of LMCache that comes earlier on the path.
 
-    Example, as a step of an image build that must not go on unpatched:
+    Example, as a step of an image build that must fail when unpatched:
 
         gaudi-patch check --python /opt/venv/bin/python
 
@@ -91,7 +91,7 @@ def check(
 
 
 def checked(manifest: Manifest, installation: Installation, *, verbose: bool = False) -> Result:
-    """Return the result of `check` for ``installation``: the state first, the files where ``verbose``, what is next."""
+    """Return the result of `check`: the state, the files if ``verbose``, and the next step."""
     from gaudi_patch.commands import describe
     from gaudi_patch.commands.verdict import headline, where
     from gaudi_patch.engine import verdicts
@@ -114,7 +114,7 @@ def checked(manifest: Manifest, installation: Installation, *, verbose: bool = F
 def compared(
     manifest: Manifest, installation: Installation, path: Path, key: Path | None = None, *, verbose: bool = False
 ) -> Result:
-    """Return the result of `check --against`. Exit 0 where all is as attested, 1 where not.
+    """Return the result of `check --against`: exit 0 if everything is as attested, else 1.
 
     Every difference is in a table where ``verbose``; the error names the first ones.
     """
@@ -132,7 +132,7 @@ def compared(
     result = Result("check", data={**describe.data(compared.situation), "against": against})
     result.warnings += installation.warnings
     result.warnings += [
-        f"{package.sentence()}: the attested smoke results are not of this version" for package in compared.packages
+        f"{package.sentence()}: the attested smoke results are for another version" for package in compared.packages
     ]
     fault, count = compared.fault, len(compared.differences)
     unpatched = "; LMCache is pristine, not patched" if compared.situation.state is State.PRISTINE else ""
@@ -163,13 +163,13 @@ def compared(
 
 
 def _signature(comment: str, key: Path | None) -> str:
-    """Say whether anything vouches for the attestation: its own sha256 is recomputed by whoever edits it."""
+    """Say whether a signature vouches for the attestation: anyone who edits it can recompute its sha256."""
     if key is None:
-        return "not verified: without --verify-key anybody could have written it"
+        return "not verified: without --verify-key, anyone could have written it"
     return f"by the key in {key} ({' '.join(comment.split())})"
 
 
 def _short(text: str) -> str:
-    """Return a hash as people compare it; the JSON has it whole."""
+    """Return a shortened hash for people; the JSON has the full one."""
     first, space, rest = text.partition(" ")
     return f"{first[:12]}{space}{rest}" if len(first) == 64 else text

@@ -1,4 +1,4 @@
-"""`demo`: the whole story in a throwaway environment."""
+"""`demo`: check, apply, prove and roll back in a throwaway environment."""
 
 from __future__ import annotations
 
@@ -27,19 +27,17 @@ def demo(
     ] = "",
     keep: Annotated[
         Path | None,
-        typer.Option("--keep", metavar="DIR", help="Make the environment in DIR and leave it there."),
+        typer.Option("--keep", metavar="DIR", help="Create the environment in DIR and keep it."),
     ] = None,
     torch: Annotated[
         str,
-        typer.Option(
-            "--torch", metavar="REQUIREMENT", help="The PyTorch (for the CPU) to install for the smoke checks."
-        ),
+        typer.Option("--torch", metavar="REQUIREMENT", help="The PyTorch (CPU build) to install for the smoke checks."),
     ] = "torch==2.13.0",
     no_smoke: Annotated[
         bool, typer.Option("--no-smoke", help="Install LMCache alone and run no smoke checks.")
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Install vLLM too, and let it answer prompts from the patched LMCache.")
+        bool, typer.Option("--full", help="Also install vLLM, and answer prompts from the patched LMCache.")
     ] = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
@@ -48,16 +46,16 @@ def demo(
 ) -> None:
     """Run the whole story in a throwaway environment.
 
-    First what gaudi-patch does: LMCache from PyPI, without PyTorch, is checked, patched and rolled
-    back, and every byte is compared. That takes seconds, and with --no-smoke it is all.
+    First LMCache from PyPI, without PyTorch, is checked, patched and rolled back, and every byte is
+    compared. This takes seconds; --no-smoke stops there.
 
-    Then the proof: PyTorch is installed (a CPU build: where pip's index gives the CUDA one, point
-    PIP_EXTRA_INDEX_URL at PyTorch's CPU index), without LMCache's CUDA packages. The smoke checks
-    run on the emulated HPU, with what it counted before and after the patch.
+    Then PyTorch is installed, without LMCache's CUDA packages. It is a CPU build: if pip's index
+    offers the CUDA one, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index. The smoke checks run on
+    the emulated HPU, and its counts before and after the patch are shown.
 
-    What it needs is looked for before anything is downloaded: pip and the release, g++, room.
-    Leaves nothing behind. --full takes about ten minutes and 2 GB, and adds a table of prompts,
-    cache hits, answers and times.
+    Before any download it checks for pip, the release, g++ and disk space. It leaves nothing behind.
+    --full takes about ten minutes and 2 GB, and adds a table of prompts, cache hits, answers and
+    times.
 
     Example:
 
@@ -76,7 +74,7 @@ def demo(
 
 
 def rendered(story: Story, *, verbose: bool = False) -> Result:
-    """Return the result: exit 1 where a step did not end as it must."""
+    """Return the result: exit 1 if a step failed."""
     from gaudi_patch.commands import levels as rendering
 
     counted = [
@@ -91,7 +89,7 @@ def rendered(story: Story, *, verbose: bool = False) -> Result:
         if story.patched:
             result.blocks += rendering.blocks(story.patched, verbose=verbose)
         again = "fix that, and run the same command again"
-        if story.kept:  # which takes no directory that holds something
+        if story.kept:  # the demo refuses a directory that is not empty
             result.blocks.append(Text(f"the environment is in {story.kept}", verbatim=True))
             again = (
                 f"look at what is in {story.kept}, then `{shlex.join(['rm', '-rf', str(story.kept)])}` and run it again"
@@ -107,7 +105,7 @@ def rendered(story: Story, *, verbose: bool = False) -> Result:
             )
         ]
         return result
-    done = f"demo succeeded: LMCache {story.version} was patched, verified, and rolled back to the byte"
+    done = f"demo succeeded: LMCache {story.version} was patched, verified, and rolled back byte for byte"
     result.blocks = [Text(done, "good"), Fields(_summary(story)), *counted, *_answers(story)]
     if verbose:
         result.blocks += [*rendering.blocks(story.patched), steps] if story.patched else [steps]
@@ -117,7 +115,7 @@ def rendered(story: Story, *, verbose: bool = False) -> Result:
 
 
 def _summary(story: Story) -> list[tuple[str, str]]:
-    """Return what a reader who was not there wants to know: what was done, what was proved, and on what."""
+    """Return a summary for a reader who was not there: what was done, what was proved, and on which device."""
     rows = [
         ("core", f"{story.core_seconds:.0f} s with PyPI's wheel, without PyTorch: every byte as installed after it")
     ]
@@ -144,7 +142,7 @@ def _status(step: Step) -> str:
 
 
 def _answers(story: Story) -> list[Block]:
-    """Return what vLLM was asked and answered; nothing where no engine has run."""
+    """Return vLLM's prompts and answers; empty if no engine has run."""
     from gaudi_patch.demo.vllm import answered
 
     rows = [
@@ -161,8 +159,8 @@ def _answers(story: Story) -> list[Block]:
     ]
     head = ("request", "prompt", "vLLM had", "LMCache had", "unpatched", "answer (tokens)", "time")
     title = (
-        "vLLM on the patched LMCache (lazy mode, a tiny model); unpatched: what LMCache as released had; "
-        "control: its KV was spoilt on purpose, so the answer must be another one"
+        "vLLM on the patched LMCache (lazy mode, a tiny model); unpatched: hits of LMCache as released; "
+        "control: its KV was corrupted on purpose, so the answer must differ"
     )
     return [Table(head, rows, title)] if rows else []
 

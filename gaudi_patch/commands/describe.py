@@ -1,4 +1,4 @@
-"""A situation in words and in JSON: shared by the commands that report one."""
+"""Describe a situation in text and JSON, for the commands that report one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def data(situation: Situation) -> dict[str, Any]:
 
 
 def blocks(situation: Situation) -> list[Block]:
-    """Return the same for people."""
+    """Return the situation as blocks of text."""
     installation = situation.installation
     version = installation.version or "of unknown version"
     rows = [
@@ -70,7 +70,7 @@ def blocks(situation: Situation) -> list[Block]:
 
 
 def _built(situation: Situation) -> dict[str, Any] | None:
-    """Return what was patched when its wheel was built; None for any other installation."""
+    """Return the series that was applied when the wheel was built; None for other installations."""
     built = situation.built
     if built is None:
         return None

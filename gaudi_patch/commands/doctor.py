@@ -1,4 +1,4 @@
-"""`doctor`: each finding with its level, why it matters, a fix, and where that is known from."""
+"""`doctor`: each finding with its level, why it matters, a fix, and the source."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def doctor(
         typer.Option(
             "--vllm-args",
             metavar="'...'",
-            help="The command line of vllm serve, in one word; a --config FILE in it is read.",
+            help="Arguments of vllm serve as one word; reads its --config FILE.",
         ),
     ] = None,
     python: PythonOption = None,
@@ -55,14 +55,14 @@ def doctor(
 ) -> None:
     """Check the host, the build and the configuration before a server is started.
 
-    Cards, driver, Gaudi software and torch.hpu; releases that go together; CUDA packages pulled in
-    by mistake; the patch; environment variables; vLLM's KV connector; LMCache's configuration, as
-    the installed LMCache loads it; the local disk, measured, and the remote store.
+    Checked are cards, driver, Gaudi software and torch.hpu; whether the releases work together; CUDA
+    packages pulled in by mistake; the patch; environment variables; vLLM's KV connector; LMCache's
+    configuration, as the installed LMCache loads it; the local disk, measured; and the remote store.
 
-    Each finding is ok, a warning, a failure or unknown, with why it matters, a fix, and where that
-    is known from. What cannot be seen here, as in an image build without a card, is unknown and
-    counted in one line; --verbose shows all findings, with what would tell. Nothing is guessed.
-    Nothing is changed; a file of 64 MiB is written into the directory of local_disk, and removed.
+    Each finding is ok, a warning, a failure or unknown, with why it matters, a fix and the source.
+    A check that cannot be made, as in an image build without a card, is unknown; these are counted
+    in one line. --verbose shows all findings, and what each unknown needs. Nothing is guessed.
+    Nothing is changed; a 64 MiB file is written into the directory of local_disk and removed.
 
     Exits 4 when there is a failure, 0 otherwise.
 
@@ -83,7 +83,7 @@ def doctor(
 
 
 def rendered(examination: Examination, *, verbose: bool = False) -> Result:
-    """Return the result: exit 4 (environment) where a check failed, 0 otherwise."""
+    """Return the result: exit 4 (environment) if a check failed, else 0."""
     from gaudi_patch.doctor.finding import Level
 
     failures, warnings = examination.of(Level.FAILURE), examination.of(Level.WARNING)
@@ -130,7 +130,7 @@ def _error(finding: Finding) -> GaudiPatchError:
 
 
 def _summary(unknown: Sequence[Finding]) -> list[Block]:
-    """Return one line for all that could not be seen."""
+    """Return one line for all checks that could not be made."""
     if not unknown:
         return []
     checks = "1 check" if len(unknown) == 1 else f"{len(unknown)} checks"
@@ -143,4 +143,4 @@ def _reasons(unknown: Sequence[Finding]) -> list[Block]:
     for finding in unknown:
         reasons.setdefault("; ".join(part for part in (finding.what, finding.fix) if part), []).append(finding.id)
     rows = [(reason, ", ".join(names)) for reason, names in reasons.items()]
-    return [Table(("unknown, and what would tell", "check"), rows)] if rows else []
+    return [Table(("unknown, and what is needed", "check"), rows)] if rows else []

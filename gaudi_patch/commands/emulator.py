@@ -18,18 +18,18 @@ app = command_app("Build the emulated HPU for another image.")
 
 @app.callback()
 def options() -> None:
-    """Make it a group of commands, although it has one."""
+    """Make this a group of commands, although it has only one."""
 
 
 @app.command()
 def build(
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The file to write; HPU_EMULATOR_DEVICE=FILE uses it.")
+        Path, typer.Option("--out", metavar="FILE", help="File to write; set HPU_EMULATOR_DEVICE=FILE to use it.")
     ],
     python: PythonOption = None,
     torch: Annotated[
         Path | None,
-        typer.Option("--torch", metavar="PLACE", help="A torch directory or wheel, in place of an interpreter's."),
+        typer.Option("--torch", metavar="PLACE", help="A torch directory or wheel, instead of an interpreter's."),
     ] = None,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
@@ -37,11 +37,11 @@ def build(
 ) -> None:
     """Compile the emulated device into a file, for an image that has no C++ compiler.
 
-    It takes the headers of the image's PyTorch and g++; PyTorch is not imported. The file fits
-    that PyTorch, machine and version of gaudi-patch alone, and carries its own sha256: smoke
-    refuses it anywhere else. Every Python can use it.
+    It needs g++ and the headers of the image's PyTorch, which is not imported. The file fits only
+    that PyTorch, machine and version of gaudi-patch, and carries its own sha256: smoke refuses it
+    anywhere else. It works with every Python version.
 
-    Example, a first stage FROM the same base image with g++ installed, and the stage without:
+    Example, with g++ in a build stage only, both stages FROM the same base image:
 
         gaudi-patch emulator build --python python3 --out /device.so
         COPY --from=build /device.so /opt/hpu-emulator/device.so
@@ -76,7 +76,7 @@ def build(
 
 
 def _torch_of(python: Path) -> Path:
-    """Return the directory of the PyTorch that ``python`` would import, which is not imported."""
+    """Return the directory of the PyTorch that ``python`` would import, without importing it."""
     import os
 
     from gaudi_patch.target.ask import AskError, Fields, ask
@@ -87,7 +87,7 @@ def _torch_of(python: Path) -> Path:
         place = Fields(ask(executable, "find_torch.py", timeout=60.0, environ=os.environ, flags=("-B",)))
         origin = place.text("torch")
     except AskError as error:
-        message = f"{executable} cannot be asked where its PyTorch is: {error}"
+        message = f"cannot ask {executable} for the location of its PyTorch: {error}"
         raise GaudiPatchError(Exit.ENVIRONMENT, "no-interpreter", message, "name it with --torch DIR") from None
     if not origin:
         message = f"{executable} has no PyTorch"

@@ -1,4 +1,4 @@
-"""`fleet`: what `check --json` said on many hosts, summed up."""
+"""`fleet`: sum up reports of `check --json` from many hosts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def fleet(
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Sum up what `check --json` said on many hosts.
+    """Sum up reports of `check --json` from many hosts.
 
-    Each FILE is the report of one host, and named by it. The exit code is that of the host that
-    fares worst. A file that is no report is a host that nothing is known of (exit 2), never one
-    that is well. Hosts with another release or series than the rest are warned of.
+    Each FILE is one host's report, named after the host. The exit code is that of the worst host.
+    A file that is not a report counts as an unknown host (exit 2), never as a good one. A warning
+    names hosts whose release or series differs from the rest.
 
-    `gaudi-patch guide fleet` has a playbook for Ansible and a Job for Kubernetes that collect them.
+    `gaudi-patch guide fleet` has an Ansible playbook and a Kubernetes Job that collect the reports.
 
     Example:
 
@@ -47,7 +47,7 @@ def fleet(
 
 
 def summed_up(fleet: Fleet) -> Result:
-    """Return text and JSON of a fleet, with the exit code of its worst host."""
+    """Return text and JSON for a fleet, with the exit code of its worst host."""
     hosts = [
         {
             "host": host.name,

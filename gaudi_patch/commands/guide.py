@@ -1,4 +1,4 @@
-"""`guide`: the guides that gaudi-patch carries."""
+"""`guide`: the guides shipped with gaudi-patch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def guide(
 
 
 def contents() -> Result:
-    """Return every guide with what it is about."""
+    """Return the result that lists every guide and its subject."""
     from gaudi_patch import guides
 
     pages = [guides.read(name) for name in guides.NAMES]
@@ -51,11 +51,11 @@ def contents() -> Result:
 
 
 def page(name: str) -> Result:
-    """Return one guide: rendered on a terminal, Markdown elsewhere."""
+    """Return the result that shows one guide: rendered on a terminal, Markdown elsewhere."""
     from gaudi_patch import guides
 
     if name not in guides.NAMES:
-        what = f"there is no guide {name!r}{did_you_mean(name, guides.NAMES)}"
+        what = f"no such guide: {name!r}{did_you_mean(name, guides.NAMES)}"
         raise GaudiPatchError(Exit.USAGE, "unknown-guide", what, f"guides: {', '.join(guides.NAMES)}")
     shown = guides.read(name)
     return Result("guide", data=shown._asdict(), blocks=[Markdown(shown.markdown)])

@@ -1,4 +1,4 @@
-"""What smoke levels came to, for people and as JSON: shared by the commands that run them."""
+"""Results of smoke levels in text and JSON, for the commands that run them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _DEVICES = {"hpu": "on an HPU", "emulated": "on the emulated HPU"}
 
 
 def blocks(levels: Sequence[LevelResult], *, verbose: bool = True, fault: GaudiPatchError | None = None) -> list[Block]:
-    """Return a table of the levels, or a line for those that passed and for each reason why others did not run.
+    """Return a table of the levels, or one line for those that passed and one per reason for skipping.
 
-    A reason that ``fault`` gives is not given again.
+    A reason already given by ``fault`` is not repeated.
     """
     return [_table(levels)] if verbose else [Fields(_lines(levels, "\n".join(fault.details) if fault else ""))]
 
@@ -44,7 +44,7 @@ def _lines(levels: Sequence[LevelResult], said: str) -> list[tuple[str, str]]:
         devices = ", ".join(dict.fromkeys(_DEVICES.get(level.device, level.device) for level in passed))
         lines.append(("passed", f"{_names(passed)}: {checks} comparisons {devices} in {seconds:.1f} s"))
     if failed := [level for level in levels if level.status == "failed"]:
-        lines.append(("failed", _names(failed)))  # why is in the error
+        lines.append(("failed", _names(failed)))  # the error says why
     reasons: dict[str, list[LevelResult]] = {}
     for level in levels:
         if level.status == "skipped":
@@ -55,7 +55,7 @@ def _lines(levels: Sequence[LevelResult], said: str) -> list[tuple[str, str]]:
 
 
 def _names(levels: Iterable[LevelResult]) -> str:
-    """Name levels with the modes that they ran in: "imports, kernels (lazy, eager)"."""
+    """Name levels with the modes in which they ran: "imports, kernels (lazy, eager)"."""
     modes: dict[str, list[str]] = {}
     for level in levels:
         modes.setdefault(level.level, []).append(level.rules)

@@ -1,4 +1,4 @@
-"""`list`: the releases with a series, what goes with them, what works and what does not; one release in full."""
+"""`list`: the releases with a series, their vLLM pairs, what works and what does not; or one release in full."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def list_(
         str,
         typer.Argument(
             metavar="[VERSION]",
-            help="An LMCache release, in full, e.g. 0.5.6; none: all of them.",
+            help="An LMCache release, e.g. 0.5.6; omit to list all.",
             autocompletion=completion.versions,
         ),
     ] = "",
@@ -45,9 +45,9 @@ def list_(
 ) -> None:
     """List the releases with a series, and what works with each.
 
-    Newest first: the vLLM and the vllm-gaudi that go with a release, what works in all of them or
-    in some, what does not work whatever is patched, and the releases that are refused. With
-    --verbose also which patch each release has.
+    Newest first: the vLLM and vllm-gaudi for each release, what works in all releases or in some,
+    what no patch can make work, and the releases that are refused. --verbose also shows which
+    patches each release has.
 
     On a terminal it goes through a pager.
 
@@ -55,7 +55,7 @@ def list_(
 
         gaudi-patch list
 
-    Example, all about one release:
+    Example, one release in full:
 
         gaudi-patch list 0.5.6
 
@@ -75,7 +75,7 @@ def list_(
 
 
 def list_series(manifest: Manifest, *, verbose: bool = False) -> Result:
-    """Return every release with a verdict: what goes with it and what its series brings, or why there is none."""
+    """Return every release with a verdict: its pairs and what its series adds, or why there is no series."""
     partners = _partners(manifest, manifest.series)
     blocks: list[Block] = []
     if manifest.series:
@@ -98,9 +98,9 @@ def list_series(manifest: Manifest, *, verbose: bool = False) -> Result:
 
 
 def list_release(manifest: Manifest, version: str) -> Result:
-    """Return all about one release.
+    """Return everything about one release.
 
-    Raises ``unknown-version`` or ``refused-version`` (exit 3) where it has no series.
+    Raises ``unknown-version`` or ``refused-version`` (exit 3) if it has no series.
     """
     from gaudi_patch.commands.show import series_of
     from gaudi_patch.series import pairs
@@ -130,7 +130,7 @@ def _partners(manifest: Manifest, chosen: Sequence[Series]) -> dict[str, list[Pa
 
 
 def _range(specifier: str) -> str:
-    """Say a range of refused releases in words: "0.3.0 to before 0.3.7"."""
+    """Describe a range of refused releases: "0.3.0 to before 0.3.7"."""
     first, comma, last = specifier.partition(",<")
     if first.startswith(">=") and comma and not last.startswith("="):
         return f"{first.removeprefix('>=')} to before {last}"
@@ -142,7 +142,7 @@ def _bullets(texts: Sequence[str]) -> list[Block]:
 
 
 def _limits(chosen: Sequence[Series]) -> Table:
-    """Return what does not work in the releases ``chosen``, and what to take in its place."""
+    """Return what does not work in the releases ``chosen``, and what to use instead."""
     from gaudi_patch.series import coverage
     from gaudi_patch.series.limits import LIMITS
 
@@ -151,7 +151,7 @@ def _limits(chosen: Sequence[Series]) -> Table:
         if any(map(limit.holds, chosen)):
             where = (coverage.words(chosen, limit.holds),) if len(chosen) > 1 else ()
             rows.append((*where, limit.what, limit.instead))
-    columns = ("does not work", "in its place")
+    columns = ("does not work", "use instead")
     return Table(("LMCache", *columns) if len(chosen) > 1 else columns, rows)
 
 
@@ -166,7 +166,7 @@ def _releases(manifest: Manifest, partners: dict[str, list[Pair]]) -> Table:
 
 
 def _capabilities(manifest: Manifest) -> list[Block]:
-    """Return what works in every release, then what works in some, with their names."""
+    """Return what works in every release, then what works only in some, with their names."""
     from gaudi_patch.series import coverage
 
     everywhere, some = [], []

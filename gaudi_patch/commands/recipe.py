@@ -1,4 +1,4 @@
-"""`recipe`: a configuration of LMCache for one way to deploy it, and how vLLM is started with it."""
+"""`recipe`: an LMCache configuration for one deployment mode, and how to start vLLM with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 app = command_app()
 
-#: Requests of the longest length that a pool is given room for.
+#: Default number of requests of the longest length that a pool has room for.
 PROMPTS = 2
 
 
@@ -50,11 +50,14 @@ def recipe(
         typer.Option("--out", metavar="DIR", help="Write the files into DIR (default: print them)."),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="The model to serve, as vLLM takes it.")
+        str, typer.Option("--model", metavar="NAME", help="The model to serve, as given to vLLM.")
     ] = "meta-llama/Llama-3.1-8B-Instruct",
     ranks: RanksOption = 1,
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="vLLM's port; its proxy's in disaggregated.")
+        int,
+        typer.Option(
+            "--port", metavar="PORT", min=1, max=65535, help="vLLM's port; in mode disaggregated, the proxy's."
+        ),
     ] = 8000,
     bind: Annotated[
         str | None,
@@ -75,13 +78,15 @@ def recipe(
     ] = None,
     max_model_len: Annotated[
         int | None,
-        typer.Option("--max-model-len", metavar="TOKENS", min=1, help="The longest request (default: the model's)."),
+        typer.Option(
+            "--max-model-len", metavar="TOKENS", min=1, help="The longest request (default: the model's limit)."
+        ),
     ] = None,
     prompts: PromptsOption = PROMPTS,
     model_config: ModelConfigOption = None,
     disk_gb: Annotated[
         float | None,
-        typer.Option("--disk-gb", metavar="GB", min=0.1, help="What the disk or store keeps for each rank."),
+        typer.Option("--disk-gb", metavar="GB", min=0.1, help="Space on the disk or in the store for each rank."),
     ] = None,
     quotas: Annotated[
         bool, typer.Option("--quotas", help="A budget for each cache_salt, in mode multiprocess.")
@@ -91,12 +96,13 @@ def recipe(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="What starts it: scripts, systemd, compose, kubernetes.",
+            help="How to start it: scripts, systemd, compose, kubernetes.",
             autocompletion=completion.targets,
         ),
     ] = "scripts",
     image: Annotated[
-        str, typer.Option("--image", metavar="NAME", help="For compose, kubernetes: with vLLM, patched LMCache.")
+        str,
+        typer.Option("--image", metavar="NAME", help="Image with vLLM and patched LMCache, for compose, kubernetes."),
     ] = "",
     lmcache: Annotated[
         str,
@@ -113,27 +119,27 @@ def recipe(
     as_json: JsonOption = False,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Write a configuration of LMCache, and the scripts that start vLLM with it.
+    """Write an LMCache configuration, and the scripts that start vLLM with it.
 
     Without MODE, list the ways to deploy LMCache.
 
-    The installed LMCache loads the configuration first, in a process of its own interpreter, and
-    has to take every value as it is written. A mode that the release cannot do on an HPU is
-    refused with the reason, and so is an option that the mode has no use for. An existing file that
-    differs is never overwritten.
+    The installed LMCache first loads the configuration in its own interpreter, and has to
+    accept every value unchanged. A mode that the release does not support on an HPU is refused
+    with the reason, as is an option that the mode does not use. An existing file with other
+    content is never overwritten.
 
-    Host memory is sized by the model, as `size` prints it: a pool that holds less than one request
-    of --max-model-len is refused.
+    The pool in host memory is sized by the model, as in `size`. A pool that holds less than one
+    request of --max-model-len is refused.
 
-    --target adds what starts the scripts: systemd units, a compose file with the
-    same lines for docker run, or Kubernetes manifests with --image. Memory limits
-    come from the same calculation.
+    --target adds what starts the scripts: systemd units, a compose file with the equivalent
+    docker run commands, or Kubernetes manifests with --image. Memory limits come from the same
+    calculation.
 
     Example:
 
         gaudi-patch recipe memory --python /opt/venv/bin/python --out ~/lmcache
 
-    Example, a store that hosts share, for a release that is not installed here:
+    Example, a store shared by hosts, for a release that is not installed here:
 
         gaudi-patch recipe shared --lmcache 0.5.6 --storage /mnt/lmcache
 
@@ -154,7 +160,7 @@ def recipe(
         if not mode:
             _refuse_without_mode(context)
             return modes()
-        write.mode_of(mode)  # before anything is looked for
+        write.mode_of(mode)  # before looking for an installation
         check_target(start, image)
         _refuse_odd(
             {"--cpu-gb": cpu_gb, "--disk-gb": disk_gb}, {"--model": model, "--storage": storage, "--bind": bind}
@@ -162,14 +168,14 @@ def recipe(
         asked = Asked(cpu_gb, max_model_len, prompts, ranks, chunk)
         if cpu_gb is not None and prompts != PROMPTS:
             raise GaudiPatchError(
-                Exit.USAGE, "usage", "--prompts sizes the pool, and --cpu-gb says its size: leave out one of them"
+                Exit.USAGE, "usage", "--prompts computes the pool's size, and --cpu-gb sets it: leave out one of them"
             )
         pool, longest, why, sizing = pooled(model, model_config, mode, asked)
         settings = Settings(
             model, ranks, port, chunk, pool, disk_gb, storage, longest, bind=bind, sizing=sizing, quotas=quotas
         )
         if lmcache and (python or path):
-            raise GaudiPatchError(Exit.USAGE, "usage", "--lmcache asks no installation: leave out --python and --path")
+            raise GaudiPatchError(Exit.USAGE, "usage", "--lmcache uses no installation: leave out --python and --path")
         if lmcache:
             composed = write.for_version(load(manifest), lmcache, mode, settings)
         else:
@@ -187,7 +193,7 @@ def recipe(
 
 
 def modes() -> Result:
-    """Return the modes, and what each is for."""
+    """Return the result that lists the modes and their purpose."""
     from gaudi_patch.recipes.compose import MODES
     from gaudi_patch.series.manifest import load
 
@@ -204,7 +210,7 @@ def modes() -> Result:
 
 
 class Asked(NamedTuple):
-    """What the options say of the pool; None where they leave it to the model."""
+    """The options about the pool; None means that the model decides."""
 
     cpu_gb: float | None
     max_model_len: int | None
@@ -214,22 +220,22 @@ class Asked(NamedTuple):
 
 
 def _refuse_odd(sizes: Mapping[str, float | None], words: Mapping[str, str | None]) -> None:
-    """Refuse sizes that are no numbers, and words with control characters: both get into scripts and units."""
+    """Refuse sizes that are not numbers, and text with control characters: both end up in scripts and units."""
     for option, size in sizes.items():
         if size is not None and not math.isfinite(size):
-            raise GaudiPatchError(Exit.USAGE, "usage", f"{option} {size}: is no size; nothing was written")
+            raise GaudiPatchError(Exit.USAGE, "usage", f"{option} {size}: not a valid size; nothing was written")
     for option, word in words.items():
         if word is not None and any(ord(character) < 32 or ord(character) == 127 for character in word):
             raise GaudiPatchError(
-                Exit.USAGE, "usage", f"{option} {word!a}: has a control character; nothing was written"
+                Exit.USAGE, "usage", f"{option} {word!a}: contains a control character; nothing was written"
             )
 
 
 def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[float, int | None, str, Sizing | None]:
-    """Return the pool in GB, the longest request in tokens (None: vLLM's own default), why it is so, and the sum.
+    """Return the pool in GB, the longest request in tokens (None: vLLM's default), the reason, and the calculation.
 
-    Each rank has a pool of its own, but in mode multiprocess one server has it for all. Raises ``short-pool`` (exit 2)
-    where ``asked`` holds less than one request: the patched LMCache would refuse to start.
+    Each rank has its own pool; in mode multiprocess one server has the pool of all ranks. Raises ``short-pool`` (exit
+    2) if ``asked`` holds less than one request: the patched LMCache would refuse to start.
     """
     import os
 
@@ -267,7 +273,7 @@ def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[fl
 
 
 def _weights(sizing: Sizing | None, model: str, config: Path | None) -> int | None:
-    """Return the bytes of the model's weights; None where they are not known."""
+    """Return the size of the model's weights in bytes; None if unknown."""
     import os
 
     from gaudi_patch.sizing import shapes
@@ -277,9 +283,9 @@ def _weights(sizing: Sizing | None, model: str, config: Path | None) -> int | No
 
 
 def rendered(composed: Composed, out: Path | None, why: str = "", target: str = "scripts") -> Result:
-    """Return the result: what was written to ``out``, or else the files themselves.
+    """Return the result: the list of files written to ``out``, or the files themselves.
 
-    ``why`` is of the pool, ``target`` what starts it.
+    ``why`` explains the pool's size, ``target`` is what starts the scripts.
     """
     recipe, version = composed.recipe, composed.release.version
     data: dict[str, Any] = {
@@ -304,14 +310,14 @@ def rendered(composed: Composed, out: Path | None, why: str = "", target: str = 
     if composed.checked:
         blocks.append(Text(f"Validated: LMCache {version} accepts every value", "good"))
     else:
-        warnings.append("no LMCache has loaded this: without --lmcache, the installed one checks it")
+        warnings.append("not validated by any LMCache: without --lmcache, the installed one checks it")
     if composed.patch:
-        warnings.append(f"this LMCache is not patched, and will not serve an HPU: {composed.patch}")
+        warnings.append(f"this LMCache is not patched, and does not work on an HPU: {composed.patch}")
     return Result("recipe", data=data, blocks=blocks, warnings=warnings)
 
 
 def _refuse_without_mode(context: typer.Context) -> None:
-    """Refuse options that a list of the modes has no use for."""
+    """Refuse options that have no effect on the list of modes."""
     shown = {"as_json", "color"}
     given = [
         parameter.opts[0]
@@ -321,5 +327,5 @@ def _refuse_without_mode(context: typer.Context) -> None:
     ]
     if given:
         raise GaudiPatchError(
-            Exit.USAGE, "usage", f"{', '.join(given)}: means nothing without a MODE", "see `gaudi-patch recipe`"
+            Exit.USAGE, "usage", f"{', '.join(given)}: has no effect without a MODE", "see `gaudi-patch recipe`"
         )

@@ -1,4 +1,4 @@
-"""`requirements`: what a release of LMCache imports, without CUDA's packages, as files for pip and uv."""
+"""`requirements`: what an LMCache release imports, without CUDA packages, as files for pip and uv."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ app = command_app()
 @app.command()
 def requirements(
     version: Annotated[
-        str, typer.Argument(metavar="VERSION", help="A release of LMCache, e.g. 0.5.6; it need not be installed.")
+        str, typer.Argument(metavar="VERSION", help="An LMCache release, e.g. 0.5.6; it need not be installed.")
     ],
     python: PythonOption = None,
     constraints: Annotated[
-        bool, typer.Option("--constraints", help="Print what is installed instead, as a constraints file.")
+        bool, typer.Option("--constraints", help="Print the installed packages as a constraints file instead.")
     ] = False,
     output: Annotated[
         Path | None,
@@ -38,10 +38,10 @@ def requirements(
 ) -> None:
     """Print what LMCache imports on a Gaudi, as a requirements file.
 
-    LMCache's own metadata names CUDA's packages and another PyTorch, so it is installed with
-    --no-deps, and what it imports on a Gaudi by this list. With --python the list has what that
-    interpreter lacks; without, everything. The constraints file pins all that the interpreter has,
-    so that no package of the image is moved.
+    LMCache's own metadata names CUDA packages and another PyTorch. So install LMCache with
+    --no-deps, and its imports on a Gaudi from this list. With --python, the list has only what
+    that interpreter lacks. The constraints file pins every installed package, so that no package
+    of the image changes.
 
     Example, in a Dockerfile:
 
@@ -98,14 +98,14 @@ def _report(
 
 
 def _requirements_file(needs: Needs, python: Path | None) -> list[str]:
-    what = f"what {python} lacks of it" if python else "all of it"
+    what = f"only what {python} lacks" if python else "everything"
     lines = [f"# LMCache {needs.version} on a Gaudi: {what}. Made by gaudi-patch requirements.", *needs.missing]
-    lines += [f"# {requirement}: {installed} is installed, and stays" for requirement, installed in needs.other]
+    lines += [f"# {requirement}: {installed} is already installed" for requirement, installed in needs.other]
     lines += [f"# {requirement}: left out" for requirement in needs.left_out]
     return lines
 
 
 def install_command(python: Path | None, output: Path) -> str:
-    """Return the command that installs the two files of ``output``."""
+    """Return the command that installs from the two files in ``output``."""
     files = ["-r", str(output / "requirements.txt"), "-c", str(output / "constraints.txt")]
     return shlex.join([str(python or "python3"), "-m", "pip", "install", *files])

@@ -1,4 +1,4 @@
-"""`rollback`: back to pristine, byte-exact, RECORD and bytecode included."""
+"""`rollback`: restore the pristine files byte for byte, RECORD and bytecode included."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rollback(
     root: RootOption = None,
     manifest: ManifestOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also where files were edited; keeps the edited copies.")
+        bool, typer.Option("--force", help="Roll back edited files too, keeping the edited copies.")
     ] = False,
     save_to: Annotated[
         Path, typer.Option("--save-to", metavar="DIR", help="Where --force keeps edited copies.")
@@ -57,7 +57,7 @@ def rollback(
 
     RECORD and cached bytecode are restored too.
 
-    Refuses when a patched file was edited since; --force keeps the edited copy as
+    Refuses if a patched file was edited since. --force keeps the edited copy as
     NAME.gaudi-patch-saved-HASH in the current directory (--save-to) and restores the pristine file.
 
     Example:

@@ -31,8 +31,9 @@ def show(
 ) -> None:
     """Show the series for a release: why each patch is there, and its diff.
 
-    What it does and why comes first, then the files, then the diffs.
-    On a terminal it is highlighted and goes through a pager.
+    First comes what each patch does and why, then the files, then the diffs.
+
+    On a terminal the output is highlighted and goes through a pager.
 
     Example:
 
@@ -98,7 +99,7 @@ def show_series(manifest: Manifest, version: str) -> Result:
 
 
 def _releases(manifest: Manifest, series: Series) -> Table:
-    """Return the patches of ``series``, each with the releases whose series have it too."""
+    """Return the patches of ``series``, each with all releases whose series have it."""
     from gaudi_patch.series import coverage
 
     rows = []
@@ -112,7 +113,9 @@ def _releases(manifest: Manifest, series: Series) -> Table:
 
 
 def series_of(manifest: Manifest, version: str) -> Series:
-    """Return the series for a release or of this name. Raises ``refused-version`` or ``unknown-version`` (exit 3)."""
+    """Return the series with this name, or for this release. Raises ``refused-version`` or ``unknown-version`` (exit
+    3).
+    """
     from gaudi_patch.engine.situation import given
     from gaudi_patch.engine.verdicts import port_hint
     from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean

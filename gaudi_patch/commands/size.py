@@ -1,4 +1,4 @@
-"""`size`: what a model's KV takes in host memory, /dev/shm and on disk, by context."""
+"""`size`: the size of a model's KV in host memory, /dev/shm and on disk, per context length."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def size(
         str,
         typer.Argument(
             metavar="[MODEL]",
-            help="As vLLM takes it: a name, or a directory; omit to list known models.",
+            help="A model's name or directory, as for vLLM; omit to list models.",
             autocompletion=completion.models,
         ),
     ] = "",
     model_config: ModelConfigOption = None,
     context: Annotated[
         int | None,
-        typer.Option("--max-model-len", metavar="TOKENS", min=1, help="One context (default: 2048 to 262144)."),
+        typer.Option("--max-model-len", metavar="TOKENS", min=1, help="One context length (default: 2048 to 262144)."),
     ] = None,
     ranks: RanksOption = 1,
     pipeline: Annotated[
@@ -49,24 +49,24 @@ def size(
     ] = 1,
     prompts: PromptsOption = 2,
     chunk: ChunkOption = 256,
-    fp8: Annotated[bool, typer.Option("--fp8", help="With --kv-cache-dtype fp8_inc: one byte per value.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Assume --kv-cache-dtype fp8_inc: one byte per value.")] = False,
     card: Annotated[
-        str, typer.Option("--card", metavar="CARD", help="gaudi2 or gaudi3, for what fits on the cards.")
+        str, typer.Option("--card", metavar="CARD", help="gaudi2 or gaudi3: also estimate what fits on the cards.")
     ] = "gaudi3",
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Print what a model's KV cache takes, for contexts from 2K to 256K tokens.
+    """Print the size of a model's KV cache, for contexts from 2K to 256K tokens.
 
-    The same calculation sets the pool of `recipe`. All of it is computed from the model's shape;
-    what fits on the cards is an estimate by vllm-gaudi's rule, with its defaults.
+    `recipe` sizes its pool by the same calculation. Everything is computed from the model's shape.
+    What fits on the cards is an estimate by vllm-gaudi's rule with its defaults.
 
     Example:
 
         gaudi-patch size meta-llama/Llama-3.1-70B-Instruct --tensor-parallel-size 8
 
-    Example, for a model that was downloaded:
+    Example, for a downloaded model:
 
         gaudi-patch size /models/mine --max-model-len 131072 --prompts 20
     """
@@ -81,13 +81,13 @@ def size(
         if not model and model_config is None:
             return _models()
         if card not in CARDS:
-            raise GaudiPatchError(Exit.USAGE, "usage", f"--card {card}: takes one of {', '.join(CARDS)}")
+            raise GaudiPatchError(Exit.USAGE, "usage", f"--card {card}: must be one of {', '.join(CARDS)}")
         shape = shapes.find(model, model_config, shapes.hub(os.environ))
         if shape is None:
             raise GaudiPatchError(
                 Exit.USAGE,
                 "unknown-model",
-                f"nothing is known of the shape of model {model}{did_you_mean(model, models.names())}",
+                f"the shape of model {model} is not known{did_you_mean(model, models.names())}",
                 "name its config.json, or its directory, with --model-config; `gaudi-patch size` lists the known ones",
             )
         width = 1 if fp8 else 2

@@ -36,7 +36,7 @@ def smoke(
         list[str] | None,
         typer.Argument(
             metavar="[LEVEL]...",
-            help="imports, kernels, engine (the default); connector, inference.",
+            help="imports, kernels, engine (default: these three); connector, inference.",
             autocompletion=completion.levels,
         ),
     ] = None,
@@ -56,10 +56,12 @@ def smoke(
     timeout: TimeoutOption = 300.0,
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="DIR", help="Level inference: a checkpoint, in place of a tiny random one."),
+        typer.Option(
+            "--model", metavar="DIR", help="For level inference: a checkpoint instead of a tiny random model."
+        ),
     ] = None,
     cases: Annotated[
-        str, typer.Option("--cases", metavar="NAMES", help="Level inference: some of its cases, e.g. answers,disk.")
+        str, typer.Option("--cases", metavar="NAMES", help="For level inference: only these cases, e.g. answers,disk.")
     ] = "",
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
@@ -68,11 +70,11 @@ def smoke(
 ) -> None:
     """Prove that the installed LMCache works on HPU, level by level.
 
-    imports: LMCache comes up without CUDA and finds the HPU. kernels: KV blocks are gathered and
-    scattered bit for bit as an independent oracle says. engine: LMCache's own engine stores, looks
-    up and retrieves over CPU, disk and a server. connector: vLLM's scheduler and LMCache's adapter
-    move KV bit for bit through hits, shared prefixes, preemption and failed loads. inference: a vLLM
-    engine answers from the cache as it does without. The last two need vLLM, and run only by name.
+    imports: LMCache comes up without CUDA and finds the HPU. kernels: gathering and scattering KV blocks matches an
+    independent oracle bit for bit. engine: LMCache's own engine stores, looks up and retrieves over CPU, disk and a
+    server. connector: vLLM's scheduler and LMCache's adapter move KV bit for bit through hits, shared prefixes,
+    preemption and failed loads. inference: a vLLM engine answers from the cache as it does without. The last two need
+    vLLM and run only when named.
 
     Each level runs in a process of the target's interpreter, on a real HPU where there is one,
     else on the emulated HPU (which needs PyTorch and g++). A skipped level is not a pass.
@@ -103,7 +105,7 @@ def smoke(
 
 
 def rendered(proof: Proof, target: Target | None = None, *, verbose: bool = False) -> Result:
-    """Return the result: exit 5 where a level failed, a required one was skipped, or nothing was proved."""
+    """Return the result: exit 5 if a level failed, a required level was skipped, or nothing was proved."""
     from gaudi_patch.commands import levels as rendering
     from gaudi_patch.target.invocation import command_line
 
@@ -124,7 +126,7 @@ def _headline(proof: Proof) -> Text:
         return Text(f"failed: {failed} of {total} smoke checks", "bad")
     if proof.fault is not None:
         every = all(level.status == "skipped" for level in proof.levels)
-        what = "every smoke check was skipped" if every else "a smoke check that had to run was skipped"
+        what = "every smoke check was skipped" if every else "a required smoke check was skipped"
         return Text(f"not proved: {what}", "bad")
     skipped = ", ".join(proof.skipped)
     return Text("passed" + (f"; not run: {skipped}" if skipped else f": all {total} smoke checks"), "good")

@@ -1,4 +1,4 @@
-"""The one line that a command begins with: the state of the installation, in the five words for it."""
+"""The first line of a command's output: the installation's state, in the five words for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gaudi_patch.output.report import Block, Fields, Text
 from gaudi_patch.output.wrapping import Whole
 from gaudi_patch.series.manifest import Kind
 
-#: What is said of one file, and of several.
+#: The wording for one file, and for several.
 _WORDS = {
     State.MODIFIED: ("has the hash of neither side", "have the hash of neither side"),
     State.MISSING: ("is not there", "are not there"),
@@ -18,7 +18,7 @@ _WORDS = {
 
 
 def headline(situation: Situation, fault: GaudiPatchError | None = None) -> Text:
-    """Return the state in one line. Why it is a fault, and what to do, is what the error says: it is not said here."""
+    """Return the state in one line. Reasons and next steps are left to the error."""
     if fault is not None:
         return Text(_refused(situation, fault), "bad")
     if situation.state is None:
@@ -54,7 +54,7 @@ def _refused(situation: Situation, fault: GaudiPatchError) -> str:
 
 
 def where(situation: Situation) -> Block:
-    """Return which LMCache it is, and where."""
+    """Return the version and path of this LMCache."""
     installation = situation.installation
     version = installation.version or "of unknown version"
     return Fields([(installation.package, Whole(f"{version} in {installation.root}"))])

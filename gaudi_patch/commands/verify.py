@@ -1,4 +1,4 @@
-"""`verify`: whether a running server gives cached KV back."""
+"""`verify`: check that a running server reuses cached KV."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ app = command_app()
 def verify(
     url: Annotated[str, typer.Option("--url", metavar="URL", help="The server, such as http://127.0.0.1:8000.")],
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="A model that it serves (default: the first).")
+        str, typer.Option("--model", metavar="NAME", help="One of the server's models (default: the first).")
     ] = "",
     tokens: Annotated[
-        int, typer.Option("--tokens", metavar="N", min=1, help="Words of the prompt; each is at least one token.")
+        int,
+        typer.Option("--tokens", metavar="N", min=1, help="Words in the prompt; each is at least one token."),
     ] = 2048,
     chunk: ChunkOption = 256,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds to wait without data from it.")
+        float,
+        typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds to wait while the server sends no data."),
     ] = 600.0,
     as_json: JsonOption = False,
     output_format: FormatOption = Format.TEXT,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Ask a running server one prompt twice, and count what LMCache gave.
+    """Send a running server one prompt twice, and count the tokens from LMCache.
 
-    The prompt is a new one in each run. In between, vLLM forgets its own prefix cache, which would
-    answer first: the server has to run with VLLM_SERVER_DEV_MODE=1. Both answers have to be the
-    same, and every whole chunk of the prompt has to come from LMCache the second time, by vLLM's
-    own count. An API key is read from VLLM_API_KEY.
+    Each run makes a new prompt. Between the two requests, vLLM's own prefix cache is cleared,
+    because it would answer first; the server must run with VLLM_SERVER_DEV_MODE=1. Both answers
+    must be the same. The second time, every whole chunk of the prompt must come from LMCache, by
+    vLLM's own count. An API key is read from VLLM_API_KEY.
 
-    It exits 0 when all of that holds, 1 when answers differ or tokens did not come from LMCache,
-    and 4 when the server is not reached, serves others too, or does not tell.
+    Exits 0 on success, 1 when answers differ or tokens did not come from LMCache, and 4 when the
+    server is unreachable, also serves other requests, or does not report its counts.
 
     Example:
 
@@ -64,7 +66,7 @@ def verify(
 
 
 def described(found: RoundTrip) -> Result:
-    """Return text and JSON of what the server did, with the exit code that it deserves."""
+    """Return text and JSON of what the server did, with the exit code."""
     from gaudi_patch.verify.round_trip import fault
 
     error = fault(found)
@@ -82,9 +84,9 @@ def described(found: RoundTrip) -> Result:
         )
     )
     if found.first_hits >= found.expected:
-        result.warnings.append("tokens came from LMCache the first time already: the first time is no miss's")
+        result.warnings.append("tokens already came from LMCache the first time: its time is not that of a miss")
     if error is None:
-        result.blocks.append(Text("The server gives cached KV back, with the same answer", "good"))
+        result.blocks.append(Text("The server reuses cached KV, with the same answer", "good"))
     else:
         result.errors = [error]
     return result

@@ -1,4 +1,4 @@
-"""`wheel`: a release's wheel with its series applied, for an index of one's own."""
+"""`wheel`: build a release's wheel with its series applied, for a private index."""
 
 from __future__ import annotations
 
@@ -37,22 +37,20 @@ def wheel(
     release: Annotated[
         list[str], typer.Argument(metavar="VERSION|FILE...", help="A release, or files of its wheels or its sdist.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where the wheels go; made if it is missing.")
-    ] = Path(),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output directory; created if missing.")] = Path(),
     build: Annotated[
         int, typer.Option("--build", metavar="N", min=1, max=999_999_999, help="The N of the version +gaudi.N.")
     ] = 1,
     drop_cuda: Annotated[
-        bool, typer.Option("--drop-cuda", help="Leave out requirements on CUDA's packages and on PyTorch.")
+        bool, typer.Option("--drop-cuda", help="Leave out requirements on CUDA packages and PyTorch.")
     ] = False,
     python_version: Annotated[
         list[str] | None,
-        typer.Option("--python-version", metavar="X.Y", help="Only for this Python; may be repeated."),
+        typer.Option("--python-version", metavar="X.Y", help="Only for this Python version; may be repeated."),
     ] = None,
     manifest: ManifestOption = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Write attestation, in-toto statement and CycloneDX beside it.")
+        bool, typer.Option("--report", help="Write attestation, in-toto statement and CycloneDX next to it.")
     ] = False,
     sign_key: SignKeyOption = None,
     smoke: Annotated[
@@ -74,27 +72,26 @@ def wheel(
 ) -> None:
     """Build the wheel of a release with its series applied.
 
-    The version is that of the release and +gaudi.N, which installers take for newer than the
-    release. Give a VERSION, and pip downloads its wheels for every Python that has one; or
-    give the FILES. Each file of the release is held against its RECORD, and what the series
-    changes against the lock. RECORD, METADATA and the tags are right; the attestation, a
-    CycloneDX document and SHA256SUMS are inside.
+    Its version is the release's plus +gaudi.N, which installers prefer over the release. For a
+    VERSION, pip downloads the wheels of every Python version; or give the FILES. Each file of the
+    release is compared with its RECORD, and what the series changes with the lock. RECORD, METADATA
+    and tags are updated; the wheel contains the attestation, a CycloneDX document and SHA256SUMS.
 
-    The same input gives the same bytes, wherever and whenever it is built: no time of its own
-    goes in (SOURCE_DATE_EPOCH can only make it earlier), and nothing is compressed again.
+    The build is reproducible: the same input gives the same bytes anywhere, at any time. No build
+    time goes in (SOURCE_DATE_EPOCH can only make it earlier), and nothing is recompressed.
 
-    --drop-cuda leaves out what a Gaudi image must not get: CUDA's packages, and PyTorch, which
-    is the image's own.
+    --drop-cuda leaves out what a Gaudi image must not install: CUDA packages, and PyTorch, which
+    the image already has.
 
-    --smoke LEVELS installs it beside the packages of --python (an interpreter with PyTorch)
-    and writes nothing unless the levels pass.
+    --smoke LEVELS first installs the wheel with the packages of --python (an interpreter with
+    PyTorch), and writes nothing unless the levels pass.
 
-    Of an sdist (FILE.tar.gz, as PyPI has it) it makes the patched sdist, for those who build
-    LMCache themselves.
+    From an sdist (FILE.tar.gz, as on PyPI) it makes a patched sdist, for those who build LMCache
+    themselves.
 
-    A wheel of the same name and another content is never replaced: raise --build.
+    A wheel with the same name but other content is never replaced: raise --build.
 
-    Example, for an index of one's own:
+    Example, for a private index:
 
         gaudi-patch wheel 0.5.6 --drop-cuda --out wheels
 
@@ -133,12 +130,12 @@ def built(manifest: Manifest, given: list[str], pythons: list[str], options: Out
     if len(files) not in (0, len(given)) or (not files and len(given) > 1):
         raise _usage("give one release, or files of its wheels", " ".join(given))
     if options.smoke is not None and any(file.suffix != ".whl" for file in files):
-        raise _usage("--smoke and --require mean wheels: build one from the sdist first", " ".join(given))
+        raise _usage("--smoke and --require need wheels: build one from the sdist first", " ".join(given))
     if files and pythons:
-        raise _usage("--python-version is of a release, not of files", " ".join(given))
+        raise _usage("--python-version needs a release, not files", " ".join(given))
     for file in files:
         if not file.is_file():
-            raise _usage("there is no such file", str(file))
+            raise _usage("no such file", str(file))
     wheels = Wheels(tuple(files)) if files else wheels_of(manifest, given[0], pythons)
     return rendered(write(manifest, wheels.files, options), wheels.without)
 
@@ -193,7 +190,7 @@ def _blocks(one: Written) -> list[Block]:
         rows.append(("left out", ", ".join(wheel.dropped)))
     if one.beside:
         rows.append(("beside", ", ".join(path.name.removeprefix(one.path.name) for path in one.beside)))
-    done = "built; read back from disk" if one.changed else "there already, with these very bytes; nothing was written"
+    done = "built; read back from disk" if one.changed else "already there, with the same bytes; nothing was written"
     return [Fields(rows), Text(done, "good")]
 
 

@@ -76,7 +76,7 @@ class Story:
 
     @property
     def failed(self) -> list[Step]:
-        """The steps that did not end as they must."""
+        """Return the steps that did not end as they must."""
         return [step for step in self.steps if not step.good]
 
     def counters(self) -> dict[str, list[tuple[str, str, str]]]:

@@ -60,7 +60,7 @@ class Arguments:
 
     @property
     def unread_file(self) -> bool:
-        """Whether vLLM takes further options from a file of its own that could not be read here."""
+        """Return whether vLLM takes further options from a file of its own that could not be read here."""
         return bool(self.files) and (self.file is None or not self.file.read)
 
     @property
@@ -69,13 +69,13 @@ class Arguments:
 
     @property
     def parts(self) -> list[str]:
-        """The connectors within a MultiConnector, by name."""
+        """Return the connectors within a MultiConnector, by name."""
         parts = self.extra.get("connectors")
         return [str(part.get("kv_connector")) for part in parts or () if isinstance(part, dict)]
 
     @property
     def extra(self) -> Mapping[str, Any]:
-        """The connector's own settings; those named ``lmcache.*`` override LMCache's configuration."""
+        """Return the connector's own settings; those named ``lmcache.*`` override LMCache's configuration."""
         extra = self.kv.get("kv_connector_extra_config")
         return extra if isinstance(extra, dict) else {}
 
@@ -93,7 +93,7 @@ class Arguments:
 
     @property
     def ranks(self) -> int:
-        """How many processes own a card each, on this host of ``--nnodes``."""
+        """Return how many processes own a card each, on this host of ``--nnodes``."""
         data = self.number("data-parallel-size-local", self.number("data-parallel-size", 1))
         world = self.number("tensor-parallel-size", 1) * self.number("pipeline-parallel-size", 1) * data
         return -(-world // max(1, self.number("nnodes", 1)))

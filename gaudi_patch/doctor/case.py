@@ -77,7 +77,7 @@ class Case:
 
     @property
     def ranks(self) -> int | None:
-        """How many processes own a card; None where the command line is not known."""
+        """Return how many processes own a card; None where the command line is not known."""
         return None if self.lacking("arguments") or self.arguments is None else self.arguments.ranks
 
     @cached_property
@@ -94,7 +94,7 @@ class Case:
 
     @cached_property
     def cards(self) -> list[str]:
-        """The PCI addresses of the Gaudi cards."""
+        """Return the PCI addresses of the Gaudi cards."""
         devices = "/sys/bus/pci/devices"
         return [
             device
@@ -104,12 +104,12 @@ class Case:
 
     @property
     def is_gaudi(self) -> bool:
-        """Whether this is meant to run on Gaudi: it has the cards, or the software for them."""
+        """Return whether this is meant to run on Gaudi: it has the cards, or the software for them."""
         return bool(self.cards) or "habana-torch-plugin" in self.installed.packages
 
     @cached_property
     def lmcache(self) -> Installation | GaudiPatchError:
-        """The one LMCache, or why there is none."""
+        """Return the one LMCache, or why there is none."""
         try:
             return locate(self.target, self.manifest.package, self.environ)
         except GaudiPatchError as error:
@@ -117,7 +117,7 @@ class Case:
 
     @cached_property
     def situation(self) -> Situation | GaudiPatchError:
-        """The state of its files, or why that cannot be read, or is not settled."""
+        """Return the state of its files, or why that cannot be read, or is not settled."""
         if isinstance(self.lmcache, GaudiPatchError):
             return self.lmcache
         try:
@@ -136,7 +136,7 @@ class Case:
 
     @cached_property
     def hpu(self) -> Devices:
-        """What torch.hpu and pyhlml say in a process of the target."""
+        """Return what torch.hpu and pyhlml say in a process of the target."""
         try:
             return self._asked("hpu.py", None, answers.devices)
         except _NotAskedError as error:
@@ -144,7 +144,7 @@ class Case:
 
     @cached_property
     def first_cause(self) -> FirstCause:
-        """What LMCache swallows on import in a process of the target."""
+        """Return what LMCache swallows on import in a process of the target."""
         try:
             return self._asked("first_cause.py", None, answers.first_cause)
         except _NotAskedError as error:
@@ -152,14 +152,14 @@ class Case:
 
     @cached_property
     def processes_agree_on_none(self) -> bool | None:
-        """Whether processes of the target's Python share keys that hold None; None where that is not known."""
+        """Return whether processes of the target's Python share keys that hold None; None where that is not known."""
         if self.lacking("running") or self.installed.python is None:
             return None
         return none_hash.agrees(self.installed.python, self.environ)
 
     @cached_property
     def settings(self) -> Loaded:
-        """LMCache's configuration, loaded by LMCache itself."""
+        """Return LMCache's configuration, loaded by LMCache itself."""
         if isinstance(self.lmcache, GaudiPatchError):
             return Loaded({}, problem="LMCache was not found")
         file = self.config or self.environ.get("LMCACHE_CONFIG_FILE")

@@ -27,7 +27,7 @@ class Examination:
 
     @property
     def count(self) -> Mapping[Level, int]:
-        """How many findings each level has."""
+        """Return how many findings each level has."""
         return {level: len(self.of(level)) for level in Level}
 
 

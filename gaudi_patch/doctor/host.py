@@ -118,7 +118,7 @@ class Host:
         return ""
 
     def free_space(self, folder: str) -> int:
-        """Bytes that this user may still write below ``folder``."""
+        """Return the bytes that this user may still write below ``folder``."""
         return shutil.disk_usage(self.path(folder)).free
 
     def existing(self, folder: str) -> str:

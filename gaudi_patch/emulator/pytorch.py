@@ -44,7 +44,7 @@ class PyTorch:
 
     @property
     def standard(self) -> str:
-        """The C++ standard that its headers are written in."""
+        """Return the C++ standard that its headers are written in."""
         return "c++20" if self.release >= CXX20_SINCE else "c++17"
 
     def refuse_unserved(self) -> None:

@@ -1,1 +1,1 @@
-"""How it is applied: plan, transaction, journal, rollback."""
+"""The engine that applies a series: plan, transaction, journal, rollback."""

@@ -1,7 +1,7 @@
-"""What was applied to an installation: ``state.json`` and the backups beside it.
+"""The record of what was applied to an installation: ``state.json`` and the backups beside it.
 
-The directory lies in the dist-info (or in the git dir of a checkout), and every file of it is listed in
-RECORD: pip and uv then remove it with the package, so no backup can outlive the version it belongs to.
+The directory is in the dist-info, or in the .git directory of a checkout, and RECORD lists all its files. So pip and
+uv remove it with the package, and no backup can outlive its version.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from gaudi_patch.errors import GaudiPatchError
 SCHEMA = 1
 STATE_FILE = "state.json"
 BACKUPS = "backup"
-#: Far more than any series changes, and few enough that what each of them costs is bounded.
+#: Far more than any series changes, yet low enough to bound the total cost.
 MOST_FILES, MOST_BYTECODE = 1_000, 20_000
 
 
 class Saved(NamedTuple):
-    """The metadata of a pristine file; its bytes lie in the backup named by the hash."""
+    """The metadata of a pristine file; the backup named by the hash holds its bytes."""
 
     sha256: str
     mode: int
@@ -44,11 +44,11 @@ class Saved(NamedTuple):
 
     @classmethod
     def from_json(cls, value: object, what: str) -> Saved:
-        """Read what :meth:`to_json` wrote; ValueError names ``what`` where it is anything else."""
+        """Parse the output of :meth:`to_json`; raise a ValueError that names ``what`` for anything else."""
         saved = strict.mapping(value, what)
         time, owner, link = saved["mtime_ns"], saved["owner"], saved["link"]
         if link is not None and (not isinstance(link, str) or not link or "\0" in link or len(link) > 4095):
-            raise ValueError(f"the link of {what} is none")
+            raise ValueError(f"the link of {what} is not a link")
         return cls(
             strict.digest(saved["sha256"], f"the sha256 of {what}"),
             strict.mode(saved["mode"], f"the mode of {what}"),
@@ -83,7 +83,7 @@ def _attributes(value: object, what: str) -> tuple[tuple[str, bytes], ...]:
     attributes = []
     for name, data in sorted(strict.mapping(value, f"the attributes of {what}").items()):
         if name != ACL and not re.fullmatch(r"user\.[ -~]{1,250}", name):
-            raise ValueError(f"{name!a} of {what} is no attribute that is kept")
+            raise ValueError(f"{name!a} of {what} is not a known attribute")
         try:
             attributes.append((name, base64.b64decode(strict.text(data, name, 100_000), validate=True)))
         except binascii.Error:
@@ -92,7 +92,7 @@ def _attributes(value: object, what: str) -> tuple[tuple[str, bytes], ...]:
 
 
 class AppliedFile(NamedTuple):
-    """One target: what it was before (None: absent) and the sha256 it has now (None: deleted)."""
+    """One target: its pristine image (None: absent) and its current sha256 (None: deleted)."""
 
     before: Saved | None
     after: str | None
@@ -113,9 +113,9 @@ class Applied(NamedTuple):
     applied_at: str
     tool: str
     offset: bool = False
-    #: Its smoke checks were asked for and have not ended: written with the files, taken off by the proof.
+    #: Smoke checks were requested and have not finished: written with the files, removed by the proof.
     unproved: bool = False
-    #: The sha256 of each .pyc that was compiled with it.
+    #: The sha256 of each .pyc that was compiled with this series.
     compiled: Mapping[str, str] = MappingProxyType({})
 
     def to_bytes(self) -> bytes:
@@ -144,7 +144,7 @@ class Applied(NamedTuple):
         return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
     def backups(self) -> set[str]:
-        """Return the hashes of all backups that this state needs."""
+        """Return the hashes of all backups needed by this state."""
         needed = {file.before.sha256 for file in self.files.values() if file.before}
         needed |= {saved.sha256 for saved in self.bytecode.values()}
         if self.record:
@@ -161,10 +161,10 @@ _KIND = documents.Kind("state", SCHEMA, documents.damaged_state, _newer)
 
 
 def load(ground: Ground) -> Applied | None:
-    """Read state.json; None when nothing was applied.
+    """Read state.json; return None if nothing was applied.
 
-    Raises ``state-damaged`` (exit 6) when it cannot be understood or names what is none of the installation's,
-    ``state-newer`` (exit 1) when a newer gaudi-patch wrote it: neither is guessed at.
+    Raises ``state-damaged`` (exit 6) if it cannot be understood or names files outside the installation, and
+    ``state-newer`` (exit 1) if a newer gaudi-patch wrote it.
     """
     applied = documents.load(ground.state_dir / STATE_FILE, ground, _KIND, _parsed)
     if applied is not None:
@@ -173,7 +173,7 @@ def load(ground: Ground) -> Applied | None:
 
 
 def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
-    """Check each value of a state; ValueError or KeyError says which is wrong."""
+    """Check each value of a state; raise a ValueError or KeyError that names the wrong one."""
     files = {}
     for path, entry in strict.mapping(document["files"], "files", MOST_FILES).items():
         ground.package_path(path)
@@ -219,25 +219,25 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Applied:
 
 
 def restore(ground: Ground, saved: Saved, path: Path) -> FileImage:
-    """Return the pristine image of the file ``path``, its backup held against its hash first.
+    """Return the pristine image of the file ``path``, after comparing its backup with its hash.
 
-    A link becomes a file where what it led to is gone or changed since (``uv cache clean``).
+    A link becomes a file if its target is missing or has changed since (``uv cache clean``).
     """
     file = ground.state_dir / BACKUPS / saved.sha256
     image = read_image(file, ground.bounds)
     if image is None:
         raise documents.damaged_state(file, "this backup is missing")
     if sha256(image.data) != saved.sha256:
-        raise documents.damaged_state(file, "this backup was changed: its sha256 is not its name")
+        raise documents.damaged_state(file, "this backup was changed: its sha256 does not match its name")
     link = sound_link(ground, saved, path)
     return FileImage(image.data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
 
 
 def sound_link(ground: Ground, saved: Saved, path: Path) -> str | None:
-    """Return the link that ``saved`` records for ``path``, None where it does not lead to the bytes it led to.
+    """Return the link that ``saved`` records for ``path``; None if it no longer leads to the same bytes.
 
-    Only a source of the package may be a link, and its bytes must be known: a link to another file is never
-    made, whatever a state says.
+    Only a source file of the package may be a link, and its bytes must be known. A link to any other file is never
+    created, whatever the state contains.
     """
     if saved.link is None or not ground.bounds.may_be_link(path):
         return None

@@ -1,4 +1,4 @@
-"""`apply`: bring an installation to its series, as one transaction, and verify it from disk."""
+"""`apply`: apply an installation's series as one transaction, and verify it from disk."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from gaudi_patch.target.installation import Installation
 
 @dataclass(frozen=True)
 class ApplyOptions:
-    """What `apply` was asked for.
+    """The options of `apply`.
 
-    ``unproved``: the state says that smoke checks are due, until :func:`confirm` takes that off. ``lock_timeout`` is
-    in seconds, None for --no-lock.
+    ``unproved`` marks in the state that smoke checks are due, until :func:`confirm` removes the mark.
+    ``lock_timeout`` is in seconds, None for --no-lock.
     """
 
     dry_run: bool = False
@@ -48,10 +48,10 @@ class ApplyOptions:
 def apply(
     manifest: Manifest, installation: Installation, options: ApplyOptions, progress: Progress | None = None
 ) -> ApplyOutcome:
-    """Apply the series of the installed version; nothing is written where the patched state holds already.
+    """Apply the series of the installed version; write nothing if it is already applied.
 
-    With ``dry_run`` everything is done but the writing, and no lock is taken. ``progress`` is moved on with every
-    stage, and is right whatever is raised: what refuses the run, ``undo-failed`` or ``unverified`` (exit 6).
+    With ``dry_run``, everything but the writing is done, without a lock. ``progress`` is updated at every stage and
+    stays correct whatever is raised: a refusal, ``undo-failed`` or ``unverified`` (exit 6).
     """
     progress = Progress() if progress is None else progress
     held: AbstractContextManager[list[str]] = nullcontext([])
@@ -71,14 +71,14 @@ def apply(
             return ApplyOutcome(Done.ALREADY, situation, situation, name, warnings=warnings)
         if situation.built is not None and situation.state is State.PATCHED:
             raise hidden(situation, old)
-        if situation.series is None:  # applied once, restored by hand since, and no longer in the manifest
+        if situation.series is None:  # applied earlier, then restored by hand, and no longer in the manifest
             raise unknown_version(situation)
         ground = situation.ground
         overlay = Overlay(ground.bounds)
         planned, leftover = _lay_out(situation, overlay, options)
         todo = overlay.changes()
         series = planned.series.id
-        if situation.state is None:  # --allow-offset: no hash says where the hunks belong
+        if situation.state is None:  # --allow-offset: no hash confirms where the hunks belong
             warnings += tuple(_moved(planned))
         if options.dry_run:
             transaction.preflight(ground, todo, leftover)
@@ -106,7 +106,7 @@ def apply(
 
 
 def confirm(manifest: Manifest, installation: Installation, options: ApplyOptions) -> Situation:
-    """Take the mark of an unproved series off; nothing is written where there is none."""
+    """Remove the mark of an unproved series; write nothing if there is none."""
     with exclusive(manifest, installation, options.lock_timeout, options.disk):
         situation = look(manifest, installation)
         if situation.applied is None or not situation.applied.unproved:
@@ -128,7 +128,7 @@ def confirm(manifest: Manifest, installation: Installation, options: ApplyOption
 
 @contextmanager
 def reading_again(situation: Situation, progress: Progress) -> Iterator[None]:
-    """Read what was committed in the block. Raises ``unverified`` (exit 6) where it cannot be read any more."""
+    """Read committed files in the block. Raises ``unverified`` (exit 6) if they can no longer be read."""
     try:
         yield
     except (OSError, GaudiPatchError) as error:
@@ -138,19 +138,19 @@ def reading_again(situation: Situation, progress: Progress) -> Iterator[None]:
             Exit.HUMAN,
             "unverified",
             f"{progress.words()}, and was read back before the commit; but it could not be re-read: {what}",
-            f"look at the health of the disk; `{situation.command('check')}` reads it again",
+            f"check the health of the disk; `{situation.command('check')}` reads it again",
             file,
         ) from error
 
 
 def changed_since(code: str, situation: Situation, progress: Progress, files: Sequence[str]) -> GaudiPatchError:
-    """Return the error for this: committed and verified, and on a second look ``files`` are others."""
+    """Return the error for ``files`` that changed after they were committed and verified."""
     return GaudiPatchError(
         Exit.HUMAN,
         code,
         f"{progress.words()}, and was read back before the commit; but since then something else has changed "
         f"{len(files)} file{'s' if len(files) != 1 else ''}",
-        f"end what writes there; `{situation.command('check')}` says what holds",
+        f"stop the program that writes there; `{situation.command('check')}` shows the current state",
         str(situation.installation.root),
         details=files,
     )
@@ -173,7 +173,7 @@ def _carry_out(
 
 
 def _with_series(situation: Situation, options: ApplyOptions) -> Situation:
-    """Refuse what cannot be applied; with --allow-offset an unknown version gets the nearest series."""
+    """Refuse what cannot be applied; with --allow-offset, give an unknown version the nearest series."""
     fault = fault_of(situation)
     if fault is None or (situation.state is State.PARTIAL and situation.built is None):
         return situation
@@ -190,7 +190,7 @@ def _with_series(situation: Situation, options: ApplyOptions) -> Situation:
 
 
 def _lay_out(situation: Situation, overlay: Overlay, options: ApplyOptions) -> tuple[Plan, list[Path]]:
-    """Return the plan, laid on the overlay; also the directories of an older series that may be left empty."""
+    """Return the plan, laid on the overlay, and the directories of an older series that may become empty."""
     manifest, installation, series = situation.manifest, situation.installation, situation.series
     assert series is not None
     unknown = situation.state is None
@@ -203,7 +203,7 @@ def _lay_out(situation: Situation, overlay: Overlay, options: ApplyOptions) -> t
         bounds = Ground.of(installation).bounds
         for path, image in pristine_images(situation).items():
             overlay.set(installation.root / path, image)
-            # Bytecode of the patched code, kept as the pristine file's, would come back with a rollback.
+            # Bytecode of the patched code, saved as pristine, would return with a rollback.
             for variant in variants(installation.root / path, installation.pycache_prefix, bounds):
                 overlay.set(variant.path, None, volatile=True)
     plan.refuse_compiled(installation.root, paths)
@@ -218,28 +218,28 @@ def _lay_out(situation: Situation, overlay: Overlay, options: ApplyOptions) -> t
 
 def _moved(planned: Plan) -> list[str]:
     return [
-        f"{path}: hunks stand at other lines than in the patch ({', '.join(f'{line:+d}' for line in lines)})"
+        f"{path}: hunks apply at other lines than in the patch ({', '.join(f'{line:+d}' for line in lines)})"
         for path, lines in planned.offsets.items()
     ]
 
 
 def _owner(installation: Installation) -> tuple[int, int]:
-    """Created files belong to whom the package belongs."""
+    """Return the owner of created files: that of the package."""
     info = (installation.root / installation.package).stat()
     return info.st_uid, info.st_gid
 
 
 def _probe_writable(todo: list[transaction.Change]) -> None:
-    """Raise now what a real run would meet: os.access lies for root on immutable and read-only media."""
+    """Raise the error that a real run would meet: for root, os.access is wrong on immutable and read-only media."""
     for folder in sorted({change.path.parent for change in todo}):
         existing = folder
         while look_at(existing, follow=True) is None:
             existing = existing.parent
         if os.statvfs(existing).f_flag & os.ST_RDONLY:
             raise environment_error(
-                OSError(30, "Read-only file system", str(existing)), "looking at what apply would write"
+                OSError(30, "Read-only file system", str(existing)), "checking what apply would write"
             )
         if not os.access(existing, os.W_OK | os.X_OK):
             raise environment_error(
-                PermissionError(13, "Permission denied", str(existing)), "looking at what apply would write"
+                PermissionError(13, "Permission denied", str(existing)), "checking what apply would write"
             )

@@ -1,7 +1,7 @@
-"""What was patched before it was installed: a wheel that carries its attestation, written by `gaudi-patch wheel`.
+"""An installation patched before it was installed: a wheel with its attestation, built by `gaudi-patch wheel`.
 
-There are no backups and nothing to roll back to: the way back is the release's own wheel. What the attestation says
-is as untrusted as the rest of the target; the files are held against it by their hashes.
+There are no backups and nothing to roll back to; the release's own wheel replaces it. The attestation is as untrusted
+as the rest of the target; the files are compared with it by hash.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gaudi_patch.engine.applied import MOST_FILES
 from gaudi_patch.engine.guard import Ground
 from gaudi_patch.series.model import LockedFile
 
-#: Beside where state.json would be, in the dist-info.
+#: In the dist-info, where state.json would be.
 FILE = "attestation.json"
 SCHEMA = 1
 OUTCOME = "built"
@@ -23,9 +23,9 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!_-]{0,99}")
 
 
 class Built(NamedTuple):
-    """A patched wheel: the release it was made from, and what was done to it."""
+    """A patched wheel: the release it was built from, and what was applied."""
 
-    #: Of the installed package: that of ``release`` and a local part.
+    #: The installed version: ``release`` plus a local part.
     version: str
     release: str
     series: str
@@ -40,7 +40,7 @@ class Built(NamedTuple):
 
     @property
     def build(self) -> int:
-        """Return the number of the build: the N of ``+gaudi.N``; 0 where the version has none."""
+        """Return the build number: the N of ``+gaudi.N``; 0 if the version has none."""
         number = self.version.rpartition("+gaudi.")[2]
         return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
 
@@ -54,12 +54,12 @@ _KIND = documents.Kind(
 
 
 def load(ground: Ground) -> Built | None:
-    """Read the attestation that lies in the dist-info; None where the wheel has none.
+    """Read the attestation in the dist-info; return None if the wheel has none.
 
-    Raises ``state-damaged`` (exit 6) where it cannot be understood, ``state-newer`` (exit 1) where a newer
-    gaudi-patch wrote it.
+    Raises ``state-damaged`` (exit 6) if it cannot be understood, ``state-newer`` (exit 1) if a newer gaudi-patch
+    wrote it.
     """
-    # Without fractions: the smoke checks, which take seconds, are attested beside a wheel, not in it.
+    # Only whole numbers: smoke results, which have fractions, are attested next to a wheel, not in it.
     return documents.load(ground.state_dir / FILE, ground, _KIND, _parsed)
 
 
@@ -73,7 +73,7 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Built:
     files = {}
     entries = strict.items(document["files"], "files")
     if len(entries) > MOST_FILES:
-        raise ValueError(f"files has {len(entries)} entries, more than any has")
+        raise ValueError(f"files has {len(entries)} entries, more than any series")
     for entry in entries:
         one = strict.mapping(entry, "a file")
         path = strict.text(one["path"], "a path", 4095)
@@ -83,7 +83,7 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Built:
         raise ValueError("it names no file")
     release = strict.text(origin["version"], "the release")
     if not _VERSION.fullmatch(release):
-        raise ValueError(f"{release!a:.100} is no version")
+        raise ValueError(f"{release!a:.100} is not a version")
     patches = [strict.mapping(item, "a patch") for item in strict.items(document["patches"], "patches")]
     brings = strict.items(document["capabilities"], "capabilities")
     capabilities = [strict.mapping(item, "a capability") for item in brings]

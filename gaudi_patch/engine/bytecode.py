@@ -1,7 +1,7 @@
-"""Cached bytecode of changed modules: found in every variant, removed, and recompiled in the mode found.
+"""Cached bytecode of changed modules: find every variant, remove it, and recompile it in the same mode.
 
-A tool that changes a .py and leaves its unchecked-hash .pyc reports success while the old code runs
-(PEP 552); so does a timestamp .pyc when size and second are equal.
+If a tool changes a .py and leaves its unchecked-hash .pyc, the old code goes on running (PEP 552). The same happens
+with a timestamp .pyc if size and second are equal.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 
 Output = compile_pyc.Output
 
-#: Seconds after which an interpreter is taken to hang.
+#: Seconds after which an interpreter is considered hung.
 TIMEOUT = 120.0
 
-#: Bytes of all .pyc of a series in base64; LMCache's are under 4 MiB.
+#: Limit in bytes for all .pyc of a series in base64; LMCache's are under 4 MiB.
 ANSWER_LIMIT = 64 * 1024 * 1024
 
 
 class Variant(NamedTuple):
-    """One cached .pyc of a source: its path, the interpreter's tag ("" for a legacy one), its -O level."""
+    """One cached .pyc of a source: its path, the interpreter's tag ("" for a legacy .pyc), its -O level."""
 
     path: Path
     tag: str
@@ -39,7 +39,7 @@ class Variant(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A new source, to be checked and compiled: ``outputs`` are the .pyc wanted (none: only checked)."""
+    """A new source to check and compile: ``outputs`` are the .pyc wanted (empty: only check)."""
 
     path: Path
     data: bytes
@@ -47,17 +47,17 @@ class Source(NamedTuple):
 
 
 def cache_directories(source: Path, pycache_prefix: str | None = None) -> list[Path]:
-    """Return the directories that hold cached bytecode of ``source`` and of its neighbours, and no other."""
+    """Return the directories for cached bytecode of ``source`` and its neighbours."""
     directories = [source.parent / "__pycache__"]
-    if pycache_prefix and Path(pycache_prefix).is_absolute():  # a relative one is another place for each process
+    if pycache_prefix and Path(pycache_prefix).is_absolute():  # a relative prefix is a different place for each process
         directories.append(Path(pycache_prefix) / source.parent.relative_to(source.parent.anchor))
     return directories
 
 
 def variants(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None = None) -> list[Variant]:
-    """Return every cached variant of ``source`` on disk, of any interpreter and -O level, legacy ones included.
+    """Return every cached variant of ``source`` on disk, of any interpreter and -O level, including legacy files.
 
-    Directories are held to ``bounds``: one that is a link to another place is refused.
+    Directories are confined to ``bounds``: a directory that links elsewhere is refused.
     """
     paths: list[Path] = []
     for directory in cache_directories(source, pycache_prefix):
@@ -79,9 +79,9 @@ def _names(directory: Path, bounds: Bounds | None) -> list[str]:
 
 
 def variant_of(path: Path, source: Path, pycache_prefix: str | None = None) -> Variant | None:
-    """Read ``path`` as a cached variant of ``source`` (PEP 3147), None if it belongs to any other source.
+    """Return ``path`` as a cached variant of ``source`` (PEP 3147); None if it belongs to another source.
 
-    The directory decides as much as the name: every package has an ``__init__``.
+    The directory counts as well as the name, since every package has an ``__init__``.
     """
     name = path.name
     if not name.startswith(f"{source.stem}.") or not name.endswith(".pyc"):
@@ -95,17 +95,17 @@ def variant_of(path: Path, source: Path, pycache_prefix: str | None = None) -> V
 
 
 def sibling(variant: Variant, source: Path, other: Path, pycache_prefix: str | None = None) -> Variant:
-    """Return where the variant of ``other`` lies that corresponds to a ``variant`` of ``source``."""
+    """Return the path of the variant of ``other`` that corresponds to a ``variant`` of ``source``."""
     place = cache_directories(source, pycache_prefix).index(variant.path.parent)
     name = f"{other.stem}{variant.path.name[len(source.stem) :]}"
     return variant._replace(path=cache_directories(other, pycache_prefix)[place] / name)
 
 
 def stale(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None = None) -> list[Variant]:
-    """Cached variants that Python would run though they are not of ``source``: its patched text would do nothing.
+    """Return cached variants that Python would run although they do not match ``source``, hiding its patched text.
 
-    These are unchecked-hash ones of another source, as far as this Python can tell (its own version's), and a
-    legacy one beside a source that is gone.
+    These are unchecked-hash files of another source, as far as this Python can tell (for its own version), and a
+    legacy file whose source is missing.
     """
     image = read_image(source, bounds)
     if image is None:
@@ -121,16 +121,16 @@ def stale(source: Path, pycache_prefix: str | None = None, bounds: Bounds | None
 
 
 def mode_of(data: bytes) -> str:
-    """Invalidation mode of a .pyc by its flags: ``timestamp``, ``checked`` or ``unchecked``."""
+    """Return the invalidation mode of a .pyc by its flags: ``timestamp``, ``checked`` or ``unchecked``."""
     flags = int.from_bytes(data[4:8], "little")
     return "timestamp" if not flags & 1 else "checked" if flags & 2 else "unchecked"
 
 
 def compile_sources(sources: Sequence[Source], python: Path | None, *, own: bool) -> list[list[bytes]]:
-    """Compile every source with the target's interpreter; return the .pyc asked for, source by source.
+    """Compile every source with the target's interpreter; return the requested .pyc per source.
 
-    Without an interpreter to run (an image root) the sources are checked with our own and no .pyc may be
-    asked for. Raises ``not-python`` (exit 1) naming the file and the line that does not compile.
+    Without an interpreter to run (an image root), the sources are checked with this process's own, and no .pyc may be
+    requested. Raises ``not-python`` (exit 1) naming the file and line that do not compile.
     """
     requests = [compile_pyc.Request(str(module.path), module.data, module.outputs) for module in sources]
     if own or python is None:
@@ -143,7 +143,7 @@ def compile_sources(sources: Sequence[Source], python: Path | None, *, own: bool
                 Exit.REFUSED,
                 "not-python",
                 f"the patched file would not compile: {reply.error}; nothing was changed",
-                "the patch is at fault: report it",
+                "this is a fault of the patch: please report it",
                 str(source.path),
                 reply.line,
             )
@@ -175,7 +175,7 @@ def _by_subprocess(requests: Sequence[compile_pyc.Request], python: Path) -> lis
 
 
 def _reply(fields: Fields, request: compile_pyc.Request) -> compile_pyc.Reply:
-    """Hold a reply to its form: an error, or one .pyc per output in the mode asked for."""
+    """Validate a reply: an error, or one .pyc per output in the requested mode."""
     error, texts = fields.text("error"), fields.texts("outputs")
     try:
         outputs = [base64.b64decode(text, validate=True) for text in texts]
@@ -183,5 +183,5 @@ def _reply(fields: Fields, request: compile_pyc.Request) -> compile_pyc.Reply:
         raise AskError(Problem.INVALID, "its answer.outputs is not base64") from fault
     modes = [mode_of(data) if len(data) > 16 else "" for data in outputs]
     if not error and modes != [output.mode for output in request.outputs]:
-        raise AskError(Problem.INVALID, "its answer.outputs are not the .pyc asked for")
+        raise AskError(Problem.INVALID, "its answer.outputs are not the requested .pyc")
     return compile_pyc.Reply(error, fields.number("line"), outputs)

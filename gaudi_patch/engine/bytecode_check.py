@@ -1,7 +1,7 @@
-"""Verify from disk that the cached bytecode which Python would run is that of its own sources.
+"""Verify from disk that the cached bytecode that Python would run matches its sources.
 
-A .pyc with the bytes that we compiled is known by its hash. Any other that Python would take is judged by the
-target's interpreter; where none can be run (an image), by its header as far as this Python can read it.
+A .pyc compiled by gaudi-patch is known by its hash. The target's interpreter judges any other that Python would load.
+If no interpreter can run (an image), the header decides, as far as this Python can read it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.target.ask import AskError, Problem, ask
 from gaudi_patch.target.installation import Installation
 
-#: Seconds for all bytecode of a series: it is compiled once.
+#: Timeout in seconds for all bytecode of a series: it is compiled once.
 TIMEOUT = 120.0
-#: Bytes of a .pyc; LMCache's largest is under 1 MiB.
+#: Size limit of a .pyc in bytes; LMCache's largest is under 1 MiB.
 LIMIT = 32 * 1024 * 1024
 ANSWER_LIMIT = 16 * 1024 * 1024
 
 
 class Wrong(NamedTuple):
-    """A cached .pyc that Python would run in place of its source, and what is wrong with it."""
+    """A cached .pyc that Python would run instead of its source, and what is wrong with it."""
 
     path: Path
     reason: str
@@ -41,7 +41,7 @@ class Wrong(NamedTuple):
 
 
 class _Cached(NamedTuple):
-    """A .pyc that Python may take, to be judged by the target's interpreter."""
+    """A .pyc that Python may load, to be judged by the target's interpreter."""
 
     name: str
     source: Path
@@ -52,7 +52,7 @@ class _Cached(NamedTuple):
 
 
 def recorded(installation: Installation, applied: Applied | None) -> dict[Path, str]:
-    """Return the SHA-256 of the bytecode that was compiled with what is applied, by its path."""
+    """Return the SHA-256 of the bytecode compiled for the applied series, by path."""
     return {installation.root / name: digest for name, digest in applied.compiled.items()} if applied else {}
 
 
@@ -62,11 +62,11 @@ def wrong(
     known: Mapping[Path, str],
     restored: Mapping[Path, str] = MappingProxyType({}),
 ) -> list[Wrong]:
-    """Return the bytecode of the sources ``names`` that does not hold their code, though Python would run it.
+    """Return bytecode of the sources ``names`` that Python would run although it does not match them.
 
-    ``names`` are relative to the installation's root; ``known`` are the SHA-256 of bytecode that gaudi-patch compiled
-    from these very sources, ``restored`` of bytecode that a rollback brought back to what it was, right or wrong.
-    Raises ``interpreter-failed`` (exit 4).
+    ``names`` are relative to the installation's root. ``known`` are SHA-256 of bytecode that gaudi-patch compiled
+    from exactly these sources, ``restored`` of bytecode that a rollback restored, right or wrong. Raises
+    ``interpreter-failed`` (exit 4).
     """
     bounds = Ground.of(installation).bounds
     wrong: list[Wrong] = []
@@ -87,7 +87,7 @@ def wrong(
         for variant in bytecode.variants(source, installation.pycache_prefix, bounds):
             if text is None:
                 if not variant.tag and variant.path not in restored:
-                    wrong.append(Wrong(variant.path, "is of a module that is gone", name))
+                    wrong.append(Wrong(variant.path, "belongs to a missing module", name))
                 continue
             cached = read_image(variant.path, bounds) if variant.tag == installation.cache_tag else None
             if cached is None or not _is_taken(cached.data, text) or cached.sha256 == restored.get(variant.path):
@@ -105,7 +105,7 @@ def wrong(
 
 
 def _is_taken(data: bytes, source: FileImage) -> bool:
-    """Return whether Python may take a .pyc with this header for ``source``; it passes all others over."""
+    """Return whether Python may load a .pyc with this header for ``source``; it ignores all others."""
     flags = int.from_bytes(data[4:8], "little")
     if len(data) < 16 or flags > 3:
         return False
@@ -116,7 +116,7 @@ def _is_taken(data: bytes, source: FileImage) -> bool:
 
 
 def _fits(data: bytes, text: bytes, source: Path) -> bool:
-    """Return whether nothing that can be read without loading it speaks against bytecode that we compiled."""
+    """Return whether compiled bytecode fits, as far as can be seen without loading it."""
     named = os.fsencode(source) in data
     if data[:4] != importlib.util.MAGIC_NUMBER or not data[4] & 1:
         return named
@@ -129,19 +129,19 @@ def verify(
     known: Mapping[Path, str],
     restored: Mapping[Path, str] = MappingProxyType({}),
 ) -> None:
-    """Raise ``verify-failed`` (exit 4) where :func:`wrong` finds anything; to be called before a commit."""
+    """Raise ``verify-failed`` (exit 4) if :func:`wrong` finds anything; call this before a commit."""
     for fault in wrong(installation, names, known, restored):
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "verify-failed",
             f"{fault.reason}, and Python would run it; all changes were rolled back",
-            "look for a program that writes bytecode of this package at the same time, and run the same command again",
+            "stop the program that writes bytecode of this package at the same time, and run the same command again",
             str(fault.path),
         )
 
 
 def _judged(cached: list[_Cached], python: Path) -> list[Wrong]:
-    """Ask the interpreter about all at once; where that ends it, about each alone."""
+    """Ask the interpreter about all files at once; if it crashes, about each alone."""
     question = [_question(module) for module in cached]
     try:
         answer = ask(

@@ -1,6 +1,6 @@
 """Load the documents that gaudi-patch keeps in a target: state, journal, the attestation of a patched wheel.
 
-All are read alike: held to their place, of a size and a schema that are known, every value of the kind it should be.
+All are read alike: from a fixed place, with limits on size and schema, and with every value checked.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 class Kind(NamedTuple):
-    """One kind of document: what a message calls it, the newest schema that is known, and what is raised.
+    """One kind of document: its name in messages, the newest known schema, and the errors to raise.
 
-    ``damaged`` takes the file and what is wrong with it; ``newer`` the file, the schema and the document.
+    ``damaged`` is called with the file and the fault; ``newer`` with the file, the schema and the document.
     """
 
     name: str
@@ -30,9 +30,9 @@ class Kind(NamedTuple):
 
 
 def load(file: Path, ground: Ground, kind: Kind, parse: Callable[[dict[str, Any], Ground], T]) -> T | None:
-    """Read ``file``; None where it is not there.
+    """Read ``file``; return None if it is missing.
 
-    ``parse`` checks the values: its ValueError or KeyError says which is wrong, and is raised as ``kind.damaged``.
+    ``parse`` checks the values; its ValueError or KeyError names the wrong one and is raised as ``kind.damaged``.
     """
     image = read_image(file, ground.bounds)
     if image is None:
@@ -52,19 +52,17 @@ def load(file: Path, ground: Ground, kind: Kind, parse: Callable[[dict[str, Any]
 
 
 def damaged_state(file: Path, what: str) -> GaudiPatchError:
-    """Return the error for this: the state or a backup cannot be trusted; only a reinstall brings pristine files
-    back.
-    """
+    """Return the error for a state or backup that cannot be trusted: only a reinstall restores the pristine files."""
     return GaudiPatchError(
         Exit.HUMAN,
         "state-damaged",
         f"{what}; nothing was changed",
-        file=str(file),  # its hint: way_out
+        file=str(file),  # way_out adds the hint
     )
 
 
 def newer_state(file: Path, schema: int, known: int, writer: str = "") -> GaudiPatchError:
-    """Return the error for this: a newer gaudi-patch, ``writer``, wrote the state, and it is not guessed at."""
+    """Return the error for a state written by a newer gaudi-patch, ``writer``."""
     return GaudiPatchError(
         Exit.REFUSED,
         "state-newer",

@@ -1,4 +1,4 @@
-"""What `apply` and `rollback` begin with: the lock, and nothing left half-done by a killed run."""
+"""The beginning of `apply` and `rollback`: take the lock, and undo what a killed run left unfinished."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def exclusive(
     disk: Disk,
     progress: Progress | None = None,
 ) -> Iterator[list[str]]:
-    """Hold the installation's lock, a killed run undone; yields the warnings that came of it.
+    """Hold the installation's lock with any killed run undone; yield the resulting warnings.
 
     ``timeout`` is in seconds; None takes no lock. ``progress`` notes what was done about the killed run.
     """
@@ -32,7 +32,7 @@ def exclusive(
         warnings += orphans.clear_superseded(installation, disk)
         try:
             recovered = transaction.recover(Ground.of(installation, given(manifest)), disk)
-        except OSError as error:  # an undo that has begun says itself what it could not do
+        except OSError as error:  # once begun, the undo itself reports what it could not do
             raise environment_error(error, "looking for the journal of an interrupted run") from error
         if recovered is not None:
             count = f"{recovered.restored} file{'s' if recovered.restored != 1 else ''} restored"

@@ -1,8 +1,8 @@
-"""Where a run may read and write: the package, its state, its RECORD, and its bytecode. Nothing else.
+"""The places where a run may read and write: the package, its state, its RECORD and its bytecode.
 
-Whatever a file of the target names (a path, a mode, an owner, a link) is held to this before it is believed,
-and every path again, part by part, when it is opened (``confined``). What a target's owner can and cannot do
-to the user who runs gaudi-patch is written down in docs/trust.md.
+Whatever a target's file names (a path, a mode, an owner, a link) is checked against this first, and every path again,
+part by part, when it is opened (``confined``). docs/trust.md says what a target's owner can and cannot do to the user
+who runs gaudi-patch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from gaudi_patch.series import path_names
 from gaudi_patch.target.installation import Installation, Target
 
 MIB = 1024 * 1024
-#: state.json and journal.json: more than any series can make of them.
+#: Limit for state.json and journal.json: more than any series needs.
 DOCUMENT_LIMIT = 16 * MIB
-#: RECORD, and so a backup: about three million rows.
+#: Limit for RECORD, and so for its backup: about three million rows.
 RECORD_LIMIT = 256 * MIB
-#: All bytes that one transaction replaces.
+#: Limit for all bytes that one transaction replaces.
 UNDO_LIMIT = 1024 * MIB
 
-#: A file that is about to be renamed into its place, beside it.
+#: A temporary file next to the file that it is about to replace.
 TEMPORARY = re.compile(r"\.gaudi-patch-[0-9a-f]{1,16}-[0-9]{1,9}\.tmp")
 _RECORD = re.compile(rf"RECORD|{TEMPORARY.pattern}")
 _BYTECODE = re.compile(rf".+\.pyc|{TEMPORARY.pattern}", re.DOTALL)
@@ -36,11 +36,11 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Ground(NamedTuple):
-    """What belongs to one installation.
+    """The files and directories of one installation.
 
-    ``root`` is what relative paths of state and journal start from, ``home`` the journal's directory,
-    ``prefix`` that of bytecode that is not kept beside its sources, ``target`` what the user pointed at,
-    ``manifest`` the directory given with --manifest: what a command line to type next repeats.
+    ``root`` is the base of relative paths in state and journal, ``home`` the journal's directory, ``prefix`` the
+    directory of bytecode that is not kept beside its sources. ``target`` is what the user named, ``manifest`` the
+    directory given with --manifest; suggested command lines repeat both.
     """
 
     root: Path
@@ -54,7 +54,7 @@ class Ground(NamedTuple):
 
     @classmethod
     def of(cls, installation: Installation, manifest: Path | None = None) -> Ground:
-        """Return what belongs to ``installation``."""
+        """Return the ground of ``installation``."""
         root, state_dir = installation.root, installation.state_dir
         parent, home = state_dir.parent, journal_home(installation)
         areas = [
@@ -72,12 +72,12 @@ class Ground(NamedTuple):
         return cls(root, installation.package, state_dir, home, bounds, prefix, installation.target, manifest)
 
     def standing(self) -> os.stat_result:
-        """Return what the package's directory is: whom it belongs to, and who may write there."""
+        """Return the status of the package's directory: its owner, and who may write there."""
         with self.bounds.directory(self.root / self.package) as descriptor:
             return os.fstat(descriptor)
 
     def package_path(self, name: str) -> Path:
-        """Return the file ``name`` of a state or journal, which is to lie in the package.
+        """Return the file ``name`` of a state or journal, which must be in the package.
 
         Raises ValueError with the reason.
         """
@@ -92,7 +92,7 @@ class Ground(NamedTuple):
         check_name(name)
         path = self.root / name
         if not self.bounds.holds(path) and not self._is_other_cache(path):
-            raise ValueError(f"{name!a} lies outside of the package and its state")
+            raise ValueError(f"{name!a} lies outside the package and its state")
         return path
 
     def directory(self, name: str) -> Path:
@@ -100,13 +100,13 @@ class Ground(NamedTuple):
         check_name(name)
         path = self.root / name
         if not self.bounds.holds_directory(path):
-            raise ValueError(f"the directory {name!a} lies outside of the package and its state")
+            raise ValueError(f"the directory {name!a} lies outside the package and its state")
         return path
 
     def cached(self, name: str, sources: Set[str]) -> Path:
-        """Return the path of the bytecode ``name``; ValueError where it is not that of any of ``sources``.
+        """Return the path of the bytecode ``name``; raise ValueError if it belongs to none of ``sources``.
 
-        These are relative to the root. The time that this takes does not grow with their number.
+        ``sources`` are relative to the root. The time taken does not grow with their number.
         """
         path = self.path(name)
         if path.parent.name == "__pycache__":
@@ -116,50 +116,48 @@ class Ground(NamedTuple):
         else:
             folder = path.parent
         if folder.is_relative_to(self.root):
-            for dot in re.finditer(r"\.", path.name):  # a stem may have dots itself
+            for dot in re.finditer(r"\.", path.name):  # a stem may contain dots
                 stem, tail = path.name[: dot.start()], path.name[dot.start() :]
                 whole = _CACHED.fullmatch(tail) if folder != path.parent else tail == ".pyc"
                 if whole and (folder / f"{stem}.py").relative_to(self.root).as_posix() in sources:
                     return path
-        raise ValueError(f"{name!a} is no bytecode of a file that the series changes")
+        raise ValueError(f"{name!a} is not bytecode of a file that the series changes")
 
     def refuse_other_cache(self, paths: Iterable[Path]) -> None:
-        """Refuse to go on where ``paths`` name bytecode below another prefix than the one in force."""
+        """Refuse ``paths`` that name bytecode below another prefix than the current one."""
         for path in paths:
             if not self.bounds.holds(path) and self._is_other_cache(path):
                 prefix = Path(*path.parts[: _mirror_at(path, self.root / self.package)])
                 raise GaudiPatchError(
                     Exit.REFUSED,
                     "other-bytecode-cache",
-                    f"bytecode was cached below {prefix}, which is not where it is cached now; nothing was changed",
+                    f"bytecode was cached below {prefix}, which is not the current cache; nothing was changed",
                     f"run the same command with PYTHONPYCACHEPREFIX={prefix}",
                     str(path),
                 )
 
     def _is_other_cache(self, path: Path) -> bool:
-        """Return whether ``path`` is bytecode of the package below a prefix, by its text; it may not be the one in
-        force.
-        """
+        """Return whether ``path`` is, by its text, the package's bytecode below any prefix, current or not."""
         return _BYTECODE.fullmatch(path.name) is not None and _mirror_at(path, self.root / self.package) > 0
 
 
 def journal_home(installation: Installation) -> Path:
-    """Return where a transaction keeps its journal: beside the state, so that the state can go."""
+    """Return the directory of a transaction's journal: beside the state, so that the state can be removed."""
     return installation.state_dir.with_name(installation.state_dir.name + ".journal")
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for what is no normal path: empty, with ``..``, NUL, or what no file can be called."""
+    """Raise ValueError unless ``name`` is a normal path: not empty, no ``..``, no NUL, a possible file name."""
     if not name or "\0" in name:
-        raise ValueError(f"{name!a} is no path")
+        raise ValueError(f"{name!a} is not a path")
     os.fsencode(name)  # UnicodeEncodeError, which is a ValueError, for a lone surrogate
     parts = name.removeprefix("/").split("/")
     if any(part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in parts) or len(name) > 4095:
-        raise ValueError(f"{name[:100]!a} is no normal path")
+        raise ValueError(f"{name[:100]!a} is not a normal path")
 
 
 def _mirror_at(path: Path, folder: Path) -> int:
-    """Return at which part of ``path`` the mirrored ``folder`` begins; 0 for nowhere."""
+    """Return the index of the part of ``path`` at which the mirrored ``folder`` begins; 0 if nowhere."""
     wanted = folder.parts[1:]
     parts = path.parts
     for start in range(1, len(parts) - len(wanted)):
@@ -173,9 +171,9 @@ def modest(
 ) -> FileImage:
     """Return ``image`` with no more rights than the file that it replaces, or any in ``package``, has.
 
-    Set-id and sticky bits stay only where ``current`` has them, write permission for others where it or the
-    directory has it; the owner is that of ``current`` or the package's, or one of ``owners``. State and journal
-    lie in the target, and whoever owns it can write them.
+    Set-id and sticky bits stay only if ``current`` has them, write permission for others only if it or the directory
+    has it. The owner is that of ``current`` or of the package, or one of ``owners``. State and journal are in the
+    target, and whoever owns it can write them.
     """
     rights = current.mode if current is not None and current.link is None else 0
     mode = image.mode & (0o755 | rights & 0o7022 | package.st_mode & 0o022)
@@ -186,9 +184,9 @@ def modest(
 
 
 def refuse_mounts(paths: Iterable[Path]) -> None:
-    """Refuse files and directories that are mounts of their own: none of them can be replaced or removed.
+    """Refuse files and directories that are themselves mounts: they cannot be replaced or removed.
 
-    A container that is started with ``-v FILE:FILE`` has such files.
+    A container started with ``-v FILE:FILE`` has such files.
     """
     mounts = mount_points()
     for path in paths:
@@ -204,11 +202,11 @@ def refuse_mounts(paths: Iterable[Path]) -> None:
 
 
 def mount_points(table: Path = _MOUNTS) -> dict[str, str]:
-    """Return what is mounted where, as this process sees it: the path, and what lies there."""
+    """Return the mounts seen by this process: each path, and what is mounted there."""
     mounts = {}
     try:
         lines = table.read_bytes().splitlines()
-    except OSError:  # no /proc: the replacement itself fails then, and is undone
+    except OSError:  # no /proc: replacing a mount then fails, and is undone
         return {}
     for line in lines:
         fields = [_unescaped(field) for field in line.split(b" ")]

@@ -1,8 +1,8 @@
-"""The record of a transaction on disk: enough to undo it after a kill, at any step.
+"""The record of a transaction on disk: enough to undo it after a kill at any step.
 
-Layout of the journal directory: ``journal.json``, and ``undo`` with all bytes that the changes replace, one
-after the other (one file, since each costs an fsync). The directory without a ``journal.json`` is what a
-transaction leaves when it is killed before its start or after its end; it holds nothing that matters.
+Layout of the journal directory: ``journal.json``, and ``undo`` with all bytes that the changes replace, concatenated
+(in one file, because each file costs an fsync). A transaction killed before its start or after its end leaves the
+directory without a ``journal.json``; nothing in it matters.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SCHEMA = 1
 FILE = "journal.json"
 UNDO = "undo"
 NEW = f"{FILE}.new"
-#: All that a journal's directory ever holds.
+#: All files that a journal's directory may hold.
 FILES = (NEW, FILE, UNDO)
 PHASES = ("staging", "replacing")
 
 
 class Entry(NamedTuple):
-    """One change. ``before`` and ``after`` are None where there is no file; ``undo`` is where the undo file has it."""
+    """One change. ``before`` and ``after`` are None for no file; ``undo`` locates the old bytes in the undo file."""
 
     path: Path
     before: Saved | None
@@ -39,10 +39,10 @@ class Entry(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """``phase`` is "staging" while targets are untouched, "replacing" from then on.
+    """The journal of one transaction. ``phase`` is "staging" while targets are untouched, then "replacing".
 
-    ``created`` are the directories that the transaction makes, parents first; ``removed`` those that it takes away
-    once they are empty, with their modes.
+    ``created`` are the directories that the transaction creates, parents first; ``removed`` those that it removes
+    once empty, with their modes.
     """
 
     verb: str
@@ -95,10 +95,10 @@ _KIND = documents.Kind(
 
 
 def load(ground: Ground) -> Journal | None:
-    """Read the journal of a killed transaction, None when there is none.
+    """Read the journal of a killed transaction; return None if there is none.
 
-    Raises ``journal-damaged`` (exit 6) when it cannot be understood or names what is none of the
-    installation's: nothing of it is then believed.
+    Raises ``journal-damaged`` (exit 6) if it cannot be understood or names files outside the installation; nothing in
+    it is then used.
     """
     journal = documents.load(ground.home / FILE, ground, _KIND, _parsed)
     if journal is not None:
@@ -107,22 +107,22 @@ def load(ground: Ground) -> Journal | None:
 
 
 def _parsed(document: dict[str, Any], ground: Ground) -> Journal:
-    """Check each value of a journal; ValueError or KeyError says which is wrong."""
+    """Check each value of a journal; raise a ValueError or KeyError that names the wrong one."""
     phase = strict.text(document["phase"], "phase")
     if phase not in PHASES:
-        raise ValueError(f"the phase {phase[:40]!a} is none")
+        raise ValueError(f"the phase {phase[:40]!a} is unknown")
     entries, paths, position = [], set(), 0
     for number, item in enumerate(strict.items(document["entries"], "entries")):
         entry = _entry(strict.mapping(item, f"entry {number}"), number, position, ground)
         if entry.path in paths:
-            raise ValueError(f"{str(entry.path)!a} is there twice")
+            raise ValueError(f"{str(entry.path)!a} is listed twice")
         paths.add(entry.path)
         position += entry.undo[1] if entry.undo else 0
         entries.append(entry)
     removed = []
     for item in strict.items(document["removed"], "removed"):
         name, mode = strict.items(item, "a removed directory", 2)
-        # No more than any directory may have: the set-gid bit comes from its parent again.
+        # Only ordinary permission bits: the set-gid bit is inherited from the parent again.
         removed.append((_directory(name, ground), strict.mode(mode, "the mode of a directory") & 0o777))
     return Journal(
         strict.text(document["verb"], "verb", 40),
@@ -142,7 +142,7 @@ def _entry(item: dict[str, Any], number: int, position: int, ground: Ground) -> 
     undo = item["undo"]
     if undo is not None:
         start, length = strict.items(undo, f"the place of {what} in the undo file", 2)
-        # One after the other, as they are written: so the work is bounded by the size of the file.
+        # Contiguous, as written, so that the file's size bounds the work.
         strict.integer(start, f"the start of {what}", position, position)
         undo = (start, strict.integer(length, f"the length of {what}", 0, 2**40))
     return Entry(
@@ -160,19 +160,19 @@ def _directory(name: object, ground: Ground) -> Path:
 
 
 def _relative(path: Path, anchor: Path) -> str:
-    # Why: an image root may be mounted elsewhere for the next run.
+    # An image root may be mounted elsewhere in the next run.
     return str(path.relative_to(anchor)) if path.is_relative_to(anchor) else str(path)
 
 
 def same_content(image: FileImage | None, saved: Saved | None) -> bool:
-    """Return whether a path holds what ``saved`` describes, in bytes and in kind of file."""
+    """Return whether a path has the bytes and the kind of file that ``saved`` describes."""
     if image is None or saved is None:
         return image is None and saved is None
     return image.link == saved.link and image.sha256 == saved.sha256
 
 
 def matches(image: FileImage | None, saved: Saved | None) -> bool:
-    """Return the same, and in mode (of a link the mode is its target's, and not ours)."""
+    """Like :func:`same_content`, and compare the mode too, except for links, where it is the target's."""
     if not same_content(image, saved):
         return False
     return image is None or saved is None or saved.link is not None or image.mode == saved.mode

@@ -1,4 +1,4 @@
-"""What apply and rollback make of the file tree, laid on an overlay: targets, bytecode, state, RECORD."""
+"""The file tree that apply and rollback produce, laid on an overlay: targets, bytecode, state, RECORD."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECOND = 1_000_000_000
 
 
 class Facts(NamedTuple):
-    """What state.json says beside the files."""
+    """The facts in state.json other than the files."""
 
     patches: Mapping[str, str]
     tool: str
@@ -36,19 +36,19 @@ class Facts(NamedTuple):
 
 
 def source_date_ns(environ: Mapping[str, str] = os.environ) -> int | None:
-    """SOURCE_DATE_EPOCH in ns, for reproducible layers: no time that we write may be later. None without one."""
+    """Return SOURCE_DATE_EPOCH in ns, the latest time to write in a reproducible layer; None if unset."""
     epoch = environ.get("SOURCE_DATE_EPOCH", "")
     return min(time.time_ns(), int(epoch) * SECOND) if epoch.isascii() and epoch.isdigit() else None
 
 
 def stamp_ns(environ: Mapping[str, str] = os.environ) -> int:
-    """Return the mtime that written files get: now, or SOURCE_DATE_EPOCH where that is earlier."""
+    """Return the mtime for written files in ns: now, or SOURCE_DATE_EPOCH if earlier."""
     date = source_date_ns(environ)
     return time.time_ns() if date is None else date
 
 
 def saved(image: FileImage) -> Saved:
-    """Return what the state keeps of a pristine file; its mtime no later than SOURCE_DATE_EPOCH, as in a layer."""
+    """Return the state's record of a pristine file, with an mtime no later than SOURCE_DATE_EPOCH, as in a layer."""
     date = source_date_ns()
     if date is not None and image.mtime_ns is not None:
         image = image._replace(mtime_ns=min(image.mtime_ns, date))
@@ -56,10 +56,9 @@ def saved(image: FileImage) -> Saved:
 
 
 def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts) -> Applied:
-    """Lay the patched files, their bytecode, the state and RECORD on ``overlay``; returns the new state.
+    """Lay the patched files, their bytecode, the state and RECORD on ``overlay``; return the new state.
 
-    The overlay must show the pristine tree. Compiles every new .py with the target's interpreter before
-    it returns.
+    The overlay must show the pristine tree. Every new .py is compiled with the target's interpreter.
     """
     stamped = _stamped(overlay, installation, plan, facts.stamp_ns)
     sources = [path for path, image in stamped.items() if path.endswith(".py") and image is not None]
@@ -102,9 +101,9 @@ def apply(overlay: Overlay, installation: Installation, plan: Plan, facts: Facts
 
 
 def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> list[Path]:
-    """Lay the pristine tree on ``overlay``; returns the directories to remove once they are empty.
+    """Lay the pristine tree on ``overlay``; return the directories to remove once they are empty.
 
-    Backups are held against their hashes. Whether targets were edited is for the caller to look at.
+    Backups are compared with their hashes. The caller must check whether targets were edited.
     """
     root, state_dir, ground = installation.root, installation.state_dir, Ground.of(installation)
     folders = [root / path for path in applied.directories]
@@ -127,8 +126,8 @@ def unapply(overlay: Overlay, installation: Installation, applied: Applied) -> l
 def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: int) -> dict[str, FileImage | None]:
     """Return the images to write, each with an mtime that no timestamp .pyc of the old file can have.
 
-    A .pyc holds second and size of its source: where both would be equal, the second is moved. A file that the
-    series before this one left just so keeps its mtime, since it is not written again.
+    A .pyc records the second and size of its source: if both would be equal, the mtime is moved. A file that the
+    previous series left identical keeps its mtime, because it is not rewritten.
     """
     images: dict[str, FileImage | None] = {}
     for file in plan.files:
@@ -152,7 +151,7 @@ def _stamped(overlay: Overlay, installation: Installation, plan: Plan, stamp: in
 def _recompile(
     overlay: Overlay, installation: Installation, images: Mapping[str, FileImage | None], sources: Sequence[str]
 ) -> tuple[dict[Path, FileImage], dict[str, FileImage]]:
-    """Compile all sources; returns the new .pyc by path, and the old ones, all of which go."""
+    """Compile all sources; return the new .pyc by path, and the old ones, which are all removed."""
     old: dict[str, FileImage] = {}
     requests = []
     places: list[list[tuple[Path, int]]] = []
@@ -171,13 +170,13 @@ def _recompile(
         new = images[path]
         assert new is not None and new.mtime_ns is not None
         if overlay.get(source) is None:
-            # A new module: cached as the package's own __init__ is, so that read-only images stay fast.
+            # A new module is cached like the package's own __init__, so that read-only images stay fast.
             init, prefix = installation.root / installation.package / "__init__.py", installation.pycache_prefix
             variants = [bytecode.sibling(variant, init, source, prefix) for variant in default]
         outputs, spots = [], []
         for variant in variants:
             if variant.tag != installation.cache_tag or installation.python is None:
-                continue  # no interpreter here can write it; removed, and Python makes it anew
+                continue  # no interpreter here can write it; it is removed, and Python recreates it
             shape = old.get(str(variant.path)) or _default_image(overlay, default, variant)
             mode = bytecode.mode_of(shape.data)
             outputs.append(Output(variant.optimization, mode, new.mtime_ns // SECOND, len(new.data)))
@@ -214,7 +213,7 @@ def _default_image(overlay: Overlay, default: Iterable[bytecode.Variant], varian
 
 def _keep_backup(overlay: Overlay, installation: Installation, image: FileImage, stamp: int) -> None:
     file = installation.state_dir / applied_state.BACKUPS / image.sha256
-    # Whoever may not read the original may not read its copy either.
+    # The copy must not be readable by anyone who cannot read the original.
     private = not image.mode & 0o004
     overlay.set(file, FileImage(image.data, 0o600 | image.mode & 0o044, stamp, image.owner if private else None))
 
@@ -236,10 +235,10 @@ def _folders(
     compiled: Iterable[Path],
     previous: Applied | None,
 ) -> list[str]:
-    """Return the directories that the series makes, parents first.
+    """Return the directories that the series creates, parents first.
 
-    They are those missing now, those of the series before it, and those that hold nothing but files that the
-    series creates: whoever patched these before us made their directories too.
+    These are the directories missing now, those of the previous series, and those with only files that the
+    series creates: whatever created these files earlier also created their directories.
     """
     made = {installation.root / path for path in previous.directories} if previous else set()
     created = {installation.root / item.path for item in plan.files if item.before is None}
@@ -267,7 +266,7 @@ def _write_state(overlay: Overlay, installation: Installation, applied: Applied,
 
 
 def _state_files(ground: Ground) -> list[Path]:
-    """Return the files of the state that are there, by the names that we give; whatever else lies there is not ours."""
+    """Return the existing files of the state, by the names that gaudi-patch uses; ignore other files."""
     backups = ground.state_dir / applied_state.BACKUPS
     backup_files = [backups / name for name in ground.bounds.names(backups) if re.fullmatch("[0-9a-f]{64}", name)]
     return backup_files + [

@@ -22,7 +22,7 @@ def update(
     compiled: Iterable[Path],
     stamp: int,
 ) -> None:
-    """Set the rows of everything that an applied series changes, adds, or takes away."""
+    """Update the rows of everything that an applied series changes, adds or removes."""
     assert installation.record is not None and installation.dist_info is not None
     original = overlay.get(installation.record)
     if original is None:
@@ -35,7 +35,7 @@ def update(
     ]
     images.update({file: overlay.get(file) for file in ours})
     rows = {relative(path, base): record.Entry.of(image.data) if image else None for path, image in images.items()}
-    # Bytecode that is written again is listed without a hash, as pip does; what is only removed loses its row.
+    # Rewritten bytecode is listed without a hash, as pip does; removed bytecode loses its row.
     rows.update({relative(installation.root / name, base): None for name in applied.bytecode})
     rows.update({relative(path, base): record.Entry() for path in compiled if path.is_relative_to(base)})
     data = record.updated(original.data, rows)
@@ -43,7 +43,7 @@ def update(
 
 
 def restore(overlay: Overlay, installation: Installation, applied: Applied) -> None:
-    """Lay RECORD as it was on ``overlay``, to the byte; where somebody changed it since, put our rows alone back."""
+    """Restore RECORD on ``overlay`` byte for byte; if it changed since, restore only the rows of this series."""
     assert installation.record is not None and installation.dist_info is not None and applied.record is not None
     current = overlay.get(installation.record)
     original = applied_state.restore(Ground.of(installation), applied.record, installation.record)
@@ -59,12 +59,12 @@ def restore(overlay: Overlay, installation: Installation, applied: Applied) -> N
 
 
 def _is_ours(installation: Installation, applied: Applied) -> Callable[[bytes], bool]:
-    """Return a function that tells whether a row is of a target, of its bytecode, or of the state."""
+    """Return a predicate for rows of a target, of its bytecode, or of the state."""
     assert installation.dist_info is not None
     base = installation.dist_info.parent
     names = {_bytes(relative(installation.root / path, base)) for path in (*applied.files, *applied.bytecode)}
     state = _bytes(f"{relative(installation.state_dir, base)}/")
-    # By bytes: a path object for each of a million rows takes most of a minute.
+    # Compared as bytes: creating path objects for a million rows takes most of a minute.
     places = _cached_sources(applied, installation)
     sources = {
         (_bytes(f"{relative(directory, base)}/"), _bytes(source.stem)): source
@@ -96,7 +96,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _cached_sources(applied: Applied, installation: Installation) -> dict[Path, list[Path]]:
-    """Return the targets by each directory that may hold bytecode of them."""
+    """Return the targets by each directory that may hold their bytecode."""
     places: dict[Path, list[Path]] = {}
     for name in applied.files:
         source = installation.root / name
@@ -107,5 +107,5 @@ def _cached_sources(applied: Applied, installation: Installation) -> dict[Path, 
 
 
 def relative(path: Path, base: Path) -> str:
-    """Return ``path`` as RECORD and state write it: relative to ``base`` where it lies below."""
+    """Return ``path`` as written in RECORD and state: relative to ``base`` if it lies below."""
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

@@ -1,4 +1,4 @@
-"""Name the process that holds a lock, as far as Linux shows it to this user."""
+"""Name the process that holds a lock, if Linux shows it to this user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-#: Characters of a command line that are shown.
+#: Number of characters shown of a command line.
 _WIDTH = 200
 
 
@@ -23,21 +23,21 @@ class Holder(NamedTuple):
 
     def __str__(self) -> str:
         if self.pid is None:
-            return "a process that cannot be seen from here (of another container, host or user)"
+            return "a process that is not visible from here (in another container, on another host, or of another user)"
         user = "" if self.uid in (None, os.geteuid()) else f" of uid {self.uid}"
         return f"process {self.pid}{user}{f' ({self.command})' if self.command else ''}"
 
 
 def holder_of(descriptor: int) -> Holder:
-    """Return who holds a flock on the file that ``descriptor`` has open; never fails."""
+    """Return the holder of a flock on the file open at ``descriptor``; never fails."""
     info = os.fstat(descriptor)
     place = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
     listed = list(_listed())
     for pid, _ in listed:
         if _holds(pid, info):
             return _described(pid)
-    # Descriptors of another user's process are hidden; the list itself is not. Its device differs on some file
-    # systems (overlay, btrfs), and then nobody is named.
+    # The descriptors of another user's process are hidden, but /proc/locks is not. Its device differs on some file
+    # systems (overlay, btrfs); then no process is named.
     for pid, where in listed:
         if where == place:
             return _described(pid)
@@ -45,7 +45,7 @@ def holder_of(descriptor: int) -> Holder:
 
 
 def _listed() -> Iterator[tuple[int, str]]:
-    """Yield the process and the place (device and inode) of every flock, as /proc/locks has them."""
+    """Yield the process and the device and inode of every flock in /proc/locks."""
     with contextlib.suppress(OSError):
         for line in (PROC / "locks").read_text("ascii", "replace").splitlines():
             fields = line.split()
@@ -54,7 +54,7 @@ def _listed() -> Iterator[tuple[int, str]]:
 
 
 def _holds(pid: int, info: os.stat_result) -> bool:
-    """Return whether one of the descriptors of ``pid`` has that very file open and a flock on it."""
+    """Return whether ``pid`` has this file open with a flock on it."""
     with contextlib.suppress(OSError):
         for entry in (PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """Allow one writer per installation: an advisory lock on the directory itself leaves no lock file behind.
 
-There is no stand-in for a file system that cannot lock: the user is asked instead (``--no-lock``).
+There is no fallback for a file system without locks: the user decides instead (``--no-lock``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from gaudi_patch.engine.lock_holder import Holder, holder_of
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.opening import look_at
 
-#: What flock answers where it cannot lock; NFS wants a descriptor open for writing, which a directory has not.
+#: Errors of flock on file systems without locks; NFS needs a descriptor open for writing, which a directory cannot
+#: have.
 UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
 _PAUSE = 0.05
 
@@ -27,14 +28,14 @@ def directory_lock(path: Path, timeout: float | None) -> Iterator[list[str]]:
     """Hold an exclusive lock on the directory ``path``; yields warnings.
 
     ``timeout`` is in seconds; None takes no lock at all (``--no-lock``).
-    Raises ``locked`` (exit 4) when another process holds it for longer, ``cannot-lock`` (exit 4) when the file
-    system has no locks, and ``vanished`` (exit 4) when the directory was replaced meanwhile (pip upgraded the package).
+    Raises ``locked`` (exit 4) if another process holds it for longer, ``cannot-lock`` (exit 4) if the file system has
+    no locks, and ``vanished`` (exit 4) if the directory was replaced meanwhile (pip upgraded the package).
     """
     descriptor = _open(path)
     try:
         warnings = []
         if timeout is None:
-            warnings.append(f"no lock was taken on {path} (--no-lock): nothing keeps another run out")
+            warnings.append(f"no lock was taken on {path} (--no-lock): nothing prevents another run at the same time")
         else:
             _wait(descriptor, path, timeout)
         there = look_at(path, follow=True)
@@ -55,8 +56,8 @@ def directory_lock(path: Path, timeout: float | None) -> Iterator[list[str]]:
 def no_writer(path: Path) -> Iterator[Holder | None]:
     """Keep writers out of the directory ``path`` while the block runs, and write nothing.
 
-    Yields None when nobody writes: what is read in the block is then whole, or was left by a killed run. Yields the
-    writer where there is one; the block then runs beside it. Where the file system cannot lock, nobody is known.
+    Yields None if there is no writer: what the block reads is then complete, or was left by a killed run. Otherwise
+    yields the writer, and the block runs beside it. On a file system without locks no writer is known.
     """
     descriptor = _open(path)
     try:
@@ -72,12 +73,12 @@ def no_writer(path: Path) -> Iterator[Holder | None]:
 
 
 def locked(path: Path, waited: str = "", holder: Holder | None = None) -> GaudiPatchError:
-    """Return the error for an installation at which another process is at work."""
+    """Return the error for an installation in use by another process."""
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "locked",
         f"this installation is locked by {holder or 'another process'}{waited}; nothing was changed",
-        "wait for it to end and run the same command again; `apply` and `rollback` wait longer with --lock-timeout",
+        "wait for it to finish and run the same command again; `apply` and `rollback` wait longer with --lock-timeout",
         str(path),
     )
 
@@ -99,9 +100,9 @@ def _wait(descriptor: int, path: Path, timeout: float) -> None:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "cannot-lock",
-            f"its file system cannot lock ({error.strerror}), so that two runs at once could not be kept apart; "
+            f"its file system cannot lock ({error.strerror}), so two runs at once could not be kept apart; "
             "nothing was changed",
-            "where you know that nothing else changes this installation meanwhile, run the same command with --no-lock",
+            "if nothing else changes this installation meanwhile, run the same command with --no-lock",
             str(path),
         ) from error
 

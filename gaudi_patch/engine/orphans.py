@@ -1,10 +1,9 @@
-"""Clear what a killed run left of an installation that is no more.
+"""Clean up after a killed run on an installation that no longer exists.
 
-pip and uv remove what RECORD lists. A run that was killed before it had changed RECORD leaves files that nobody
-lists: its journal (and with it the dist-info of a release that is gone), files that the series created, temporary
-files. They cannot be undone, since what they were made from is gone; so they are removed, by the journal's word:
-only temporary files by their names, and files with the very bytes that the run has written. What the present
-release's RECORD lists is never touched.
+pip and uv remove what RECORD lists. A run killed before it changed RECORD leaves unlisted files: its journal (and so
+the dist-info of a removed release), files that the series created, temporary files. The run cannot be undone, because
+the files it changed no longer exist. So these files are removed as the journal lists them: temporary files by name,
+and files with exactly the bytes that the run wrote. Files in the current release's RECORD are never touched.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from gaudi_patch.target.site_folder import normalised
 
 
 class Orphan(NamedTuple):
-    """A dist-info without a package, with the journal of a killed run; ``journal`` is None for one without content."""
+    """A dist-info without a package, with the journal of a killed run; ``journal`` is None if it has no content."""
 
     dist_info: Path
     ground: Ground
@@ -39,30 +38,32 @@ class Orphan(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What was interrupted, for people."""
+        """Return what was interrupted, in words."""
         verb = self.journal.verb if self.journal is not None else "run"
         return f"an interrupted {verb} of {self.dist_info.name.removesuffix('.dist-info')}"
 
 
 @dataclass
 class _Account:
-    """What was removed and what was left alone, by name."""
+    """The names of removed files and of files left alone."""
 
     removed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     def sentence(self, words: str, package: str) -> str:
-        """Say it in one sentence: files of ``package`` by name, and how many of the run's own there were."""
+        """Return one sentence: files of ``package`` by name, and the number of the run's own files."""
         named = [name for name in self.removed if name.startswith(f"{package}/")]
         own = len(self.removed) - len(named)
         parts = [", ".join(named)] if named else []
         parts += [f"{own} file{'s' if own != 1 else ''} of its state"] if own else []
-        text = f"{words} was cleared, since that installation is gone; removed: {' and '.join(parts) or 'its journal'}"
-        return text + (f"; left alone, as edited since: {', '.join(self.left)}" if self.left else "")
+        text = (
+            f"{words} was cleaned up, since that installation is gone; removed: {' and '.join(parts) or 'its journal'}"
+        )
+        return text + (f"; left alone because edited since: {', '.join(self.left)}" if self.left else "")
 
 
 def find(installation: Installation) -> Iterator[Orphan]:
-    """Find the orphans beside ``installation``; writes nothing. A journal that cannot be understood is passed over."""
+    """Find the orphans beside ``installation`` without writing; ignore a journal that cannot be understood."""
     for dist_info in _strangers(installation):
         if not is_directory(dist_info / "gaudi-patch.journal"):
             continue
@@ -72,9 +73,9 @@ def find(installation: Installation) -> Iterator[Orphan]:
 
 
 def clear(installation: Installation, timeout: float | None, disk: Disk) -> list[str]:
-    """Clear every orphan beside ``installation``, whose lock is held; return an account of each.
+    """Clean up every orphan beside ``installation``, whose lock is held; return an account of each.
 
-    Idempotent: it may be killed and run again. Raises ``locked`` (exit 4) where another process is at work on one.
+    Idempotent: it may be killed and run again. Raises ``locked`` (exit 4) if another process uses one.
     """
     accounts = []
     for orphan in list(find(installation)):
@@ -82,17 +83,17 @@ def clear(installation: Installation, timeout: float | None, disk: Disk) -> list
             account = _cleared(orphan.ground, orphan.journal, _listed(installation, orphan.journal), disk)
         accounts.append(account.sentence(orphan.words, installation.package))
         with contextlib.suppress(OSError):
-            # The run that was killed kept it from going with its release; one that is empty hides the version from
-            # importlib.metadata. One that was empty before is left alone: it is not ours.
+            # The killed run kept this directory from being removed with its release; an empty dist-info hides the
+            # version from importlib.metadata. A dist-info that was empty before is left alone.
             orphan.dist_info.rmdir()
     return accounts
 
 
 def clear_superseded(installation: Installation, disk: Disk) -> list[str]:
-    """Clear the journal of a killed run where the same release was installed anew since; return an account.
+    """Clean up the journal of a killed run if the same release was reinstalled since; return an account.
 
-    It was, where RECORD is neither what the run found nor what it may have written, and each file of the journal
-    that it lists is as it says. To undo the run would then be wrong, since what it found is gone.
+    It was reinstalled if RECORD is neither what the run found nor what it may have written, and each listed file of
+    the journal matches RECORD. Undoing the run would then be wrong, because what it found no longer exists.
     """
     ground = Ground.of(installation)
     left = journal.load(ground)
@@ -126,7 +127,7 @@ def _ground(installation: Installation, dist_info: Path) -> Ground:
 
 
 def _listed(installation: Installation, left: Journal | None) -> Mapping[Path, record.Entry]:
-    """Return what the present RECORD lists of the files of a journal, and of the state, by path."""
+    """Return the rows of the current RECORD for files of a journal and of the state, by path."""
     if installation.record is None or installation.dist_info is None or left is None:
         return {}
     image = read_image(installation.record, Ground.of(installation).bounds)
@@ -170,7 +171,7 @@ def _cleared(ground: Ground, left: Journal | None, rows: Mapping[Path, record.En
         undo.remove_empty([*made, ground.state_dir / "backup", ground.state_dir], disk)
         for directory in undo.touched_directories(left) if left is not None else []:
             disk.sync_directory(directory)
-        # Last, so that a run which is killed before this is begun again.
+        # Last, so that a run killed before this point starts over.
         if journal.FILE in disk.names(ground.home):
             disk.unlink(ground.home / journal.FILE)
             disk.sync_directory(ground.home)
@@ -179,7 +180,7 @@ def _cleared(ground: Ground, left: Journal | None, rows: Mapping[Path, record.En
 
 
 def _clear_entry(entry: Entry, ground: Ground, verb: str, account: _Account, disk: Disk) -> None:
-    """Remove a target if it has the bytes that the run wrote, and what Python cached of it."""
+    """Remove a target that has the bytes that the run wrote, and its cached bytecode."""
     image = disk.read(entry.path)
     if image is None:
         return
@@ -196,7 +197,7 @@ def _clear_entry(entry: Entry, ground: Ground, verb: str, account: _Account, dis
 
 
 def _ours(entry: Entry, ground: Ground, verb: str) -> list[Saved]:
-    """Return what of an entry gaudi-patch has written: not what a rollback restores, and not what an apply found."""
+    """Return the part of an entry that gaudi-patch wrote: not what a rollback restores, nor what an apply found."""
     mine = [entry.before] if verb == "rollback" else [entry.after]
     if entry.path.is_relative_to(ground.state_dir):
         mine = [entry.before, entry.after]
@@ -204,7 +205,7 @@ def _ours(entry: Entry, ground: Ground, verb: str) -> list[Saved]:
 
 
 def _is_cache(data: bytes, source: FileImage) -> bool:
-    """Return whether the header of a .pyc says that it was compiled from ``source``."""
+    """Return whether a .pyc, by its header, was compiled from ``source``."""
     if data[4:8] == bytes(4):
         second = (source.mtime_ns or 0) // 1_000_000_000 & 0xFFFFFFFF
         return data[8:16] == second.to_bytes(4, "little") + len(source.data).to_bytes(4, "little")

@@ -1,4 +1,4 @@
-"""What `apply` and `rollback` came to: the typed results that text and JSON are made from."""
+"""The typed results of `apply` and `rollback`, from which text and JSON are made."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gaudi_patch.engine.situation import Situation
 
 
 class Done(str, Enum):
-    """What a run did to the installation."""
+    """The effect of a run on the installation."""
 
     NOT_NEEDED = "not-needed"  # upstream has it
-    ALREADY = "already"  # the asked-for state held before
+    ALREADY = "already"  # already in the requested state
     WOULD_APPLY = "would-apply"  # a dry run
     APPLIED = "applied"
     ROLLED_BACK = "rolled-back"
@@ -22,9 +22,9 @@ class Done(str, Enum):
 
 @dataclass(frozen=True)
 class ApplyOutcome:
-    """What `apply` did. ``series`` is "" where none is needed, ``plan`` None where nothing was planned.
+    """The result of `apply`. ``series`` is "" if none is needed, ``plan`` None if nothing was planned.
 
-    ``after`` was read from disk after the last write; without a write it is ``before``.
+    ``after`` was read from disk after the last write; without a write it equals ``before``.
     """
 
     done: Done
@@ -36,13 +36,13 @@ class ApplyOutcome:
 
     @property
     def changed(self) -> bool:
-        """Whether files are other than before the run."""
+        """Return whether the run changed files."""
         return self.done is Done.APPLIED
 
 
 @dataclass(frozen=True)
 class RollbackOutcome:
-    """What `rollback` did. ``saved`` are the copies of edited files that --force has made."""
+    """The result of `rollback`. ``saved`` are the copies of edited files made by --force."""
 
     done: Done
     before: Situation
@@ -53,5 +53,5 @@ class RollbackOutcome:
 
     @property
     def changed(self) -> bool:
-        """Whether files are other than before the run."""
+        """Return whether the run changed files."""
         return self.done is Done.ROLLED_BACK

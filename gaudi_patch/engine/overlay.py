@@ -1,4 +1,4 @@
-"""A file tree as it is to become, in memory: writes stay here, reads fall through to the disk."""
+"""A planned file tree in memory: writes stay here, reads fall through to the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gaudi_patch.engine.transaction import Change
 
 
 class Overlay:
-    """Apply, rollback and the update of a series each lay their result on it; the difference is the plan."""
+    """The planned tree. Apply, rollback and updates lay their result on it; the difference to the disk is the plan."""
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self._bounds = bounds
@@ -20,25 +20,25 @@ class Overlay:
         self._volatile: set[Path] = set()
 
     def get(self, path: Path) -> FileImage | None:
-        """Return what ``path`` is to hold."""
+        """Return the planned content of ``path``."""
         if path not in self._disk:
             self._disk[path] = read_image(path, self._bounds)
         return self._new.get(path, self._disk[path])
 
     def on_disk(self, path: Path) -> FileImage | None:
-        """Return what ``path`` holds now, whatever was decided."""
+        """Return the current content of ``path`` on disk."""
         self.get(path)
         return self._disk[path]
 
     def set(self, path: Path, image: FileImage | None, *, volatile: bool = False) -> None:
-        """Decide what ``path`` is to hold; None removes it. ``volatile``: bytecode, see ``Change``."""
+        """Set the planned content of ``path``; None removes it. ``volatile``: bytecode, see ``Change``."""
         self.get(path)
         self._new[path] = image
         if volatile:
             self._volatile.add(path)
 
     def variants(self, source: Path, pycache_prefix: str | None) -> list[bytecode.Variant]:
-        """Cached bytecode of ``source`` as it is to be: what is on disk, less and more what was decided here."""
+        """Return the planned cached bytecode of ``source``: that on disk with the changes made here."""
         variants = bytecode.variants(source, pycache_prefix, self._bounds)
         known = {variant.path for variant in variants}
         variants += [
@@ -49,11 +49,11 @@ class Overlay:
         return [variant for variant in variants if self.get(variant.path) is not None]
 
     def bytecode(self) -> dict[Path, str]:
-        """Return the SHA-256 of all bytecode that was decided to be there, by its path."""
+        """Return the SHA-256 of all planned bytecode, by path."""
         return {path: image.sha256 for path in self._volatile if (image := self._new[path]) is not None}
 
     def changes(self) -> list[Change]:
-        """Return the difference to the disk, in the order in which it was decided."""
+        """Return the changes to the disk, in the order in which they were made."""
         changes = []
         for path, after in self._new.items():
             before = self._disk[path]

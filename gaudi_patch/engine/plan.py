@@ -1,7 +1,7 @@
-"""Installation + series -> what every file is, and what it would become. Reads the disk, writes nothing.
+"""Installation + series -> the state of every file, and its content after applying. Writes nothing.
 
-The state of a file is decided by its content hash alone: never by the text of a hunk that happens to fit,
-never by what another tool said.
+The state of a file is decided by its content hash alone, never by a hunk that happens to fit or by another tool's
+report.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class State(str, Enum):
-    """Of one file (the first four), and of an installation (all)."""
+    """The state of a file (the first four values) or of an installation (all)."""
 
     PRISTINE = "pristine"
     PATCHED = "patched"
@@ -34,7 +34,7 @@ class State(str, Enum):
 
 
 class FileState(NamedTuple):
-    """One target: the hashes it may have, the one it has, and what follows from them."""
+    """One target: the hashes it may have, its actual hash, and the resulting state."""
 
     path: str
     before: str | None
@@ -44,7 +44,7 @@ class FileState(NamedTuple):
 
 
 class PlannedFile(NamedTuple):
-    """One target's pristine and patched image; None where it does not exist."""
+    """One target's pristine and patched image; None for a missing file."""
 
     path: str
     before: FileImage | None
@@ -52,7 +52,7 @@ class PlannedFile(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The whole of what a series makes of an installation, in memory."""
+    """The complete result of a series for an installation, in memory."""
 
     series: Series
     files: tuple[PlannedFile, ...]
@@ -80,8 +80,8 @@ def inspect(ground: Ground, expected: Mapping[str, LockedFile]) -> tuple[FileSta
 
 
 def whole_state(files: Sequence[FileState]) -> State:
-    """Return the state of an installation: of all its files on the same side, or why they are not."""
-    # A file of which only the mode changes has one hash: it says nothing about the side.
+    """Return the state of an installation: the common state of its files, or how they differ."""
+    # A file whose mode alone changes has the same hash in both states, so it decides nothing.
     decisive = [file for file in files if file.before != file.after] or files
     states = {file.state for file in decisive}
     if states == {State.PRISTINE} or states == {State.PATCHED}:
@@ -92,9 +92,9 @@ def whole_state(files: Sequence[FileState]) -> State:
 
 
 def target(root: Path, package: str, path: str) -> Path:
-    """Return where ``path`` of a patch lies below ``root``; refuses what would leave the package.
+    """Return the location below ``root`` of a patch's ``path``; refuse a path out of the package.
 
-    ``root`` must be a real path. A directory that is a symbolic link leading out is refused, as by git
+    ``root`` must be a real path. A directory that is a symbolic link out of the package is refused, as by git
     ("beyond a symbolic link").
     """
     if not path.startswith(f"{package}/"):
@@ -108,7 +108,7 @@ def target(root: Path, package: str, path: str) -> Path:
 
 
 def parse_series(manifest: Manifest, series: Series) -> list[tuple[str, FileDiff]]:
-    """Return all file diffs of a series in order, each with the name of its patch; patches held against the lock."""
+    """Return all file diffs of a series in order, each with its patch's name, after comparing patches with the lock."""
     from gaudi_patch.series import diff
 
     return [
@@ -128,10 +128,10 @@ def build(
 ) -> Plan:
     """Apply ``series`` to the pristine images, in memory.
 
-    ``locked`` are the hashes that the results must have; a hunk may then stand at another line, since the
-    result is known. None stands for --allow-offset on an unknown version: exact context at a unique
-    position, and no hash to compare with. ``owner`` is given to created files.
-    Raises ``does-not-apply`` (exit 1) with the patch, the file, and the line.
+    ``locked`` are the hashes that the results must have; a hunk may then apply at another line, because the result is
+    verified. None means --allow-offset on an unknown version: exact context at a unique position, without hashes.
+    ``owner`` is the owner of created files. Raises ``does-not-apply`` (exit 1) with the patch, the file, and the
+    line.
     """
     from gaudi_patch.series import hunks
 
@@ -155,7 +155,7 @@ def build(
 def reverse(
     manifest: Manifest, series: Series, patched: Mapping[str, FileImage | None], locked: Mapping[str, LockedFile]
 ) -> Plan:
-    """Return the pristine images of ``patched`` files whose state is lost, by applying the series backwards.
+    """Return the pristine images of ``patched`` files whose state is lost, by reverse-applying the series.
 
     Every result must have the pristine hash of the lock.
     """
@@ -181,7 +181,7 @@ def reverse(
         image = images.get(path)
         if (image.sha256 if image else None) != hashes.before:
             raise refused(
-                "not-reversible", "would not become the pristine file of the lock; nothing was changed", file=path
+                "not-reversible", "would not become the pristine file in the lock; nothing was changed", file=path
             )
     return Plan(series, tuple(PlannedFile(path, images[path], patched.get(path)) for path in sorted(images)), {})
 
@@ -204,7 +204,7 @@ def refuse_compiled(root: Path, paths: Sequence[str]) -> None:
 
 
 def _extensions(directory: Path) -> dict[str, str]:
-    """Return the compiled extensions in a directory by the name of their module."""
+    """Return the compiled extensions in a directory, by module name."""
     try:
         names = sorted(os.listdir(directory), reverse=True)  # noqa: PTH208 - names are all that is asked for
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The pristine files of a patched installation: from its backups, or by taking the series back in memory."""
+"""The pristine files of a patched installation: from backups, or by reverse-applying the series in memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gaudi_patch.engine.situation import Situation
 
 
 def pristine_images(situation: Situation) -> dict[str, FileImage | None]:
-    """Return the pristine image of every patched file by its path; None for a file that the series adds.
+    """Return the pristine image of every patched file, by path; None for a file that the series adds.
 
-    Backups are held against their hashes. Where something else patched the files there are none: the hunks are
-    then applied backwards, and every result is held against the lock. Raises ``state-damaged``, ``does-not-apply``
-    or ``not-reversible``.
+    Backups are compared with their hashes. If something else patched the files there are no backups: the hunks are
+    then reverse-applied, and every result is compared with the lock. Raises ``state-damaged``, ``does-not-apply`` or
+    ``not-reversible``.
     """
     installation = situation.installation
     ground = Ground.of(installation)

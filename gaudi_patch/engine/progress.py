@@ -1,7 +1,7 @@
-"""What a run has done to the files: the one record that exit code, words, JSON and summary derive from.
+"""The record of what a run did to the files; exit code, messages, JSON and summary derive from it.
 
-A command makes one :class:`Progress` and hands it down; the transaction moves it on. Whatever ends the run, an
-error, a signal or a bug, the record says what holds then.
+A command creates one :class:`Progress` and passes it down; the transaction updates it. Whatever ends the run (an
+error, a signal or a bug), the record gives the current state.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
-#: What ends a run on request; each is answered in the same way.
+#: Signals that end a run on request; all are handled alike.
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 
 class Stage(str, Enum):
-    """How far the last transaction of a run has come."""
+    """The stage of a run's last transaction."""
 
     NOT_STARTED = "not-started"
     UNDER_WAY = "under-way"
     UNDONE = "undone"
     COMMITTED = "committed"
-    ROLLED_BACK = "rolled-back"  # committed, and taken back by a second transaction
+    ROLLED_BACK = "rolled-back"  # committed, then rolled back by a second transaction
     UNDO_FAILED = "undo-failed"
 
 
@@ -31,8 +31,8 @@ class Stage(str, Enum):
 class Progress:
     """The record of one run.
 
-    ``goal`` says what holds once it is committed, ``recovered`` what was done first about a killed run,
-    ``warnings`` what an undo left of its journal.
+    ``goal`` describes the state after the commit, ``recovered`` how a killed run was undone first, ``warnings`` what
+    an undo left of its journal.
     """
 
     stage: Stage = Stage.NOT_STARTED
@@ -41,7 +41,7 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
 
     def words(self) -> str:
-        """Return what holds now, to end a message with."""
+        """Return the current state as the end of a message."""
         return {
             Stage.NOT_STARTED: "nothing was changed",
             Stage.UNDER_WAY: "the next `apply` or `rollback` undoes what was begun",
@@ -54,7 +54,7 @@ class Progress:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let the signals that end a run wait to the end of the block."""
+    """Defer the signals that end a run until the end of the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

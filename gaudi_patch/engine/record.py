@@ -1,6 +1,6 @@
-"""RECORD rows: the wheel's list of installed files, changed row by row and otherwise kept to the byte.
+"""RECORD, the wheel's list of installed files: changed row by row, otherwise preserved byte for byte.
 
-pip writes CRLF and uv LF, pip sorts and lists bytecode, uv does not: whatever is found is kept
+pip writes CRLF and uv LF; pip sorts and lists bytecode, uv does not. The existing form is kept
 (https://packaging.python.org/en/latest/specifications/recording-installed-packages/).
 """
 
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-#: How much of a RECORD is taken apart at once.
+#: How much of a RECORD is parsed at once, in bytes.
 _BLOCK = 1 << 16
 _ODD = re.compile(rb'["\r\0]')
 
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line: where it begins and ends in the file, its path, digest and size."""
+    """One row: its start and end in the file, path, digest and size."""
 
     start: int
     end: int
@@ -41,15 +41,15 @@ class Row(NamedTuple):
 
 
 def rows(data: bytes, wanted: Callable[[bytes], bool]) -> Iterator[Row]:
-    """Go through the rows whose path is ``wanted``; lines that are no rows are left out.
+    """Yield the rows whose path is ``wanted``; skip lines that are not rows.
 
-    A RECORD may have millions: only those that are wanted are taken apart.
+    A RECORD may have millions of rows: only the wanted ones are parsed.
     """
     start = 0
     while start < len(data):
         stop = data.rfind(b"\n", start, start + _BLOCK) + 1 or data.find(b"\n", start) + 1 or len(data)
         end = start
-        for line in data[start:stop].split(b"\n"):  # at \n alone: a name may hold any other byte
+        for line in data[start:stop].split(b"\n"):  # split at \n only: a name may contain any other byte
             begin, end = end, end + len(line) + 1
             if line[:1] == b'"' or wanted(line[: line.find(b",")]):
                 fields = _parse(line)
@@ -64,7 +64,7 @@ def selected(data: bytes, wanted: Callable[[bytes], bool]) -> dict[str, Entry]:
 
 
 def same(data: bytes, other: bytes, without: Callable[[bytes], bool]) -> bool:
-    """Return whether both hold the same bytes, ``without`` the rows of some paths and the last line's end."""
+    """Return whether both have the same bytes, apart from the rows of ``without`` and the end of the last line."""
     return _digest_of_rest(data, without) == _digest_of_rest(other, without)
 
 
@@ -86,7 +86,7 @@ def _digest_of_rest(data: bytes, without: Callable[[bytes], bool]) -> bytes:
 def updated(data: bytes, changes: Mapping[str, Entry | None]) -> bytes:
     """Return RECORD with the rows of ``changes`` set (Entry) or removed (None); every other byte stays.
 
-    New rows go to the end, in sorted order. An unreadable row is kept as it is.
+    New rows are appended in sorted order. An unreadable row is kept unchanged.
     """
     terminator = b"\r\n" if b"\r\n" in data else b"\n"
     out: list[bytes] = []
@@ -116,7 +116,7 @@ def updated(data: bytes, changes: Mapping[str, Entry | None]) -> bytes:
 def _parse(line: bytes) -> list[str] | None:
     line = line.rstrip(b"\r\n")
     text = line.decode("utf-8", "surrogateescape")
-    if len(line) < csv.field_size_limit() and not _ODD.search(line):  # nearly all, and csv is six times slower
+    if len(line) < csv.field_size_limit() and not _ODD.search(line):  # almost every row; csv is six times slower
         fields = text.split(",")
         return fields if len(fields) == 3 else None
     try:

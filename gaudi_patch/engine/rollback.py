@@ -1,4 +1,4 @@
-"""`rollback`: back to pristine, byte-exact, RECORD and bytecode included."""
+"""`rollback`: restore the pristine files byte for byte, RECORD and bytecode included."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from gaudi_patch.target.installation import Installation
 
 @dataclass(frozen=True)
 class RollbackOptions:
-    """What `rollback` was asked for.
+    """The options of `rollback`.
 
-    Edited copies go to ``save_to`` with ``force``. ``lock_timeout`` is in seconds, None for --no-lock.
+    With ``force``, edited copies go to ``save_to``. ``lock_timeout`` is in seconds, None for --no-lock.
     """
 
     force: bool = False
@@ -41,11 +41,11 @@ class RollbackOptions:
 def rollback(
     manifest: Manifest, installation: Installation, options: RollbackOptions, progress: Progress | None = None
 ) -> RollbackOutcome:
-    """Restore every file that the applied series changed; nothing is written where the pristine state holds.
+    """Restore every file that the applied series changed; write nothing if all are pristine.
 
-    Works from the state alone, whatever the manifest says now; where a series was applied by something
-    else and there is no state, its hunks are applied backwards and held against the lock. ``progress`` is moved on
-    with every stage, and is right whatever is raised.
+    Only the state is used, not the current manifest. If something else applied a series and there is no state, its
+    hunks are reverse-applied and compared with the lock. ``progress`` is updated at every stage and stays correct
+    whatever is raised.
     """
     progress = Progress() if progress is None else progress
     with exclusive(manifest, installation, options.lock_timeout, options.disk, progress) as noted:
@@ -90,7 +90,7 @@ def rollback(
 def _save_edited(
     situation: Situation, edited: list[FileState], overlay: Overlay, options: RollbackOptions
 ) -> list[Path]:
-    """Copy files that were edited since to where the user wants them, before anything is touched."""
+    """Copy edited files to the directory that the user chose, before anything is changed."""
     changed = [file for file in edited if file.state is State.MODIFIED]
     if edited and not options.force:
         raise GaudiPatchError(
@@ -106,7 +106,7 @@ def _save_edited(
     saved = []
     try:
         for file in changed:
-            # The overlay keeps what it read: an edit made after this is met by the transaction, and not lost.
+            # The overlay keeps what it read, so the transaction detects a later edit and does not lose it.
             image = overlay.get(situation.installation.root / file.path)
             assert image is not None
             name = Path(file.path).name
@@ -123,7 +123,7 @@ def _lay_out(situation: Situation, overlay: Overlay) -> list[Path]:
     root, bounds = installation.root, Ground.of(installation).bounds
     folders: dict[Path, None] = {}
     for path, pristine in pristine_images(situation).items():
-        # A new mtime, so that no timestamp .pyc of the patched file can pass for the pristine one.
+        # A new mtime, so that no timestamp .pyc of the patched file matches the pristine file.
         overlay.set(root / path, pristine._replace(mtime_ns=layout.stamp_ns()) if pristine else None)
         for variant in variants(root / path, installation.pycache_prefix, bounds):
             overlay.set(variant.path, None, volatile=True)
@@ -133,7 +133,7 @@ def _lay_out(situation: Situation, overlay: Overlay) -> list[Path]:
 
 
 def _verified(manifest: Manifest, before: Situation, progress: Progress) -> Situation:
-    """Read the disk again: what a rollback leaves has the pristine hashes, whatever the manifest says."""
+    """Read the disk again: after a rollback all files must have their pristine hashes, whatever the manifest says."""
     installation = before.installation
     with reading_again(before, progress):
         after = look(manifest, installation)

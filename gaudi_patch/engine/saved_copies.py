@@ -1,7 +1,7 @@
-"""Save copies of edited files where the user wants them, each whole under its name or not there.
+"""Save copies of edited files in the user's directory, each complete or absent.
 
-A copy is written beside its name, flushed, and renamed; a run that was killed leaves at most a temporary file, which
-the next run for the same installation replaces.
+A copy is written to a temporary file, flushed, and renamed. A killed run leaves at most a temporary file, which the
+next run for the same installation replaces.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gaudi_patch.disk import Disk, FileImage
 
 
 class Found(Enum):
-    """What the name of a copy holds already."""
+    """What already exists at the name of a copy."""
 
     NOTHING = "nothing"
     COPY = "the copy"
@@ -27,16 +27,15 @@ class Found(Enum):
 
 
 def save(name: str, image: FileImage, directory: Path, disk: Disk, owner: Path) -> Path:
-    """Save ``image``, the content of a file called ``name``, in ``directory``; return where it is, durably.
+    """Save ``image``, the content of a file called ``name``, durably in ``directory``; return its path.
 
-    ``owner`` is the installation that it comes from: its lock keeps two runs for it apart. A copy that is there
-    already is kept; the part of one that an earlier gaudi-patch left is replaced; any other file is left alone, and
-    the copy gets a number. Raises OSError.
+    ``owner`` is the source installation, whose lock keeps two runs apart. An existing copy is kept; a partial copy
+    from an earlier gaudi-patch is replaced; any other file is left alone, and the copy gets a number. Raises OSError.
     """
     for path in _names(directory, f"{name}.gaudi-patch-saved-{image.sha256[:12]}"):
         kind = _found(path, image.data)
         if kind is Found.COPY:
-            disk.sync_directory(directory)  # the run that renamed it may have been killed before this
+            disk.sync_directory(directory)  # the run that renamed it may have been killed before this fsync
             return path
         if kind is not Found.OTHER:
             _write(path, image, disk, owner)
@@ -70,10 +69,10 @@ def _write(path: Path, image: FileImage, disk: Disk, owner: Path) -> None:
     temp = path.with_name(f".{path.name}.{token}.tmp")
     copy = FileImage(image.data, image.mode & 0o777, image.mtime_ns)
     with contextlib.suppress(OSError):
-        disk.unlink(temp)  # what a killed run left
+        disk.unlink(temp)  # left by a killed run
     try:
         disk.write_new(temp, copy)
-    except FileExistsError:  # somebody else's, which cannot be removed
+    except FileExistsError:  # another user's file, which cannot be removed
         temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         disk.write_new(temp, copy)
     except BaseException:

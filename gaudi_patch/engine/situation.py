@@ -25,9 +25,9 @@ LOCK_TIMEOUT = 10.0
 
 
 class Situation(NamedTuple):
-    """What was found. ``series`` is the one of the manifest, ``applied`` what state.json says.
+    """The situation of an installation. ``series`` comes from the manifest, ``applied`` from state.json.
 
-    ``built`` is what a wheel says that was patched before it was installed; None where a state says something newer.
+    ``built`` comes from the attestation of a wheel patched before installation; None if a newer state exists.
     """
 
     manifest: Manifest
@@ -51,29 +51,29 @@ class Situation(NamedTuple):
         return command_line(verb, *arguments, target=self.installation.target, manifest=given(self.manifest))
 
     def rebuild(self) -> str:
-        """Return the command line that builds the patched wheel of ``built`` anew, as the next build."""
+        """Return the command line that rebuilds the patched wheel of ``built``, with the next build number."""
         assert self.built is not None
         build = ("--build", str(self.built.build + 1), "--out", "DIR")
         return command_line("wheel", self.built.release, *build, target=Target(), manifest=given(self.manifest))
 
     @property
     def ground(self) -> Ground:
-        """What belongs to the installation, with what a command line repeats."""
+        """Return the installation's ground, with the options that a command line repeats."""
         return Ground.of(self.installation, given(self.manifest))
 
 
 def given(manifest: Manifest) -> Path | None:
-    """Return the directory given with --manifest, None for the built-in manifest."""
+    """Return the directory given with --manifest; None for the built-in manifest."""
     return None if manifest.directory == default_directory() else manifest.directory
 
 
 def lock(installation: Installation, timeout: float | None = LOCK_TIMEOUT) -> AbstractContextManager[list[str]]:
-    """Return the lock of an installation: on the directory that holds the state, no file of its own."""
+    """Return the lock of an installation: on the directory of the state, without a lock file."""
     return directory_lock(installation.state_dir.parent, timeout)
 
 
 def look(manifest: Manifest, installation: Installation) -> Situation:
-    """Read the state of ``installation``; nothing is written, a read-only target will do."""
+    """Read the state of ``installation`` without writing; the target may be read-only."""
     ground = Ground.of(installation)
     with way_out(installation):
         applied = applied_state.load(ground)
@@ -106,7 +106,7 @@ def look(manifest: Manifest, installation: Installation) -> Situation:
 def _expected(
     manifest: Manifest, series: Series | None, applied: Applied | None, built: Built | None
 ) -> Mapping[str, LockedFile]:
-    """Return what the files are held against: what was applied or built in where something was, else the lock."""
+    """Return the expected hashes: of the applied or built-in series if there is one, else of the lock."""
     if applied is not None:
         return {
             path: LockedFile(file.before.sha256 if file.before else None, file.after)
@@ -137,7 +137,7 @@ def _state(
 
 
 def _by_hash(manifest: Manifest, ground: Ground) -> Series | None:
-    """Return the series whose files are all there, pristine or patched, by their hashes (checkouts, local builds)."""
+    """Return the series whose files are all present, pristine or patched, by hash (for checkouts, local builds)."""
     for series in manifest.series:
         files = plan.inspect(ground, manifest.locked_files(series))
         if all(file.state in (State.PRISTINE, State.PATCHED) for file in files):

@@ -1,7 +1,7 @@
-"""Read a JSON document that anybody may have written: every value of the kind it should be, or ValueError.
+"""Read an untrusted JSON document: raise ValueError unless every value has its expected type.
 
-A ValueError says what is wrong and where; no document makes these functions fail in another way, or take
-longer than its size allows.
+A ValueError says what is wrong and where. No document makes these functions fail in another way, or take
+more time than its size justifies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODE = re.compile(r"[0-7]{4}")
-#: What os.utime takes, with some room.
+#: The range of os.utime, with some margin.
 TIME_LIMIT = 2**62
 OWNER_LIMIT = 2**32 - 2
 
@@ -27,23 +27,25 @@ def document(data: bytes) -> dict[str, Any]:
 
 
 def mapping(value: object, what: str, most: int | None = None) -> dict[str, Any]:
-    """Take an object, of at most ``most`` values where that is given; its keys are strings."""
+    """Return an object with string keys and at most ``most`` values, if given."""
     if not isinstance(value, dict):
         _wrong(what, "an object", value)
     if most is not None and len(value) > most:
-        raise ValueError(f"{what} has {len(value)} entries, more than any has")
+        raise ValueError(f"{what} has {len(value)} entries, more than any document of this kind")
     return value
 
 
 def items(value: object, what: str, length: int | None = None) -> list[Any]:
-    """Take an array, of ``length`` values where that is given."""
+    """Return an array, of ``length`` values if given."""
     if not isinstance(value, list) or length not in (None, len(value)):
         _wrong(what, f"an array{f' of {length}' if length is not None else ''}", value)
     return value
 
 
 def text(value: object, what: str, limit: int = 1000) -> str:
-    """Take a string of at most ``limit`` characters: no NUL, no lone surrogate but for an undecodable byte."""
+    """Return a string of at most ``limit`` characters, without NUL or lone surrogates other than for undecodable
+    bytes.
+    """
     if (
         not isinstance(value, str)
         or "\0" in value
@@ -55,28 +57,28 @@ def text(value: object, what: str, limit: int = 1000) -> str:
 
 
 def digest(value: object, what: str) -> str:
-    """Take a sha256 as 64 hex digits."""
+    """Return a sha256 as 64 hex digits."""
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
         _wrong(what, "a sha256", value)
     return value
 
 
 def mode(value: object, what: str) -> int:
-    """Take a mode as four octal digits."""
+    """Return a mode given as four octal digits."""
     if not isinstance(value, str) or not _MODE.fullmatch(value):
         _wrong(what, "a mode", value)
     return int(value, 8)
 
 
 def integer(value: object, what: str, low: int, high: int) -> int:
-    """Take a whole number from ``low`` to ``high``; true and false are none."""
+    """Return an integer from ``low`` to ``high``; refuse true and false."""
     if type(value) is not int or not low <= value <= high:
         _wrong(what, f"a number from {low} to {high}", value)
     return value
 
 
 def boolean(value: object, what: str) -> bool:
-    """Take true or false."""
+    """Return a Boolean."""
     if not isinstance(value, bool):
         _wrong(what, "true or false", value)
     return value
@@ -88,4 +90,4 @@ def _wrong(what: str, wanted: str, value: object) -> NoReturn:
 
 
 def _no_number(literal: str) -> NoReturn:
-    raise ValueError(f"{literal[:40]} is no whole number")
+    raise ValueError(f"{literal[:40]} is not a whole number")

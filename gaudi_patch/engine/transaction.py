@@ -1,10 +1,10 @@
-"""A plan being carried out: every file replaced, or none.
+"""Carry out a plan: replace every file, or none.
 
-The promise: when :func:`run` returns, every change is on disk and was read back; when it raises, every
-target is as it was before; when the process is killed, :func:`recover` undoes what was done, however
-often it is killed itself. The order is staged data, fsync, journal, fsync, replace, fsync of the directories,
-verification, and only then the removal of the journal, which is the commit. SIGINT, SIGTERM, SIGHUP and
-SIGQUIT undo; they wait where a half-done undo or commit would be left.
+The promise: when :func:`run` returns, every change is on disk and was read back. When it raises, every target is
+unchanged. When the process is killed, :func:`recover` undoes what was done, however often it is killed itself. The
+order is staged data, fsync, journal, fsync, replace, fsync of the directories, verification, and only then the
+removal of the journal, which is the commit. SIGINT, SIGTERM, SIGHUP and SIGQUIT undo the transaction; they are
+deferred during an undo or a commit.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from gaudi_patch.opening import is_directory, is_there, look_at
 
 
 class Change(NamedTuple):
-    """One path, what it must hold now, and what it is to hold; None: nothing there.
+    """One path, its required current content, and its new content; None: no file.
 
-    ``volatile`` marks bytecode: Python itself may rewrite it at any time, so that any content may be
-    replaced when the change is undone.
+    ``volatile`` marks bytecode, which Python itself may rewrite at any time; undoing the change then replaces any
+    content.
     """
 
     path: Path
@@ -38,9 +38,7 @@ class Change(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What was done about a killed run: its command, how many targets had to be restored, what is left of its
-    journal.
-    """
+    """How a killed run was undone: its command, the number of targets restored, what is left of its journal."""
 
     verb: str
     restored: int
@@ -57,15 +55,13 @@ def run(
     progress: Progress | None = None,
     verify: Callable[[], object] | None = None,
 ) -> list[str]:
-    """Carry out ``changes`` as one transaction, every path held to ``ground``.
+    """Carry out ``changes`` as one transaction, every path confined to ``ground``.
 
-    ``remove_directories`` are removed in the end where they are empty. Directories whose content changed get
-    the mtime ``folder_time_ns`` (None: that of the change). ``progress`` is moved on with every stage. ``verify``
-    looks at the new files before the commit, and raises what is wrong with them. Returns
-    warnings about what could not be cleared after the commit: once there is nothing but warnings, the changes
-    hold.
-    Raises what the step at fault raised, after everything was undone; ``undo-failed`` (exit 6) when that did
-    not finish, with each file named and the journal kept for the next run.
+    ``remove_directories`` are removed at the end if empty. Directories whose content changed get the mtime
+    ``folder_time_ns`` in ns (None: the time of the change). ``progress`` is updated at every stage. ``verify`` checks
+    the new files before the commit, and raises if they are wrong. Returns warnings about what could not be cleaned up
+    after the commit; the changes are then complete. Raises the failed step's error after undoing everything. If the
+    undo did not finish, raises ``undo-failed`` (exit 6) with each file named, and keeps the journal for the next run.
     """
     with disk.within(ground.bounds):
         changes = _modest(changes, ground)
@@ -88,7 +84,7 @@ def _run(
     began = committed = False
     warnings = []
     try:
-        with uninterrupted():  # else a signal could come between the directory and the note of it
+        with uninterrupted():  # otherwise a signal could arrive between creating the directory and recording it
             _make_home(home, disk)
             began, progress.stage = True, Stage.UNDER_WAY
         _stage(ground, record, changes, disk)
@@ -104,10 +100,12 @@ def _run(
         with uninterrupted():
             disk.unlink(home / journal.FILE)
             committed, progress.stage = True, Stage.COMMITTED
-            disk.sync_directory(home)  # the commit is durable before the undo file goes
+            disk.sync_directory(home)  # the commit must be durable before the undo file is removed
     except BaseException as error:
         if committed and isinstance(error, OSError):
-            warnings.append(f"the end of this run may not be durable ({error.strerror}): after a power cut, look again")
+            warnings.append(
+                f"the end of this run may not be durable ({error.strerror}): check again after a power failure"
+            )
         else:
             if began:
                 with uninterrupted():
@@ -118,16 +116,16 @@ def _run(
 
 
 def recover(ground: Ground, disk: Disk) -> Recovery | None:
-    """Undo a killed transaction; None when there was none. Idempotent: it may be killed and run again.
+    """Undo a killed transaction; return None if there was none. Idempotent: it may be killed and run again.
 
-    Raises ``third-state`` (exit 6) when a target was edited by somebody else in between, ``undo-failed``
-    (exit 6) when some could not be restored; the others are restored all the same, and the journal is kept.
+    Raises ``third-state`` (exit 6) if another program edited a target in between, ``undo-failed`` (exit 6) if some
+    targets could not be restored. All others are restored, and the journal is kept.
     """
     with disk.within(ground.bounds):
         record = journal.load(ground)
         with uninterrupted():
             if record is None:
-                # Killed in the clean-up after its commit, or before its journal was written.
+                # Killed during the clean-up after its commit, or before its journal was written.
                 if is_directory(ground.home):
                     undo.clear(ground.home, disk)
                 return None
@@ -138,7 +136,7 @@ def recover(ground: Ground, disk: Disk) -> Recovery | None:
 
 
 def preflight(ground: Ground, changes: Iterable[Change], remove_directories: Iterable[Path] = ()) -> None:
-    """Refuse what could not be carried out, or would leave the ground, before anything is written.
+    """Refuse, before anything is written, what could not be carried out or would leave the ground.
 
     Raises ``outside-package`` and ``link-in-the-way`` (exit 1), ``mounted-file`` (exit 4).
     """
@@ -154,9 +152,9 @@ def preflight(ground: Ground, changes: Iterable[Change], remove_directories: Ite
 
 
 def _modest(changes: Sequence[Change], ground: Ground) -> list[Change]:
-    """Let each file keep the attributes of the one that it replaces, and have no more rights than that.
+    """Give each file the attributes of the file that it replaces, and no more rights.
 
-    A backup may belong to whom one of the files on disk does: its original may be among them.
+    A backup may have the owner of any file on disk, because its original may be among them.
     """
     standing = ground.standing()
     owners = {change.before.owner for change in changes if change.before is not None and change.before.owner}
@@ -191,8 +189,8 @@ def _in_the_way(home: Path) -> GaudiPatchError:
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "journal-in-the-way",
-        "is in the way of this run's journal, and not gaudi-patch's; nothing was changed",
-        "look at what it is, move it away, and run the same command again",
+        "is in the way of this run's journal, and does not belong to gaudi-patch; nothing was changed",
+        "find out what it is, move it away, and run the same command again",
         str(home),
     )
 
@@ -221,7 +219,7 @@ def _journal(verb: str, changes: Sequence[Change], remove_directories: Sequence[
 
 
 def _missing_folders(changes: Sequence[Change]) -> list[Path]:
-    """Return the directories that have to be made, parents first."""
+    """Return the directories to create, parents first."""
     folders: dict[Path, None] = {}
     for change in changes:
         missing = []
@@ -234,14 +232,14 @@ def _missing_folders(changes: Sequence[Change]) -> list[Path]:
 
 
 def _stage(ground: Ground, record: Journal, changes: Sequence[Change], disk: Disk) -> None:
-    """Everything that needs space, before the first target is touched."""
+    """Write everything that needs space, before the first target is changed."""
     _write_journal(ground, record, disk)
     disk.sync_directory(ground.home.parent)
     for folder in record.created:
         disk.mkdir(folder)
     replaced = [change.before for change in changes if change.before is not None]
     standing = ground.standing()
-    # What only somebody else than the package's owner may read, he does not get to read here either.
+    # The package's owner must not gain access here to what only another user may read.
     private = any(not file.mode & 0o004 and file.owner != (standing.st_uid, standing.st_gid) for file in replaced)
     undo_file = FileImage(b"", 0o600, owner=(os.geteuid(), os.getegid()) if private else None)
     disk.write_new(ground.home / journal.UNDO, undo_file, parts=[file.data for file in replaced])
@@ -259,12 +257,12 @@ def _write_journal(ground: Ground, record: Journal, disk: Disk) -> None:
 
 def _replace_all(record: Journal, disk: Disk) -> None:
     for entry in record.entries:
-        # Re-read right before the replacement: pip takes no lock of ours. Bytecode may change at any time.
+        # Re-read right before the replacement, because pip does not take this lock. Bytecode may change at any time.
         if not entry.volatile and not matches(disk.read(entry.path), entry.before):
             raise refused(
                 "changed-meanwhile",
-                "was changed by somebody else while this ran; everything was left as it was",
-                "wait for the other program to end and run the same command again",
+                "was changed by another program during this run; nothing was changed",
+                "wait for the other program to finish and run the same command again",
                 str(entry.path),
             )
         if entry.after is None:
@@ -274,11 +272,11 @@ def _replace_all(record: Journal, disk: Disk) -> None:
 
 
 def _verify(changes: Sequence[Change], disk: Disk) -> None:
-    """Success is only what the disk gives back."""
+    """Compare what the disk returns with what was written."""
     for change in changes:
         current = disk.read(change.path)
         after = Saved.of(change.after) if change.after else None
-        # Python may have written bytecode again; what must not be there is the old one.
+        # Python may have rewritten the bytecode; only the old bytecode must be gone.
         before = Saved.of(change.before) if change.before else None
         holds = not same_content(current, before) if change.volatile else matches(current, after)
         if not holds and not matches(current, after):
@@ -286,7 +284,7 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
                 Exit.ENVIRONMENT,
                 "verify-failed",
                 "read-back failed: the file differs from what was just written; all changes were rolled back",
-                "look at the health of the disk, and for a program that changes this directory at the same time",
+                "check the health of the disk, and look for a program that changes this directory at the same time",
                 str(change.path),
             )
 
@@ -294,13 +292,13 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
 def _undo_after(
     error: BaseException, ground: Ground, record: Journal, disk: Disk, progress: Progress, *, committed: bool
 ) -> None:
-    """Roll everything back; raises ``undo-failed`` where that did not finish."""
+    """Roll everything back; raise ``undo-failed`` if that did not finish."""
     if committed:
-        # Interrupted right after the commit: undoing needs its journal again, as it may be killed too.
+        # Interrupted right after the commit: the undo needs its journal again, because it may be killed too.
         try:
             _write_journal(ground, record, disk)
         except OSError:
-            return  # the changes hold, every one; they are not taken apart without a journal
+            return  # all changes are complete; without a journal they must not be undone
     progress.stage = Stage.UNDO_FAILED  # until it has succeeded
     done = undo.undo(ground, record, disk, trusted=True)
     if not done.complete:
@@ -310,7 +308,7 @@ def _undo_after(
 
 
 def _set_directory_times(home: Path, record: Journal, time_ns: int | None, disk: Disk) -> list[str]:
-    """For reproducible layers: a directory's mtime is as much a part of a layer as a file's."""
+    """Set directory mtimes, which are part of a reproducible layer like those of files."""
     if time_ns is None:
         return []
     try:

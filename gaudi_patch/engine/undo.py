@@ -1,7 +1,7 @@
-"""Take a transaction back: each target to the bytes it had, past every error that can be gone past.
+"""Undo a transaction: restore each target's bytes, continuing after every error that allows it.
 
-An undo that cannot finish keeps its journal, and names each file that it could not restore; the next run
-begins where it ended.
+An undo that cannot finish keeps its journal and names each file that it could not restore; the next run continues
+from there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Fault = OSError | GaudiPatchError
 
 
 class Undone(NamedTuple):
-    """What came of an undo: ``failed`` targets are not what they were, ``strangers`` were edited by somebody
-    since and left alone, ``litter`` is what else could not be brought back to what it was. ``warnings`` are about what
-    is left of the journal once all is as it was.
+    """The result of an undo: ``failed`` targets could not be restored, ``strangers`` were edited since and left
+    alone, ``litter`` is everything else that could not be restored. ``warnings`` are about what is left of the
+    journal after a complete undo.
     """
 
     restored: int
@@ -38,14 +38,14 @@ class Undone(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether everything is as it was before."""
+        """Return whether everything was restored."""
         return not (self.strangers or self.failed or self.litter)
 
 
 def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undone:
-    """Restore every target of ``record``; the journal goes when that is complete.
+    """Restore every target of ``record``; remove the journal once that is complete.
 
-    ``trusted`` tells that the record is this process's own and was not read from the target.
+    ``trusted`` means that the record is this process's own and was not read from the target.
     """
     done = Undone(0, [], [], [], [])
     for path, mode in record.removed:
@@ -62,7 +62,8 @@ def undo(ground: Ground, record: Journal, disk: Disk, *, trusted: bool) -> Undon
 
             _attempt(entry.path, done.failed, put_back)
         if entry.path.suffix == ".py":
-            # Python may have cached what is now gone; the directory of a created module would stay importable.
+            # Python may have cached modules that are now removed; the directory of a created module would stay
+            # importable.
             for path in _cached(entry.path, ground, done):
                 if path not in wanted:
                     _attempt(path, done.litter, lambda path=path: disk.unlink(path))  # type: ignore[misc]
@@ -107,7 +108,7 @@ def _why(fault: Fault) -> str:
 
 
 def _cached(source: Path, ground: Ground, done: Undone) -> list[Path]:
-    """Return the cached bytecode of ``source``; a directory that cannot be read is named, and stops nothing."""
+    """Return the cached bytecode of ``source``; report an unreadable directory and continue."""
     try:
         prefix = str(ground.prefix) if ground.prefix is not None else None
         return [variant.path for variant in bytecode.variants(source, prefix, ground.bounds)]
@@ -124,7 +125,7 @@ def _end(home: Path, disk: Disk) -> None:
 def _undo_entry(
     entry: Entry, ground: Ground, replaced: _Replaced, disk: Disk, strangers: list[Path], *, trusted: bool
 ) -> int:
-    """Restore one target; return 1 if it had to be, else 0."""
+    """Restore one target; return 1 if it needed restoring, else 0."""
     current = disk.read(entry.path)
     if matches(current, entry.before):
         return 0
@@ -132,7 +133,7 @@ def _undo_entry(
     if ours or entry.volatile:
         _put_back(entry, current, ground, replaced, disk, trusted=trusted)
         return 1
-    if not is_there(entry.temp):  # with its temp in place the file was never replaced by us
+    if not is_there(entry.temp):  # while its temporary file exists, the target was never replaced
         strangers.append(entry.path)
     return 0
 
@@ -149,7 +150,7 @@ def _put_back(
     if link is None:
         data = replaced.at(*entry.undo) if entry.undo is not None else b""
         if entry.undo is None or sha256(data) != saved.sha256:
-            file, what = ground.home / journal.UNDO, f"the journal has lost the bytes of {entry.path}"
+            file, what = ground.home / journal.UNDO, f"the journal no longer has the bytes of {entry.path}"
             raise GaudiPatchError(Exit.HUMAN, "journal-damaged", what, file=str(file))
     image = FileImage(data, saved.mode, saved.mtime_ns, saved.owner, link, saved.attributes)
     _unlink(entry.temp, disk)
@@ -158,7 +159,7 @@ def _put_back(
 
 
 class _Replaced:
-    """The undo file, read once it is needed."""
+    """The undo file, read when first needed."""
 
     def __init__(self, ground: Ground, disk: Disk) -> None:
         self._file, self._disk = ground.home / journal.UNDO, disk
@@ -172,7 +173,7 @@ class _Replaced:
 
 
 def touched_directories(record: Journal) -> list[Path]:
-    """Return the directories whose entries change, those that exist, parents first."""
+    """Return the existing directories whose entries change, parents first."""
     return [folder for folder in _parents(record) if is_directory(folder)]
 
 
@@ -182,7 +183,7 @@ def _parents(record: Journal) -> list[Path]:
 
 
 def remove_empty(folders: Iterable[Path], disk: Disk) -> None:
-    """Remove those of ``folders`` that are empty, what lies deeper first."""
+    """Remove the empty ones of ``folders``, deepest first."""
     for folder in sorted(folders, reverse=True):
         if is_directory(folder, follow=False) and not disk.names(folder):
             try:
@@ -207,33 +208,33 @@ def clear(home: Path, disk: Disk) -> list[str]:
 
 
 def journal_is_kept(ground: Ground) -> bool:
-    """Return whether the journal is there for the next run; one that cannot be looked at is taken to be."""
+    """Return whether the journal exists for the next run; if this cannot be determined, assume so."""
     try:
         os.lstat(ground.home / journal.FILE)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # nothing but the end of an undo removes it
+        return True  # only the end of an undo removes it
     return True
 
 
 def unfinished(done: Undone, ground: Ground, record: Journal, error: BaseException | None = None) -> GaudiPatchError:
-    """Say that an undo did not finish: why, of which files, and what is there to finish it."""
+    """Return the error for an unfinished undo: why, which files, and what can finish it."""
     kept = journal_is_kept(ground)
     if done.strangers and not (done.failed or done.litter):
         names = ", ".join(map(str, done.strangers))
         return GaudiPatchError(
             Exit.HUMAN,
             "third-state",
-            f"an interrupted {record.verb} is undone but for files that somebody edited since: {names}",
+            f"an interrupted {record.verb} is undone except for files edited since: {names}",
             file=str(done.strangers[0]),  # its hint: way_out
         )
     cause = f"{str(error) or type(error).__name__}; and " if error is not None else ""
     what = "undoing it" if error is not None else f"undoing an interrupted {record.verb}"
     details = [f"not restored: {path}: {_why(fault)}" for path, fault in done.failed]
-    details += [f"edited since by somebody else: {path}" for path in done.strangers]
+    details += [f"edited since: {path}" for path in done.strangers]
     details += [f"left behind: {path}: {_why(fault)}" for path, fault in done.litter]
-    state = "every target is as it was, but something was left behind"
+    state = "every target was restored, but other files were left behind"
     if done.failed:
         count = len(done.failed) + len(done.strangers)
         state = f"{count} file{'s' if count != 1 else ''} could not be restored; all others were"

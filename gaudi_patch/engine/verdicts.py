@@ -1,4 +1,4 @@
-"""What a situation means: whether apply and rollback can go on from it, why not, and what to type next."""
+"""The meaning of a situation: whether apply and rollback can proceed, why not, and what to type next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gaudi_patch.engine.bytecode_check import Wrong
     from gaudi_patch.engine.orphans import Orphan
 
-#: What a run at work looks like for a moment.
+#: States that a running command passes through briefly.
 UNSETTLED = (State.PARTIAL, State.MODIFIED, State.MISSING)
 
 EXITS = {
@@ -32,7 +32,7 @@ EXITS = {
 
 
 class Assessment(NamedTuple):
-    """What `check` says of a situation: its exit code, the fault where there is one, and warnings."""
+    """The result of `check` for a situation: its exit code, the fault if there is one, and warnings."""
 
     situation: Situation
     exit: Exit
@@ -41,9 +41,9 @@ class Assessment(NamedTuple):
 
 
 def assess(manifest: Manifest, installation: Installation) -> Assessment:
-    """Look and judge: exit 0 patched or nothing to do, 10 a series would apply, 1 drift, 3 no series. Writes nothing.
+    """Assess an installation: exit 0 patched or nothing to do, 10 a series would apply, 1 drift, 3 no series.
 
-    A fault is returned, not raised, so that the situation is known beside it. Raises what cannot be read or trusted.
+    Writes nothing. A fault is returned with the situation, not raised. Raises only for what cannot be read or trusted.
     """
     situation, fault = settled(manifest, installation)
     fault = fault or fault_of(situation) or _fault_of_series(situation)
@@ -55,7 +55,7 @@ def assess(manifest: Manifest, installation: Installation) -> Assessment:
 
 
 def _fault_of_series(situation: Situation) -> GaudiPatchError | None:
-    """Return why a whole state is not what was asked for: no series any more, or bytecode that hides it."""
+    """Return why a uniform state is still a fault: its series no longer exists, or bytecode hides it."""
     if situation.state in (State.PRISTINE, State.OUTDATED):
         if situation.series is None:  # applied once, restored by hand since, and no longer in the manifest
             return unknown_version(situation)
@@ -63,7 +63,7 @@ def _fault_of_series(situation: Situation) -> GaudiPatchError | None:
         for name in situation.series.patches:
             situation.manifest.patch_bytes(
                 name
-            )  # held against the lock: with pristine files, it applies by construction
+            )  # compared with the lock: pristine files are certain to accept the series
     elif situation.state is State.PATCHED and (old := stale_bytecode(situation)):
         return hidden(situation, old)
     return None
@@ -86,7 +86,7 @@ def _warnings(situation: Situation) -> list[str]:
 
 
 def unproved(situation: Situation) -> str:
-    """Say that the applied series waits for its smoke checks, and what proves it."""
+    """Return a warning that the applied series has not finished its smoke checks, with the command that proves it."""
     assert situation.applied is not None
     return (
         f"series {situation.applied.series} is applied but not proved: its smoke checks are still running, or were "
@@ -95,7 +95,7 @@ def unproved(situation: Situation) -> str:
 
 
 def stale_bytecode(situation: Situation) -> list[Wrong]:
-    """Return the bytecode that Python would run in place of the patched sources, each with what is wrong with it."""
+    """Return the bytecode that Python would run instead of the patched sources, each with its fault."""
     from gaudi_patch.engine.bytecode_check import recorded, wrong
 
     names = [file.path for file in situation.files]
@@ -107,7 +107,7 @@ def hidden(situation: Situation, old: list[Wrong]) -> GaudiPatchError:
     return GaudiPatchError(
         Exit.REFUSED,
         "stale-bytecode",
-        "every source is patched, but Python would run cached bytecode that is not theirs; nothing was changed",
+        "every source is patched, but Python would run other cached bytecode; nothing was changed",
         f"`{situation.command('apply')}` removes it"
         if situation.built is None
         else f"`{shlex.join(['rm', *(str(one.path) for one in old)])}` removes it",
@@ -117,10 +117,10 @@ def hidden(situation: Situation, old: list[Wrong]) -> GaudiPatchError:
 
 
 def settled(manifest: Manifest, installation: Installation) -> tuple[Situation, GaudiPatchError | None]:
-    """Look as one who takes no lock: what is half-done is read again while writers are kept out.
+    """Read the situation without a lock; read an intermediate state again while writers are kept out.
 
-    Returns the situation, and ``locked`` or ``interrupted`` where a journal is there: of a writer at work, or of
-    a run that was killed.
+    Returns the situation, and ``locked`` or ``interrupted`` if there is a journal of a running writer or
+    of a killed run.
     """
     from gaudi_patch.engine import orphans
 
@@ -149,13 +149,13 @@ def orphaned(situation: Situation, orphan: Orphan) -> GaudiPatchError:
         Exit.REFUSED,
         "interrupted",
         f"{orphan.words}, which is no longer installed, left files behind",
-        f"`{situation.command('apply')}` or `{situation.command('rollback')}`: either one first clears them",
+        f"`{situation.command('apply')}` or `{situation.command('rollback')}`: either one first cleans them up",
         str(orphan.dist_info),
     )
 
 
 def interrupted(situation: Situation) -> GaudiPatchError:
-    """Return the error for a killed run's journal: neither side holds until the next apply or rollback."""
+    """Return the error for a killed run's journal: the state is mixed until the next apply or rollback."""
     assert situation.interrupted is not None
     return GaudiPatchError(
         Exit.REFUSED,
@@ -168,7 +168,7 @@ def interrupted(situation: Situation) -> GaudiPatchError:
 
 
 def fault_of(situation: Situation) -> GaudiPatchError | None:
-    """Return why neither apply nor rollback could go on from here, None when they can."""
+    """Return why neither apply nor rollback can proceed; None if they can."""
     verdict, installation = situation.verdict, situation.installation
     if situation.built is not None:
         return _fault_of_wheel(situation)
@@ -194,7 +194,7 @@ def fault_of(situation: Situation) -> GaudiPatchError | None:
 
 
 def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
-    """Return why a wheel that was patched when it was built is not as it was built, or not as it would be built now."""
+    """Return why a patched wheel differs from how it was built, or from how it would be built now."""
     built = situation.built
     assert built is not None
     if situation.state is State.OUTDATED:
@@ -202,9 +202,9 @@ def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
         return GaudiPatchError(
             Exit.REFUSED,
             "built-otherwise",
-            f"{built.version} was built with different patches from those of series {built.series} here; "
+            f"{built.version} was built with other patches than this gaudi-patch has for series {built.series}; "
             "nothing was changed",
-            f"`{anew}` rebuilds the wheel; `{held}` holds it to its own attestation",
+            f"`{anew}` rebuilds the wheel; `{held}` compares it with its own attestation",
             str(situation.installation.root),
         )
     if situation.state is State.PATCHED:
@@ -213,7 +213,7 @@ def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
     return GaudiPatchError(
         Exit.REFUSED,
         "drift",
-        f"{len(changed)} file(s) not as the patched wheel had them; nothing was changed",
+        f"{len(changed)} file(s) differ from the patched wheel; nothing was changed",
         f"reinstall the wheel: `{reinstall(situation.installation)}`",
         str(situation.installation.root),
         details=[f"{one.state.value}: {one.path}" for one in changed],
@@ -221,7 +221,7 @@ def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
 
 
 def built_in(situation: Situation) -> GaudiPatchError:
-    """Return the error for a rollback of what was patched when its wheel was built."""
+    """Return the error for a rollback of a wheel that was patched when built."""
     built = situation.built
     assert built is not None
     release = reinstall(situation.installation, f"==={built.release}")
@@ -236,7 +236,7 @@ def built_in(situation: Situation) -> GaudiPatchError:
 
 
 def unknown_version(situation: Situation) -> GaudiPatchError:
-    """Return the error for this: the manifest does not know this version, and no series fits its files by hash."""
+    """Return the error for a version that the manifest does not know, and whose files match no series by hash."""
     verdict = situation.verdict
     version = verdict.version or "of unknown version"
     nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
@@ -251,7 +251,7 @@ def unknown_version(situation: Situation) -> GaudiPatchError:
 
 
 def drift(situation: Situation) -> GaudiPatchError:
-    """Files that are neither pristine nor patched, named one by one with what RECORD says of them."""
+    """Return the error for files neither pristine nor patched, each with what RECORD says about it."""
     from gaudi_patch.disk import read_image
     from gaudi_patch.engine import record
     from gaudi_patch.engine.guard import Ground
@@ -270,12 +270,12 @@ def drift(situation: Situation) -> GaudiPatchError:
             file = read_image(installation.root / item.path, bounds)
             as_installed = file is not None and rows.get(item.path) == record.Entry.of(file.data)
             why = (
-                "as the wheel recorded it: this is another build of the release"
+                "as recorded by its wheel: this is another build of the release"
                 if as_installed
                 else "edited since it was installed (or the installer's cache was: uv cache clean lmcache)"
             )
             if item.before is None and item.path not in rows:
-                why = "not of the release, and not what the series creates"
+                why = "not part of the release, and not created by the series"
             details.append(f"modified: {item.path} ({why})" if rows else f"modified: {item.path}")
     return GaudiPatchError(
         Exit.REFUSED,
@@ -288,7 +288,7 @@ def drift(situation: Situation) -> GaudiPatchError:
 
 
 def next_step(situation: Situation) -> str:
-    """Return what to type next from a state that is not patched; "" where there is nothing to do."""
+    """Return the next command for a state that is not patched; "" if there is nothing to do."""
     if situation.state is State.PRISTINE:
         return situation.command("apply")
     if situation.state is State.OUTDATED:
@@ -307,7 +307,7 @@ def next_step(situation: Situation) -> str:
         return f"`{situation.command('apply')}` completes it, `{situation.command('rollback')}` reverts it"
     if situation.state in (State.MODIFIED, State.MISSING):
         root = situation.installation.root
-        # No installer removes what no release has: reinstalling alone would not help.
+        # No installer removes a file that no release contains, so reinstalling alone would not help.
         odd = [
             str(root / file.path) for file in situation.files if file.before is None and file.state is State.MODIFIED
         ]
@@ -322,7 +322,7 @@ def next_step(situation: Situation) -> str:
 
 
 def port_hint(verdict: Verdict, manifest: Manifest) -> str:
-    """Return what maintainers do about a release that the manifest does not know; "" for what is no version."""
+    """Return what maintainers do about a release unknown to the manifest; "" for an invalid version."""
     from packaging.version import InvalidVersion, Version
 
     try:

@@ -1,4 +1,4 @@
-"""What to type where gaudi-patch cannot go on by itself: a state or journal that is of no use any more."""
+"""The next command when gaudi-patch cannot proceed by itself: a state or journal is unusable."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gaudi_patch.target.installation import Installation, Layout
 
 
 def reinstall(installation: Installation, specifier: str = "") -> str:
-    """Return the command line that brings the files of the release back, quoted for the shell.
+    """Return the command line that restores the release's files, quoted for the shell.
 
-    ``specifier``: of another version than the one that is installed.
+    ``specifier`` names another version than the installed one.
     """
     if installation.layout in (Layout.EDITABLE, Layout.CHECKOUT):
         return shlex.join(["git", "-C", str(installation.root), "checkout", "--", installation.package])
     specifier = specifier or (f"=={installation.version}" if installation.version else "")
     release = f"{installation.package}{specifier}"
     if installation.python is None:
-        # The only form that takes the place of what is there without its interpreter.
+        # The only form that replaces an existing package without its interpreter.
         words = ["pip", "install", "--upgrade", "--no-deps", "--target", str(installation.root), release]
     else:
         words = ["pip", "--python", str(installation.python), "install", "--force-reinstall", "--no-deps", release]
@@ -31,7 +31,7 @@ def reinstall(installation: Installation, specifier: str = "") -> str:
 
 @contextmanager
 def way_out(installation: Installation) -> Iterator[None]:
-    """Give errors of the block that only a new installation ends the commands that end them."""
+    """Add commands to errors in the block that only a reinstallation can solve."""
     try:
         yield
     except GaudiPatchError as error:
@@ -41,7 +41,7 @@ def way_out(installation: Installation) -> Iterator[None]:
 
 
 def _hint(code: str, installation: Installation) -> str:
-    pristine = f"`{reinstall(installation)}` brings the release back"
+    pristine = f"`{reinstall(installation)}` restores the release"
     home = _removal(journal_home(installation))
     git = installation.layout in (Layout.EDITABLE, Layout.CHECKOUT)
     if code == "state-damaged":
@@ -52,7 +52,7 @@ def _hint(code: str, installation: Installation) -> str:
 
 
 def _sweep(installation: Installation) -> str:
-    """Return how to remove temporary files that only the journal knew by name, where there are any."""
+    """Return how to remove temporary files known only to the journal; "" if there are none."""
     places = [installation.root / installation.package, installation.state_dir.parent]
     pattern = ".gaudi-patch-*.tmp"
     if not _any_below(places, pattern):
@@ -65,7 +65,7 @@ def _any_below(places: Iterable[Path], pattern: str) -> bool:
     try:
         return any(next(place.rglob(pattern), None) for place in places)
     except OSError:
-        return True  # perhaps; the error that is being reported must not be lost over this
+        return True  # unknown; this must not hide the error being reported
 
 
 def _removal(path: Path) -> str:

@@ -1,27 +1,27 @@
-"""Show what is not printable as an escape, so that no text of a target drives a terminal or a CI runner.
+"""Escape unprintable characters, so that no text from a target controls a terminal or a CI runner.
 
-Versions, paths and error texts come from targets and from their programs. A newline in one would begin a line of its
-own, which a CI runner may take for a command; ESC and bidirectional controls make a terminal show something else.
+Versions, paths and error texts come from targets and from their programs. A newline would start a new line, which a
+CI runner may take for a command; ESC and bidirectional controls change what a terminal shows.
 """
 
 from __future__ import annotations
 
 import re
 
-_BYTE = range(0xDC80, 0xDD00)  # how Python carries the bytes of a path that are not UTF-8
-#: What a GitHub runner takes for a command: `::` where a line begins, `##[` anywhere (ActionCommand.cs).
+_BYTE = range(0xDC80, 0xDD00)  # how Python represents the bytes of a path that are not UTF-8
+#: What a GitHub runner takes as a command: `::` where a line begins, `##[` anywhere (ActionCommand.cs).
 _COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\[)", re.MULTILINE)
 
 
 def visible(text: str) -> str:
-    """Return ``text`` as one line: each character that ``repr`` would escape is escaped, newlines too."""
+    """Return ``text`` as one line, with every character escaped that ``repr`` would escape, newlines too."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
 def visible_lines(text: str) -> str:
-    """Return lines of text with all but their newlines and tabs as in :func:`visible`."""
+    """Return lines of text escaped as in :func:`visible`, except newlines and tabs."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(
@@ -30,7 +30,7 @@ def visible_lines(text: str) -> str:
 
 
 def no_commands(text: str) -> str:
-    """Return lines that a GitHub runner prints, and takes none of for a command."""
+    """Return lines that a GitHub runner prints without taking any as a command."""
     return _COMMAND.sub(lambda match: f"{match[1]}\\x3a" if match[1] is not None else "#\\x23", text)
 
 

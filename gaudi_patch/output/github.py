@@ -14,12 +14,12 @@ from gaudi_patch.output.escape import visible
 from gaudi_patch.output.plain import escaped, plain
 from gaudi_patch.output.result import Block, Result, Table, Text
 
-#: What Markdown or HTML gives a meaning, @ for mentions and : for links and emoji too.
+#: Characters with a meaning in Markdown or HTML, including @ for mentions and : for links and emoji.
 _MARKUP = re.compile(r"[&<>\"'`*_\[\]|\\~@#!$]|:(?=//|[a-z+-][\w+-]*:)")
 
 
 def workflow_commands(result: Result) -> str:
-    """Return the workflow commands: an error each, a warning each, and one where something is still to be done."""
+    """Return the workflow commands: one per error, one per warning, and one if something remains to be done."""
     lines = [error_annotation(error) for error in result.errors]
     lines += [_command("warning", {}, visible(text)) for text in result.warnings]
     lines += [_command("warning", _title(notice.code), visible(notice.message)) for notice in result.notices]
@@ -29,7 +29,7 @@ def workflow_commands(result: Result) -> str:
 
 
 def pending(result: Result) -> str:
-    """Return what exit code 10 means, and what the result says is next."""
+    """Return the meaning of exit code 10, and the next step given by the result."""
     steps = [
         visible(block.text.strip()) for block in result.blocks if isinstance(block, Text) and block.style == "next"
     ]
@@ -61,7 +61,7 @@ def _command(kind: str, properties: dict[str, str], message: str) -> str:
 
 
 def append_summary(result: Result) -> str:
-    """Append tables and errors to the page of the job; return why that failed, "" where it did not or there is none."""
+    """Append tables and errors to the job summary; return why that failed, "" if it did not."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return ""
@@ -74,7 +74,7 @@ def append_summary(result: Result) -> str:
 
 
 def summary(result: Result) -> Iterator[str]:
-    """Yield the lines of the job summary: Markdown in which no text of a target means anything."""
+    """Yield the lines of the job summary: Markdown in which text from a target has no markup."""
     yield f"### gaudi-patch {result.command}: exit {int(result.exit)}\n"
     for error in result.errors:
         yield f"- **error** {literal(str(error))}"
@@ -87,7 +87,7 @@ def summary(result: Result) -> Iterator[str]:
 
 
 def literal(text: str) -> str:
-    """Return ``text`` as one line of Markdown that shows it as it is."""
+    """Return one line of Markdown that shows ``text`` literally."""
     return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", visible(text))
 
 
@@ -100,6 +100,6 @@ def _lines(block: Block) -> Iterator[str]:
         yield from ("| " + " | ".join(literal(str(cell)) for cell in row) + " |" for row in block.rows)
         return
     text = plain(block).rstrip("\n")
-    # A fence ends at the first line with as many backticks: none in the text is as long.
+    # The fence must be longer than any run of backticks in the text, which would end it.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     yield from (fence, text, fence)

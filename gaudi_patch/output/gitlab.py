@@ -1,4 +1,4 @@
-"""The log of a GitLab job: what a command shows is one section, its warnings and errors stand below it.
+"""The log of a GitLab job: a command's output is one section, followed by its warnings and errors.
 
 Format: https://docs.gitlab.com/ci/jobs/job_logs/#custom-collapsible-sections
 """
@@ -17,7 +17,7 @@ from gaudi_patch.output.result import Result
 
 
 def section(result: Result) -> str:
-    """Return the plain lines of ``result`` between the marks of a section, folded where nothing failed."""
+    """Return the plain lines of ``result`` between section markers, collapsed if nothing failed."""
     name = "gaudi_patch_" + re.sub(r"\W+", "_", result.command)
     notes = list(_notes(result))
     folded = "" if result.errors or notes else "[collapsed=true]"
@@ -31,7 +31,7 @@ def section(result: Result) -> str:
 
 
 def _notes(result: Result) -> Iterator[str]:
-    """Yield what GitHub gets as an annotation: GitLab has none in a log, so they stand below the section, coloured."""
+    """Yield the warnings and errors, coloured: they follow the section, because a GitLab log has no annotations."""
     yield from (visible(f"{notice.code}: {notice.message}") for notice in result.notices)
     if result.exit is Exit.PENDING and not result.errors and not result.notices:
         yield pending(result).replace("\n", "; ")

@@ -1,6 +1,6 @@
 """A pager for long output on a terminal, chosen and started as git does it.
 
-GAUDI_PATCH_PAGER, else PAGER, else less; none where that is empty or ``cat``, off a terminal, or on a dumb one.
+GAUDI_PATCH_PAGER, else PAGER, else less. No pager if the variable is empty or ``cat``, or without a capable terminal.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from gaudi_patch.output.streams import is_dumb, is_terminal
 
-#: For less: end at once where all fits on the screen, keep colours, leave the text there. For lv: keep colours.
+#: For less: exit if everything fits on one screen, keep colours, leave the text on the screen. For lv: keep colours.
 _DEFAULTS = {"LESS": "FRX", "LV": "-c"}
 
 
 def command(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the pager's command line; empty for none."""
+    """Return the pager's command line; empty for no pager."""
     if is_dumb(environ):
         return []
     chosen = environ.get("GAUDI_PATCH_PAGER")
@@ -32,18 +32,18 @@ def command(environ: Mapping[str, str] = os.environ) -> list[str]:
         chosen = "less"
     try:
         words = shlex.split(chosen)
-    except ValueError:  # a quotation mark without its other
+    except ValueError:  # an unmatched quotation mark
         return []
     return [] if words == ["cat"] else words
 
 
 def colored(words: list[str]) -> list[str]:
-    """Return the command line of a pager that keeps colours, whatever LESS says of them."""
+    """Return the command line of a pager that keeps colours, whatever LESS contains."""
     return [*words, "-R"] if Path(words[0]).name == "less" else words
 
 
 class _Input(io.TextIOWrapper):
-    """The standard input of the pager: who writes to it writes to the terminal behind it."""
+    """The pager's standard input, which reports the terminal's properties."""
 
     def isatty(self) -> bool:
         return True
@@ -51,9 +51,9 @@ class _Input(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def paged() -> Iterator[None]:
-    """Yield what is written to stdout within goes through the pager, if stdout is a terminal.
+    """Send stdout through the pager within the block, if stdout is a terminal.
 
-    A pager that is missing is done without. One that quits early takes no more text, and changes no exit code.
+    A missing pager is skipped. A pager that quits early discards the rest and changes no exit code.
     """
     process = _start() if is_terminal(sys.stdout) else None
     if process is None:
@@ -62,12 +62,12 @@ def paged() -> Iterator[None]:
     terminal, interrupt = sys.stdout, signal.getsignal(signal.SIGINT)
     assert process.stdin is not None
     sys.stdout = _Input(process.stdin, encoding=terminal.encoding, errors=terminal.errors)
-    # Ctrl-C is for the pager: it ends a search there, and not us.
+    # Ctrl-C belongs to the pager: it ends a search there, not this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # it has quit with text still to come
+        with contextlib.suppress(OSError):  # the pager quit before all text was written
             sys.stdout.close()
         sys.stdout = terminal
         process.wait()

@@ -1,4 +1,4 @@
-"""Blocks and errors as plain lines: for pipes, logs, and wherever a terminal cannot be served better."""
+"""Blocks and errors as plain lines, for pipes, logs and terminals without rich."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gaudi_patch.output.typed import as_typed
 
 
 def escaped(block: Block) -> Block:
-    """Return ``block`` with all that is not printable escaped; what remains of newlines is layout."""
+    """Return ``block`` with everything unprintable escaped; remaining newlines are layout."""
     if isinstance(block, Fields):
         return Fields([(visible(name), _value(value)) for name, value in block.rows])
     if isinstance(block, Table):
@@ -31,7 +31,7 @@ def _value(text: str) -> str:
 
 
 def plain(block: Block, width: int | None = None) -> str:
-    """Return the lines of a pipe: no colour, columns two spaces apart, 80 wide unless COLUMNS says otherwise."""
+    """Return the lines for a pipe: no colour, columns two spaces apart, 80 wide unless COLUMNS is set."""
     width = wrapping.width_of() if width is None else width
     block = escaped(block)
     if isinstance(block, Fields):
@@ -44,7 +44,7 @@ def plain(block: Block, width: int | None = None) -> str:
 
 
 def sentence(block: Text, width: int) -> str:
-    """Return the text, broken at spaces where it may be: no line with a path or a command to be pasted."""
+    """Return the text, wrapped at spaces; a line with a path or a command to paste is not wrapped."""
     whole = block.verbatim or block.text.startswith("next: ")
     return block.text if whole else wrapping.prose(block.text, width)
 
@@ -55,7 +55,7 @@ def all_plain(blocks: Iterable[Block]) -> str:
 
 
 def error_lines(error: GaudiPatchError) -> list[str]:
-    """Return what happened, in which file; then the details; then what to do next."""
+    """Return what happened and in which file, then the details, then what to do next."""
     lines = [f"error: {error}"]
     lines += [f"  {line}" for line in error.details]
     if error.hint:

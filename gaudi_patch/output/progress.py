@@ -1,6 +1,6 @@
-"""What is at work, and since when: live on a terminal, plain lines with elapsed time in a log, nothing beside JSON.
+"""Progress of the run: live on a terminal, plain lines with elapsed time in a log, nothing with JSON.
 
-A step within a step is a line of the outer one, so that one display is on the screen at a time.
+A nested step is a line of the outer step, so that the screen shows one display at a time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from gaudi_patch.output.report import narrate
 from gaudi_patch.output.streams import is_dumb, is_terminal, wants_color
 
-#: Seconds between the lines of a long step in a log, and between the looks at what it has come to.
+#: Seconds between the lines of a long step in a log, and between two readings of its progress.
 _BETWEEN_LINES = 30.0
 _BETWEEN_LOOKS = 0.5
 
 
 class _Ambient:
-    """What holds for the whole run: whether anything is told, the step at work, what an interrupt leaves behind."""
+    """State of the whole run: whether to report, the current step, what an interrupt leaves behind."""
 
     quiet = False
     step: Step | None = None
@@ -31,28 +31,28 @@ class _Ambient:
 
 
 def start(*, quiet: bool) -> None:
-    """Begin a command: ``quiet`` where its JSON is all that is wanted."""
+    """Begin a command; ``quiet`` if only its JSON is wanted."""
     _Ambient.quiet, _Ambient.left = quiet, ""
 
 
 def say(text: str) -> None:
-    """Say something that stays, unless JSON is all that is wanted."""
+    """Print a permanent line, unless only JSON is wanted."""
     if not _Ambient.quiet:
         narrate([text])
 
 
 def leaves(text: str) -> None:
-    """Say what is left where the run is interrupted from now on."""
+    """Record what an interrupt would leave behind from now on."""
     _Ambient.left = text
 
 
 def left() -> str:
-    """Return what an interrupt now leaves behind; "" where nobody has said."""
+    """Return what an interrupt would now leave behind; "" if not recorded."""
     return _Ambient.left
 
 
 class Step:
-    """One thing that takes its time. ``total`` is how many parts it has, 0 where that is not known."""
+    """A long operation. ``total`` is its number of parts, 0 if unknown."""
 
     def __init__(self, text: str, total: int, look: Callable[[], str] | None) -> None:
         self.text, self.total, self.parts = text, total, 0
@@ -61,39 +61,39 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """How long it has been at work."""
+        """Return how long the step has been running."""
         return time.monotonic() - self._started
 
     def begin(self, text: str) -> None:
-        """A part begins."""
+        """Begin a part."""
         self._detail = text
         self._begun(text)
 
     def tell(self, text: str) -> None:
-        """Say what of the part is at work; only a terminal shows it."""
+        """Show the current detail of the part, on a terminal only."""
         self._detail = text
 
     def end(self, text: str) -> None:
-        """A part has ended."""
+        """End a part."""
         self.parts += 1
         self.line(f"{text}{self.count()}")
 
     def line(self, text: str) -> None:
-        """Say something that stays."""
+        """Print a permanent line."""
         narrate([f"  {text}"])
 
     def count(self) -> str:
-        """Return ``(2 of 6)``; "" where it is not known how many parts there are."""
+        """Return ``(2 of 6)``; "" if the number of parts is unknown."""
         return f" ({self.parts} of {self.total})" if self.total else ""
 
     def detail(self) -> str:
-        """Return what is at work just now, looked at where there is something to look at."""
+        """Return the current detail, measured if there is something to measure."""
         return ": ".join(part for part in (self._detail, self.seen()) if part)
 
     def seen(self) -> str:
-        """Return what is to be looked at, such as a size; "" for nothing."""
+        """Return the current measurement, such as a size; "" for none."""
         if self._look is not None:
-            with suppress(OSError):  # what it measures comes and goes
+            with suppress(OSError):  # what is measured may not exist at the moment
                 return self._look()
         return ""
 
@@ -101,11 +101,11 @@ class Step:
         narrate([f"  {text} ..."])
 
     def _tick(self) -> None:
-        """Show that it is still at work."""
+        """Show that the step is still running."""
 
 
 class _Logged(Step):
-    """In a log: a line when a part begins, one when it ends, and one every half minute between."""
+    """A step in a log: one line when a part begins, one when it ends, and one every half minute in between."""
 
     _said = 0.0
 
@@ -113,11 +113,11 @@ class _Logged(Step):
         if self.seconds - self._said >= _BETWEEN_LINES:
             self._said = self.seconds
             detail = self.detail()
-            narrate([f"  still at work after {self.seconds:.0f} s{f': {detail}' if detail else ''}"])
+            narrate([f"  still running after {self.seconds:.0f} s{f': {detail}' if detail else ''}"])
 
 
 class _Live(Step):
-    """On a terminal: one line that spins, with the time and what is at work."""
+    """A step on a terminal: one line with a spinner, the time and the current detail."""
 
     def __init__(self, text: str, total: int, look: Callable[[], str] | None) -> None:
         super().__init__(text, total, look)
@@ -134,7 +134,7 @@ class _Live(Step):
         self._tick()
 
     def _tick(self) -> None:
-        room = max(self.display.console.width - 14, 20)  # beside the spinner and the time
+        room = max(self.display.console.width - 14, 20)  # next to the spinner and the time
         self.display.update(self._task, description=_fitting(f"{self.text}{self.count()}", self.detail(), room))
 
 
@@ -150,7 +150,7 @@ def _fitting(what: str, detail: str, room: int) -> str:
 
 
 class _Inner(Step):
-    """Within another step: what it says is said by that one."""
+    """A nested step: the outer step prints its lines."""
 
     def __init__(self, text: str, total: int, look: Callable[[], str] | None, outer: Step) -> None:
         super().__init__(text, total, look)
@@ -165,7 +165,7 @@ class _Inner(Step):
 
 
 class _Quiet(Step):
-    """Where JSON is wanted: nothing is said."""
+    """A step in JSON mode: prints nothing."""
 
     def line(self, text: str) -> None:
         return
@@ -176,10 +176,10 @@ class _Quiet(Step):
 
 @contextmanager
 def step(text: str, total: int = 0, look: Callable[[], str] | None = None) -> Iterator[Step]:
-    """Show that something is at work, from its beginning to its end.
+    """Show the progress of an operation from its beginning to its end.
 
-    ``look`` says how far it has come, such as a size; it is called from a thread. Where the step is left by an
-    exception, no end is told: the error says why.
+    ``look`` returns a measure of progress, such as a size; it is called from a thread. After an exception no end is
+    printed, because the error says why.
     """
     outer = _Ambient.step
     if _Ambient.quiet:
@@ -212,7 +212,7 @@ def _is_live() -> bool:
 
 @contextmanager
 def _ticking(shown: Step) -> Iterator[None]:
-    """Let a thread show that ``shown`` is still at work; gone, with the display, before the block is left."""
+    """Run a thread that shows that ``shown`` is still running; thread and display end with the block."""
     display: Any = shown.display if isinstance(shown, _Live) else None
     ended = threading.Event()
 
@@ -221,7 +221,7 @@ def _ticking(shown: Step) -> Iterator[None]:
             shown._tick()
 
     thread = threading.Thread(target=tick, name="progress", daemon=True)
-    # Signals are for the main thread: one that another took would not end what the main thread waits for.
+    # The main thread must get the signals: one taken by this thread would not end the main thread's wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         if display is not None:

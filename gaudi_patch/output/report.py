@@ -1,6 +1,6 @@
-"""Show a Result: data on stdout, narration on stderr. Nothing that fails here changes what a run has done.
+"""Show a Result: data on stdout, narration on stderr. No failure here changes what a run has done.
 
-rich is imported only when a terminal is there to use it.
+rich is imported only if there is a terminal.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ __all__ = [
 ]
 
 
-#: What begins a line on stderr, and its colour on a terminal: the number of an ANSI attribute.
+#: How a line on stderr begins, and its colour on a terminal as an ANSI attribute.
 _WORDS = {"error:": "1;31", "warning:": "33", "next:": "1"}
 
 
 def show(result: Result, output: Format, color: Color) -> str:
     """Print ``result``: its data to stdout, its warnings and errors to stderr.
 
-    Never raises. Returns why the JSON object did not go out whole, "" where it did or was not asked for: who asked
-    for it has nothing else. Text that is lost is no fault of a run.
+    Never raises. Return why the JSON object was not written completely; "" if it was, or if it was not requested.
+    Only lost JSON counts as a failure, because its reader has nothing else.
     """
     if output is Format.JSON:
         problem = _attempt(lambda: write(sys.stdout, result.to_json() + "\n"), repr)
@@ -75,10 +75,10 @@ def show(result: Result, output: Format, color: Color) -> str:
 
 
 def narrate(lines: Sequence[str], *, runner: bool = False, colored: bool | None = None) -> None:
-    """Write to stderr, each line with what is not printable escaped; a closed or full stderr changes nothing.
+    """Write to stderr with everything unprintable escaped; a closed or full stderr changes nothing.
 
-    ``runner``: whether a GitHub runner reads it, as it does where GITHUB_ACTIONS is set. ``colored``: whether the
-    words that begin an error, a warning or a next step are coloured; as chosen for the run where it is not given.
+    ``runner``: a GitHub runner reads the lines, as where GITHUB_ACTIONS is set. ``colored``: colour the words that
+    begin an error, a warning or a next step; if omitted, as chosen for the run.
     """
     colored = wants_color(sys.stderr) if colored is None else colored
     shown = map(visible, lines)
@@ -97,7 +97,7 @@ def _colored(line: str) -> str:
 def _attempt(run: Callable[[], str], otherwise: Callable[[Exception], str]) -> str:
     try:
         return run()
-    except Exception as error:  # what was done is done, whatever printing it meets
+    except Exception as error:  # a failure to print must not change the result
         return otherwise(error)
 
 
@@ -125,13 +125,13 @@ def _text(result: Result, output: Format, color: Color) -> str:
             from gaudi_patch.output import terminal
 
             return terminal.rendered(result.blocks, color)
-        except Exception as error:  # rich at odds with a terminal: plain text serves any
+        except Exception as error:  # rich cannot handle this terminal; plain text works on any
             narrate([f"warning: shown without layout: {type(error).__name__}: {error}"])
     text = all_plain(result.blocks)
     return no_commands(text) if os.environ.get("GITHUB_ACTIONS") else text
 
 
 def _without_layout(result: Result, fault: Exception) -> str:
-    """Print the blocks on lines of any length: the last resort, where the layout of plain text failed too."""
+    """Print the blocks without wrapping: the last resort if the layout of plain text failed too."""
     narrate([f"warning: shown without layout: {type(fault).__name__}: {fault}"])
     return write(sys.stdout, "".join(plain(block, wrapping.UNBOUNDED) for block in result.blocks))

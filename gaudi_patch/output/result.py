@@ -1,4 +1,4 @@
-"""What a command has found or done, in the two forms in which it is shown: JSON and blocks."""
+"""The result of a command in the two forms in which it is shown: JSON and blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 class Format(str, Enum):
-    """What goes to stdout."""
+    """The form of the output on stdout."""
 
     TEXT = "text"
     JSON = "json"
@@ -38,7 +38,7 @@ class Fields(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows under a heading; ``state_column`` is coloured by its word."""
+    """Rows under a heading; cells of ``state_column`` are coloured by their word."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -53,7 +53,7 @@ class Diff(NamedTuple):
 
 
 class Markdown(NamedTuple):
-    """Markdown, rendered on a terminal and left as it is elsewhere."""
+    """Markdown, rendered on a terminal and printed literally elsewhere."""
 
     text: str
 
@@ -61,8 +61,8 @@ class Markdown(NamedTuple):
 class Text(NamedTuple):
     """A sentence; newlines are layout at its ends only.
 
-    ``style`` is one of "", "good", "bad", "pending", "next". ``verbatim``: it holds a path, and is not wrapped; nor is
-    a text that begins with "next: ": a command that is broken into two lines does not run when it is pasted.
+    ``style`` is one of "", "good", "bad", "pending", "next". A ``verbatim`` text contains a path and is not wrapped.
+    Nor is a text that begins with "next: ": a command broken into two lines does not run when pasted.
     """
 
     text: str
@@ -71,7 +71,7 @@ class Text(NamedTuple):
 
 
 class Preformatted(NamedTuple):
-    """Lines that stay as they are: a file, a drawing."""
+    """Lines printed literally: a file, a drawing."""
 
     text: str
 
@@ -80,7 +80,7 @@ Block = Fields | Table | Diff | Markdown | Text | Preformatted
 
 
 class Notice(NamedTuple):
-    """A warning for the pages of a CI service, where it is no error: a stable code, and what to know."""
+    """A warning, not an error, for the pages of a CI service: a stable code and a message."""
 
     code: str
     message: str
@@ -90,7 +90,7 @@ class Notice(NamedTuple):
 class Result:
     """What a command found or did: ``data`` for machines, ``blocks`` for people, ``notices`` for CI services.
 
-    ``said`` are those of ``warnings`` that the blocks say already: text does not repeat them.
+    ``said`` are the ``warnings`` that the blocks already contain; text output does not repeat them.
     """
 
     command: str
@@ -103,7 +103,7 @@ class Result:
     said: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """Return the one JSON object of --json, as ``schema.json`` describes it: keys are only ever added."""
+        """Return the one JSON object of --json, described by ``schema.json``. Keys are only ever added."""
         document = {
             "schema_version": SCHEMA,
             "command": self.command,
@@ -124,5 +124,5 @@ class Result:
             ],
         }
         text = json.dumps(whole(document), indent=2, sort_keys=True, allow_nan=False)
-        # The same string to JSON, and no command to a GitHub runner, which takes `##[` anywhere in a line for one.
+        # The same JSON string, but a GitHub runner, which takes `##[` anywhere in a line as a command, ignores it.
         return text.replace("##[", "#\\u0023[")

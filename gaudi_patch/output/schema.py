@@ -1,4 +1,4 @@
-"""The JSON schema of --json, as it is shipped: `gaudi-patch --json-schema` prints it."""
+"""The shipped JSON schema of --json, which `gaudi-patch --json-schema` prints."""
 
 from __future__ import annotations
 

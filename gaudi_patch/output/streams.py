@@ -1,4 +1,4 @@
-"""Write to a stream that may be closed, full or unable to encode; decide whether it takes colours."""
+"""Write to a stream that may be closed, full or unable to encode; decide whether to colour it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from gaudi_patch.output.result import Color
 
 
 class _Chosen:
-    """What --color says, for all that a run shows: results, progress, warnings, and errors of its command line."""
+    """The value of --color, for everything that a run shows: results, progress, warnings and usage errors."""
 
     color = Color.AUTO
 
 
 def choose(color: Color) -> None:
-    """Take what --color says for the rest of the run."""
+    """Use this value of --color for the rest of the run."""
     _Chosen.color = color
 
 
 def choose_from(arguments: Sequence[str]) -> None:
-    """Take what --color says on a command line that is not parsed yet, and may not parse."""
+    """Use the value of --color on a command line that is not parsed yet, and may be invalid."""
     words = list(arguments)[: arguments.index("--")] if "--" in arguments else list(arguments)
     given = [word.partition("=")[2] for word in words if word.startswith("--color=")]
     given += [value for word, value in itertools.pairwise(words) if word == "--color"]
@@ -31,7 +31,7 @@ def choose_from(arguments: Sequence[str]) -> None:
 
 
 def wants_color(stream: IO[str] | None, color: Color | None = None) -> bool:
-    """Return whether to colour what goes to ``stream``: by ``color``, else by what was chosen for the run.
+    """Return whether to colour the output to ``stream``: by ``color``, else as chosen for the run.
 
     NO_COLOR wins over FORCE_COLOR (https://no-color.org), and a dumb terminal gets none.
     """
@@ -46,7 +46,7 @@ def wants_color(stream: IO[str] | None, color: Color | None = None) -> bool:
 
 
 def is_dumb(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the terminal takes text only, or is not known."""
+    """Return whether the terminal supports text only, or is unknown."""
     return environ.get("TERM", "dumb") == "dumb"
 
 
@@ -56,7 +56,7 @@ def is_terminal(stream: IO[str] | None) -> bool:
 
 
 def write(stream: IO[str] | None, text: str) -> str:
-    """Write and flush; return why not all of ``text`` went out, "" where it did."""
+    """Write and flush; return why ``text`` was not written completely, "" if it was."""
     if stream is None:  # closed by the parent: `>&-`
         return "it is closed"
     try:
@@ -75,12 +75,12 @@ def write(stream: IO[str] | None, text: str) -> str:
 
 
 def forget(stream: IO[str]) -> None:
-    """Keep Python from complaining at exit of a closed pipe (`gaudi-patch show | head`) or of a full disk."""
+    """Keep Python from complaining at exit about a closed pipe (`gaudi-patch show | head`) or a full disk."""
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, stream.fileno())
         stream.flush()  # what is left in its buffer
     except (OSError, ValueError):
-        return  # it has no descriptor, or is closed: nothing is left to be flushed at exit
+        return  # no descriptor, or closed: nothing remains to flush at exit
     finally:
         os.close(null)

@@ -1,6 +1,6 @@
-"""Blocks as rich shows them on a terminal. rich is imported here only, and so only where a terminal is served.
+"""Blocks rendered by rich for a terminal. Only this module imports rich, so only a terminal pays for it.
 
-Rendered into memory first: where rich fails, nothing has been printed, and plain text takes its place.
+Output is rendered into memory first: if rich fails, nothing has been printed, and plain text replaces it.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _DIFF_STYLES = (
     (("+",), "green"),
     (("-",), "red"),
 )
-_NARROWEST = 20  # columns: below, rich leaves letters out, where a terminal breaks the line
-#: A block of code, also one that is indented in a list.
+_NARROWEST = 20  # columns: below this rich drops letters, where a terminal would break the line
+#: A block of code, also indented in a list.
 _FENCE = re.compile(r"^(?P<indent> *)```[^\n]*\n(?P<code>.*?)^(?P=indent)```[^\n]*\n?", re.MULTILINE | re.DOTALL)
 
 
 class _Memory(io.StringIO):
-    """What rich writes to, with the encoding of the stream that the text is for."""
+    """An in-memory file for rich, with the encoding of the final stream."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Memory(io.StringIO):
 
 
 def rendered(blocks: Iterable[Block], color: Color) -> str:
-    """Return the text, with escape sequences, that shows ``blocks`` on the terminal behind stdout."""
+    """Return text with escape sequences that shows ``blocks`` on stdout's terminal."""
     memory = _Memory(getattr(sys.stdout, "encoding", None) or "utf-8")
     colored = wants_color(sys.stdout, color)
     console = Console(
@@ -102,7 +102,7 @@ def _print(console: Console, block: Block) -> None:
 
 
 def _print_lines(console: Console, lines: Iterable[str], style: Callable[[str], str]) -> None:
-    """Print lines as long as they are: a terminal wraps them, and a copy of one is whole."""
+    """Print lines without wrapping: the terminal wraps them, and a copied line is complete."""
     for line in lines:
         console.print(rich.text.Text(line, style=style(line)), soft_wrap=True)
 
@@ -112,7 +112,7 @@ def _style_of(line: str) -> str:
 
 
 def _print_markdown(console: Console, text: str) -> None:
-    """Print Markdown; code stays line for line, so that it can be copied, where rich would wrap it."""
+    """Print Markdown; code keeps its lines so that it can be copied, whereas rich would wrap it."""
     for part, is_code in _parts(text):
         if is_code:
             console.print()
@@ -123,7 +123,7 @@ def _print_markdown(console: Console, text: str) -> None:
 
 
 def _parts(text: str) -> Iterator[tuple[str, bool]]:
-    """Cut Markdown into what is between its fences and what is within them."""
+    """Split Markdown into text and fenced code."""
     start = 0
     for match in _FENCE.finditer(text):
         yield text[start : match.start()], False
@@ -133,7 +133,7 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _print_fields(console: Console, block: Fields) -> None:
-    """Print names and values in two columns; a value that is whole goes on where its line ends, as terminals do it."""
+    """Print names and values in two columns; the terminal wraps a value that must not be broken."""
     widest = max((len(name) for name, _ in block.rows), default=0)
     for name, value in block.rows:
         style = STYLES.get(value, "")
@@ -142,7 +142,7 @@ def _print_fields(console: Console, block: Fields) -> None:
             console.print(line, soft_wrap=True)
             continue
         row = rich.table.Table.grid(padding=(0, 2))
-        narrow = widest * 2 >= console.width  # else nothing is left for the values
+        narrow = widest * 2 >= console.width  # otherwise no room remains for the values
         row.add_column(style="bold", no_wrap=not narrow, overflow="fold", min_width=None if narrow else widest)
         row.add_column(overflow="fold")
         row.add_row(rich.text.Text(name), rich.text.Text(value, style=style))
@@ -150,7 +150,7 @@ def _print_fields(console: Console, block: Fields) -> None:
 
 
 def _table(block: Table, width: int) -> rich.table.Table:
-    # As wide as the same table in a pipe: two spaces between the columns, and one that rich puts behind the last.
+    # As wide as the same table in a pipe: two spaces between columns, plus one that rich adds after the last.
     widths = wrapping.column_widths(block.columns, block.rows, width - 1)
     fits = sum(widths) + len(wrapping.GAP) * (len(widths) - 1) < width
     table = rich.table.Table(
@@ -161,7 +161,7 @@ def _table(block: Table, width: int) -> rich.table.Table:
         padding=(0, 1, 0, 0),
     )
     for name, wide in zip(block.columns, widths, strict=True):
-        # rich by itself would narrow a column below its longest word, and break a setting's name in two.
+        # By default rich narrows a column below its longest word, and breaks a setting's name in two.
         table.add_column(rich.text.Text(name), overflow="fold", width=wide if fits else None)
     for row in block.rows:
         cells = [

@@ -58,10 +58,10 @@ class Process:
 
     @property
     def runs_lmcache(self) -> bool:
-        """Whether it imports LMCache: a cleaner of directories does not."""
+        """Return whether it imports LMCache: a cleaner of directories does not."""
         return self.arguments[0] == "-m"
 
     @property
     def serves(self) -> bool:
-        """Whether this is vLLM, and no store."""
+        """Return whether this is vLLM, and no store."""
         return "serve" in self.arguments

@@ -37,7 +37,7 @@ class Release(NamedTuple):
 
     @property
     def hash_algorithm(self) -> str:
-        """What keys are made with.
+        """Return what keys are made with.
 
         sha256_cbor gives the same key in every process. vLLM returns it as bytes from 0.11 on, which LMCache
         before 0.3.13 cannot write into a key (lmcache/utils.py, ``{self.chunk_hash:x}``).

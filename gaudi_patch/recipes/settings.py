@@ -43,7 +43,7 @@ class Settings:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What `vllm serve` is told of them."""
+        """Return what `vllm serve` is told of them."""
         ranks = ("--tensor-parallel-size", str(self.ranks))
         longest = () if self.max_model_len is None else ("--max-model-len", str(self.max_model_len))
         most = self.sizing.max_num_seqs if self.sizing else None
@@ -58,7 +58,7 @@ class Settings:
 
     @property
     def is_long(self) -> bool:
-        """Whether requests are so long that vllm-gaudi's guide wants longer time limits."""
+        """Return whether requests are so long that vllm-gaudi's guide wants longer time limits."""
         return self.max_model_len is not None and self.max_model_len >= LONG
 
 

@@ -24,7 +24,7 @@ _QUOTE = 'import os, sys, urllib.parse; print(urllib.parse.quote(os.environ[sys.
 
 
 def yaml(release: Release, entries: Sequence[Entry]) -> str:
-    """LMCache's configuration file. JSON is YAML, and nothing else is needed."""
+    """Return LMCache's configuration file. JSON is YAML, and nothing else is needed."""
     lines = [_written_for(release)]
     for key, value, why in entries:
         line = f"{key}: {json.dumps(value)}"

@@ -1,1 +1,1 @@
-"""What is applied: the manifest, its lock, and unified diffs read strictly."""
+"""The patches to apply: the manifest, its lock, and strictly parsed unified diffs."""

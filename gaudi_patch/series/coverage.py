@@ -1,4 +1,4 @@
-"""Which releases: runs of the manifest's series, in words and as a row of a matrix."""
+"""Ranges of releases with a series, in words and as a row of a matrix."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def runs(series: Sequence[Series], key: Callable[[Series], _K]) -> list[tuple[_K
 
 
 def span(series: Sequence[Series]) -> str:
-    """Name neighbouring series by the first and the last release: "0.4.7 to 0.5.5"."""
+    """Name neighbouring series by their first and last release: "0.4.7 to 0.5.5"."""
     newest, oldest = series[0].id, series[-1].id
     return newest if len(series) == 1 else f"{oldest} to {newest}"
 
 
 def words(series: Sequence[Series], chosen: Callable[[Series], bool]) -> str:
-    """Name the chosen ones of all ``series``: ranges, newest first; "all", or "none"."""
+    """Name the chosen among all ``series``: as ranges, newest first, or "all", or "none"."""
     ranges = [span(group) for inside, group in runs(series, chosen) if inside]
     return "all" if ranges == [span(series)] else ", ".join(ranges) or "none"
 
@@ -34,7 +34,7 @@ def row(series: Sequence[Series], chosen: Callable[[Series], bool]) -> str:
 
 
 def scale(series: Sequence[Series]) -> str:
-    """Return the head of such rows: the newest release at their left end, the oldest at their right end."""
+    """Return the header of such rows: the newest release at the left end, the oldest at the right end."""
     if not series:
         return ""
     newest, oldest = series[0].id, series[-1].id

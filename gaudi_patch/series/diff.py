@@ -1,11 +1,11 @@
-"""Patch bytes to FileDiff and back, strictly.
+"""Convert patch bytes to FileDiff and back, strictly.
 
-unidiff builds the files and hunks, but it drops what it does not know, without a word: text around the diffs, lines
-beyond a hunk's count, a malformed second header, context and combined diffs. So a guard first proves that every
-line is legal where it stands, naming the line that is not, and what unidiff built must then be those lines, byte
-for byte. What is accepted is what ``git diff`` writes for text files, no more:
+unidiff builds the files and hunks, but silently drops what it does not know: text around the diffs, lines beyond a
+hunk's count, a malformed second header, context and combined diffs. So a guard first proves that every line is legal
+in its place, and names a line that is not. What unidiff built must then match these lines byte for byte. Only the
+output of ``git diff`` for text files is accepted:
 
-* one ``diff --git`` section a file, prefixes a/ and b/, extended headers in git's order, no file twice;
+* * one ``diff --git`` section per file, prefixes a/ and b/, extended headers in git's order, no file twice;
 * names in C quotes are unquoted to their bytes, which must be UTF-8 (as a wheel's RECORD is), see `path_names`;
 * timestamps after a name are ignored: only ``/dev/null`` with its ``new``/``deleted file mode`` creates or deletes;
 * renames, copies, symbolic links, submodules, binary files and modes but 100644 and 100755 are refused;
@@ -33,11 +33,11 @@ __all__ = ["FileDiff", "Hunk", "Kind", "parse", "render"]
 
 @dataclass(frozen=True, slots=True)
 class FileDiff:
-    """One file of a patch.
+    """The part of a patch for one file.
 
-    ``path`` is relative, POSIX, without a/ and b/. Modes are permission bits (0o644, 0o755), None where the patch
-    says nothing. Blobs are the ids of the ``index`` line, "" without one. ``line`` is where the section begins in the
-    patch file, from 1.
+    ``path`` is relative, POSIX, without a/ and b/. Modes are permission bits (0o644, 0o755), None if the patch gives
+    none. Blobs are the ids of the ``index`` line, "" without one. ``line`` is where the section begins in the patch
+    file, from 1.
     """
 
     path: str
@@ -51,14 +51,14 @@ class FileDiff:
 
 
 def parse(data: bytes, name: str) -> tuple[FileDiff, ...]:
-    """Read a patch; ``name`` is what messages call it. Raises a bad-patch error with the line at fault."""
+    """Parse a patch; ``name`` is its name in messages. Raises a bad-patch error with the line at fault."""
     return tuple(_build(guard(data, name), data, name))
 
 
 def render(files: Sequence[FileDiff]) -> bytes:
-    """Write the patch as ``git diff --full-index`` does, with the ids that ``files`` hold.
+    """Write the patch as ``git diff --full-index`` does, with the ids in ``files``.
 
-    Raises ValueError for a mode that such a patch cannot say.
+    Raises ValueError for a mode that such a patch cannot express.
     """
     out: list[bytes] = []
     for file in files:
@@ -93,7 +93,7 @@ def _mode(bits: int | None) -> bytes:
 
 
 def _with_tab(name: bytes) -> bytes:
-    # git ends a name with a space by a tab, for readers that would take what follows the space for a timestamp.
+    # git ends a name containing a space with a tab, because readers may take text after the space as a timestamp.
     return name + (b"\t\n" if b" " in name else b"\n")
 
 
@@ -108,7 +108,7 @@ def _render_hunk(hunk: Hunk) -> Iterator[bytes]:
 
 
 def _build(sections: list[Section], data: bytes, name: str) -> Iterator[FileDiff]:
-    """Yield what unidiff builds from the patch, which must be what the guard saw, byte for byte."""
+    """Yield the files that unidiff builds from the patch, which must match what the guard saw, byte for byte."""
     from unidiff.errors import UnidiffParseError
     from unidiff.patch import PatchSet
 
@@ -116,7 +116,7 @@ def _build(sections: list[Section], data: bytes, name: str) -> Iterator[FileDiff
 
     def text_lines() -> Iterator[str]:
         nonlocal at
-        # Why latin-1: it maps bytes to characters one to one. StringIO with "\n" leaves a CR alone.
+        # latin-1 maps bytes to characters one to one. StringIO with "\n" leaves a CR alone.
         for at, line in enumerate(StringIO(data.decode("latin-1"), newline="\n"), 1):  # noqa: B007 - read after the loop, by the error below
             yield line
 
@@ -134,13 +134,13 @@ def _build(sections: list[Section], data: bytes, name: str) -> Iterator[FileDiff
 
 
 def _hunk(head: Head, built: BuiltHunk, name: str) -> Hunk:
-    """Convert a hunk of unidiff to ours."""
+    """Convert a hunk of unidiff to a Hunk."""
     body: list[bytes] = []
     lines: list[tuple[bytes, bytes]] = []
     for line in built:
         tag, text = line.line_type.encode("latin-1"), line.value.encode("latin-1")
         body += (tag, text)
-        if tag == b"\\":  # the LF before it is the patch's, not the line's
+        if tag == b"\\":  # the LF before it belongs to the patch, not to the line
             tag, text = lines.pop()
             text = text[:-1]
         lines.append((tag, text))

@@ -1,6 +1,6 @@
 """Prove, line by line, that a patch is what ``git diff`` writes for text files; `diff` says what that is.
 
-It keeps no content: only what the headers say, and the bytes of each hunk for `diff` to compare with.
+Only the headers' data and the bytes of each hunk are kept, for `diff` to compare with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import NoReturn
 from gaudi_patch.errors import bad_patch
 from gaudi_patch.series.path_names import QUOTED, unquote, unsafe
 
-# The memory is about 450 bytes a line and a few times the bytes: below 1 GB with these, which a small CI runner has.
+# Memory use is about 450 bytes per line plus a few times the size: below 1 GB with these limits, which fits a small
+# CI runner.
 MAX_PATCH_BYTES = 64 << 20
 MAX_PATCH_LINES = 1_000_000
 
@@ -28,7 +29,7 @@ _INDEX = re.compile(r"([0-9a-f]{4,64})\.\.([0-9a-f]{4,64})(?: (\d{6}))?")
 _GIT_QUOTED = re.compile(rb"(%b) (%b)" % (QUOTED.pattern, QUOTED.pattern))
 _MODES = {"100644": 0o644, "100755": 0o755}
 _OTHER_MODES = {"120000": "a symbolic link", "160000": "a submodule", "040000": "a directory"}
-# git hash-object of nothing, with SHA-1 and with SHA-256
+# git hash-object of an empty file, with SHA-1 and with SHA-256
 _EMPTY_BLOBS = (
     "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
@@ -39,7 +40,7 @@ _CRLF_HINT = "mark patches `*.patch -text` in .gitattributes and check them out 
 
 
 class Kind(str, Enum):
-    """What a patch does to a file."""
+    """The effect of a patch on a file."""
 
     MODIFY = "modify"
     CREATE = "create"
@@ -48,7 +49,7 @@ class Kind(str, Enum):
 
 @dataclass(slots=True)
 class Head:
-    """A hunk as the guard saw it: its numbers and section, its body as in the patch."""
+    """A hunk as read by the guard: its numbers and section, and its body as in the patch."""
 
     header: tuple[int, int, int, int, bytes]
     body: bytes
@@ -57,7 +58,7 @@ class Head:
 
 @dataclass(slots=True)
 class Section:
-    """A file as the guard saw it."""
+    """A file section as read by the guard."""
 
     path: str
     kind: Kind
@@ -68,18 +69,18 @@ class Section:
 
 
 def guard(data: bytes, name: str) -> list[Section]:
-    """Return the files of a patch; ``name`` is what messages call it. Raises ``bad-patch`` with the line at fault."""
+    """Return the files of a patch; ``name`` is its name in messages. Raises ``bad-patch`` with the line at fault."""
     return _Guard(_lines(data, name), name).sections()
 
 
 def show(text: str | bytes) -> str:
-    """Return a text of a patch for a message: in ASCII, and cut where it would fill the screen."""
+    """Return text from a patch for a message: in ASCII, shortened if long."""
     shown = ascii(text)
     return shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
 
 
 def _lines(data: bytes, name: str) -> list[bytes]:
-    """Return the patch's lines, once it is clear that it has some."""
+    """Return the patch's lines, after checking its size and encoding."""
     if len(data) > MAX_PATCH_BYTES:
         raise bad_patch(f"the patch has {len(data)} bytes; at most {MAX_PATCH_BYTES} are read", name)
     if (count := data.count(b"\n")) > MAX_PATCH_LINES:
@@ -109,12 +110,12 @@ class _Guard:
         seen: dict[str, Section] = {}
         while self._next < len(self._lines):
             sections.append(section := self._section())
-            # Why casefold: on a file system that ignores case the second would overwrite the first.
+            # casefold: on a file system that ignores case, the second would overwrite the first.
             key = section.path.casefold()
             if twin := seen.get(key):
                 self._fail(f"{show(section.path)} is in the patch twice, first in line {twin.line}", at=section.line)
             seen[key] = section
-        # With / sorted first, what is below a file comes right behind it.
+        # With / sorted first, paths below a file come right after it.
         keys = sorted(seen, key=lambda key: key.replace("/", "\0"))
         for above, below in pairwise(keys):
             if below.startswith(above + "/"):
@@ -122,11 +123,11 @@ class _Guard:
         return sections
 
     def _fail(self, message: str, hint: str = "", at: int = 0) -> NoReturn:
-        """Refuse the patch; ``at`` is the line, from 1, by default the one to be read or the last."""
+        """Refuse the patch; ``at`` is the line, from 1, by default the next line or the last."""
         raise bad_patch(message, self._name, at or min(self._next + 1, len(self._lines)), hint)
 
     def _peek(self) -> bytes:
-        """Return the line to read, outside of hunks, without its LF; b"" after the last."""
+        """Return the next line outside of hunks, without its LF; b"" after the last."""
         if self._next == len(self._lines):
             return b""
         text = self._lines[self._next][:-1]
@@ -136,7 +137,7 @@ class _Guard:
         return text
 
     def _take(self, prefix: bytes) -> bytes | None:
-        """Read the line if it begins with ``prefix``, and return what follows."""
+        """Consume the next line if it begins with ``prefix``, and return the rest."""
         text = self._peek()
         if not text.startswith(prefix):
             return None
@@ -168,7 +169,7 @@ class _Guard:
         return Section(path, kind, modes, (old_blob, new_blob), heads, line)
 
     def _git_line(self) -> tuple[bytes, bytes, str]:
-        """Read the header line of a file; return both names as they are written, and the path."""
+        """Read a file's header line; return both names as written, and the path."""
         rest = self._take(b"diff --git ")
         if rest is None:
             self._not_a_diff()
@@ -176,7 +177,7 @@ class _Guard:
         if match := _GIT_QUOTED.fullmatch(rest):
             old, new = match[1], match[2]
             old_path, new_path = unquote(old), unquote(new)
-        else:  # Names may hold spaces, so only their equal length tells where the first ends.
+        else:  # Names may contain spaces, so only their equal length shows where the first ends.
             half = len(rest) // 2
             old, new = old_path, new_path = rest[:half], rest[half + 1 :]
         if old_path[:2] != b"a/" or new_path[:2] != b"b/" or old_path[2:] != new_path[2:]:
@@ -188,7 +189,7 @@ class _Guard:
         return old, new, path
 
     def _not_a_diff(self) -> NoReturn:
-        """Say what stands where a ``diff --git`` line should."""
+        """Refuse what stands in place of a ``diff --git`` line."""
         text = self._peek()
         if text.startswith((b"diff --cc ", b"diff --combined ", b"@@@")):
             self._fail("a combined diff (of a merge)", "compare with one parent: git diff --full-index PARENT MERGE")
@@ -242,7 +243,7 @@ class _Guard:
         return old, new, self._mode(mode.encode()) if mode else None
 
     def _refuse_special(self) -> None:
-        """Refuse headers that git knows and this tool does not take, and those out of place."""
+        """Refuse headers that git knows but this tool does not accept, and headers out of place."""
         text = self._peek()
         if text.startswith((b"similarity ", b"dissimilarity ", b"rename ", b"copy ")):
             self._fail("renames, copies and rewrites are refused", "make it with: git diff --full-index --no-renames")
@@ -254,7 +255,7 @@ class _Guard:
             self._fail("header out of place, or given twice")
 
     def _same_name(self, rest: bytes, name: bytes) -> None:
-        """Refuse the line that was just read unless it has ``name``; after a tab, anything may follow."""
+        """Refuse the line just read unless it has ``name``; after a tab, anything may follow."""
         if rest.partition(b"\t")[0] != name:
             self._fail(f"the name {show(rest)} is not {show(name)}, as the headers above it say", at=self._next)
 
@@ -293,7 +294,7 @@ class _Guard:
         return heads
 
     def _body(self, old: int, new: int) -> bool:
-        """Read a hunk of so many old and new lines; return whether nothing of the file can follow it."""
+        """Read a hunk with the given numbers of lines; return whether it must end the file."""
         changes = ends = False
         tag = b""
         while old or new:
@@ -320,7 +321,7 @@ class _Guard:
         return ends or tag != b" "
 
     def _no_newline(self) -> bool:
-        """Read the mark of a missing newline, if it is next."""
+        """Read the marker of a missing newline, if it is next."""
         if self._next == len(self._lines) or not self._lines[self._next].startswith(b"\\"):
             return False
         if self._lines[self._next] != NO_NEWLINE:

@@ -1,7 +1,7 @@
-"""Why a hunk does not apply: where it nearly fits, which lines differ, whether its change is there already.
+"""Explain why a hunk does not apply: where it nearly fits, which lines differ, whether its change already exists.
 
-It informs a person and decides nothing: the state of a file is decided by its hash. The cost is linear in the
-file; of a hunk longer than `MAX_LINES` only the first lines are compared.
+The explanation informs a person and decides nothing: a file's state is decided by its hash. The cost is linear in the
+file's length; only the first `MAX_LINES` lines of a hunk are compared.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Literal
 
 from gaudi_patch.series.hunks import Hunk, occurrences, split
 
-MAX_LINES = 200  # of a hunk that are compared: difflib is cubic at its worst
-MAX_DIFFERENCES = 20  # that are listed
-_MAX_VOTES = 200  # for each line of the hunk: the places nearest to where it should stand
+MAX_LINES = 200  # lines of a hunk that are compared: difflib is cubic in the worst case
+MAX_DIFFERENCES = 20  # differences that are listed
+_MAX_VOTES = 200  # for each line of the hunk: candidate places nearest to its expected place
 _MAX_SHOWN = 120  # characters of a line in a sentence
 
 _Code = tuple[str, int, int, int, int]  # of difflib
@@ -27,7 +27,7 @@ DifferenceKind = Literal["content", "white space", "line end", "missing", "extra
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One line that is not as the hunk expects; ``line`` is the file's, from 1. A side without such a line is None."""
+    """One line that differs from the hunk; ``line`` is the file's, from 1. A side without such a line is None."""
 
     line: int
     expected: bytes | None
@@ -56,10 +56,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Where a side of a hunk fits best. ``line`` is the file's, from 1, or 0 where nothing of it was found.
+    """The best fit of a side of a hunk. ``line`` is the file's, from 1, or 0 if nothing fits.
 
-    ``equal`` of the ``total`` lines that were compared stand there unchanged and in order; ``differences`` lists the
-    first of the others, ``unlisted`` counts the rest.
+    ``equal`` of the ``total`` compared lines are there unchanged and in order; ``differences`` lists the first other
+    lines, ``unlisted`` counts the rest.
     """
 
     line: int
@@ -70,17 +70,17 @@ class Fit:
 
     @property
     def similarity(self) -> float:
-        """Return the share of the lines that stand there unchanged, from 0 to 1."""
+        """Return the share of lines found unchanged, from 0 to 1."""
         return self.equal / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of a hunk that does not apply.
+    """The explanation of a hunk that does not apply.
 
-    ``places`` is how often the whole old side stands in the file, ``nearest`` where it fits best. ``already`` is the
-    line, from 1, where the whole new side stands, 0 if nowhere; ``nearest_new`` is where the new side fits best.
-    ``line_ends`` is "" unless line ends are what differs.
+    ``places`` counts the occurrences of the whole old side in the file; ``nearest`` is its best fit. ``already`` is
+    the line, from 1, of the whole new side, 0 if it does not occur; ``nearest_new`` is the new side's best fit.
+    ``line_ends`` is "" unless only line ends differ.
     """
 
     expected_line: int
@@ -93,7 +93,7 @@ class Explanation:
     at_end: bool
 
     def sentences(self) -> list[str]:
-        """Yield the explanation in sentences, one fact each."""
+        """Yield the explanation as sentences, one fact each."""
         return list(self._sentences())
 
     def _sentences(self) -> Iterator[str]:
@@ -103,23 +103,23 @@ class Explanation:
         if not fit.total:
             yield "The hunk expects an empty file."
         elif self.places > 1:
-            yield f"What it expects stands in {self.places} places, first at line {fit.line}."
+            yield f"The expected lines occur in {self.places} places, first at line {fit.line}."
         elif self.places:
             moved = fit.line - self.expected_line
-            yield f"What it expects stands at line {fit.line}" + (f", moved by {moved:+d} lines." if moved else ".")
+            yield f"The expected lines are at line {fit.line}" + (f", moved by {moved:+d} lines." if moved else ".")
             if self.at_beginning and moved:
                 yield "But it belongs to the beginning of the file."
             if self.at_end:
                 yield "But it belongs to the end of the file."
         elif not fit.line:
-            yield "Nothing in the file is like what it expects."
+            yield "Nothing in the file resembles the expected lines."
         else:
             yield f"It nearly fits at line {fit.line}: {fit.equal} of {fit.total} lines are as expected."
         if not self.already and self.nearest_new.similarity > fit.similarity:
             new = self.nearest_new
             yield (
                 f"The patched lines fit better, at line {new.line} ({new.equal} of {new.total}): "
-                "the change may be there in another form."
+                "the file may contain the change in another form."
             )
         if self.line_ends:
             yield self.line_ends
@@ -133,7 +133,7 @@ def explain(original: bytes, hunk: Hunk) -> Explanation:
     lines = split(original)
     old, new = hunk.old, hunk.new
     (places, first), (patched, already) = occurrences(lines, [old, new])
-    # A side without lines stands everywhere.
+    # A side without lines matches everywhere.
     places, patched = places if old else 0, patched if new else 0
     nearest = Fit(first + 1, len(old), len(old)) if places else _nearest(lines, old, hunk.index)
     return Explanation(
@@ -149,14 +149,14 @@ def explain(original: bytes, hunk: Hunk) -> Explanation:
 
 
 def show(line: bytes) -> str:
-    """Quote a line of a file, safe for a terminal: what is not printable is escaped, what is long is cut."""
+    """Quote a line of a file safely for a terminal: escape unprintable characters, shorten a long line."""
     text = line.decode("utf-8", "backslashreplace")
     cut = "..." if len(text) > _MAX_SHOWN else ""
     return repr(text[:_MAX_SHOWN]) + cut
 
 
 def _nearest(lines: list[bytes], side: list[bytes], expected: int) -> Fit:
-    """Find where ``side``, which stands nowhere as a whole, fits best."""
+    """Find the best fit of ``side``, which does not occur as a whole."""
     side = side[:MAX_LINES]
     keys = [line.strip() for line in side]
     start = _vote(lines, keys, expected)
@@ -165,8 +165,7 @@ def _nearest(lines: list[bytes], side: list[bytes], expected: int) -> Fit:
     slack = 3 + len(side) // 4
     low = max(0, start - slack)
     area = lines[low : start + len(side) + slack]
-    # White space around the lines is left out, so that a file that was reformatted or has other line ends is lined
-    # up line by line.
+    # White space around lines is ignored, so that a file with other formatting or line ends still aligns.
     matcher = SequenceMatcher(None, keys, [line.strip() for line in area], autojunk=False)
     codes = _inside(matcher.get_opcodes())
     differences = list(_differences(codes, side, area, low))
@@ -176,7 +175,7 @@ def _nearest(lines: list[bytes], side: list[bytes], expected: int) -> Fit:
 
 
 def _inside(all_codes: Sequence[_Code]) -> list[_Code]:
-    """Cut the codes to the side: at either edge no more lines of the file than the side has."""
+    """Trim the codes to the side: at either edge, no more lines of the file than the side has."""
     codes = list(all_codes)
     tag, i1, i2, j1, j2 = codes[0]
     codes[0] = (tag, i1, i2, max(j1, j2 - (i2 - i1)), j2)
@@ -186,7 +185,7 @@ def _inside(all_codes: Sequence[_Code]) -> list[_Code]:
 
 
 def _vote(lines: list[bytes], keys: list[bytes], expected: int) -> int | None:
-    """Vote for a start: each line votes for those that would put it in its place; a rare line counts more."""
+    """Vote for a start: each line votes for the starts that put it in its place; a rare line counts more."""
     wanted = set(keys)
     where: dict[bytes, list[int]] = defaultdict(list)
     for at, line in enumerate(lines):

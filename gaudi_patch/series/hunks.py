@@ -1,8 +1,8 @@
-"""Original bytes and hunks in, new bytes out; nothing else.
+"""Apply hunks to the original bytes, and return the new bytes.
 
-Lines end at LF alone: a CR, a form feed or a U+2028 is a byte of the line. A hunk stands at its line number, or,
-with ``allow_offset``, where its whole old side stands and nowhere else. There is no fuzz. As in ``git apply``, a
-hunk that ends without context belongs to the end of the file, and one that starts at line 0 or 1 to its beginning.
+Lines end at LF alone: a CR, a form feed or a U+2028 is a byte of the line. A hunk applies at its line number or, with
+``allow_offset``, at the only place where its whole old side occurs. There is no fuzz. As in ``git apply``, a hunk
+that ends without context belongs to the end of the file, and a hunk that starts at line 0 or 1 to its beginning.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
-MAX_PLACES = 100  # of a hunk in a file that are counted
-MAX_SEARCHED = 1 << 28  # bytes that the hunks of one file may search, one after the other: some seconds
+MAX_PLACES = 100  # occurrences of a hunk in a file that are counted
+MAX_SEARCHED = 1 << 28  # total bytes that the hunks of one file may search: a few seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
     r"""One hunk of a unified diff.
 
-    ``lines`` holds (b" ", b"-" or b"+"; the line's bytes with their b"\n", which only a last line without one
-    lacks). ``section`` is the text after the second @@, ``line`` the header's line in the patch file, from 1.
+    ``lines`` contains pairs: b" ", b"-" or b"+", and the line's bytes with b"\n" (unless the file's last line lacks
+    it). ``section`` is the text after the second @@, ``line`` the header's line in the patch file, from 1.
     """
 
     old_start: int
@@ -33,30 +33,32 @@ class Hunk:
 
     @property
     def old(self) -> list[bytes]:
-        """Return the lines it expects: context and removed."""
+        """Return the expected lines: context and removed."""
         return [text for tag, text in self.lines if tag != b"+"]
 
     @property
     def new(self) -> list[bytes]:
-        """Return the lines it leaves: context and added."""
+        """Return the resulting lines: context and added."""
         return [text for tag, text in self.lines if tag != b"-"]
 
     @property
     def index(self) -> int:
-        """Return how many lines of the original come before it; a side without lines is numbered by the line before."""
+        """Return the number of original lines before the hunk; a side without lines is numbered by the line before
+        it.
+        """
         return self.old_start - 1 if self.old_count else self.old_start
 
     @property
     def at_end(self) -> bool:
-        """Return whether it ends without context, so that nothing of the file may follow it."""
+        """Return whether the hunk ends without context, so that the file must end there."""
         return self.lines[-1][0] != b" "
 
 
 class HunkMismatch(Exception):  # noqa: N818 - a name of the domain, and no fault of the program
     """A hunk does not fit the original.
 
-    ``index`` counts hunks from 0; ``at`` is the original's line, from 1, where it failed; ``expected`` is b"" where the
-    file should have ended, ``found`` None where it did end. ``reason`` is one of "context differs", "line endings
+    ``index`` counts hunks from 0; ``at`` is the original's line, from 1, where it failed; ``expected`` is b"" if the
+    file should have ended, ``found`` None if it did end. ``reason`` is one of "context differs", "line endings
     differ", "past the end", "not unique", "not found", "too many hunks for a file of this size".
     """
 
@@ -73,7 +75,7 @@ class HunkMismatch(Exception):  # noqa: N818 - a name of the domain, and no faul
 
 
 def split(data: bytes) -> list[bytes]:
-    """Split a file into lines, each with its LF; only the last can lack it."""
+    """Split a file into lines, each with its LF, which only the last line may lack."""
     return BytesIO(data).readlines()
 
 
@@ -101,13 +103,13 @@ def apply(original: bytes, hunks: Sequence[Hunk], *, allow_offset: bool = False)
 
 
 def offsets(original: bytes, hunks: Sequence[Hunk]) -> list[int]:
-    """Return by how many lines each hunk moves with ``allow_offset``; raises HunkMismatch as `apply` does."""
+    """Return the offset in lines of each hunk with ``allow_offset``; raises HunkMismatch like `apply`."""
     starts = _find(split(original), hunks)
     return [start - hunk.index for hunk, start in zip(hunks, starts, strict=True)]
 
 
 def _misfit(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, start: int) -> HunkMismatch | None:
-    """Return what is wrong unless ``old`` stands at ``start`` and, for a hunk at the end, ends the file."""
+    """Return what is wrong, unless ``old`` matches at ``start`` and, for a hunk at the end, ends the file."""
     stop = start + len(old)
     there = lines[start:stop]
     if there != old:
@@ -125,7 +127,7 @@ def _misfit(lines: list[bytes], old: list[bytes], hunk: Hunk, number: int, start
 
 
 def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
-    """Find where each hunk's old side stands: once in the whole file, in order, and at the edges it names."""
+    """Find the place of each hunk's old side: unique in the file, in order, and at the edges that it requires."""
     text = b"\n" + b"".join(lines)
     if len(text) * len(hunks) > MAX_SEARCHED:
         raise HunkMismatch(hunks[0], 0, "too many hunks for a file of this size", 1)
@@ -142,8 +144,8 @@ def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
             raise there
         start, expected = (first, old[0]) if old else (0, b"")
         if old and count > 1:
-            # Why the whole file and not what is left of it: a copy before the last hunk is as good a guess for a
-            # file that has drifted, and `git apply` may take it.
+            # Search the whole file, not just the rest: in a file that has drifted, a copy before the last hunk is an
+            # equally good match, and `git apply` may use it.
             raise HunkMismatch(hunk, number, "not unique", start + 1, expected)
         if start < end or (hunk.index == 0 and start):
             raise HunkMismatch(hunk, number, "not found", start + 1, expected)
@@ -155,19 +157,19 @@ def _find(lines: list[bytes], hunks: Sequence[Hunk]) -> list[int]:
 
 
 def occurrences(lines: list[bytes], sides: list[list[bytes]]) -> list[tuple[int, int]]:
-    """For each sequence of lines, return how often it stands in ``lines`` and the index where it first does.
+    """Return, for each sequence of lines, its number of occurrences in ``lines`` and the index of the first.
 
-    It stands nowhere: (0, 0), also where it has no lines. No more than MAX_PLACES are counted. The cost is one
-    search of the whole file per sequence.
+    (0, 0) means no occurrence, or a sequence without lines. At most MAX_PLACES are counted. The cost is one search of
+    the whole file per sequence.
     """
     text = b"\n" + b"".join(lines)
     return [_places(text, side, len(lines), MAX_PLACES) if side else (0, 0) for side in sides]
 
 
 def _places(text: bytes, side: list[bytes], count: int, most: int) -> tuple[int, int]:
-    """Return the same for one sequence; ``text`` is the file of ``count`` lines, behind a newline of its own."""
+    """Return the occurrences of one sequence; ``text`` is the file's ``count`` lines after an extra newline."""
     wanted = b"\n" + b"".join(side)
-    if not side[-1].endswith(b"\n"):  # only the last line of a file can lack it
+    if not side[-1].endswith(b"\n"):  # only a file's last line can lack the newline
         return (1, count - len(side)) if text.endswith(wanted) else (0, 0)
     places, at = 0, -1
     first = text.find(wanted)

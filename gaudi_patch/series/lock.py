@@ -1,7 +1,7 @@
-"""manifest.lock: the compiled manifest, from its parts to JSON and back.
+"""manifest.lock: convert the compiled manifest to JSON and back.
 
-It holds all that a run needs, the hashes of every file before and after each series included. The digest of
-manifest.toml in it shows a lock that is older than its source, without reading TOML.
+The lock contains everything that a run needs, including the hashes of every file before and after each series. Its
+digest of manifest.toml reveals a lock older than its source, without parsing TOML.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ SOURCE = "manifest.toml"
 SHIPPED = "_patches"  # the directory inside the wheel of gaudi-patch
 _PACKAGE = Path(__file__).resolve().parents[1]
 
-#: Longest line of the file: an object or a list that fits is written on one.
+#: Longest line of the file: an object or a list that fits is written on one line.
 _WIDTH = 240
 
-#: TOML's strings of one line, or a comment. Strings of several lines are refused by `dev lint`.
+#: A single-line TOML string, or a comment. `dev lint` refuses multi-line strings.
 _STRING_OR_COMMENT = re.compile(rb'"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*')
 
 
 class Content(NamedTuple):
-    """A manifest without its directory. ``source_sha256`` is the digest of the manifest.toml that it was made from."""
+    """A manifest without its directory. ``source_sha256`` is the digest of its manifest.toml."""
 
     package: str
     series: tuple[Series, ...]
@@ -45,27 +45,29 @@ class Content(NamedTuple):
 
 
 def source_digest(text: bytes) -> str:
-    """Return the sha256 of manifest.toml without comments, blank lines and indentation, which change nothing."""
+    """Return the sha256 of manifest.toml without comments, blank lines and indentation, which have no effect."""
     bare = _STRING_OR_COMMENT.sub(lambda match: b"" if match[0].startswith(b"#") else match[0], text)
     return sha256(b"\n".join(line for line in map(bytes.strip, bare.split(b"\n")) if line))
 
 
 def renew_hint(directory: Path) -> str:
-    """Return what to do about a lock that cannot be used, as a command that works as it stands."""
+    """Return what to do about an unusable lock, as a complete command."""
     if _shipped(directory):
         return "reinstall gaudi-patch"
     return f"maintainers: gaudi-patch dev lint --write{option(directory)}"
 
 
 def option(directory: Path) -> str:
-    """Return what a printed command needs so that it takes the patches of ``directory``; "" for the built-in ones."""
+    """Return the option for a printed command to use the patches of ``directory``; "" for the built-in patches."""
     if _shipped(directory) or directory.resolve() == _PACKAGE.parent / "patches":
         return ""
     return f" --manifest {shlex.quote(str(directory.absolute()))}"
 
 
 def _shipped(directory: Path) -> bool:
-    """Return whether this is the copy inside the wheel, which is what was built; any other may have been edited."""
+    """Return whether this is the copy inside the wheel, which is unchanged since the build; any other may have been
+    edited.
+    """
     return directory.resolve() == _PACKAGE / SHIPPED
 
 
@@ -107,7 +109,7 @@ def render(content: Content, source: bytes) -> bytes:
 
 
 def _write(value: Any, indent: str) -> str:  # noqa: ANN401 - what JSON can hold
-    """Write JSON that a diff can show: an object or a list on one line where it fits."""
+    """Format JSON so that diffs are readable: an object or a list on one line if it fits."""
     line = json.dumps(value, ensure_ascii=False)
     if (len(indent) + len(line) <= _WIDTH and indent) or not isinstance(value, dict | list | tuple):
         return line
@@ -136,7 +138,7 @@ def load(directory: Path) -> Content:
 
 
 def parse(data: bytes, file: Path) -> Content:
-    """Read a lock and check every type in it; ``file`` is what messages call it."""
+    """Parse a lock and check every type in it; ``file`` is its name in messages."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -148,7 +150,7 @@ def parse(data: bytes, file: Path) -> Content:
     try:
         return _content(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _fault(file, f"does not hold what a lock holds ({type(error).__name__}: {error})", 1) from error
+        raise _fault(file, f"does not have the form of a lock ({type(error).__name__}: {error})", 1) from error
 
 
 def _fault(file: Path, message: str, line: int = 0, hint: str = "") -> GaudiPatchError:
@@ -198,7 +200,7 @@ def _series(entry: Mapping[str, Any], patches: Mapping[str, Patch], known: Mappi
 
 
 def brought(names: tuple[str, ...], patches: Mapping[str, Patch], known: Mapping[str, Capability]) -> tuple[str, ...]:
-    """Return the capabilities that the patches ``names`` bring together, in the order of the manifest."""
+    """Return all capabilities of the patches ``names``, in the order of the manifest."""
     have = {capability for name in names for capability in patches[name].capabilities}
     if unknown := have - set(known):
         raise ValueError(f"no capability {', '.join(sorted(unknown))}")
@@ -217,7 +219,7 @@ def _pair(entry: Mapping[str, Any]) -> Pair:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is not a text")
+        raise TypeError(f"{value!r:.40} is not a string")
     return value
 
 

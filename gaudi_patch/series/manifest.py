@@ -1,7 +1,7 @@
-"""Which series of patches belongs to which version: the manifest, as the lock holds it.
+"""The manifest, loaded from the lock: which series of patches belongs to which version.
 
-``manifest.lock`` is the compiled manifest and all that is read at run time. `authoring` makes it from
-``manifest.toml``, the patches and the wheels. Nothing here knows an installation.
+``manifest.lock`` is the compiled manifest, and the only file of it read at run time. `authoring` generates it from
+``manifest.toml``, the patches and the wheels. This module does not know about installations.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Manifest(NamedTuple):
     def verdict(self, version: str) -> Verdict:
         """Match ``version`` against the manifest; at most one series can match.
 
-        Raises ``bad-manifest`` when two series claim the version.
+        Raises ``bad-manifest`` if two series claim the version.
         """
         matching = [series for series in self.series if versions.matches(series.versions, version)]
         if len(matching) > 1:
@@ -85,7 +85,7 @@ class Manifest(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """Return the file that a fault of the manifest is reported in: the source if it is there, else the lock."""
+        """Return the file to name in errors about the manifest: the source if it exists, else the lock."""
         source = self.directory / lock.SOURCE
         return source if source.is_file() else self.directory / lock.NAME
 
@@ -99,18 +99,18 @@ class Manifest(NamedTuple):
         if sha256(data) != self.patches[name].sha256:
             hint = lock.renew_hint(self.directory)
             if self.patches[name].built_in:
-                hint = f"gaudi-patch has another one now: {hint.removeprefix('maintainers: ')}"
+                hint = f"gaudi-patch now has a different one: {hint.removeprefix('maintainers: ')}"
             if data and all(line.endswith(b"\r") for line in data.split(b"\n")[:-1]):
                 hint = "the file has CRLF line ends: a checkout converted it; mark `*.patch -text` in .gitattributes"
             raise bad_manifest("differs from the sha256 in manifest.lock", str(self.folder(name) / name), hint=hint)
         return data
 
     def read_patch(self, name: str) -> bytes:
-        """Read a patch as it is, held against nothing."""
+        """Read a patch without comparing it with the lock."""
         return patch_files.read(self.folder(name), name)
 
     def folder(self, name: str) -> Path:
-        """Return the directory that has the patch: gaudi-patch's own for one that a site's patches are laid over."""
+        """Return the patch's directory: gaudi-patch's own for a built-in patch in a site's manifest."""
         return default_directory() if self.patches[name].built_in else self.directory
 
 
@@ -120,7 +120,7 @@ def newest_release(series: Series) -> Version | None:
 
 
 def default_directory() -> Path:
-    """Return where the patches are: inside the wheel, or beside the package in a checkout."""
+    """Return the directory of the patches: inside the wheel, or beside the package in a checkout."""
     here = Path(__file__).resolve().parents[1]
     for candidate in (here / lock.SHIPPED, here.parent / "patches"):
         if (candidate / lock.NAME).is_file() or (candidate / lock.SOURCE).is_file():

@@ -20,9 +20,9 @@ class Patch(NamedTuple):
     """One unified diff, and why it is there.
 
     ``name`` is its path below ``patches/``: a ``.patch`` file, or a directory of files that it creates.
-    ``capabilities`` are what it brings to every series that has it; ``hunks`` how many hunks it has per file.
-    ``sha256`` is that of the diff; "" until the lock is generated. ``built_in``: gaudi-patch has it, and a site's own
-    manifest lays its patches over it.
+    ``capabilities`` are what it adds to every series that has it; ``hunks`` is its number of hunks per file.
+    ``sha256`` is that of the diff, "" until the lock is generated. ``built_in`` marks a patch of gaudi-patch itself,
+    on top of which a site's own manifest applies its patches.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Patch(NamedTuple):
 
 
 class LockedFile(NamedTuple):
-    """sha256 of one file before and after a series; None where it does not exist."""
+    """The sha256 of one file before and after a series; None if the file does not exist."""
 
     before: str | None
     after: str | None
@@ -59,7 +59,7 @@ class Series(NamedTuple):
 
 
 class Capability(NamedTuple):
-    """What a series brings; ``smoke``: the levels that check it."""
+    """A capability that series have; ``smoke`` are the levels that check it."""
 
     id: str
     summary: str
@@ -68,7 +68,7 @@ class Capability(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Versions that get no series: refused with a reason, or not needed since upstream has it."""
+    """Versions without a series: refused with a reason, or not needed because upstream has the changes."""
 
     versions: str
     reason: str
@@ -78,7 +78,7 @@ class Rule(NamedTuple):
 class Pair(NamedTuple):
     """LMCache releases and the vllm-gaudi releases that work with them; both are PEP 440 specifiers.
 
-    Any of the specifiers in ``vllm_gaudi`` may hold. `pairs` reads them.
+    One match among the specifiers in ``vllm_gaudi`` is enough; `pairs` evaluates them.
     """
 
     lmcache: str
@@ -87,7 +87,7 @@ class Pair(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the manifest says about a version."""
+    """The manifest's verdict on a version."""
 
     kind: Kind
     version: str

@@ -1,7 +1,7 @@
-"""The manifest's pairs: which releases of vllm-gaudi, and so of vLLM, go with an LMCache release.
+"""The manifest's pairs: which releases of vllm-gaudi, and so of vLLM, work with an LMCache release.
 
 vllm-gaudi X.Y.Z, its candidates and its post releases are made for vLLM X.Y.Z (vllm-gaudi:
-.github/workflows/create-release-branch.yaml takes the tag of vLLM that has the name of its own).
+.github/workflows/create-release-branch.yaml uses the vLLM tag of the same name).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def holds(pair: Pair, vllm_gaudi: Version) -> bool:
-    """Return whether ``vllm_gaudi`` is in the pair; a post release counts as its release."""
+    """Return whether ``vllm_gaudi`` belongs to the pair; a post release counts as its release."""
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
 
@@ -27,7 +27,7 @@ def holds(pair: Pair, vllm_gaudi: Version) -> bool:
 
 
 def fitting(manifest: Manifest, lmcache: str | Version | None) -> list[Pair]:
-    """Return the pairs of this LMCache release; none where no vllm-gaudi goes with it."""
+    """Return the pairs of this LMCache release; empty if no vllm-gaudi works with it."""
     from packaging.specifiers import SpecifierSet
 
     return [
@@ -36,7 +36,7 @@ def fitting(manifest: Manifest, lmcache: str | Version | None) -> list[Pair]:
 
 
 def vllm_gaudi(pairs: Iterable[Pair], *, notes: bool = False) -> str:
-    """Name the vllm-gaudi releases of ``pairs`` in words; "none" where there are none."""
+    """Name the vllm-gaudi releases of ``pairs`` in words; "none" if there are none."""
     named = []
     for pair in pairs:
         note = f" ({pair.note})" if notes and pair.note else ""
@@ -45,15 +45,15 @@ def vllm_gaudi(pairs: Iterable[Pair], *, notes: bool = False) -> str:
 
 
 def vllm(pairs: Iterable[Pair]) -> str:
-    """Name the vLLM releases of ``pairs`` in words; "none" where there are none."""
+    """Name the vLLM releases of ``pairs`` in words; "none" if there are none."""
     return ", ".join(words(specifier, base=True) for pair in pairs for specifier in pair.vllm_gaudi) or "none"
 
 
 def words(specifier: str, *, base: bool = False) -> str:
-    """Say a specifier in words: "0.24.0", "0.14.1 to 0.17.1", "0.26.0 and later".
+    """Describe a specifier in words: "0.24.0", "0.14.1 to 0.17.1", "0.26.0 and later".
 
-    ``base``: without the pre-release part of a version. Raises ValueError for a specifier that is no PEP 440, or no
-    single range with its ends in it (``==A``; ``>=A``; ``>=A,<=B``).
+    ``base`` omits the pre-release part of a version. Raises ValueError for an invalid PEP 440 specifier, or one that
+    is not a single closed range (``==A``; ``>=A``; ``>=A,<=B``).
     """
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version

@@ -1,7 +1,7 @@
 """Patches on disk: a ``.patch`` file, or a directory of the files that the patch creates.
 
-The second form is for code of our own. It is kept as source, which editors, linters and type checkers understand;
-its diff is made from the sources whenever it is read, the same bytes every time.
+The second form is for the project's own code. It is kept as source, which editors, linters and type checkers
+understand. Its diff is generated from the sources at every read, always with the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_BLOB = "0" * 40
 
 
 def is_source(name: str) -> bool:
-    """Return whether the patch ``name`` is a directory of sources."""
+    """Return whether the patch ``name`` is a directory of source files."""
     return not name.endswith(".patch")
 
 
@@ -32,7 +32,7 @@ def read(directory: Path, name: str) -> bytes:
 
 
 def sources(root: Path) -> dict[str, bytes]:
-    """Return the Python files below ``root`` by their path relative to it, which is that below site-packages."""
+    """Return the Python files below ``root`` by their relative path, which is also their path below site-packages."""
     if not root.is_dir():
         raise FileNotFoundError(2, "No such directory", str(root))
     return {
@@ -43,7 +43,7 @@ def sources(root: Path) -> dict[str, bytes]:
 
 
 def is_litter(path: Path) -> bool:
-    """Return whether a path, relative to the patches, is what an interpreter or a tool left there (a cache, a swap)."""
+    """Return whether a path relative to the patches is left over from an interpreter or tool (a cache, a swap file)."""
     return any(part == "__pycache__" or part.startswith(".") for part in path.parts)
 
 
@@ -66,7 +66,7 @@ def created(data: bytes, name: str) -> dict[str, bytes]:
         if change.kind is not Kind.CREATE or change.new_mode != 0o644 or not change.path.endswith(".py"):
             hint = "move that change to a patch of its own"
             raise bad_patch(
-                f"{name} is kept as sources: it may only create .py files, not {change.path}", name, hint=hint
+                f"{name} is kept as source files: it may only create .py files, not {change.path}", name, hint=hint
             )
         files[change.path] = b"".join(text for hunk in change.hunks for text in hunk.new)
     return files

@@ -1,7 +1,7 @@
-"""Which path names a patch may carry, and how git writes them in a header.
+"""The path names that a patch may contain, and how git writes them in a header.
 
-The rules refuse; they never normalise. A name that two systems could read differently is not a name for a
-file of a wheel: wheels are unpacked on every file system, and their RECORD is UTF-8.
+A bad name is refused, never normalised. Two systems must not read a name differently, because wheels are unpacked on
+every file system, and their RECORD is UTF-8.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 _MAX_PATH_BYTES = 4095  # PATH_MAX of Linux, without its NUL
 _MAX_NAME_BYTES = 255  # NAME_MAX of the usual Linux file systems
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE | re.DOTALL)
-# Run or loaded by the interpreter without being imported by name, or not text at all.
+# Run or loaded by the interpreter without an import by name, or not text.
 _STARTUP = re.compile(r"(sitecustomize|usercustomize)(\..*)?", re.IGNORECASE | re.DOTALL)
 _BINARY = re.compile(r"\.(pth|so|pyd|dll|dylib|pyc|pyo)(\.|$)", re.IGNORECASE)
 
@@ -21,7 +21,7 @@ QUOTED = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\(?:[abtnvfr"\\]|[0-3][0-7][0-7]))*"
 
 
 def unsafe(path: str) -> str:
-    """Say why a relative POSIX path must not be patched; "" if it may be."""
+    """Return why a relative POSIX path must not be patched; "" if it may be."""
     if not path:
         return "is empty"
     if not path.isprintable():  # C0, C1, line separators, bidirectional overrides, bytes that are not UTF-8
@@ -59,7 +59,7 @@ def _unsafe_part(part: str) -> str:
 
 
 def quote(name: bytes) -> bytes:
-    r"""Write a header's name as git does with its default ``core.quotePath``: in C quotes where a byte needs them.
+    r"""Quote a header's name as git does with its default ``core.quotePath``: in C quotes if any byte needs them.
 
     >>> quote("a/é".encode())
     b'"a/\\303\\251"'

@@ -69,7 +69,7 @@ class Sizing:
 
     @property
     def world(self) -> int:
-        """How many ranks there are."""
+        """Return how many ranks there are."""
         return self.load.ranks * self.load.pipeline
 
     @property
@@ -84,7 +84,7 @@ class Sizing:
 
     @property
     def pinned(self) -> int:
-        """What the processes together lock in memory."""
+        """Return what the processes together lock in memory."""
         return self.pool * self.pools
 
     @property
@@ -94,12 +94,12 @@ class Sizing:
 
     @property
     def sequences(self) -> int | None:
-        """How many requests of the whole context the cards hold at once; None where that is not known."""
+        """Return how many requests of the whole context the cards hold at once; None where that is not known."""
         return None if self.card_tokens is None else self.card_tokens // self.load.context
 
     @property
     def max_num_seqs(self) -> int | None:
-        """What to give vLLM as --max-num-seqs: a power of two that fits; None where vLLM's own default does."""
+        """Return what to give vLLM as --max-num-seqs: a power of two that fits; None where vLLM's own default does."""
         if self.sequences is None or self.sequences >= MOST_SEQUENCES:
             return None
         return 2 ** int(math.log2(self.sequences)) if self.sequences else 1

@@ -14,15 +14,15 @@ from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.installation import Installation
 from gaudi_patch.target.invocation import command_line
 
-#: What `apply` runs unless told otherwise: all that needs LMCache and torch alone.
+#: The default levels of `apply`: all that need only LMCache and torch.
 AFTER_APPLY = ("imports", "kernels", "engine")
 
 
 @dataclass(frozen=True)
 class SmokeOptions:
-    """Levels to run (none: AFTER_APPLY), where, in which modes, and which must not be skipped.
+    """Levels to run (empty: AFTER_APPLY), the device, the modes, and the levels that must not be skipped.
 
-    ``arguments``: more for the probes, by level.
+    ``arguments`` are extra arguments for the probes, by level.
     """
 
     levels: Sequence[str] = ()
@@ -36,21 +36,21 @@ class SmokeOptions:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the levels came to; ``fault`` is why that proves nothing, None where it does."""
+    """The results of the levels; ``fault`` is why they prove nothing, None if they do."""
 
     levels: tuple[LevelResult, ...]
     fault: GaudiPatchError | None
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """The levels that could not be run, each once, by name."""
+        """Return the names of the levels that could not be run, without duplicates."""
         return tuple(sorted({level.level for level in self.levels if level.status == "skipped"}))
 
 
 def prove(installation: Installation, options: SmokeOptions) -> Proof:
     """Run the levels against an installation.
 
-    A skipped level is no pass: a required one is a fault, and so is a run in which nothing passed.
+    A skipped level has not passed: a skipped required level is a fault, and so is a run in which nothing passed.
     """
     levels = run(installation, options)
     fault = fault_of(levels, options)
@@ -84,7 +84,7 @@ def run(installation: Installation, options: SmokeOptions) -> list[LevelResult]:
 
 
 def known_levels(options: SmokeOptions) -> tuple[str, ...]:
-    """Return the levels that are asked for. Raises ``unknown-level`` (exit 2), before anything is looked for."""
+    """Return the requested levels. Raises ``unknown-level`` (exit 2) before searching for anything."""
     wanted = tuple(options.levels) or AFTER_APPLY
     known = table.names()
     for name in (*wanted, *options.require):
@@ -92,25 +92,25 @@ def known_levels(options: SmokeOptions) -> tuple[str, ...]:
             raise GaudiPatchError(
                 Exit.USAGE,
                 "unknown-level",
-                f"there is no smoke level {name}{did_you_mean(name, known)}",
+                f"no such smoke level: {name}{did_you_mean(name, known)}",
                 f"levels: {', '.join(known)}",
             )
     return wanted
 
 
 def interpreter_of(installation: Installation) -> Path:
-    """Return the target's interpreter. Raises ``no-interpreter`` where none of it can be run."""
+    """Return the target's interpreter. Raises ``no-interpreter`` if none can be run."""
     if installation.python is None:
         raise no_interpreter(installation)
     return installation.python
 
 
 def no_interpreter(installation: Installation) -> GaudiPatchError:
-    """Return the error for this: an image root, for one: its files can be patched, but nothing of it can be run."""
+    """Return the error for a target that can be patched but not run, such as an image root."""
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "no-interpreter",
-        "no interpreter of the target can be run, so that nothing can be proved; nothing was changed",
+        "no interpreter of the target can be run, so nothing can be proved; nothing was changed",
         "name the target's interpreter with --python, or apply without a proof: "
         f"`{command_line('apply', '--no-smoke', target=installation.target)}`",
         str(installation.root),
@@ -118,17 +118,17 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
 
 
 def _count(bad: Sequence[LevelResult], total: int) -> str:
-    """Say how many failed and how many were skipped: a check that could not run has not failed."""
+    """Return how many failed and how many were skipped, since a check that could not run has not failed."""
     failed = sum(level.status == "failed" for level in bad)
     skipped = len(bad) - failed
     if not skipped:
         return f"{failed} of {total} smoke checks failed"
-    words = f"{skipped} of {total} smoke checks had to run, and could not"
+    words = f"{skipped} of {total} smoke checks were required but could not run"
     return f"{failed} of {total} smoke checks failed; {words}" if failed else words
 
 
 def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatchError | None:
-    """Return what failed, or was skipped though required; None when nothing was."""
+    """Return the error for what failed, or was skipped although required; None if there is none."""
     bad = [
         level
         for level in results

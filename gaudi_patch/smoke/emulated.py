@@ -1,4 +1,4 @@
-"""Have the emulated HPU ready before the first level runs: compiled at most once, and refused at most once."""
+"""Prepare the emulated HPU before the first level runs: compile it, or report why not, at most once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _BUILD_SECONDS = 900.0
 class Device:
     """The compiled device for a target's PyTorch, or why there is none.
 
-    library: the file, which the probes are told of. obstacle: why the device cannot be had here. fault: what failed on
-    the way, where that is no property of the environment.
+    library: the compiled file, passed to the probes. obstacle: why this environment cannot have the device. fault: a
+    failure that is not due to the environment.
     """
 
     library: Path | None
@@ -28,7 +28,7 @@ class Device:
 
 
 def prepare(python: Path, emulator: Path, environ: Mapping[str, str], scratch: Path) -> Device:
-    """Compile the device for the target's PyTorch where the cache does not have it; PyTorch is not imported."""
+    """Compile the device for the target's PyTorch unless it is cached; PyTorch is not imported."""
     environ = target.probe_environment(environ, rules="lazy", scratch=None)
     answer = scratch / "device"
     answer.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def prepare(python: Path, emulator: Path, environ: Mapping[str, str], scratch: P
 
 
 def _named(answer: Path) -> Path | None:
-    """Read the name that the build left, an absolute path; None if there is none."""
+    """Read the absolute path left by the build; None if there is none."""
     try:
         name = os.fsdecode(read_bytes(answer, follow=False))
     except OSError:

@@ -1,4 +1,4 @@
-"""The table of smoke levels: their order, and the probe that carries out each."""
+"""The table of smoke levels: their order, and each one's probe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 PROBES = Path(__file__).resolve().parent / "probes"
 EMULATOR = Path(__file__).resolve().parent.parent / "emulator"
-# What vLLM's CPU build needs for the levels connector and inference where no vLLM is installed; for tests and the demo.
+# vLLM's CPU build, for levels connector and inference if no vLLM is installed; used by tests and the demo.
 VLLM_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-vllm.txt"
 
 
@@ -16,12 +16,12 @@ VLLM_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-vllm.txt"
 class Level:
     """One level.
 
-    name: what the user asks for.
+    name: the name used on the command line.
     probe: file name under ``probes/``, run by path under the target interpreter.
     needs: modules, other than LMCache and torch, without which the level cannot run.
-    brings_up_device: the probe imports habana_frameworks itself, at a moment of its choice; it is told
-    where the emulated one is, and is not run under the emulator.
-    processes: how many the probe runs one after the other; each of them may take as long as a level that is only one.
+    brings_up_device: the probe itself chooses when to import habana_frameworks. It gets the directory of the emulated
+        one and is not started under the emulator.
+    processes: the number of processes that the probe runs in sequence; each has the time limit of a whole level.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Level:
         return PROBES / self.probe
 
 
-# In the order in which they run: each level assumes what the one before it proves.
+# In running order: each level assumes what the previous one proves.
 LEVELS: tuple[Level, ...] = (
     Level("imports", "imports.py", brings_up_device=True),
     Level("kernels", "kernels.py", needs=("numpy",)),
@@ -44,7 +44,7 @@ LEVELS: tuple[Level, ...] = (
     Level("inference", "inference.py", needs=("vllm",), brings_up_device=True, processes=10),
 )
 
-# The directory with the emulated habana_frameworks.
+# The directory that contains the emulated habana_frameworks.
 EMULATOR_PACKAGES = EMULATOR / "packages"
 
 # Names a compiled emulated HPU; emulator/options.py, which nothing here imports, reads it.
@@ -61,7 +61,7 @@ def names() -> tuple[str, ...]:
 
 
 def select(wanted: Sequence[str]) -> list[Level]:
-    """Return the levels named, each once, in the order of the table.
+    """Return the named levels, without duplicates, in the order of the table.
 
     Raises ValueError for a name that is not in the table.
     """

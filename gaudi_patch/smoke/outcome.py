@@ -1,4 +1,4 @@
-"""What a level's run amounts to: the probe's own result, believed only where everything agrees."""
+"""The outcome of a level's run: the probe's own result, accepted only if everything is consistent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Status = Literal["passed", "failed", "skipped"]
 
 # The probes' exit statuses (77 is what automake's test harness uses for a skip).
 EXIT_STATUS: Mapping[str, int] = {"passed": 0, "failed": 1, "skipped": 77}
-# How the emulator ends, and begins its message, where it cannot be had here (no compiler, for one).
+# The emulator's exit status and the start of its message if it is unavailable here, e.g. without a compiler.
 EMULATOR_UNAVAILABLE = 4
 EMULATOR_MESSAGE = "hpu emulator: "
 RESULT_LIMIT = 4 * 1024 * 1024
@@ -26,8 +26,8 @@ SCHEMA = 1
 class LevelResult:
     """The result of one level in one mode.
 
-    reason: why it failed or was skipped; what was checked, if it passed.
-    device: ``hpu`` a real one, ``emulated``, or ``none`` where nothing was run.
+    reason: why it failed or was skipped; if it passed, what was checked.
+    device: ``hpu`` for a real one, ``emulated``, or ``none`` if nothing was run.
     rules: ``lazy`` (PT_HPU_LAZY_MODE=1) or ``eager``.
     checks: how many comparisons were made.
     failures: those that failed.
@@ -56,7 +56,7 @@ class LevelResult:
 
 @dataclass(frozen=True)
 class Reported:
-    """A probe's result file, checked."""
+    """A probe's validated result file."""
 
     status: Status
     reason: str
@@ -68,8 +68,8 @@ class Reported:
 def read(path: Path, *, level: str, rules: str, device: str) -> Reported:
     """Return the result that a probe wrote to ``path``.
 
-    Raises BadResultError unless it is complete, is for this level, mode and device, and its
-    status follows from its checks: passed means at least one check and no failure.
+    Raises BadResultError unless it is complete, belongs to this level, mode and device, and its status follows from
+    its checks: passed means at least one check and no failure.
     """
     try:
         with path.open("rb") as stream:
@@ -108,7 +108,7 @@ def read(path: Path, *, level: str, rules: str, device: str) -> Reported:
 
 
 def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str, timeout: float) -> LevelResult:
-    """One result from the way the probe ended and from what it reported, if anything.
+    """Derive one result from the probe's exit and its report, if any.
 
     Any disagreement between the two is a failure.
     """
@@ -154,5 +154,5 @@ def _emulator_obstacle(finished: Finished) -> str:
 
 
 def emulator_message(output: str) -> str:
-    """Return what the emulator said last about itself, in one line."""
+    """Return the emulator's last message, in one line."""
     return output.rpartition(EMULATOR_MESSAGE)[2].strip().partition("\n")[0][:800]

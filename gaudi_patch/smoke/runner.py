@@ -1,4 +1,4 @@
-"""Run smoke levels in a target environment, each in a process of its own."""
+"""Run smoke levels in a target environment, each in its own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gaudi_patch.smoke.levels import DEVICES, EMULATOR, EMULATOR_PACKAGES, RULES
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
 
-#: How a probe's line begins that names a case (probes/_probe.py).
+#: The start of a probe's line that names a case (probes/_probe.py).
 CASE = b"case: "
 
 __all__ = ["LevelResult", "run", "run_probe"]
@@ -34,15 +34,15 @@ def run(
 ) -> list[LevelResult]:
     """Run ``levels`` under the interpreter ``python``, in the table's order, in each mode of ``rules``.
 
-    device: ``hpu`` a real one, ``emulated``, or ``auto``: a real one if there is one.
-    timeout: seconds for one level in one mode, or for each of its processes one after the other.
-    environ: the environment to start from; by default this process's.
-    arguments: more for the probes, by the level's name.
-    on_progress: called with one line when a level ends; and what starts, where there is no ``on_begin`` for that.
-    on_case: called with what is being checked within a level.
+    device: ``hpu`` for a real one, ``emulated``, or ``auto`` for a real one if there is one.
+    timeout: seconds for one level in one mode, or for each of its sequential processes.
+    environ: the base environment; by default this process's.
+    arguments: extra arguments for the probes, by level name.
+    on_progress: called with one line when a level ends, and without ``on_begin`` also when one starts.
+    on_case: called with the name of each case within a level.
 
-    A level that cannot be run is skipped, with the reason. One that dies, hangs or gives no complete
-    result has failed. Nothing is written into the target.
+    A level that cannot run is skipped, with the reason. A level that crashes, hangs or gives an incomplete result
+    fails. Nothing is written into the target.
 
     Raises ValueError for a level, device or mode that does not exist.
     """
@@ -87,7 +87,7 @@ def run(
                     extra = (arguments or {}).get(level.name, ())
                     case = _prefixed(f"{label}: ", on_case)
                     result = run_probe(python, level, rule, used, timeout, environ, scratch, extra, library, case)
-                # Why one was skipped is the same for many of them: it is said once, in what the run came to.
+                # Many levels are skipped for the same reason, which the final result gives once.
                 ending = "skipped" if result.status == "skipped" else f"{result.status} in {result.seconds:.1f} s"
                 say(f"{label}: {ending}" + (f": {result.reason}" if result.status == "passed" else ""))
                 results.append(result)
@@ -95,7 +95,7 @@ def run(
 
 
 def _folder(prefix: str, place: str | None = None) -> tempfile.TemporaryDirectory[str]:
-    """Return a temporary directory; that for sockets is in /tmp, since a socket's path may have 107 characters."""
+    """Return a temporary directory; for sockets in /tmp, because a socket's path is limited to 107 characters."""
     return tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
 
 
@@ -124,9 +124,10 @@ def run_probe(
     library: Path | None = None,
     on_case: Callable[[str], None] | None = None,
 ) -> LevelResult:
-    """Run one probe, with ``arguments`` of its own, in a new directory below ``parent``, and judge what came of it.
+    """Run one probe with its own ``arguments`` in a new directory below ``parent``, and judge the outcome.
 
-    library: the compiled device, on the emulated HPU. on_case: told each case that begins.
+    library: the compiled device, on the emulated HPU.
+    on_case: called with each case that begins.
     """
     scratch = parent / f"{level.name}-{rules}"
     scratch.mkdir()
@@ -155,7 +156,7 @@ def run_probe(
 
 
 def _cases(on_case: Callable[[str], None]) -> Callable[[bytes], object]:
-    """Return what reads a probe's output as it comes, and tells each case that a line names."""
+    """Return a function that reads a probe's output as it arrives and reports each case."""
     rest = b""
 
     def read(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What the target interpreter offers: PyTorch, LMCache, the Habana software, a device."""
+"""Inspect the target's interpreter: PyTorch, LMCache, Habana's software, a device."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 
 _INSPECT_SECONDS = 120.0
 
-# Dropped from the probes' environment: what would let another package, start-up file, LMCache
-# configuration or emulator option take part in the check. PYTHONPYCACHEPREFIX stays: it decides which bytecode runs.
+# Removed from the probes' environment: variables that would add another package, start-up file, LMCache configuration
+# or emulator option to the check. PYTHONPYCACHEPREFIX stays: it decides which bytecode runs.
 _DROPPED = (
     "PYTHONPATH",
     "PYTHONHOME",
@@ -27,7 +27,7 @@ _DROPPED = (
 _DROPPED_PREFIXES = ("LMCACHE_", "HPU_EMULATOR_", "PYTEST_", "COV_CORE_")
 _KEPT = ("HPU_EMULATOR_CACHE", DEVICE_VARIABLE)
 _PLUGIN = "habana_frameworks.torch.hpu"
-# How the target's answer begins where the plugin is there and does not work, as inside/inspect_target.py says it.
+# The start of the target's answer if the plugin is installed but broken, as in inside/inspect_target.py.
 _BROKEN = "habana_frameworks cannot be used"
 _NO_PLUGIN = "No module named 'habana_frameworks.torch"
 
@@ -40,7 +40,7 @@ class TargetError(RuntimeError):
 class Inspection:
     """A target interpreter.
 
-    torch, lmcache: whether the module is found. missing: of the modules asked for, those not found.
+    torch, lmcache: whether the module is found. missing: the requested modules that are not found.
     hpu: whether the installed Habana software sees a device; hpu_problem: why not.
     """
 
@@ -52,19 +52,19 @@ class Inspection:
 
     @property
     def plugin_broken(self) -> bool:
-        """Whether Habana's software is installed and fails, which is not the same as seeing no device."""
+        """Return whether Habana's software is installed but fails, which differs from seeing no device."""
         broken = self.hpu_problem.startswith(_BROKEN)
-        # Other software of Habana's has a share in the namespace, and no plugin for PyTorch.
+        # Other Habana software shares the namespace without having a PyTorch plugin.
         return broken and not self.hpu and _NO_PLUGIN not in self.hpu_problem
 
 
 def probe_environment(
     environ: Mapping[str, str], *, rules: str, scratch: Path | None, library: Path | None = None
 ) -> dict[str, str]:
-    """Return the environment of a probe: the caller's, cleaned, with the mode and a scratch directory set.
+    """Return a probe's environment: the caller's, cleaned, with the mode and a scratch directory set.
 
     library: the compiled device of a probe on the emulated HPU. Such a probe and its children see the emulated
-    habana_frameworks first, no GPU, and a PyTorch that loads no plugin by itself.
+    habana_frameworks first, no GPU, and a PyTorch that does not load plugins by itself.
     """
     kept = {
         name: value
@@ -75,8 +75,10 @@ def probe_environment(
         PT_HPU_LAZY_MODE="1" if rules == "lazy" else "0",
         PYTHONSAFEPATH="1",  # from 3.11; before, running by path puts only the probes' directory on sys.path
         PYTHONDONTWRITEBYTECODE="1",  # a check leaves nothing in the target
-        NUMBA_CACHE_DIR=str(scratch),  # else numba makes __pycache__ beside the module (LMCache: cachegen_kernels.py)
-        PYTHONUNBUFFERED="1",  # so that a killed probe's last words are kept
+        NUMBA_CACHE_DIR=str(
+            scratch
+        ),  # otherwise numba creates __pycache__ beside the module (LMCache: cachegen_kernels.py)
+        PYTHONUNBUFFERED="1",  # so that a killed probe's last output is kept
         PYTHONFAULTHANDLER="1",
         OMP_NUM_THREADS="1",  # as vLLM sets it; the probes' tensors are small, and more threads only wait
         LMCACHE_TRACK_USAGE="false",
@@ -94,9 +96,9 @@ def probe_environment(
 
 
 def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tuple[str, ...]) -> Inspection:
-    """Ask the interpreter, in a process of its own, without importing LMCache.
+    """Inspect the interpreter in a separate process, without importing LMCache.
 
-    Raises TargetError where it cannot be run or does not answer.
+    Raises TargetError if it cannot run or does not answer.
     """
     try:
         answer = ask(
@@ -122,12 +124,12 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
                 f"{_BROKEN}: importing it ends {python} with {crash}; "
                 "fix or reinstall Habana's software in this environment"
             ) from None
-        cannot = "cannot run {}" if error.problem is Problem.NOT_STARTED else "{} cannot be asked what it has"
+        cannot = "cannot run {}" if error.problem is Problem.NOT_STARTED else "cannot ask {} for its modules"
         raise TargetError(f"{cannot.format(python)}: {error}") from None
 
 
 def _plugin_crash(python: Path, environ: Mapping[str, str], scratch: Path) -> str:
-    """Return how the interpreter dies of importing Habana's plugin, and of that alone; empty where it does not."""
+    """Return how the interpreter crashes when importing only Habana's plugin; "" if it does not."""
     endings = []
     for program in ("pass", f"import {_PLUGIN}"):
         try:
@@ -139,7 +141,7 @@ def _plugin_crash(python: Path, environ: Mapping[str, str], scratch: Path) -> st
 
 
 def choose_device(target: Inspection, wanted: str) -> str:
-    """``hpu`` or ``emulated``; ``none`` where a real one is asked for and there is none."""
+    """Return ``hpu`` or ``emulated``; ``none`` if a real HPU is requested and there is none."""
     if wanted == "emulated":
         return "emulated"
     if target.hpu:
@@ -148,25 +150,26 @@ def choose_device(target: Inspection, wanted: str) -> str:
 
 
 def obstacle(target: Inspection, level: Level, device: str) -> str:
-    """Return why the level cannot be run at all; empty where it can."""
+    """Return why the level cannot run at all; "" if it can."""
     if not target.lmcache:
         return "LMCache is not installed for this interpreter"
     if not target.torch:
-        return "PyTorch is not installed for this interpreter: name the one that serves by --python, or install torch"
+        return "PyTorch is not installed for this interpreter: name another one with --python, or install torch"
     lacking = [name for name in level.needs if name in target.missing]
     if lacking:
         return f"the check needs {', '.join(lacking)}, which this interpreter does not have"
     if device == "none":
         return f"no HPU: {target.hpu_problem}"
     if device == "emulated" and target.hpu:
-        return "a real HPU is present, and the emulated one does not stand in for it"
+        return "a real HPU is present, and the emulated one does not replace it"
     return ""
 
 
 def fault(target: Inspection, wanted: str) -> str:
-    """Return what is wrong with the target, so that no level may run and none may pass; empty where nothing is.
+    """Return a fault of the target that prevents any level from running or passing; "" if there is none.
 
-    A plugin that is there and fails is no host without an HPU: the image cannot serve, whatever else is proved.
+    An installed but broken plugin differs from a host without an HPU: the image cannot serve, whatever else is
+    proved.
     """
     if wanted == "auto" and target.torch and target.lmcache and target.plugin_broken:
         return (

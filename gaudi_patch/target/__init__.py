@@ -1,1 +1,1 @@
-"""Which LMCache and which interpreter: everything that finds the installation."""
+"""Find the installation: which LMCache, and which interpreter."""

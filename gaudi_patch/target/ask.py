@@ -1,7 +1,7 @@
-"""The one way to ask the target's interpreter: run a script of ``inside/`` in it and take its answer.
+"""The only way to ask the target's interpreter: run a script of ``inside/`` in it and read its answer.
 
-What it prints is not the answer, how it ends does not matter once it has answered, and nothing that it says is
-trusted: answers have a size limit, and ``Fields`` holds each value to its type.
+The answer is separate from what it prints, and its exit does not matter once it has answered. Nothing in an answer is
+trusted: its size is limited, and ``Fields`` checks the type of each value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gaudi_patch.target.process import Child, Tail, ending, last_line
 _T = TypeVar("_T")
 INSIDE = Path(__file__).resolve().parent.parent / "inside"
 
-#: Bytes of an answer, unless its caller expects more, and of what the interpreter prints.
+#: Limit in bytes for an answer, unless the caller expects more, and for what the interpreter prints.
 ANSWER_LIMIT = 1024 * 1024
 PRINTED_LIMIT = 64 * 1024
 
@@ -33,12 +33,12 @@ class Problem(str, Enum):
     NO_ANSWER = "no-answer"
     TOO_LARGE = "too-large"
     INVALID = "invalid"
-    #: the script ran, and what it called raised
+    #: the script ran, but raised an exception
     FAILED = "failed"
 
 
 class AskError(Exception):
-    """The interpreter gave no answer that can be used; the message says why, in a clause."""
+    """The interpreter gave no usable answer; the message says why, as a clause."""
 
     def __init__(self, problem: Problem, why: str) -> None:
         super().__init__(why)
@@ -56,11 +56,11 @@ def ask(
     cwd: Path | str = "/",
     limit: int = ANSWER_LIMIT,
 ) -> Any:  # noqa: ANN401 - JSON
-    """Have ``python`` run inside/``script`` and return what its function ``answer`` returned, as JSON gives it.
+    """Run inside/``script`` with ``python`` and return the result of its function ``answer``, decoded from JSON.
 
-    ``arguments`` and, unless None, ``question`` (any JSON value) are given to that function. In ``cwd`` nothing is
-    imported by accident if it is "/" or an empty directory. ``timeout`` is in seconds, ``limit`` in bytes.
-    Raises AskError.
+    ``arguments`` and, unless None, ``question`` (any JSON value) are given to that function. Use "/" or an empty
+    directory as ``cwd``, so that nothing is imported from it by accident. ``timeout`` is in seconds, ``limit`` in
+    bytes. Raises AskError.
     """
     import json
 
@@ -91,19 +91,19 @@ def ask(
 
 @contextmanager
 def _pipe() -> Iterator[tuple[FileIO, FileIO]]:
-    """Yield a pipe as two files, which may be closed before the end of the block."""
+    """Yield a pipe as two files, which the block may close early."""
     ends = os.pipe()
     with FileIO(ends[0], "rb") as reading, FileIO(ends[1], "wb") as writing:
         yield reading, writing
 
 
 class _Line:
-    """The one line that is the answer; nothing is kept beyond ``limit``."""
+    """The line that contains the answer; nothing beyond ``limit`` is kept."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._data = bytearray()
-        #: Whether nothing more is waited for
+        #: Whether the answer is complete
         self.complete = self.overflow = False
 
     def add(self, data: bytes) -> None:
@@ -119,7 +119,7 @@ class _Line:
 
 
 def _explain(in_time: bool, timeout: float, status: int, printed: str) -> NoReturn:
-    """Why no answer came: a traceback says at its end what happened; a complaint about -I (Python 2) at its start."""
+    """Return why no answer came: the last line of a traceback, or the first of Python 2's complaint about -I."""
     if not in_time:
         raise AskError(Problem.TIMEOUT, f"no answer within {timeout:.0f} s")
     lines = [line for line in printed.strip().splitlines() if line.strip()]
@@ -144,7 +144,7 @@ def _unwrap(line: bytes) -> Any:  # noqa: ANN401 - JSON
 
 
 class Fields:
-    """A JSON object of an answer, read value by value; each is held to its type, and AskError names the wrong one."""
+    """A JSON object in an answer, read value by value; each type is checked, and AskError names a wrong value."""
 
     def __init__(self, value: object, where: str = "answer") -> None:
         self._where = where
@@ -204,7 +204,7 @@ def _as_path(value: object, where: str) -> str:
         try:
             os.fsencode(value)
             return value
-        except UnicodeEncodeError:  # half of a pair, which no file name decodes to
+        except UnicodeEncodeError:  # half of a surrogate pair, which no file name decodes to
             pass
     raise _wrong(where, "a path")
 

@@ -1,7 +1,7 @@
-"""An unpacked container image: its links followed as inside the image, its Python directories found, nothing run."""
+"""An unpacked container image: follow links as inside the image, find Python directories, run nothing."""
 
 # ruff: noqa: PTH118, PTH206, PTH208
-# Why: links are followed by hand, part by part; pathlib would follow them on the host.
+# Links are followed by hand, part by part; pathlib would follow them on the host.
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gaudi_patch.opening import is_directory
 
-#: As many links as Linux follows in one path.
+#: The number of links that Linux follows in one path.
 MAX_LINKS = 40
 
 #: Where environments are in images, relative to the root. ``*`` also matches hidden names (.venv, .local).
@@ -35,7 +35,7 @@ PACKAGES = ("site-packages", "dist-packages")
 #: What readlink says of what is no link, is not there, or lies where no file can be opened either.
 NO_LINK = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG})
 
-#: Not part of an image's file system, or without end.
+#: Not part of an image's file system, or endless.
 SKIPPED = frozenset({"proc", "sys", "dev"})
 
 
@@ -46,14 +46,14 @@ class ImageRoot:
         self.root = os.path.realpath(root)
 
     def on_host(self, path: str) -> str:
-        """Return where the image's absolute path ``path`` is on the host; links not followed."""
+        """Return the host's path for the image's absolute path ``path``, without following links."""
         return os.path.join(self.root, path.lstrip("/"))
 
     def resolve(self, path: str) -> str:
         """Return the host's path ``path``, below the root, with links followed as inside the image.
 
-        An absolute link starts at the image's root, and ``..`` never leads out of it. What does not exist is
-        kept as it is written; a circle of links raises OSError (ELOOP).
+        An absolute link starts at the image's root, and ``..`` never leads out of it. A missing part is kept as
+        written; a cycle of links raises OSError (ELOOP).
         """
         todo = os.path.relpath(path, self.root).split(os.sep)[::-1]
         done: list[str] = []
@@ -81,7 +81,7 @@ class ImageRoot:
         return os.path.join(self.root, *done)
 
     def site_folders(self) -> list[str]:
-        """Return the site-packages and dist-packages directories of the image, links followed, each once.
+        """Return the image's site-packages and dist-packages directories, with links followed, without duplicates.
 
         The search is as deep as ``PREFIXES``: it grows with the number of directories near the root, not with the
         image. Raises OSError where what may be one cannot be seen; another user's directories are passed over.
@@ -108,7 +108,7 @@ class ImageRoot:
                     except PermissionError:  # as in _names
                         continue
                     except OSError as error:
-                        if error.errno != errno.ELOOP:  # a circle of links leads to no directory
+                        if error.errno != errno.ELOOP:  # a cycle of links leads to no directory
                             raise
             folders = list(found)
         return folders
@@ -118,6 +118,6 @@ class ImageRoot:
             return [part]
         try:
             names = os.listdir(folder)
-        except PermissionError:  # another user's home; what cannot be read cannot be patched either
+        except PermissionError:  # another user's home; what is unreadable cannot be patched either
             return []
         return sorted(n for n in names if fnmatchcase(n, part) and not (folder == self.root and n in SKIPPED))

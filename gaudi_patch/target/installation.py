@@ -1,4 +1,4 @@
-"""What is known of one LMCache on disk."""
+"""The description of one LMCache on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Target:
-    """What the user pointed at; at most one of the three."""
+    """The target named by the user; at most one of the three."""
 
     python: Path | None = None
     path: Path | None = None
@@ -17,7 +17,7 @@ class Target:
 
 
 class Layout(str, Enum):
-    """How the package lies on disk, which decides where state is kept and whether RECORD is ours to touch."""
+    """The form of the installation, which decides where the state is kept and whether RECORD may be changed."""
 
     WHEEL = "wheel"
     EDITABLE = "editable"
@@ -27,12 +27,13 @@ class Layout(str, Enum):
 
 @dataclass(frozen=True)
 class Installation:
-    """One LMCache on disk.
+    """One LMCache installation on disk.
 
-    ``root`` is the directory that patch paths are relative to, links followed. ``version`` is the metadata's, as
-    written; "" for a git checkout, and perhaps out of date for an editable install: both are known by their hashes.
-    ``record`` is None when missing or not ours to touch. ``python`` and ``prefix`` are None when no interpreter is
-    known for the target; ``python_version`` and ``cache_tag`` then come from directory names and the wheel's tag.
+    ``root`` is the base directory of patch paths, with links followed. ``version`` is taken literally from the
+    metadata. It is "" for a git checkout and may be outdated for an editable install; both are identified by their
+    hashes. ``record`` is None if it is missing or must not be changed. ``python`` and ``prefix`` are None if the
+    target's interpreter is unknown; ``python_version`` and ``cache_tag`` then come from directory names and the
+    wheel's tag.
     """
 
     package: str
@@ -52,5 +53,5 @@ class Installation:
     warnings: tuple[str, ...]
     #: The root of an unpacked image, from which its links start
     image_root: Path | None = None
-    #: What the user pointed at to find it.
+    #: The target as named by the user.
     target: Target = field(default=Target(), compare=False)

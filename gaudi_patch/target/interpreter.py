@@ -1,7 +1,7 @@
-"""The target interpreter: which one is meant, and what it says about itself."""
+"""The target's interpreter: which one is meant, and its properties."""
 
 # ruff: noqa: PTH100, PTH113, PTH116, PTH118, PTH120, PTH121, PTH208
-# Why: Path.resolve would follow the link that makes a python a virtual environment's; os.path.abspath does not.
+# Path.resolve would follow the link that makes an interpreter a virtual environment's; os.path.abspath does not.
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gaudi_patch.target.refusals import bad_target, cannot_run, is_named_directo
 if TYPE_CHECKING:
     from gaudi_patch.inside.sys_path import Facts
 
-#: Seconds that an interpreter gets to start and answer: 0.03 on a local disk. One on a cold network file system
-#: answers when it is asked again.
+#: Seconds for an interpreter to start and answer: it needs 0.03 on a local disk. On a cold network file system the
+#: second attempt succeeds.
 PROBE_TIMEOUT = 10.0
-#: Isolated: PYTHONPATH, the user site and the current directory are none of the script's; UTF-8 for its paths.
+#: Isolated from PYTHONPATH, the user site and the current directory; UTF-8 for paths.
 _FLAGS = ("-I", "-B", "-X", "utf8")
-#: Far more than any sys.path; each is looked into.
+#: Far more entries than any sys.path has; each is examined.
 _MAX_ENTRIES = 10_000
 
 
 class Interpreter(NamedTuple):
-    """What a normal run of an interpreter would import from.
+    """The directories from which a normal run of an interpreter imports.
 
     ``path`` is its sys.path without the first entry (script or current directory), absolute, in order, with
     PYTHONPATH and the user site where they count.
@@ -49,15 +49,15 @@ class Interpreter(NamedTuple):
 
 
 def own_interpreter(package: str, environ: Mapping[str, str]) -> Interpreter:
-    """Return the interpreter that runs this process; no subprocess."""
+    """Return the interpreter that runs this process, without a subprocess."""
     return _interpreter(describe(package, environ), sys.executable, own=True)
 
 
 def is_own(executable: str) -> bool:
-    """Return whether ``executable`` starts the interpreter, and the environment, that runs this process.
+    """Return whether ``executable`` is the interpreter, in the same environment, that runs this process.
 
-    The same binary is not enough: the pythons of all virtual environments are links to a few binaries. The same
-    binary started from the same directory finds the same pyvenv.cfg.
+    The same binary is not enough, because the interpreters of virtual environments are links to a few binaries. The
+    same binary in the same directory finds the same pyvenv.cfg.
     """
     try:
         return os.path.samefile(executable, sys.executable) and os.path.samefile(
@@ -68,16 +68,16 @@ def is_own(executable: str) -> bool:
 
 
 def identify(executable: str, package: str, environ: Mapping[str, str]) -> Interpreter:
-    """Ask ``executable`` about itself; raises ``interpreter-failed`` where it cannot be run or gives no answer."""
+    """Ask ``executable`` about itself; raise ``interpreter-failed`` if it cannot run or gives no answer."""
     if is_own(executable):
         return own_interpreter(package, environ)
-    # Costs 5 ms; most runs do without.
+    # Takes 5 ms; most runs do not need it.
     from gaudi_patch.target.ask import AskError, ask
 
     if waited_for := _blocking_start_file(executable):
-        raise cannot_run(executable, f"it would wait for {waited_for} at its start, a FIFO or a device")
+        raise cannot_run(executable, f"it would block at its start on {waited_for}, a FIFO or a device")
     env = dict(environ)
-    if env.get("PYTHONPATH"):  # its relative entries start here, and the script runs in "/"
+    if env.get("PYTHONPATH"):  # its relative entries are relative to this directory, but the script runs in "/"
         env["PYTHONPATH"] = os.pathsep.join(pythonpath(environ))
     try:
         answer = ask(executable, "sys_path.py", package, timeout=PROBE_TIMEOUT, environ=env, flags=_FLAGS)
@@ -87,7 +87,7 @@ def identify(executable: str, package: str, environ: Mapping[str, str]) -> Inter
 
 
 def _blocking_start_file(executable: str) -> str:
-    """Return a FIFO or a device among what a virtual environment's Python reads at its start; "" for none."""
+    """Return a FIFO or device among the files that a virtual environment's Python reads at its start; "" if none."""
     prefix = os.path.dirname(os.path.dirname(executable))
     configuration = os.path.join(prefix, "pyvenv.cfg")
     try:
@@ -108,7 +108,7 @@ def _blocks(path: str) -> bool:
         info = os.stat(path)
     except OSError:  # Python is not held up for good all the same: an answer has a time limit
         return False
-    # /dev/null is how people take a .pth file away.
+    # A link to /dev/null is a common way to disable a .pth file.
     return stat.S_ISFIFO(info.st_mode) or (stat.S_ISCHR(info.st_mode) and not os.path.samefile(path, os.devnull))
 
 
@@ -124,7 +124,7 @@ def _is_start_file(name: str) -> bool:
 
 
 def _checked(answer: object) -> Facts:
-    """Hold what an interpreter says of itself to its form: it is the target's, and not trusted."""
+    """Validate an interpreter's answer about itself, which comes from the target and is not trusted."""
     from gaudi_patch.target.ask import AskError, Fields, Problem
 
     fields = Fields(answer)
@@ -198,10 +198,10 @@ def named_python(argument: Path, environ: Mapping[str, str]) -> str:
         )
     if not is_named_file(argument):
         raise bad_target(
-            f"--python {text}: there is no such interpreter",
+            f"--python {text}: no such interpreter",
             "Give the path of an interpreter, such as /opt/venv/bin/python, or a name that is on PATH.",
         )
-    # Not resolved: a virtual environment is known by the link's place, not by what it points to.
+    # Not resolved: the place of the link identifies a virtual environment, not its target.
     return os.path.abspath(text)
 
 
@@ -215,7 +215,7 @@ def active_environment(environ: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def active_python(variable: str, prefix: str) -> str:
-    """Return the interpreter of the active environment; an environment error when it is gone."""
+    """Return the interpreter of the active environment; raise an environment error if it is missing."""
     interpreter = python_in(prefix)
     if interpreter is None:
         raise GaudiPatchError(

@@ -1,4 +1,4 @@
-"""Command lines to type next: each names the target and the manifest that this run was given, quoted for the shell."""
+"""Suggested command lines: each repeats the target and the manifest of this run, quoted for the shell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WITHOUT_TARGET = frozenset({"dev", "list", "show"})
 
 
 def command_line(verb: str, *arguments: str, target: Target, manifest: Path | None = None) -> str:
-    """Return ``gaudi-patch VERB ARGUMENTS`` for the same target, to be pasted into any directory's shell.
+    """Return ``gaudi-patch VERB ARGUMENTS`` for the same target, to paste into a shell in any directory.
 
     ``manifest`` is the directory given with --manifest, None for the built-in one. Paths become absolute; an
     interpreter that is looked up on PATH stays a name.

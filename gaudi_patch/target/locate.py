@@ -1,7 +1,7 @@
-"""Which LMCache: one installation on disk, or a refusal that names what is in the way.
+"""Locate LMCache: one installation on disk, or a refusal that names the obstacle.
 
-The target is what ``import`` would load. Wherever that and the metadata disagree, or there are two of either, the
-user decides. Never imports the package.
+The target is what ``import`` would load. If the import and the metadata disagree, or either is ambiguous, the user
+decides. The package is never imported.
 
 Codes of the errors raised here and below: not-installed, broken-metadata, no-metadata, ambiguous-installation,
 shadowed-installation, package-directory-missing, symlinked-package, not-a-directory-install, legacy-install,
@@ -10,7 +10,7 @@ unreadable.
 """
 
 # ruff: noqa: PTH118, PTH120
-# Why: entries of sys.path are strings; Path only in what is handed out.
+# Why: entries of sys.path are strings; only results are Path objects.
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
 def locate(
     target: Target, package: str = "lmcache", environ: Mapping[str, str] = os.environ, *, ask: bool = True
 ) -> Installation:
-    """Find the one installation of ``package`` that ``target`` means; without ``ask`` no interpreter is run.
+    """Find the one installation of ``package`` meant by ``target``; without ``ask``, run no interpreter.
 
     Raises GaudiPatchError: not found (none installed), refused (ambiguous, shadowed or unsupported; every path
     named), usage (a wrong --python, --path or --root) or environment (unreadable, the interpreter cannot run).
@@ -58,7 +58,7 @@ def locate(
 
 
 def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
-    """Return the one installation of a search, or the reason why there is none."""
+    """Return the one installation of a search, or raise the reason why there is none."""
     infos, imported = search.infos, search.imported
     if len(infos) > 1:
         raise ambiguous(search, [info.path for info in infos])
@@ -66,7 +66,7 @@ def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
         raise refusal(
             "not-a-folder-install",
             f"import would load {search.package} from {imported.path}, which is not a package directory",
-            "Take it off the path, or install the wheel of LMCache with pip or uv.",
+            "Remove it from the path, or install LMCache's wheel with pip or uv.",
             imported.path,
             *(info.path for info in infos),
         )
@@ -81,12 +81,12 @@ def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
     if beside:
         raise ambiguous(search, [info.path, *beside])
     search.warnings += [f"{path} is ignored: {why}" for path, why in search.broken]
-    search.warnings += [f"{path} is ignored: an interrupted pip left it" for path in search.leftovers]
+    search.warnings += [f"{path} is ignored: it is left over from an interrupted pip" for path in search.leftovers]
     return _editable(search, info) if info.editable else _wheel(search, info)
 
 
 def _wheel(search: Search, info: DistInfo) -> Installation:
-    """Return an installation in site-packages, beside its metadata."""
+    """Return an installation in site-packages, next to its metadata."""
     site, package = os.path.dirname(info.path), search.package
     folder = os.path.join(site, package)
     imported = search.imported
@@ -97,7 +97,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "package-folder-missing",
             f"{info.path} says that {package} {info.version} is installed, but {folder} {what}",
-            f"Install it again: pip install --force-reinstall --no-deps {package}=={info.version}",
+            f"Reinstall it: pip install --force-reinstall --no-deps {package}=={info.version}",
             info.path,
             folder,
         )
@@ -109,7 +109,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
             search.warnings.append(f"{other.found.path} is left alone ({note})")
     record = os.path.join(info.path, "RECORD") if info.has_record else None
     if record is None:
-        search.warnings.append(f"{info.path} has no RECORD: an uninstall will not know of files that patches add")
+        search.warnings.append(f"{info.path} has no RECORD: an uninstall will leave behind files that patches add")
     return _installation(
         search,
         root=site,
@@ -121,13 +121,13 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
 
 
 def _editable(search: Search, info: DistInfo) -> Installation:
-    """Return an editable installation: its source tree, which has to be the top of a git checkout."""
+    """Return an editable installation: its source tree, which must be the top of a git checkout."""
     from urllib.parse import unquote
 
     project = search.place(unquote(re.sub(r"^file://[^/]*", "", info.url)))
     folder = search.imported.path if search.imported and search.imported.kind == "package" else None
     if folder is None:
-        # Without an interpreter to ask, and for build systems whose finders are code.
+        # For build systems whose finders are code, if there is no interpreter to ask.
         site = os.path.dirname(info.path)
         lines = pth_lines(site, search.resolve)
         lines = [search.place(n) if n.startswith("/") else os.path.join(site, n) for n in lines]
@@ -140,7 +140,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "package-folder-missing",
             f"{info.path} is an editable install of {project}, but no {search.package} directory is there",
-            "Install it again from its source tree: pip install --no-deps -e DIR",
+            "Reinstall it from its source tree: pip install --no-deps -e DIR",
             info.path,
             project,
         )
@@ -160,7 +160,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "editable-without-git",
             f"{info.path} is an editable install of {project}, which is not the top of a git checkout; "
-            "gaudi-patch would have no safe place to keep the originals",
+            "gaudi-patch would have no safe place for the original files",
             f"Install it as a wheel (pip install {project}), or run git init in {project}.",
             info.path,
             project,
@@ -169,7 +169,9 @@ def _editable(search: Search, info: DistInfo) -> Installation:
 
 
 def _checkout(search: Search, folder: str, git: str) -> Installation:
-    """Return a git checkout: state goes into its git directory, so that ``git status`` shows the patched files only."""
+    """Return a git checkout: the state is kept in its .git directory, so that ``git status`` shows only the patched
+    files.
+    """
     _refuse_link(search, folder)
     return _installation(
         search, root=os.path.dirname(folder), layout=Layout.CHECKOUT, info=None, record=None, state=git
@@ -179,9 +181,8 @@ def _checkout(search: Search, folder: str, git: str) -> Installation:
 def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = os.path.realpath) -> str | None:
     """Return the .git directory if ``folder`` is the top of a checkout, else None.
 
-    A worktree's or submodule's ``.git`` file is followed. Directories above are not looked at: a site-packages
-    directory
-    inside somebody's repository is no checkout. ``folder`` has its links followed already; ``resolve`` and
+    A worktree's or submodule's ``.git`` file is followed. Parent directories are not examined: a site-packages
+    directory inside a repository is not a checkout. ``folder`` has its links followed already; ``resolve`` and
     ``place`` are those of ``Search``.
     """
     dot_git = os.path.join(folder, ".git")
@@ -194,7 +195,7 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
     if not is_file(Path(git_dir, "HEAD")):
         raise refusal(
             "broken-checkout",
-            f"{dot_git} leads to {git_dir}, which is no git directory (it has no HEAD)",
+            f"{dot_git} leads to {git_dir}, which is not a git directory (it has no HEAD)",
             "Clone the repository again, or remove .git and install LMCache as a wheel.",
             dot_git,
             git_dir,
@@ -211,34 +212,35 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
 
 
 def _is_of_another(git: str, folder: str, resolve: Resolve, place: Resolve) -> str:
-    """Say why the git directory ``git``, outside of the checkout ``folder``, is not its own; "" if it is.
+    """Return why the git directory ``git``, outside the checkout ``folder``, does not belong to it; "" if it does.
 
-    That of a worktree names its ``.git`` file, that of a submodule its tree; that of --separate-git-dir names neither.
+    A worktree's git directory names its ``.git`` file, a submodule's its tree; with --separate-git-dir it names
+    neither.
     """
 
     def named(path: str) -> str:
         return place(path) if path.startswith("/") else resolve(os.path.join(git, path))
 
     if git.endswith("/.git"):
-        return f"is that of {os.path.dirname(git)}"
+        return f"belongs to {os.path.dirname(git)}"
     back = os.path.join(git, "gitdir")
     if is_file(Path(back)):
         other = os.path.dirname(named(read_text(back).partition("\n")[0]))
         if other != folder:
-            return f"is that of {other}"
+            return f"belongs to {other}"
     config = os.path.join(git, "config")
     tree = (
         re.search(r"^\s*worktree\s*=\s*(.*\S)\s*$", read_text(config), re.MULTILINE) if is_file(Path(config)) else None
     )
     if tree and named(tree[1].strip('"')) != folder:
-        return f"is that of {tree[1]}"
+        return f"belongs to {tree[1]}"
     if Path(git).stat().st_uid != Path(folder).stat().st_uid:
         return "belongs to another user"
     return ""
 
 
 def _refuse_link(search: Search, path: str) -> None:
-    """Refuse a directory that is a link: its files belong to another tree, and perhaps to other environments."""
+    """Refuse a directory that is a link: its files belong to another tree, perhaps shared with other environments."""
     real = search.resolve(path)
     if real != path:
         raise refusal(
@@ -276,6 +278,6 @@ def _installation(
 
 
 def _version_in(path: str) -> tuple[int, int] | None:
-    """(3, 11) for .../lib/python3.11/site-packages."""
+    """Return (3, 11) for .../lib/python3.11/site-packages."""
     match = re.search(r"/python(\d)\.(\d+)/[^/]+$", path)
     return (int(match[1]), int(match[2])) if match else None

@@ -1,8 +1,8 @@
 """Whether processes of an interpreter agree on ``hash(None)``, which LMCache's ``builtin`` keys contain.
 
-From Python 3.12 on it is a constant (https://github.com/python/cpython/pull/99541). Before, it is None's address: fixed
-where the interpreter is no position-independent executable, as Debian's, and another one in each process otherwise.
-So it is measured, not concluded from the version.
+From Python 3.12 on it is a constant (https://github.com/python/cpython/pull/99541). Before, it is None's address:
+fixed if the interpreter is not position-independent, like Debian's, and otherwise different in each process. So it is
+measured instead of derived from the version.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _NO_RANDOMIZATION = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2)
 
 
 def agrees(python: Path, environ: Mapping[str, str]) -> bool | None:
-    """Return whether several processes of ``python`` compute the same ``hash(None)``; None where that tells nothing.
+    """Return whether several processes of ``python`` compute the same ``hash(None)``; None if inconclusive.
 
-    It tells nothing where they give no answer, or where this host places every process at the same addresses: another
-    host would not.
+    It is inconclusive if they give no answer, or if this host places every process at the same addresses, because
+    another host might not.
     """
     try:
         answers = [ask(python, "hash_none.py", timeout=_SECONDS, environ=environ) for _ in range(_PROCESSES)]

@@ -1,6 +1,6 @@
-"""Versions of what LMCache runs with in the target: the interpreter's, and packages by their metadata.
+"""Versions of the software around LMCache in the target: the interpreter, and packages by their metadata.
 
-Nothing of the target is imported: `import torch` costs seconds, and a CUDA build may fail on a Gaudi host.
+Nothing from the target is imported: `import torch` costs seconds, and a CUDA build may fail on a Gaudi host.
 """
 
 # ruff: noqa: PTH118, PTH208
@@ -21,7 +21,7 @@ from gaudi_patch.target.site_folder import Resolve, headers, normalised
 if TYPE_CHECKING:
     from gaudi_patch.target.installation import Installation
 
-#: Distributions, as PyPI and Habana's images name them, that decide how LMCache behaves on a Gaudi.
+#: Distributions, named as on PyPI and in Habana's images, that affect LMCache on a Gaudi.
 PACKAGES = (
     "torch",
     "vllm",
@@ -50,16 +50,14 @@ class Package:
 
     @property
     def version(self) -> str:
-        """The version that its metadata gives, else the one in the directory's name."""
+        """Return the version in the metadata, else the one in the directory's name."""
         try:
             return (headers(os.path.join(self.path, "METADATA"), self.resolve) or {}).get("version") or self.named
         except OSError:
             return self.named
 
     def text(self, *names: str) -> str | None:
-        """Return the text of the first of the files ``names`` of its metadata that is there; undecodable bytes
-        replaced.
-        """
+        """Return the text of the first existing metadata file among ``names``, with undecodable bytes replaced."""
         for name in names:
             try:
                 return read_bytes(self.resolve(os.path.join(self.path, name))).decode("utf-8", "replace")
@@ -69,20 +67,18 @@ class Package:
 
 
 def packages(installation: Installation, environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
-    """Return the version of each of PACKAGES that a run of the target would import; None where it is not installed."""
+    """Return the version of each of PACKAGES that a run of the target would import; None if not installed."""
     there = find(_folders(installation, environ))
     return {name: there[name].version if name in there else None for name in PACKAGES}
 
 
 def find(folders: Sequence[str], resolve: Resolve = os.path.realpath) -> dict[str, Package]:
-    """Return the distributions in ``folders`` by normalised name, the first of each; one that cannot be listed is
-    skipped.
-    """
+    """Return the first distribution of each normalised name in ``folders``; skip unreadable directories."""
     packages: dict[str, Package] = {}
     for folder in folders:
         try:
             names = sorted(os.listdir(resolve(folder)))
-        except OSError:  # a zip file, or gone: import passes over it too
+        except OSError:  # a zip file, or missing: import skips it too
             continue
         for name in names:
             if match := _METADATA.fullmatch(name):
@@ -93,7 +89,7 @@ def find(folders: Sequence[str], resolve: Resolve = os.path.realpath) -> dict[st
 
 
 def _folders(installation: Installation, environ: Mapping[str, str]) -> list[str]:
-    """sys.path of the target; for an image that cannot be run, the directory of LMCache alone."""
+    """Return the target's sys.path; for an image that cannot run, only LMCache's directory."""
     if installation.python is None:
         beside = installation.dist_info or installation.root / installation.package
         return [str(beside.parent)]
@@ -103,7 +99,7 @@ def _folders(installation: Installation, environ: Mapping[str, str]) -> list[str
 
 
 def python_version(python: Path) -> str | None:
-    """Return the full version of an interpreter; None where it cannot be run."""
+    """Return the full version of an interpreter; None if it cannot run."""
     from gaudi_patch.target.ask import AskError, ask
 
     try:

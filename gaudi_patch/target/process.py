@@ -1,7 +1,7 @@
-"""Run a program that may hang, crash or print without end, and leave nothing of it behind.
+"""Run a program that may hang, crash or print endlessly, and leave no process behind.
 
-Every program runs in a session, and so a process group, of its own, which is killed whole when the program has ended,
-when its time is up, when this process is interrupted, and, by the kernel, when this process is killed.
+Every program runs in its own session and process group. The whole group is killed when the program has ended, when
+its time is up, when this process is interrupted and, by the kernel, when this process is killed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _DEFERRED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended.
+    """The result of a program.
 
     returncode: exit status, or minus the signal's number (as in ``subprocess``).
-    timed_out: it was killed because the time was up.
+    timed_out: whether it was killed because its time was up.
     tail: the last ``OUTPUT_LIMIT`` bytes that it wrote to stdout and stderr, as text.
-    dropped: how many bytes came before the tail.
+    dropped: the number of bytes before the tail.
     """
 
     returncode: int
@@ -46,12 +46,12 @@ class Finished:
 
     @property
     def ending(self) -> str:
-        """The exit in words: ``exit status 3``, ``killed by SIGSEGV``."""
+        """Return the exit in words: ``exit status 3``, ``killed by SIGSEGV``."""
         return ending(self.returncode)
 
     @property
     def last_line(self) -> str:
-        """The last line of output that is not blank; for an exception, what it says."""
+        """Return the last non-blank line of output; for an exception, its message."""
         return last_line(self.tail)
 
 
@@ -66,7 +66,7 @@ def ending(returncode: int) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that is not blank, its last 500 characters."""
+    """Return the last 500 characters of the last non-blank line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][-500:] if lines else ""
 
@@ -81,7 +81,7 @@ class Tail:
 
     def add(self, data: bytes) -> None:
         self._kept += data
-        # Cut at twice the limit, not at each read: a flood would otherwise move 1 MB a read.
+        # Cut at twice the limit, not at each read, which would move 1 MB per read in a flood of output.
         if len(self._kept) > 2 * self._limit:
             self._cut()
 
@@ -100,7 +100,7 @@ class Tail:
 def _signals_deferred() -> Iterator[None]:
     """Call Python's signal handlers at the end of the block.
 
-    Signals are not blocked instead: the child would inherit that, and outlive a SIGTERM.
+    Signals are not blocked, because the child would inherit that and survive a SIGTERM.
     """
     pending: list[tuple[int, FrameType | None]] = []
 
@@ -108,7 +108,7 @@ def _signals_deferred() -> Iterator[None]:
         pending.append((number, frame))
 
     handlers = {}
-    if threading.current_thread() is threading.main_thread():  # only there are handlers called, or may be set
+    if threading.current_thread() is threading.main_thread():  # only the main thread runs handlers and may set them
         for number in _DEFERRED:
             handler = signal.getsignal(number)
             if callable(handler):
@@ -126,7 +126,7 @@ def _signals_deferred() -> Iterator[None]:
 class Child:
     """A running program; leaving the ``with`` block kills its process group and reaps it.
 
-    ``output`` is what it writes to stdout and stderr. Raises OSError where it cannot be started.
+    ``output`` is what it writes to stdout and stderr. Raises OSError if it cannot be started.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Child:
         self.returncode: int | None = None
         self._lifeline = Lifeline()
         try:
-            # An exception out of a signal handler in the middle of Popen would lose the process, and let it run.
+            # An exception from a signal handler in the middle of Popen would lose the process and let it run.
             with _signals_deferred():
                 self._process = subprocess.Popen(
                     list(command),
@@ -181,9 +181,9 @@ class Child:
         writing: tuple[FileIO, bytes] | None = None,
         until: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Hand on what arrives at each descriptor of ``readers`` until the program ends or ``until`` says so.
+        """Pass on what arrives at each descriptor of ``readers`` until the program ends or ``until`` returns true.
 
-        ``writing`` is a pipe with the bytes to send, which is closed after them. Returns False if ``deadline``
+        ``writing`` is a pipe, closed after sending the given bytes. Returns False if ``deadline``
         (of time.monotonic) came first. Does not wait for the end of file: a grandchild may keep a pipe open.
         """
         poll = select.poll()
@@ -208,7 +208,7 @@ class Child:
                     data = _read(number)
                     if data:
                         readers[number](data)
-                    elif data is not None:  # end of file: the program closed it, and runs on
+                    elif data is not None:  # end of file: the program closed it and goes on running
                         poll.unregister(number)
                 elif number == sink:
                     waiting = _write(sink, waiting)
@@ -218,18 +218,18 @@ class Child:
         return True
 
     def drain(self, readers: Mapping[int, Callable[[bytes], object]]) -> None:
-        """Hand on what is left in the pipes; bounded, since a process outside the group may fill them."""
+        """Pass on what is left in the pipes; bounded, because a process outside the group may fill them."""
         deadline = time.monotonic() + _DRAIN_SECONDS
         for number, add in readers.items():
             while time.monotonic() < deadline and (data := _read(number)):
                 add(data)
 
     def kill(self) -> int:
-        """Kill the whole group, and return how the program itself ended."""
+        """Kill the whole group, and return the program's own exit status."""
         if self.returncode is None:
             try:
-                os.killpg(self._process.pid, signal.SIGKILL)  # not yet reaped: the number is still its own
-            except (ProcessLookupError, PermissionError):  # its members changed their user, or are gone
+                os.killpg(self._process.pid, signal.SIGKILL)  # not yet reaped, so the process id is still its own
+            except (ProcessLookupError, PermissionError):  # its members changed their user, or have ended
                 self._process.kill()
             self.returncode = self._process.wait()
             self._lifeline.cut()
@@ -242,7 +242,7 @@ class Child:
 
 
 def _read(number: int) -> bytes | None:
-    """Up to a block; empty at the end of file, None where nothing is there now."""
+    """Read up to one block; return b"" at the end of file, None if nothing is available."""
     try:
         return os.read(number, _BLOCK)
     except BlockingIOError:
@@ -250,7 +250,7 @@ def _read(number: int) -> bytes | None:
 
 
 def _write(number: int, data: memoryview) -> memoryview:
-    """Send what the pipe takes; returns the rest, which is empty when nobody reads any more."""
+    """Send as much as the pipe accepts; return the rest, which is empty if nobody reads any more."""
     try:
         return data[os.write(number, data[:_BLOCK]) :]
     except BlockingIOError:
@@ -270,9 +270,7 @@ def run(
 ) -> Finished:
     """Run ``command`` in a process group of its own and wait for it, at most ``timeout`` seconds.
 
-    ``on_output`` is given what the program writes, as it comes.
-
-    Raises OSError where the program cannot be started.
+    ``on_output`` receives the program's output as it arrives. Raises OSError if the program cannot be started.
     """
     begun = time.monotonic()
     tail = Tail(output_limit)

@@ -1,4 +1,4 @@
-"""Why an installation cannot be taken: each refusal names every path that is in the way, and what to do next."""
+"""Refusals of an installation: each names every path involved, and what to do next."""
 
 # ruff: noqa: PTH120
 # Why: entries of sys.path are strings.
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def refusal(code: str, message: str, hint: str, *paths: str) -> GaudiPatchError:
-    """Return the error for this: a refusal with the paths that it is about, for machines."""
+    """Return a refusal with the paths involved, for machines."""
     return GaudiPatchError(Exit.REFUSED, code, message, hint, details=list(paths))
 
 
 def bad_target(message: str, hint: str) -> GaudiPatchError:
-    """--python, --path or --root names nothing that can be used."""
+    """Return the error for an unusable --python, --path or --root."""
     return GaudiPatchError(Exit.USAGE, "bad-target", message, hint)
 
 
 def unreadable(error: OSError, path: str) -> GaudiPatchError:
-    """Return the error for this: the target is there, but this user may not read it, or it is not what can be read."""
+    """Return the error for an existing target that this user may not read, or that is not readable."""
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "unreadable",
@@ -53,7 +53,7 @@ def is_named_file(path: Path) -> bool:
 
 
 def cannot_run(executable: str, why: str) -> GaudiPatchError:
-    """Return the error for this: the target's interpreter does not start, or gives no answer."""
+    """Return the error for an interpreter of the target that does not start or gives no answer."""
     return GaudiPatchError(
         Exit.ENVIRONMENT,
         "interpreter-failed",
@@ -64,7 +64,7 @@ def cannot_run(executable: str, why: str) -> GaudiPatchError:
 
 
 def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:
-    """Two or more valid metadata, or metadata of two kinds in one directory."""
+    """Return the error for two or more valid metadata, or two kinds of metadata in one directory."""
     folders = list(dict.fromkeys(os.path.dirname(path) for path in paths))
     if len(folders) > 1:
         hint = "Uninstall all but one, or choose one: " + " or ".join(f"--path {folder}" for folder in folders)
@@ -79,11 +79,11 @@ def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:
 
 
 def shadowed(search: Search, imported: str, metadata: str) -> GaudiPatchError:
-    """Return the error for this: the package that import would load is not the one that the metadata is about."""
+    """Return the error for metadata that belongs to another package than import would load."""
     return refusal(
         "shadowed-installation",
         f"import would load {search.package} from {imported}, but the metadata is {metadata}",
-        f"Take {os.path.dirname(imported)} off the path (PYTHONPATH, user site, .pth), "
+        f"Remove {os.path.dirname(imported)} from the path (PYTHONPATH, user site, .pth), "
         f"or remove the copy that is not wanted.",
         imported,
         metadata,
@@ -91,7 +91,7 @@ def shadowed(search: Search, imported: str, metadata: str) -> GaudiPatchError:
 
 
 def without_metadata(search: Search) -> GaudiPatchError:
-    """No valid dist-info: what is there instead."""
+    """Return the error for a missing valid dist-info, naming what exists instead."""
     package, imported = search.package, search.imported
     real_import = imported.path if imported and imported.kind == "package" else None
     if search.legacy:
@@ -101,17 +101,17 @@ def without_metadata(search: Search) -> GaudiPatchError:
             hint += f"; or patch the checkout itself with --path {os.path.dirname(real_import)}"
         return refusal(
             "legacy-install",
-            f"{' and '.join(search.legacy)}: {package} was installed the way it was before wheels "
+            f"{' and '.join(search.legacy)}: {package} was installed in the way used before wheels "
             f"(setup.py){where}; such an install lists no files and cannot be patched safely",
             hint + ".",
             *search.legacy,
         )
     if search.broken:
         listed = "; ".join(f"{path}: {why}" for path, why in search.broken)
-        hint = f"Remove the broken directory and install {package} again."
+        hint = f"Remove the broken directory and reinstall {package}."
         if any(is_directory(Path(path, "gaudi-patch.journal")) for path, _ in search.broken):
-            # It knows what else was left behind.
-            hint = f"Keep that directory and install {package} again; the next apply or rollback then clears it."
+            # The journal knows what else was left behind.
+            hint = f"Keep that directory and reinstall {package}; the next apply or rollback then cleans it up."
         return GaudiPatchError(
             Exit.NOT_FOUND,
             "broken-metadata",
@@ -124,8 +124,8 @@ def without_metadata(search: Search) -> GaudiPatchError:
         is_checkout = is_there(Path(top, ".git"))
         return refusal(
             "no-metadata",
-            f"{real_import} holds {package}, but neither a dist-info directory beside it nor a .git in {top} "
-            "says what it is"
+            f"{real_import} contains {package}, but neither a dist-info directory beside it nor a .git in {top} "
+            "identifies it"
             if not is_checkout
             else f"{real_import} is a git checkout of {package} without installed metadata",
             f"Patch the checkout with --path {top}." if is_checkout else f"Install {package} with pip or uv.",
@@ -133,7 +133,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
         )
     details = [*search.leftovers, *search.warnings]
     if imported is not None:
-        details.append(f"{imported.path} has no __init__.py: the rest of an uninstalled package")
+        details.append(f"{imported.path} has no __init__.py: it is left over from an uninstalled package")
     return GaudiPatchError(
         Exit.NOT_FOUND,
         "not-installed",

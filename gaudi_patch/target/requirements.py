@@ -1,8 +1,8 @@
-"""What a release of LMCache imports on a Gaudi: its metadata's requirements without CUDA's, and what an image lacks.
+"""Requirements of an LMCache release on a Gaudi: its metadata's without CUDA's, and which of them an image lacks.
 
 The requirements of the known releases are in ``requires_dist.json``, as their wheels' METADATA has them (written by
-``python -m gaudi_patch.authoring.requires_dist``), since they are wanted before LMCache is installed. Of any other
-release they are read from the metadata that is installed.
+``python -m gaudi_patch.authoring.requires_dist``), since they are needed before LMCache is installed. For any other
+release they are read from the installed metadata.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).with_name("requires_dist.json")
 _ASK_SECONDS = 60.0
 
-#: CUDA's packages by the parts of their names: cupy-cuda13x, cufile-python, nixl-cu13, nvidia-ml-py, cuda-python.
+#: CUDA packages by parts of their names: cupy-cuda13x, cufile-python, nixl-cu13, nvidia-ml-py, cuda-python.
 _CUDA = re.compile(r"(?:^|-)(?:cuda|cufile|cupy|nixl|nvidia|pynvml)(?:-|\d|$)|-cu(?:da)?\d")
-#: Declared, and of use only to those who build or test LMCache.
+#: Declared, but needed only to build or test LMCache.
 BUILD_ONLY = frozenset({"pytest", "setuptools", "setuptools-scm"})
-#: The image's own, never to be replaced by one of an index.
+#: The image's own, which must never be replaced by a package from an index.
 DEVICE = frozenset({"torch"})
 
 
 def is_cuda(name: str) -> bool:
-    """Return whether a distribution exists for CUDA alone, by its name."""
+    """Return whether a distribution is only for CUDA, by its name."""
     return _CUDA.search(_normal(name)) is not None
 
 
 @dataclass(frozen=True)
 class Distributions:
-    """What an interpreter has: versions by normalised name, LMCache's own requirements, and its marker values."""
+    """An interpreter's distributions: versions by normalised name, LMCache's own requirements, and marker values."""
 
     versions: Mapping[str, str]
     requires: tuple[str, ...] | None = None
@@ -46,12 +46,12 @@ class Distributions:
 
 @dataclass(frozen=True)
 class Needs:
-    """The requirements of a release on a Gaudi, against what an interpreter has.
+    """The requirements of a release on a Gaudi, compared with an interpreter's distributions.
 
-    missing: to be installed. Where the image has a newer package of the same family (opentelemetry-...) than the
-    release asks for, there is no upper bound, since constraints keep the image's.
-    other: there, in a version that the release does not ask for, with that version; the image
-    keeps it. left_out: CUDA's, PyTorch, and what only building takes.
+    missing: to be installed. If the image has a newer package of the same family (opentelemetry-...) than the release
+        requires, the upper bound is dropped, because constraints keep the image's.
+    other: installed in a version outside the requirement, with that version; the image keeps it.
+    left_out: CUDA packages, PyTorch, and build requirements.
     """
 
     version: str
@@ -69,17 +69,17 @@ def table() -> dict[str, list[str]]:
 
 
 def distributions(python: Path, environ: Mapping[str, str] = os.environ) -> Distributions:
-    """Ask ``python`` what it has; nothing is imported. Raises GaudiPatchError."""
+    """Ask ``python`` for its distributions without importing them. Raises GaudiPatchError."""
     from gaudi_patch.target.ask import AskError, Fields, ask
 
     try:
-        # Not isolated: the image's PYTHONPATH and the user's packages are there for LMCache, too.
+        # Not isolated: LMCache also sees the image's PYTHONPATH and the user's packages.
         answer: Any = ask(python, "list_distributions.py", timeout=_ASK_SECONDS, environ=environ, flags=("-B",))
         fields = Fields(answer)
         versions, markers = answer["versions"], answer["markers"]
         requires = None if answer["requires"] is None else fields.texts("requires")
     except (AskError, KeyError, TypeError) as error:
-        message = f"{python} cannot be asked what it has: {error}"
+        message = f"cannot ask {python} for its packages: {error}"
         raise GaudiPatchError(
             Exit.ENVIRONMENT, "no-interpreter", message, "name an interpreter with --python"
         ) from None
@@ -91,9 +91,9 @@ def distributions(python: Path, environ: Mapping[str, str] = os.environ) -> Dist
 
 
 def needs(version: str, there: Distributions | None) -> Needs:
-    """Compare what LMCache ``version`` requires with what is there; None: with nothing.
+    """Compare the requirements of LMCache ``version`` with the distributions (None: with nothing).
 
-    Raises GaudiPatchError for a release that is neither known nor the one installed.
+    Raises GaudiPatchError for a release that is neither known nor installed.
     """
     missing, other, left_out = [], [], []
     for requirement in _applying(_declared(version, there), there):
@@ -118,13 +118,13 @@ def _family(name: str) -> str:
 
 
 def _unbounded(requirement: Requirement) -> str:
-    """Without the upper bound: packages of one family move together, and the image has a newer one of it."""
+    """Drop the upper bound: packages of one family move together, and the image has a newer one."""
     kept = [str(clause) for clause in requirement.specifier if clause.operator not in {"<", "<="}]
     return f"{requirement.name}{','.join(sorted(kept))}"
 
 
 def constraints(there: Distributions) -> list[str]:
-    """Return a line for each distribution that is there, so that an installer moves none of them."""
+    """Return a constraint for each installed distribution, so that an installer changes none."""
     from packaging.version import InvalidVersion, Version
 
     lines = []
@@ -132,7 +132,7 @@ def constraints(there: Distributions) -> list[str]:
         try:
             lines.append(f"{name}=={Version(version)}")
         except InvalidVersion:
-            continue  # no installer can be held to it
+            continue  # no constraint can express it
     return lines
 
 
@@ -144,7 +144,7 @@ def _declared(version: str, there: Distributions | None) -> Iterable[str]:
         raise GaudiPatchError(
             Exit.NOT_FOUND,
             "unknown-version",
-            f"what LMCache {version} requires is not known here{did_you_mean(version, known)}",
+            f"the requirements of LMCache {version} are not known here{did_you_mean(version, known)}",
             f"install it without dependencies (pip install --no-deps lmcache=={version}) and name its interpreter with "
             "--python: its own metadata is read then",
         )
@@ -152,9 +152,7 @@ def _declared(version: str, there: Distributions | None) -> Iterable[str]:
 
 
 def _applying(lines: Iterable[str], there: Distributions | None) -> list[Requirement]:
-    """Return those that are asked for without an extra, in this interpreter; without one, wherever there is a
-    marker.
-    """
+    """Return the requirements that apply without an extra in this interpreter; without one, under any marker."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     applying = []

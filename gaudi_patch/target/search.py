@@ -1,7 +1,7 @@
-"""What there is of a package in the place that the user pointed at; ``locate`` judges it.
+"""Search the user's target for a package; ``locate`` decides on the result.
 
-Nothing is imported and, but for one question to an interpreter that is not this process, nothing is run: to the one
-that was asked for, or to the active environment's where --path leads into it.
+Nothing is imported. At most one other interpreter is run: the one that was named, or the active environment's if
+--path lies in it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gaudi_patch.target.site_folder import DistInfo, Importable, Resolve, SiteFo
 
 @dataclass(eq=False, repr=False)
 class Search:
-    """What was found for a target.
+    """The result of a search for a target.
 
     ``where`` names the target in messages, ``how`` says why it was chosen. ``imported`` is what ``import`` would
-    take. ``resolve`` follows the links of a path on the host, ``place`` finds and resolves an absolute path that
-    the target itself names (they differ in an image only).
+    load. ``resolve`` follows the links of a path on the host, ``place`` finds and resolves an absolute path that the
+    target itself names (they differ in an image only).
     """
 
     package: str
@@ -43,32 +43,34 @@ class Search:
 
     @property
     def infos(self) -> list[DistInfo]:
-        """The valid dist-info directories."""
+        """Return the valid dist-info directories."""
         return [info for folder in self.folders for info in folder.infos]
 
     @property
     def broken(self) -> list[tuple[str, str]]:
-        """The dist-info directories that are not valid, each with the reason."""
+        """Return the invalid dist-info directories, each with the reason."""
         return [item for folder in self.folders for item in folder.broken]
 
     @property
     def legacy(self) -> list[str]:
-        """Metadata of the time before wheels."""
+        """Return metadata from before wheels."""
         return [path for folder in self.folders for path in folder.legacy]
 
     @property
     def leftovers(self) -> list[str]:
-        """What an interrupted pip left."""
+        """Return what an interrupted pip left."""
         return [path for folder in self.folders for path in folder.leftovers]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no trace of the package."""
+        """Return whether there is no trace of the package."""
         return self.imported is None and not (self.infos or self.broken or self.legacy)
 
 
 def search_default(python: Path | None, package: str, environ: Mapping[str, str]) -> Search:
-    """``--python``, else the active environment, else this process's interpreter, else python3 on PATH."""
+    """Search Search ``--python``, else the active environment, else this process's interpreter, else python3 on
+    PATH.
+    """
     if python is not None:
         executable = interpreters.named_python(python, environ)
         return search_interpreter(interpreters.identify(executable, package, environ), f"--python {python}", package)
@@ -101,7 +103,7 @@ def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Sear
     for entry in interpreter.path:
         try:
             folder = scan(entry, package)
-        except OSError as error:  # import passes over such an entry too
+        except OSError as error:  # import skips such an entry too
             warnings.append(f"{entry} is on the path but cannot be read: {error.strerror or error}")
             continue
         folders.setdefault(folder.path, folder)  # lib64 is often a link to lib
@@ -121,19 +123,17 @@ def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Sear
 
 
 def first_import(folders: list[SiteFolder]) -> Importable | None:
-    """Return what ``import`` takes: the first package or module, and only without any a namespace package."""
+    """Return what ``import`` loads: the first package or module, or without any a namespace package."""
     importable = [folder.found for folder in folders if folder.found is not None]
     return next((f for f in importable if f.kind != "namespace"), importable[0] if importable else None)
 
 
 def search_image(root: Path, package: str) -> Search:
-    """``--root``: every environment of an unpacked image. Nothing of it is run."""
+    """Search ``--root``: every environment of an unpacked image, running nothing."""
     from gaudi_patch.target.image_root import ImageRoot
 
     if not is_named_directory(root):
-        raise bad_target(
-            f"--root {root}: there is no such directory", "Unpack the image into a directory and name that."
-        )
+        raise bad_target(f"--root {root}: no such directory", "Unpack the image into a directory and name that.")
     image = ImageRoot(str(root))
     warnings: list[str] = []
     folders: list[SiteFolder] = []
@@ -146,7 +146,7 @@ def search_image(root: Path, package: str) -> Search:
             folders.append(scan(entry, package, image.resolve))
         except OSError as error:
             warnings.append(f"{entry} cannot be read: {error.strerror or error}")
-    # The directories belong to different environments: only what lies beside the metadata counts.
+    # The directories belong to different environments: only a package beside its metadata counts.
     with_info = [folder for folder in folders if folder.infos]
     return Search(
         package=package,
@@ -162,10 +162,12 @@ def search_image(root: Path, package: str) -> Search:
 
 
 def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Search:
-    """``--path``: one directory, alone. The active environment's interpreter is asked where it lies in that."""
+    """Search ``--path``: only this directory. If it lies in the active environment, ask that environment's
+    interpreter.
+    """
     if not is_named_directory(path):
         raise bad_target(
-            f"--path {path}: there is no such directory",
+            f"--path {path}: no such directory",
             "Give a site-packages directory, or the top of a git checkout.",
         )
     try:
@@ -201,7 +203,7 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
 def _interpreter_of(folder: str, package: str, environ: Mapping[str, str]) -> Interpreter | None:
     """Return the interpreter that is known to import from ``folder``: this process's, or the active environment's.
 
-    No other is looked for: ``--path`` names files, and may lead into an image whose programs are not to be run.
+    No other is searched: ``--path`` names files, and may lead into an image whose programs must not run.
     """
     own = interpreters.own_interpreter(package, environ)
     if folder in map(os.path.realpath, own.path):

@@ -1,11 +1,11 @@
-"""What one sys.path entry holds of a package: its metadata, and what ``import`` would take from there.
+"""One sys.path entry: a package's metadata there, and what ``import`` would load from it.
 
-Directories are listed and the first lines of METADATA read by hand: importlib.metadata costs 35 ms, answers with the
-first of several, and gives None for the version when that one is broken.
+Directories and METADATA are read by hand: importlib.metadata takes 35 ms, returns the first of several, and gives
+None as the version if that one is broken.
 """
 
 # ruff: noqa: PTH118, PTH202, PTH208
-# Why: entries of sys.path are strings; os.path is several times faster here.
+# Entries of sys.path are strings; os.path is several times faster here.
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ METADATA_KINDS = frozenset({"dist-info", "egg-info", "egg-link", "egg"})
 
 
 def normalised(name: str) -> str:
-    """Return a distribution name as PEP 503 compares it."""
+    """Return a distribution name normalised by PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class DistInfo(NamedTuple):
-    """A valid dist-info directory: ``version`` as METADATA writes it, ``url`` where it was installed from, or ''."""
+    """A valid dist-info directory: ``version`` as in METADATA, ``url`` of its source, or ''."""
 
     path: str
     version: str
     has_record: bool
     editable: bool
     url: str
-    #: (3, 11) where WHEEL's tag says so
+    #: (3, 11) if WHEEL's tag gives it
     python: tuple[int, int] | None
 
 
 class Importable(NamedTuple):
-    """What ``import`` finds in one entry: a package, module, zip, or namespace (taken only as a last resort)."""
+    """What ``import`` finds in one entry: a package, module, zip, or namespace (used only as a last resort)."""
 
     path: str
     kind: str
@@ -52,7 +52,7 @@ class Importable(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class SiteFolder:
-    """What one entry holds. Paths have their links followed, but for their last part."""
+    """The content of one entry. Links in paths are followed, except in the last part."""
 
     path: str
     infos: list[DistInfo] = field(default_factory=list)
@@ -60,13 +60,13 @@ class SiteFolder:
     broken: list[tuple[str, str]] = field(default_factory=list)
     #: .egg-info, .egg-link and .egg
     legacy: list[str] = field(default_factory=list)
-    #: ``~mcache``: what an interrupted pip left
+    #: ``~mcache``: left over from an interrupted pip
     leftovers: list[str] = field(default_factory=list)
     found: Importable | None = None
 
 
 def scan(entry: str, package: str, resolve: Resolve = os.path.realpath) -> SiteFolder:
-    """Read one entry of sys.path; one that does not exist holds nothing, one that cannot be read raises OSError."""
+    """Read one entry of sys.path; a missing entry is empty, an unreadable entry raises OSError."""
     path = resolve(entry)
     if is_file(Path(path)):
         return SiteFolder(path, found=_in_zip(path, package))
@@ -94,16 +94,14 @@ def scan(entry: str, package: str, resolve: Resolve = os.path.realpath) -> SiteF
 
 
 def _is_leftover(name: str, package: str) -> bool:
-    """Return whether an interrupted pip left this: it overwrites the start of a name with ``~`` and some odd
-    characters.
-    """
+    """Return whether an interrupted pip left this: pip overwrites the start of a name with ``~`` and odd characters."""
     rest = name.lstrip("~-.=%0123456789")
     tail = re.split(r"[-.]", rest, maxsplit=1)[0].lower()
     return len(tail) >= 3 and package.endswith(tail)
 
 
 def _importable(path: str, package: str, names: list[str], resolve: Resolve) -> Importable | None:
-    """Return what FileFinder takes from a directory: a package, then a module, then a part of a namespace package."""
+    """Return what FileFinder loads from a directory: a package, else a module, else part of a namespace package."""
     folder = os.path.join(path, package)
     # Its name as spelled, whatever the file system.
     is_folder = package in names and is_directory(Path(resolve(folder)))
@@ -125,14 +123,14 @@ def _is_module(name: str, module: str) -> bool:
 
 
 def _in_zip(path: str, package: str) -> Importable | None:
-    import zipfile  # 10 ms, and hardly ever needed
+    import zipfile  # takes 10 ms, and is rarely needed
 
     if not zipfile.is_zipfile(path):
         return None
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # import takes nothing from a damaged one either
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # import loads nothing from a damaged archive either
         return None
     inside = any(name.startswith((f"{package}/__init__.", f"{package}.")) for name in names)
     return Importable(path, "zip") if inside else None
@@ -143,7 +141,7 @@ def _dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str:
     try:
         return _read_dist_info(path, package, resolve)
     except OSError as error:
-        # Another user's file is no fault of the installation; a FIFO, a link to a device or to itself is one.
+        # Another user's file is not a fault of the installation; a FIFO, or a link to a device or itself, is.
         if not isinstance(error, UnsuitableFileError) and error.errno != errno.ELOOP:
             raise
         names = [name for name in ("METADATA", "WHEEL", "direct_url.json") if _is_odd(os.path.join(path, name))]
@@ -176,9 +174,10 @@ def _read_dist_info(path: str, package: str, resolve: Resolve) -> DistInfo | str
 
 
 def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
-    """Return the first value of each header of an RFC 822 file such as METADATA, by lower-case name; None without file.
+    """Return the first value of each header of an RFC 822 file such as METADATA, by lower-case name.
 
-    Raises UnsuitableFileError for what is no regular file, or too large to be metadata.
+    Returns None if the file is missing. Raises UnsuitableFileError if it is not a regular file, or too large to be
+    metadata.
     """
     fields: dict[str, str] = {}
     try:
@@ -189,7 +188,7 @@ def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
         if not line.strip():
             break
         name, colon, value = line.partition(":")
-        if colon:  # a continuation line starts with a space, so that its name is never looked for
+        if colon:  # a continuation line starts with a space, so its name never matches
             fields.setdefault(name.lower(), value.strip())
     return fields
 
@@ -197,8 +196,8 @@ def headers(path: str, resolve: Resolve) -> dict[str, str] | None:
 def _direct_url(path: str, resolve: Resolve) -> tuple[str, bool]:
     """Return the URL that a package was installed from, and whether the installation is editable (PEP 610).
 
-    A wheel's installation does not need this file, and an editable one has no package directory and is refused
-    without it: where its content is damaged, nothing is known.
+    An installation from a wheel does not need this file, and an editable one without it is refused for lack of a
+    package directory. So damaged content counts as unknown.
     """
     try:
         data = read_bytes(resolve(path))

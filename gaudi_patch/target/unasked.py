@@ -1,7 +1,7 @@
-"""Where the package is, without running any interpreter: for entry points and probes, which have no time for one.
+"""Find the package without running an interpreter, for entry points and probes, which have no time for one.
 
-What only the interpreter knows is not seen: PYTHONPATH, .pth files, another copy that comes first. Where the
-directories do not say it themselves, the user names the site-packages directory.
+What only the interpreter knows is missed: PYTHONPATH, .pth files, another copy that comes first. If the directories
+are ambiguous, the user names the site-packages directory.
 """
 
 # ruff: noqa: PTH118, PTH120, PTH208
@@ -25,9 +25,9 @@ from gaudi_patch.target.site_folder import scan
 
 
 def search(target: Target, package: str, environ: Mapping[str, str]) -> Search:
-    """Return what there is for ``target``, read from directories alone.
+    """Return the search result for ``target``, read from directories alone.
 
-    Raises ``needs-interpreter`` (exit 2) where that does not say which directory is meant.
+    Raises ``needs-interpreter`` (exit 2) if the directory cannot be determined.
     """
     if target.root is not None:
         return search_image(target.root, package)
@@ -71,7 +71,7 @@ def _may_be_directory(path: str) -> bool:
 
 
 def _own(how: str, package: str, environ: Mapping[str, str]) -> Search:
-    """Return what this process's interpreter would import; without the interpreter, which is not asked anything."""
+    """Return what this process's interpreter would import, without asking it."""
     return replace(search_interpreter(interpreters.own_interpreter(package, environ), how, package), interpreter=None)
 
 
@@ -85,7 +85,7 @@ def _folder(path: str, how: str, package: str, environ: Mapping[str, str]) -> Se
 
 
 def _site_folders(prefix: str) -> list[str]:
-    """Return the directories of packages below an interpreter's prefix, each once."""
+    """Return the directories of packages below an interpreter's prefix, without duplicates."""
     found: dict[str, None] = {}
     for library in ("lib", "lib64", "local/lib"):
         base = os.path.join(prefix, library)

@@ -55,7 +55,7 @@ class RoundTrip:
 
     @property
     def equal(self) -> bool:
-        """Whether both answers are the same text."""
+        """Return whether both answers are the same text."""
         return self.first.text == self.second.text
 
 

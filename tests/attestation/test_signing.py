@@ -93,7 +93,7 @@ def test_check_says_who_signed_and_without_a_key_that_nothing_is_known(signed: T
     from gaudi_patch.commands.check import compared as shown
 
     text = str(shown(signed.manifest, signed.installation, report).blocks)
-    assert "not verified: without --verify-key anybody could have written it" in text
+    assert "not verified: without --verify-key, anyone could have written it" in text
 
 
 def edited(report: Path, edit: Callable[[dict[str, Any]], object]) -> None:

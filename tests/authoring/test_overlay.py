@@ -159,7 +159,7 @@ def test_a_built_in_patch_that_has_changed_since_makes_the_lock_stale(site: Path
     with pytest.raises(GaudiPatchError) as refused:
         applied(target.manifest, target.installation, ApplyOptions())
     assert refused.value.code == "bad-manifest"
-    assert refused.value.hint == (f"gaudi-patch has another one now: gaudi-patch dev lint --write --manifest {site}")
+    assert refused.value.hint == f"gaudi-patch now has a different one: gaudi-patch dev lint --write --manifest {site}"
     lint.lint(site, write=True)
     target = at(built_in, site)
     assert int(applied(target.manifest, target.installation, ApplyOptions()).exit) == 0

@@ -145,7 +145,7 @@ def test_an_interpreter_without_pytorch_is_refused_with_the_reason(tmp_path: Pat
         (("--contexts", "2M"), "--contexts takes lengths"),
         (("--shapes", "13b"), "--shapes takes 8b"),
         (("--rules", "both"), "--rules takes"),
-        (("--rules", "lazy,eager"), "one of lazy, eager"),
+        (("--rules", "lazy,eager"), "one mode for --rules: lazy or eager"),
         (("--device", "gpu"), "--device takes"),
     ],
 )
@@ -194,9 +194,9 @@ def test_tables_and_bars_are_printed_with_what_the_device_is(
 
     result = _shown(monkeypatch, tmp_path, Measured("emulated", [make_point("stock"), make_point("patched")]))
     text = "".join(plain(block) for block in result.blocks)
-    assert "Llama-3.1-8B, 128 KiB a token, unpatched -> patched: counts" in text
+    assert "Llama-3.1-8B, 128 KiB per token, unpatched -> patched: counts" in text
     assert re.search(r"8b 2K store +stock ", text)
-    assert "They are no times of a Gaudi." in " ".join(text.split())
+    assert "These are not times of a Gaudi." in " ".join(text.split())
     assert json.loads(result.to_json())["data"]["points"][0]["code"] == "stock"
 
 

@@ -72,7 +72,7 @@ def test_json_that_was_not_written_is_an_error_and_says_what_was_done(
     done = shell(f'set -o pipefail; "$@" --json {redirect}', plain_target, verb)
     assert done.returncode == 4, done.stderr
     assert "error: the JSON was not written to standard output" in done.stderr
-    assert f"ended as for exit code {10 if verb == 'check' else 0}" in done.stderr
+    assert f"finished with exit code {10 if verb == 'check' else 0}" in done.stderr
     assert "Traceback" not in done.stderr
     assert plain_target.check().exit is state
 
@@ -115,7 +115,7 @@ def test_an_interrupt_while_printing_undoes_nothing_and_says_nothing_else(
 
     monkeypatch.setattr(report, "show", interrupted)
     assert printed(Result("check", Exit.PENDING), output, Color.AUTO) is code
-    assert ("ended as for exit code 10" in capsys.readouterr().err) == (output is Format.JSON)
+    assert ("finished with exit code 10" in capsys.readouterr().err) == (output is Format.JSON)
 
 
 def test_a_reader_that_is_slow_and_an_interrupt_leave_the_true_exit_code(plain_target: Tiny) -> None:

@@ -18,8 +18,8 @@ from tests.support.cli import gaudi_patch
         ("apply --dryrun", "no such option: --dryrun; did you mean --dry-run?"),
         ("show", "missing argument 'VERSION'"),
         ("apply --lock-timeout x", "invalid value for '--lock-timeout': 'x' is not a valid float"),
-        ("smoke kernel", "there is no smoke level kernel; did you mean kernels?"),
-        ("guide quickstart", "there is no guide 'quickstart'; did you mean quick-start?"),
+        ("smoke kernel", "no such smoke level: kernel; did you mean kernels?"),
+        ("guide quickstart", "no such guide: 'quickstart'; did you mean quick-start?"),
         ("recipe memry", "there is no mode 'memry'; did you mean memory?"),
         ("recipe memory --target kubernets --out x", "there is no target 'kubernets'; did you mean kubernetes?"),
         (

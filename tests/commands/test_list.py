@@ -141,7 +141,7 @@ def test_whatever_the_runtime_refuses_at_start_up_has_a_row() -> None:
         ("contiguous paged attention (VLLM_CONTIGUOUS_PA)", "0.3.7", "0.4.7"),
         ("contiguous paged attention (VLLM_CONTIGUOUS_PA) of MLA models", "0.5.0", "0.5.6"),
         ("unified attention", "0.3.7", "0.4.2"),
-        ("lookups that pass the workers by", "0.3.9.post1", "0.5.6"),
+        ("lookups that bypass the workers", "0.3.9.post1", "0.5.6"),
         ("models whose layers differ", "0.3.7", "0.3.11"),
     ],
 )

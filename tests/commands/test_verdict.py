@@ -102,10 +102,10 @@ def test_what_was_skipped_is_not_called_failed() -> None:
     options = checks.SmokeOptions(require=("engine",))
     fault = checks.fault_of([*PASSED, *SKIPPED], options)
     assert fault is not None
-    assert fault.message == "2 of 6 smoke checks had to run, and could not"
+    assert fault.message == "2 of 6 smoke checks were required but could not run"
     both = checks.fault_of([level("imports", "lazy", "failed", "no"), *SKIPPED], options)
     assert both is not None
-    assert both.message.startswith("1 of 5 smoke checks failed; 2 of 5 smoke checks had to run")
+    assert both.message.startswith("1 of 5 smoke checks failed; 2 of 5 smoke checks were required")
 
 
 def test_a_warning_that_the_text_says_already_is_not_repeated_but_json_has_it(

@@ -218,7 +218,7 @@ def test_a_holder_that_cannot_be_seen_is_not_taken_for_dead(tmp_path: Path) -> N
     with directory_lock(tmp_path, 0):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert "cannot be seen from here" in done.stderr
+        assert "is not visible from here" in done.stderr
     assert subprocess.run(command, check=False).returncode == 0
 
 

@@ -97,7 +97,7 @@ def test_what_is_removed_is_told_and_what_was_edited_stays(tmp_path: Path) -> No
     (told,) = orphans.clear(target.installation, 0.0, Recorder())
     assert f"an interrupted apply of lmcache-{OLD}" in told
     assert "lmcache/gaudi/old.py" in told
-    assert "left alone, as edited since: lmcache/gaudi/__init__.py" in told
+    assert "left alone because edited since: lmcache/gaudi/__init__.py" in told
     assert (world.site / "lmcache/gaudi/__init__.py").read_bytes() == b"MINE = 1\n"
     assert not (world.site / "lmcache/gaudi/old.py").exists()
     assert [path.name for path in orphan.iterdir()] == ["note.txt"]
@@ -211,7 +211,7 @@ def test_the_same_release_installed_anew_is_not_taken_apart(edited: bool, tmp_pa
         world.install(OLD, "uv")  # what the hint says
     result = target.rollback()
     assert result.exit is Exit.OK
-    assert any("of an earlier installation was cleared" in text for text in result.warnings)
+    assert any("of an earlier installation was cleaned up" in text for text in result.warnings)
     assert target.check().exit is Exit.PENDING
     assert leftovers(world.site) == []
 
@@ -278,12 +278,12 @@ def test_with_nothing_installed_the_journal_is_kept_for_the_next_installation(tm
     for verb in ("check", "apply", "rollback"):
         done = gaudi_patch(verb, *target, "--json")
         assert (done.code, done.code_of_error) == (3, "broken-metadata")
-        assert "Keep that directory and install lmcache again" in done.json["errors"][0]["hint"]
+        assert "Keep that directory and reinstall lmcache" in done.json["errors"][0]["hint"]
     world.install(NEW)
     assert gaudi_patch("check", *target).code == 1
     done = gaudi_patch("rollback", *target)
     assert done.code == 0
-    assert f"an interrupted apply of lmcache-{OLD} was cleared" in done.err
+    assert f"an interrupted apply of lmcache-{OLD} was cleaned up" in done.err
     assert "lmcache/gaudi/old.py" in done.err
     assert leftovers(world.site) == []
     assert gaudi_patch("check", *target).code == 10

@@ -73,7 +73,7 @@ def test_undo_removes_what_python_cached_of_a_created_module(place: Path) -> Non
 def test_a_file_that_appears_where_one_is_to_be_created_is_kept(place: Path) -> None:
     """case_37"""
     target = place / "new.py"
-    with pytest.raises(GaudiPatchError, match="changed by somebody else"):
+    with pytest.raises(GaudiPatchError, match="changed by another program"):
         carry_out(
             place,
             [Change(target, None, FileImage(b"ours"))],

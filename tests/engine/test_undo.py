@@ -69,7 +69,7 @@ def test_a_temporary_file_that_cannot_be_removed_stops_nothing(few: Tiny) -> Non
         few.apply(Broken(("replace", engine), ("unlink", stuck)))
     error = caught.value
     assert (error.exit, error.code, error.file) == (Exit.HUMAN, "undo-failed", str(stuck))
-    assert "every target is as it was, but something was left behind" in error.message
+    assert "every target was restored, but other files were left behind" in error.message
     now = {name: node for name, node in tree(few.site).items() if "journal" not in name and ".tmp" not in name}
     assert now == before
     assert few.rollback().exit is Exit.OK
@@ -93,7 +93,7 @@ def test_an_undo_without_a_journal_that_did_not_finish_says_that_none_is_kept(fe
         few.apply(Broken(("replace", few.home / "journal.json"), last_sync(few)))
     error = caught.value
     assert (error.exit, error.code) == (Exit.HUMAN, "undo-failed")
-    assert "every target is as it was" in error.message
+    assert "every target was restored" in error.message
     assert "no journal could be kept" in error.message
     assert {name: node for name, node in tree(few.site).items() if "journal" not in name} == before
     assert few.apply().exit is Exit.OK

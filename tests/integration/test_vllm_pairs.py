@@ -24,7 +24,7 @@ WANTED = vllm_pairs.pairs_of(os.environ.get("GAUDI_PATCH_TEST_PAIRS") or (str(PA
 NOT_ASKED_FOR = pytest.mark.skip(reason="a pair takes minutes: ask for it with GAUDI_PATCH_TEST_PAIRS=all, or a list")
 # How the releases fail on HPU as they are.
 UNPATCHED = {
-    Pair("0.5.6", "0.26.0"): ("connector", "blocks that vLLM had already"),
+    Pair("0.5.6", "0.26.0"): ("connector", "blocks that vLLM already had"),
     Pair("0.4.4", "0.17.1"): ("inference", "TensorTuple"),
     Pair("0.4.2", "0.17.1"): ("inference", "Unsupported device platform"),
     Pair("0.3.10", "0.13.0"): ("inference", "Unsupported device platform"),

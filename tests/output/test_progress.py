@@ -127,7 +127,7 @@ def test_a_long_step_says_in_a_log_that_it_is_still_at_work(
     monkeypatch.setattr(progress, "_BETWEEN_LOOKS", 0.02)
     with progress.step("installing", look=lambda: "7 MiB"):
         time.sleep(0.3)
-    assert "  still at work after 0 s: 7 MiB" in capsys.readouterr().err
+    assert "  still running after 0 s: 7 MiB" in capsys.readouterr().err
 
 
 def test_a_step_that_fails_tells_no_end_and_stops_its_display(capsys: pytest.CaptureFixture[str]) -> None:

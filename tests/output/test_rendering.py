@@ -72,7 +72,7 @@ def test_sentences_and_cells_break_at_spaces_only(monkeypatch: pytest.MonkeyPatc
     """A setting's name that is broken in two cannot be found, nor copied."""
     monkeypatch.setenv("COLUMNS", "80")
     setting = "(enable_scheduler_bypass_lookup)"
-    rows = [("0.3.9.post1 to 0.5.6", f"lookups that pass the workers by {setting}", LONG)]
+    rows = [("0.3.9.post1 to 0.5.6", f"lookups that bypass the workers {setting}", LONG)]
     blocks = [Text(f"- {LONG}"), Table(("LMCache", "does not work", "in its place"), rows)]
     drawn = [bare(terminal.rendered([block], Color.ALWAYS)) for block in blocks]
     assert all(len(line) <= 80 for text in drawn for line in text.splitlines())

@@ -18,7 +18,7 @@ def test_without_a_mode_the_modes_are_listed() -> None:
 def test_a_recipe_that_nothing_has_loaded_says_so(tmp_path: Path) -> None:
     done = gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--out", tmp_path / "out")
     assert done.code == 0
-    assert "no LMCache has loaded this" in done.err
+    assert "not validated by any LMCache" in done.err
     assert "accepts every value" not in done.out
     assert (tmp_path / "out" / "serve.sh").is_file()
     assert gaudi_patch("recipe", "memory", "--lmcache", "0.5.6", "--json").json["data"]["checked"] is False

@@ -86,7 +86,7 @@ def test_the_change_that_is_there_already_is_found() -> None:
 def test_the_change_that_is_there_in_another_form_is_guessed() -> None:
     assert said(PATCHED.replace(b"line 18\n", b"line eighteen\n"))[:2] == [
         "It nearly fits at line 17: 5 of 7 lines are as expected.",
-        "The patched lines fit better, at line 17 (6 of 7): the change may be there in another form.",
+        "The patched lines fit better, at line 17 (6 of 7): the file may contain the change in another form.",
     ]
 
 
@@ -96,31 +96,31 @@ def test_a_removal_that_was_made_already_is_found() -> None:
 
 
 def test_a_hunk_that_moved_is_found() -> None:
-    assert said(b"#\n#\n" + BODY) == ["What it expects stands at line 19, moved by +2 lines."]
-    assert said(BODY[7:]) == ["What it expects stands at line 16, moved by -1 lines."]
-    assert said(BODY) == ["What it expects stands at line 17."]
+    assert said(b"#\n#\n" + BODY) == ["The expected lines are at line 19, moved by +2 lines."]
+    assert said(BODY[7:]) == ["The expected lines are at line 16, moved by -1 lines."]
+    assert said(BODY) == ["The expected lines are at line 17."]
 
 
 def test_a_hunk_that_stands_twice_is_counted() -> None:
-    assert said(BODY + b"#\n" + BODY) == ["What it expects stands in 2 places, first at line 17."]
+    assert said(BODY + b"#\n" + BODY) == ["The expected lines occur in 2 places, first at line 17."]
 
 
 def test_a_hunk_of_an_edge_that_is_found_elsewhere_is_said_to_belong_there() -> None:
     (top,) = make_hunks(BODY, b"new\n" + BODY)
     assert said(b"#\n" + BODY, top) == [
-        "What it expects stands at line 2, moved by +1 lines.",
+        "The expected lines are at line 2, moved by +1 lines.",
         "But it belongs to the beginning of the file.",
     ]
     (bottom,) = make_hunks(BODY, BODY + b"new\n")
     assert said(BODY + b"#\n", bottom) == [
-        "What it expects stands at line 38.",
+        "The expected lines are at line 38.",
         "But it belongs to the end of the file.",
     ]
 
 
 def test_a_hunk_of_the_beginning_that_fits_there_is_not_said_to_have_moved() -> None:
     (top,) = make_hunks(BODY, b"new\n" + BODY)
-    assert said(BODY, top) == ["What it expects stands at line 1."]
+    assert said(BODY, top) == ["The expected lines are at line 1."]
 
 
 def test_a_long_hunk_that_moved_far_is_lined_up() -> None:
@@ -163,7 +163,7 @@ def test_a_file_to_be_deleted_that_differs_is_explained() -> None:
 
 @pytest.mark.parametrize("original", [b"", b"something else\n", b"\n"])
 def test_a_file_with_nothing_alike_is_told(original: bytes) -> None:
-    assert said(original) == ["Nothing in the file is like what it expects."]
+    assert said(original) == ["Nothing in the file resembles the expected lines."]
     assert explain(original, HUNK).nearest == Fit(0, 0, 7)
 
 

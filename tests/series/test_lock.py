@@ -55,7 +55,7 @@ def test_what_is_rendered_is_what_is_read() -> None:
         (b"\xff", "not valid JSON"),
         (b"[]", "schema: must be 2"),
         ({"schema": 1}, "schema: must be 2, not 1"),
-        ({"schema": 2}, "does not hold what a lock holds"),
+        ({"schema": 2}, "does not have the form of a lock"),
     ],
     ids=repr,
 )
@@ -99,7 +99,7 @@ def test_a_lock_with_anything_of_another_kind_is_a_fault(
         inner = inner[key]
     assert path[-1] in inner or isinstance(path[-1], int)
     inner[path[-1]] = value
-    assert "does not hold what a lock holds" in fault(put(folder, content)).message
+    assert "does not have the form of a lock" in fault(put(folder, content)).message
 
 
 def test_a_missing_lock_says_what_to_type(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_an_interpreter_that_cannot_be_run_is_a_failure(run: Run, tmp_path: Path
     assert "No such file" in missing.reason
     (other,) = run("result()", python=Path("/bin/true"))
     assert other.status == "failed"
-    assert "cannot be asked" in other.reason
+    assert "cannot ask" in other.reason
 
 
 def test_a_probe_runs_apart_from_the_callers_folder_and_environment(

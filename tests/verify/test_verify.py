@@ -42,7 +42,7 @@ def test_a_server_that_gives_its_kv_back_passes_and_says_how_much_and_how_fast()
     text = verified(Behaviour())
     assert text.code == 0
     assert "768 tokens from LMCache" in text.out
-    assert "gives cached KV back" in text.out
+    assert "reuses cached KV" in text.out
 
 
 @pytest.mark.parametrize(

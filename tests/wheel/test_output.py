@@ -43,7 +43,7 @@ def test_the_command_writes_one_wheel_and_says_what_to_type_next(release: Releas
     ]  # fmt: skip
     text = gaudi_patch(*arguments)
     assert text.code == 0
-    assert "there already, with these very bytes" in text.out
+    assert "already there, with the same bytes" in text.out
     assert f"--find-links {out} lmcache==0.5.6+gaudi.1" in text.out
 
 

@@ -1,4 +1,4 @@
-"""`dev`: lint, edit, refresh and port, for those who maintain the patches."""
+"""`dev`: lint, edit, refresh and port, for maintainers of the patches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from gaudi_patch.commands.dev.edit import edit, refresh
 from gaudi_patch.commands.dev.lint import lint
 from gaudi_patch.commands.dev.port import port
 
-app = command_app("For those who maintain the patches.")
+app = command_app("For maintainers of the patches.")
 for _command in (lint, edit, refresh, port):
     app.command()(_command)

@@ -1,4 +1,4 @@
-"""`dev edit` and `dev refresh`: a series as commits, and the commits as a series again."""
+"""`dev edit` and `dev refresh`: turn a series into commits, and the commits back into a series."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def edit(
     as_json: JsonOption = False,
     color: ColorOption = Color.AUTO,
 ) -> None:
-    """Lay the pristine wheel and one commit per patch into a new git worktree.
+    """Create a git worktree with the pristine wheel and one commit per patch.
 
-    Edit, amend and reorder the commits with git, as quilt and StGit users do; then `dev refresh`
+    Edit, amend and reorder the commits with git, as quilt and StGit users do. Then `dev refresh`
     writes them back as diffs. No installation is touched.
 
     Example:
@@ -65,9 +65,9 @@ def refresh(
 ) -> None:
     """Write the commits of a worktree back as diffs, and renew the lock.
 
-    Three lines of context, full blob ids, whatever git is set to. Each commit names its patch by a
-    trailer `Patch: NAME`; the names must be those of the series in manifest.toml. The commit of the
-    runtime is written back to its sources. Nothing is written unless all series apply and compile.
+    Diffs have three lines of context and full blob ids, whatever git's settings. Each commit names
+    its patch in a trailer `Patch: NAME`; the names must match the series in manifest.toml. The
+    runtime's commit is written back to its source files. Nothing is written unless all series apply and compile.
 
     Example:
 
@@ -83,7 +83,7 @@ def refresh(
 
 
 def laid(made: Worktree) -> Result:
-    """Report a new worktree, and how its commits are written back."""
+    """Report a new worktree, and how to write its commits back."""
     from gaudi_patch.authoring.worktree import PRISTINE
     from gaudi_patch.series import lock
 
@@ -102,7 +102,7 @@ def laid(made: Worktree) -> Result:
 
 
 def refreshed(done: Refreshed) -> Result:
-    """Report the patches that were written, and what the manifest is with them."""
+    """Report the patches that were written, and the state of the manifest."""
     from gaudi_patch.commands.dev.lint import report, sizes
 
     result = report(done.linted)

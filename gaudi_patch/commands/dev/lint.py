@@ -28,11 +28,11 @@ def lint(
     """Compare the manifest, the lock and the diffs with the wheels.
 
     Each series is applied to the wheel of its release in memory, and every result compiled.
-    Wheels come from PyPI once and are kept in GAUDI_PATCH_CACHE (~/.cache/gaudi-patch). --write
-    reads only those of series that have changed. A patch that has lost a hunk is refused.
+    Wheels are downloaded from PyPI once and kept in GAUDI_PATCH_CACHE (~/.cache/gaudi-patch).
+    --write reads only the wheels of changed series. A patch that has lost a hunk is refused.
 
-    With --wheel the nearest series is compared with a release that has none yet: which hunks still
-    fit, which are obsolete since upstream has the change, which conflict.
+    --wheel compares the nearest series with a release that has none yet: which hunks still
+    fit, which are obsolete because upstream has the change, which conflict.
 
     Example, after a patch was changed:
 
@@ -51,7 +51,7 @@ def lint(
 
 
 def report(done: Linted) -> Result:
-    """Report what the manifest, the patches and the wheels give."""
+    """Report the result of comparing the manifest, the patches and the wheels."""
     series = done.manifest.series
     data = {
         "series": [entry.id for entry in series],
@@ -75,7 +75,7 @@ def sizes(done: Linted) -> Table:
 
 
 def compared(fit: Fit) -> Result:
-    """Report how the nearest series fits a wheel, hunk by hunk, and the command that goes on from there."""
+    """Report how the nearest series fits a wheel, hunk by hunk, and the next command."""
     from gaudi_patch.errors import Exit, GaudiPatchError
     from gaudi_patch.series import lock
 
@@ -89,11 +89,11 @@ def compared(fit: Fit) -> Result:
     title = f"Series {fit.series} against {fit.wheel.name}"
     blocks: list[Block] = [Table(("hunk", "patch", "file", "why"), shown, title, state_column=0)]
     summary = ", ".join(f"{number} {word}" for word, number in fit.counts.items())
-    # A wheel of the series' own release was built anew: it is edited, not ported to.
+    # A rebuilt wheel of the series' own release is edited, not ported to.
     words = ["edit", fit.version] if fit.own else ["port", fit.series, fit.version]
     command = shlex.join(["gaudi-patch", "dev", *words, "--wheel", str(fit.wheel)]) + lock.option(fit.directory)
     if fit.exit is not Exit.OK:
-        what = f"series {fit.series} does not fit {fit.version} as it is: {summary}"
+        what = f"series {fit.series} does not fit {fit.version} unchanged: {summary}"
         fault = GaudiPatchError(fit.exit, "does-not-fit", what, command, str(fit.wheel))
         return Result("dev lint", fit.exit, data, blocks, errors=[fault])
     if fit.own:

@@ -38,11 +38,11 @@ def port(
     ] = None,
     go_on: Annotated[
         Path | None,
-        typer.Option("--continue", metavar="DIR", help="Go on in DIR after conflicts were resolved."),
+        typer.Option("--continue", metavar="DIR", help="Continue in DIR after resolving conflicts."),
     ] = None,
     give_up: Annotated[
         Path | None,
-        typer.Option("--abort", metavar="DIR", help="Give up the port in DIR."),
+        typer.Option("--abort", metavar="DIR", help="Abandon the port in DIR."),
     ] = None,
     manifest: ManifestOption = None,
     wheel: WheelOption = None,
@@ -56,15 +56,15 @@ def port(
 ) -> None:
     """Carry a series to a new release by three-way merge, and prove it there.
 
-    Patches that merge are committed; what upstream has already is dropped; a real conflict stops
-    with both sides shown. Then the new series is compared with its wheel and put through the smoke
-    checks, in a throwaway environment that sees the packages of --python. Where one
-    fails nothing is written: no patch, no series, no lock. A patch whose text other releases have stays
-    shared.
+    Patches that merge are committed, and changes that upstream already has are dropped. A real
+    conflict stops the port and shows both sides. Then the new series is compared with its wheel,
+    and the smoke checks run in a throwaway environment with the packages of --python. If one fails,
+    nothing is written: no patch, no series, no lock. A patch with the same text as in other
+    releases stays shared.
 
-    It ends by what the smoke checks did not see: capabilities that no level proved here (those of
-    vLLM need an interpreter that has it), calls to a device that are new in the release, patches
-    whose remove_when is about other releases.
+    At the end it lists what no smoke check covered: capabilities that no level proved (those of
+    vLLM need an interpreter that has it), device calls that are new in the release, and patches
+    whose remove_when names other releases.
 
     Example:
 
@@ -80,7 +80,7 @@ def port(
             porting.abort(give_up)
             return aborted(give_up)
         if len(versions or ()) != 2:
-            raise GaudiPatchError(Exit.USAGE, "usage", "dev port takes OLD and NEW", _example(manifest))
+            raise GaudiPatchError(Exit.USAGE, "usage", "dev port needs OLD and NEW", _example(manifest))
         old, new = versions or ("", "")
         return report(porting.port(old, new, folder, manifest, porting.PortOptions(wheel, smoke, python)))
 
@@ -95,13 +95,13 @@ def _example(manifest: Path | None) -> str:
 
 
 def aborted(folder: Path) -> Result:
-    """Report a port that was given up."""
+    """Report a port that was abandoned."""
     text = f"aborted; nothing was written to the patches, {shlex.quote(str(folder))} can be removed"
     return Result("dev port", blocks=[Text(text, "good")])
 
 
 def report(outcome: Ported | Conflict) -> Result:
-    """Report a port that came to its end, or to a conflict."""
+    """Report a port that finished, or stopped at a conflict."""
     from gaudi_patch.authoring.port import Conflict
 
     return _conflict(outcome) if isinstance(outcome, Conflict) else _ported(outcome)
@@ -139,7 +139,7 @@ def _ported(done: Ported) -> Result:
     blocks: list[Block] = [Table(("patch", "is", "since"), rows, title)]
     if smoked:
         some = any(level.status != "skipped" for level in smoked)
-        blocks += levels.blocks(smoked, verbose=some)  # how it was applied is of no interest here
+        blocks += levels.blocks(smoked, verbose=some)  # how the series was applied does not matter here
     if fault is None:
         blocks.append(_summary(done))
     blocks += to_look_at(done.unproved, done.calls, done.stale)
@@ -179,21 +179,21 @@ def _row(naming: Named) -> tuple[str, str, str]:
     if naming.new is None:
         return naming.patch, "shared", "the text is as in other releases"
     if naming.patch == naming.new.source:
-        return naming.patch, "changed", "in every series: all of them are to be proved again"
+        return naming.patch, "changed", "in every series: all of them must be proved again"
     return naming.patch, "new", f"from {naming.new.source}" if naming.new.source else naming.subject
 
 
 def to_look_at(gaps: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str]) -> list[Block]:
-    """Return what a maintainer has to look at; an empty list if there is nothing."""
+    """Return what a maintainer has to review; may be empty."""
     blocks: list[Block] = []
     if gaps:
-        title = "Claimed as by the old series, and not proved here"
+        title = "Claimed as in the old series, and not proved here"
         blocks.append(Table(("capability", "why"), [(gap.capability, str(gap)) for gap in gaps], title))
     if calls:
         more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""
         lines = "\n".join(f"  {call.file}:{call.line}: {call.text}" for call in calls[:SHOWN])
-        blocks.append(Text(f"Calls to a device that are new in this release{more}:"))
+        blocks.append(Text(f"Device calls that are new in this release{more}:"))
         blocks.append(Preformatted(lines))
     if stale:
-        blocks.append(Text(f"remove_when is about other releases: {', '.join(stale)}", "next"))
+        blocks.append(Text(f"remove_when names other releases: {', '.join(stale)}", "next"))
     return blocks

@@ -50,12 +50,12 @@ class Process:
 
     @property
     def script(self) -> str:
-        """The file of the recipe that runs it."""
+        """Return the file of the recipe that runs it."""
         return f"{self.of.name}.sh"
 
     @property
     def port(self) -> int:
-        """The port that clients use; 0 where it has none."""
+        """Return the port that clients use; 0 where it has none."""
         return next(iter(self.of.ports.values()), 0)
 
 
@@ -82,27 +82,27 @@ class Plan:
 
     @property
     def engines(self) -> tuple[Process, ...]:
-        """The processes that serve on Gaudi."""
+        """Return the processes that serve on Gaudi."""
         return self.having(Role.ENGINE)
 
     @property
     def servers(self) -> tuple[Process, ...]:
-        """The processes that keep KV for the engines."""
+        """Return the processes that keep KV for the engines."""
         return self.having(Role.SERVER)
 
     @property
     def multiprocess(self) -> bool:
-        """Whether engines and a server share the memory of one host."""
+        """Return whether engines and a server share the memory of one host."""
         return self.mode == "multiprocess"
 
     @property
     def uses_s3(self) -> bool:
-        """Whether the store takes the credentials of AWS's SDK."""
+        """Return whether the store takes the credentials of AWS's SDK."""
         return (self.settings.storage or "").startswith("s3:")
 
     @property
     def header(self) -> str:
-        """The first line of every file."""
+        """Return the first line of every file."""
         return f"# For LMCache {self.release.version}; written by gaudi-patch recipe {self.mode}.\n"
 
 

@@ -1,4 +1,4 @@
-"""Whether the code that Python runs is the code in the source files: a stale .pyc hides a patch."""
+"""Check that Python runs the code in the source files: a stale .pyc hides a patch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 def stale_modules(package: str) -> Iterator[tuple[str, str]]:
-    """Of the loaded modules of ``package``, those that do not run their source: (module, what is wrong).
+    """Return the loaded modules of ``package`` that do not run their source: (module, what is wrong).
 
-    A source loader's ``get_code`` takes the same decision that the import took: the cached bytecode if it
-    counts as valid (by time and size, or unchecked), else the source. The comparison is with a fresh
-    compilation; for functions it is made with the code objects in memory.
+    A source loader's ``get_code`` makes the same decision as the import: the cached bytecode if it counts as valid
+    (by time and size, or unchecked), else the source. That code, and for functions the code objects in memory, are
+    compared with a fresh compilation.
     """
     for name, module in sorted(sys.modules.items()):
         if module is None or not (name == package or name.startswith(package + ".")):
@@ -36,7 +36,7 @@ def _problem(module: types.ModuleType, loader: importlib.machinery.SourceFileLoa
     except (OSError, SyntaxError, ValueError) as error:
         return f"{source} cannot be compiled: {error}"
     cached = getattr(module, "__cached__", None)
-    # By the loader's own name: LMCache 0.4.4 and 0.4.5 put one module under a second name too (lmcache.c_ops).
+    # By the loader's own name, because LMCache 0.4.4 and 0.4.5 register one module under a second name (lmcache.c_ops).
     if cached and Path(cached).exists() and loader.get_code(loader.name) != fresh:
         return f"runs the bytecode in {cached}, which is not what {source} compiles to"
     known = set(_codes(fresh))

@@ -1,4 +1,4 @@
-"""Processes that a probe starts, none of which outlives it, however it ends."""
+"""Start processes that never outlive the probe, however it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gaudi_patch.inside import lifeline
-else:  # run by path: in the target there is no gaudi_patch, and inside/ is not to be on sys.path
+else:  # run by path: the target has no gaudi_patch, and inside/ must not be on sys.path
     _file = Path(__file__).resolve().parents[2] / "inside" / "lifeline.py"
     _spec = importlib.util.spec_from_file_location("_lifeline", _file)
     lifeline = importlib.util.module_from_spec(_spec)
@@ -24,9 +24,9 @@ def start(
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that the kernel kills when this one ends; it stays in this one's process group.
+    """Start a process that the kernel kills when this process ends; it stays in the same process group.
 
-    ``output`` gets its stdout and stderr. Without it, and without ``environ`` and ``folder``, it has those of this one.
+    ``output`` receives its stdout and stderr. Output, ``environ`` and ``folder`` are inherited by default.
     """
     line = lifeline.Lifeline()
     try:
@@ -42,5 +42,5 @@ def start(
     except BaseException:
         line.cut()
         raise
-    line.tie(process.pid)  # held until this process ends: it has a few children at most
+    line.tie(process.pid)  # kept until this process ends: it has only a few children
     return process

@@ -1,8 +1,8 @@
-"""What every probe shares: its arguments, its checks, its result file, its exit status.
+"""The common part of every probe: arguments, checks, result file, exit status.
 
 A probe is run by path under the target interpreter, ``python PROBE --result FILE --rules RULES
---device DEVICE``; on the emulated HPU the emulator's directory stands before PROBE. It imports nothing of the
-tool that runs it. Its result goes into FILE as one JSON object; what it prints is for people.
+--device DEVICE``; on the emulated HPU the emulator's directory comes before PROBE. It imports nothing from
+gaudi_patch. Its result goes into FILE as one JSON object; its output is for people.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ else:
 
     first_cause = inside("first_cause")
 
-# An object of torch or of LMCache: the probes are type-checked without either.
+# An object from torch or LMCache: the probes are type-checked without either.
 Foreign: TypeAlias = Any
 
 # Of whatever a probe draws at random, so that a run can be repeated.
@@ -47,7 +47,7 @@ EXIT = {"passed": 0, "failed": 1, "skipped": 77}
 MAX_FAILURES = 25
 _MAX_TEXT = 1500
 
-# Imported by LMCache under a name that its distribution's name does not give away.
+# Imported by LMCache under a name unrelated to the distribution's name.
 _DISTRIBUTIONS = {
     "cpuinfo": "py-cpuinfo",
     "google": "protobuf",
@@ -57,7 +57,7 @@ _DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "zmq": "pyzmq",
 }
-# Libraries that exist only for CUDA. LMCache declares some of them; on Gaudi they are not there.
+# Libraries that exist only for CUDA. LMCache declares some of them; a Gaudi host has none.
 _CUDA_DISTRIBUTION = re.compile(r"(^|-)(cuda|cufile|cupy|nixl|nvidia|pynvml)(\d|-|$)|-cu(da)?\d")
 CUDA_LIBRARIES = ("cuda", "cufile", "cupy", "cupy_backends", "nixl", "nixl_cu12", "nixl_cu13", "pynvml")
 
@@ -67,7 +67,7 @@ class Skip(Exception):  # noqa: N818 - control flow, not an error
 
 
 class _Enough(Exception):  # noqa: N818 - control flow, not an error
-    """So many checks have failed that more would say nothing new."""
+    """So many checks have failed that more would add nothing."""
 
 
 def load(name: str) -> Foreign:
@@ -103,7 +103,7 @@ def is_patched() -> bool:
 
 
 def advice() -> str:
-    """Return what to do about a failure, where that is known."""
+    """Return what to do about a failure, if known."""
     if is_patched():
         return ""
     apply = f"gaudi-patch apply --python {shlex.quote(sys.executable)}"
@@ -111,7 +111,7 @@ def advice() -> str:
 
 
 def missing_dependency(error: BaseException) -> str:
-    """Return the dependency of LMCache that is not installed, where ``error`` comes of that; else empty.
+    """Return the missing dependency of LMCache that caused ``error``; "" for another cause.
 
     Only what LMCache's metadata declares counts: any other missing module is a fault of the code.
     """
@@ -128,18 +128,18 @@ def missing_dependency(error: BaseException) -> str:
 
 
 def not_installed(module: str) -> str:
-    """Say that a dependency is missing, and with it all others that are, since one at a time takes a build for each."""
+    """Return a message naming a missing dependency and all others: one at a time would take a build for each."""
     text = f"LMCache's dependency {module!r} is not installed"
     others = [name for name in _missing_distributions() if _normal(_DISTRIBUTIONS.get(module, module)) != name]
     if others:
         text += f"; also missing: {', '.join(others)}"
     asked = f"gaudi-patch requirements {lmcache_version()} --python {shlex.quote(sys.executable)}"
     install = f"{shlex.quote(sys.executable)} -m pip install -r <({asked}) -c <({asked} --constraints)"
-    return f"{text}; install all of it, and move nothing else: {install}"
+    return f"{text}; install everything missing, and change nothing else: {install}"
 
 
 def _missing_distributions() -> list[str]:
-    """Return what LMCache's metadata declares, CUDA's packages left out, and is not installed."""
+    """Return what LMCache's metadata declares and is not installed, without CUDA packages."""
     missing = []
     for name in sorted(_requirements()):
         try:
@@ -151,7 +151,7 @@ def _missing_distributions() -> list[str]:
 
 
 def _requirements() -> set[str]:
-    """Return the normalised names that LMCache's metadata declares, those of extras left out."""
+    """Return the normalised names that LMCache's metadata declares, without extras."""
     try:
         lines = importlib.metadata.requires("lmcache") or []
     except importlib.metadata.PackageNotFoundError:
@@ -187,7 +187,7 @@ class Failure(NamedTuple):
 
 
 class Probe:
-    """The checks of one level, and what came of them.
+    """The checks of one level, and their results.
 
     rules: ``lazy`` or ``eager``. device: ``hpu`` or ``emulated``. scratch: an empty directory.
     counters: whatever the level measures, by name; it goes into the result as it is, and nothing here reads it.
@@ -206,13 +206,13 @@ class Probe:
 
     @contextlib.contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Name what is checked inside; an exception there is a failure of that name, and goes no further.
+        """Name the checks in the block; an exception there becomes a failure of that name.
 
-        Skip and a missing dependency of LMCache do go further: they end the level.
+        Skip and a missing dependency of LMCache are passed on: they end the level.
         """
         self._section.append(name)
         if len(self._section) > 1:
-            print(f"case: {' / '.join(self._section[1:])}", flush=True)  # for who watches
+            print(f"case: {' / '.join(self._section[1:])}", flush=True)  # for the progress display
         try:
             yield
         except (Skip, _Enough):
@@ -226,7 +226,7 @@ class Probe:
             self._section.pop()
 
     def check(self, ok: bool, message: str | Callable[[], str], **detail: object) -> bool:
-        """Count one comparison; if it is not ``ok``, a failure with the message."""
+        """Count one comparison; record a failure with the message unless ``ok``."""
         self.checks += 1
         if not ok:
             self.checks -= 1
@@ -239,9 +239,8 @@ class Probe:
             self.summary.append(text)
 
     def fail(self, message: str, **detail: object) -> None:
-        """Record a failed check. Raises to end the level after ``MAX_FAILURES``, or where one cause explains them all.
-
-        Raises Skip where a dependency that LMCache has gone on without is behind the first failure.
+        """Record a failed check. Raises to end the level after ``MAX_FAILURES``, or if one cause explains them all.
+        Raises Skip if the first failure is due to a missing dependency that LMCache ignored.
         """
         cause = first_cause.swallowed() if not self.failures and installed("lmcache") else None
         if cause is not None:
@@ -253,7 +252,7 @@ class Probe:
             raise _Enough
 
     def end(self, message: str, **detail: object) -> NoReturn:
-        """Record a failure after which no other check can hold, and end the level."""
+        """Record a failure that invalidates all other checks, and end the level."""
         self._record(message, detail)
         raise _Enough
 
@@ -265,7 +264,7 @@ class Probe:
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception in one line: what it is, and where in LMCache (or else in the probe) it came from."""
+    """Return an exception in one line: its type and message, and its origin in LMCache, else in the probe."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if "/lmcache/" in frame.filename.replace("\\", "/")] or frames
     # PyTorch appends the C++ stack to some messages.
@@ -286,7 +285,7 @@ def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
     parser.add_argument("--habana-packages", type=Path, help="where an emulated habana_frameworks is")
     arguments, _ = parser.parse_known_args()
     if arguments.habana_packages:
-        # In front, as an installed one would be found; the rest of the environment stays as it is.
+        # First on the path, as an installed one would be found; the rest of the environment is unchanged.
         sys.path[:] = [str(arguments.habana_packages), *(p for p in sys.path if p != str(arguments.habana_packages))]
     probe = Probe(level, arguments.rules, arguments.device, arguments.result.parent)
     status, reason = _carry_out(probe, body)
@@ -307,7 +306,7 @@ def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
     partial.write_text(json.dumps(data), encoding="utf-8")
     partial.replace(arguments.result)
     if status == "failed":
-        # What failed may have left threads that never end; waiting for them would tell nothing more.
+        # A failure may leave threads that never end; waiting for them would be useless.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(EXIT[status])
@@ -315,9 +314,9 @@ def main(level: str, body: Callable[[Probe], None]) -> NoReturn:
 
 
 def confirm_habana(probe: Probe) -> None:
-    """Check that the habana_frameworks in this process, where there is one, is that of the device under check.
+    """Check that this process's habana_frameworks, if any, is that of the device under check.
 
-    Raises to end the level where it is not: whatever was checked was checked on something else.
+    Raises to end the level if not, because the checks then ran on something else.
     """
     module = sys.modules.get("habana_frameworks")
     if module is None:
@@ -337,7 +336,7 @@ def _carry_out(probe: Probe, body: Callable[[Probe], None]) -> tuple[str, str]:
         with probe.section(probe.level):
             confirm_habana(probe)
     except Skip as skip:
-        # What has failed before is a failure, whatever could not be checked after it.
+        # An earlier failure stays a failure, even if later checks could not run.
         if not probe.failures:
             return "skipped", str(skip)
     except _Enough:

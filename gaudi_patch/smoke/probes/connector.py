@@ -1,7 +1,7 @@
 """Level connector: vLLM's scheduler and LMCache's vLLM adapter, both roles, with bit-exact KV in the device's blocks.
 
-Each case is a process of its own (``connector_case.py``): a vLLM engine on the platform plugin in ``vllm_plugin``, with
-a model whose KV is a hash of the context, so that every block can be compared at every step.
+Each case runs in its own process (``connector_case.py``): a vLLM engine on the platform plugin in ``vllm_plugin``,
+with a model whose KV is a hash of the context, so that every block can be compared at every step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One case of level connector, in a process of its own: ``--case NAME`` beside a probe's arguments."""
+"""One case of level connector, in its own process: ``--case NAME`` in addition to a probe's arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ else:  # run by path, with its neighbours beside it
     from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
-# Few, so that four requests do not fit and one of them is preempted.
+# Few blocks, so that four requests do not fit and one of them is preempted.
 BLOCKS = 40
 ANSWER = 4
 
@@ -61,7 +61,7 @@ class ConnectorCase:
         return vllm_prompts.prompt(seed, length, self.vocabulary)
 
     def ask(self, name: str, prompts: list[list[int]], *, external: int | None, local: int = 0, count: int = 0) -> None:
-        """Generate; every step's KV must be right, and the hits of each prompt as said (None: not looked at)."""
+        """Generate; check every step's KV, and the hits of each prompt (None: not checked)."""
         with self.probe.section(name):
             answers = self.engine.generate(prompts, count or ANSWER)
             for answer in answers:
@@ -85,7 +85,7 @@ class ConnectorCase:
         return vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
 
     def close(self) -> None:
-        """Close the engine; nothing of it may stay."""
+        """Close the engine; fail if anything of it stays."""
         with self.probe.section("shutdown"):
             self.engine.close()
             left = vllm_engine.threads_left()
@@ -93,7 +93,7 @@ class ConnectorCase:
 
 
 def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
-    """Miss, hits of all kinds, chunked prefill, preemption and resumption."""
+    """Check a miss, hits of all kinds, chunked prefill, preemption and resumption."""
     case = ConnectorCase(probe, mla=mla)
     block, chunk = vllm_setup.block_size(), vllm_setup.chunk_size()
     n = 4 * chunk + 44
@@ -126,7 +126,7 @@ def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
 
 
 def _shared_prefix(case: ConnectorCase, p: list[int], block: int, chunk: int) -> None:
-    """Blocks that vLLM has itself, one of them in the middle of a chunk, may not be written again."""
+    """Check that blocks that vLLM itself has, one in the middle of a chunk, are not rewritten."""
     had = 2 * chunk + block
     case.ask("prefix", [p[: had + 10]], external=2 * chunk)
     case.watch.invert(had)
@@ -135,7 +135,7 @@ def _shared_prefix(case: ConnectorCase, p: list[int], block: int, chunk: int) ->
 
 
 def _preemption(case: ConnectorCase, n: int) -> None:
-    """Of four requests that do not fit together some are resumed; what was stored of them must be right, too."""
+    """Check four requests that do not fit together: some are resumed, and their stored KV must also be right."""
     prompts = [case.prompt(seed, n) for seed in range(10, 14)]
     case.ask("preemption and resumption", prompts, external=None, count=140)
     whole_chunks = n // vllm_setup.chunk_size() * vllm_setup.chunk_size()
@@ -150,12 +150,12 @@ def _preemption(case: ConnectorCase, n: int) -> None:
 
 
 def latent_attention(probe: _probe.Probe) -> None:
-    """The same with MLA's cache."""
+    """Check the same with MLA's cache."""
     blocks(probe, mla=True)
 
 
 def identities(probe: _probe.Probe) -> None:
-    """A request with another LoRA adapter or cache salt gets none of another's KV, and finds its own again."""
+    """Check that a request with another LoRA adapter or cache salt gets no other's KV, and finds its own again."""
     case = ConnectorCase(probe)
     tokens = case.prompt(1, 4 * vllm_setup.chunk_size() + 44)
     case.ask("miss", [tokens], external=0)
@@ -180,7 +180,7 @@ def identities(probe: _probe.Probe) -> None:
 
 
 def failed_load(probe: _probe.Probe) -> None:
-    """A chunk that was promised is gone when it is to be loaded: it comes from host memory, or the step fails."""
+    """Check a promised chunk that is lost before the load: it comes from host memory, or the step fails."""
 
     def lose_a_chunk(runner: Foreign, scheduler_output: Foreign) -> None:
         cache = engine().storage_manager.storage_backends["LocalCPUBackend"].hot_cache
@@ -214,7 +214,7 @@ def failed_load(probe: _probe.Probe) -> None:
 
 
 def multi_connector(probe: _probe.Probe) -> None:
-    """LMCache within a MultiConnector: vllm-gaudi gives no attention metadata then, and the load is due still."""
+    """Check LMCache within a MultiConnector: vllm-gaudi passes no attention metadata, but the load is still due."""
     case = ConnectorCase(probe, multi=True)
     n = 4 * vllm_setup.chunk_size() + 44
     p = case.prompt(1, n)

@@ -1,8 +1,8 @@
 """Level engine: LMCache's own engine stores, finds and retrieves KV on this device, through each backend.
 
-The caches are compared whole after each request, so that a write outside it is seen. Blocks are overwritten as
-soon as a store returns, as a serving engine would: what was not copied by then is lost. On the emulated HPU the
-check is itself checked: with the waits taken out, it has to fail.
+All caches are compared after each request, so that a write outside the request is noticed. Blocks are overwritten as
+soon as a store returns, as a serving engine would: whatever was not copied by then is lost. On the emulated HPU the
+check itself is checked: without the waits, it must fail.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ else:  # run by path, with its neighbours beside it
 
 np: Any = _probe.load("numpy")
 
-SEEDS = {False: 20250301, True: 20250302}  # MHA, MLA: no prompt of one is in the backends of the other
+SEEDS = {False: 20250301, True: 20250302}  # MHA, MLA: separate, so that no backend has the other's prompts
 CHUNK = 64
 BLOCK_SIZE = 16
 LAYERS = 3
@@ -53,10 +53,10 @@ MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
 
 
 def body(probe: _probe.Probe) -> None:
-    """Both kinds of attention over all backends."""
+    """Check both kinds of attention over all backends."""
     kv_device.confirm(probe)
     for module in ("lmcache.v1.cache_engine", "lmcache.v1.server.__main__"):
-        _probe.load(module)  # what is missing for them is said by name, before a server is started
+        _probe.load(module)  # report missing dependencies by name before starting a server
     chunk_bytes = CHUNK * LAYERS * 2 * 2 * 128  # the larger of the two layouts: K and V, 2 bytes, width 128
     gigabyte = 1024**3
     with kv_backends.backends(probe.scratch, 64 * chunk_bytes / gigabyte, 13 * chunk_bytes / gigabyte) as found:
@@ -78,7 +78,7 @@ def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
         case.settle(prompt, len(prompt.tokens))
         check_compiled(case, prompt)
         case.retrieve(prompt, "a prompt with a partial tail")
-        # Whole chunks that vLLM has are not asked for; of the next one it has some blocks.
+        # Whole chunks that vLLM has are not requested; of the next chunk it has some blocks.
         case.retrieve(prompt, "a prompt whose prefix vLLM has", skipped=CHUNK, cached=CHUNK + BLOCK_SIZE + 5)
         longer = case.prompt(5 * CHUNK, like=prompt, shared=2 * CHUNK + 10)
         case.retrieve(longer, "a prompt that shares two chunks", expected=2 * CHUNK)
@@ -107,7 +107,7 @@ def pinned_on_demand(wanted: bool) -> Iterator[None]:
 
 
 def check_broadcasts(case: EngineCase) -> None:
-    """One rank broadcasts nothing: each object would be on the device a second time."""
+    """Check that a single rank broadcasts nothing, since each object would be on the device twice."""
     if not _probe.is_patched():
         return
     count = case.nobody.broadcasts
@@ -115,7 +115,7 @@ def check_broadcasts(case: EngineCase) -> None:
 
 
 def check_host_copies(case: EngineCase) -> None:
-    """Whole chunks are copied by the device alone, straight into and out of the memory objects.
+    """Check that only the device copies whole chunks, directly into and out of the memory objects.
 
     The counts of all backends are summed up in the result: so many copies and bytes went the direct way.
     """
@@ -157,7 +157,7 @@ def check_direct(case: EngineCase, counts: kv_device.Counts, what: str, copies: 
 
 
 def check_compiled(case: EngineCase, prompt: Prompt) -> None:
-    """The first load of an engine compiles nothing: the warm-up covers what the engine does to objects on their way."""
+    """Check that an engine's first load compiles nothing: the warm-up covers how the engine handles objects."""
     if not _probe.is_patched():
         return
     counts = case.retrieve(prompt, "the first prompt", pending=False)
@@ -165,7 +165,7 @@ def check_compiled(case: EngineCase, prompt: Prompt) -> None:
 
 
 def check_ranks(first: EngineCase, second: EngineCase, backend: kv_backends.Backend) -> None:
-    """MLA with tensor parallelism: rank 0 alone stores, and sends what it retrieves to the other."""
+    """Check MLA with tensor parallelism: only rank 0 stores, and it sends what it retrieves to the other rank."""
     wire = kv_ranks.Wire()
     prompt = first.prompt(3 * CHUNK + 20)
     with first.engine(backend, 0, 2, wire.send_tensor, wire.send_object):
@@ -174,11 +174,13 @@ def check_ranks(first: EngineCase, second: EngineCase, backend: kv_backends.Back
         first.retrieve(prompt, "rank 0")
     with second.engine(backend, 1, 2, wire.receive_tensor, wire.receive_object):
         second.retrieve(prompt, "rank 1")
-    first.probe.check(not wire.sent, f"{len(wire.sent)} of what rank 0 has sent was not received")
+    first.probe.check(not wire.sent, f"{len(wire.sent)} messages from rank 0 were not received")
 
 
 def check_eviction(case: EngineCase, first: Prompt, backend: kv_backends.Backend) -> None:
-    """More is stored than the pool holds: the oldest is gone or comes from below, the newest is whole."""
+    """Store more than the pool holds, and check: the oldest prompt is lost or comes from below, the newest is
+    complete.
+    """
     for _ in range(3):
         newest = case.prompt(4 * CHUNK)
         case.store(newest)
@@ -199,7 +201,9 @@ def check_eviction(case: EngineCase, first: Prompt, backend: kv_backends.Backend
 
 
 def check_control(case: EngineCase) -> None:
-    """Without the device-wide wait, what reaches the disk must be wrong: else this level could not see it missing."""
+    """Check that without the device-wide wait the disk gets wrong data: otherwise this level could not detect its
+    absence.
+    """
     prompt = case.prompt(2 * CHUNK)
     with without_waits():
         case.store(prompt)
@@ -211,7 +215,7 @@ def check_control(case: EngineCase) -> None:
 
 @contextlib.contextmanager
 def without_waits() -> Iterator[None]:
-    """Take the waits out of ``torch.hpu`` for a while; drains the device at the end."""
+    """Disable the waits of ``torch.hpu`` within the block; drain the device at the end."""
     hpu = _probe.load("torch").hpu
 
     def nothing(*arguments: object) -> None:
@@ -230,7 +234,7 @@ def without_waits() -> Iterator[None]:
 
 
 class Prompt:
-    """Tokens, and the rows that their KV must have in every plane once it was stored."""
+    """Tokens, and the rows of their KV in every plane once stored."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = tokens
@@ -256,13 +260,15 @@ class EngineCase:
         self._shape = (LAYERS, self.caches.kv, CHUNK, heads, head_size)
         self._engine: Foreign = None
         self._connector: Foreign = None
-        self.nobody = kv_ranks.Nobody()  # whom a single rank broadcasts to
+        self.nobody = kv_ranks.Nobody()  # receives the broadcasts of a single rank
 
     @contextlib.contextmanager
     def engine(
         self, backend: kv_backends.Backend, rank: int = 0, ranks: int = 1, *broadcasts: Callable[..., Foreign]
     ) -> Iterator[None]:
-        """Run with an engine over this backend; it is closed at the end. broadcasts: of tensors, and of objects."""
+        """Run the block with an engine over this backend; close it at the end. broadcasts: of tensors, and of
+        objects.
+        """
         config = kv_lmcache.make_config(
             chunk_size=CHUNK, save_unfull_chunk=True, reserve_local_cpu_size=0.0, **backend.settings
         )
@@ -285,18 +291,16 @@ class EngineCase:
 
     @property
     def host_copied_bytes(self) -> int | None:
-        """Bytes that the host has copied for the connector so far; None where nobody counts them."""
+        """Return the bytes that the host has copied for the connector so far; None if not counted."""
         transfer = getattr(self._connector, "transfer", None)
         return None if transfer is None else int(transfer.host_copied_bytes)
 
     def _start(self, *arguments: Foreign) -> Foreign:
-        """Return an engine; where it does not start no other one would, and what is left of it would hide the
-        reason.
-        """
+        """Return an engine; if it does not start, end the level, because its remains would hide the reason later."""
         try:
             return kv_lmcache.make_engine(*arguments)
         except Exception as error:
-            with contextlib.suppress(Exception):  # what the first error left half made
+            with contextlib.suppress(Exception):  # left incomplete by the first error
                 kv_lmcache.close_engine()
             if _probe.missing_dependency(error):
                 raise
@@ -314,7 +318,7 @@ class EngineCase:
         return prompt
 
     def store(self, prompt: Prompt, *, pending: bool = True) -> kv_device.Counts:
-        """Compute the prompt's KV into free blocks, store it, and give the blocks to somebody else at once.
+        """Compute the prompt's KV into free blocks, store it, and reuse the blocks at once.
 
         pending: whether the computation is still under way when it is stored; it is counted, too, then.
         """
@@ -330,11 +334,11 @@ class EngineCase:
         return counts
 
     def lookup(self, prompt: Prompt) -> int:
-        """Return how many leading tokens the engine says it has."""
+        """Return the number of leading tokens that the engine reports."""
         return int(self._engine.lookup(self._torch.tensor(prompt.tokens)))
 
     def settle(self, prompt: Prompt, expected: int, within: float = SETTLE_SECONDS) -> None:
-        """Wait until what is stored in the background can be found; a check unless ``within`` is given."""
+        """Wait until tokens stored in the background are found; this is a check unless ``within`` is given."""
         deadline = time.monotonic() + within
         while (found := self.lookup(prompt)) != expected and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -360,9 +364,7 @@ class EngineCase:
         with self.probe.section(what):
             have = len(prompt.tokens) if expected is None else expected
             found, slots, counts = self._retrieve(prompt, have, skipped, cached, pending=pending)
-            self.probe.check(
-                found == have - skipped, f"{found} tokens were retrieved, {have - skipped} are there to be"
-            )
+            self.probe.check(found == have - skipped, f"{found} tokens were retrieved instead of {have - skipped}")
             written = range(max(skipped, cached), have)
             for token in written:
                 for plane, rows in zip(self.caches.truth, prompt.rows):  # noqa: B905 - equal by construction
@@ -374,7 +376,7 @@ class EngineCase:
             return counts
 
     def would_retrieve(self, prompt: Prompt) -> bool:
-        """Return whether a retrieve gives what was computed; the caches' expected content follows what they hold."""
+        """Return whether a retrieve returns what was computed; the expected content is then updated to the actual."""
         found, slots, _ = self._retrieve(prompt, len(prompt.tokens), 0, 0)
         now = self.caches.read()
         right = found == len(prompt.tokens) and all(
@@ -392,7 +394,7 @@ class EngineCase:
         self, prompt: Prompt, have: int, skipped: int, cached: int, *, pending: bool = True
     ) -> tuple[int, list[int], kv_device.Counts]:
         slots = self._slots(len(prompt.tokens))
-        # A serving engine asks for what lookup found, and the rest of the prompt has no KV yet.
+        # A serving engine requests what lookup found; the rest of the prompt has no KV yet.
         tokens = self._torch.tensor(prompt.tokens[:have])
         mask = self._torch.ones(have, dtype=self._torch.bool)
         mask[:skipped] = False
@@ -411,7 +413,7 @@ class EngineCase:
 
     def _arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
         mapping = self._torch.tensor(list(slots), dtype=self._torch.int64)
-        if not _probe.is_patched():  # whose adapter kept it on the device
+        if not _probe.is_patched():  # their adapter keeps it on the device
             mapping = mapping.to("hpu")
         return {"kvcaches": self.caches.entries, "slot_mapping": mapping}
 

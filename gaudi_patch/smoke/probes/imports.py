@@ -1,8 +1,7 @@
 """Level imports: the modules that the vLLM path needs can be imported on a Gaudi host, and are the right ones.
 
-Done twice, each time in a fresh interpreter: with LMCache imported first, and with habana_frameworks first.
-CUDA libraries are hidden from the import system, so that a module which needs one fails here as it would on
-a host without them.
+It runs twice, each time in a fresh interpreter: with LMCache imported first, and with habana_frameworks first. CUDA
+libraries are hidden from the import system, so that a module that needs one fails as on a host without them.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ SERVERS = ("lmcache.v1.server.__main__", "lmcache.v1.multiprocess.server")
 
 
 class HideCuda(importlib.abc.MetaPathFinder):
-    """Answers for CUDA's libraries that they are not there, and notes who asked."""
+    """A finder that reports CUDA libraries as missing, and notes which were requested."""
 
     EXTENSIONS = ("lmcache.c_ops", "lmcache.cuda_ops")
 
@@ -58,7 +57,7 @@ class HideCuda(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None = None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        """Raise ModuleNotFoundError for a CUDA library; leave all else to the other finders."""
+        """Raise ModuleNotFoundError for a CUDA library; leave everything else to the other finders."""
         if fullname.partition(".")[0] in _probe.CUDA_LIBRARIES or fullname in self.EXTENSIONS:
             self.asked.add(fullname)
             raise ModuleNotFoundError(f"No module named {fullname!r} (CUDA only)", name=fullname)
@@ -66,7 +65,7 @@ class HideCuda(importlib.abc.MetaPathFinder):
 
 
 def body(probe: _probe.Probe) -> None:
-    """Import in this process with LMCache first, and in another with habana_frameworks first."""
+    """Import with LMCache first in this process, and with habana_frameworks first in another."""
     second = "--habana-first" in sys.argv
     other = None if second else _start_other(probe)
     order = "habana_frameworks first" if second else "lmcache first"
@@ -77,7 +76,7 @@ def body(probe: _probe.Probe) -> None:
 
 
 def check_imports(probe: _probe.Probe, *, habana_first: bool) -> None:
-    """All checks of one import order."""
+    """Check one import order."""
     if habana_first:
         _load_habana()
     elif "habana_frameworks.torch" in sys.modules:
@@ -90,7 +89,7 @@ def check_imports(probe: _probe.Probe, *, habana_first: bool) -> None:
         device = kv_lmcache.detected_device()
         probe.check(device == "hpu", f"LMCache detects the device {device!r}, not 'hpu'")
     if probe.check(
-        _probe.is_patched(), f"LMCache {_probe.lmcache_version()} has no {RUNTIME}: the HPU runtime is not there"
+        _probe.is_patched(), f"LMCache {_probe.lmcache_version()} has no {RUNTIME}: the HPU runtime is missing"
     ):
         for name in kv_lmcache.runtime_modules():
             _import(probe, hidden, name)
@@ -107,7 +106,7 @@ def check_imports(probe: _probe.Probe, *, habana_first: bool) -> None:
 
 
 def _load_habana() -> None:
-    """Import habana_frameworks; where that is the emulated one and cannot be had here, skip the level."""
+    """Import habana_frameworks; skip the level if it is the emulated one and is unavailable here."""
     try:
         _probe.load("habana_frameworks.torch")
     except Exception as error:
@@ -130,7 +129,7 @@ def _import(probe: _probe.Probe, hidden: HideCuda, name: str) -> None:
 
 
 def _import_server(probe: _probe.Probe, hidden: HideCuda, name: str, *, say: bool) -> None:
-    """The servers are not on vLLM's path: what is missing for them is said, and does not end the level."""
+    """Import the servers, which are not on vLLM's path: report what they lack without ending the level."""
     if name == "lmcache.v1.multiprocess.server" and not kv_lmcache.serves_multiprocess():
         if say:
             probe.summary.append("multiprocess server not checked (this release's is for CUDA only)")
@@ -155,7 +154,7 @@ def _check_sources(probe: _probe.Probe) -> None:
 
 
 def _check_libraries(probe: _probe.Probe) -> None:
-    """No extension of LMCache that links CUDA was loaded (torch's own libraries are its business)."""
+    """Check that no LMCache extension linked to CUDA was loaded; torch's own libraries are not examined."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return
@@ -167,7 +166,7 @@ def _check_libraries(probe: _probe.Probe) -> None:
 
 
 def _start_other(probe: _probe.Probe) -> tuple[subprocess.Popen[bytes], Path]:
-    """Return the same probe once more, as this one was started, with the other order."""
+    """Start the same probe again, with the same arguments and the other order."""
     answer = probe.scratch / "habana-first.json"
     command = list(sys.orig_argv)
     command[0] = sys.executable
@@ -184,7 +183,7 @@ def _merge(probe: _probe.Probe, process: subprocess.Popen[bytes], answer: Path) 
             probe.fail(f"the second interpreter ended with status {status} and gave no result")
             return
         if data["status"] == "skipped":
-            # The other order needs the same; that it failed without it says nothing about LMCache.
+            # The other order needs the same dependency, so its failure says nothing about LMCache.
             probe.failures.clear()
             raise _probe.Skip(data["reason"])
         probe.checks += data["checks"]

@@ -50,7 +50,7 @@ _CASE_SECONDS = 300.0
 
 
 class Level:
-    """What the cases have in common."""
+    """The common part of the cases."""
 
     def __init__(self, probe: _probe.Probe) -> None:
         parser = argparse.ArgumentParser()
@@ -66,7 +66,7 @@ class Level:
             raise ValueError(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
 
     def run(self, name: str, *extra: str, case: str = "", folder: str = "") -> bool:
-        """One case in its process; True if it passed."""
+        """Run one case in its process; return whether it passed."""
         script = str(Path(__file__).with_name("inference_case.py"))
         command = [script, "--case", case or name, "--shared", str(self.probe.scratch), *extra]
         if self.model:
@@ -81,17 +81,17 @@ class Level:
             )
 
     def server_environment(self, sockets: Path) -> dict[str, str]:
-        """Return a server's environment: as a case's."""
+        """Return a server's environment, the same as a case's."""
         return vllm_processes.environment(sockets, self.habana_packages)
 
     def file_store(self) -> None:
-        """LMCache's file store: one engine fills it and ends, another one is served from it."""
+        """Check LMCache's file store: one engine fills it and ends, another is served from it."""
         store = self.probe.scratch / "file-store-content"
         store.mkdir()
         self._outlives("file-store", f"fs://localhost:0{store}/")
 
     def lm_server(self) -> None:
-        """LMCache's own server, which outlives the engine that filled it."""
+        """Check Check Check LMCache's own server, which outlives the engine that filled it."""
         port = vllm_processes.free_port()
         folder = self.probe.scratch / "lm-server-process"
         command = ["-m", "lmcache.v1.server", "127.0.0.1", str(port)]
@@ -106,7 +106,7 @@ class Level:
             self.run(name, "--storage", storage, "--phase", "load", case="outlives", folder=f"{name}-loads")
 
     def short_pool(self) -> None:
-        """Host memory smaller than the longest request: refused, served at the advised size, and what else would be."""
+        """Check host memory smaller than the longest request: refused, served at the advised size, and a control."""
         if self._phase("short-pool", "refused"):
             self._phase("short-pool", "served")
             self._phase("short-pool", "control")
@@ -115,21 +115,21 @@ class Level:
         return self.run(name, "--phase", phase, folder=f"{name}-{phase}")
 
     def multiprocess(self) -> None:
-        """LMCache's multiprocess mode, for the pairs that have it."""
+        """Check Check Check LMCache's multiprocess mode, for the pairs that have it."""
         if reason := _no_multiprocess():
             vllm_processes.not_checked(self.probe, "multiprocess", reason)
             return
-        below = (self.probe.scratch / "multiprocess-content").resolve()  # the server has a directory of its own
+        below = (self.probe.scratch / "multiprocess-content").resolve()  # the server has its own directory
         below.mkdir()
         try:
             if self._over(below, "store") and "multiprocess" not in self.probe.not_checked:
-                # A new server has nothing in memory: what it finds was below it.
+                # A new server has nothing in memory, so what it finds comes from the directory below it.
                 self._over(below, "load")
-        except _probe.Skip as skip:  # the server alone needs it: the other cases go on
+        except _probe.Skip as skip:  # only the server needs it: the other cases continue
             vllm_processes.not_checked(self.probe, "multiprocess", str(skip))
 
     def _over(self, below: Path, phase: str) -> bool:
-        """Run a case by a multiprocess server over the directory ``below``, as `recipe multiprocess` starts it."""
+        """Run a case with a multiprocess server over the directory ``below``, started as in `recipe multiprocess`."""
         port = vllm_processes.free_port()
         evicts = {"max_capacity_gb": 0.5, "eviction": {"eviction_policy": "LRU"}}
         adapter = {"type": "fs_native", "base_path": str(below), "relative_tmp_dir": "tmp", **evicts}
@@ -150,7 +150,7 @@ class Level:
 
 @contextlib.contextmanager
 def _shared_memory(port: int) -> Iterator[None]:
-    """Remove what a server leaves behind that is ended by a signal."""
+    """Remove the shared memory that a server leaves behind when ended by a signal."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""One case of level inference, in a process of its own: ``--case NAME`` beside a probe's arguments."""
+"""One case of level inference, in its own process: ``--case NAME`` in addition to a probe's arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ else:  # run by path, with its neighbours beside it
 
 
 def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
-    """Miss, hit, partial hit, tail, several at once; then the negative controls."""
+    """Check a miss, a hit, a partial hit, a tail, several at once; then the negative controls."""
     case = vllm_case.VllmCase(probe, {}, mla=mla)
     block, chunk, n = vllm_setup.block_size(), vllm_setup.chunk_size(), case.length
     p, q = case.prompt(1), case.prompt(2)
@@ -91,7 +91,7 @@ def _controls(case: vllm_case.VllmCase, p: list[int], q: list[int], keys_p: set[
 
 
 def _objects_of(case: vllm_case.VllmCase, tokens: list[int], exclude: list[Foreign]) -> list[Foreign]:
-    """Return the cached objects of a prompt, found by storing nothing else since: the last ones in the cache."""
+    """Return the cached objects of the prompt stored last: the last objects in the cache."""
     chunks = len(tokens) // vllm_setup.chunk_size()
     cached = [entry for entry in case.engine.hot_cache().values() if all(entry is not other for other in exclude)]
     shape = exclude[0].tensor.shape
@@ -111,12 +111,12 @@ def _store_without_waiting(case: vllm_case.VllmCase) -> None:
 
 
 def latent_attention(probe: _probe.Probe) -> None:
-    """The same with MLA."""
+    """Check the same with MLA."""
     answers(probe, mla=True)
 
 
 def disk(probe: _probe.Probe) -> None:
-    """The local disk backend, with nothing kept in memory."""
+    """Check the local disk backend, with nothing kept in memory."""
     folder = probe.scratch / "disk"
     case = vllm_case.VllmCase(
         probe, {"local_cpu": False, "local_disk": f"file://{folder}/", "max_local_disk_size": 0.25}
@@ -131,7 +131,7 @@ def disk(probe: _probe.Probe) -> None:
 
 
 def _wait_for_files(probe: _probe.Probe, folder: Path, count: int) -> None:
-    """The backends write in the background."""
+    """Wait until the backends have written their files in the background."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and sum(path.is_file() for path in folder.rglob("*")) < count:
         time.sleep(0.05)
@@ -140,7 +140,7 @@ def _wait_for_files(probe: _probe.Probe, folder: Path, count: int) -> None:
 
 
 def outlives(probe: _probe.Probe) -> None:
-    """A store that is there before and after the engine: one process stores, another one loads."""
+    """Check a store that outlives the engine: one process stores, another loads."""
     given = vllm_case.arguments()
     settings = {"local_cpu": False, "remote_url": given.storage, "remote_serde": "naive"}
     case = vllm_case.VllmCase(probe, {**settings, **vllm_setup.stored_keys()})
@@ -165,7 +165,7 @@ def _wait_for_remote(case: vllm_case.VllmCase, count: int) -> None:
 
 
 def multiprocess(probe: _probe.Probe) -> None:
-    """LMCache's multiprocess mode: the server, in its own process, is running already, over a directory."""
+    """Check LMCache's multiprocess mode: the server is already running in its own process, over a directory."""
     given = vllm_case.arguments()
     extra: dict[str, object] = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": given.port}
     case = vllm_case.VllmCase(probe, {}, connector="LMCacheMPConnector", extra=extra)
@@ -190,7 +190,9 @@ def multiprocess(probe: _probe.Probe) -> None:
 
 
 def _failed_retrieve(case: vllm_case.VllmCase, p: list[int], hit: int) -> None:
-    """A load that fails beside a request that computes is recomputed; with nothing withheld, the answer is wrong."""
+    """Check that a failed load beside a computing request is recomputed; as a control, the unprotected answer is
+    wrong.
+    """
     state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
     worker = state.get_kv_transfer_group().worker_adapter
     answered = _probe.load("lmcache.v1.multiprocess.futures").MessagingFuture()
@@ -208,13 +210,13 @@ def _failed_retrieve(case: vllm_case.VllmCase, p: list[int], hit: int) -> None:
         case.probe.check(bool(broken), "no load was asked for: nothing was tested")
     if "gaudi_loads" in worker.__dict__:
         case.engine.forget_prefixes()
-        case.engine.overwrite_caches()  # no block is left that holds the prompt's KV from before
+        case.engine.overwrite_caches()  # no block still has the prompt's earlier KV
         with (
             case.probe.section("control: a failed load counts as loaded"),
             vllm_controls.failed_loads_unknown(worker),
         ):
-            # Long enough for the other request to compute still when a slow server has answered: a step in which
-            # nothing computes reports the failed load by itself.
+            # Long enough that the other request still computes when a slow server has answered: a step without
+            # computation would report the failed load anyway.
             asked = len(broken)
             answers = case.engine.generate([case.prompt(8), p], 16 * vllm_prompts.ANSWER)
             right = case.reference.answer(p)
@@ -228,7 +230,7 @@ def _failed_retrieve(case: vllm_case.VllmCase, p: list[int], hit: int) -> None:
 
 
 def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
-    """Two workers, each with its own device, hccl between them (gloo on the emulated HPU)."""
+    """Check two workers, each with its own device, connected by hccl (gloo on the emulated HPU)."""
     case = vllm_case.VllmCase(probe, vllm_setup.SHARED_KEYS, ranks=2, mla=mla)
     n, p = case.length, case.prompt(1)
     case.ask("miss", [p], external=[0])
@@ -239,7 +241,7 @@ def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
 
 
 def two_ranks_latent_attention(probe: _probe.Probe) -> None:
-    """The same with MLA, where one rank stores for all."""
+    """Check the same with MLA, where one rank stores for all."""
     two_ranks(probe, mla=True)
 
 

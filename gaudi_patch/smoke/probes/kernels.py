@@ -1,9 +1,9 @@
 """Level kernels: LMCache's connector moves KV between paged caches and memory objects, bit for bit.
 
-Every layout, dtype and block size, with random bits and random blocks, against an oracle that works token by
-token on the host. After each transfer the whole of every cache and object is compared, so that a write outside
-the request is seen wherever it lands. Then the number of launches, graphs, copies and waits; and what is refused.
-Option, beside a probe's own: ``--cases guards`` that last part alone, which needs no transfer.
+It tries every layout, dtype and block size, with random bits and random blocks, against an oracle that works token by
+token on the host. After each transfer every cache and object is compared completely, so that a write outside the
+request is noticed anywhere. Then it checks the number of launches, graphs, copies and waits, and the refusals.
+Option, in addition to a probe's own: ``--cases guards`` runs only the last part, which needs no transfer.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ else:  # run by path, with its neighbours beside it
     from _kv import device as kv_device
     from _kv.caches import MAIN, MLA, Layout
 
-# Tokens a block, and LMCache's chunk in tokens (a multiple of it).
+# Tokens per block, and per LMCache chunk (a multiple of the block).
 SIZES = ((16, 32), (128, 128), (256, 256))
 
 
 def body(probe: _probe.Probe) -> None:
-    """All cases; the most usual layout and the counters first, so that their failures are told first."""
+    """Run all cases; the most common layout and the counters first, so that their failures are reported first."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", choices=("all", "guards"), default="all")
     cases = parser.parse_known_args()[0].cases
@@ -47,7 +47,7 @@ def body(probe: _probe.Probe) -> None:
 
 
 def check_transfers(probe: _probe.Probe) -> None:
-    """What is moved, and what it costs."""
+    """Check the transfers and their costs."""
     if _probe.is_patched():
         device.check_statistics(probe)
     kv_device.confirm(probe)
@@ -55,7 +55,7 @@ def check_transfers(probe: _probe.Probe) -> None:
     bench = Bench(probe)
     with probe.section("layouts"):
         check_layout(bench, MAIN, "bfloat16", 128, 128)
-        check_layout(bench, MAIN, "bfloat16", 128, 128)  # every other case goes by the ring
+        check_layout(bench, MAIN, "bfloat16", 128, 128)  # every other case uses the ring
     with probe.section("counters"):
         for layout in (MAIN, MLA):
             for ring in (False, True):
@@ -85,12 +85,12 @@ def check_transfers(probe: _probe.Probe) -> None:
 
 
 def check_layouts(bench: Bench) -> None:
-    """Every layout compiled, and every dtype and size with one layout or another; then all of them with each other.
+    """Check every layout compiled, and every dtype and size with some layout; then all combinations.
 
-    The second part is for the emulated device, where it costs little: on a real one each case has graphs of its own,
-    and a graph compiler needs its time for each.
+    The combinations run only on the emulated device, where they cost little. On a real device each case has its own
+    graphs, and compiling each takes time.
     """
-    for number, layout in enumerate(kv_caches.LAYOUTS[1:], 1):  # MAIN is checked first of all
+    for number, layout in enumerate(kv_caches.LAYOUTS[1:], 1):  # MAIN was checked first
         check_layout(bench, layout, kv_caches.DTYPES[number % len(kv_caches.DTYPES)], *SIZES[number % len(SIZES)])
     if bench.probe.device != "emulated":
         return
@@ -102,7 +102,7 @@ def check_layouts(bench: Bench) -> None:
 
 
 def check_layout(bench: Bench, layout: Layout, dtype: str, block_size: int, chunk: int) -> None:
-    """Requests with a partial tail, a prefix that vLLM has, and tokens without a slot."""
+    """Check requests with a partial tail, a prefix that vLLM has, and tokens without a slot."""
     tokens = 3 * chunk + chunk // 3
     probe = bench.probe
     with probe.section(f"{layout.name}, {dtype}, blocks of {block_size}, chunks of {chunk}"):
@@ -114,7 +114,7 @@ def check_layout(bench: Bench, layout: Layout, dtype: str, block_size: int, chun
         with probe.section("load"):
             rig.load(slots, rig.spans(tokens))
         with probe.section("load after a cached prefix"):
-            # LMCache loads whole chunks: the prefix ends inside one, whose first tokens are not to be written.
+            # LMCache loads whole chunks: the prefix ends inside a chunk, whose first tokens must not be written.
             rig.load(slots, rig.spans(tokens, chunk), cached=chunk + chunk // 2 + 1)
         gaps = [-1 if token < 5 or token % 11 == 3 else slot for token, slot in enumerate(rig.slots(tokens))]
         with probe.section("store with tokens that have no slot"):

@@ -1,1 +1,1 @@
-"""The cases of level kernels, by what they look at."""
+"""The cases of level kernels, by subject."""

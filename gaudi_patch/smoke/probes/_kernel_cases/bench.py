@@ -1,4 +1,4 @@
-"""What the cases of level kernels share: the random numbers, the pools, and the count."""
+"""The shared state of level kernels' cases: random numbers, pools, and the count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POOL_BYTES = 64 * 1024 * 1024
 
 
 class Bench:
-    """What the cases share."""
+    """The state shared by the cases."""
 
     def __init__(self, probe: _probe.Probe) -> None:
         self.probe = probe
@@ -33,7 +33,7 @@ class Bench:
         self.cases = 0
 
     def close(self) -> None:
-        """Give the pools back."""
+        """Release the pools."""
         for pool in self._pools.values():
             pool.close()
 
@@ -51,9 +51,10 @@ class Bench:
         foreign: bool = False,
         shared: int = 0,
     ) -> Rig:
-        """Caches and a connector for them; two layers unless ``heads`` names more, and ``shared`` that use theirs.
+        """Return a rig of caches and their connector; two layers unless ``heads`` gives more, plus ``shared`` ones.
 
-        ring: memory objects out of one buffer, which the connector knows. foreign: it expects others.
+        ring: memory objects come from one buffer known to the connector. foreign: the connector expects other
+        objects.
         """
         self.cases += 1
         caches = Caches(
@@ -72,7 +73,7 @@ class Bench:
 
 @contextlib.contextmanager
 def unpinned_objects() -> Iterator[None]:
-    """Have connectors made that leave LMCache's pool one buffer."""
+    """Create connectors that leave LMCache's pool as one buffer."""
     name = "LMCACHE_GAUDI_PIN_MIB"
     before = os.environ.get(name)
     os.environ[name] = "0"

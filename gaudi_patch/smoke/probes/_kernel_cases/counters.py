@@ -1,4 +1,4 @@
-"""What a transfer costs: launches, graphs, copies, waits and staging memory."""
+"""The cost of a transfer: launches, graphs, copies, waits and staging memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ else:  # run by path, beside this file
 
 
 def check_counters(bench: Bench, layout: Layout, *, ring: bool) -> None:
-    """What a request costs, after the caches were registered.
+    """Check the cost of a request after the caches were registered.
 
-    A group of up to 8 chunks is one launch, so 16 chunks and a tail are three; one copy an object, and one of
-    the indices a launch. The device reads and writes the useful bytes twice, since it joins the rows of all layers,
-    and the host copies the tail; by the ring, a load joins nothing, and the host copies all.
+    A group of up to 8 chunks is one launch, so 16 chunks and a tail are three launches. There is one copy per object,
+    and one copy of indices per launch. The device reads and writes the useful bytes twice, because it joins the rows
+    of all layers, and the host copies the tail. With the ring, a load joins nothing, and the host copies everything.
     """
     chunk, block_size = 64, 16
     longest = 40 * chunk + 5
@@ -60,7 +60,7 @@ def check_counters(bench: Bench, layout: Layout, *, ring: bool) -> None:
 
 
 def check_lengths(bench: Bench, rig: Rig, layout: Layout) -> None:
-    """No prompt length, prefix or tail makes the device compile another graph."""
+    """Check that no prompt length, prefix or tail makes the device compile another graph."""
     probe, chunk = bench.probe, rig.chunk
     compiled = 0
     for step in range(10):
@@ -77,12 +77,12 @@ def check_lengths(bench: Bench, rig: Rig, layout: Layout) -> None:
 
 
 def check_pending(bench: Bench, rig: Rig) -> None:
-    """What the model has left pending does not become part of the request's graphs, which would be new ones."""
+    """Check that the model's pending work does not become part of the request's graphs, which would change them."""
     torch = _probe.load("torch")
     other = torch.zeros(16, device="hpu")
     for attempt in range(2):
         slots = rig.slots(3 * rig.chunk)
         torch.hpu.synchronize()
         stored = rig.store(slots, rig.spans(len(slots)), counted=True, before=lambda: other.add_(1))
-        if attempt:  # the first compiles the addition
+        if attempt:  # the first round compiles the addition
             stored.at_most(bench.probe, "graph_compilation", 0, "store while the model's work is pending")

@@ -1,4 +1,4 @@
-"""What the patched code makes of the device and its memory, and what it refuses."""
+"""How the patched code treats the device and its memory, and what it refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:  # run by path, beside this file
 
 
 def check_statistics(probe: _probe.Probe) -> None:
-    """What LMCache's usage statistics ask is asked in the scheduler's process too, which may take no card."""
+    """Check that usage statistics take no card: LMCache also collects them in the scheduler's process."""
     with probe.section("usage statistics"):
         before = kv_device.holds_a_card()
         count, name, memory = _probe.load("lmcache.gaudi.device").describe_device()
@@ -28,7 +28,7 @@ def check_statistics(probe: _probe.Probe) -> None:
 
 
 def check_addresses(probe: _probe.Probe) -> None:
-    """Pinned is what starts a pinned allocation, as the bridge sees it, whatever PyTorch says of the rest."""
+    """Check that memory counts as pinned only at the start of a pinned allocation, as for the bridge."""
     torch = _probe.load("torch")
     with probe.section("pinned memory by its address"):
         backend = _probe.load("lmcache.gaudi.device").HpuBackend()
@@ -46,7 +46,7 @@ def check_addresses(probe: _probe.Probe) -> None:
 
 
 def check_unpinned(bench: Bench) -> None:
-    """Host memory that cannot be pinned is waited for, and copies to the host where events do not cover them."""
+    """Check the waits for unpinnable host memory, and for copies to the host that events do not cover."""
     probe = bench.probe
     for name, circumstances in (
         ("host memory that cannot be pinned", kv_device.nothing_pinned),
@@ -63,7 +63,7 @@ def check_unpinned(bench: Bench) -> None:
 
 
 def check_refusals(bench: Bench) -> None:
-    """A slot outside the caches is refused, and nothing is written: the device would wrap or clamp it."""
+    """Check that a slot outside the caches is refused and nothing written: the device would wrap or clamp it."""
     with bench.probe.section("a slot outside the caches"):
         rig = bench.rig(MAIN, chunk=32, block_size=16, blocks=10)
         for outside in (rig.caches.slots, rig.caches.slots + 4096):
@@ -73,7 +73,7 @@ def check_refusals(bench: Bench) -> None:
 
 
 def check_layout_refusals(bench: Bench) -> None:
-    """A layout whose parts are not known is refused when the caches are registered."""
+    """Check that an unknown layout is refused when the caches are registered."""
     torch = _probe.load("torch")
     whole, other = (torch.zeros(160, 2, 8, dtype=torch.bfloat16, device="hpu") for _ in range(2))
     halves = torch.zeros(2, 160, 2, 8, dtype=torch.bfloat16, device="hpu")

@@ -1,7 +1,7 @@
-"""What the patched LMCache refuses, or does not promise, since the engine would answer wrongly or stop.
+"""What the patched LMCache refuses or does not promise, because the engine would answer wrongly or stop.
 
-No engine is needed for these rules, so that they are checked where vLLM is not installed, too; that LMCache's vLLM
-adapter asks for them is what the levels connector and inference show. Each rule is tried on both sides.
+These rules need no engine, so they are checked without vLLM too. Levels connector and inference show that LMCache's
+vLLM adapter applies them. Each rule is tried on an allowed and a refused case.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _GIGABYTE = 1 << 30
 
 
 class _SlicingCache:
-    """VLLMKVCache of vllm-gaudi up to v0.21.0: prefills read the first blocks under contiguous paged attention."""
+    """VLLMKVCache of vllm-gaudi up to v0.21.0: with contiguous paged attention, prefills read the first blocks."""
 
     def fetch_from_cache(self, cache: Foreign, blocks: Foreign) -> Foreign:
         return cache[: blocks.size(0)]
 
 
 class _FlaggedCache:
-    """VLLMKVCache from v0.24.0 on: by block, where an attention has set the flag."""
+    """VLLMKVCache from v0.24.0 on: reads by block if an attention has set the flag."""
 
     def fetch_from_cache(self, cache: Foreign, blocks: Foreign) -> Foreign:
         return cache.index_select(0, blocks) if getattr(self, "_fetch_by_id", False) else cache[: blocks.size(0)]
@@ -52,7 +52,7 @@ def _set_fetch_by_id(cache: Foreign) -> None:
 
 
 def check_guards(probe: _probe.Probe) -> None:
-    """All rules."""
+    """Check all rules."""
     with probe.section("engines that move blocks or read others"):
         _engines(probe)
     with probe.section("settings that have no implementation"):
@@ -138,7 +138,7 @@ def _lookups(probe: _probe.Probe) -> None:
 
 def _pools(probe: _probe.Probe) -> None:
     refuse = _probe.load("lmcache.gaudi.adapter").refuse_small_pool
-    chunk, token_bytes = 256, 100_001  # a chunk is no multiple of the allocator's alignment
+    chunk, token_bytes = 256, 100_001  # a chunk is not a multiple of the allocator's alignment
     layout = SimpleNamespace(token_bytes=token_bytes)
     aligned = -(-chunk * token_bytes // 4096) * 4096
     for longest, tails, chunks in ((1024, False, 4), (1030, False, 4), (1030, True, 5)):
@@ -193,7 +193,7 @@ def _loads(probe: _probe.Probe) -> None:
     expected[:16] = False  # vLLM's own
     retrieved = expected.clone()
     _expect(probe, "a whole load", "", lambda: adapter.refuse_short_load("smoke", retrieved, expected))
-    retrieved[63], retrieved[0] = False, True  # as many in number, and not the same
+    retrieved[63], retrieved[0] = False, True  # the same number, but other blocks
     short = "1 of 48 cached tokens"
     _expect(probe, "a short load", short, lambda: adapter.refuse_short_load("smoke", retrieved, expected))
     probe.check(
@@ -236,7 +236,7 @@ def _identities(probe: _probe.Probe) -> None:
 
 
 def _expect(probe: _probe.Probe, what: str, refused: str, call: Callable[[], object]) -> str:
-    """Call; it must raise LMCache's refusal with the words ``refused``, or nothing if they are empty. Returns it."""
+    """Call, expect LMCache's refusal containing ``refused`` (none if it is empty), and return it."""
     try:
         call()
     except _probe.load("lmcache.gaudi.guards").GaudiError as error:
@@ -252,7 +252,7 @@ def _expect(probe: _probe.Probe, what: str, refused: str, call: Callable[[], obj
 
 @contextlib.contextmanager
 def _vllm_gaudi(settings: dict[str, bool], cache: type) -> Iterator[None]:
-    """What LMCache looks at of vllm-gaudi, for the time of the block."""
+    """Provide, within the block, the parts of vllm-gaudi that LMCache examines."""
     known = {"use_contiguous_pa": False, "defrag": False, "unified_attn": False, **settings}
     with (
         _module("vllm_gaudi.extension.runtime", get_config=lambda: SimpleNamespace(**known)),
@@ -264,7 +264,7 @@ def _vllm_gaudi(settings: dict[str, bool], cache: type) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _module(name: str, **content: object) -> Iterator[None]:
-    """A module of this name and content, in the place of what is there, for the time of the block."""
+    """Replace a module by one of this name and content within the block."""
     before = sys.modules.get(name)
     module = ModuleType(name)
     vars(module).update(content)

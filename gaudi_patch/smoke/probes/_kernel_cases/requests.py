@@ -20,7 +20,7 @@ else:  # run by path, beside this file
 
 
 def check_requests(bench: Bench) -> None:
-    """Shapes of requests that do not depend on the layout."""
+    """Check request shapes that do not depend on the layout."""
     probe = bench.probe
     for layout in (MAIN, MLA):
         with probe.section(layout.name):
@@ -61,7 +61,7 @@ def check_requests(bench: Bench) -> None:
 
 
 def check_freed(bench: Bench, rig: Rig) -> None:
-    """Objects that are freed while the device still writes them: nobody else gets their memory before it is done."""
+    """Check that the memory of objects freed while the device still writes them is not reused before it is done."""
     hpu = _probe.load("torch").hpu
     slots = rig.slots(4 * rig.chunk)
     spans = rig.spans(len(slots))
@@ -89,7 +89,7 @@ def check_freed(bench: Bench, rig: Rig) -> None:
 
 
 def check_sizes(bench: Bench) -> None:
-    """Slot numbers above 65535, and rows as wide as a model's."""
+    """Check slot numbers above 65535, and rows as wide as a real model's."""
     probe = bench.probe
     with probe.section("70000 slots"):
         rig = bench.rig(MAIN, "int8", chunk=128, block_size=128, blocks=547, heads=(1, 1), head_size=8)
@@ -105,9 +105,9 @@ def check_sizes(bench: Bench) -> None:
 
 
 def check_sharing(bench: Bench) -> None:
-    """Layers that use the caches of others are moved once: two writers of a plane would copy the whole of it."""
+    """Check that caches shared by layers are moved once: two writers of a plane would copy all of it."""
     probe = bench.probe
-    if kv_lmcache.release() < (0, 3, 12):  # memory objects of the model's shape only
+    if kv_lmcache.release() < (0, 3, 12):  # only memory objects of the model's shape
         return
     for layout in (MAIN, MLA):
         with probe.section(f"layers that share caches, {layout.name}"):

@@ -24,8 +24,8 @@ _START_SECONDS = 60.0
 class Backend:
     """A combination of backends.
 
-    settings: for LMCache's configuration.
-    evicts: the pool is small, and what is pushed out of it is gone; keeps: it is still to be had elsewhere.
+    settings: LMCache's configuration.
+    evicts: the pool is small, and evicted chunks are lost; keeps: evicted chunks remain in another backend.
     """
 
     name: str
@@ -69,7 +69,7 @@ def _disk(folder: Path) -> dict[str, object]:
 
 @contextlib.contextmanager
 def lm_server(scratch: Path) -> Iterator[str]:
-    """LMCache's own server on the loopback interface; its URL. It is stopped at the end.
+    """Run LMCache's own server on the loopback interface; yield its URL, and stop it at the end.
 
     Raises RuntimeError if it does not come up.
     """

@@ -19,7 +19,7 @@ DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn", "int8")
 
 
 class TensorTuple(tuple):  # type: ignore[type-arg]
-    """K and V of a layer as vllm-gaudi wraps them: a tuple with the attributes of a tensor that LMCache reads.
+    """A layer's K and V as wrapped by vllm-gaudi: a tuple with those tensor attributes that LMCache reads.
 
     As in vllm_gaudi/v1/worker/hpu_model_runner.py (v0.19): shape ``(2, *tensor.shape)``, device, dtype, and
     none of a tensor's methods.
@@ -40,11 +40,11 @@ class TensorTuple(tuple):  # type: ignore[type-arg]
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to hand over the caches.
+    """A layout in which the caches are handed over.
 
-    mla: one latent cache a layer. flat: slots on dimension 0, not blocks. pad: the allocation has one more
-    block, of padding, that the tensors handed over do not show. extra: what follows K and V, or the latent
-    cache, in the layer's tuple. view: the tensors are views of flat allocations, as vllm-gaudi makes them.
+    mla: one latent cache per layer. flat: slots on dimension 0, not blocks. pad: the allocation has an extra padding
+    block, outside the tensors handed over. extra: what follows K and V, or the latent cache, in the layer's tuple.
+    view: the tensors are views of flat allocations, as vllm-gaudi makes them.
     """
 
     name: str
@@ -67,18 +67,18 @@ LAYOUTS = (
     Layout("MLA flat", mla=True, flat=True),
     Layout("MLA flat in a tuple", mla=True, flat=True, extra=(None, None, None)),
 )
-#: The layout of today's vllm-gaudi, with and without MLA.
+#: The layout of current vllm-gaudi, with and without MLA.
 MAIN = LAYOUTS[0]
 MLA = next(layout for layout in LAYOUTS if layout.mla)
 
 
 class Caches:
-    """The caches of all layers, filled with random bits, and a copy on the host of what they must hold.
+    """The caches of all layers, filled with random bits, and a host copy of their expected content.
 
-    heads: a number for each layer. entries: what vLLM would register, one a layer. truth: for each plane,
-    uint8 ``[slots, bytes a row]``, the K planes of all layers first. The padding block is not part of it.
-    copied: whether to make that copy; it is as large as the caches. shared: so many layers more use the caches of the
-    first ones.
+    heads: the number of heads per layer. entries: what vLLM would register, one per layer. truth: for each plane,
+        uint8 ``[slots, bytes per row]``, the K planes of all layers first, without the padding block.
+    copied: whether to make that copy, which is as large as the caches. shared: the number of additional layers that
+        use the caches of the first ones.
     """
 
     def __init__(
@@ -113,21 +113,23 @@ class Caches:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Elements of one row, by layer."""
+        """Return the elements of one row, by layer."""
         return tuple(count * self.head_size for count in self.heads)
 
     def plane_numbers(self, layers: Sequence[int]) -> list[int]:
-        """Return the planes of these layers in the order of a memory object: their K planes, then their V planes."""
+        """Return the planes of these layers in the order of a memory object: K planes, then V planes."""
         return [side * len(self.heads) + layer for side in range(self.kv) for layer in layers]
 
     def write_pending(self, slots: Sequence[int]) -> None:
-        """Write new random rows into ``slots`` on the device, as a model's forward pass does, and do not wait."""
+        """Write new random rows into ``slots`` on the device, like a model's forward pass, without waiting."""
         slots = [slot for slot in slots if slot >= 0]
         widths = [plane.shape[1] for plane in self.truth]
         self.write(slots, [self._rng.integers(0, 256, (len(slots), width), dtype=np.uint8) for width in widths])
 
     def write(self, slots: Sequence[int], planes: Sequence[Bytes]) -> None:
-        """Write rows, uint8 ``[slots, bytes a row]`` for each plane, into ``slots`` on the device, and do not wait."""
+        """Write rows, uint8 ``[slots, bytes per row]`` for each plane, into ``slots`` on the device, without
+        waiting.
+        """
         index = self._torch.tensor(list(slots), dtype=self._torch.int64).to("hpu")
         for number, (base, rows) in enumerate(zip(self._bases, planes)):  # noqa: B905 - one for each plane
             flat = base if self.layout.view or self.layout.flat else base.view(-1, *base.shape[2:])
@@ -136,18 +138,18 @@ class Caches:
             self.truth[number][list(slots)] = rows
 
     def read(self) -> list[Bytes]:
-        """Return what the caches hold now, read as the model would read them, in the default stream's order."""
+        """Return the caches' current content, read like the model, in the order of the default stream."""
         return [self.read_plane(number) for number in range(len(self._bases))]
 
     def read_plane(self, number: int) -> Bytes:
-        """Return what one plane holds now, as for ``read``."""
+        """Return the current content of one plane, as in ``read``."""
         return self._bytes(self._bases[number])[: self.slots]
 
     def _row_shape(self, heads: int) -> tuple[int, ...]:
         return (heads * self.head_size,) if self.layout.mla else (heads, self.head_size)
 
     def _make(self, heads: int) -> tuple[Foreign, Foreign]:
-        """One allocation of random bits, and the tensor of it that is handed over."""
+        """Return an allocation of random bits, and the tensor in it that is handed over."""
         row = self._row_shape(heads)
         rows = (self.blocks + (1 if self.layout.pad else 0)) * self.block_size
         shape = (rows, *row)
@@ -168,7 +170,7 @@ class Caches:
         return TensorTuple(tensors) if self.layout.tensor_tuple else tuple(tensors)
 
     def _bytes(self, base: Foreign) -> Bytes:
-        """Return a device tensor on the host, uint8 ``[rows, bytes a row]``; waits for what is pending on it."""
+        """Return a device tensor on the host, uint8 ``[rows, bytes per row]``; waits for pending work on it."""
         host = base.cpu()
         raw = host.reshape(-1).view(self._torch.uint8).numpy()
         rows = raw.size // (base[0].numel() * self.dtype.itemsize)

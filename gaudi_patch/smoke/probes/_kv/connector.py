@@ -1,4 +1,4 @@
-"""Caches behind LMCache's connector, and the parts of a request to it: slots, memory objects, arguments."""
+"""LMCache's connector over caches, and the parts of a request: slots, memory objects, arguments."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Span = tuple[int, int]
 class Port:
     """One set of caches, registered with one connector.
 
-    chunk: LMCache's chunk size in tokens. allocator: where the memory objects come from; its pool may be shared.
-    kinds: the layers of each tensor of a memory object, those of one width together, by their first layer.
+    chunk: LMCache's chunk size in tokens. allocator: the source of memory objects; its pool may be shared.
+    kinds: the layers of each tensor of a memory object, grouped by width, in the order of their first layer.
     """
 
     def __init__(self, caches: Caches, chunk: int, allocator: kv_lmcache.Allocator, rng: Random) -> None:
@@ -43,22 +43,22 @@ class Port:
         for layer, width in enumerate(caches.widths):
             kinds.setdefault(width, []).append(layer)
         self.kinds = list(kinds.values())
-        # Before LMCache was patched, its adapter kept the slot mapping on the device.
+        # Unpatched, LMCache's adapter keeps the slot mapping on the device.
         self._slot_device = "cpu" if _probe.is_patched() else "hpu"
 
     @property
     def host_copied_bytes(self) -> int | None:
-        """Bytes that the host has copied for this connector so far; None where nobody counts them."""
+        """Return the bytes that the host has copied for this connector so far; None if not counted."""
         transfer = getattr(self.connector, "transfer", None)
         return None if transfer is None else int(transfer.host_copied_bytes)
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token over all layers."""
+        """Return the bytes of one token over all layers."""
         return int(sum(self.caches.widths) * self.caches.kv * self.caches.dtype.itemsize)
 
     def spans(self, tokens: int, start: int = 0) -> list[Span]:
-        """Return the request's chunks from token ``start`` on, the last one partial where the tokens end inside it."""
+        """Return the request's chunks from token ``start`` on; the last one may be partial."""
         return [(first, min(first + self.chunk, tokens)) for first in range(start, tokens, self.chunk)]
 
     def slots(self, tokens: int) -> list[int]:
@@ -66,7 +66,7 @@ class Port:
         return kv_oracle.slot_map(tokens, self.caches.blocks, self.caches.block_size, self._rng)
 
     def arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
-        """Return what LMCache hands to the connector beside the objects and their spans."""
+        """Return LMCache's arguments to the connector other than the objects and their spans."""
         mapping = self._torch.tensor(list(slots), dtype=self._torch.int64).to(self._slot_device)
         return {"kvcaches": self.caches.entries, "slot_mapping": mapping}
 
@@ -79,7 +79,7 @@ class Port:
         return self._allocator.allocate(shapes, dtypes, use_mla=self.mla)
 
     def contents(self, memory_object: Foreign) -> list[Bytes]:
-        """Return the object's memory itself, as uint8 ``[planes, tokens, bytes a row]`` for each kind of layer."""
+        """Return the object's memory itself, as uint8 ``[planes, tokens, bytes per row]`` for each kind of layer."""
         contents = []
         for tensor in kv_lmcache.object_tensors(memory_object, len(self.kinds)):
             kv, layers, tokens, width = tensor.shape
@@ -88,11 +88,11 @@ class Port:
         return contents
 
     def free(self, objects: Sequence[Foreign]) -> None:
-        """Give the objects back to the allocator."""
+        """Return the objects to the allocator."""
         for memory_object in objects:
             memory_object.ref_count_down()
 
 
 def columns(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """Starts and ends, as the connector takes them."""
+    """Return the starts and the ends, as expected by the connector."""
     return [start for start, _ in spans], [end for _, end in spans]

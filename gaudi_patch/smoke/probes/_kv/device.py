@@ -1,4 +1,4 @@
-"""The device under the probe: which it is, and what it counts."""
+"""The probe's device: its kind, and its counters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNTED = (
 
 
 def confirm(probe: _probe.Probe) -> None:
-    """Check that the device is the one that the result will name."""
+    """Check that the device is the one named in the result."""
     _probe.load("habana_frameworks")
     _probe.confirm_habana(probe)
     probe.checks += 1
@@ -50,7 +50,7 @@ def confirm(probe: _probe.Probe) -> None:
 
 
 def _confirm_pinned_memory(probe: _probe.Probe, torch: Foreign) -> None:
-    """Check what LMCache cannot do without; where it fails, so would everything after it, with other words."""
+    """Check pinned memory, which LMCache needs: without it, all later checks would fail for unclear reasons."""
     try:
         pinned = torch.empty(16, pin_memory=True)
         known = pinned.is_pinned() or pinned.is_pinned("hpu")
@@ -64,10 +64,10 @@ def _confirm_pinned_memory(probe: _probe.Probe, torch: Foreign) -> None:
 
 
 def register_compiler(probe: _probe.Probe) -> None:
-    """In eager mode, have the backend of torch.compile registered, as habana_frameworks itself does on import.
+    """In eager mode, register the backend of torch.compile, as the real habana_frameworks does on import.
 
-    The emulated one leaves that to PyTorch, which looks for backends once its registry is imported: a second or two
-    that most programs can do without. Where it is missing, code that asks for it runs operator by operator.
+    The emulated one leaves that to PyTorch, which finds backends when its registry is imported. This takes a second
+    or two, which most programs do not need. Without the backend, compiled code runs operator by operator.
     """
     if probe.rules == "eager":
         registry = _probe.load("torch._dynamo.backends.registry")
@@ -76,10 +76,10 @@ def register_compiler(probe: _probe.Probe) -> None:
 
 
 class Counts(dict[str, int]):
-    """What the device did in a stretch of code; empty for what this device does not count."""
+    """The device's counts for a section of code; counters that this device lacks are missing."""
 
     def at_most(self, probe: _probe.Probe, name: str, limit: int, what: str) -> None:
-        """Check a count against its limit, where it was counted."""
+        """Check a count against its limit, if it was counted."""
         if name in self:
             probe.check(
                 self[name] <= limit,
@@ -92,9 +92,9 @@ class Counts(dict[str, int]):
 
 @contextlib.contextmanager
 def counting() -> Iterator[Counts]:
-    """Count what the device does inside the block; the result is filled in at its end.
+    """Count the device's work within the block; the result is filled in at its end.
 
-    On a real HPU only the number of compiled graphs is to be had.
+    A real HPU reports only the number of compiled graphs.
     """
     counts = Counts()
     emulator = sys.modules.get("hpu_emulator")
@@ -125,10 +125,10 @@ def _compiled() -> int | None:
 
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
-    """On the emulated device, let functions under ``torch.compile`` run as they are written.
+    """On the emulated device, run functions under ``torch.compile`` without compiling them.
 
-    There a compiled function does what the written one does, and its compilation takes most of the time. On a real
-    device the compiled graph is what is to be checked, so nothing changes; nor does it before PyTorch 2.6.
+    There a compiled function does the same as its source, and compiling takes most of the time. On a real device the
+    compiled graph is what must be checked, so nothing changes; nor before PyTorch 2.6.
     """
     set_stance = getattr(_probe.load("torch").compiler, "set_stance", None)
     if "hpu_emulator" not in sys.modules or set_stance is None:
@@ -140,9 +140,9 @@ def uncompiled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def streams_reversed() -> Iterator[bool]:
-    """Let the emulated device run its streams in reverse order when it is waited for; yields whether it does.
+    """Make the emulated device run its streams in reverse order at each wait; yield whether it does.
 
-    Work on different streams that nothing orders comes out wrong then, where it was right by chance before.
+    Unordered work on different streams, right only by chance otherwise, then gives wrong results.
     """
     emulator = sys.modules.get("hpu_emulator")
     if emulator is None:
@@ -159,14 +159,14 @@ def streams_reversed() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def nothing_pinned() -> Iterator[bool]:
-    """Let the emulated device refuse to pin any more host memory; yields whether it does."""
+    """Make the emulated device refuse to pin more host memory; yield whether it does."""
     with _configured(pinned_bytes=1) as emulated:
         yield emulated
 
 
 @contextlib.contextmanager
 def events_cover_no_copies() -> Iterator[bool]:
-    """Let events not cover copies to the host, as with PT_HPU_ENABLE_SFG=1 in lazy mode; yields whether that is so."""
+    """Exclude copies to the host from events, as with PT_HPU_ENABLE_SFG=1 in lazy mode; yield whether it works."""
     before = os.environ.get("PT_HPU_ENABLE_SFG")
     os.environ["PT_HPU_ENABLE_SFG"] = "1"
     try:
@@ -181,7 +181,7 @@ def events_cover_no_copies() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def copies_in_order() -> Iterator[None]:
-    """Let the emulated device do all copies in the order of their stream, also those that no wait covers."""
+    """Make the emulated device do all copies in stream order, including those that no wait covers."""
     with _configured(bounces="waited"):
         yield
 
@@ -202,7 +202,7 @@ def _configured(**options: Foreign) -> Iterator[bool]:
 
 
 def holds_a_card() -> bool | None:
-    """Return whether this process has taken a card; None where that cannot be told."""
+    """Return whether this process has taken a card; None if unknown."""
     if "hpu_emulator" not in sys.modules:
         return None
     return bool(_probe.load("torch").ops.hpu_emulator.acquired())
@@ -210,9 +210,9 @@ def holds_a_card() -> bool | None:
 
 @contextlib.contextmanager
 def unpoisoned() -> Iterator[None]:
-    """Let the emulated device leave fresh and freed memory as it is, for work against the clock.
+    """Stop the emulated device from filling fresh and freed memory, for timed work.
 
-    Filling it costs a code the more, the more memory it has in use at once; no real device does it.
+    Filling costs more the more memory is in use, and no real device does it.
     """
     emulator = sys.modules.get("hpu_emulator")
     if emulator is None:

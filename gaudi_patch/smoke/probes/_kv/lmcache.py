@@ -1,4 +1,4 @@
-"""LMCache's interfaces, release by release (0.3.7 to 0.5.6): the one place that knows their differences."""
+"""LMCache's interfaces by release (0.3.7 to 0.5.6): the only place that knows their differences."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ INSTANCE = "gaudi-patch-smoke"
 
 
 def release() -> tuple[int, ...]:
-    """Return the release as numbers, ``(0, 3, 9)`` for 0.3.9.post1."""
+    """Return the release as numbers: ``(0, 3, 9)`` for 0.3.9.post1."""
     match = re.match(r"\d+(?:\.\d+)*", _probe.lmcache_version())
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def runtime_modules() -> list[str]:
-    """Return the runtime's modules by full name, its package first; empty where LMCache is not patched."""
+    """Return the runtime's modules by full name, its package first; empty if LMCache is not patched."""
     try:
         spec = importlib.util.find_spec("lmcache.gaudi")
     except ImportError:
@@ -47,7 +47,7 @@ def serves_multiprocess() -> bool:
 
 @contextlib.contextmanager
 def vllm_platform() -> Iterator[None]:
-    """Yield where vLLM is not installed, let LMCache see the platform that vllm-gaudi registers.
+    """Show LMCache, where vLLM is not installed, the platform that vllm-gaudi registers.
 
     Releases before 0.4.5 ask ``vllm.platforms.current_platform`` for the device. vllm-gaudi's answers
     neither ``is_cuda_alike()`` nor ``is_xpu()``, and has the device type ``hpu``.
@@ -75,7 +75,7 @@ def vllm_platform() -> Iterator[None]:
 
 
 def detected_device() -> str:
-    """Return the device type that LMCache chooses in this process."""
+    """Return the device type chosen by LMCache in this process."""
     lmcache = _probe.load("lmcache")
     if hasattr(lmcache, "torch_device_type"):  # from 0.4.5
         return str(lmcache.torch_device_type)
@@ -83,7 +83,7 @@ def detected_device() -> str:
     if hasattr(utils, "get_vllm_torch_dev"):  # 0.3.14 to 0.4.4
         with vllm_platform():
             return str(utils.get_vllm_torch_dev()[1])
-    # Before, the vLLM adapter asks nobody; patched, it asks the runtime.
+    # Earlier, the vLLM adapter assumes CUDA; patched, it asks the runtime.
     if _probe.is_patched() and _probe.load("lmcache.gaudi.device").is_available():
         return "hpu"
     return "cuda"
@@ -104,7 +104,9 @@ def make_metadata(
     rank: int = 0,
     ranks: int = 1,
 ) -> Foreign:
-    """Engine metadata of one rank, by default alone; kv_shape: (layers, 1 or 2, chunk, heads, head size)."""
+    """Return engine metadata of one rank, by default the only one; kv_shape: (layers, 1 or 2, chunk, heads, head
+    size).
+    """
     values: dict[str, object] = {
         "model_name": "smoke",
         "world_size": ranks,
@@ -130,7 +132,7 @@ def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
     """Return the connector between vLLM's caches and memory objects that LMCache chooses for this device."""
     package = _probe.load("lmcache.v1.gpu_connector")
     if not hasattr(package, "CreateGPUConnector"):
-        # Before 0.3.14 the vLLM adapter chooses, which cannot be had without vLLM; patched, it calls this.
+        # Before 0.3.14 the vLLM adapter chooses, and it needs vLLM; patched, it calls this function.
         if not _probe.is_patched():
             raise RuntimeError(
                 f"LMCache {_probe.lmcache_version()} has no connector for HPU: its vLLM adapter knows CUDA only"
@@ -144,13 +146,13 @@ def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
 
 
 def register(connector: Foreign, kvcaches: Sequence[Foreign]) -> None:
-    """Tell the connector of the caches, as the vLLM adapter does when the model is loaded."""
+    """Register the caches with the connector, as the vLLM adapter does after loading the model."""
     if hasattr(connector, "initialize_kvcaches_ptr"):
         connector.initialize_kvcaches_ptr(kvcaches=list(kvcaches))
 
 
 def object_shapes(metadata: Foreign, connector: Foreign, tokens: int) -> tuple[list[tuple[int, ...]], list[Foreign]]:
-    """Shapes and dtypes of a memory object's tensors for ``tokens`` tokens, from where the engine takes them."""
+    """Return the shapes and dtypes of a memory object's tensors for ``tokens`` tokens, from the engine's own source."""
     if hasattr(metadata, "get_shapes"):  # from 0.3.12
         return [tuple(shape) for shape in metadata.get_shapes(tokens)], list(metadata.get_dtypes())
     return [tuple(connector.get_shape(tokens))], [metadata.kv_dtype]
@@ -164,16 +166,16 @@ def object_tensors(memory_object: Foreign, count: int) -> list[Foreign]:
 
 
 def object_on_device(memory_object: Foreign) -> Foreign:
-    """Return a memory object with the same content on the HPU, as the first rank has it after a broadcast (MLA)."""
+    """Return a memory object with the same content on the HPU, as on the first rank after a broadcast (MLA)."""
     management = _probe.load("lmcache.v1.memory_management")
     raw = memory_object.raw_tensor if hasattr(memory_object, "raw_tensor") else memory_object.tensor.view(-1)
     return management.TensorMemoryObj(raw_data=raw.to("hpu"), metadata=memory_object.metadata, parent_allocator=None)
 
 
 class Allocator:
-    """Memory objects from the allocator that LMCache's CPU backend uses, from one pool of ``size`` bytes.
+    """The allocator that LMCache's CPU backend uses, with one pool of ``size`` bytes.
 
-    one_buffer: from LMCache's own pool in any case; patched, its CPU backend takes one that pins objects one by one.
+    one_buffer: always use LMCache's own pool; patched, its CPU backend uses a pool that pins each object.
     """
 
     def __init__(self, size: int, *, one_buffer: bool = False) -> None:
@@ -191,7 +193,7 @@ class Allocator:
         self._lists = "shapes" in parameters  # from 0.3.12
 
     def allocate(self, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Foreign], *, use_mla: bool) -> Foreign:
-        """One memory object of tensors ``[kv, layers, tokens, width]``; kv is 1 for MLA, else 2."""
+        """Return a memory object with tensors ``[kv, layers, tokens, width]``; kv is 1 for MLA, else 2."""
         fmt = self._formats.KV_MLA_FMT if use_mla else self._formats.KV_2LTD
         sizes = [self._torch.Size(shape) for shape in shapes]
         arguments = (sizes, list(dtypes)) if self._lists else (sizes[0], dtypes[0])
@@ -201,13 +203,13 @@ class Allocator:
         return memory_object
 
     def close(self) -> None:
-        """Give the pool back."""
+        """Release the pool."""
         self._allocator.close()
 
 
 @contextlib.contextmanager
 def _short_naps(module: Foreign) -> Iterator[None]:
-    """Before 0.3.10 closing an engine waits until its statistics thread has slept 10 s (observability.py)."""
+    """Shorten a sleep: before 0.3.10, closing an engine waits for 10 s of its statistics thread (observability.py)."""
     made = module.LMCacheStatsLogger
     if release() < (0, 3, 10):
         module.LMCacheStatsLogger = lambda metadata, log_interval: made(metadata, log_interval=0.1)
@@ -224,7 +226,7 @@ def make_engine(
     broadcast: Callable[[Foreign, int], None],
     broadcast_object: Callable[[object, int], object],
 ) -> Foreign:
-    """Return a cache engine with its storage backends running; end it with ``close_engine``."""
+    """Return a cache engine with running storage backends; close it with ``close_engine``."""
     module = _probe.load("lmcache.v1.cache_engine")
     with _short_naps(module):
         engine = module.LMCacheEngineBuilder.get_or_create(

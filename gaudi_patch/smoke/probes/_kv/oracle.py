@@ -1,8 +1,8 @@
-"""What a transfer must do, token by token, in NumPy on bytes. Shares nothing with what it judges.
+"""The oracle: what a transfer must do, token by token, in NumPy on bytes. It shares no code with what it judges.
 
-A *plane* is one layer's K, V or latent cache: uint8 ``[slots, bytes a row]``. A memory object's content is a
-list of arrays, one for each kind of layer, uint8 ``[planes, tokens, bytes a row]``: the K planes of that kind in
-layer order, then the V planes.
+A *plane* is one layer's K, V or latent cache: uint8 ``[slots, bytes per row]``. A memory object's content is a list
+of arrays, one for each kind of layer, uint8 ``[planes, tokens, bytes per row]``: the K planes of that kind in layer
+order, then the V planes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import importlib
 from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
-# Untyped: this file is checked where NumPy is not installed too.
+# Untyped, because this file is also type-checked without NumPy.
 np: Any = importlib.import_module("numpy")
 Bytes: TypeAlias = Any  # numpy.ndarray of uint8
 Random: TypeAlias = Any  # numpy.random.Generator
 
 
 def stored(planes: Sequence[Bytes], slots: Sequence[int], start: int, end: int) -> tuple[Bytes, list[int]]:
-    """Return the object that holds tokens ``start`` to ``end``, and which of its tokens it must hold.
+    """Return the expected object for tokens ``start`` to ``end``, and which of its tokens are defined.
 
-    Tokens without a slot (below 0) have no cache row: what the object holds for them is not defined.
+    Tokens without a slot (below 0) have no cache row, so their content in the object is undefined.
     """
     content = np.zeros((len(planes), end - start, planes[0].shape[1]), dtype=np.uint8)
     defined = []
@@ -43,7 +43,7 @@ def loaded(
 ) -> list[Bytes]:
     """Return the planes after the objects are written into them.
 
-    cached: leading tokens that the serving engine already has; their rows stay as they are.
+    cached: leading tokens that the serving engine already has; their rows stay unchanged.
     """
     after = [plane.copy() for plane in planes]
     for content, (start, end) in zip(objects, spans):  # noqa: B905 - equal by construction
@@ -57,7 +57,7 @@ def loaded(
 
 
 def slot_map(tokens: int, blocks: int, block_size: int, rng: Random) -> list[int]:
-    """Slots of a request's tokens in blocks drawn at random, as a paged allocator gives them out."""
+    """Return the slots of a request's tokens in random blocks, as from a paged allocator."""
     needed = -(-tokens // block_size)
     if needed > blocks:
         raise ValueError(f"{tokens} tokens need {needed} blocks, there are {blocks}")
@@ -66,7 +66,7 @@ def slot_map(tokens: int, blocks: int, block_size: int, rng: Random) -> list[int
 
 
 def difference(found: Bytes, expected: Bytes, rows: Sequence[int] | None = None) -> str:
-    """Return where the content of a memory object is not the expected, in words; empty where it is.
+    """Return in words where a memory object's content differs from the expected; "" if it matches.
 
     Both are ``[planes, tokens, bytes]``; ``rows``: the tokens to compare, by default all.
     """
@@ -88,7 +88,7 @@ def difference(found: Bytes, expected: Bytes, rows: Sequence[int] | None = None)
 
 
 def wrong_rows(found: Sequence[Bytes], expected: Sequence[Bytes], request: Collection[int]) -> str:
-    """Return where caches are not as expected, in words: within the slots that were to be written, and outside them."""
+    """Return in words where caches differ from the expected, inside and outside the slots to be written."""
     problems = []
     for number, (now, then) in enumerate(zip(found, expected)):  # noqa: B905 - equal by construction
         problems += [(number, int(row)) for row in np.flatnonzero((now != then).any(axis=1))]
@@ -100,7 +100,7 @@ def wrong_rows(found: Sequence[Bytes], expected: Sequence[Bytes], request: Colle
     if outside:
         parts.append(f"{len(outside)} slots that were not to be written have changed (slot {min(outside)} first)")
     if slots - outside:
-        parts.append(f"{len(slots - outside)} of {len(request)} slots to be written do not hold what they should")
+        parts.append(f"{len(slots - outside)} of {len(request)} slots to be written have the wrong content")
     plane, row = problems[0]
     planes = len({number for number, _ in problems})
     where = f"in {planes} of {len(found)} planes; slot {row} of plane {plane}"

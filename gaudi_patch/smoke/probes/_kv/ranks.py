@@ -1,4 +1,4 @@
-"""The ranks of a tensor-parallel group in one process, one after the other: what the first one sends is kept."""
+"""The ranks of a tensor-parallel group in one process, in sequence: the first rank's messages are kept."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ if TYPE_CHECKING:
 
 
 class Wire:
-    """What rank 0 of two has broadcast, for rank 1 to receive, in order."""
+    """The broadcasts of rank 0 of two, for rank 1 to receive in order."""
 
     def __init__(self) -> None:
         self.sent: collections.deque[Foreign] = collections.deque()
 
     def send_tensor(self, tensor: Foreign, source: int) -> None:
-        """As the source: ``tp_group.broadcast`` of vLLM."""
+        """Send like vLLM's ``tp_group.broadcast`` on the source rank."""
         self.sent.append(tensor.clone())
 
     def send_object(self, value: object, source: int) -> object:
-        """As the source: ``tp_group.broadcast_object`` of vLLM."""
+        """Send like vLLM's ``tp_group.broadcast_object`` on the source rank."""
         self.sent.append(value)
         return value
 
     def receive_tensor(self, tensor: Foreign, source: int) -> None:
-        """As another rank: into a tensor that it has allocated."""
+        """Receive into an allocated tensor, as on another rank."""
         tensor.copy_(self.sent.popleft())
 
     def receive_object(self, value: object, source: int) -> object:
-        """As another rank, which gives nothing."""
+        """Receive an object, as on another rank."""
         return self.sent.popleft()
 
 
 class Nobody:
-    """The other end of a group of one rank: it counts what is broadcast to it."""
+    """The other end of a group of one rank: counts the broadcasts."""
 
     def __init__(self) -> None:
         self.broadcasts = 0
 
     def send_tensor(self, tensor: Foreign, source: int) -> None:
-        """As ``tp_group.broadcast`` of vLLM, which returns at once in a group of one."""
+        """Send like vLLM's ``tp_group.broadcast``, which returns at once in a group of one."""
         self.broadcasts += 1
 
     def send_object(self, value: object, source: int) -> object:
-        """As ``tp_group.broadcast_object`` of vLLM, which gives the value back."""
+        """Send like vLLM's ``tp_group.broadcast_object``, which returns the value."""
         self.broadcasts += 1
         return value

@@ -24,13 +24,13 @@ else:  # run by path, beside this file
 
 np: Any = _probe.load("numpy")
 
-GUARD = 0xC3  # fills the objects beside those of a request
+GUARD = 0xC3  # fills the objects next to those of a request
 STALE = 0x5A  # fills an object before it is stored into
-REUSED = 0xA5  # fills an object after it was loaded from, as its next user would
+REUSED = 0xA5  # overwrites an object after the load, like its next user
 
 
 class Rig(Port):
-    """One set of caches behind one connector; what is moved through it is checked."""
+    """One set of caches behind one connector; every transfer is checked."""
 
     def __init__(
         self, probe: _probe.Probe, caches: Caches, chunk: int, allocator: kv_lmcache.Allocator, rng: Random
@@ -49,9 +49,9 @@ class Rig(Port):
     ) -> kv_device.Counts:
         """Store and check the objects, their neighbours and the caches.
 
-        single: one object a call. counted: the counts are of the transfer alone; otherwise what the forward
-        pass has just computed is still under way when LMCache stores it, and is counted too. before: what is
-        given to the device just before the call, and counted.
+        single: one object per call. counted: the counts cover only the transfer; otherwise the forward pass is still
+        running when LMCache stores its result, and is counted too. before: extra work queued on the device just
+        before the call, and counted.
         """
         self.caches.write_pending([slots[token] for start, end in spans for token in range(start, end)])
         if counted:
@@ -68,7 +68,7 @@ class Rig(Port):
                     self.connector.from_gpu(memory_object, start, end, **arguments)
             else:
                 self.connector.batched_from_gpu(objects, *columns(spans), **arguments)
-        # Nothing is waited for here: the objects must be complete when the call returns.
+        # No wait here: the objects must be complete when the call returns.
         found = [[content.copy() for content in self.contents(item)] for item in objects]
         for number, (start, end) in enumerate(spans):
             for layers, content in zip(self.kinds, found[number]):  # noqa: B905 - of equal length by construction
@@ -93,7 +93,7 @@ class Rig(Port):
     ) -> kv_device.Counts:
         """Load random objects and check every byte of the caches.
 
-        cached: leading tokens that vLLM has itself. on_device: the objects lie on the HPU already.
+        cached: leading tokens that vLLM itself has. on_device: the objects are already on the HPU.
         single, counted: as for ``store``.
         """
         objects, guards = self._objects(spans)
@@ -125,7 +125,7 @@ class Rig(Port):
                     self.connector.to_gpu(memory_object, start, end, **arguments)
             else:
                 self.connector.batched_to_gpu(given, *columns(spans), **arguments)
-        # LMCache frees the objects when the call returns, and the next request writes into them.
+        # LMCache frees the objects when the call returns, and the next request overwrites them.
         for parts, old in zip(contents, before):  # noqa: B905 - of equal length by construction
             for content, kept in zip(parts, old):  # noqa: B905 - of equal length by construction
                 self._probe.check(bool((content == kept).all()), "a load changed a memory object")
@@ -137,7 +137,7 @@ class Rig(Port):
         return counts
 
     def refuses(self, slots: Sequence[int], spans: Sequence[Span]) -> None:
-        """Check that a load and a store with these slots raise, and leave the caches as they are."""
+        """Check that a load and a store with these slots raise and leave the caches unchanged."""
         objects, guards = self._objects(spans)
         for name in ("batched_to_gpu", "batched_from_gpu"):
             try:
@@ -168,7 +168,7 @@ class Rig(Port):
                 self._probe.check(bool((content == GUARD).all()), "a memory object of another request was changed")
 
     def _check_caches(self, when: str, written: Collection[int]) -> None:
-        """Compare all caches; what they hold is what the next request is judged by."""
+        """Compare all caches; their actual content becomes the reference for the next request."""
         found = self.caches.read()
         problem = kv_oracle.wrong_rows(found, self.caches.truth, written)
         self._probe.check(not problem, f"the KV cache after a {when}: {problem}")

@@ -1,4 +1,4 @@
-"""What stands in the paged KV caches, compared bit for bit at every step of the engine."""
+"""Compare the content of the paged KV caches bit for bit at every step of the engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ else:  # run by path, beside this file
 
 
 class Watch:
-    """Hooks in the runner. What it finds is in ``problems``; it also counts what it has looked at.
+    """Hooks in the runner. Its findings are in ``problems``; it also counts what it has compared.
 
-    tokens: positions whose KV was compared, over all steps. resumed: requests that were preempted and came back.
+    tokens: positions whose KV was compared, over all steps. resumed: requests that resumed after preemption.
     """
 
     def __init__(self, runner: Foreign) -> None:
@@ -30,7 +30,7 @@ class Watch:
 
     @property
     def resumed(self) -> int:
-        """How many requests have been resumed after preemption."""
+        """Return the number of requests resumed after preemption."""
         return int(self._runner.preempted)
 
     def take(self) -> list[str]:
@@ -39,7 +39,7 @@ class Watch:
         return found
 
     def invert(self, tokens: int) -> None:
-        """Make the KV of the last request's first ``tokens`` positions another one: nobody may write there again."""
+        """Invert the KV of the last request's first ``tokens`` positions, which must not be written again."""
         size = self._runner.block_size
         slots = [block * size + offset for block in self.blocks[: tokens // size] for offset in range(size)]
         self._canary = set(slots)
@@ -71,7 +71,7 @@ class Watch:
             state = runner.requests[name]
             self.blocks = list(state.blocks)
             slots = runner.slots(state, 0, state.computed)
-            # Of a prompt that is cached whole, the last token is loaded and then computed all the same.
+            # For a completely cached prompt, the last token is loaded and still computed.
             stop = state.computed + scheduler_output.num_scheduled_tokens[name]
             allowed.update(runner.slots(state, 0, stop).tolist())
             self._check_request(runner, name, state, slots)
@@ -81,7 +81,7 @@ class Watch:
                 self._say(f"{len(strange)} slots of no request in this step were written, the first is {strange[0]}")
             if shared := [slot for slot in changed if slot in self._canary]:
                 self._say(
-                    f"{len(shared)} slots of blocks that vLLM had already, and may share with other requests, "
+                    f"{len(shared)} slots of blocks that vLLM already had, and may share with other requests, "
                     f"were written again, the first is {shared[0]}"
                 )
 

@@ -24,7 +24,7 @@ LENGTH_IN_CHUNKS = 4.6875  # 300 tokens of chunks of 64: four whole chunks and a
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the level tells its cases, beside what every probe is told."""
+    """Return the level's arguments for its cases, in addition to those of every probe."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--case", required=True)
     parser.add_argument("--model", type=Path)
@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
 
 
 class VllmCase:
-    """An engine and what it must answer."""
+    """An engine and its expected answers."""
 
     def __init__(self, probe: _probe.Probe, settings: dict[str, object], **options: Foreign) -> None:
         self.probe, self.arguments = probe, arguments()
@@ -62,7 +62,7 @@ class VllmCase:
 
     @property
     def length(self) -> int:
-        """The length of the usual prompt."""
+        """Return the length of the usual prompt."""
         return int(LENGTH_IN_CHUNKS * vllm_setup.chunk_size())
 
     def prompt(self, seed: int, length: int | None = None) -> list[int]:
@@ -79,7 +79,7 @@ class VllmCase:
         wrong: bool = False,
         exact: bool = True,
     ) -> list[vllm_engine.Answer]:
-        """Generate, and compare the answers with the reference and the hits with what is expected, if given.
+        """Generate; compare the answers with the reference, and the hits with the expected ones, if given.
 
         wrong: a fault was put in, and the answers must differ from the right ones. exact: compare the answers at all.
         """
@@ -104,7 +104,7 @@ class VllmCase:
                 right = self.reference.answer(tokens)
                 if wrong:
                     self.probe.check(
-                        answer.tokens != right, "the fault put in on purpose did not change the answer: check is blind"
+                        answer.tokens != right, "the injected fault did not change the answer: the check is blind"
                     )
                 else:
                     self._compare_answer(answer, right)
@@ -112,9 +112,9 @@ class VllmCase:
         raise _probe.Skip("a request failed, and with it the engine")
 
     def settle(self) -> None:
-        """Compare the answers that could not be compared at once with the engine's own, without LMCache.
+        """Compare the answers not compared yet with the engine's own answers without LMCache.
 
-        vLLM's prefix cache gets the same number of tokens as LMCache had, so that the same kernels see the same shapes.
+        vLLM's prefix cache gets as many tokens as LMCache had, so that the same kernels run on the same shapes.
         """
         unsettled, self.unsettled = self.unsettled, []
         for name, tokens, answer in unsettled:
@@ -150,7 +150,7 @@ class VllmCase:
         return vllm_prompts.expected_hit(self.engine, stored, length, shared, local)
 
     def close(self) -> None:
-        """Close the engine; nothing of it may stay."""
+        """Close the engine; fail if anything of it stays."""
         self.settle()
         with self.probe.section("shutdown"):
             self.engine.close()

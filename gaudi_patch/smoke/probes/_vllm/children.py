@@ -1,4 +1,4 @@
-"""What a case or server leaves running: processes below this one that were not there before it."""
+"""Find what a case or server leaves running: new processes below this one."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever a case leaves behind (Linux), so that it is found and ended."""
+    """Become the parent of processes that a case leaves behind (Linux), so that they are found and ended."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class _Process:
-    """A process; its start time tells it from another one that is given its number later."""
+    """A process; its start time distinguishes it from a later process with the same id."""
 
     pid: int
     started: int
 
 
 class Newcomers:
-    """The processes that have come to run below this one since the object was made.
+    """The processes started below this one since the object was created.
 
-    Those that ran before, and what comes from them, belong to somebody else: they are neither counted nor ended.
+    Earlier processes and their children belong to others: they are neither counted nor ended.
     """
 
     def __init__(self) -> None:
         self._before = frozenset(_running())
 
     def running(self) -> list[int]:
-        """Return their numbers, now."""
+        """Return the ids of those running now."""
         parents = _running()
         by_pid = {process.pid: process for process in parents}
         found: list[int] = []
@@ -52,7 +52,7 @@ class Newcomers:
         return found
 
     def end(self, grace: float) -> list[str]:
-        """Wait ``grace`` seconds for them to end, kill those that have not; gives their command lines."""
+        """Wait ``grace`` seconds for them to end, kill the rest, and return the command lines of the killed."""
         deadline = time.monotonic() + grace
         while (left := self.running()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -63,13 +63,13 @@ class Newcomers:
                 os.kill(pid, signal.SIGKILL)
                 commands.append(command.strip()[:200])
         for pid in left:
-            with contextlib.suppress(ChildProcessError):  # not adopted: another process waits for it
+            with contextlib.suppress(ChildProcessError):  # not adopted: another process will reap it
                 os.waitpid(pid, 0)
         return commands
 
 
 def _running() -> dict[_Process, int]:
-    """Return all processes of the machine that have not ended, each with its parent's number."""
+    """Return all running processes of the machine, each with its parent's id."""
     found: dict[_Process, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):

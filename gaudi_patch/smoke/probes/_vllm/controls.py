@@ -1,4 +1,4 @@
-"""Faults put in on purpose: where the check does not notice them, it is the check that has failed."""
+"""Deliberate faults: if a check does not notice one, the check itself has failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:  # run by path, beside this file
 
 @contextlib.contextmanager
 def replaced(module: str, name: str, value: Foreign) -> Iterator[None]:
-    """Put a fault into the patched LMCache: another function under a module's name, for the time of the block."""
+    """Inject a fault into the patched LMCache: replace a module's function within the block."""
     place = _probe.load(module)
     original = getattr(place, name)
     setattr(place, name, value)
@@ -35,7 +35,7 @@ def tensors(objects: Sequence[Foreign]) -> list[Foreign]:
 
 @contextlib.contextmanager
 def changed(objects: Sequence[Foreign], change: Callable[[list[Foreign]], None]) -> Iterator[None]:
-    """Change cached objects for the time of the block; they are rolled back as they were."""
+    """Change cached objects within the block; restore them at its end."""
     found = tensors(objects)
     kept = [tensor.clone() for tensor in found]
     change([memory_object.tensor for memory_object in objects])
@@ -47,19 +47,19 @@ def changed(objects: Sequence[Foreign], change: Callable[[list[Foreign]], None])
 
 
 def zero(found: list[Foreign]) -> None:
-    """All KV zero, as if the load had been skipped."""
+    """Zero all KV, as if the load had been skipped."""
     for tensor in found:
         tensor.zero_()
 
 
 def negate(found: list[Foreign]) -> None:
-    """All KV with the other sign."""
+    """Negate all KV."""
     for tensor in found:
         tensor.copy_(-tensor.float())  # by way of float32: PyTorch negates no fp8
 
 
 def exchange(found: list[Foreign]) -> None:
-    """The first half's KV for the second half's, chunk by chunk: another request's KV."""
+    """Replace the second half's KV by the first half's, chunk by chunk, like another request's KV."""
     half = len(found) // 2
     for first, other in zip(found[:half], found[half:], strict=True):
         before = first.clone()
@@ -69,9 +69,10 @@ def exchange(found: list[Foreign]) -> None:
 
 @contextlib.contextmanager
 def failed_loads_unknown(worker: Foreign) -> Iterator[None]:
-    """Take out, for the time of the block, all that lets vLLM know of a failed load in multiprocess mode.
+    """Disable, within the block, everything that reports a failed load to vLLM in multiprocess mode.
 
-    That is what withholds it in LMCache's adapter, and, under vllm-gaudi, what completes the runner's reports.
+    These are the code in LMCache's adapter that withholds the load and, under vllm-gaudi, the code that completes the
+    runner's reports.
     """
     loads = worker.__dict__.pop("gaudi_loads")
     runner = sys.modules.get("vllm_gaudi.v1.worker.hpu_model_runner")
@@ -90,7 +91,7 @@ def failed_loads_unknown(worker: Foreign) -> Iterator[None]:
 class UnsynchronisedStores:
     """While active, LMCache's connector stores without waiting for the device.
 
-    What stands in the memory objects when the store returns is noted: it is what a storage backend would write out.
+    The content of the memory objects when the store returns is noted, because a storage backend would write that.
     """
 
     def __init__(self, engine: vllm_engine.Engine) -> None:
@@ -99,7 +100,7 @@ class UnsynchronisedStores:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Stores in the block do not wait."""
+        """Make stores in the block not wait."""
         names = [name for name in ("batched_from_gpu", "from_gpu") if hasattr(self._connector, name)]
         originals = {name: getattr(self._connector, name) for name in names}
         for name in names:
@@ -111,7 +112,7 @@ class UnsynchronisedStores:
                 setattr(self._connector, name, originals[name])
 
     def put_back(self) -> int:
-        """Write what was noted into the objects, as if read from storage; gives their number."""
+        """Write the noted content into the objects, as if read from storage; return their number."""
         for memory_object, content in self._noted:
             tensors([memory_object])[0].copy_(content)
         return len(self._noted)

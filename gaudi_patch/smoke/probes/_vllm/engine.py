@@ -1,4 +1,4 @@
-"""A vLLM engine with LMCache in this process: made, asked, and closed so that nothing of it stays."""
+"""A vLLM engine with LMCache in this process: create it, query it, and close it completely."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:  # run by path, beside this file
     from _vllm import setup as vllm_setup
 
 
-#: How LMCache is given to vLLM within a MultiConnector.
+#: The configuration of LMCache within a MultiConnector.
 MULTI_CONNECTOR: Foreign = {
     "connector": "MultiConnector",
     "extra": {"connectors": [{"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}]},
@@ -33,7 +33,7 @@ MULTI_CONNECTOR: Foreign = {
 
 
 class Errors:
-    """The first lines of what LMCache logged as errors: it logs and goes on where it should fail."""
+    """The first lines that LMCache logged as errors: it often logs and continues instead of failing."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -41,7 +41,7 @@ class Errors:
 
         def watch(*arguments: Foreign, **options: Foreign) -> logging.LogRecord:
             record = make(*arguments, **options)
-            about_metrics = "PrometheusLogger" in str(record.msg)  # both roles in one process: of no consequence
+            about_metrics = "PrometheusLogger" in str(record.msg)  # both roles run in one process: harmless
             if record.levelno >= logging.ERROR and record.name.startswith("lmcache") and not about_metrics:
                 lines = [line for line in record.getMessage().strip().splitlines() if line.strip()]
                 self.lines.append(" … ".join(dict.fromkeys([lines[0], lines[-1]]))[:400] if lines else "")
@@ -51,14 +51,16 @@ class Errors:
 
     @property
     def first(self) -> str:
-        """What LMCache said first, to be added to a failure; empty where it said nothing."""
+        """Return LMCache's first error, to append to a failure; "" if there is none."""
         return f" (LMCache logged: {self.lines[0]})" if self.lines else ""
 
 
 @dataclasses.dataclass
 class Answer:
-    """tokens: what was generated. prompt: its length. local, external: tokens of the prompt that vLLM and the
-    connector said they had, at the request's first scheduling. output: vLLM's own number of cached tokens.
+    """An answer of the engine.
+
+    tokens: the generated tokens. prompt: the prompt's length. local, external: prompt tokens that vLLM and the
+    connector reported as cached, at the request's first scheduling. output: vLLM's own number of cached tokens.
     """
 
     tokens: list[int]
@@ -69,7 +71,7 @@ class Answer:
 
 
 def _recompute(kind: type) -> dict[str, str]:
-    """Return vLLM's setting to recompute what could not be loaded, where it has one; by default the request ends."""
+    """Return vLLM's setting to recompute failed loads, if it has one; by default the request fails."""
     known = {field.name for field in dataclasses.fields(kind)}
     return {"kv_load_failure_policy": "recompute"} if "kv_load_failure_policy" in known else {}
 
@@ -77,7 +79,7 @@ def _recompute(kind: type) -> dict[str, str]:
 class Engine:
     """``LLM`` with a KV connector.
 
-    directory: the checkpoint. model: ``llama`` or ``pattern`` (own platform only). blocks: how many KV blocks.
+    directory: the checkpoint. model: ``llama`` or ``pattern`` (own platform only). blocks: the number of KV blocks.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class Engine:
         self._sampling = vllm.SamplingParams
         self._lookups: dict[str, list[tuple[int, int]]] = {}
         self._lookups_off = False
-        # What the connector promised to requests that had outputs already, so that were preempted.
+        # Tokens promised by the connector to requests that already had outputs, and so were preempted.
         self.promised_to_resumed: list[int] = []
         self.scheduler.connector.get_num_new_matched_tokens = self._watch(
             self.scheduler.connector.get_num_new_matched_tokens
@@ -139,44 +141,44 @@ class Engine:
 
     @property
     def core(self) -> Foreign:
-        """VLLM's EngineCore, which runs in this process."""
+        """Return vLLM's EngineCore, which runs in this process."""
         return self.llm.llm_engine.engine_core.engine_core
 
     @property
     def scheduler(self) -> Foreign:
-        """VLLM's scheduler."""
+        """Return vLLM's scheduler."""
         return self.core.scheduler
 
     @property
     def runner(self) -> Foreign:
-        """The model runner of the only rank."""
+        """Return the model runner of the only rank."""
         worker = self.core.model_executor.driver_worker
         return getattr(worker, "worker", worker).model_runner
 
     @property
     def adapter(self) -> Foreign:
-        """LMCache's worker-side adapter in this process."""
+        """Return LMCache's worker-side adapter in this process."""
         state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
         return _lmcache_connector(state.get_kv_transfer_group())._lmcache_engine
 
     @property
     def saves_tails(self) -> bool:
-        """Whether LMCache stores a last chunk that is not full, as it does by default up to 0.3.10.post2."""
+        """Return whether LMCache stores a partial last chunk, as it does by default up to 0.3.10.post2."""
         connector = _lmcache_connector(self.scheduler.connector)
         return bool(getattr(connector._lmcache_engine.config, "save_unfull_chunk", False))
 
     def problems(self) -> list[str]:
-        """Return why LMCache does not serve, rank by rank; empty where it does."""
-        if vllm_setup.uses_vllm_gaudi():  # its workers cannot be asked; the hits will tell
+        """Return why LMCache does not work, per rank; empty if it does."""
+        if vllm_setup.uses_vllm_gaudi():  # the workers cannot be asked; the hits will show it
             return []
         return [text for text in self.llm.collective_rpc("lmcache_problem") if text]
 
     def generate(self, prompts: Sequence[Sequence[int]], count: int = 8) -> list[Answer]:
-        """Continue each prompt greedily by ``count`` tokens; all prompts are given at once."""
+        """Continue each prompt greedily by ``count`` tokens; all prompts are submitted at once."""
         return self.generate_from([{"prompt_token_ids": list(prompt)} for prompt in prompts], count)
 
     def generate_from(self, inputs: Sequence[dict[str, object]], count: int) -> list[Answer]:
-        """Continue each input of vLLM's greedily by ``count`` tokens."""
+        """Continue each vLLM input greedily by ``count`` tokens."""
         sampling = self._sampling(temperature=0.0, max_tokens=count, ignore_eos=True, detokenize=False)
         self._lookups.clear()
         self.promised_to_resumed.clear()
@@ -192,14 +194,14 @@ class Engine:
         """Empty vLLM's own prefix cache, so that only LMCache can serve the next request."""
         deadline = time.monotonic() + 60
         while self.llm.reset_prefix_cache() is False:
-            # A connector that stores in the background gives blocks back in a later step.
+            # A connector that stores in the background releases blocks in a later step.
             if time.monotonic() > deadline:
                 raise RuntimeError("vLLM did not reset its prefix cache: a request still holds blocks after 60 s")
             self._empty_step()
             time.sleep(0.05)
 
     def overwrite_caches(self) -> None:
-        """Put ones into all KV caches, so that no block holds KV of an earlier request. No request may be running."""
+        """Fill all KV caches with ones, so that no block has KV of an earlier request. No request may be running."""
         caches = self.runner.kv_caches
         torch = _probe.load("torch")
         with torch.inference_mode():
@@ -210,20 +212,20 @@ class Engine:
         torch.hpu.synchronize()
 
     def _empty_step(self) -> None:
-        """A step without requests, in which the connector is asked what has finished."""
+        """Run a step without requests, in which the connector is asked what has finished."""
         order = self.scheduler.schedule()
         output = self.core.model_executor.execute_model(order)
         self.scheduler.update_from_output(order, output)
 
     def hot_cache(self) -> dict[Foreign, Foreign]:
-        """LMCache's objects in host memory, by key."""
+        """Return LMCache's objects in host memory, by key."""
         backends = self.adapter.lmcache_engine.storage_manager.storage_backends
         return dict(backends["LocalCPUBackend"].hot_cache)
 
     def close(self) -> None:
         """Shut engine, connector (both roles) and LMCache down."""
         core, connector = self.core, self.scheduler.connector
-        # vLLM empties PyTorch's caching allocators at the end. HPU has none of them, and the calls raise or crash.
+        # vLLM empties PyTorch's caching allocators at the end. The HPU has none, and the calls raise or crash.
         accelerator = _probe.load("torch").accelerator
         for name in ("empty_cache", "empty_host_cache"):
             if hasattr(accelerator, name):
@@ -240,7 +242,7 @@ class Engine:
 
     @contextlib.contextmanager
     def without_lookups(self) -> Iterator[None]:
-        """Requests in the block get nothing from the connector: vLLM's own prefix cache serves them, or nobody."""
+        """Stop the connector from serving requests in the block: only vLLM's own prefix cache may."""
         self._lookups_off = True
         try:
             yield
@@ -248,7 +250,7 @@ class Engine:
             self._lookups_off = False
 
     def _watch(self, ask: Foreign) -> Foreign:
-        # vLLM's connector for LMCache's multiprocess mode begins its books on a request when it is asked about it.
+        # vLLM's connector for LMCache's multiprocess mode starts tracking a request when it is asked about it.
         track = getattr(getattr(ask, "__self__", None), "_get_or_create_request_tracker", None)
 
         def matched(request: Foreign, computed: int) -> Foreign:
@@ -269,7 +271,7 @@ class Engine:
 
 
 def _lmcache_connector(connector: Foreign) -> Foreign:
-    """LMCache's connector: the one given, or the first of a MultiConnector that is LMCache's."""
+    """Return LMCache's connector: the given one, or the first LMCache connector of a MultiConnector."""
     for part in getattr(connector, "_connectors", ()):
         if hasattr(part, "_lmcache_engine"):
             return part
@@ -277,7 +279,7 @@ def _lmcache_connector(connector: Foreign) -> Foreign:
 
 
 def run(level: str, body: Callable[[_probe.Probe], None]) -> None:
-    """Run a case as a probe. One that failed may have left an engine behind, whose threads would keep the process."""
+    """Run a case as a probe. A failed case may leave an engine whose threads would keep the process alive."""
     try:
         _probe.main(level, body)
     except SystemExit as ending:
@@ -289,7 +291,7 @@ def run(level: str, body: Callable[[_probe.Probe], None]) -> None:
 
 
 def threads_left() -> list[str]:
-    """Threads that keep the process from ending, by name (an executor's do not: the interpreter ends them)."""
+    """Return the names of threads that keep the process alive (not an executor's, which the interpreter ends)."""
     pooled: Foreign = concurrent.futures.thread._threads_queues
     deadline = time.monotonic() + 5.0
     while True:

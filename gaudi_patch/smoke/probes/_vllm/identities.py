@@ -1,4 +1,4 @@
-"""Requests that differ in LoRA adapter or cache salt only: what LMCache has for them."""
+"""Requests that differ only in LoRA adapter or cache salt: what LMCache has cached for them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NUMBERS = itertools.count()
 
 
 def generate(engine: vllm_engine.Engine, tokens: Sequence[int], salt: str) -> int:
-    """Continue a prompt under a cache salt, none if it is empty; gives the tokens that LMCache had."""
+    """Continue a prompt under a cache salt (none if empty); return the number of tokens that LMCache had."""
     prompt: dict[str, object] = {"prompt_token_ids": list(tokens)}
     return engine.generate_from([prompt | ({"cache_salt": salt} if salt else {})], 1)[0].external
 
 
 def offered(engine: vllm_engine.Engine, tokens: Sequence[int], adapter: str | None) -> int:
-    """Ask LMCache's scheduler side what it has for a request with a LoRA adapter; the request goes no further.
+    """Ask LMCache's scheduler side about a request with a LoRA adapter, without running the request.
 
-    The engine has no adapter loaded, and needs none for the question.
+    The engine has no adapter loaded and does not need one for this.
     """
     request_type = _probe.load("vllm.v1.request").Request
     lora = _probe.load("vllm.lora.request").LoRARequest
@@ -53,7 +53,7 @@ def offered(engine: vllm_engine.Engine, tokens: Sequence[int], adapter: str | No
 
 @contextlib.contextmanager
 def without_identities(engine: vllm_engine.Engine) -> Iterator[None]:
-    """A control: keys in the block know tokens only, as LMCache's do as released."""
+    """Inject a fault as a control: keys in the block depend only on tokens, as in unpatched LMCache."""
     adapter = _probe.load(type(engine.scheduler.connector._lmcache_engine).__module__)
     runtime = getattr(adapter, "gaudi", None)
     if runtime is None or not hasattr(runtime, "tag_identity"):

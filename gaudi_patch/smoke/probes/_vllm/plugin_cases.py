@@ -1,4 +1,4 @@
-"""Cases of level inference about what vllm-gaudi makes of requests and blocks behind LMCache's back."""
+"""Cases of level inference about vllm-gaudi's own handling of requests and blocks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ else:  # run by path, beside this file
     from _vllm import engine as vllm_engine
     from _vllm import setup as vllm_setup
 
-# Of ten blocks but four tokens each: together they fit, and do not any more after some tokens of the answer.
+# Each has ten blocks minus four tokens: together they fit, but no longer after a few tokens of the answer.
 _BLOCKS_EACH = 10
 _REQUESTS = 4
 _ANSWER = 12
 
 
 def preemption(probe: _probe.Probe) -> None:
-    """Requests that are preempted with outputs, and whose prompts are stored, answer as if nothing were stored.
+    """Check that preempted requests with outputs and stored prompts answer as if nothing were stored.
 
-    vLLM's own prefix cache is off: a hit of its own makes vllm-gaudi answer wrongly, whatever LMCache does.
+    vLLM's own prefix cache is off, because its hits make vllm-gaudi answer wrongly whatever LMCache does.
     """
-    # All prompts in one step: one after the other, a request would be preempted before it has outputs.
+    # All prompts in one step: in sequence, a request would be preempted before it has outputs.
     tokens = _REQUESTS * _BLOCKS_EACH * vllm_setup.block_size()
     case = vllm_case.VllmCase(
         probe, {}, prefix_caching=False, blocks=_REQUESTS * _BLOCKS_EACH + 2, batched_tokens=tokens
@@ -56,7 +56,9 @@ def preemption(probe: _probe.Probe) -> None:
         probe.check(any(promised), "LMCache had nothing for the resumed requests: the control does not work")
         right, _ = _generate(case, others, lookups=False)
         if answers == right and vllm_setup.uses_vllm_gaudi():
-            probe.summary.append("this vllm-gaudi resumes requests rightly behind a hit: the patch need not prevent it")
+            probe.summary.append(
+                "this vllm-gaudi resumes requests correctly after a hit: the patch need not prevent it"
+            )
         else:
             probe.check(answers != right, "hits of resumed requests did not change the answers: the check is blind")
     case.close()
@@ -71,18 +73,18 @@ def _prompts(case: vllm_case.VllmCase, seed: int) -> list[list[int]]:
 def _generate(
     case: vllm_case.VllmCase, prompts: list[list[int]], *, lookups: bool = True
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the answers, and what LMCache promised to requests that had outputs."""
+    """Return the answers, and the tokens that LMCache promised to requests with outputs."""
     if lookups:
         answers = case.engine.generate(prompts, _ANSWER)
     else:
-        # Not without asking LMCache at all: it wants to be asked about every request that is resumed.
+        # LMCache must still be asked, because it expects a lookup for every resumed request.
         with vllm_controls.replaced("lmcache.gaudi.adapter", "must_compute", lambda request: True):
             answers = case.engine.generate(prompts, _ANSWER)
     return [answer.tokens for answer in answers], list(case.engine.promised_to_resumed)
 
 
 def multi_connector(probe: _probe.Probe) -> None:
-    """LMCache within vLLM's MultiConnector, where the forward context has no attention metadata."""
+    """Check LMCache within vLLM's MultiConnector, where the forward context has no attention metadata."""
     case = vllm_case.VllmCase(probe, {}, **vllm_engine.MULTI_CONNECTOR)
     n, p = case.length, case.prompt(1)
     hit = case.hit(n, n, n)
@@ -97,7 +99,7 @@ def multi_connector(probe: _probe.Probe) -> None:
 
 
 def contiguous_attention(probe: _probe.Probe) -> None:
-    """Contiguous paged attention: refused at start where prefills read by position, else answers are right."""
+    """Check contiguous paged attention: refused at start if prefills read by position, otherwise right answers."""
     os.environ.update(VLLM_CONTIGUOUS_PA="true", VLLM_DEFRAG="false")
     if not vllm_setup.uses_vllm_gaudi():
         _stand_in()
@@ -118,7 +120,7 @@ def contiguous_attention(probe: _probe.Probe) -> None:
 
 
 def _stand_in() -> None:
-    """What the patched LMCache sees of vllm-gaudi up to v0.21.0, for a platform that has no such attention itself."""
+    """Imitate the parts of vllm-gaudi up to v0.21.0 that the patched LMCache examines, for a platform without them."""
 
     class VLLMKVCache:
         def fetch_from_cache(self, cache: _probe.Foreign, blocks: _probe.Foreign) -> _probe.Foreign:

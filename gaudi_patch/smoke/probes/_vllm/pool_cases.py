@@ -20,14 +20,14 @@ else:  # run by path, beside this file
     from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
-# 107,374 bytes: less than the longest request of any model needs.
+# 107,374 bytes: less than any model's longest request needs.
 _SHORT = 0.0001
 
 
 def short_pool(probe: _probe.Probe) -> None:
-    """A pool that is smaller than the longest request is refused, with a size under which the engine serves it.
+    """Check that a pool smaller than the longest request is refused, with a size that works.
 
-    An engine that was refused leaves parts of itself behind, so that each phase is a process of its own.
+    A refused engine leaves parts of itself behind, so each phase runs in its own process.
     """
     {"refused": _refused, "served": _served, "control": _control}[vllm_case.arguments().phase](probe)
 
@@ -54,7 +54,7 @@ def _refused(probe: _probe.Probe) -> None:
 
 
 def _hands_caches_over_at_start() -> bool:
-    """Whether vLLM's connector for LMCache passes ``register_kv_caches`` on (not up to 0.13.0, but in 0.17.1)."""
+    """Return whether vLLM's connector for LMCache forwards ``register_kv_caches`` (in 0.17.1, not up to 0.13.0)."""
     module = _probe.load("vllm.distributed.kv_transfer.kv_connector.v1.lmcache_connector")
     return "register_kv_caches" in vars(module.LMCacheConnectorV1)
 
@@ -62,7 +62,7 @@ def _hands_caches_over_at_start() -> bool:
 def _refused_by_the_first_request(case: vllm_case.VllmCase) -> str:
     try:
         case.engine.generate([case.prompt(1)], 1)
-    except Exception as error:  # of LMCache, through whatever vLLM makes of it
+    except Exception as error:  # from LMCache, however vLLM wraps it
         return str(error)
     finally:
         case.engine.close()
@@ -83,7 +83,7 @@ def _served(probe: _probe.Probe) -> None:
 
 def _control(probe: _probe.Probe) -> None:
     settings: dict[str, object] = {"max_local_cpu_size": _SHORT}
-    # Before anything of LMCache is imported, and PyTorch with it: the device reads its options then.
+    # Before LMCache, and with it PyTorch, is imported, because the device then reads its options.
     vllm_setup.prepare_environment(probe.scratch, settings, own_platform=False)
     n = vllm_setup.max_model_len() - vllm_prompts.ANSWER
     with vllm_controls.replaced("lmcache.gaudi.adapter", "refuse_small_pool", lambda *given, **options: None):

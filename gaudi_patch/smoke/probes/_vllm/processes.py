@@ -1,4 +1,4 @@
-"""Cases and servers in processes of their own, none of which outlives its case."""
+"""Run cases and servers in separate processes, none of which outlives its case."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ else:  # run by path, beside this file
 
     from _vllm import children as vllm_children
 
-# How long helpers (multiprocessing's resource tracker) may take to notice that their process has ended.
+# Seconds for auxiliary processes (multiprocessing's resource tracker) to notice that their parent has ended.
 _GRACE_SECONDS = 10.0
 
 
 def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
     """Return the environment of a case or server.
 
-    sockets: where vLLM's and LMCache's sockets go; short, since a socket's path may have 107 characters.
+    sockets: the directory for vLLM's and LMCache's sockets; short, because a socket's path is limited to 107
+        characters.
     habana_packages: the directory of the emulated habana_frameworks; empty on a real HPU.
     """
     environ = dict(os.environ)
@@ -48,10 +49,10 @@ def environment(sockets: Path, habana_packages: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def socket_folder() -> Iterator[Path]:
-    """Yield a directory for sockets, removed with what is in it.
+    """Yield a directory for sockets, and remove it with its content at the end.
 
-    It is made in the one that smoke/runner.py gives, and removes even where this process was killed. Its name there is
-    a number: LMCache's sockets have up to 81 characters, and with what is above them no more than 107.
+    It is created in the directory given by smoke/runner.py, which is removed even if this process is killed. Its name
+    is a number, because LMCache's socket names have up to 81 characters and whole paths at most 107.
     """
     place = os.environ.get("GAUDI_PATCH_SOCKETS")
     folder = _numbered(Path(place)) if place else Path(tempfile.mkdtemp(prefix="gps-", dir="/tmp"))  # noqa: S108, RUF100 - mkdtemp makes it private
@@ -62,7 +63,7 @@ def socket_folder() -> Iterator[Path]:
 
 
 def _numbered(place: Path) -> Path:
-    """Make the directory with the first number that is free; ``place`` is private."""
+    """Create the directory with the first free number; ``place`` is private."""
     for number in itertools.count():
         folder = place / str(number)
         with contextlib.suppress(FileExistsError):
@@ -72,7 +73,7 @@ def _numbered(place: Path) -> Path:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on at this moment."""
+    """Return a TCP port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -81,9 +82,9 @@ def free_port() -> int:
 def run_case(
     probe: _probe.Probe, name: str, command: list[str], environ: dict[str, str], folder: Path, timeout: float
 ) -> bool:
-    """Run a case's process and take its result over; True if it passed.
+    """Run a case's process and adopt its result; return whether it passed.
 
-    A case that hangs is killed with all its children and has failed. One that cannot be checked here is said in the
+    A hanging case is killed with all its children and fails. A case that cannot be checked here is noted in the
     summary.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,13 +114,13 @@ def run_case(
 
 
 def not_checked(probe: _probe.Probe, case: str, reason: str) -> None:
-    """Say, to people and to programs, that a case was not checked and why."""
+    """Report, to people and programs, that a case was not checked, and why."""
     probe.not_checked[case] = reason
     probe.summary.append(f"{case} not checked ({reason})")
 
 
 def require_one(probe: _probe.Probe, cases: Sequence[str]) -> None:
-    """Skip the level where not one of ``cases`` could be checked: what has shown nothing has not passed."""
+    """Skip the level if none of ``cases`` could be checked: without any check it has not passed."""
     if cases and all(name in probe.not_checked for name in cases):
         raise _probe.Skip("; ".join(f"{name}: {probe.not_checked[name]}" for name in cases))
 
@@ -142,7 +143,7 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
         not_checked(probe, name, data["reason"])
         return
     for failure in data["failures"]:
-        probe.checks -= 1  # counted once more by fail
+        probe.checks -= 1  # fail counts it again
         with probe.section(failure["check"].partition(" / ")[2] or failure["check"]):
             probe.fail(failure["message"])
     if data["status"] != "passed":
@@ -155,9 +156,9 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
 
 @contextlib.contextmanager
 def server(command: list[str], environ: dict[str, str], folder: Path, port: int, timeout: float) -> Iterator[None]:
-    """Yield a server's process while the block runs; it is told to end, then killed.
+    """Run a server during the block and yield its process; terminate it at the end, and kill it if needed.
 
-    Raises RuntimeError where it ends, or does not listen on ``port`` after ``timeout`` seconds.
+    Raises RuntimeError if it exits, or does not listen on ``port`` after ``timeout`` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "output.txt"
@@ -196,7 +197,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], port: int, timeout: float, 
 def _refuse_or_skip(module: str) -> None:
     top = module.partition(".")[0]
     if top == "lmcache" or top in _probe.CUDA_LIBRARIES:
-        raise RuntimeError(f"LMCache's server needs {module}, which is not there on a Gaudi host")
+        raise RuntimeError(f"LMCache's server needs {module}, which a Gaudi host does not have")
     raise _probe.Skip(f"LMCache's server needs {module}, which is not installed")
 
 

@@ -1,4 +1,4 @@
-"""Prompts as token numbers, what the cache must say of them, and what the model must answer."""
+"""Prompts as token ids, their expected cache hits, and their expected answers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def prompt(seed: int, length: int, vocabulary: int) -> list[int]:
 
 
 def vocabulary(folder: Path) -> int:
-    """Return the number of tokens that the checkpoint knows."""
+    """Return the size of the checkpoint's vocabulary."""
     return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
 def expected_hit(engine: vllm_engine.Engine, stored: int, length: int, shared: int, local: int = 0) -> int:
-    """Return how many tokens the connector must add for a prompt.
+    """Return the number of tokens that the connector must add for a prompt.
 
-    stored: the length of the prompt that was stored. length: of the prompt that is looked up. shared: how many tokens
-    both begin with. local: what vLLM has itself.
+    stored: the stored prompt's length. length: the looked-up prompt's length. shared: the length of their common
+    prefix. local: the tokens that vLLM itself has. All are in tokens.
 
-    LMCache serves whole chunks; a last chunk that is not full, where it is stored at all, serves the very same prompt
-    only. Of a prompt that is cached whole, the last token is computed all the same.
+    LMCache serves whole chunks; a partial last chunk, if stored, serves only the same prompt. The last token of a
+    completely cached prompt is still computed.
     """
     chunk = vllm_setup.chunk_size()
     found = stored if engine.saves_tails and shared == length == stored else shared // chunk * chunk
@@ -50,10 +50,10 @@ def expected_hit(engine: vllm_engine.Engine, stored: int, length: int, shared: i
 
 
 class Reference:
-    """The right answers: of the same weights without engine, pages and device, where they can be had.
+    """The right answers, from the same weights without engine, pages and device, if possible.
 
-    Else (a checkpoint of the user's, or bfloat16, whose ties another order of summation decides otherwise) what the
-    engine itself answers without LMCache, which has to be noted.
+    Otherwise (a user's checkpoint, or bfloat16, whose ties depend on the order of summation) the engine's own answers
+    without LMCache, which must be noted first.
     """
 
     def __init__(self, folder: Path, dtype: str, *, available: bool) -> None:
@@ -61,7 +61,7 @@ class Reference:
         self._known: dict[tuple[int, ...], list[int]] = {}
 
     def answer(self, tokens: Sequence[int], count: int = ANSWER) -> list[int] | None:
-        """Return the right continuation; None where it has to be noted and was not yet."""
+        """Return the right continuation; None if it must be noted and was not yet."""
         key = (*tokens, -count)
         if key not in self._known and self.available:
             torch = _probe.load("torch")
@@ -71,7 +71,7 @@ class Reference:
         return self._known.get(key)
 
     def note(self, tokens: Sequence[int], answer: list[int]) -> None:
-        """The engine's answer without LMCache; where nothing can be computed, it is the right one."""
+        """Note the engine's answer without LMCache, which counts as right if none can be computed."""
         if not self.available:
             key = (*tokens, -len(answer))
             self._known[key] = answer

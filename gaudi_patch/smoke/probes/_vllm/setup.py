@@ -1,4 +1,4 @@
-"""Where a case's engine runs: the platform, its sizes, and what vLLM and LMCache read from the environment."""
+"""The environment of a case's engine: the platform, its sizes, and variables for vLLM and LMCache."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ else:  # run by path, beside this file
 PLUGIN_FOLDER = Path(__file__).resolve().parents[2] / "vllm_plugin"
 PLUGIN = "gaudi_smoke_hpu"
 BLOCK = 32
-# For processes that share a cache. LMCache's default, Python's hash(), is in general not the same in two processes
-# before Python 3.12, whatever PYTHONHASHSEED says: a key contains None, whose hash is its address (processes_agree).
+# For processes that share a cache. LMCache's default, Python's hash(), generally differs between processes before
+# Python 3.12, whatever PYTHONHASHSEED is: a key contains None, whose hash is its address (processes_agree).
 SHARED_KEYS: dict[str, object] = {"pre_caching_hash_algorithm": "sha256_cbor"}
 _ENTRY_POINTS = f"""[vllm.platform_plugins]
 {PLUGIN} = {PLUGIN}:register
@@ -32,9 +32,9 @@ _METADATA = f"Metadata-Version: 2.1\nName: {PLUGIN}\nVersion: 0\n"
 
 
 def stored_keys() -> dict[str, object]:
-    """Settings under which two processes find one another's chunks in a store.
+    """Return settings under which two processes find each other's chunks in a store.
 
-    Raises Skip where there are none: vLLM's sha256_cbor gives bytes from 0.11 on, and LMCache before 0.3.13 writes
+    Raises Skip if there are none: vLLM's sha256_cbor returns bytes from 0.11 on, and LMCache before 0.3.13 writes
     keys as numbers.
     """
     if kv_lmcache.release() >= (0, 3, 13):
@@ -50,7 +50,7 @@ def stored_keys() -> dict[str, object]:
 def processes_agree() -> bool:
     """Return whether processes of this interpreter, on this host, compute the same hash(None).
 
-    Its address in general before Python 3.12, and a fixed one where Python is no position-independent executable.
+    Before Python 3.12 it is an address, fixed only if Python is not a position-independent executable.
     """
     command = [sys.executable, "-S", "-c", "print(hash(None))"]
     found = {subprocess.run(command, capture_output=True, check=True, timeout=60).stdout for _ in range(4)}
@@ -58,7 +58,7 @@ def processes_agree() -> bool:
 
 
 def uses_vllm_gaudi() -> bool:
-    """Return whether the engine runs on the real platform: where it is installed, unless the plugin has been chosen."""
+    """Return whether the engine runs on vllm-gaudi: if it is installed and the plugin was not chosen."""
     return os.environ.get("VLLM_PLUGINS") != PLUGIN and importlib.util.find_spec("vllm_gaudi") is not None
 
 
@@ -97,12 +97,12 @@ def batched_tokens(wanted: int) -> int:
 
 
 def chunk_size() -> int:
-    """Tokens in one of LMCache's chunks: two blocks."""
+    """Return the tokens per LMCache chunk: two blocks."""
     return 2 * block_size()
 
 
 def shared_folder(scratch: Path) -> Path:
-    """Return what the cases of a level share: the level says where it is."""
+    """Return the directory shared by a level's cases, as given by the level."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shared", type=Path, default=scratch)
     found: Path = parser.parse_known_args()[0].shared
@@ -110,9 +110,7 @@ def shared_folder(scratch: Path) -> Path:
 
 
 def tiny_checkpoint(scratch: Path, *, mla: bool) -> Path:
-    """Return the tiny checkpoint; at one path for all cases, since the path is the model's name and part of
-    LMCache's keys.
-    """
+    """Return the tiny checkpoint, at one path for all cases: the path is the model's name in LMCache's keys."""
     deepseek = mla and uses_vllm_gaudi()  # the plugin has a smaller model of its own
     folder: Path = _probe.load("gaudi_smoke_hpu.tiny").write(
         shared_folder(scratch) / ("tiny-mla" if mla else "tiny-llama"), mla=mla, deepseek=deepseek
@@ -143,11 +141,11 @@ def prepare_environment(scratch: Path, settings: dict[str, object], *, own_platf
         os.environ.setdefault("VLLM_CONTIGUOUS_PA", "false")
         os.environ.setdefault("VLLM_DEFRAG", "false")
         if "HPU_EMULATOR_DEVICE" in os.environ:
-            # vllm-gaudi pads indices with -1, which a Gaudi takes and the emulated device refuses everywhere else.
+            # vllm-gaudi pads indices with -1, which a Gaudi accepts and the emulated device otherwise refuses.
             os.environ.setdefault("HPU_EMULATOR_TOLERANT_INDEX", "1")
             # It copies sampled tokens without blocking into memory that is not pinned, and waits for an event.
             os.environ.setdefault("HPU_EMULATOR_BOUNCES", "waited")
-            # For what it does on a CPU in place of the device: one_hot of a padding token, for one.
+            # For its work on the CPU instead of the device, such as one_hot of a padding token.
             os.environ.setdefault("VLLM_USE_FAKE_HPU", "1")
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,8 +1,8 @@
-"""A vLLM platform plugin for smoke checks: vllm-gaudi's way of handing KV caches over, without vllm-gaudi.
+"""A vLLM platform plugin for smoke checks, which hands over KV caches like vllm-gaudi, without vllm-gaudi.
 
-It is no part of the installed tool's import path: a smoke check puts the directory above this one, and entry points
-that name the two functions below, on the ``sys.path`` of the engine's processes. What it does on the device uses the
-public ``torch.hpu`` interface only, so that it runs on a real Gaudi as well as on the emulated one.
+It is not part of the installed tool's import path. A smoke check adds the parent directory, and entry points for the
+two functions below, to ``sys.path`` of the engine's processes. On the device it uses only the public ``torch.hpu``
+interface, so it runs on a real Gaudi and on the emulated HPU.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import importlib
 
 
 def register() -> str:
-    """What vLLM's ``vllm.platform_plugins`` entry point calls: the qualified name of the platform."""
+    """Return the platform's qualified name, for vLLM's ``vllm.platform_plugins`` entry point."""
     return f"{__name__}.platform.SmokePlatform"
 
 
 def register_models() -> None:
-    """What the ``vllm.general_plugins`` entry point calls: name the architectures that the runner has itself.
+    """Register the architectures that the runner implements, for vLLM's ``vllm.general_plugins`` entry point.
 
-    vLLM would otherwise import its own implementation of them, only to look at the class.
+    Otherwise vLLM would import its own implementation only to inspect the class.
     """
     registry = importlib.import_module("vllm").ModelRegistry
     stub = importlib.import_module(f"{__name__}.architecture").RunnerModel

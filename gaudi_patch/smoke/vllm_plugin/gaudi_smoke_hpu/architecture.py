@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found,misc,no-any-return,untyped-decorator,unused-ignore"
-"""What vLLM's model registry looks at: a class of a text generation model. The runner has the model itself."""
+"""The class of a text generation model, for vLLM's model registry. The runner implements the model."""
 
 from __future__ import annotations
 

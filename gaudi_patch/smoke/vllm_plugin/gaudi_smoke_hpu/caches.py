@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found,misc,no-any-return,untyped-decorator,unused-ignore"
-"""KV caches, allocated and handed over exactly as vllm-gaudi does.
+"""Allocate and hand over KV caches exactly like vllm-gaudi.
 
 Sources, all in ``vllm_gaudi/v1/worker/hpu_model_runner.py``: ``initialize_kv_cache`` (v0.26.0:6764-6842,
 v0.13.0:4891-4970), ``get_kv_caches_4D`` (v0.26.0:6958-6978 without the pad block, v0.17.1:6456-6468 with it),
@@ -19,10 +19,10 @@ Cache = tuple[Foreign, ...]
 
 
 class TensorTuple(tuple):  # type: ignore[type-arg]
-    """Tensors of one shape, dtype and device, with ``shape``, ``dtype`` and ``device`` of its own.
+    """A tuple of tensors of one shape, dtype and device, with its own ``shape``, ``dtype`` and ``device``.
 
-    A tuple of ``n`` tensors of shape ``s`` has shape ``(n, *s)``. It has no other tensor attribute: code that takes it
-    for a tensor fails, as it does under vllm-gaudi.
+    A tuple of ``n`` tensors of shape ``s`` has shape ``(n, *s)``. It has no other tensor attributes: code that treats
+    it as a tensor fails, as under vllm-gaudi.
     """
 
     shape: tuple[int, ...]
@@ -41,25 +41,25 @@ class TensorTuple(tuple):  # type: ignore[type-arg]
 
 
 class DelegatingTensorTuple(TensorTuple):
-    """As vllm-gaudi has it from 0.24."""
+    """The tuple of vllm-gaudi from 0.24 on."""
 
     def untyped_storage(self) -> Foreign:
-        """The first tensor's storage."""
+        """Return the first tensor's storage."""
         return self[0].untyped_storage()
 
     def data_ptr(self) -> int:
-        """The first tensor's address."""
+        """Return the first tensor's address."""
         return int(self[0].data_ptr())
 
 
 class CacheHolder:
-    """Stands for an attention layer in vLLM's forward context: it holds ``kv_cache`` and nothing else."""
+    """A stand-in for an attention layer in vLLM's forward context, with only ``kv_cache``."""
 
     def __init__(self) -> None:
         self.kv_cache: Foreign = None
 
     def bind_kv_cache(self, kv_cache: Foreign) -> None:
-        """How later releases of vLLM set it (seen in 0.32)."""
+        """Set ``kv_cache``, as later releases of vLLM do (seen in 0.32)."""
         self.kv_cache = kv_cache
 
 
@@ -73,7 +73,7 @@ def allocate(
     use_mla: bool,
     release: tuple[int, ...],
 ) -> Cache:
-    """One layer's cache: flat in slots, with one block more than vLLM knows of, the pad block, at the end.
+    """Allocate one layer's cache: flat in slots, with an extra pad block at the end that vLLM does not know of.
 
     K and V are ``[(num_blocks + 1) * block_size, heads, head_size]``; MLA's only tensor is
     ``[(num_blocks + 1) * block_size, head_size]``. Two entries up to 0.11.2, four (with scales, here None) from 0.13.
@@ -88,9 +88,10 @@ def allocate(
 def hand_over(
     caches: Mapping[str, Cache], *, num_blocks: int, block_size: int, release: tuple[int, ...]
 ) -> dict[str, Foreign]:
-    """What ``register_kv_caches`` is given: views in blocks ``[num_blocks, block_size, ...]`` of the flat tensors.
+    """Return the argument of ``register_kv_caches``: block views ``[num_blocks, block_size, ...]`` of the flat
+    tensors.
 
-    A TensorTuple of K and V a layer, or MLA's one tensor. The pad block is included up to 0.17.1.
+    Each layer has a TensorTuple of K and V, or MLA's single tensor. The pad block is included up to 0.17.1.
     """
     kind = DelegatingTensorTuple if release >= (0, 24) else TensorTuple
     given: dict[str, Foreign] = {}

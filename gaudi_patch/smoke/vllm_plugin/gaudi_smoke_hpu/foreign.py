@@ -1,4 +1,4 @@
-"""The type of what comes from torch, vLLM and LMCache: this package is type-checked without them."""
+"""The type of objects from torch, vLLM and LMCache: this package is type-checked without them."""
 
 from typing import Any, TypeAlias
 

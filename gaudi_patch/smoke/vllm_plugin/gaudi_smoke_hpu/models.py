@@ -22,7 +22,7 @@ Attend = Callable[[int, Foreign, Foreign, Foreign], Foreign]
 
 
 def build(kind: str, model_config: Foreign, rank: int, world: int) -> Foreign:
-    """The model ``kind`` ("llama", which includes MLA where the configuration says so, or "pattern") on the device."""
+    """Return the model ``kind`` on the device: "llama" (with MLA if so configured) or "pattern"."""
     if kind == "pattern":
         return pattern.PatternModel(model_config)
     folder = Path(model_config.model)
@@ -30,9 +30,9 @@ def build(kind: str, model_config: Foreign, rank: int, world: int) -> Foreign:
 
 
 def load(folder: Path, dtype: Foreign, device: str, rank: int = 0, world: int = 1) -> Foreign:
-    """A checkpoint in Hugging Face's layout (config.json, *.safetensors), this rank's share of it.
+    """Load this rank's share of a checkpoint in Hugging Face's layout (config.json, *.safetensors).
 
-    Raises ValueError for an architecture that is not one of these.
+    Raises ValueError for any other architecture.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     files = sorted(folder.glob("*.safetensors"))
@@ -51,7 +51,7 @@ def load(folder: Path, dtype: Foreign, device: str, rank: int = 0, world: int = 
 
 
 def all_reduce(tensor: Foreign, world: int) -> Foreign:
-    """The sum over the ranks."""
+    """Return the sum over the ranks."""
     if world == 1:
         return tensor
     from vllm.distributed import get_tp_group
@@ -63,13 +63,13 @@ def all_reduce(tensor: Foreign, world: int) -> Foreign:
 
 
 def rms_norm(x: Foreign, weight: Foreign, eps: float) -> Foreign:
-    """Root mean square normalisation, in float32."""
+    """Apply root mean square normalisation, in float32."""
     y = x.float()
     return (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
 def rotate(x: Foreign, positions: Foreign, theta: float) -> Foreign:
-    """Rotary embedding of ``x`` [tokens, heads, size], halves rotated as in Hugging Face's Llama."""
+    """Apply rotary embedding to ``x`` [tokens, heads, size], halves rotated as in Hugging Face's Llama."""
     half = x.shape[-1] // 2
     steps = torch.arange(half, dtype=torch.float32, device=x.device) / half
     angles = positions.float()[:, None] * torch.pow(torch.tensor(theta, device=x.device), -steps)[None, :]
@@ -79,7 +79,7 @@ def rotate(x: Foreign, positions: Foreign, theta: float) -> Foreign:
 
 
 def attention(q: Foreign, k: Foreign, v: Foreign, start: int, scale: float) -> Foreign:
-    """Causal attention of queries at positions start, start+1, … [n, heads, size] over keys from position 0."""
+    """Compute causal attention of queries at positions start, start+1, … [n, heads, size] over keys from position 0."""
     heads, n, total = q.shape[1], q.shape[0], k.shape[0]
     if k.shape[1] != heads:
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
@@ -132,9 +132,9 @@ class Llama:
         return rms_norm(x, self.weights[name + ".weight"], self.eps)
 
     def logits(self, tokens: list[int], start: int, attend: Attend) -> Foreign:
-        """The logits after the last of ``tokens``, which stand at positions start, start+1, …
+        """Return the logits after the last of ``tokens``, which have positions start, start+1, …
 
-        attend: called with layer, q, k, v of these tokens; gives the attention's result.
+        attend: called with layer, q, k, v of these tokens; returns the attention's result.
         """
         ids = torch.tensor(tokens, dtype=torch.int64).to(self.device)
         positions = torch.arange(start, start + len(tokens), dtype=torch.int64).to(self.device)
@@ -163,18 +163,17 @@ class Llama:
 
     @property
     def scale(self) -> float:
-        """What the scores are multiplied with."""
+        """Return the factor for the attention scores."""
         return float(self.head_size) ** -0.5
 
     def split(self, k: Foreign, v: Foreign) -> tuple[Foreign, Foreign]:
-        """K and V from what the cache holds."""
+        """Split the cache's content into K and V."""
         return k, v
 
 
 class LatentAttention(Llama):
-    """Llama with multi-head latent attention in its absorbed form: one latent vector a token is key and value.
-
-    The cache holds ``[kv_lora_rank + qk_rope_head_dim]`` a token; the value is its first ``kv_lora_rank`` elements.
+    """Llama with multi-head latent attention in its absorbed form: one latent vector per token is key and value. The
+    cache holds ``[kv_lora_rank + qk_rope_head_dim]`` per token; the value is the first ``kv_lora_rank`` elements.
     Every rank has the whole latent cache, as DeepSeek's models do under tensor parallelism.
     """
 
@@ -198,13 +197,13 @@ class LatentAttention(Llama):
         return self._linear(out, prefix + "self_attn.o_proj")
 
     def split(self, k: Foreign, v: Foreign) -> tuple[Foreign, Foreign]:
-        """The latent vector, and its part that is the value."""
+        """Return the latent vector, and the part of it that is the value."""
         k = k.view(k.shape[0], 1, self.head_size)
         return k, k[..., : self.lora]
 
 
 class PagedModel(torch.nn.Module):
-    """A model over paged caches on the device; a module, since vLLM goes through a model's modules when it ends."""
+    """A model over paged caches on the device; a module, because vLLM walks a model's modules at the end."""
 
     def __init__(self, model: Llama) -> None:
         super().__init__()
@@ -213,7 +212,7 @@ class PagedModel(torch.nn.Module):
         self.dtype, self.use_mla = model.dtype, model.use_mla
 
     def step(self, tokens: list[int], start: int, stop: int, context: Foreign, pages: list[Foreign]) -> int:
-        """Compute positions [start, stop) and give the token after them.
+        """Compute positions [start, stop) and return the next token.
 
         context: the slots of positions [0, stop). pages: each layer's flat caches. The new rows are written with
         index_copy_ on the flat tensor (vllm_gaudi/extension/utils.py, VLLMKVCache.forward).
@@ -235,7 +234,7 @@ class PagedModel(torch.nn.Module):
 
 
 def reference(folder: Path, dtype: Foreign, prompt: list[int], count: int) -> list[int]:
-    """The greedy continuation of a prompt by the same weights on the CPU: no pages, no cache, no device."""
+    """Return the greedy continuation of a prompt by the same weights on the CPU, without pages, cache or device."""
     model = load(folder, dtype, "cpu")
 
     def attend(layer: int, q: Foreign, k: Foreign, v: Foreign) -> Foreign:

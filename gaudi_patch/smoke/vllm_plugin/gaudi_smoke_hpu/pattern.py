@@ -1,8 +1,8 @@
 # mypy: disable-error-code="import-not-found,misc,no-any-return,untyped-decorator,unused-ignore"
 """A model whose KV is a hash: every bit of a token's KV follows from the tokens up to it, the layer and the position.
 
-With it, what stands in a block can be compared bit for bit with what must stand there, whoever wrote it: the model, or
-LMCache from its store. All bit patterns occur, NaNs included.
+So a block's content can be compared bit for bit with the expected content, whether the model or LMCache wrote it. All
+bit patterns occur, including NaNs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix(x: Foreign) -> Foreign:
-    """SplitMix64's finaliser, element by element (uint64)."""
+    """Apply SplitMix64's finaliser to each element (uint64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def prefix_hashes(tokens: list[int]) -> Foreign:
-    """One hash a position, of all tokens up to it; uint64 [len(tokens)]."""
+    """Return one hash per position, of all tokens up to it; uint64 [len(tokens)]."""
     hashes = np.empty(len(tokens), dtype=np.uint64)
     state = 0x243F6A8885A308D3
     for index, token in enumerate(tokens):
@@ -47,7 +47,9 @@ class PatternModel(torch.nn.Module):
         self.vocabulary = int(hf.vocab_size)
 
     def rows(self, tokens: list[int], start: int, stop: int, layer: int, part: int) -> Foreign:
-        """The bytes of K (part 0) or V (part 1) at positions [start, stop); uint8 [stop - start, bytes a token]."""
+        """Return the bytes of K (part 0) or V (part 1) at positions [start, stop); uint8 [stop - start, bytes per
+        token].
+        """
         with np.errstate(over="ignore"):
             width = self.kv_heads * self.head_size * self.dtype.itemsize
             seeds = mix(prefix_hashes(tokens[:stop])[start:] + np.uint64(2 * layer + part + 1) * _MULTIPLIER)
@@ -62,13 +64,13 @@ class PatternModel(torch.nn.Module):
                 if cache is not None:
                     rows = torch.from_numpy(self.rows(tokens, start, stop, layer, part)).view(self.dtype)
                     cache.index_copy_(0, fresh, rows.view(stop - start, *cache.shape[1:]).to("hpu"))
-        torch.hpu.synchronize()  # the rows' host memory is given back when this returns
+        torch.hpu.synchronize()  # the rows' host memory is freed when this returns
         return int(prefix_hashes(tokens[:stop])[-1] >> np.uint64(17)) % self.vocabulary
 
     def differing(
         self, tokens: list[int], stop: int, context: Foreign, pages: list[Foreign]
     ) -> list[tuple[int, int, int]]:
-        """Where the caches do not hold what they must at positions [0, stop): (layer, part, position)."""
+        """Return where the caches differ from the expected content at positions [0, stop): (layer, part, position)."""
         wrong: list[tuple[int, int, int]] = []
         if not stop:
             return wrong

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="import-not-found,misc,no-any-return,untyped-decorator,unused-ignore"
-"""The platform: what vLLM asks before it makes an engine.
+"""The platform that vLLM queries before it creates an engine.
 
-Mirrors ``vllm_gaudi/platform.py`` (v0.26.0): an out-of-tree platform whose device type is ``hpu``, with one device a
-process that is never chosen by index.
+Mirrors ``vllm_gaudi/platform.py`` (v0.26.0): an out-of-tree platform of device type ``hpu``, with one device per
+process, never chosen by index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCK_SIZE = 32
 
 
 class SmokePlatform(Platform):
-    """An HPU, as vLLM sees it."""
+    """An HPU as seen by vLLM."""
 
     _enum = PlatformEnum.OOT
     device_name = "hpu"
@@ -29,7 +29,7 @@ class SmokePlatform(Platform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: Foreign) -> None:
-        """Name the worker; neither compilation nor asynchronous scheduling."""
+        """Set the worker; disable compilation and asynchronous scheduling."""
         parallel = vllm_config.parallel_config
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "gaudi_smoke_hpu.worker.SmokeWorker"
@@ -44,40 +44,40 @@ class SmokePlatform(Platform):
 
     @classmethod
     def update_block_size_for_backend(cls, vllm_config: Foreign) -> None:
-        """No attention backend has a say in the block size."""
+        """Do nothing: no attention backend changes the block size."""
 
     @classmethod
     def get_attn_backend_cls(cls, *arguments: Foreign, **options: Foreign) -> str:
-        """There is none: the runner reads and writes the blocks itself."""
+        """Raise: the runner reads and writes the blocks itself, without a backend."""
         raise NotImplementedError("the smoke platform has no attention backend")
 
     @classmethod
     def set_device(cls, device: Foreign) -> None:
-        """Nothing: a Gaudi process has one device (vllm_gaudi/platform.py, set_device)."""
+        """Do nothing: a Gaudi process has one device (vllm_gaudi/platform.py, set_device)."""
 
     @classmethod
     def get_device_name(cls, device_id: int = 0) -> str:
-        """The platform's name for its device."""
+        """Return the platform's name for its device."""
         return cls.device_name
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
-        """0, as vllm-gaudi answers."""
+        """Return 0, like vllm-gaudi."""
         return 0
 
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> Foreign:
-        """None: a CUDA notion."""
+        """Return None: capabilities are a CUDA notion."""
         return None
 
     @classmethod
     def get_current_memory_usage(cls, device: Foreign = None) -> float:
-        """Bytes in use on the device."""
+        """Return the bytes in use on the device."""
         return float(torch.hpu.memory_allocated())
 
     @classmethod
     def is_pin_memory_available(cls) -> bool:
-        """False, as vllm-gaudi answers."""
+        """Return False, like vllm-gaudi."""
         return False
 
     @classmethod
@@ -92,12 +92,12 @@ class SmokePlatform(Platform):
 
     @classmethod
     def inference_mode(cls) -> Foreign:
-        """PyTorch's."""
+        """Return PyTorch's inference mode."""
         return torch.inference_mode(True)
 
     @classmethod
     def supports_v1(cls, model_config: Foreign) -> bool:
-        """The V1 engine is the only one that has KV connectors of this kind."""
+        """Return the V1 engine is the only one that has KV connectors of this kind."""
         return True
 
     @classmethod
@@ -112,7 +112,7 @@ class SmokePlatform(Platform):
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        """The generic one: collectives go through the process group."""
+        """Return the generic one: collectives go through the process group."""
         return "vllm.distributed.device_communicators.base_device_communicator.DeviceCommunicatorBase"
 
     @classmethod

@@ -1,10 +1,10 @@
 # mypy: disable-error-code="import-not-found,misc,no-any-return,untyped-decorator,unused-ignore"
-"""The model runner: it follows the scheduler's orders and calls the connector where vllm-gaudi's runner does.
+"""The model runner: follows the scheduler, and calls the connector at the same points as vllm-gaudi's runner.
 
 Mirrors ``execute_model`` and ``HpuKVConnectorModelRunnerMixin`` of ``vllm_gaudi/v1/worker/hpu_model_runner.py``
-(v0.26.0:910-940, 4349-4358, 4696-4733): the load is started before anything is computed, in a forward context that
-holds the list of the prefills' metadata where the step's metadata is LMCache's own and None where it is not; nothing is
-called per layer; the save is waited for after the whole step; load errors are not reported to the scheduler.
+(v0.26.0:910-940, 4349-4358, 4696-4733): the load starts before any computation. The forward context then holds the
+list of the prefills' metadata if the step's metadata is LMCache's own, else None. Nothing is called per layer; the
+runner waits for the save after the whole step; load errors are not reported to the scheduler.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ RELEASE = tuple(int(part) for part in re.findall(r"\d+", vllm.__version__)[:3])
 
 @dataclasses.dataclass
 class RequestState:
-    """What the runner knows of a request: all its tokens, its blocks, how many tokens have KV.
+    """The runner's state of a request: all its tokens, its blocks, the number of tokens with KV.
 
-    prompt: how many tokens are taken for the prompt. As in vllm-gaudi (v0.26.0, hpu_input_batch.py, add_request), that
-    includes earlier outputs where a request is resumed with nothing computed, and not where it is resumed with a hit.
+    prompt: the number of tokens counted as the prompt. As in vllm-gaudi (v0.26.0, hpu_input_batch.py, add_request),
+    this includes earlier outputs if a request is resumed with nothing computed, but not if it is resumed with a hit.
     """
 
     tokens: list[int]
@@ -43,13 +43,13 @@ class RequestState:
 
 
 def fields_of(kind: Foreign, **values: Foreign) -> dict[str, Foreign]:
-    """Those of ``values`` that are fields of the dataclass ``kind``."""
+    """Return those of ``values`` that are fields of the dataclass ``kind``."""
     names = {field.name for field in dataclasses.fields(kind)}
     return {name: value for name, value in values.items() if name in names}
 
 
 class Runner:
-    """Runs one of :mod:`models` over paged KV caches on the device."""
+    """A runner of one of :mod:`models` over paged KV caches on the device."""
 
     def __init__(self, vllm_config: Foreign, rank: int, world: int) -> None:
         self.vllm_config = vllm_config
@@ -60,13 +60,13 @@ class Runner:
         self.num_blocks = 0
         self.rank, self.world = rank, world
         self.model: Foreign = None
-        # Called with the runner and the step's scheduler output, before the load, and between it and the computation.
+        # Called with the runner and the scheduler output, before the load, and between load and computation.
         self.before_load: list[Foreign] = []
         self.after_load: list[Foreign] = []
         self.preempted = 0
 
     def load_model(self) -> None:
-        """Build the model that the configuration asks for, and name its layers in the forward context."""
+        """Build the configured model, and register its layers in the forward context."""
         kind = (self.vllm_config.additional_config or {}).get("smoke_model", "llama")
         self.model = models.build(kind, self.vllm_config.model_config, self.rank, self.world)
         context = self.vllm_config.compilation_config.static_forward_context
@@ -74,11 +74,11 @@ class Runner:
             context[name] = caches.CacheHolder()
 
     def layer_names(self) -> list[str]:
-        """The layers' names, as vLLM's models have them."""
+        """Return the layers' names, as in vLLM's models."""
         return [f"model.layers.{index}.self_attn.attn" for index in range(self.model.layers)]
 
     def kv_cache_spec(self) -> dict[str, Foreign]:
-        """The specification from which vLLM computes the number of blocks."""
+        """Return the specification from which vLLM computes the number of blocks."""
         kind = kv_cache_interface.FullAttentionSpec
         if self.model.use_mla:
             kind = getattr(kv_cache_interface, "MLAAttentionSpec", kind)
@@ -115,13 +115,13 @@ class Runner:
             get_kv_transfer_group().register_kv_caches(given)
 
     def slots(self, state: RequestState, start: int, stop: int) -> Foreign:
-        """The slots of a request's positions [start, stop), int64 on the CPU."""
+        """Return the slots of a request's positions [start, stop), int64 on the CPU."""
         positions = np.arange(start, stop)
         blocks = np.asarray(state.blocks, dtype=np.int64)
         return torch.from_numpy(blocks[positions // self.block_size] * self.block_size + positions % self.block_size)
 
     def execute_model(self, scheduler_output: Foreign) -> Foreign:
-        """One step of the engine."""
+        """Run one step of the engine."""
         self._update(scheduler_output)
         if not scheduler_output.total_num_scheduled_tokens:
             if not has_kv_transfer_group():
@@ -187,9 +187,9 @@ class Runner:
         pages = [self.kv_caches[name] for name in self.layer_names()]
         token = self.model.step(state.tokens, state.computed, stop, context, pages)
         state.computed = stop
-        if stop < len(state.tokens):  # the prompt goes on in a later step
+        if stop < len(state.tokens):  # the prompt continues in a later step
             return []
-        # A prefill gives a token for each position behind what is taken for the prompt: earlier outputs once more, if a
+        # A prefill returns a token for each position after what counts as the prompt: earlier outputs again, if a
         # request is resumed with a hit (v0.26.0, hpu_model_runner.py:2617-2630).
         again = min(stop - state.prompt, count - 1) if count > 1 else 0
         answer = [*state.tokens[stop - again : stop], token]
@@ -198,7 +198,7 @@ class Runner:
 
     def _output(self, scheduler_output: Foreign, sampled: list[list[int]], finished: dict[str, Foreign]) -> Foreign:
         names = list(scheduler_output.num_scheduled_tokens)
-        # 0.11.2 alone takes arrays.
+        # Only 0.11.2 expects arrays.
         tokens: list[Foreign] = [np.array(row) for row in sampled] if RELEASE[:2] == (0, 11) else sampled
         return ModelRunnerOutput(
             **fields_of(

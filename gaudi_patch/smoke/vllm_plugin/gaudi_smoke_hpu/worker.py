@@ -1,8 +1,8 @@
 # mypy: disable-error-code="import-not-found,misc,no-any-return,untyped-decorator,unused-ignore"
-"""The worker: what the engine calls in each process that has a device.
+"""The worker, which the engine calls in each process that has a device.
 
 Mirrors ``vllm_gaudi/v1/worker/hpu_worker.py`` (v0.26.0): the device is ``hpu`` without an index, the process group is
-``hccl``, the connector is made before the caches and told of them afterwards.
+``hccl``, the connector is created before the caches, which are registered with it afterwards.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from vllm.v1.worker.worker_base import WorkerBase
 from .foreign import Foreign
 from .runner import Runner
 
-# What one process may use for KV blocks, in bytes; the number of blocks is set by the check itself.
+# Bytes that one process may use for KV blocks; the check itself sets the number of blocks.
 CACHE_BYTES = 1 << 30
 
 
 def accepted(function: Foreign, **options: Foreign) -> dict[str, Foreign]:
-    """Those of ``options`` that ``function`` takes: releases of vLLM differ in them."""
+    """Return those of ``options`` that ``function`` accepts: releases of vLLM differ in them."""
     return {name: value for name, value in options.items() if name in inspect.signature(function).parameters}
 
 
@@ -44,15 +44,15 @@ class SmokeWorker(WorkerBase):
         self.model_runner.load_model()
 
     def get_kv_cache_spec(self) -> dict[str, Foreign]:
-        """One full-attention layer's specification by layer name."""
+        """Return a full-attention specification by layer name."""
         return self.model_runner.kv_cache_spec()
 
     def get_supported_kv_cache_layouts(self) -> list[str]:
-        """Layer by layer, block by block, token by token; vLLM asks from 0.32 (vllm-gaudi has no release for it)."""
+        """Return the layout layer, block, token; vLLM asks from 0.32 on (vllm-gaudi has no release for it)."""
         return ["LBNHC"]
 
     def determine_available_memory(self) -> int:
-        """A fixed budget: nothing is profiled."""
+        """Return a fixed budget: nothing is profiled."""
         return CACHE_BYTES
 
     def initialize_cache(self, num_gpu_blocks: int, num_cpu_blocks: int = 0) -> None:
@@ -61,14 +61,14 @@ class SmokeWorker(WorkerBase):
         self.cache_config.num_cpu_blocks = num_cpu_blocks
 
     def initialize_from_config(self, kv_cache_config: Foreign) -> None:
-        """Make the connector, then the caches, then tell the one of the others."""
+        """Create the connector, then the caches, then register the caches with the connector."""
         initialize = kv_transfer_state.ensure_kv_transfer_initialized
         initialize(self.vllm_config, **accepted(initialize, kv_cache_config=kv_cache_config))
         self.model_runner.initialize_kv_cache(kv_cache_config)
         torch.hpu.synchronize()
 
     def compile_or_warm_up_model(self) -> Foreign:
-        """Nothing to compile; later releases expect the time it took, in seconds."""
+        """Compile nothing; later releases expect the time taken, in seconds."""
         try:
             from vllm.v1.worker.worker_base import CompilationTimes
         except ImportError:  # one number from about 0.17, nothing before
@@ -77,11 +77,11 @@ class SmokeWorker(WorkerBase):
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Foreign, *arguments: Foreign) -> Foreign:
-        """One step; every rank returns its output, as the connectors' aggregation needs."""
+        """Run one step; every rank returns its output, as the connectors' aggregation needs."""
         return self.model_runner.execute_model(scheduler_output)
 
     def get_model(self) -> Foreign:
-        """The model."""
+        """Return the model."""
         return self.model_runner.model
 
     def get_supported_tasks(self) -> tuple[str, ...]:
@@ -89,15 +89,17 @@ class SmokeWorker(WorkerBase):
         return ("generate",)
 
     def get_kv_connector_handshake_metadata(self) -> dict[Foreign, Foreign] | None:
-        """None: the LMCache connectors exchange nothing between workers."""
+        """Return None: the LMCache connectors exchange nothing between workers."""
         return None
 
     def update_max_model_len(self, max_model_len: int) -> None:
-        """VLLM may shorten it to what the cache holds."""
+        """Update the maximum length, which vLLM may shorten to fit the cache."""
         self.model_config.max_model_len = max_model_len
 
     def lmcache_problem(self) -> str:
-        """Why LMCache does not serve this rank; empty where it does. Called by the check through ``collective_rpc``."""
+        """Return why LMCache does not work on this rank; "" if it does. Called by the check through
+        ``collective_rpc``.
+        """
         if not has_kv_transfer_group():
             return "this rank has no KV connector"
         connector = kv_transfer_state.get_kv_transfer_group()
@@ -116,7 +118,7 @@ class SmokeWorker(WorkerBase):
             kv_transfer_state.get_kv_transfer_group().shutdown()
 
     def take_draft_token_ids(self) -> None:
-        """No speculation."""
+        """Return None: no speculation."""
 
     def check_health(self) -> None:
         """Alive."""
