@@ -1,7 +1,7 @@
 """An unpacked container image: follow links as inside the image, find Python directories, run nothing."""
 
 # ruff: noqa: PTH118, PTH206, PTH208
-# Links are followed by hand, part by part; pathlib would follow them on the host.
+# Why: links are followed by hand, part by part; pathlib would follow them on the host.
 
 from __future__ import annotations
 

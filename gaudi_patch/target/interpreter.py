@@ -1,7 +1,7 @@
 """The target's interpreter: which one is meant, and its properties."""
 
 # ruff: noqa: PTH100, PTH113, PTH116, PTH118, PTH120, PTH121, PTH208
-# Path.resolve would follow the link that makes an interpreter a virtual environment's; os.path.abspath does not.
+# Why: Path.resolve would follow the link that makes an interpreter a virtual environment's; os.path.abspath does not.
 
 from __future__ import annotations
 

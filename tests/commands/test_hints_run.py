@@ -190,7 +190,7 @@ def test_what_a_probe_says_of_a_missing_dependency_installs_it(world: World) -> 
     fake_wheel(world.folder / "wheels", "1.5", {"needed.py": ""}, name="needed")
     (world.target.dist_info / "METADATA").write_bytes(metadata("0.5.6", requires="Requires-Dist: needed\n"))
     said = inside(world, "_probe.not_installed('needed')").strip()
-    world.reaches(said.split("install all of it, and move nothing else: ")[1])
+    world.reaches(said.split("install everything missing, and change nothing else: ")[1])
     assert inside(world, "_probe._missing_distributions()").strip() == "[]"
 
 
