@@ -44,6 +44,7 @@ class Rank:
 
     def __init__(self, way: Way, settings: dict[str, object], number: int, wire: kv_ranks.Wire) -> None:
         self.number, self.way = number, way
+        self.answers = kv_lmcache.Answers()
         self.rng = np.random.default_rng(number)
         heads, size = (1, 256) if way.mla else (2, 64)
         self.caches = kv_caches.Caches(
@@ -66,7 +67,8 @@ class Rank:
         ends = (wire.receive_tensor, wire.receive_object) if number else (wire.send_tensor, wire.send_object)
         self.instance = f"mixes-{number}"
         with self.named():
-            self.engine = kv_lmcache.make_engine(config, metadata, connector, *ends)
+            services = {"async_lookup_server": self.answers} if way.asynchronous else {}
+            self.engine = kv_lmcache.make_engine(config, metadata, connector, *ends, **services)
         kv_lmcache.register(connector, self.caches.entries)
 
     @contextlib.contextmanager
@@ -77,6 +79,13 @@ class Rank:
             yield
         finally:
             kv_lmcache.INSTANCE = before
+
+    def lookup(self, tokens: Any, name: str, more: dict[str, Any]) -> int:
+        """Return what LMCache promises to a request."""
+        if not self.way.asynchronous:
+            return int(self.engine.lookup(tokens, lookup_id=name, pin=True, **more))
+        self.engine.async_lookup_and_prefetch(lookup_id=name, tokens=tokens, pin=True, **more)
+        return self.answers.wait(name, _SETTLE_SECONDS)
 
     def close(self) -> None:
         """Stop the engine."""
@@ -242,9 +251,9 @@ class Server:
     def _lookup(self, request: generator.Request, tokens: Sequence[int], configs: Any, name: str) -> int:
         """Return what LMCache promises; all ranks are asked that hold something of their own."""
         asked = self.ranks[:1] if self.way.mla else self.ranks
-        arguments = {"lookup_id": name, "pin": True} | ({"request_configs": configs} if configs else {})
+        arguments = {"request_configs": configs} if configs else {}
         tensor = _probe.load("torch").tensor(list(tokens))
-        found = min(int(rank.engine.lookup(tensor, **arguments)) for rank in asked)
+        found = min(rank.lookup(tensor, name, arguments) for rank in asked)
         due = self.stored.due(request)
         self.probe.check(found == due, f"{found} of {len(tokens)} tokens are promised, {due} were stored for it")
         return found

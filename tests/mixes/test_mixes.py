@@ -1,6 +1,6 @@
 """A sample of the mixes over every way; and faults of the patched LMCache, which they have to see.
 
-``GAUDI_PATCH_TEST_FULL=1`` serves 1,008, as ``python -m tests.mixes`` does.
+``GAUDI_PATCH_TEST_FULL=1`` serves 1,344, as ``python -m tests.mixes`` does.
 """
 
 from __future__ import annotations

@@ -59,6 +59,10 @@ def test_buffers_are_reused_when_the_device_is_done_with_them(inside: Callable[[
     inside("test_staging.py", "host")
 
 
+def test_what_was_prefetched_is_released_once(inside: Callable[[str, str], None]) -> None:
+    inside("test_prefetched.py", "host")
+
+
 def test_what_cannot_work_is_refused_on_the_hpu(inside: Callable[[str, str], None]) -> None:
     inside("test_guards.py", "lazy")
 

@@ -53,8 +53,20 @@ class ConnectorCase:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
         if problems := self.engine.problems():
             raise RuntimeError(problems[0] + self.errors.first)
+        if _probe.is_patched():
+            self._check_registration()
         self.watch = vllm_blocks.Watch(self.engine.runner)
         self.vocabulary = vllm_prompts.vocabulary(self.folder)
+
+    def _check_registration(self) -> None:
+        """Slot mappings stay on the host, and the connector has had its caches before the first request."""
+        adapter = self.engine.adapter
+        with self.probe.section("registration"):
+            place = str(adapter.device)
+            self.probe.check(place == "cpu", f"slot mappings go to {place}, and indices are computed on the host")
+            if vllm_engine.hands_caches_over_at_start():
+                transfer = adapter.lmcache_engine.gpu_connector.transfer
+                self.probe.check(transfer is not None, "the connector was not given the caches: nothing is warmed up")
 
     def prompt(self, seed: int, length: int) -> list[int]:
         """Return a prompt of random tokens."""
@@ -102,6 +114,13 @@ def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
     case.engine.forget_prefixes()
     case.ask("full hit and a tail", [p], external=case.hit(n, n, n))
     case.engine.forget_prefixes()
+    with (
+        probe.section("control: other KV in the cache"),
+        vllm_controls.changed(list(case.engine.hot_cache().values()), vllm_controls.negate),
+    ):
+        case.engine.generate([p], ANSWER)
+        probe.check(bool(case.watch.take()), "KV of another sign was not noticed: the check is blind")
+    case.engine.forget_prefixes()
     whole = case.prompt(2, 2 * chunk)
     case.ask("miss of whole chunks", [whole], external=0)
     case.engine.forget_prefixes()
@@ -139,6 +158,10 @@ def _preemption(case: ConnectorCase, n: int) -> None:
     prompts = [case.prompt(seed, n) for seed in range(10, 14)]
     case.ask("preemption and resumption", prompts, external=None, count=140)
     whole_chunks = n // vllm_setup.chunk_size() * vllm_setup.chunk_size()
+    promised = list(case.engine.promised_to_resumed)
+    with case.probe.section("resumed requests"):
+        if _probe.is_patched():
+            case.probe.check(not any(promised), f"LMCache promised {promised} tokens to requests that had outputs")
     with case.probe.section("preempted prompts again"):
         case.probe.check(case.watch.resumed > 0, "no request was preempted: nothing was tested")
         for tokens in prompts:
@@ -173,6 +196,11 @@ def identities(probe: _probe.Probe) -> None:
     with probe.section("the check sees a key without an identity"), vllm_identities.without_identities(case.engine):
         found = vllm_identities.offered(case.engine, tokens, "c")
         probe.check(found == due, f"the fault put in on purpose went unnoticed: {found} tokens offered, not {due}")
+    if _probe.is_patched():
+        with probe.section("adapters of their own in multiprocess mode"):
+            vllm_identities.check_multiprocess_keys(probe)
+        with probe.section("requests that multiprocess mode does not look up"):
+            vllm_identities.check_multiprocess_lookups(probe)
     problems = case.watch.take()
     for problem in problems:
         probe.fail(problem)
@@ -202,10 +230,25 @@ def failed_load(probe: _probe.Probe) -> None:
     case.engine.forget_prefixes()
     case.engine.runner.before_load.append(lose_a_chunk)
     n = len(p)
-    if hasattr(engine(), "gaudi_promises"):
+    if _probe.is_patched():
         case.ask("a chunk is lost between lookup and load, and was held", [p], external=case.hit(n, n, n))
     case.engine.runner.before_load.remove(lose_a_chunk)
     case.engine.forget_prefixes()
+    if _probe.is_patched():
+        hooks = [lose_a_chunk, break_the_promise]
+        whole = case.prompt(3, n)
+        case.ask("miss of what will be lost in the control", [whole], external=0)
+        case.engine.forget_prefixes()
+        case.engine.overwrite_caches()  # no block is left that holds the prompt's KV from before
+        with (
+            probe.section("control: the engine goes on after a short load"),
+            vllm_controls.replaced("lmcache.gaudi.adapter", "refuse_short_load", lambda *given: None),
+        ):
+            case.engine.runner.before_load.extend(hooks)
+            case.engine.generate([whole], ANSWER)
+            probe.check(bool(case.watch.take()), "KV that was not loaded was not noticed: the check is blind")
+            for hook in hooks:
+                case.engine.runner.before_load.remove(hook)
     _must_fail(
         case,
         "a chunk is lost between lookup and load, and nothing was held",

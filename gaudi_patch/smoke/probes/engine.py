@@ -48,6 +48,7 @@ BLOCKS = 96
 WHOLE_CHUNKS = 3
 _PIN_AHEAD = "LMCACHE_GAUDI_PIN_AHEAD_MIB"
 SETTLE_SECONDS = 30.0
+REQUEST = "smoke"
 MHA = kv_caches.LAYOUTS[0]
 MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
 
@@ -64,6 +65,9 @@ def body(probe: _probe.Probe) -> None:
             for backend in found:
                 with probe.section(f"{'MLA' if layout.mla else 'MHA'} over {backend.name}"):
                     check_backend(EngineCase(probe, layout, heads, head_size), backend)
+        if _probe.is_patched() and kv_lmcache.release() >= (0, 4, 1):
+            with probe.section("asynchronous loading"):
+                check_asynchronous(EngineCase(probe, MHA, 2, 64), found[0])
         with probe.section("MLA with two ranks"):
             check_ranks(EngineCase(probe, MLA, 1, 256), EngineCase(probe, MLA, 1, 256), found[0])
     probe.summary.append(f"MHA and MLA over {', '.join(backend.name for backend in found)}")
@@ -89,6 +93,7 @@ def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:
         elif backend.name == "disk" and case.probe.device == "emulated":
             check_control(case)
         check_broadcasts(case)
+        check_promises(case)
 
 
 @contextlib.contextmanager
@@ -112,6 +117,24 @@ def check_broadcasts(case: EngineCase) -> None:
         return
     count = case.nobody.broadcasts
     case.probe.check(count == 0, f"one rank has broadcast {count} times, to itself")
+
+
+def check_promises(case: EngineCase) -> None:
+    """What a lookup has promised is loaded, though the stores lose it before; without a promise it is not."""
+    if not _probe.is_patched():
+        return
+    prompt = case.prompt(2 * CHUNK + 20)
+    case.store(prompt)
+    case.settle(prompt, len(prompt.tokens))
+    with case.probe.section("chunks that are lost between lookup and load"):
+        if case.promise_and_lose(prompt):
+            case.retrieve(prompt, "what was promised")
+    again = case.prompt(2 * CHUNK + 20)
+    case.store(again)
+    case.settle(again, len(again.tokens))
+    with case.probe.section("control: the promise is broken"):
+        if case.promise_and_lose(again, broken=True):
+            case.probe.check(not case.would_retrieve(again), "lost chunks are found without a promise: nothing is lost")
 
 
 def check_host_copies(case: EngineCase) -> None:
@@ -171,10 +194,36 @@ def check_ranks(first: EngineCase, second: EngineCase, backend: kv_backends.Back
     with first.engine(backend, 0, 2, wire.send_tensor, wire.send_object):
         first.store(prompt)
         first.settle(prompt, len(prompt.tokens))
-        first.retrieve(prompt, "rank 0")
-    with second.engine(backend, 1, 2, wire.receive_tensor, wire.receive_object):
+        with kv_ranks.devices_named() as named:
+            first.retrieve(prompt, "rank 0")
+    receiving = second.engine(backend, 1, 2, wire.receive_tensor, wire.receive_object)
+    with receiving, kv_ranks.devices_named() as also_named:
         second.retrieve(prompt, "rank 1")
-    first.probe.check(not wire.sent, f"{len(wire.sent)} messages from rank 0 were not received")
+    for rank, names in enumerate((named, also_named)):
+        first.probe.check(not names, f"rank {rank} puts what is broadcast on {names[:1]}: its device has no number")
+    first.probe.check(not wire.sent, f"{len(wire.sent)} of what rank 0 has sent was not received")
+
+
+def check_asynchronous(case: EngineCase, backend: kv_backends.Backend) -> None:
+    """What a lookup has brought is released once: after each hit the cache alone has its objects, unpinned."""
+    answers = kv_lmcache.Answers()
+    with case.engine(backend, answers=answers):
+        prompt = case.prompt(3 * CHUNK + 20)
+        case.store(prompt)
+        for what, skipped in (("a hit", 0), ("a hit behind chunks that vLLM has", CHUNK), ("the same again", 0)):
+            with case.probe.section(what):
+                found = case.prefetch(prompt, answers)
+                case.probe.check(found == len(prompt.tokens), f"{found} tokens are promised, not {len(prompt.tokens)}")
+                case.retrieve(prompt, "loaded", skipped=skipped)
+                case.unpin()  # as at the end of each step
+                held = case.held()
+                case.probe.check(
+                    held == [(1, 0)] * 4, f"references and pins of the four chunks are {held}, not 1 and 0"
+                )
+        with case.probe.section("a lookup without a load"):
+            case.prefetch(prompt, answers)
+            case.unpin()
+            case.probe.check(case.held() == [(1, 0)] * 4, f"references and pins are {case.held()}, not 1 and 0")
 
 
 def check_eviction(case: EngineCase, first: Prompt, backend: kv_backends.Backend) -> None:
@@ -264,20 +313,30 @@ class EngineCase:
 
     @contextlib.contextmanager
     def engine(
-        self, backend: kv_backends.Backend, rank: int = 0, ranks: int = 1, *broadcasts: Callable[..., Foreign]
+        self,
+        backend: kv_backends.Backend,
+        rank: int = 0,
+        ranks: int = 1,
+        *broadcasts: Callable[..., Foreign],
+        answers: kv_lmcache.Answers | None = None,
     ) -> Iterator[None]:
-        """Run the block with an engine over this backend; close it at the end. broadcasts: of tensors, and of
-        objects.
+        """Run with an engine over this backend; it is closed at the end.
+
+        broadcasts: of tensors, and of objects. answers: who is told what asynchronous loading has brought; none: it is
+        off.
         """
+        settings = {**backend.settings, **({"enable_async_loading": True} if answers else {})}
         config = kv_lmcache.make_config(
-            chunk_size=CHUNK, save_unfull_chunk=True, reserve_local_cpu_size=0.0, **backend.settings
+            chunk_size=CHUNK, save_unfull_chunk=True, reserve_local_cpu_size=0.0, **settings
         )
+        services = {"async_lookup_server": answers} if answers else {}
         metadata = kv_lmcache.make_metadata(
             kv_shape=self._shape, dtype=self.caches.dtype, use_mla=self.caches.layout.mla, rank=rank, ranks=ranks
         )
         connector = kv_lmcache.make_connector(config, metadata)
         broadcasts = broadcasts or (self.nobody.send_tensor, self.nobody.send_object)
-        self._engine, self._connector = self._start(config, metadata, connector, *broadcasts), connector
+        self._engine = self._start(config, metadata, connector, *broadcasts, **services)
+        self._connector = connector
         try:
             kv_lmcache.register(connector, self.caches.entries)
             yield
@@ -295,10 +354,12 @@ class EngineCase:
         transfer = getattr(self._connector, "transfer", None)
         return None if transfer is None else int(transfer.host_copied_bytes)
 
-    def _start(self, *arguments: Foreign) -> Foreign:
-        """Return an engine; if it does not start, end the level, because its remains would hide the reason later."""
+    def _start(self, *arguments: Foreign, **services: Foreign) -> Foreign:
+        """Return an engine; where it does not start no other one would, and what is left of it would hide the
+        reason.
+        """
         try:
-            return kv_lmcache.make_engine(*arguments)
+            return kv_lmcache.make_engine(*arguments, **services)
         except Exception as error:
             with contextlib.suppress(Exception):  # left incomplete by the first error
                 kv_lmcache.close_engine()
@@ -375,6 +436,44 @@ class EngineCase:
             self.caches.truth = now
             return counts
 
+    def prefetch(self, prompt: Prompt, answers: kv_lmcache.Answers) -> int:
+        """Look a prompt up for a request with asynchronous loading; returns how many tokens are promised."""
+        self._engine.async_lookup_and_prefetch(REQUEST, self._torch.tensor(prompt.tokens), pin=True)
+        return answers.wait(REQUEST, SETTLE_SECONDS)
+
+    def unpin(self) -> None:
+        """Let go of what a lookup has pinned for the request."""
+        self._engine.lookup_unpin(REQUEST)
+
+    def held(self) -> list[tuple[int, int]]:
+        """Return the references to each object in host memory, and its pins."""
+        cache = self._engine.storage_manager.storage_backends["LocalCPUBackend"].hot_cache
+        return [(entry.get_ref_count(), entry.metadata.pin_count) for entry in cache.values()]
+
+    def promise_and_lose(self, prompt: Prompt, *, broken: bool = False) -> bool:
+        """Look a prompt up for a request, and take all of it out of the stores; False where they are not here.
+
+        broken: what was promised is let go, too.
+        """
+        stores = self._engine.storage_manager.storage_backends
+        if "RemoteBackend" in stores:  # another process has them
+            return False
+        promised = int(self._engine.lookup(self._torch.tensor(prompt.tokens), lookup_id=REQUEST, pin=True))
+        self.probe.check(
+            promised == len(prompt.tokens), f"{promised} tokens are promised, {len(prompt.tokens)} are there to be"
+        )
+        keys = [key for _, _, key in self._engine.token_database.process_tokens(self._torch.tensor(prompt.tokens))]
+        for entry in [stores["LocalCPUBackend"].hot_cache.pop(key, None) for key in keys]:
+            if entry is not None:
+                if entry.is_pinned:
+                    entry.unpin()
+                entry.ref_count_down()
+        for key in keys if "LocalDiskBackend" in stores else ():
+            stores["LocalDiskBackend"].dict.pop(key, None)
+        if broken:
+            self._engine.gaudi_promises.drop(REQUEST)
+        return True
+
     def would_retrieve(self, prompt: Prompt) -> bool:
         """Return whether a retrieve returns what was computed; the expected content is then updated to the actual."""
         found, slots, _ = self._retrieve(prompt, len(prompt.tokens), 0, 0)
@@ -403,7 +502,7 @@ class EngineCase:
         else:
             self.wait()
         mapping = slots[:have]
-        arguments = {**self._arguments(mapping), "vllm_cached_tokens": cached, "req_id": "smoke"}
+        arguments = {**self._arguments(mapping), "vllm_cached_tokens": cached, "req_id": REQUEST}
         with kv_device.counting() as counts:
             retrieved = self._engine.retrieve(tokens, mask, **arguments)
         return int(retrieved.sum()), slots, counts

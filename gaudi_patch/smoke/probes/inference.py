@@ -111,6 +111,11 @@ class Level:
             self._phase("short-pool", "served")
             self._phase("short-pool", "control")
 
+    def contiguous_attention(self) -> None:
+        """An engine that reads other blocks: refused, or right; and not refused without LMCache's rule for it."""
+        if self._phase("contiguous-attention", "refused"):
+            self._phase("contiguous-attention", "control")
+
     def _phase(self, name: str, phase: str) -> bool:
         return self.run(name, "--phase", phase, folder=f"{name}-{phase}")
 
@@ -180,6 +185,7 @@ def body(probe: _probe.Probe) -> None:
         "lm-server": level.lm_server,
         "multiprocess": level.multiprocess,
         "short-pool": level.short_pool,
+        "contiguous-attention": level.contiguous_attention,
     }
     for name in level.cases:
         if name in steps:

@@ -126,8 +126,18 @@ def disk(probe: _probe.Probe) -> None:
     _wait_for_files(probe, folder, n // vllm_setup.chunk_size())
     case.engine.forget_prefixes()
     case.ask("hit from disk", [p], external=[case.hit(n, n, n)], local=[0])
+    _other_content(case, p)
     case.close()
     probe.summary.append("local disk: answers identical")
+
+
+def _other_content(case: vllm_case.VllmCase, tokens: list[int]) -> None:
+    """With other KV in the store the answer must be another: it comes from what was loaded, and from nothing else."""
+    case.settle()
+    case.engine.forget_prefixes()
+    n = len(tokens)
+    with vllm_controls.negated_loads(case.engine):
+        case.ask("control: other KV in the store", [tokens], external=[case.hit(n, n, n)], wrong=True)
 
 
 def _wait_for_files(probe: _probe.Probe, folder: Path, count: int) -> None:

@@ -1,9 +1,10 @@
 """Level kernels: LMCache's connector moves KV between paged caches and memory objects, bit for bit.
 
-It tries every layout, dtype and block size, with random bits and random blocks, against an oracle that works token by
-token on the host. After each transfer every cache and object is compared completely, so that a write outside the
-request is noticed anywhere. Then it checks the number of launches, graphs, copies and waits, and the refusals.
-Option, in addition to a probe's own: ``--cases guards`` runs only the last part, which needs no transfer.
+Every layout, dtype and block size, with random bits and random blocks, against an oracle that works token by
+token on the host. After each transfer the whole of every cache and object is compared, so that a write outside
+the request is seen wherever it lands. Then the number of launches, graphs, copies and waits; what is refused; and the
+lines that lead LMCache here. Option, beside a probe's own: ``--cases guards``, ``--cases routes`` or ``--cases
+multiprocess`` one of these last parts alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _probe
-    from gaudi_patch.smoke.probes._kernel_cases import counters, device, guards, requests
+    from gaudi_patch.smoke.probes._kernel_cases import counters, device, guards, multiprocess, requests, routes
     from gaudi_patch.smoke.probes._kernel_cases.bench import Bench
     from gaudi_patch.smoke.probes._kv import caches as kv_caches
     from gaudi_patch.smoke.probes._kv import device as kv_device
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _probe
-    from _kernel_cases import counters, device, guards, requests
+    from _kernel_cases import counters, device, guards, multiprocess, requests, routes
     from _kernel_cases.bench import Bench
     from _kv import caches as kv_caches
     from _kv import device as kv_device
@@ -36,14 +37,20 @@ SIZES = ((16, 32), (128, 128), (256, 256))
 def body(probe: _probe.Probe) -> None:
     """Run all cases; the most common layout and the counters first, so that their failures are reported first."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", choices=("all", "guards"), default="all")
+    parts = {
+        "guards": guards.check_guards,
+        "routes": routes.check_routes,
+        "multiprocess": multiprocess.check_multiprocess,
+    }
+    parser.add_argument("--cases", choices=("all", *parts), default="all")
     cases = parser.parse_known_args()[0].cases
     _probe.load("habana_frameworks.torch")
     if cases == "all":
         check_transfers(probe)
-    if _probe.is_patched():
-        with probe.section("guards"):
-            guards.check_guards(probe)
+    for name, check in parts.items():
+        if _probe.is_patched() and cases in ("all", name):
+            with probe.section(name):
+                check(probe)
 
 
 def check_transfers(probe: _probe.Probe) -> None:

@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -207,6 +208,26 @@ class Allocator:
         self._allocator.close()
 
 
+class Answers:
+    """LMCache's ``LMCacheAsyncLookupServer``: it is told what a lookup has brought, and would tell the scheduler."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, int] = {}
+        self._news = threading.Condition()
+
+    def send_response_to_scheduler(self, lookup_id: str, tokens: int) -> None:
+        """Take an answer, in whatever thread it comes."""
+        with self._news:
+            self._said[lookup_id] = tokens
+            self._news.notify_all()
+
+    def wait(self, lookup_id: str, within: float) -> int:
+        """Return the answer for a lookup; -1 where it does not come in so many seconds."""
+        with self._news:
+            self._news.wait_for(lambda: lookup_id in self._said, within)
+            return self._said.pop(lookup_id, -1)
+
+
 @contextlib.contextmanager
 def _short_naps(module: Foreign) -> Iterator[None]:
     """Shorten a sleep: before 0.3.10, closing an engine waits for 10 s of its statistics thread (observability.py)."""
@@ -225,8 +246,12 @@ def make_engine(
     connector: Foreign,
     broadcast: Callable[[Foreign, int], None],
     broadcast_object: Callable[[object, int], object],
+    **services: Foreign,
 ) -> Foreign:
-    """Return a cache engine with running storage backends; close it with ``close_engine``."""
+    """Return a cache engine with its storage backends running; end it with ``close_engine``.
+
+    services: what its ``post_init`` is given, in the releases that have one.
+    """
     module = _probe.load("lmcache.v1.cache_engine")
     with _short_naps(module):
         engine = module.LMCacheEngineBuilder.get_or_create(
@@ -238,7 +263,7 @@ def make_engine(
             broadcast_object,
         )
     if hasattr(engine, "post_init"):
-        engine.post_init()
+        engine.post_init(**services)
     return engine
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, beside this file
+    import _probe
 
 
 class Wire:
@@ -47,3 +52,29 @@ class Nobody:
         """Send like vLLM's ``tp_group.broadcast_object``, which returns the value."""
         self.broadcasts += 1
         return value
+
+
+@contextlib.contextmanager
+def devices_named() -> Iterator[list[str]]:
+    """Note the devices with a number that PyTorch is given by name in this thread.
+
+    A Gaudi process has one device, number 0 whatever the rank. A number made from the rank is another one on a host
+    with several cards, and 0 here.
+    """
+    found: list[str] = []
+    mode: Foreign = _probe.load("torch.overrides").TorchFunctionMode
+
+    class Names(mode):  # type: ignore[misc]
+        def __torch_function__(
+            self, function: Foreign, types: Foreign, args: Foreign = (), kwargs: Foreign = None
+        ) -> Foreign:
+            options = kwargs or {}
+            found.extend(value for value in (*args, *options.values()) if _is_numbered(value))
+            return function(*args, **options)
+
+    with Names():
+        yield found
+
+
+def _is_numbered(value: object) -> bool:
+    return isinstance(value, str) and value.partition(":")[0] in ("hpu", "cuda") and ":" in value

@@ -68,6 +68,33 @@ def exchange(found: list[Foreign]) -> None:
 
 
 @contextlib.contextmanager
+def negated_loads(engine: vllm_engine.Engine) -> Iterator[None]:
+    """All KV that LMCache loads in the block comes with the other sign: the store's content is not what was stored."""
+    connector = engine.adapter.lmcache_engine.gpu_connector
+    synchronize = _probe.load("torch").hpu.synchronize
+    names = [name for name in ("batched_to_gpu", "to_gpu") if hasattr(connector, name)]
+    originals = {name: getattr(connector, name) for name in names}
+
+    def load(original: Callable[..., Foreign]) -> Callable[..., Foreign]:
+        def loading(objects: Foreign, *arguments: Foreign, **options: Foreign) -> Foreign:
+            loaded = list(objects) if isinstance(objects, (list, tuple)) else [objects]
+            with changed(loaded, negate):
+                answer = original(objects, *arguments, **options)
+                synchronize()  # the device may read the objects after the call
+                return answer
+
+        return loading
+
+    for name in names:
+        setattr(connector, name, load(originals[name]))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(connector, name, originals[name])
+
+
+@contextlib.contextmanager
 def failed_loads_unknown(worker: Foreign) -> Iterator[None]:
     """Disable, within the block, everything that reports a failed load to vLLM in multiprocess mode.
 

@@ -270,6 +270,12 @@ class Engine:
         return matched
 
 
+def hands_caches_over_at_start() -> bool:
+    """Whether vLLM's connector for LMCache passes ``register_kv_caches`` on (not up to 0.13.0, but in 0.17.1)."""
+    module = _probe.load("vllm.distributed.kv_transfer.kv_connector.v1.lmcache_connector")
+    return "register_kv_caches" in vars(module.LMCacheConnectorV1)
+
+
 def _lmcache_connector(connector: Foreign) -> Foreign:
     """Return LMCache's connector: the given one, or the first LMCache connector of a MultiConnector."""
     for part in getattr(connector, "_connectors", ()):

@@ -103,6 +103,9 @@ def contiguous_attention(probe: _probe.Probe) -> None:
     os.environ.update(VLLM_CONTIGUOUS_PA="true", VLLM_DEFRAG="false")
     if not vllm_setup.uses_vllm_gaudi():
         _stand_in()
+    if vllm_case.arguments().phase == "control":
+        _not_refused(probe)
+        return
     try:
         case = vllm_case.VllmCase(probe, {})
     except RuntimeError as error:
@@ -117,6 +120,16 @@ def contiguous_attention(probe: _probe.Probe) -> None:
         case.ask("hit", [p], external=[case.hit(n, n, n)], local=[0])
     case.close()
     probe.summary.append("contiguous paged attention: answers identical")
+
+
+def _not_refused(probe: _probe.Probe) -> None:
+    """Control: without LMCache's own refusal the engine starts, so that nothing else has refused it."""
+    # Before anything of LMCache is imported, and PyTorch with it: the device reads its options then.
+    vllm_setup.prepare_environment(probe.scratch, {}, own_platform=False)
+    with vllm_controls.replaced("lmcache.gaudi.plugin", "_prefill_reads_by_block", lambda **given: True):
+        case = vllm_case.VllmCase(probe, {})
+    probe.check(case.engine.seconds_to_start > 0, "the engine was not started")
+    case.close()
 
 
 def _stand_in() -> None:

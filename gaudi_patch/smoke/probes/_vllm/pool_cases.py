@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _probe
     from gaudi_patch.smoke.probes._vllm import case as vllm_case
     from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
+    from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
     from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, beside this file
@@ -17,6 +18,7 @@ else:  # run by path, beside this file
 
     from _vllm import case as vllm_case
     from _vllm import controls as vllm_controls
+    from _vllm import engine as vllm_engine
     from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
@@ -38,7 +40,7 @@ def _refused(probe: _probe.Probe) -> None:
     except RuntimeError as error:
         refusal, when = str(error), "at start"
     else:
-        if _hands_caches_over_at_start():
+        if vllm_engine.hands_caches_over_at_start():
             probe.fail(f"an engine with a pool of {_SHORT} GB was not refused")
             return
         refusal, when = (
@@ -51,12 +53,6 @@ def _refused(probe: _probe.Probe) -> None:
     if advice is not None:
         _advice(probe).write_text(advice[1], encoding="utf-8")
         probe.summary.append(f"a pool of {_SHORT} GB: refused {when}, {advice[1]} GB advised")
-
-
-def _hands_caches_over_at_start() -> bool:
-    """Return whether vLLM's connector for LMCache forwards ``register_kv_caches`` (in 0.17.1, not up to 0.13.0)."""
-    module = _probe.load("vllm.distributed.kv_transfer.kv_connector.v1.lmcache_connector")
-    return "register_kv_caches" in vars(module.LMCacheConnectorV1)
 
 
 def _refused_by_the_first_request(case: vllm_case.VllmCase) -> str:

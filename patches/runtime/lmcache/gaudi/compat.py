@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .layout import Layout, LayoutError
@@ -32,6 +32,7 @@ __all__ = [
     "payload_bytes",
     "reconcile",
     "tag_format",
+    "taken_once",
     "unpins_lists",
 ]
 
@@ -207,3 +208,65 @@ def knows_resumed_requests(adapter: type) -> bool:
     code = inspect.unwrap(adapter.build_connector_meta).__code__  # type: ignore[attr-defined]
     words = (*code.co_names, *(value for value in code.co_consts if isinstance(value, str)))
     return any("resumed" in word for word in words)
+
+
+def taken_once(
+    original: Callable[..., Any], retrieve: Callable[..., Any], applies: Callable[[Any], bool]
+) -> Callable[..., Any]:
+    """Wrap ``LMCacheEngine._async_process_tokens_internal``: what asynchronous loading has prefetched is released once.
+
+    From 0.4.1 on, LMCache leaves the prefetch in its books when a load takes it (``get_event_future`` keeps it), and
+    the end of the same step releases all of it (``wait_for_save``, ``lookup_unpin``, ``cleanup_memory_objs``). Some of
+    it was released by then:
+
+    * from 0.5.2 on, all that was loaded (``retrieve``);
+    * chunks that the load left out, since vLLM has them itself (``_async_process_tokens_internal``);
+    * where a store gave less than it had said, what the stores behind it gave (``prefetch_all_done_callback``).
+
+    Memory that the cache still lists is free then, and the next hit on it ends the engine; memory that was freed
+    already is freed once more, whoever has it now.
+
+    Args:
+        original: The method.
+        retrieve: ``LMCacheEngine.retrieve``, which calls it.
+        applies: Whether an engine is to behave differently.
+
+    Returns:
+        The method; when it returns, LMCache's books have what the end of the step must release, and nothing else.
+    """
+    # It unpins what it releases.
+    releases = "unpin" in inspect.unwrap(retrieve).__code__.co_names
+
+    def process_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not applies(self) or not hasattr(self.event_manager, "get_event_future"):  # the others pop it
+            return original(self, *args, **kwargs)
+        tiers = _prefetched(self.event_manager, kwargs["req_id"])
+        for tier in tiers:
+            tier[:] = [(key, memory_obj) for key, memory_obj in tier if memory_obj.get_ref_count() > 0]
+        chunks, size = original(self, *args, **kwargs)
+        used = {id(chunk[1]) for chunk in chunks}
+        for memory_obj in [memory_obj for tier in tiers for _, memory_obj in tier]:
+            if id(memory_obj) not in used and memory_obj.is_pinned:
+                memory_obj.unpin()
+        for tier in tiers:
+            tier[:] = [entry for entry in tier if id(entry[1]) in used]
+        if tiers and releases:
+            self.event_manager.pop_event(_events().EventType.LOADING, kwargs["req_id"])
+        return chunks, size
+
+    return process_tokens
+
+
+def _prefetched(events: Any, request: str) -> list[list[tuple[Any, Any]]]:
+    """Return LMCache's own lists of keys and memory objects, by store; none where no prefetch has come to its end."""
+    module = _events()
+    if events.get_event_status(module.EventType.LOADING, request) != module.EventStatus.DONE:
+        return []
+    future = events.get_event_future(module.EventType.LOADING, request)
+    if future.cancelled() or future.exception() is not None:
+        return []
+    return list(future.result())
+
+
+def _events() -> Any:
+    return importlib.import_module("lmcache.v1.event_manager")

@@ -216,6 +216,12 @@ def keep_promises(engine: type) -> type:
 
         return process_tokens
 
+    retrieve_as_released = engine.__dict__.get("retrieve")
+
+    def asynchronous(original: Callable[..., Any]) -> Callable[..., Any]:
+        assert retrieve_as_released is not None
+        return compat.taken_once(original, retrieve_as_released, lambda engine: _promises(engine) is not None)
+
     def unpin(original: Callable[..., None]) -> Callable[..., None]:
         def lookup_unpin(self: Any, lookups: Any) -> None:
             if (promises := _promises(self)) is not None:
@@ -232,6 +238,7 @@ def keep_promises(engine: type) -> type:
         "retrieve": retrieve,
         "is_healthy": healthy,
         "_process_tokens_internal": process,
+        "_async_process_tokens_internal": asynchronous,
         "lookup_unpin": unpin,
     }
     for name, wrapper in wrappers.items():

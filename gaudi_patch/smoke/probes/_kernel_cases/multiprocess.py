@@ -1,0 +1,302 @@
+"""Loads of LMCache's multiprocess mode that fail, and waits for its server, without vLLM and without a server.
+
+A stand-in has the names of LMCache's adapters that the runtime uses. Where the release serves an HPU in this mode, its
+own adapters are asked, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kernel_cases import server_memory
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
+    from gaudi_patch.smoke.probes._probe import Foreign
+else:  # run by path, below the probe
+    import _probe
+    from _kv import lmcache as kv_lmcache
+
+    from _kernel_cases import server_memory
+
+_RUNNER = "vllm_gaudi.v1.worker.hpu_model_runner"
+_AT_ONCE_SECONDS = 20.0  # of waits that would last 300
+
+
+def check_multiprocess(probe: _probe.Probe) -> None:
+    """All rules, then a transfer."""
+    module = _probe.load("lmcache.gaudi.multiprocess")
+    with probe.section("failed loads"):
+        for answer in (False, RuntimeError("put in on purpose")):
+            _withheld(probe, module, answer)
+        _ended(probe, module)
+    with probe.section("a request whose load failed is looked up again"):
+        _promised_once(probe, module)
+    with probe.section("reports of vllm-gaudi's runner"):
+        _reports(probe, module)
+    with probe.section("a server that does not answer"):
+        _waits(probe, module)
+    with probe.section("a server smaller than one prompt"):
+        _small_server(probe, module)
+    with probe.section("a short answer"):
+        for chunks, taken in (([1, 2], [1, 2]), ([1], None), (None, None)):
+            found = module.whole_answer(chunks, [[1, 2, 3, 4]], 2)
+            probe.check(found == taken, f"{chunks} for four blocks, two in a chunk: taken for {found}, not {taken}")
+    if kv_lmcache.release() >= (0, 5, 5):
+        with probe.section("LMCache's own adapters"):
+            _adapters(probe, module)
+        with probe.section("a transfer through shared memory"):
+            server_memory.check_transfer(probe)
+
+
+class Adapter:
+    """The names of ``LMCacheMPWorkerAdapter`` that the runtime uses."""
+
+    lmcache_tokens_per_chunk, blocks_in_chunk, _heartbeat_interval, world_size = 64, 2, 0.1, 2
+    answer: bool | Exception = True
+    is_healthy = True
+    pool_size = 0
+
+    def __init__(self) -> None:
+        self.error_block_ids: set[int] = set()
+        self._failed_request_ids: set[str] = set()
+        self._dropped_retrieves: set[str] = set()
+        self.done: dict[str, tuple[bool, list[int]]] = {}
+        self.req_client: Foreign = SimpleNamespace(prepare_retrieve=Silent, ping=Silent, unregister_kv_cache=Silent)
+
+    def register_kv_caches(self, kv_caches: Foreign) -> None:
+        """Learn how much memory the server has."""
+        self.transfer_ctx = SimpleNamespace(_engine_driven_context=SimpleNamespace(_pool_size=self.pool_size))
+
+    def submit_retrieve_request(self, request_id: str, op: Foreign) -> None:
+        """Ask for a load."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        self.done[request_id] = (self.answer, op.flat_block_ids)
+
+    def get_finished(self, ended: set[str]) -> tuple[set[str], set[str]]:
+        """Return the stores and the loads that have finished, failed ones among them."""
+        finished = set(self.done) | self._dropped_retrieves
+        for name, (loaded, blocks) in self.done.items():
+            if not loaded:
+                self.error_block_ids.update(blocks)
+                self._failed_request_ids.add(name)
+        self.done, self._dropped_retrieves = {}, set()
+        return set(ended), finished
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        """Return the blocks that could not be loaded, once."""
+        found = set(self.error_block_ids)
+        self.error_block_ids.clear()
+        return found
+
+
+class Silent:
+    """A reply that never comes."""
+
+    def __init__(self, *arguments: Foreign) -> None:
+        self._never = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait; in vain."""
+        return self._never.wait(timeout)
+
+    def query(self) -> bool:
+        """Return whether it is there."""
+        return False
+
+
+def _worker(module: Foreign) -> Foreign:
+    return module.withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
+
+
+def _op(*blocks: int, skip: int = 0) -> Foreign:
+    return SimpleNamespace(flat_block_ids=list(blocks), skip_first_n_tokens=skip)
+
+
+def _withheld(probe: _probe.Probe, module: Foreign, answer: bool | Exception) -> None:
+    """A failed load is not finished in steps in which nobody asks for its blocks."""
+    adapter = _worker(module)
+    adapter.submit_retrieve_request("sound", _op(1, 2))
+    adapter.answer = answer
+    try:
+        adapter.submit_retrieve_request("failed", _op(3, 4, 5, 6, skip=32))
+    except RuntimeError as error:
+        probe.fail(f"a load that could not be asked for ends the engine: {error}")
+        return
+    for step, expected in (("first", {"sound"}), ("second", set())):
+        _, finished = adapter.get_finished(set())
+        probe.check(finished == expected, f"{answer!r}, {step} step: {finished} are finished, not {expected}")
+    blocks = adapter.get_block_ids_with_load_errors()
+    probe.check(blocks == {4, 5, 6}, f"{answer!r}: blocks {blocks} are invalid; 3 is vLLM's, 4, 5 and 6 were to come")
+    for step, expected in (("first", {"failed"}), ("second", set())):
+        _, finished = adapter.get_finished(set())
+        probe.check(
+            finished == expected, f"{answer!r}, {step} step after vLLM knew: {finished} are finished, not {expected}"
+        )
+
+
+def _ended(probe: _probe.Probe, module: Foreign) -> None:
+    """A request that is ended while its failed load is withheld: its blocks are another one's by then."""
+    adapter = _worker(module)
+    adapter.answer = False
+    adapter.submit_retrieve_request("ended", _op(3, 4))
+    adapter.get_finished(set())
+    told = adapter.get_finished({"ended"})
+    probe.check(told == ({"ended"}, set()), f"an ended request is reported as {told}")
+    blocks = adapter.get_block_ids_with_load_errors()
+    probe.check(not blocks, f"blocks {blocks} are reported as invalid after they were given to another request")
+    probe.check(not adapter._failed_request_ids, "an ended request counts as failed, and its name may come again")
+    probe.check(adapter.get_finished(set()) == (set(), set()), "an ended request is reported twice")
+
+
+def _promised_once(probe: _probe.Probe, module: Foreign) -> None:
+    """It is computed: a second hit would be waited for, or fail in the same way."""
+    asked: list[str] = []
+
+    class Scheduler:
+        def __init__(self) -> None:
+            self._finished_lookup_results = {"failed": 64, "missed": 0}
+
+        def maybe_submit_lookup_request(self, request_id: str) -> None:
+            asked.append(request_id)
+
+        def cleanup_lookup_result(self, request_id: str) -> None:
+            self._finished_lookup_results.pop(request_id, None)
+
+        def end_session(self, request_id: str) -> None:
+            """End it."""
+
+    scheduler = module.promise_once(Scheduler)()
+    for name in ("failed", "missed"):
+        scheduler.maybe_submit_lookup_request(name)
+        scheduler.cleanup_lookup_result(name)
+        scheduler.maybe_submit_lookup_request(name)
+    probe.check(asked == ["failed", "missed", "missed"], f"asked for {asked}: a request with a hit once, others again")
+    asked.clear()
+    scheduler.end_session("failed")
+    scheduler.maybe_submit_lookup_request("failed")
+    probe.check(asked == ["failed"], "another request of the same name is not looked up")
+
+
+def _adapters(probe: _probe.Probe, module: Foreign) -> None:
+    """They follow the rules above; without a server, whatever goes further than the rules fails."""
+    own = _probe.load("lmcache.integration.vllm.vllm_multi_process_adapter")
+    refusal = _probe.load("lmcache.gaudi.guards").GaudiError
+    worker = object.__new__(own.LMCacheMPWorkerAdapter)
+    vars(worker).update(vars(Adapter()), lmcache_tokens_per_chunk=64, blocks_in_chunk=2, kv_caches={"layer": object()})
+    worker.gaudi_loads = module.FailedLoads(worker)
+    try:
+        worker.submit_retrieve_request("failed", _op(1, 2), None)
+    except Exception as error:
+        probe.fail(f"a load that could not be asked for ends the engine: {_probe.describe(error)}")
+    else:
+        probe.check(worker.error_block_ids == {1, 2}, f"blocks {worker.error_block_ids} count as failed, not 1 and 2")
+    try:
+        worker.register_kv_caches({"layer": object()})
+    except refusal as error:
+        probe.check("once more" in str(error), str(error))
+    except Exception as error:
+        probe.fail(f"caches are taken once more, and it ends by {_probe.describe(error)}")
+    scheduler = object.__new__(own.LMCacheMPSchedulerAdapter)
+    scheduler._finished_lookup_results = {"failed": 64}
+    for name in ("_pending_lookups", "_unacked_lookups", "_lookup_status", "_per_server_hits", "_lookup_params"):
+        setattr(scheduler, name, set() if name == "_pending_lookups" else {})
+    scheduler.cleanup_lookup_result("failed")
+    try:
+        scheduler.maybe_submit_lookup_request("failed", token_ids=[])
+    except AttributeError as error:  # on the way to the server
+        probe.fail(f"a request whose load failed is looked up again: {error}")
+    else:
+        probe.check(True, "it is computed")
+
+
+def _reports(probe: _probe.Probe, module: Foreign) -> None:
+    """They name the failed blocks in every step, whatever vllm-gaudi fills in."""
+    invalid = {7}
+    group = SimpleNamespace(get_block_ids_with_load_errors=lambda: set(invalid))
+
+    def output(*, invalid_block_ids: set[int] | None = None) -> SimpleNamespace:
+        return SimpleNamespace(invalid_block_ids=invalid_block_ids or set())
+
+    with (
+        _module(_RUNNER, KVConnectorOutput=output) as runner,
+        _module("vllm.distributed.kv_transfer", get_kv_transfer_group=lambda: group),
+    ):
+        probe.check(module.complete_reports() and module.complete_reports(), "the runner's reports stay as they are")
+        reported = runner.KVConnectorOutput().invalid_block_ids
+        probe.check(reported == {7}, f"blocks {reported} are reported, not 7")
+        own = runner.KVConnectorOutput(invalid_block_ids={1}).invalid_block_ids
+        probe.check(own == {1}, f"blocks {own} are reported in the place of the runner's own")
+
+
+def _waits(probe: _probe.Probe, module: Foreign) -> None:
+    """A wait ends with the server's life, and after a bound where it lives and says nothing."""
+    adapter = _worker(module)
+    threading.Timer(0.2, lambda: setattr(adapter, "is_healthy", False)).start()
+    _ends(probe, "a dead server", lambda: adapter.req_client.prepare_retrieve("key", 1).result(timeout=300))
+    adapter.is_healthy = True
+    _ends(probe, "a dead server at the end", lambda: adapter.req_client.unregister_kv_cache().result(timeout=300))
+    watched = _probe.load("lmcache.gaudi.watched")
+    usual, watched._DATA_SECONDS = watched._DATA_SECONDS, 0.3
+    try:
+        probe.check(usual <= 30, f"a server that answers pings alone is waited for {usual} s")  # LMCache: 300
+        _ends(probe, "a server that hangs", lambda: adapter.req_client.prepare_retrieve("key", 1).result(timeout=300))
+    finally:
+        watched._DATA_SECONDS = usual
+    probe.check(isinstance(adapter.req_client.ping(), Silent), "the heartbeat itself waits for the heartbeat")
+
+
+def _ends(probe: _probe.Probe, what: str, wait: Callable[[], object]) -> None:
+    said: list[str] = []
+
+    def run() -> None:
+        try:
+            wait()
+        except TimeoutError:
+            said.append("")
+        except Exception as error:
+            said.append(_probe.describe(error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_AT_ONCE_SECONDS)
+    probe.check(said == [""], f"{what}: {said[0] if said else f'still waited for after {_AT_ONCE_SECONDS:g} s'}")
+
+
+def _small_server(probe: _probe.Probe, module: Foreign) -> None:
+    torch, refusal = _probe.load("torch"), _probe.load("lmcache.gaudi.guards").GaudiError
+    planes = [torch.zeros(8, 16, 2, 64, dtype=torch.bfloat16, device="hpu") for _ in range(8)]
+    caches = {f"layer.{n}": (planes[2 * n], planes[2 * n + 1]) for n in range(4)}
+    config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
+    whole = 2 * 4096 * 4 * 2 * 2 * 64 * 2  # ranks, tokens, layers, K and V, heads, their size, bytes
+    with _module("vllm.config", get_current_vllm_config_or_none=lambda: config):
+        for what, size, refused in (("enough", whole, False), ("a byte short", whole - 1, True), ("unknown", 0, False)):
+            adapter = _worker(module)
+            adapter.pool_size = size
+            try:
+                adapter.register_kv_caches(caches)
+            except refusal as error:
+                probe.check(refused and "--l1-size-gb" in str(error), f"{what}: {error}")
+            else:
+                probe.check(not refused, f"{what}: a server that holds less than one prompt is taken")
+
+
+@contextlib.contextmanager
+def _module(name: str, **content: object) -> Iterator[Foreign]:
+    """A module of this name and content, in the place of what is there, for the time of the block."""
+    before, module = sys.modules.get(name), ModuleType(name)
+    vars(module).update(content)
+    sys.modules[name] = module
+    try:
+        yield module
+    finally:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
