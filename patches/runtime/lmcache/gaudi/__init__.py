@@ -8,23 +8,23 @@ Modules, lowest first; only the last twelve know LMCache, and none imports vLLM 
 * :mod:`.waiting` -- copies of LMCache's own that wait where memory cannot be pinned
 * :mod:`.layout` -- every KV-cache layout, normalised once to flat token-major planes
 * :mod:`.plan` -- which tokens go into which group of chunks; pure arithmetic on the CPU
-* :mod:`.kernels` -- paged gather and scatter, one graph a group of chunks
+* * :mod:`.kernels` -- paged gather and scatter, one graph per group of chunks
 * :mod:`.staging` -- pinned host buffers and the copies between them and memory objects
-* :mod:`.slabs` -- host memory that is pinned piece by piece, one piece a memory object
-* :mod:`.direct` -- copies straight into and out of such memory objects
+* * :mod:`.slabs` -- host memory that is pinned piece by piece, one piece per memory object
+* * :mod:`.direct` -- copies directly into and out of such memory objects
 * :mod:`.transfer` -- a whole request: load, store, warm-up
 * :mod:`.compat` -- what differs between LMCache releases
 * :mod:`.identity` -- adapter, salt and images in LMCache's keys
 * :mod:`.numa` -- the NUMA node of a rank
 * :mod:`.guards` -- what cannot work on Gaudi, refused with the reason
-* :mod:`.pool` -- whether LMCache's host memory takes the longest request
-* :mod:`.objects` -- memory objects out of LMCache's storage, whole or not at all
+* * :mod:`.pool` -- refusal of host memory that is too small for the longest request
+* * :mod:`.objects` -- memory objects from LMCache's storage, complete or not at all
 * :mod:`.promises` -- what a lookup promises is in host memory before it is promised
 * :mod:`.multiprocess` -- failed loads in multiprocess mode
 * :mod:`.allocator` -- LMCache's allocator with a slab behind each memory object
 * :mod:`.plugin` -- settings of vllm-gaudi under which blocks move or are read elsewhere, refused at start
 * :mod:`.connector` -- LMCache's connector interface over all of this
-* :mod:`.adapter` -- what LMCache's vLLM adapter calls
+* * :mod:`.adapter` -- the functions that LMCache's vLLM adapter calls
 
 Importing this package imports neither torch nor habana_frameworks.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""What LMCache's vLLM adapters call: registration, what may be loaded, and failures that must not pass in silence.
+"""Functions for LMCache's vLLM adapters: registration, what may be loaded, and failures that must not be silent.
 
-Every function does nothing where there is no HPU, so that the lines which call them are safe on other devices.
+Every function does nothing without an HPU, so that the lines that call them are safe on other devices.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def register_kv_caches(adapter: Any) -> bool:
-    """Give the caches that vLLM has registered with LMCache's adapter to the connector; warms it up.
+    """Pass the caches that vLLM registered with LMCache's adapter to the connector, and warm it up.
 
     Args:
         adapter: ``LMCacheConnectorV1Impl``, with ``kv_caches`` set.
@@ -82,17 +82,17 @@ def is_resumed(cached_requests: Any, number: int, request_id: str) -> bool:
 
 
 def loads_without_attention_metadata() -> bool:
-    """Whether a load is made although the forward context has no attention metadata.
+    """Return whether a load is made although the forward context has no attention metadata.
 
     LMCache only tests them for None. vllm-gaudi gives them to LMCache's own connector and not through a
-    MultiConnector (v1/worker/hpu_model_runner.py), where the load is due all the same: the scheduler has counted its
+    MultiConnector (v1/worker/hpu_model_runner.py), where the load is still due: the scheduler has counted its
     tokens as computed.
     """
     return is_available()
 
 
 def must_compute(request: Any) -> bool:
-    """Whether nothing may be loaded for a request, since the engine would answer wrongly behind a hit.
+    """Return whether nothing may be loaded for a request, because the engine would answer wrongly after a hit.
 
     * It has outputs, so it was preempted and is resumed. vllm-gaudi takes only a request with 0 computed tokens for a
       resumed one (v1/worker/hpu_input_batch.py, add_request); with a hit it returns a token again for each output.
@@ -115,9 +115,9 @@ def must_compute(request: Any) -> bool:
 
 
 def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
-    """Answer the scheduler's question for cached tokens where nothing may be loaded.
+    """Answer the scheduler's question about cached tokens if nothing may be loaded.
 
-    What a lookup without a hit leaves is left here, too: LMCache expects it of every request that is resumed.
+    Leaves the same traces as a lookup without a hit: LMCache expects them for every resumed request.
 
     Args:
         adapter: ``LMCacheConnectorV1Impl``.
@@ -138,16 +138,16 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
     )
     priorities = getattr(adapter, "_requests_priority", None)
     if priorities is not None and request.num_output_tokens == 0:
-        # Kept by the lookup that is left out, for ``priority_limit``: without it the request would be stored.
+        # The omitted lookup would set this, for ``priority_limit``: without it the request would be stored.
         priorities[request.request_id] = getattr(request, "priority", 0)
     return True
 
 
 def _starts_anew(adapter: Any, request: Any) -> bool:
-    """Whether a preempted request is resumed in a release that knows nothing of that: 0.3.7.
+    """Return whether a preempted request is resumed in a release that does not know such requests: 0.3.7.
 
-    It loads for new requests only, so that nothing may be promised; and it would go on behind the tokens and the blocks
-    from before, which may be another request's by now, and store what lies there. So its tracker is emptied.
+    It loads only for new requests, so nothing may be promised. It would also continue after the tokens and blocks
+    from before, which may belong to another request by now, and store their content. So its tracker is emptied.
     """
     tracker = getattr(adapter, "_request_trackers", {}).get(request.request_id)
     if tracker is None or not is_available() or compat.knows_resumed_requests(type(adapter)):
@@ -157,7 +157,7 @@ def _starts_anew(adapter: Any, request: Any) -> bool:
 
 
 def register_multiprocess(adapter: Any, kv_caches: dict[str, Any]) -> None:
-    """Refuse what cannot be served, when the worker of LMCache's multiprocess mode is given the caches.
+    """Refuse caches that cannot be served, when the worker of LMCache's multiprocess mode gets them.
 
     Args:
         adapter: ``LMCacheMPWorkerAdapter``, before it has taken them.
@@ -174,13 +174,13 @@ def register_multiprocess(adapter: Any, kv_caches: dict[str, Any]) -> None:
             "vLLM registers KV caches once more (after sleep, or for another model), and LMCache can take them once "
             "only; restart vLLM"
         )
-    # vLLM's worker registers within the context of its configuration; elsewhere there is none, and that is no error.
+    # vLLM's worker registers within the context of its configuration; elsewhere there is none, which is not an error.
     current = getattr(sys.modules.get("vllm.config"), "get_current_vllm_config_or_none", None)
     refuse_engine(list(kv_caches.values()), current() if current is not None else None)
 
 
 def refuse_short_load(request_id: str, retrieved: torch.Tensor, expected: torch.Tensor) -> None:
-    """Fail where fewer tokens came out of the cache than the scheduler was promised.
+    """Fail if the cache returned fewer tokens than the scheduler was promised.
 
     vLLM recomputes such blocks when the worker reports them; vllm-gaudi does not pass the report on
     (``KVConnectorOutput`` without ``invalid_block_ids``), so the blocks would be read as they are.
@@ -204,7 +204,7 @@ def refuse_short_load(request_id: str, retrieved: torch.Tensor, expected: torch.
 
 
 def slot_mapping_device(device: Any) -> Any:
-    """Where the adapter should keep slot mappings: on HPU the host, since indices are computed there."""
+    """Return where the adapter should keep slot mappings: on HPU the host, since indices are computed there."""
     import torch
 
     return torch.device("cpu") if is_available() else device

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""LMCache's allocator of memory objects, with a slab for each whole object in place of one large buffer.
+"""LMCache's allocator of memory objects, with a slab for each whole object instead of one large buffer.
 
 LMCache's own bookkeeping decides which object lies where, when the pool is full and what the statistics say; its
 "buffer" is a tensor without memory (device ``meta``), as large as the pool. Only the memory behind an object comes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["memory_pool", "one_buffer_reason", "serve"]
 
-#: Schemes of remote stores that take one memory object at a time, whatever lies beside it.
+#: Schemes of remote stores that handle one memory object at a time, independent of its neighbours.
 _OBJECT_STORES = frozenset({"blackhole", "fs", "lm", "redis", "rediss", "redis-sentinel", "s3", "valkey"})
 #: Extra settings that register the pool, map it elsewhere or align it.
 _BUFFER_SETTINGS = ("shm_name", "use_odirect", "fs_connector_use_odirect", "local_cpu.pinned_align_bytes")
@@ -70,7 +70,7 @@ def one_buffer_reason(config: Any) -> str | None:
         if getattr(config, name, None):
             return f"{name} may register it"
     for plugin in getattr(config, "remote_storage_plugins", None) or ():
-        # LMCache's own stores are named as their schemes; one that brings a module of its own may be anything.
+        # LMCache's own stores are named by their schemes; a plugin with its own module may be anything.
         if str(plugin).split(".")[0] not in _OBJECT_STORES or extra.get(f"remote_storage_plugin.{plugin}.module_path"):
             return f"remote_storage_plugins: {plugin} may register it"
     for name, value in extra.items():
@@ -97,7 +97,7 @@ def serve(nbytes: int, backend: Backend) -> None:
 
 
 def _unknown(allocator_class: type) -> str | None:
-    """What of this release's allocator is not as known, or None."""
+    """Return what of this release's allocator is not as known, or None."""
     module = sys.modules[allocator_class.__module__]
     for name in ("TensorMemoryAllocator", "BufferAllocator"):
         if not hasattr(module, name):
@@ -110,7 +110,7 @@ def _unknown(allocator_class: type) -> str | None:
 
 
 def _aligned(nbytes: int) -> int:
-    """Size of an object in LMCache's address space: multiples of 4096 bytes in all releases."""
+    """Return the size of an object in LMCache's address space: multiples of 4096 bytes in all releases."""
     return -(-nbytes // 4096) * 4096
 
 
@@ -139,7 +139,7 @@ class _PoolOfSlabs:
         self.numa_mapping = others.get("numa_mapping")
         self.shm_name = None
         self.use_hugepages = False
-        self._unregistered = True  # there is no buffer to be freed
+        self._unregistered = True  # there is no buffer to free
         self.pin_allocator = self._objects_class(size, self.slabs, lock)
         self.align_bytes = self.pin_allocator.alignment
         # LMCache holds it around calls of pin_allocator, which has its own and lets go of it while memory is pinned.
@@ -201,10 +201,10 @@ class _ObjectsInSlabs:
             return super().memcheck()  # type: ignore[misc]
 
     def _furnish(self, memory_objs: list[Any]) -> list[Any]:
-        """Put memory behind objects that have an address; give them back where there is none.
+        """Back objects that have an address with memory; free the objects if there is none.
 
-        Nobody else has these objects yet, so the lock is not held while memory is pinned: what other threads
-        allocate, free or copy meanwhile does not wait for it.
+        No other thread has these objects yet, so the lock is not held while memory is pinned: other threads that
+        allocate, free or copy meanwhile do not wait for it.
         """
         done = 0
         try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""What differs between the LMCache releases 0.3.7 to 0.5.6; the only place that asks.
+"""Differences between the LMCache releases 0.3.7 to 0.5.6; no other module checks for them.
 
 * ``lmcache.v1.gpu_connector`` is a module up to 0.3.13 and a package after; both export the interface.
 * Memory objects have ``get_tensor(i)`` from 0.3.12 on, when they began to hold several tensors.
@@ -38,13 +38,13 @@ __all__ = [
 
 
 def chunk_size(config: Any, metadata: Any) -> int:
-    """LMCache's chunk size in tokens."""
+    """Return LMCache's chunk size in tokens."""
     size = getattr(config, "chunk_size", None) or metadata.kv_shape[2]
     return int(size)
 
 
 def object_tensors(memory_obj: Any, count: int) -> list[torch.Tensor]:
-    """The tensors of a memory object, ``[kv, layers, tokens, width]`` each.
+    """Return the tensors of a memory object, ``[kv, layers, tokens, width]`` each.
 
     Raises:
         ValueError: The object has no tensor: freed, or in a format that is no KV cache.
@@ -73,7 +73,7 @@ def tag_format(memory_obj: Any, *, mla: bool, check: bool) -> None:
 def reconcile(metadata: Any, layout: Layout) -> None:
     """Make LMCache allocate memory objects that fit the layout.
 
-    For equal layers that is what it does by itself, from the model's configuration. Otherwise its layer groups
+    For equal layers LMCache does so by itself, from the model's configuration. Otherwise its layer groups
     are set from the layout, in the releases that have them.
 
     Args:
@@ -116,7 +116,7 @@ def _allocated(metadata: Any, tokens: int) -> tuple[list[tuple[int, ...]], Seque
 
 
 def _groups(metadata: Any, layout: Layout) -> Any:
-    """LMCache's own manager of layer groups for the layout.
+    """Return LMCache's own manager of layer groups for the layout.
 
     It is made by its constructor from tensors without memory, in the layout of vLLM's flash attention with blocks of
     one slot, so that it answers whatever a reader asks of it. Releases up to 0.4.4 build it after the fact.
@@ -159,13 +159,13 @@ def _groups(metadata: Any, layout: Layout) -> Any:
 
 
 def _default(metadata: Any, name: str) -> Any:
-    """What ``metadata`` has in the field ``name`` before vLLM registers its caches."""
+    """Return what ``metadata`` has in the field ``name`` before vLLM registers its caches."""
     field = next(field for field in dataclasses.fields(metadata) if field.name == name)
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def object_shapes(metadata: Any, tokens: int) -> tuple[list[tuple[int, ...]], list[torch.dtype]]:
-    """Shapes and dtypes of the tensors of a memory object that holds ``tokens`` tokens."""
+    """Return the shapes and dtypes of the tensors of a memory object that holds ``tokens`` tokens."""
     if hasattr(metadata, "get_shapes"):
         return _allocated(metadata, tokens)[0], list(metadata.get_dtypes())
     layers, kv, _, heads, size = metadata.kv_shape
@@ -173,7 +173,7 @@ def object_shapes(metadata: Any, tokens: int) -> tuple[list[tuple[int, ...]], li
 
 
 def allocation(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> tuple[Any, Any]:
-    """Arguments of LMCache's ``allocate``; lists of several only where there are several kinds of layers."""
+    """Return the arguments of LMCache's ``allocate``; lists of several only where there are several kinds of layers."""
     import torch
 
     sizes = [torch.Size(shape) for shape in shapes]
@@ -181,25 +181,25 @@ def allocation(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> tupl
 
 
 def header_bytes(connector: Any) -> int:
-    """Length of the header in the files of LMCache's file connector; 0 where chunks are stored without."""
+    """Return the length of the header in the files of LMCache's file connector; 0 where chunks are stored without."""
     if not getattr(connector, "save_chunk_meta", True):
         return 0
     return int(getattr(connector, "remote_metadata_bytes", 0)) or 28  # a constant before 0.3.12: seven 32-bit numbers
 
 
 def payload_bytes(header: bytes) -> int | None:
-    """Length of what follows a header in a file; None where it is no header."""
+    """Return the length of what follows a header in a file; None where it is no header."""
     from ..v1.protocol import RemoteMetadata
 
     try:
         length = int(RemoteMetadata.deserialize(header).length)
-    except Exception:  # whatever a release's parser raises at bytes that are no header
+    except Exception:  # releases' parsers raise different errors for bytes that are not a header
         return None
     return length if length >= 0 else None
 
 
 def unpins_lists(engine: Any) -> bool:
-    """Whether ``lookup_unpin`` takes a list of lookups, as in 0.3.7, and not one."""
+    """Return whether ``lookup_unpin`` takes a list of lookups, as in 0.3.7, and not one."""
     return "lookup_ids" in inspect.signature(engine.lookup_unpin).parameters
 
 

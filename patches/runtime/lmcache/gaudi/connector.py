@@ -132,7 +132,7 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
             compat.tag_format(memory_obj, mla=mla, check=False)
 
     def get_shape(self, num_tokens: int) -> torch.Size:
-        """Shape of a memory object's tensor, ``[kv, layers, num_tokens, width]``.
+        """Return the shape of a memory object's tensor, ``[kv, layers, num_tokens, width]``.
 
         Raises:
             NotImplementedError: Layers of several kinds: an object then has several tensors.
@@ -193,7 +193,7 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
 
 
 def create_connector(config: Any, metadata: Any, engine: Any) -> GaudiConnector:
-    """The connector for this configuration; what LMCache calls on HPU in place of a CUDA connector.
+    """Return the connector for this configuration; LMCache calls this on HPU instead of a CUDA connector.
 
     Raises:
         GaudiError: The configuration asks for what cannot work on HPU.
@@ -209,7 +209,7 @@ def _is_mla(layout: Layout) -> bool:
 
 
 def _same(mine: Any, other: Any) -> bool:
-    """Whether two entries are the same tensors; forward contexts wrap the same tensors anew."""
+    """Return whether two entries are the same tensors; forward contexts wrap the same tensors anew."""
     if mine is other:
         return True
     if isinstance(mine, (tuple, list)) and isinstance(other, (tuple, list)):

@@ -47,7 +47,7 @@ __all__ = [
     "load_habana",
 ]
 
-#: What LMCache's usage statistics call the device: its real name is to be had by claiming it.
+#: The device's name in LMCache's usage statistics: reading its real name would claim it.
 _NAME = "Intel Gaudi"
 _NUMBERS = itertools.count()
 
@@ -94,7 +94,7 @@ def _shadow_cuda_ops() -> None:
 
 
 def is_available() -> bool:
-    """Whether this process can use an HPU; imports nothing.
+    """Return whether this process can use an HPU; imports nothing.
 
     Returns:
         True once :func:`load_habana` has run on a host with a device.
@@ -105,7 +105,7 @@ def is_available() -> bool:
 
 
 def broadcast_device(device_type: str, index: int) -> str:
-    """Where a process keeps its copy of a tensor that the ranks of a group broadcast.
+    """Return where a process keeps its copy of a tensor that the ranks of a group broadcast.
 
     Args:
         device_type: The device type that LMCache has detected or assumes.
@@ -119,7 +119,7 @@ def broadcast_device(device_type: str, index: int) -> str:
 
 
 def describe_device() -> tuple[int, str, int]:
-    """What LMCache's usage statistics say about the device.
+    """Return the description of the device for LMCache's usage statistics.
 
     The process may be the scheduler's, which has no card and must not take one from a worker. Name, properties and
     memory of a device are told only to the process that holds it (bridge 1.19, hpu/__init__.py: ``_lazy_init``).
@@ -134,7 +134,7 @@ def describe_device() -> tuple[int, str, int]:
 
 
 class Backend(Protocol):
-    """What a transfer needs of a device."""
+    """The device operations that a transfer needs."""
 
     device: torch.device
     #: Whether the caches may be bit-cast to integers, for a device without data movement in every dtype.
@@ -144,10 +144,10 @@ class Backend(Protocol):
         """Submit the operations recorded so far as one graph; does not wait."""
 
     def synchronize(self) -> None:
-        """Wait for everything this process has given to the device."""
+        """Wait for everything that this process has submitted to the device."""
 
     def record(self) -> Event:
-        """Record an event behind everything that was submitted."""
+        """Record an event after everything submitted so far."""
 
     def copy(self, destination: torch.Tensor, source: torch.Tensor) -> None:
         """Copy between host and device; the end is covered by the next event and by the next synchronize.
@@ -159,10 +159,10 @@ class Backend(Protocol):
         """Allocate a host buffer, uint8 ``[nbytes]``, pinned for this device where that is possible."""
 
     def is_pinned(self, tensor: torch.Tensor) -> bool:
-        """Whether the device's driver would copy to and from ``tensor`` without a bounce buffer."""
+        """Return whether the device's driver would copy to and from ``tensor`` without a bounce buffer."""
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` made one graph a call, where the mode needs a compiler for that."""
+        """Return ``function`` compiled to one graph per call, if the mode needs a compiler for that."""
 
 
 class HpuBackend:
@@ -216,7 +216,7 @@ class HpuBackend:
         return pinning.allocate(nbytes)
 
     def is_pinned(self, tensor: torch.Tensor) -> bool:
-        """Whether ``tensor`` starts a block that was pinned here; see :func:`.pinning.is_pinned`."""
+        """Return whether ``tensor`` starts a block that was pinned here; see :func:`.pinning.is_pinned`."""
         return pinning.is_pinned(tensor)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,7 +230,7 @@ class HpuBackend:
         if registry is None or "hpu_backend" not in registry.list_backends(exclude_tags=()):
             return function
         assert isinstance(function, FunctionType)
-        # A code object of its own: PyTorch counts recompilations by code object, and gives up after a few.
+        # A separate code object: PyTorch counts recompilations per code object, and gives up after a few.
         name = f"{function.__name__}_{next(_NUMBERS)}"
         own = FunctionType(
             function.__code__.replace(co_name=name), function.__globals__, name, None, function.__closure__
@@ -240,7 +240,7 @@ class HpuBackend:
 
 
 class HostBackend:
-    """The CPU in place of a device: for tests of the arithmetic, never chosen by itself."""
+    """The CPU instead of a device: for tests of the arithmetic, never chosen automatically."""
 
     bitcast = True
 
@@ -250,13 +250,13 @@ class HostBackend:
         self.device = torch.device("cpu")
 
     def submit(self) -> None:
-        """Nothing to do: the CPU has run everything already."""
+        """Do nothing: the CPU has already run everything."""
 
     def synchronize(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the CPU never lags behind."""
 
     def record(self) -> Event:
-        """An event that has happened already."""
+        """Return an event that has already happened."""
         return _Happened()
 
     def copy(self, destination: torch.Tensor, source: torch.Tensor) -> None:
@@ -264,7 +264,7 @@ class HostBackend:
         destination.copy_(source)
 
     def pinned(self, nbytes: int) -> torch.Tensor:
-        """Plain memory, zero-filled."""
+        """Return plain memory, zero-filled."""
         import torch
 
         return torch.zeros(nbytes, dtype=torch.uint8)
@@ -274,12 +274,12 @@ class HostBackend:
         return True
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` as it is."""
+        """Return ``function`` unchanged."""
         return function
 
 
 def _is_set(variable: str) -> bool:
-    """Whether the bridge would take an environment variable for true."""
+    """Return whether the bridge would treat an environment variable as true."""
     return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "off", "no")
 
 
@@ -289,7 +289,7 @@ class _Happened:
 
 
 def backend_for(device: torch.device) -> Backend:
-    """The backend of the device that holds the KV caches.
+    """Return the backend of the device that holds the KV caches.
 
     Raises:
         ValueError: the caches are neither on an HPU nor on the CPU.

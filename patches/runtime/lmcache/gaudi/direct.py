@@ -192,7 +192,7 @@ class Direct:
         self._pool.give(self._backend.record())
 
     def _whole(self, tensor: torch.Tensor, group: Group) -> torch.Tensor | None:
-        """The object as the device copies it, where all of it moves and it lies in a slab; the slab is held."""
+        """Return the object as the device copies it, where all of it moves and it lies in a slab; the slab is held."""
         (first, *others) = group.runs
         if others or (first.start, first.row, first.count) != (0, 0, self._kernels.chunk):
             return None
@@ -206,7 +206,7 @@ class Direct:
         return flat if flat.dtype == self._part.dtype else flat.view(self._part.dtype)
 
     def _rows(self, host: torch.Tensor) -> Array:
-        """A buffer of the ring as integers ``[planes, rows, width]``."""
+        """Return a buffer of the ring as integers ``[planes, rows, width]``."""
         array: Array = host.view(host_dtype(host.dtype)).numpy()
         return array.reshape(self._shape)
 
@@ -218,6 +218,6 @@ class Direct:
 
 
 def _joined(batch: Sequence[Member]) -> Group:
-    """The index of a group of members."""
+    """Return the index of a group of members."""
     index = np.concatenate([member.group.index for member in batch])
     return Group(len(batch), sum(member.group.rows for member in batch), index, (), sink=True)

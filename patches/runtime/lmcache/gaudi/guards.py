@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""What cannot work on Gaudi, refused with the reason when LMCache starts."""
+"""Refuse what cannot work on Gaudi, with the reason, when LMCache starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class GaudiError(RuntimeError):
-    """Going on would give wrong tokens, or a cache that silently does nothing."""
+    """Continuing would give wrong tokens, or a cache that silently does nothing."""
 
 
 def refuse_config(config: Any, engine: str) -> None:
@@ -113,7 +113,7 @@ def refuse_hybrid_on_disk(config: Any, kinds: int) -> None:
 
 
 def refuse_degraded_mode(error: BaseException) -> None:
-    """Fail where LMCache would go on without a cache after an error at start-up.
+    """Fail if LMCache would continue without a cache after an error at start-up.
 
     Raises:
         GaudiError: On HPU, from ``error``.
@@ -123,7 +123,7 @@ def refuse_degraded_mode(error: BaseException) -> None:
 
 
 def _answering(config: Any) -> tuple[str, list[int]]:
-    """The setting that names the ranks which answer lookups, as it is set, and these ranks; none: all that load.
+    """Return the setting that names the ranks which answer lookups, as it is set, and these ranks; none: all that load.
 
     0.3.9 has one rank, with or without MLA, and all below 0; later releases have a list, 0.3.7 has neither.
     """
@@ -139,7 +139,7 @@ def _on_host(device: Any) -> bool:
 
 
 def _pins_with_cuda() -> bool:
-    """Whether this release's lazy allocator calls ``torch.cuda.cudart()``, as those from 0.3.13 to 0.5.0 do."""
+    """Return whether this release's lazy allocator calls ``torch.cuda.cudart()``, as those from 0.3.13 to 0.5.0 do."""
     return b".cudart()" in _source("lmcache.v1.lazy_memory_allocator")
 
 
@@ -150,7 +150,7 @@ def _pd_takes_the_host() -> bool:
 
 
 def _source(module: str) -> bytes:
-    """The source of a module of LMCache, without importing it; empty where this release has no such module."""
+    """Return the source of a module of LMCache, without importing it; empty where this release has no such module."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:

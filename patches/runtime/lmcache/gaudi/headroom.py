@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory the host, the control group and the process's limits leave for pinning."""
+"""Memory that the host, the control group and the process's limits leave for pinning."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 __all__ = ["memlock", "no_room", "rooms"]
 
 _MIB = 1 << 20
-#: Of what the host, or the control group, has in all, that much stays unpinned.
+#: The part of all memory of the host, or of the control group, that stays unpinned.
 _SPARE = 0.05
-#: Version 1 says so in place of a limit.
+#: Version 1 reports this value instead of "no limit".
 _UNLIMITED = 1 << 62
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def memlock() -> str:
-    """Return what RLIMIT_MEMLOCK says, for a message; empty where it is unlimited."""
+    """Return RLIMIT_MEMLOCK for a message; empty if unlimited."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return "" if soft == resource.RLIM_INFINITY else f" (RLIMIT_MEMLOCK is {soft / _MIB:.0f} MiB)"
 
@@ -41,7 +41,7 @@ def rooms() -> Iterable[tuple[str, int, int]]:
         most, current = _number(group / names[0]), _number(group / names[1])
         if most is None or current is None or most >= host.get("MemTotal", _UNLIMITED):
             continue
-        pages = _fields(group / "memory.stat", " ", 1)  # of files, which the kernel gives up when it must
+        pages = _fields(group / "memory.stat", " ", 1)  # page cache of files, which the kernel frees when needed
         files = sum(pages.get(names[2] + kind, 0) for kind in ("inactive_file", "active_file"))
         yield f"the control group ({names[0]})", most, most - current + files
 
@@ -65,7 +65,7 @@ def _groups() -> Iterable[tuple[Path, tuple[str, str, str]]]:
         else:
             continue
         parts = [part for part in path.split("/") if part]
-        below = parts if ".." not in parts else []  # of a group outside of this namespace nothing is to be seen
+        below = parts if ".." not in parts else []  # groups outside this namespace are not visible
         for depth in range(len(below), -1, -1):
             yield top.joinpath(*below[:depth]), names
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- vLLM's objects differ between releases and have no types here
-"""What belongs to the identity of a request beside its tokens, brought into LMCache's keys.
+"""Add what identifies a request besides its tokens to LMCache's keys.
 
 The same tokens have another KV under another LoRA adapter, and must not be shared between cache salts (vLLM:
 ``v1/core/kv_cache_utils.py``, ``generate_block_hash_extra_keys``). LMCache's keys know the tokens only. What a key has
@@ -20,7 +20,7 @@ __all__ = ["image_tokens", "salt", "tag"]
 
 _TAG = "lmcache.tag.identity"
 _SALT_PREFIX = "identity-"
-#: What LMCache refuses in a salt (lmcache/v1/multiprocess/custom_types.py), and more than it takes.
+#: Characters that LMCache refuses in a salt (lmcache/v1/multiprocess/custom_types.py), and its longest salt.
 _FORBIDDEN = frozenset("@/\\\0")
 _LONGEST = 128
 _TOKEN_MASK = 0x7FFF_FFFF
@@ -78,10 +78,10 @@ def image_tokens(identifier: object, count: int) -> Any:
 
 
 def _identity(request: Any, *, images: bool) -> dict[str, str]:
-    """What is not in the tokens, by name; empty for a plain request."""
+    """Return the parts of the identity other than tokens, by name; empty for a plain request."""
     identity = {}
     if (adapter := getattr(request, "lora_request", None)) is not None:
-        # The number that vLLM gives an adapter depends on the order in which a process met them.
+        # The number that vLLM gives an adapter depends on the order in which a process first used them.
         identity["lora"] = f"{adapter.lora_name}\0{adapter.lora_path}"
     if given := getattr(request, "cache_salt", None):
         identity["salt"] = str(given)
@@ -109,6 +109,6 @@ def _images(request: Any) -> str:
 
 
 def _digest(identity: Mapping[str, str]) -> str:
-    """SHA-256 over names and values, each with its length, so that no two identities read alike."""
+    """Return the SHA-256 of names and values, each with its length, so that no two identities collide."""
     text = "".join(f"{name}={len(value)}:{value};" for name, value in sorted(identity.items()))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paged gather and scatter, one graph a group of chunks.
+"""Paged gather and scatter, one graph per group of chunks.
 
 Both work by a flat one-dimensional index on dimension 0 of the flat caches, as vLLM itself writes its cache on
 Gaudi (vllm-gaudi: vllm_gaudi/extension/utils.py): large contiguous rows, no boolean mask, no ``index_put_``. The
@@ -55,11 +55,11 @@ class Part:
 
     @property
     def planes(self) -> int:
-        """Number of planes."""
+        """Return the number of planes."""
         return self.last - self.first
 
     def elements(self, rows: int) -> int:
-        """Number of elements for ``rows`` rows."""
+        """Return the number of elements for ``rows`` rows."""
         return self.planes * rows * self.width
 
 
@@ -91,12 +91,12 @@ class Kernels:
         self._direct_gathers: dict[int, Gather] = {}
 
     def parts(self, chunks: int) -> tuple[Part, ...]:
-        """The parts of a group of ``chunks`` chunks, in the order of the planes."""
+        """Return the parts of a group of ``chunks`` chunks, in the order of the planes."""
         return self._parts[chunks]
 
     @cached_property
     def part_bytes(self) -> int:
-        """Size of the largest part of any group, in bytes."""
+        """Return the size of the largest part of any group, in bytes."""
         return max(
             part.elements(size * self.chunk) * part.dtype.itemsize for size in self.sizes for part in self._parts[size]
         )

@@ -75,16 +75,16 @@ class Section:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of one plane."""
+        """Return the bytes of one row of one plane."""
         return self.width * self.dtype.itemsize
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token over all planes of the section."""
+        """Return the bytes of one token over all planes of the section."""
         return self.row_bytes * len(self.planes)
 
     def shape(self, tokens: int) -> tuple[int, int, int, int]:
-        """Shape of the memory object's tensor for ``tokens`` tokens: ``(kv, layers, tokens, width)``."""
+        """Return the shape of the memory object's tensor for ``tokens`` tokens: ``(kv, layers, tokens, width)``."""
         return (self.kv, len(self.layers), tokens, self.width)
 
 
@@ -108,12 +108,12 @@ class Layout:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token over all layers."""
+        """Return the bytes of one token over all layers."""
         return sum(section.token_bytes for section in self.sections)
 
     @property
     def through_views(self) -> int:
-        """Number of planes that can only be written through a view."""
+        """Return the number of planes that can only be written through a view."""
         return sum(not plane.is_base for section in self.sections for plane in section.planes)
 
     def describe(self) -> str:
@@ -200,7 +200,7 @@ class _Allocations:
         self._known: set[tuple[Any, ...]] = set()
 
     def holds(self, index: int, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether these are the very caches of an earlier layer; otherwise enter them.
+        """Return whether these are the very caches of an earlier layer; otherwise enter them.
 
         Raises:
             LayoutError: A cache shares its allocation with another one, and is not the same.
@@ -238,7 +238,7 @@ def _section(kv: int, width: int, dtype: torch.dtype, members: list[tuple[int, l
 
 
 def _tensors(index: int, entry: Any) -> list[torch.Tensor]:
-    """The tensors of a layer, K and V or the latent one; everything else in the entry is refused."""
+    """Return the tensors of a layer, K and V or the latent one; everything else in the entry is refused."""
     import torch
 
     if isinstance(entry, torch.Tensor):

@@ -10,7 +10,7 @@ nothing of what has failed (vllm_gaudi/v1/worker/hpu_model_runner.py, v0.13 to v
 So a failed load is withheld: it is not finished before vLLM has taken its blocks. Where vllm-gaudi's runner is known,
 its report is completed as well, so that a busy engine need not wait for a step without a forward pass.
 
-Every decorator leaves hosts without an HPU as they are.
+No decorator changes hosts without an HPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RUNNER = "vllm_gaudi.v1.worker.hpu_model_runner"
 
 
 class FailedLoads:
-    """Loads of one worker that failed, and whether vLLM knows.
+    """The failed loads of one worker, and whether vLLM knows of them.
 
     Args:
         adapter: LMCache's ``LMCacheMPWorkerAdapter``, with the failed blocks in ``error_block_ids``.
@@ -42,7 +42,7 @@ class FailedLoads:
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
-        self._shared: dict[str, set[int]] = {}  # blocks that vLLM had itself, not written by the load
+        self._shared: dict[str, set[int]] = {}  # blocks that vLLM itself had, not written by the load
         self._own: dict[str, set[int]] = {}
         self._known: dict[str, bool] = {}  # failed loads; True once vLLM has taken their blocks
 
@@ -66,7 +66,7 @@ class FailedLoads:
         self._known = dict.fromkeys(self._known, True)
 
     def filter(self, sending: Any, receiving: Any) -> tuple[Any, set[str]]:
-        """Take what has failed, and is not known, out of what LMCache reports as finished.
+        """Remove failed loads that vLLM does not know of from those that LMCache reports as finished.
 
         Args:
             sending: Requests whose stores have finished; one that vLLM has ended is among them.
@@ -79,7 +79,7 @@ class FailedLoads:
         for request in finished:
             own = self._own.pop(request, set())
             if own & self._adapter.error_block_ids:
-                # Requests that run now share these blocks, and they hold what they should.
+                # Running requests share these blocks, whose content is right.
                 self._adapter.error_block_ids -= self._shared.get(request, set())
                 self._known[request] = False
                 self._own[request] = own
@@ -92,7 +92,8 @@ class FailedLoads:
             self._shared.pop(request, None)
         finished -= self._known.keys()
         for request in [name for name in self._known if name in (sending or ())]:
-            # vLLM has ended it, and frees its blocks now: they must not be invalid when another request has them.
+            # vLLM has ended it and now frees its blocks: they must not be reported invalid once another request has
+            # them.
             self._adapter.error_block_ids -= self._own.pop(request)
             if hasattr(self._adapter, "_failed_request_ids"):
                 self._adapter._failed_request_ids.discard(request)
@@ -176,8 +177,8 @@ def withhold_failed_loads(adapter: type) -> type:
 def promise_once(adapter: type) -> type:
     """Decorate ``LMCacheMPSchedulerAdapter``: a request whose load failed is promised nothing again.
 
-    vLLM looks such a request up once more when it recomputes it. A second hit would not be loaded by vLLM's own
-    connector, which would wait for it for ever, or fail in the same way again.
+    vLLM looks such a request up again when it recomputes it. A second hit would not be loaded by vLLM's own
+    connector, which would wait for it forever, or fail in the same way again.
 
     Args:
         adapter: The class.
@@ -215,7 +216,7 @@ def promise_once(adapter: type) -> type:
 
 
 def complete_reports() -> bool:
-    """Let vllm-gaudi's runner report failed blocks in steps with a forward pass, too.
+    """Make vllm-gaudi's runner report failed blocks in steps with a forward pass, too.
 
     It makes its report under a name of its own module, which is given the missing field. A vllm-gaudi that fills the
     field by itself, or makes the report elsewhere, is left alone: what has failed is withheld until it asks.
@@ -262,14 +263,14 @@ def whole_answer(chunks: Any, blocks: Any, blocks_in_chunk: int) -> Any:
 
 
 def _refuse_small_server(adapter: Any, kv_caches: dict[str, Any]) -> None:
-    """Hold the memory that the server has told at registration to the longest request."""
+    """Compare the memory that the server reported at registration with the longest request."""
     # vLLM's worker registers within the context of its configuration.
     current = getattr(sys.modules.get("vllm.config"), "get_current_vllm_config_or_none", None)
     vllm = current() if current is not None else None
     if vllm is None:
         return
     context = getattr(adapter.transfer_ctx, "_engine_driven_context", None)
-    size = int(getattr(context, "_pool_size", 0) or 0)  # what is not shared memory does not know it
+    size = int(getattr(context, "_pool_size", 0) or 0)  # only shared memory reports its size
     longest = int(vllm.model_config.max_model_len)
     enough = refuse_small_server(
         size,
@@ -294,5 +295,5 @@ def _loads(adapter: Any) -> FailedLoads | None:
 
 def _wrap(owner: type, name: str, wrapper: Callable[[Any], Any]) -> None:
     original = owner.__dict__.get(name)
-    if original is not None:  # releases differ in what they have
+    if original is not None:  # releases have different methods
         setattr(owner, name, functools.wraps(original)(wrapper(original)))

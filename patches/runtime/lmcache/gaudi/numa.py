@@ -16,7 +16,7 @@ _OF_ALL_RANKS = "gaudi_numa_mapping_of_ranks"
 
 
 def choose_node(config: Any, metadata: Any) -> None:
-    """Leave LMCache the NUMA node of this process's rank, under the only device index that it knows on Gaudi.
+    """Give LMCache the NUMA node of this process's rank, under the only device index that it knows on Gaudi.
 
     LMCache looks its node up by the current device. A Gaudi process has one device, index 0, whatever its rank
     (gaudi-pytorch-bridge: backend/habana_device/HPUGuardImpl.h), so all ranks would take entry 0.
@@ -30,7 +30,7 @@ def choose_node(config: Any, metadata: Any) -> None:
     """
     extra = getattr(config, "extra_config", None) or {}
     if getattr(config, "numa_mode", None) != "manual" or not extra.get(_MAPPING):
-        return  # without a mapping LMCache says itself what is missing
+        return  # without a mapping LMCache itself reports what is missing
     mapping = {int(rank): node for rank, node in extra.get(_OF_ALL_RANKS, extra[_MAPPING]).items()}
     rank = _local_rank(metadata, len(mapping))
     if rank not in mapping:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""Memory objects out of LMCache's storage: whole, or not at all.
+"""Memory objects from LMCache's storage: complete, or not at all.
 
 LMCache reads a file into a memory object without looking at how much came (``LocalDiskBackend.read_file``), raises at a
 file that ends early on one path and logs it on another. Here a stored chunk is looked at before it is read; a damaged
@@ -27,7 +27,7 @@ _ASIDE = ".damaged"
 
 
 class Objects:
-    """What an engine's storage holds.
+    """Access to the chunks in an engine's storage.
 
     Args:
         engine: LMCache's engine.
@@ -85,7 +85,7 @@ class Objects:
         shapes, dtypes = self._expected(tokens or compat.chunk_size(self._engine.config, self._engine.metadata))
         try:
             tensors = compat.object_tensors(memory_obj, len(shapes))
-        except (ValueError, IndexError, AssertionError, RuntimeError):  # a shape that its bytes do not have
+        except (ValueError, IndexError, AssertionError, RuntimeError):  # a shape that does not fit its bytes
             return False
         return [(tuple(tensor.shape), tensor.dtype) for tensor in tensors] == list(zip(shapes, dtypes, strict=True))
 
@@ -148,7 +148,7 @@ class Objects:
         return Path(path_of(key)), compat.header_bytes(connection)
 
     def _fault(self, place: str, key: Any, tokens: int) -> str | None:
-        """Say what is wrong with a chunk's file; None if nothing is, or if there is no file."""
+        """Return what is wrong with a chunk's file; None if nothing is, or if there is no file."""
         path, header = self._file(place, key)
         if path is None:
             return None
@@ -167,7 +167,7 @@ class Objects:
         return None if size == header + length else f"{size} bytes, where its header announces {header + length}"
 
     def _set_aside(self, place: str, key: Any, tokens: int) -> None:
-        """Name a damaged file, and move it where no lookup finds it."""
+        """Log a damaged file, and move it to where no lookup finds it."""
         fault = self._fault(place, key, tokens)
         path, _ = self._file(place, key)
         if fault is None or path is None:
@@ -188,6 +188,6 @@ class Objects:
         try:
             path.touch()
             backend.remove(key)
-        except OSError as error:  # the directory is gone, or cannot be written
+        except OSError as error:  # the directory is missing or not writable
             logger.error("%s: %s", path, error)
             backend.dict.pop(key, None)

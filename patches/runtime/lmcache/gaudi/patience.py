@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls into a store that may never return, each of which is waited for no longer than somebody wants its answer.
+"""Calls into a store that may never return: each wait ends when its answer is no longer wanted.
 
 LMCache asks a remote store without a limit (``RemoteBackend.contains``), and reads a file as long as it takes: with a
 server that hangs, or a share that is not there, the thread that looks up would stand still, and with it every lookup.
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Patience:
-    """One call at a time into stores, with an end.
+    """One call at a time into stores, with a time limit.
 
     Args:
         seconds: How long a call is waited for.
@@ -74,7 +74,7 @@ class _Call(Generic[R]):
     def run(self) -> None:
         try:
             self._value.append(self._function())
-        except BaseException as error:  # of the caller, in whose thread it is raised
+        except BaseException as error:  # belongs to the caller, in whose thread it is raised
             self._error = error
         with self._lock:
             if not self._abandoned:

@@ -26,9 +26,9 @@ __all__ = ["DEVICE", "PinningError", "allocate", "is_pinned", "pin"]
 
 DEVICE = "hpu"
 
-#: Taken again by the same thread where the garbage collector frees a block inside of it.
+#: Re-entrant: the garbage collector may free a block while the same thread holds it.
 _lock = threading.RLock()
-#: Bytes of every pinned block that is alive, by address.
+#: Size in bytes of every live pinned block, by address.
 _blocks: dict[int, int] = {}
 
 
@@ -50,7 +50,7 @@ def pin(nbytes: int) -> torch.Tensor:
     address = block.data_ptr()
     with _lock:
         _blocks[address] = nbytes
-    # At the end of the process there is nothing to forget.
+    # At process exit nothing needs to be forgotten.
     weakref.finalize(block, _forget, address).atexit = False
     return block
 
@@ -70,7 +70,7 @@ def allocate(nbytes: int) -> torch.Tensor:
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:
-    """Whether the HPU's driver copies to and from ``tensor`` itself, and not through a buffer of the bridge.
+    """Return whether the HPU's driver copies to and from ``tensor`` itself, and not through a buffer of the bridge.
 
     True for a contiguous tensor that starts a block of :func:`pin` and ends within it. False for a slice further in,
     for what others have pinned, and for int64 and float64, which the bridge converts on the host
@@ -95,7 +95,7 @@ def _pinned_tensor(nbytes: int) -> torch.Tensor:
     try:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:
-        # A torch build whose hooks do not know the HPU; the bridge's own tests use this form.
+        # For torch builds whose hooks do not know the HPU; the bridge's own tests use this form.
         try:
             return torch.empty(nbytes, dtype=torch.uint8).pin_memory(DEVICE)
         except RuntimeError as error:

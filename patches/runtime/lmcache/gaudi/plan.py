@@ -39,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that travel together.
+    """Rows that are transferred together.
 
     Attributes:
         chunks: Size of the group in chunks, a power of two.
@@ -58,7 +58,7 @@ class Group:
 
     @property
     def padding(self) -> int:
-        """Number of padding rows."""
+        """Return the number of padding rows."""
         return len(self.index) - self.rows
 
 
@@ -150,7 +150,7 @@ def _pad(index: Slots, length: int, pad: tuple[int, int] | None) -> Slots:
 
 
 def _cut(runs: Sequence[tuple[int, int, Slots]], position: int, rows: int) -> tuple[Run, ...]:
-    """The runs, or parts of runs, that lie in ``position .. position + rows`` of the packed rows."""
+    """Return the runs, or parts of runs, that lie in ``position .. position + rows`` of the packed rows."""
     cut = []
     offset = 0
     for obj, start, part in runs:

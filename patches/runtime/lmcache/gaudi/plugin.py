@@ -18,7 +18,7 @@ __all__ = ["refuse_engine"]
 
 
 class _Refusal(NamedTuple):
-    """What is wrong, and the setting that ends it; nothing ends what belongs to the model."""
+    """What is wrong, and the setting that avoids it, if the problem is not the model itself."""
 
     reason: str
     advice: str
@@ -37,7 +37,7 @@ def refuse_engine(kvcaches: Sequence[Any], vllm_config: Any = None) -> None:
     runtime = sys.modules.get("vllm_gaudi.extension.runtime")
     refusals = []
     if runtime is not None and _has_alibi(vllm_config):
-        # Alone: contiguous paged attention cannot be turned off for such a model, so no setting would help.
+        # Reported alone: contiguous paged attention cannot be turned off for such a model, so no setting would help.
         refusals.append(
             _Refusal(
                 "this model has ALiBi: vllm-gaudi leaves its bias out of prefills behind a cached prefix "
@@ -103,18 +103,18 @@ def _is_on(settings: Any, name: str) -> bool:
 
 
 def _has_alibi(vllm_config: Any) -> bool:
-    """Whether an attention layer has ALiBi slopes; vLLM lists its layers in its configuration."""
+    """Return whether an attention layer has ALiBi slopes; vLLM lists its layers in its configuration."""
     layers = getattr(getattr(vllm_config, "compilation_config", None), "static_forward_context", None) or {}
     return any(getattr(getattr(layer, "impl", None), "alibi_slopes", None) is not None for layer in layers.values())
 
 
 def _is_latent(entry: Any) -> bool:
-    """Whether a layer's cache has no V: MLA's, in one of the forms of :mod:`.layout`."""
+    """Return whether a layer's cache has no V: MLA's, in one of the forms of :mod:`.layout`."""
     return not isinstance(entry, (tuple, list)) or len(entry) < 2 or entry[1] is None
 
 
 def _prefill_reads_by_block(*, latent: bool) -> bool:
-    """Whether prefills gather the blocks of their context by number although contiguous paged attention is on.
+    """Return whether prefills gather the blocks of their context by number although contiguous paged attention is on.
 
     From v0.24.0 on ``HPUAttentionImpl`` sets a flag on its caches for it. ``HPUMLAImpl`` never does, up to the
     main branch of August 2026.
@@ -133,7 +133,7 @@ def _functions(kind: Any) -> list[Any]:
 
 
 def _words(function: Any) -> set[str]:
-    """The names and strings of a function's code; none of what is no plain function."""
+    """Return the names and strings of a function's code; none of what is no plain function."""
     code = getattr(function, "__code__", None)
     if code is None:
         return set()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN401 -- LMCache's objects differ between releases and have no types here
-"""Whether LMCache's host memory takes the longest request; refused at start-up where it does not.
+"""Refuse host memory of LMCache that is too small for the longest request, at start-up.
 
 All that is loaded or stored goes through this pool, whatever the storage behind it. Where it is smaller than one
 prompt, LMCache evicts the first chunks of a prompt to store its last ones, and finds nothing again; from a disk or a
@@ -36,7 +36,7 @@ def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, 
         GaudiError: With the arithmetic, and the settings to change.
     """
     size = getattr(config, "max_local_cpu_size", None)
-    if size is None or getattr(config, "enable_pd", False):  # its buffer is another one
+    if size is None or getattr(config, "enable_pd", False):  # it has a different buffer
         return
     chunk_bytes = _object_bytes(layout.token_bytes * chunk)
     needed = longest // chunk + bool(longest % chunk and getattr(config, "save_unfull_chunk", False))

@@ -7,7 +7,7 @@ loaded afterwards is reported and recomputed. vllm-gaudi passes no such report o
 load must not fail: the lookup itself brings every chunk into host memory, checks it and keeps a reference until the
 load. A chunk that is lost, cut short or does not fit into host memory ends the hit there, which is a miss.
 
-Hosts without an HPU are left as they are.
+Hosts without an HPU are unchanged.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Promises:
         return found
 
     def take(self, request: str | None) -> dict[Any, Any] | None:
-        """Give away what is held for a request, with its references; None if nothing was promised."""
+        """Hand over what is held for a request, with its references; None if nothing was promised."""
         entry = self._held.pop(request, None) if request is not None else None
         return entry[1] if entry else None
 
@@ -166,7 +166,7 @@ def keep_promises(engine: type) -> type:
                 except Exception:  # it would end the thread that answers lookups
                     logger.exception("the lookup of request %s failed: a miss", request)
                     kept = 0
-                if not kept:  # nobody will load it, or release it
+                if not kept:  # otherwise it would never be loaded or released
                     forget()
                 return kept
 
@@ -175,7 +175,7 @@ def keep_promises(engine: type) -> type:
                 return look(given.get("search_range"))
 
             def look_in_host_memory() -> int:
-                # Not for the request that is overdue: what it holds is released once its answer comes.
+                # Not for the overdue request: its chunks are released once its answer comes.
                 may = given.get("search_range") is None or HOST in given["search_range"]
                 return look([HOST]) if may and request != promises.asked else 0
 
@@ -257,7 +257,7 @@ def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any
     held = promises.take(request)
     if held is None or any(key not in held for _, _, key in chunks):
         release((held or {}).values())
-        # The engine itself stands still here, and waits no longer than a lookup would.
+        # The engine itself is blocked here, so it waits no longer than a lookup would.
         late: list[Any] = []
 
         def collect() -> list[Any]:
@@ -283,7 +283,7 @@ def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any
 
 
 def _prepare(engine: Any) -> None:
-    """Once the backends are there: end their endless loops, and check what they prefetch."""
+    """Once the backends exist, bound their endless loops and check what they prefetch."""
     manager = getattr(engine, "storage_manager", None)
     if manager is None or getattr(engine, "gpu_connector", None) is None or not is_available():
         return

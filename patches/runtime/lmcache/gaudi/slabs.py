@@ -33,7 +33,7 @@ _MIB = 1 << 20
 _PROGRESS_SECONDS = 10.0
 #: Where memory was short, that long nothing is pinned; where the driver has refused, for good.
 _RETRY_SECONDS = 60.0
-#: Most free slabs to keep ready, however small.
+#: Maximum number of free slabs to keep ready, however small.
 _MOST_AHEAD = 64
 
 
@@ -58,7 +58,7 @@ class Slab:
 
     @property
     def nbytes(self) -> int:
-        """Size of the allocation."""
+        """Return the size of the allocation."""
         return self.buffer.nbytes
 
 
@@ -166,13 +166,13 @@ class Slabs:
             arguments = (pool, self._wanted, self._closed)
             self._thread = threading.Thread(target=_keep_ahead, args=arguments, name="lmcache-gaudi-pin", daemon=True)
             self._thread.start()
-            # One of its own: unregister() takes away every registration of a function.
+            # A separate function object: unregister() removes every registration of a function.
             self._stop = partial(_stop, self._thread, self._wanted, self._closed)
             atexit.register(self._stop)
         self._wanted.set()
 
     def serves(self, nbytes: int) -> bool:
-        """Whether objects of this size are whole chunks."""
+        """Return whether objects of this size are whole chunks."""
         return nbytes in self._free
 
     def take(self, nbytes: int) -> Slab | None:
@@ -248,11 +248,11 @@ class Slabs:
             return
         if slab.nbytes in self._free:
             self._free[slab.nbytes].append(slab)
-        else:  # closed meanwhile
+        else:  # the pool was closed meanwhile
             self._drop(slab)
 
     def _drop(self, slab: Slab) -> None:
-        """Unpin a free slab. Its address is forgotten first: the host may give it to anybody."""
+        """Unpin a free slab. Its address is forgotten first, because the host may reuse it at once."""
         _KNOWN.pop(slab.address, None)
         self.pinned_bytes -= slab.nbytes
 
@@ -266,7 +266,7 @@ class Slabs:
         with self._lock:
             if self._backend is None or self._closed.is_set() or time.monotonic() < self._paused_until:
                 return False
-            for other, free in self._free.items():  # slabs of another size that nobody needs now
+            for other, free in self._free.items():  # unused slabs of another size
                 while other != nbytes and free and self.pinned_bytes + self.plain_bytes + nbytes > self.limit:
                     self._drop(free.pop())
             if self.pinned_bytes + nbytes > self.pin_limit:
@@ -277,7 +277,7 @@ class Slabs:
             return True
 
     def _fulfil(self, nbytes: int, *, used: bool = False) -> Slab | None:
-        """Pin what was reserved; takes a while, so that nobody has the lock here."""
+        """Pin what was reserved; this takes a while, so the lock is not held."""
         backend = self._backend
         assert backend is not None
         reason = headroom.no_room(nbytes)
@@ -308,7 +308,7 @@ class Slabs:
         return None
 
     def _pin_ahead(self) -> bool:
-        """Pin one slab more where fewer than wanted are free; returns whether to go on."""
+        """Pin one more slab if fewer than wanted are free; return whether to continue."""
         nbytes = self._latest
         with self._lock:
             free = len(self._free.get(nbytes, ()))
@@ -332,7 +332,7 @@ class Slabs:
 
 
 def _keep_ahead(pool: weakref.ref[Slabs], wanted: threading.Event, closed: threading.Event) -> None:
-    """Keep free slabs ready; ends with the pool, which this thread does not keep alive."""
+    """Keep free slabs ready until the pool ends; this thread does not keep the pool alive."""
     while True:
         wanted.wait()
         wanted.clear()

@@ -44,11 +44,11 @@ class Slot:
         self._job: Callable[[], None] | None = None
 
     def tensor(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """The first ``elements`` elements as a one-dimensional tensor; starts at the buffer's first byte."""
+        """Return the first ``elements`` elements as a one-dimensional tensor; starts at the buffer's first byte."""
         return self.buffer[: elements * dtype.itemsize].view(dtype)
 
     def busy(self, event: Event, job: Callable[[], None] | None = None) -> None:
-        """Mark as in use by the device until ``event``; then ``job`` has to run before the next use."""
+        """Mark as in use by the device until ``event``; then run ``job`` before the next use."""
         self._event, self._job = event, job
 
     def settle(self) -> None:
@@ -84,18 +84,18 @@ class Ring:
         self.pinned = all(backend.is_pinned(slot.buffer) for slot in self._slots)
 
     def __len__(self) -> int:
-        """Number of buffers."""
+        """Return the number of buffers."""
         return len(self._slots)
 
     def acquire(self) -> Slot:
-        """The buffer that was used longest ago, settled."""
+        """Return the buffer that was used longest ago, settled."""
         slot = self._slots[0]
         slot.settle()
         self._slots.rotate(-1)
         return slot
 
     def drain(self) -> None:
-        """Run the jobs that are left, oldest first, each behind its event."""
+        """Run the remaining jobs, oldest first, each after its event."""
         for slot in self._slots:
             slot.finish()
 
@@ -124,7 +124,7 @@ class DevicePool:
         self._taken: list[torch.Tensor] = []
 
     def take(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """A one-dimensional buffer that nothing reads any more; its content is undefined."""
+        """Return a one-dimensional buffer that nothing reads any more; its content is undefined."""
         needed = elements * dtype.itemsize
         while self._held + needed > self._limit and self._idle:
             fitting = (n for n, (tensor, _) in enumerate(self._idle) if tensor.numel() == elements)
@@ -181,13 +181,13 @@ class HostCopier:
         if self._pool is None or nbytes < _INLINE_BYTES:
             _copy(pairs)
             return
-        # One pair is split along its first dimension (planes), several are dealt out.
+        # A single pair is split along its first dimension (planes); several are distributed among the threads.
         tasks = _split(pairs[0], self.threads) if len(pairs) == 1 else list(pairs)
         futures = [self._pool.submit(_copy, tasks[n :: self.threads]) for n in range(1, self.threads)]
         try:
             _copy(tasks[:: self.threads])
         finally:
-            # Also after an error: no thread may go on writing into buffers that the next request uses.
+            # Also after an error: no thread may still write into buffers that the next request uses.
             wait(futures)
         for future in futures:
             future.result()

@@ -61,7 +61,7 @@ class Transfer:
         self.chunk = chunk
         self.backend = backend or backend_for(layout.device)
         room = settings.staging_bytes // (layout.token_bytes * chunk)
-        # Beside a group there is room for one chunk at least: its rows lie there before they are joined.
+        # Room for at least one chunk in addition to a group: its rows are there before they are joined.
         self.largest = min(settings.largest_group, _power(room - 1))
         joined = min(self.largest, _power(room - self.largest))
         self.kernels = Kernels(layout, self.backend, chunk=chunk, largest=self.largest, joined=joined)
@@ -70,7 +70,7 @@ class Transfer:
         self._indices = Ring(self.backend, self.largest * chunk * _INDEX_BYTES, 4)
         self._copier = HostCopier(settings.threads)
         self._lock = threading.Lock()
-        # More than a group, where there is room: the copies of the next one start while this one is scattered.
+        # More than a group, if there is room: the copies of the next one start while this one is scattered.
         spare = min(self.largest, max(0, settings.staging_bytes // part_bytes - 1 - self.largest))
         indices = 4 * self.largest * chunk * _INDEX_BYTES
         self._pool = DevicePool(self.backend, (self.largest + spare) * part_bytes + indices)
@@ -94,7 +94,7 @@ class Transfer:
 
     @property
     def host_copied_bytes(self) -> int:
-        """Bytes that the host has copied between pinned buffers and memory objects so far."""
+        """Return the bytes that the host has copied between pinned buffers and memory objects so far."""
         return self._copier.copied_bytes
 
     def warm_up(self, *, resident: bool = False) -> None:
@@ -240,11 +240,11 @@ class Transfer:
 
     @contextmanager
     def _request(self) -> Iterator[None]:
-        """One request at a time; synchronised and with all buffers free at the end, also after an error."""
+        """Run one request at a time; synchronise and free all buffers at the end, also after an error."""
         with self._lock, torch.inference_mode():
             try:
                 yield
-                # Each buffer behind its own event: the last ones are unpacked while later copies still run.
+                # Each buffer waits for its own event, so buffers are unpacked while later copies still run.
                 self.ring.drain()
             finally:
                 self.backend.synchronize()
@@ -329,5 +329,5 @@ class Transfer:
 
 
 def _power(number: int) -> int:
-    """The largest power of two that is not above ``number``; at least 1."""
+    """Return the largest power of two that is not above ``number``; at least 1."""
     return 1 << (max(1, number).bit_length() - 1)

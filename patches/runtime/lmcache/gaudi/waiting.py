@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code of LMCache that copies to the host without waiting, made to wait where nothing else would cover the copy.
+"""Make LMCache's copies to the host wait if nothing else would cover them.
 
 In multiprocess mode LMCache gathers KV into shared memory with ``copy_(..., non_blocking=True)`` and then waits for
 the device. Shared memory cannot be pinned for an HPU, and the bridge copies to what is not pinned in a callback that
