@@ -1,4 +1,4 @@
-"""Two releases of LMCache, a run that is killed in one, and what an installer makes of it."""
+"""Two releases of LMCache, a run killed in one of them, and an installer that then replaces the release."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tiny import Tiny, tree
 
 OLD, NEW = "0.5.5", "0.5.6"
 Files = dict[str, bytes]
-#: Two releases; the old one has a file that the new one has not, and the other way round.
+#: Two releases: each has a file that the other lacks.
 RELEASES: dict[str, Files] = {
     OLD: {**scenarios.FEW, "lmcache/only_old.py": b"OLD = 1\n"},
     NEW: {
@@ -32,7 +32,7 @@ SERIES: dict[str, Mapping[str, bytes | None]] = {
     NEW: {**scenarios.FEW_PATCHED, "lmcache/only_new.py": b"N = 2\n", "lmcache/gaudi/new.py": b"NEW = 3\n"},
 }
 
-#: An older series for the old release: one file otherwise, one that the present series has not.
+#: An older series for the old release: it changes one file differently, and another that the new series leaves alone.
 OLDER: Mapping[str, bytes | None] = {
     "lmcache/engine.py": b"OLDER = 1\n",
     "lmcache/gaudi/__init__.py": b"OLDER = 2\n",
@@ -59,7 +59,7 @@ class World:
         return Tiny(self.site, self.manifest, version, RELEASES[version], SERIES[version])
 
     def install(self, version: str, installer: str = "pip", *, compiled: bool = True) -> None:
-        """As pip does: what the installed RECORD lists goes, and its empty directories; then the wheel is laid out."""
+        """Install like pip: remove what the installed RECORD lists and its empty directories, then unpack the wheel."""
         for info in self.site.glob("lmcache-*.dist-info"):
             if (info / "RECORD").exists():
                 uninstall(self.site, info)
@@ -68,7 +68,7 @@ class World:
             scenarios.compile_all(self.site)
 
     def clean(self, version: str) -> dict[str, tiny.Node]:
-        """Return the tree of an installation of ``version`` that nothing ever happened to."""
+        """Return the tree of an untouched installation of ``version``."""
         kept = self.site.with_name("kept")
         shutil.rmtree(kept, ignore_errors=True)
         if self.site.exists():
@@ -82,7 +82,7 @@ class World:
 
 
 def uninstall(site: Path, info: Path) -> None:
-    """Remove what RECORD lists and the bytecode of it, as pip and uv do, and then what is empty."""
+    """Remove the files in RECORD and their bytecode, as pip and uv do, and then empty directories."""
     listed = [row[0] for row in csv.reader((info / "RECORD").read_text().splitlines()) if row]
     for name in listed:
         file = site / name
@@ -100,7 +100,7 @@ def uninstall(site: Path, info: Path) -> None:
                     parent.rmdir()
 
 
-#: What a run is, and the series that is applied before it: "older" is of the same release.
+#: Per run: the series applied before it, and its command. "older" is a series of the same release.
 VERBS: dict[str, tuple[str, str]] = {
     "apply": ("", "apply"),
     "rollback": ("present", "rollback"),
@@ -109,7 +109,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 def prepared(world: World, verb: str, version: str) -> Callable[[Disk], object]:
-    """Install ``version``, apply what is to be applied before, and return the run itself."""
+    """Install ``version``, apply the series that the run needs, and return the run itself."""
     shutil.rmtree(world.site, ignore_errors=True)
     world.install(version)
     target = world.target(version)
@@ -122,14 +122,14 @@ def prepared(world: World, verb: str, version: str) -> Callable[[Disk], object]:
 
 
 def steps(world: World, verb: str, version: str) -> int:
-    """Return how many steps a run of ``verb`` has."""
+    """Return the number of steps in a run of ``verb``."""
     recorder = Recorder()
     prepared(world, verb, version)(recorder)
     return len(recorder.calls)
 
 
 def before_record(world: World) -> int:
-    """Return the step of an apply at which every file is replaced and RECORD is not: nothing lists what was created."""
+    """Return the step of an apply right before it replaces RECORD, when nothing lists the created files yet."""
     shutil.rmtree(world.site, ignore_errors=True)
     world.install(OLD)
     recorder = Recorder()
@@ -144,5 +144,5 @@ def kill(world: World, verb: str, version: str, at: int) -> None:
 
 
 def leftovers(site: Path) -> list[str]:
-    """Return what gaudi-patch has left anywhere, by its names."""
+    """Return the names of all paths that gaudi-patch left behind."""
     return [path.name for path in site.rglob("*") if "gaudi-patch" in path.name]

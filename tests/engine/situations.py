@@ -1,4 +1,4 @@
-"""Helpers of the tests in this directory: situations."""
+"""Helpers of this directory's tests: situations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gaudi_patch.output.report import Result
 
 
 def refusal(result: Result) -> tuple[Exit, str]:
-    """Return the exit and the code of the one error of a check."""
+    """Return the exit code and the error code of a check with exactly one error."""
     (error,) = result.errors
     assert error.exit is result.exit
     return result.exit, error.code

@@ -39,7 +39,7 @@ APPLIED = Applied(
 
 
 def ground(folder: Path) -> Ground:
-    """``folder`` holds state and backups, and below site the package."""
+    """Return the ground of a package below site; ``folder`` holds state and backups."""
     site, state_dir = folder / "site", folder / "state"
     areas = [Area(site, ("lmcache",), links=True), Area(folder, ("state",))]
     return Ground(site, "lmcache", state_dir, folder / "journal", Bounds(areas))
@@ -89,7 +89,7 @@ def test_backups_are_those_of_files_bytecode_and_record() -> None:
     ids=repr,
 )
 def test_damage_is_not_guessed_at(change: bytes | dict[str, Any], tmp_path: Path) -> None:
-    """case_72: whatever key is missing or of a wrong kind."""
+    """case_72: any key may be missing or have the wrong type."""
     if isinstance(change, bytes):
         file = put(tmp_path, change)
     else:
@@ -110,7 +110,7 @@ def test_a_newer_schema_names_who_wrote_it(tmp_path: Path) -> None:
 
 
 def test_a_backup_is_held_against_its_hash(tmp_path: Path) -> None:
-    """case_72"""
+    """case_72: a backup must match the hash in its name."""
     (tmp_path / "state" / state.BACKUPS).mkdir(parents=True)
     backup = tmp_path / "state" / state.BACKUPS / SAVED.sha256
     with pytest.raises(GaudiPatchError, match="missing"):

@@ -1,4 +1,4 @@
-"""`apply --require`: a level that must not be skipped is not, whether or not there was something to apply."""
+"""`apply --require`: a required level is never skipped, even if nothing had to be applied."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def target(tmp_path: Path) -> Tiny:
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, status: Status) -> list[int]:
-    """Let every level end so; what is returned grows with each run."""
+    """Make every level end with ``status``; the returned list grows with each run."""
     runs: list[int] = []
 
     def run(*_: object, **__: object) -> list[LevelResult]:
@@ -58,7 +58,7 @@ def test_what_was_patched_before_is_proved_where_a_level_is_required(
 def test_what_was_patched_before_and_cannot_be_proved_exits_5_and_is_left(
     status: Status, target: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This run has not applied it, so it does not take it back."""
+    """This run did not apply the series, so it does not roll it back."""
     target.apply()
     before = tree(target.site, times=True)
     judged(monkeypatch, status)
@@ -78,7 +78,7 @@ def test_what_this_run_applied_and_cannot_prove_is_taken_back(target: Tiny, monk
 
 
 def test_a_level_is_not_required_of_an_image_that_cannot_be_run(target: Tiny) -> None:
-    """Exit 4 before anything is changed; a warning would let a build pass that proved nothing."""
+    """Exit 4 before anything is changed: after a mere warning, a build would pass without proof."""
     image = replace(target, python=None)
     before = tree(target.site)
     with pytest.raises(GaudiPatchError) as caught:

@@ -1,4 +1,4 @@
-"""ACL and extended attributes: those of the original, before and after; none that a directory hands down."""
+"""ACL and extended attributes: a file keeps the original's before and after, and inherits none from its directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOBODY = 0xFFFFFFFF
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
-    """Return an ACL as the kernel keeps it: tag, permissions, id."""
+    """Return an ACL in the kernel's format: tag, permissions, id."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
@@ -47,7 +47,7 @@ def target(tmp_path: Path) -> Tiny:
 
 
 def attributes(site: Path) -> dict[str, dict[str, bytes]]:
-    """Return the attributes of each path below ``site``, those of SELinux left out."""
+    """Return the attributes of each path below ``site``, except those of SELinux."""
     return {
         path.relative_to(site).as_posix(): {
             name: os.getxattr(path, name)
@@ -59,7 +59,7 @@ def attributes(site: Path) -> dict[str, dict[str, bytes]]:
 
 
 def test_a_default_acl_adds_nothing_to_replaced_files(target: Tiny) -> None:
-    """A 0640 file stays unreadable for the user whom the directory's default ACL names."""
+    """A 0640 file stays unreadable to the user named in the directory's default ACL."""
     for directory in [target.site, *(path for path in target.site.rglob("*") if path.is_dir())]:
         os.setxattr(directory, DEFAULT, named_user(1234, 7, 5))
     engine = target.site / "lmcache/engine.py"
@@ -76,7 +76,7 @@ def test_a_default_acl_adds_nothing_to_replaced_files(target: Tiny) -> None:
 
 @pytest.mark.parametrize("name", ["lmcache/engine.py", "lmcache/v1/old.py"])
 def test_acl_and_attributes_of_a_file_are_those_before_after_a_rollback(name: str, target: Tiny) -> None:
-    """Of a file that is changed, they are there in between too; old.py is deleted by the series."""
+    """A changed file also keeps them while patched; the series deletes old.py."""
     file = target.site / name
     os.setxattr(file, ACL, named_user(1234, 4))
     os.setxattr(file, "user.label", b"\x00gaudi")
@@ -91,7 +91,7 @@ def test_acl_and_attributes_of_a_file_are_those_before_after_a_rollback(name: st
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_acl_and_attributes_come_back_with_an_undo(killed: bool, target: Tiny) -> None:
-    """Of an error in this process, and of a killed one whose journal is all that is left."""
+    """Both after an error in this process, and after a kill that leaves only the journal."""
     for name in ("lmcache/engine.py", "lmcache/v1/old.py"):
         os.setxattr(target.site / name, ACL, named_user(1234, 4))
         os.setxattr(target.site / name, "user.label", b"gaudi")
@@ -120,7 +120,7 @@ def test_a_read_only_file_keeps_its_attributes(target: Tiny) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file capabilities")
 def test_capabilities_are_not_handed_to_new_content(target: Tiny) -> None:
-    """What a file may do was granted to its bytes."""
+    """Capabilities were granted to the old bytes only."""
     file = target.site / "lmcache/tool.sh"
     capability = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
     try:
@@ -145,7 +145,7 @@ def test_a_new_file_has_the_mode_and_attributes_of_its_image_alone(target: Tiny,
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_copy_of_a_private_file_is_no_less_private(tmp_path: Path) -> None:
-    """Neither its backup, nor the undo file of a killed run, may be read by the package's owner."""
+    """The package's owner can read neither its backup nor the undo file of a killed run."""
     target = tiny.make(tmp_path)
     for path in [target.site, *target.site.rglob("*")]:
         os.chown(path, 1234, 1234)

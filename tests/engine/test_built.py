@@ -1,4 +1,4 @@
-"""A wheel that was patched before it was installed: known as such, never patched again, never rolled back."""
+"""A wheel patched before installation: recognized, never patched again, never rolled back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def release(tmp_path: Path) -> Release:
 
 @pytest.fixture
 def target(release: Release, tmp_path: Path) -> Tiny:
-    """Return a patched wheel, installed."""
+    """Return an installed patched wheel."""
     return patched_wheel.installed(tmp_path, release)
 
 
@@ -68,7 +68,7 @@ def test_rollback_names_the_wheel_to_install_instead(target: Tiny) -> None:
         rolled_back(target.manifest, target.installation, RollbackOptions())
     assert (refused.value.exit, refused.value.code) == (Exit.REFUSED, "built-in")
     command = shlex.split(refused.value.hint.split("`")[1])
-    assert command[-1] == "lmcache===0.5.6"  # == would take the patched wheel for it, where an index has both
+    assert command[-1] == "lmcache===0.5.6"  # == would also match the patched wheel, if an index has both
     assert "lmcache-0.5.6-py3-none-any.whl" in refused.value.hint
     assert tiny.tree(target.site, times=True) == before
 

@@ -1,4 +1,4 @@
-"""Cached bytecode: found in every variant, and made in the mode that was found."""
+"""Cached bytecode: every variant is found, and recompiled in the same mode."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TAG = sys.implementation.cache_tag
     ],
 )
 def test_a_variant_is_known_by_its_name(name: str, expected: tuple[str, str] | None) -> None:
-    """case_46 case_47: PEP 3147 and 488 names, legacy files, and nothing of another module."""
+    """case_46 case_47: PEP 3147 and 488 names and legacy files, but no other module's."""
     found = variant_of(Path("/p") / name, Path("/p/m.py"))
     assert (found and (found.tag, found.optimization)) == expected
 
@@ -66,7 +66,7 @@ def test_all_variants_on_disk_are_found_below_a_prefix_too(tmp_path: Path) -> No
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("optimization", ["", "1", "2"])
 def test_what_is_compiled_is_what_python_itself_would_write(mode: str, optimization: str, tmp_path: Path) -> None:
-    """case_46: loaded by Python's own loader as valid, and equal to py_compile's but for marshal's references."""
+    """case_46: Python's own loader accepts it, and it equals py_compile's output but for marshal's references."""
     source = tmp_path / "m.py"
     source.write_bytes(b'"""Doc."""\nassert X\nY = (1, 2)\n')
     os.utime(source, ns=(10**18, 10**18))
@@ -92,7 +92,7 @@ def test_a_size_and_a_second_of_more_than_32_bits_are_cut_as_python_does() -> No
 
 
 def test_another_interpreter_compiles_for_itself(tmp_path: Path) -> None:
-    """case_49: by a process of its own, which imports nothing of ours and nothing of the environment."""
+    """case_49: a separate process compiles, and imports neither gaudi-patch nor the environment."""
     sources = [Source(tmp_path / "a.py", b"x = 1\n", (Output("", "unchecked", 0, 0),)), Source(tmp_path / "b.py", b"")]
     ours = compile_sources(sources, None, own=True)
     theirs = compile_sources(sources, Path(sys.executable), own=False)
@@ -165,7 +165,7 @@ def compiled(target: Tiny, mode: Mode, *, optimizations: tuple[int, ...] = (0,))
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_new_code_is_what_is_loaded(mode: str, tmp_path: Path) -> None:
-    """case_46: by the loader of Python, in every mode and at every level, and after the rollback the old code is."""
+    """case_46: Python's loader runs the new code in every mode and level, and the old code after the rollback."""
     target = tiny.make(tmp_path)
     compiled(target, MODES[mode], optimizations=(0, 1, 2))
     before = tree(target.site)
@@ -184,7 +184,7 @@ def test_the_new_code_is_what_is_loaded(mode: str, tmp_path: Path) -> None:
 
 
 def test_created_modules_are_cached_as_the_package_is(tmp_path: Path) -> None:
-    """case_46: so that a read-only image starts as fast as before; what is not cached stays so."""
+    """case_46: a read-only image starts as fast as before; what was not cached stays uncached."""
     target = tiny.make(tmp_path / "a")
     compiled(target, Mode.UNCHECKED_HASH, optimizations=(0, 1))
     before = tree(target.site)
@@ -200,7 +200,7 @@ def test_created_modules_are_cached_as_the_package_is(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_bytecode_that_the_series_made_goes_with_a_rollback(tmp_path: Path) -> None:
-    """A module created in a directory that had no __pycache__."""
+    """A module is created in a directory that had no __pycache__."""
     after = {"lmcache/v1/new.py": b"x = 1\n"}
     target = tiny.make(tmp_path, tiny.PRISTINE, after)
     py_compile.compile(str(target.site / "lmcache/__init__.py"))
@@ -212,7 +212,7 @@ def test_a_folder_of_bytecode_that_the_series_made_goes_with_a_rollback(tmp_path
 
 
 def test_bytecode_of_other_interpreters_goes_and_comes_back(tmp_path: Path) -> None:
-    """case_46 case_49: nobody here can compile for them; Python makes it anew."""
+    """case_46 case_49: nothing here can compile for them; Python recompiles when it needs to."""
     target = tiny.make(tmp_path)
     cache = target.site / "lmcache/__pycache__"
     cache.mkdir()
@@ -228,7 +228,7 @@ def test_bytecode_of_other_interpreters_goes_and_comes_back(tmp_path: Path) -> N
 
 
 def test_a_legacy_file_of_a_deleted_module_goes(tmp_path: Path) -> None:
-    """case_47: it would stay importable."""
+    """case_47: otherwise the module would stay importable."""
     target = tiny.make(tmp_path)
     legacy = target.site / "lmcache/v1/old.pyc"
     legacy.write_bytes(b"legacy")
@@ -239,7 +239,7 @@ def test_a_legacy_file_of_a_deleted_module_goes(tmp_path: Path) -> None:
 
 
 def test_in_an_image_bytecode_is_removed_and_nothing_is_run(tmp_path: Path) -> None:
-    """case_49: no interpreter of the image is run; its Python compiles again, or not, as it would have."""
+    """case_49: no interpreter of the image is run; its Python recompiles, or not, as it would have anyway."""
     target = replace(tiny.make(tmp_path), python=None)
     compiled(target, Mode.UNCHECKED_HASH)
     before = tree(target.site)
@@ -251,7 +251,7 @@ def test_in_an_image_bytecode_is_removed_and_nothing_is_run(tmp_path: Path) -> N
 
 
 def test_a_prefix_for_bytecode_is_kept_up_to_date(tmp_path: Path) -> None:
-    """case_46: PYTHONPYCACHEPREFIX; its directories that the series made go with a rollback."""
+    """case_46: PYTHONPYCACHEPREFIX; a rollback removes the directories that the series created below it."""
     prefix = tmp_path / "prefix"
     target = replace(tiny.make(tmp_path / "t"), pycache_prefix=str(prefix))
     for file in sorted(target.site.rglob("*.py")):
@@ -268,7 +268,7 @@ def test_a_prefix_for_bytecode_is_kept_up_to_date(tmp_path: Path) -> None:
 
 
 def test_same_size_and_second_cannot_pass_for_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """case_46: a timestamp .pyc holds size and second only; where both are equal the second is moved."""
+    """case_46: a timestamp .pyc holds only size and second; if both are equal, the second is changed."""
     target = tiny.make(tmp_path, {"lmcache/__init__.py": b"A = 1\n"}, {"lmcache/__init__.py": b"A = 2\n"})
     file = target.site / "lmcache/__init__.py"
     os.utime(file, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))

@@ -1,4 +1,4 @@
-"""What Python would run is verified from disk: bytecode that is not of its own source is never taken for it."""
+"""The bytecode that Python would run is verified from disk: it must match its own source."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cached(target: Tiny, name: str = MODULE, level: str = "") -> Path:
 
 
 def header(source: Path, mode: Mode) -> bytes:
-    """Return the first 16 bytes of bytecode that Python takes for ``source``."""
+    """Return the first 16 bytes of a .pyc that Python accepts for ``source``."""
     data = source.read_bytes()
     if mode is Mode.TIMESTAMP:
         stamp = int(source.stat().st_mtime).to_bytes(4, "little") + len(data).to_bytes(4, "little")
@@ -59,7 +59,7 @@ def reasons(target: Tiny) -> list[str]:
 
 @pytest.mark.parametrize("mode", Mode)
 def test_code_of_another_source_under_a_right_header_is_found(mode: Mode, applied: Tiny) -> None:
-    """The update that mixed modules up wrote such files; check said that all was well."""
+    """The update that mixed modules up wrote such files, and check reported success."""
     other = applied.site / "lmcache/__init__.py"
     cached(applied).write_bytes(header(applied.site / MODULE, mode) + code(other.read_bytes(), other))
     (error,) = applied.check().errors
@@ -98,7 +98,7 @@ def test_other_code_under_its_own_name_is_found(mode: Mode, level: str, applied:
 )
 @pytest.mark.parametrize("mode", Mode)
 def test_bytecode_that_cannot_be_loaded_ends_nothing(mode: Mode, data: bytes, applied: Tiny) -> None:
-    """Damaged or hostile: it is loaded in a process of its own, with a limit of memory."""
+    """Damaged or hostile bytecode is loaded in a separate process with a memory limit."""
     cached(applied).write_bytes(header(applied.site / MODULE, mode) + data)
     assert len(reasons(applied)) == 1
     assert applied.apply().data["changed"]
@@ -106,7 +106,7 @@ def test_bytecode_that_cannot_be_loaded_ends_nothing(mode: Mode, data: bytes, ap
 
 
 def test_bytecode_that_ends_the_interpreter_is_named_and_the_rest_is_judged(applied: Tiny) -> None:
-    """Not even the process that loads it ends gaudi-patch."""
+    """A crash of the process that loads it does not end gaudi-patch."""
     python = applied.site.parent / "python"
     python.write_text(
         f"#!{sys.executable} -I\n"
@@ -134,7 +134,7 @@ def test_bytecode_that_ends_the_interpreter_is_named_and_the_rest_is_judged(appl
 
 
 def _imported(target: Tiny, *options: str) -> None:
-    """Python itself writes the bytecode anew."""
+    """Let Python itself rewrite the bytecode."""
     cached(target).unlink()
     command = [sys.executable, *options, "-c", "import lmcache.engine"]
     subprocess.run(command, cwd=target.site, check=True, env=clean_environment())
@@ -156,7 +156,7 @@ def _by_compileall(target: Tiny) -> None:
 
 
 def _touched(target: Tiny) -> None:
-    """Python passes this one over: the second of its source is another."""
+    """Change the source's time: Python ignores this bytecode."""
     target.rollback()
     scenarios.compile_all(target.site, Mode.TIMESTAMP)
     old = cached(target).read_bytes()
@@ -204,7 +204,7 @@ def test_what_python_writes_itself_or_passes_over_is_no_fault(change: Callable[[
 
 
 def test_a_tree_that_was_moved_is_no_fault(applied: Tiny, tmp_path: Path) -> None:
-    """Its bytecode names the old place, as that of every other module does."""
+    """Its bytecode names the old path, like that of every other module."""
     moved = applied.at(Path(shutil.move(applied.site, tmp_path / "moved")))
     assert reasons(moved) == []
     assert moved.check().exit is Exit.OK
@@ -219,7 +219,7 @@ def test_bytecode_that_was_compiled_here_costs_no_process(applied: Tiny, monkeyp
 
 
 def test_even_what_was_recorded_is_held_to_its_header(applied: Tiny) -> None:
-    """A record of what was written says nothing if it was written to the wrong place."""
+    """A recorded hash proves nothing if the bytes were written to the wrong place."""
     other = cached(applied, "lmcache/gaudi/__init__.py").read_bytes()
     cached(applied).write_bytes(other)
     known = {cached(applied): bytecode_check.read_image(cached(applied)).sha256}  # type: ignore[union-attr]
@@ -259,7 +259,7 @@ def test_a_reason_is_read_with_its_file() -> None:
 
 
 class Writes(Disk):
-    """Another process writes bytecode of a target while the run is at work, after the last file was replaced."""
+    """Simulates another process that writes bytecode of a target during the run, after the last file was replaced."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         self.path, self.data = path, data
@@ -272,7 +272,7 @@ class Writes(Disk):
 
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
 def test_wrong_bytecode_that_appears_during_a_run_undoes_it(verb: str, tmp_path: Path) -> None:
-    """Success is said of what Python would run, and before the commit: then everything can still be put back."""
+    """Bytecode is verified before the commit, while everything can still be rolled back."""
     target = scenarios.few(tmp_path)
     if verb == "rollback":
         target.apply()
@@ -292,7 +292,7 @@ def test_wrong_bytecode_that_appears_during_a_run_undoes_it(verb: str, tmp_path:
 
 
 def test_a_rollback_restores_bytecode_as_it_was_even_where_it_was_wrong(tmp_path: Path) -> None:
-    """It was not the series' doing, and a rollback must not be held up by it."""
+    """The series did not cause it, so it must not block a rollback."""
     target = scenarios.few(tmp_path)
     source = target.site / MODULE
     cached(target).write_bytes(header(source, Mode.UNCHECKED_HASH) + code(b"OTHER = 1\n", source))

@@ -1,4 +1,4 @@
-"""Each cached .pyc is its own source's, whatever was applied, updated or rolled back over it.
+"""Each cached .pyc matches its own source after any apply, update or rollback.
 
 The oracle is Python itself (`tests.support.pyc`).
 """
@@ -21,7 +21,7 @@ from tests.support.faults import FULL, KILLED, KillAt, Recorder, in_child, memor
 from tests.support.pyc import MODES, Mode, cached, compile_site, foreign
 from tests.support.tiny import VERSION, Tiny, tree
 
-#: Directories of the package, each with its ``__init__.py`` and a module of the same name in each.
+#: Directories of the package; each has an ``__init__.py`` and a module of the same name.
 PACKAGES = ("lmcache", "lmcache/v1", "lmcache/v1/platform", "lmcache/v1/platform/hpu", "lmcache/v1/gpu_connector")
 CREATED = ("lmcache/gaudi", "lmcache/gaudi/ops")
 
@@ -29,7 +29,7 @@ Files = dict[str, bytes | None]
 
 
 def pristine() -> dict[str, bytes]:
-    """Return a release with many modules of one name, all with different code."""
+    """Return a release with many modules of the same name and different code."""
     return {
         f"{package}/{name}.py": f"NAME = {package + '/' + name!r}\nDEVICE = 'cuda'\n".encode()
         for package in PACKAGES
@@ -38,7 +38,7 @@ def pristine() -> dict[str, bytes]:
 
 
 def series(choose: random.Random) -> Files:
-    """Return what a series makes of some of the files: changed, deleted, or created in a directory of its own."""
+    """Return the files as the series leaves them: some changed, deleted, or created in a new directory."""
     files: Files = {}
     for path in pristine():
         kind = choose.choice(["keep", "change", "change", "delete" if path.endswith("base.py") else "keep"])
@@ -66,7 +66,7 @@ class Family:
 
 
 def older_and_newer() -> dict[str, Files]:
-    """Two series that change and create several ``__init__.py`` each."""
+    """Return two series that change and create several ``__init__.py`` each."""
     older: Files = {f"{package}/__init__.py": b"OLDER = %r\n" % package for package in PACKAGES[:3]}
     newer: Files = {f"{package}/__init__.py": b"NEWER = %r\n" % package for package in PACKAGES}
     newer["lmcache/gaudi/__init__.py"] = b"GAUDI = 1\n"
@@ -77,7 +77,7 @@ def older_and_newer() -> dict[str, Files]:
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("mode", MODES)
 def test_after_an_update_each_module_runs_its_own_code(mode: str, own: bool, tmp_path: Path) -> None:
-    """Every ``__init__`` was once taken for a variant of every other, and check said that all was well."""
+    """Every ``__init__`` was once mistaken for a variant of every other, and check reported success."""
     family = Family(tmp_path, older_and_newer())
     compile_site(family.site, MODES[mode], ("",), None)
     before = tree(family.site)
@@ -91,7 +91,7 @@ def test_after_an_update_each_module_runs_its_own_code(mode: str, own: bool, tmp
     assert tree(family.site) == before
 
 
-#: How many trees are tried; 400 with GAUDI_PATCH_TEST_FULL=1.
+#: Number of trees to try; 400 with GAUDI_PATCH_TEST_FULL=1.
 TREES = 400 if FULL else 16
 
 
@@ -123,7 +123,7 @@ def test_whatever_was_applied_over_whatever_each_module_runs_its_own_code(
 
 
 def test_a_prefix_below_the_site_packages_is_a_place_of_its_own(tmp_path: Path) -> None:
-    """A created module is cached where the package's own bytecode is, wherever the prefix lies."""
+    """A created module is cached next to the package's own bytecode, wherever the prefix is."""
     family = Family(tmp_path, older_and_newer())
     prefix = family.site / "cache"
     compile_site(family.site, Mode.UNCHECKED_HASH, ("",), prefix)
@@ -138,7 +138,7 @@ def test_a_prefix_below_the_site_packages_is_a_place_of_its_own(tmp_path: Path) 
 
 
 def test_what_python_cached_of_a_killed_run_goes_with_it_below_a_prefix_too(tmp_path: Path) -> None:
-    """A process that imported a created module before the run was killed."""
+    """A process imported a created module before the run was killed."""
     family = Family(tmp_path, older_and_newer())
     prefix = tmp_path / "prefix"
     compile_site(family.site, Mode.UNCHECKED_HASH, ("",), prefix)

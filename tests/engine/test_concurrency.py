@@ -1,4 +1,4 @@
-"""Several runs at once: one wins, the others wait, and lose with exit 4 when they wait too long."""
+"""Concurrent runs: one wins, the others wait, and exit 4 if they wait too long."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def few(tmp_path: Path) -> Tiny:
 
 @contextmanager
 def held(target: Tiny) -> Iterator[None]:
-    """Another run holds the lock."""
+    """Hold the lock, as another run would."""
     descriptor = os.open(target.dist_info, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -89,14 +89,14 @@ def test_runs_at_once_leave_a_whole_state(verbs: tuple[str, ...], few: Tiny) -> 
         _, err = run.communicate(timeout=120)
         assert run.returncode == 0, err
     assert few.check().exit in (Exit.OK, Exit.PENDING)
-    decisive = {side for path, side in few.sides().items() if path != "lmcache/tool.sh"}  # its mode alone changes
+    decisive = {side for path, side in few.sides().items() if path != "lmcache/tool.sh"}  # only its mode changes
     assert decisive in ({"patched"}, {"pristine"})
     assert few.rollback().exit is Exit.OK
     assert tree(few.site) == pristine
 
 
 def test_files_are_hashed_again_under_the_lock(few: Tiny) -> None:
-    """case_64: what was decided before the lock was held counts for nothing."""
+    """case_64: decisions made before the lock was held are discarded."""
     with held(few):
         process = subprocess.Popen(
             command(*arguments(few, "apply", "--lock-timeout", "60")), env=environment(),
@@ -111,7 +111,7 @@ def test_files_are_hashed_again_under_the_lock(few: Tiny) -> None:
 
 
 def test_a_checkout_is_locked_too(few: Tiny, tmp_path: Path) -> None:
-    """case_64: by its git directory, in which its state lies."""
+    """case_64: the lock is on its git directory, which contains its state."""
     git = tmp_path / "git"
     git.mkdir()
     installation = replace(few.installation, state_dir=git / "gaudi-patch")
@@ -122,7 +122,7 @@ def test_a_checkout_is_locked_too(few: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_check_during_a_run_does_not_take_it_for_a_killed_one(few: Tiny) -> None:
-    """case_64: the journal of a run at work is no interrupted run; once the process is gone, it is."""
+    """case_64: a running process's journal is not an interrupted run until that process is gone."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -142,7 +142,7 @@ def test_a_check_during_a_run_does_not_take_it_for_a_killed_one(few: Tiny) -> No
 
 
 def transaction_killed(target: Tiny, at: int) -> None:
-    """Killed at a step, with the lock held by somebody else: only a test can do that."""
+    """Kill an apply at a step although another process holds the lock: only a test can do that."""
     from contextlib import nullcontext
 
     from gaudi_patch.engine import exclusive
@@ -152,7 +152,7 @@ def transaction_killed(target: Tiny, at: int) -> None:
 
 
 class Slow(Disk):
-    """Takes its time, so that somebody else has some."""
+    """Takes its time, so that another run gets some."""
 
     def step(self, name: str, path: Path) -> None:
         time.sleep(0.002)
@@ -160,7 +160,7 @@ class Slow(Disk):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_package_that_is_rewritten_meanwhile_is_never_left_mixed(seed: int, few: Tiny) -> None:
-    """case_64: apply against an installer, which takes no lock of ours: no byte of its is lost without a word."""
+    """case_64: apply against an installer, which ignores the lock: none of its bytes is lost silently."""
     choose = random.Random(seed)
     paths = [path for path in scenarios.FEW if path != "lmcache/__init__.py"]
     theirs = b"# of another release\n"
@@ -183,7 +183,7 @@ def test_a_package_that_is_rewritten_meanwhile_is_never_left_mixed(seed: int, fe
     finally:
         thread.join()
     for path in touched:
-        # Kept, or overwritten by us right after the last look at it; an undone run has taken that back to pristine.
+        # Kept, or overwritten right after the last check of it; an interrupted run then restored the pristine bytes.
         ours = [scenarios.FEW_PATCHED[path]] if code is Exit.OK else [scenarios.FEW_PATCHED[path], scenarios.FEW[path]]
         assert (few.site / path).exists() is False or (few.site / path).read_bytes() in (theirs, *ours)
     if code is Exit.OK:
@@ -193,7 +193,7 @@ def test_a_package_that_is_rewritten_meanwhile_is_never_left_mixed(seed: int, fe
 
 
 def test_an_interpreter_that_imports_meanwhile_gets_old_or_new_code(few: Tiny) -> None:
-    """case_48: each file is replaced at once; no reader sees half of one."""
+    """case_48: each file is replaced atomically; no reader sees half of it."""
     seen: set[bytes] = set()
     stop = threading.Event()
     engine = few.site / "lmcache/engine.py"

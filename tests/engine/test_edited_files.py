@@ -13,7 +13,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def test_edits_after_apply_are_never_destroyed(few: Tiny, tmp_path: Path) -> None:
-    """case_32: refused; --force keeps the edited copy outside of the package, and restores the rest to the byte."""
+    """case_32: refused; --force saves the edited copy outside the package, and restores the rest to the byte."""
     before = tree(few.site)
     few.apply()
     engine = few.site / "lmcache/engine.py"
@@ -38,7 +38,7 @@ def test_edits_after_apply_are_never_destroyed(few: Tiny, tmp_path: Path) -> Non
 
 
 def test_two_edited_files_of_one_name_are_both_kept(tmp_path: Path) -> None:
-    """case_32: and a second --force over the same edit does not fail on its copy."""
+    """case_32: a second --force for the same edit does not fail on its earlier copy."""
     before = {"lmcache/__init__.py": b"a\n", "lmcache/v1/__init__.py": b"b\n"}
     target = tiny.make(tmp_path, before, {"lmcache/__init__.py": b"A\n", "lmcache/v1/__init__.py": b"B\n"})
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_a_file_that_is_gone_after_apply_is_restored_only_by_force(few: Tiny, tm
 
 
 def test_a_file_of_the_user_in_a_folder_of_the_series_stays(few: Tiny) -> None:
-    """Only what the series made is taken away."""
+    """Only what the series created is removed."""
     few.apply()
     mine = few.site / "lmcache/gaudi/mine.txt"
     mine.write_bytes(b"mine")
@@ -85,7 +85,7 @@ def test_a_file_of_the_user_in_a_folder_of_the_series_stays(few: Tiny) -> None:
 
 
 def test_what_python_cached_since_goes_with_its_module(few: Tiny) -> None:
-    """case_46 case_47: every variant, of any interpreter; nothing of a created module stays importable."""
+    """case_46 case_47: every variant of any interpreter is removed; no created module stays importable."""
     before = tree(few.site)
     few.apply()
     for folder, stem in (("lmcache/gaudi", "__init__"), ("lmcache", "engine")):

@@ -1,8 +1,8 @@
-"""Killed or failing at every step, a run leaves what the next one makes whole.
+"""A run that is killed or fails at any step leaves a state that the next run repairs.
 
-The promise under test: after any run each target is byte-equal to pristine or to patched, all on one side, or a
-journal is there; one plain `check` tells which, and changes nothing; one `apply` or `rollback` reaches a whole
-state. By default a spread of the combinations is tried; GAUDI_PATCH_TEST_FULL=1 tries them all.
+The promise under test: after any run, all targets are byte-equal to pristine, or all to patched, or a journal
+exists. One plain `check` reports which, and changes nothing; one `apply` or `rollback` reaches a whole state. By
+default a sample of the combinations is tried; GAUDI_PATCH_TEST_FULL=1 tries all.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Case = TypeVar("Case")
 
 @pytest.fixture
 def count(record_property: Callable[[str, object], None]) -> Count:
-    """Add to the counts that are printed at the end of the run."""
+    """Add to the counts printed at the end of the run."""
     return record_property
 
 
 @pytest.fixture(autouse=True)
 def _one_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs at different times give equal trees, so that trees can be compared as a whole."""
+    """Fix the time, so that whole trees of two runs can be compared."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
 
@@ -49,7 +49,7 @@ def _one_time(monkeypatch: pytest.MonkeyPatch) -> None:
 class Bench:
     """A scenario laid out once; ``pristine`` and ``patched`` are its two whole states.
 
-    All cases are tried at one path, as bytecode holds the path of its source.
+    All cases run at the same path, since bytecode contains the path of its source.
     """
 
     scenario: Scenario
@@ -60,15 +60,15 @@ class Bench:
     patched: dict[str, Node]
 
     def fresh(self) -> Tiny:
-        """Return the state that the scenario starts from."""
+        """Return the scenario's initial state."""
         return self.back_to("start")
 
     def keep(self, name: str) -> None:
-        """Keep the state under a name."""
+        """Save the current state under ``name``."""
         copy_tree(self.tiny.site, self.folder / "kept" / name)
 
     def back_to(self, name: str) -> Tiny:
-        """Return the state that was kept."""
+        """Restore the state saved under ``name``."""
         copy_tree(self.folder / "kept" / name, self.tiny.site)
         return self.tiny
 
@@ -97,12 +97,12 @@ def make_bench(scenario: Scenario, folder: Path) -> Bench:
 
 
 def without_litter(found: dict[str, Node]) -> dict[str, Node]:
-    """Without the directory of a finished journal, which holds nothing that matters."""
+    """Remove the directory of a finished journal from the tree: it holds nothing relevant."""
     return {name: node for name, node in found.items() if "gaudi-patch.journal" not in name}
 
 
 def assert_truth(tiny: Tiny, bench: Bench) -> str:
-    """One plain `check`: what it says is so, and it changes nothing. Returns "pristine", "patched", "interrupted"."""
+    """Assert that one plain `check` is right and changes nothing; return "pristine", "patched" or "interrupted"."""
     before = tree(tiny.site, times=True)
     result = tiny.check()
     assert tree(tiny.site, times=True) == before
@@ -118,13 +118,13 @@ def assert_truth(tiny: Tiny, bench: Bench) -> str:
     if result.exit is Exit.OK:
         assert found == bench.patched
         return "patched"
-    # Pristine, or what the scenario starts from (partly patched, or an older series).
+    # Pristine, or the initial state of the scenario (partly patched, or an older series).
     assert found in (bench.pristine, bench.start), result
     return "pristine"
 
 
 def assert_whole_after(verb: str, tiny: Tiny, bench: Bench) -> None:
-    """One `apply` or `rollback` reaches a whole state, to the byte."""
+    """Assert that one `apply` or `rollback` reaches a whole state, to the byte."""
     result = tiny.apply() if verb == "apply" else tiny.rollback()
     assert result.exit is Exit.OK, result
     assert tree(tiny.site) == (bench.patched if verb == "apply" else bench.pristine)
@@ -136,7 +136,7 @@ def verbs_for(number: int) -> tuple[str, ...]:
 
 
 def spread(cases: Iterable[Case], limit: int) -> list[Case]:
-    """Return all cases, or as many as ``limit``, the same in each run."""
+    """Return all cases, or a sample of ``limit`` that is the same in each run."""
     every = list(cases)
     return every if FULL or len(every) <= limit else random.Random(0).sample(every, limit)
 
@@ -185,7 +185,7 @@ def run(verb: str, tiny: Tiny, disk: Disk) -> Result:
 
 
 def test_an_error_at_every_step_is_undone(bench: Bench, count: Count) -> None:
-    """case_3 case_4: ENOSPC, EIO, EACCES, EROFS, EINTR, EDQUOT, ESTALE, raised once: exit 4, everything as before."""
+    """case_3 case_4: ENOSPC, EIO, EACCES, EROFS, EINTR, EDQUOT, ESTALE, each raised once: exit 4, nothing changed."""
     tried = 0
     for at, number in spread(itertools.product(range(bench.steps()), ERRORS), 80):
         victim = bench.fresh()
@@ -195,7 +195,7 @@ def test_an_error_at_every_step_is_undone(bench: Bench, count: Count) -> None:
             assert (result.exit, result.code) == (Exit.ENVIRONMENT, errno.errorcode[number].lower())
             assert tree(victim.site) == bench.start
         else:
-            # The commit was done: only litter is left, and said to be.
+            # The commit was done: only litter is left, and it is reported.
             assert result.exit is Exit.OK
             assert result.warnings, at
             assert assert_truth(victim, bench) == ("patched" if bench.scenario.ends_patched else "pristine")
@@ -207,7 +207,7 @@ def test_an_error_at_every_step_is_undone(bench: Bench, count: Count) -> None:
 
 
 def test_a_disk_that_stays_broken_is_recovered_when_it_is_well_again(bench: Bench, count: Count) -> None:
-    """case_3 case_4: from step n on every step fails, those of the undoing too; the next run finds the journal."""
+    """case_3 case_4: from step n on every step fails, including the undo's; the next run finds the journal."""
     steps = bench.steps()
     tried = 0
     for at in range(steps):
@@ -216,7 +216,7 @@ def test_a_disk_that_stays_broken_is_recovered_when_it_is_well_again(bench: Benc
         disk = FailAt(at, number, from_then_on=True)
         result = outcome(lambda disk=disk, victim=victim: bench.scenario.verb(victim, disk))
         if isinstance(result, GaudiPatchError):
-            # 4 means as before, but for a journal's empty directory; 6 that the undo did not finish.
+            # 4: nothing changed but a journal's empty directory; 6: the undo did not finish.
             assert (result.exit, result.code == "undo-failed") in {(Exit.ENVIRONMENT, False), (Exit.HUMAN, True)}
             if result.exit is Exit.ENVIRONMENT:
                 assert without_litter(tree(victim.site)) == bench.start, result
@@ -232,7 +232,7 @@ def test_a_disk_that_stays_broken_is_recovered_when_it_is_well_again(bench: Benc
 
 
 def test_an_error_while_recovering_keeps_the_journal(bench: Bench, count: Count) -> None:
-    """case_2 case_4: killed at step n, and the recovery meets an error: exit 4 or 6, and the run after it succeeds."""
+    """case_2 case_4: killed at step n, then an error in the recovery: exit 4 or 6, and the run after it succeeds."""
     tried = 0
     for at, again in spread(itertools.product(range(bench.steps()), range(70)), 40):
         victim = bench.fresh()

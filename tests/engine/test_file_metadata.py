@@ -1,4 +1,4 @@
-"""Modes, owners, times and links of the files that are replaced."""
+"""Modes, owners, times and links of replaced files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.tiny import tree
 
 
 def test_created_files_and_folders_take_no_umask(tmp_path: Path) -> None:
-    """case_9: the patch's modes, whatever the umask; a modified file keeps its own."""
+    """case_9: created files get the patch's modes, whatever the umask; a modified file keeps its own."""
     target = tiny.make(tmp_path)
     (target.site / "lmcache/engine.py").chmod(0o640)
     old = os.umask(0o077)
@@ -61,7 +61,7 @@ def test_owner_and_group_are_kept_and_created_files_belong_to_the_packages_owner
 
 
 def test_extended_attributes_are_kept(tmp_path: Path) -> None:
-    """case_8: SELinux labels are extended attributes; seen here with a user's own."""
+    """case_8: SELinux labels are extended attributes; a user attribute stands for them here."""
     target = tiny.make(tmp_path)
     engine = target.site / "lmcache/engine.py"
     try:

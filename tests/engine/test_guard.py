@@ -1,4 +1,4 @@
-"""What belongs to an installation, by text and by descriptor."""
+"""The bounds of an installation, checked by path text and by descriptor."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_bytecode_is_that_of_a_source_and_lies_where_python_caches_it(target: Ti
 def test_bytecode_below_another_prefix_is_refused_with_the_command_that_reaches_it(
     target: Tiny, tmp_path: Path
 ) -> None:
-    """Left there, unchecked bytecode of the patched source would run after a rollback."""
+    """Otherwise unchecked bytecode of the patched source would run after a rollback."""
     import py_compile
     from dataclasses import replace
 
@@ -84,7 +84,7 @@ def test_bytecode_below_another_prefix_is_refused_with_the_command_that_reaches_
 
 
 def directory(mode: int) -> os.stat_result:
-    """Return a package's directory that belongs to 5 and 6."""
+    """Return a package's directory with owner 5 and group 6."""
     return os.stat_result((mode, 0, 0, 0, 5, 6, 0, 0, 0, 0))
 
 
@@ -154,7 +154,7 @@ def test_a_directory_that_is_a_link_out_is_refused(link: str, bounds: Bounds, tm
 
 
 def test_where_no_link_may_be_none_is_followed(bounds: Bounds, tmp_path: Path) -> None:
-    """Not even one to the package: a state that is the package would be removed with it."""
+    """Not even a link to the package: a state that is the package would be removed with it."""
     (tmp_path / "root/state").symlink_to("package/sub")
     (tmp_path / "root/package/__pycache__").symlink_to("sub")
     for path in (tmp_path / "root/state/x", tmp_path / "root/package/__pycache__/x"):
@@ -164,7 +164,7 @@ def test_where_no_link_may_be_none_is_followed(bounds: Bounds, tmp_path: Path) -
 
 
 def test_the_way_to_the_root_is_held_too(tmp_path: Path) -> None:
-    """What was a directory when the target was found is a link when it is written to."""
+    """A directory at the time of the look-up becomes a link before the write."""
     root = tmp_path / "home/root"
     (root / "package").mkdir(parents=True)
     bounds = Bounds([Area(root, ("package",))])
@@ -175,7 +175,7 @@ def test_the_way_to_the_root_is_held_too(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_may_not_be_listed_is_passed_through(bounds: Bounds, tmp_path: Path) -> None:
-    """/home is often 0711: for a user who is not root, passing is all that is allowed."""
+    """/home is often 0711: a non-root user may pass through it, but not list it."""
     if os.geteuid() == 0:
         from tests.support.faults import in_child
 

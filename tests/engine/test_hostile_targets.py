@@ -1,7 +1,7 @@
-"""Nothing in a target makes gaudi-patch touch what is not the package's, hang, or end with a traceback.
+"""No target can make gaudi-patch touch files outside the package, hang, or end with a traceback.
 
-Each case of tests/support/hostile against each command, with --path, and with --root or --python: the victim beside
-the target is the same to the byte and the nanosecond, no secret is copied, no set-id bit appears.
+Each case of tests/support/hostile runs against each command, with --path, and with --root or --python. Each time the
+victim next to the target is unchanged to the byte and nanosecond, no secret is copied, and no set-id bit appears.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.faults import FULL, copy_tree
 from tests.support.hostile import CASES, SECRET, Case, snapshot
 from tests.support.hostile.images import WAYS, make_templates, spoil
 
-#: Seconds of processor time that no command needs, and of waiting after which it is taken to hang.
+#: Limits in seconds that no command reaches: processor time, and wall time before it is considered hung.
 CPU, WAIT = 10.0, 60.0
 EXITS = {int(code) for code in Exit} - {int(Exit.BUG)}
 
@@ -37,14 +37,14 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an image with an environment, pristine and with the series applied, and the attestation of that."""
+    """Return an image with a pristine environment, one with the series applied, and the attestation of the latter."""
     return make_templates(tmp_path_factory.mktemp("hostile"))
 
 
 def run(arguments: list[str], output: Path) -> Ended:
-    """Run gaudi-patch in a process of its own, forked, as starting Python takes most of the time."""
+    """Run gaudi-patch in a forked process, since starting Python takes most of the time."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads; the child is alone
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads; the child has only one
         pid = os.fork()
     if pid == 0:
         _run_in_child(arguments, output)
@@ -86,7 +86,7 @@ def _run_in_child(arguments: list[str], output: Path) -> None:
 
 
 def kinds(number: int) -> tuple[str, ...]:
-    """--path for each case, and --root or --python in turn for each third; all of them in a full run."""
+    """Return --path for each case, plus --root or --python in turn for each third case; all in a full run."""
     if FULL:
         return WAYS
     return ("path",) if number % 3 else ("path", ("root", "python")[number % 2])
@@ -133,7 +133,7 @@ def test_nothing_outside_is_touched(case: Case, kind: str, templates: Path, tmp_
 
 
 def assert_no_more_rights(image: Path) -> None:
-    """No set-id bit, no file that anybody may write, no copy of the secret."""
+    """Assert that there is no set-id bit, no world-writable file, and no copy of the secret."""
     for path in image.rglob("*"):
         info = path.lstat()
         if stat.S_ISREG(info.st_mode):
@@ -143,7 +143,7 @@ def assert_no_more_rights(image: Path) -> None:
 
 
 def test_a_link_swapped_in_between_look_and_write_changes_nothing_outside(tmp_path: Path) -> None:
-    """At each step of a run, a directory of the package becomes a link to one outside."""
+    """At each step of a run, a directory of the package becomes a link that leads outside."""
     from gaudi_patch.disk import Disk
     from gaudi_patch.errors import GaudiPatchError
     from tests.support.faults import Recorder

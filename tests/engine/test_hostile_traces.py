@@ -1,7 +1,7 @@
-"""Traced from outside: what a hostile target leads to is neither written nor read.
+"""Traced from outside: the file that a hostile link leads to is neither written nor read.
 
-By the preloaded library of tests/rig, which sees every call of the real command. A full run traces all cases, by every
-way to name a target.
+The preloaded library of tests/rig sees every call of the real command. A full run traces all cases, with every way to
+name a target.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler to build the preloaded library"
 )
 
-#: A source may be a link, as may METADATA: what it leads to is read, and never written. See docs/trust.md.
+#: A source may be a link, and so may METADATA: the linked file is read, but never written. See docs/trust.md.
 LOOKED_AT = {
     "target_is_a_link_to_another_file",
     "target_is_a_link_to_its_own_bytes",
     "metadata_is_a_link_to_a_secret",
     "journal_plants_a_link",
     "state_plants_a_link_to_a_secret",
-    # To find the package is to list it, wherever it is; it is refused all the same.
+    # The search for the package lists it, wherever it is; it is still refused.
     "package_is_a_link_to_the_directory_of_another_user",
-    # With --python, doctor has LMCache imported in the target, and Python itself looks for bytecode behind the link.
+    # With --python, doctor imports LMCache in the target, and Python itself follows the link to look for bytecode.
     "bytecode_directory_is_a_link",
 }
-#: How a program ends whose calls cannot be logged: it has done nothing, and so it has touched nothing.
+#: Exit of a program whose calls cannot be logged: it has done nothing, so it has touched nothing.
 INSTRUMENT_FAILED = "exit status 99"
-#: These take time to lay out, and lead nowhere.
+#: These take long to lay out, and contain no links.
 LARGE = {case.name for case in CASES if "very_many" in case.name or "huge" in case.name or "endless" in case.name}
 TRACED = [case for case in CASES if case.name not in LARGE]
 EACH = [
@@ -78,7 +78,7 @@ def test_nothing_outside_is_opened(case: Case, way: str, templates: Path, tmp_pa
 
 @pytest.mark.parametrize("way", WAYS)
 def test_under_the_trace_a_sound_target_is_patched(way: str, templates: Path, tmp_path: Path) -> None:
-    """A run that the instrument itself ends touches nothing, and would prove nothing."""
+    """If the instrument itself ended a run, that run would touch nothing and prove nothing."""
     sound = Case("sound", lambda target, victim: None, applied=False, exits=None)
     spoiled = spoil(sound, templates, tmp_path.resolve(), way)
     for words in (["apply", "--no-smoke"], ["rollback"]):
@@ -87,7 +87,7 @@ def test_under_the_trace_a_sound_target_is_patched(way: str, templates: Path, tm
 
 
 def test_the_trace_sees_what_would_be_wrong(tmp_path: Path) -> None:
-    """The instrument has to see a write through a link, or it proves nothing."""
+    """The trace must see a write through a link, or it proves nothing."""
     work = tmp_path.resolve()
     victim = make_victim(work)
     (work / "link").symlink_to(victim)

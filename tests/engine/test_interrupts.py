@@ -1,4 +1,4 @@
-"""Signals and other programs while a transaction is carried out."""
+"""Signals and other programs during a transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Interrupted(Disk):
 
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
 def test_ctrl_c_at_every_step_leaves_a_whole_state(verb: str, few: Tiny, tmp_path: Path) -> None:
-    """case_11: undone up to the commit; after it, only litter may be left for the next run."""
+    """case_11: undone until the commit; after it, at most litter is left for the next run."""
     if verb == "rollback":
         few.apply()
     start = tree(few.site)
@@ -57,7 +57,7 @@ def test_ctrl_c_at_every_step_leaves_a_whole_state(verb: str, few: Tiny, tmp_pat
 def test_a_signal_undoes_and_is_the_exit_code(
     number: signal.Signals, code: int, few: Tiny, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """case_11: at any step of a real run; no traceback; two signals do no more harm than one."""
+    """case_11: at any step of a real run; no traceback; a second signal does no more harm than the first."""
     before = tree(few.site)
     recorder = Recorder()
     few.apply(recorder)
@@ -78,7 +78,7 @@ def test_a_signal_undoes_and_is_the_exit_code(
 
 
 def _signalled(target: Tiny, number: signal.Signals, at_step: int) -> None:
-    """`gaudi-patch apply` in this process, which gets the signal twice from ``at_step`` on."""
+    """Run `gaudi-patch apply` in this process, and send the signal twice from ``at_step`` on."""
     from gaudi_patch.cli.run import guarded
 
     count = 0
@@ -96,7 +96,7 @@ def _signalled(target: Tiny, number: signal.Signals, at_step: int) -> None:
 
 
 def test_another_program_is_not_overwritten(few: Tiny) -> None:
-    """case_64: a target changed between planning and its replacement: exit 1, its bytes kept, the rest as it was."""
+    """case_64: a target changes between planning and its replacement: exit 1, its bytes kept, the rest unchanged."""
     before = tree(few.site)
     engine = few.site / "lmcache/engine.py"
     theirs = b"# pip was here\n"
@@ -111,7 +111,7 @@ def test_another_program_is_not_overwritten(few: Tiny) -> None:
 
 
 def test_bytecode_that_python_writes_meanwhile_does_no_harm(few: Tiny) -> None:
-    """case_46: a running interpreter may write a .pyc at any time; ours replaces it."""
+    """case_46: a running interpreter may write a .pyc at any time; gaudi-patch replaces it."""
     pyc = next((few.site / "lmcache/__pycache__").glob("engine.*.pyc"))
     engine = few.site / "lmcache/engine.py"
     assert few.apply(Hook("read", at(engine), lambda: pyc.write_bytes(b"theirs"))).exit is Exit.OK

@@ -20,7 +20,7 @@ from tests.support.cli import command, environment
 from tests.support.faults import FULL, copy_tree, memory_folder
 from tests.support.tiny import Tiny, tree
 
-#: How often a process is killed; 200 with GAUDI_PATCH_TEST_FULL=1.
+#: Number of kills; 200 with GAUDI_PATCH_TEST_FULL=1.
 KILLS = 200 if FULL else 16
 
 
@@ -41,11 +41,11 @@ def start(target: Tiny, verb: str) -> subprocess.Popen[bytes]:
 def test_killed_at_random_times_the_next_run_makes_it_whole(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """case_1 case_2: SIGKILL from outside, without any seam; half of them aimed at the transaction itself."""
+    """case_1 case_2: SIGKILL from outside, without any seam; half of the kills are aimed at the transaction itself."""
     choose = random.Random(7)
     seen = {"interrupted": 0, "pristine": 0, "patched": 0}
     with memory_folder() as folder:
-        target = replace(scenarios.few(folder), python=None)  # as --path finds it: no interpreter to run
+        target = replace(scenarios.few(folder), python=None)  # as with --path: no interpreter to run
         pristine = tree(target.site)
         target.apply()
         patched = tree(target.site)
@@ -136,7 +136,7 @@ def test_on_a_file_system_that_is_full_nothing_changes(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 def test_without_inodes_nothing_changes(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """case_3: ENOSPC of the other kind."""
+    """case_3: ENOSPC for lack of inodes."""
     target = scenarios.few(tmp_path / "made")
     count = len(tree(target.site)) + 2
     tried = 0

@@ -1,4 +1,4 @@
-"""The lock of an installation: no file of it is left, its holder is named, and a file system without locks is said."""
+"""The lock of an installation: leaves no file, names its holder, and reports a file system without locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def refusal(path: Path, timeout: float = 0.0) -> GaudiPatchError:
-    """Return the error for this: the refusal to lock ``path``."""
+    """Return the error raised when ``path`` cannot be locked."""
     with pytest.raises(GaudiPatchError) as caught, directory_lock(path, timeout):
         pass
     assert caught.value.exit is Exit.ENVIRONMENT
@@ -34,12 +34,12 @@ def refusal(path: Path, timeout: float = 0.0) -> GaudiPatchError:
 
 
 def refuse(path: Path, timeout: float = 0.0) -> str:
-    """Return the code of the refusal to lock ``path``."""
+    """Return the code of the error raised when ``path`` cannot be locked."""
     return refusal(path, timeout).code
 
 
 def test_one_holds_it_and_the_other_waits_and_then_gives_up(tmp_path: Path) -> None:
-    """case_64: exit 4 for the loser; the directory is as it was."""
+    """case_64: exit 4 for the loser; the directory is unchanged."""
     with directory_lock(tmp_path, 0) as warnings:
         assert warnings == []
         assert in_child(lambda: refuse(tmp_path)) == 0
@@ -93,7 +93,7 @@ def test_another_error_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(params=sorted(UNSUPPORTED))
 def no_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a file system without flock, in every way to say so; returns the system's words."""
+    """Simulate a file system without flock, with each possible error; return the system's words."""
 
     def unsupported(descriptor: int, how: int) -> None:
         raise OSError(request.param, os.strerror(request.param))
@@ -103,7 +103,7 @@ def no_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_file_system_that_cannot_lock_is_said_to_be_so(no_flock: str, tmp_path: Path) -> None:
-    """case_65: no stand-in, which could lock for ever or not at all; the user is told of --no-lock and its meaning."""
+    """case_65: no substitute that could lock for ever or not at all; the error explains --no-lock."""
     error = refusal(tmp_path)
     assert (error.code, error.exit) == ("cannot-lock", Exit.ENVIRONMENT)
     assert no_flock in error.message
@@ -127,7 +127,7 @@ def test_without_flock_nobody_is_taken_for_a_writer(tmp_path: Path) -> None:
 
 
 def test_no_lock_is_offered_by_both_commands_that_write(tmp_path: Path) -> None:
-    """And asks for no lock: another holder does not matter."""
+    """Nor does it take a lock: another holder does not matter."""
     few = scenarios.few(tmp_path)
     before = tree(few.site)
     for verb, more in (("apply", ["--no-smoke"]), ("rollback", [])):
@@ -142,7 +142,7 @@ def test_no_lock_is_offered_by_both_commands_that_write(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def held_by(command: list[str], directory: Path, uid: int | None = None) -> Iterator[int]:
-    """Yield a process that is no gaudi-patch holds the lock; yields its pid."""
+    """Let a process other than gaudi-patch hold the lock; yield its pid."""
     ready, told = os.pipe()
     script = (
         "import fcntl, os, sys\n"
@@ -204,7 +204,7 @@ def test_another_users_process_is_named_with_the_user(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
 def test_a_holder_that_cannot_be_seen_is_not_taken_for_dead(tmp_path: Path) -> None:
-    """case_65: the old lock file took a holder of another PID namespace for a dead process."""
+    """case_65: the old lock file mistook a holder in another PID namespace for a dead process."""
     program = (
         "import sys; from pathlib import Path; from gaudi_patch.engine.locking import directory_lock\n"
         "with directory_lock(Path(sys.argv[1]), 0): pass"
@@ -259,7 +259,7 @@ def few(tmp_path: Path) -> Tiny:
 def test_a_journal_that_is_gone_on_second_sight_was_of_a_run_at_work(
     few: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """check saw "interrupted" where another run was simply at work, and ended between two looks."""
+    """check once reported "interrupted" for a run that was still at work, and ended between two looks."""
     from gaudi_patch.engine import verdicts
 
     few.apply()
@@ -269,7 +269,7 @@ def test_a_journal_that_is_gone_on_second_sight_was_of_a_run_at_work(
     def look(*arguments: object) -> object:
         found = real(*arguments)  # type: ignore[arg-type]
         looks.append(found)
-        if len(looks) == 1:  # as if its journal had still been there
+        if len(looks) == 1:  # as if its journal still existed
             return found._replace(interrupted=JOURNAL)
         return found
 

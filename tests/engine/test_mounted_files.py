@@ -1,4 +1,4 @@
-"""A target that is a mount of its own, as ``docker run -v FILE:FILE`` makes it: said before anything is written."""
+"""A target that is itself a mount, as ``docker run -v FILE:FILE`` makes it: reported before anything is written."""
 
 from __future__ import annotations
 

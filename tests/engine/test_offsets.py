@@ -1,4 +1,4 @@
-"""Hunks that stand at other lines than in the patch: no news where the lock knows the result."""
+"""Hunks at other lines than in the patch: not reported if the lock knows the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.tiny import Tiny
 
 
 def shared(folder: Path) -> Tiny:
-    """Return the second of two releases that share one patch: its hunks stand one line lower there."""
+    """Return the second of two releases that share a patch: its hunks are one line lower there."""
     body = b"".join(b"# line %d\n" % number for number in range(20))
     path = "lmcache/engine.py"
     before, moved = {**FEW, path: body}, {**FEW, path: b"# a new line\n" + body}

@@ -1,4 +1,4 @@
-"""A run was killed, and then another release, or the same one anew, was installed over what it left: no dead end."""
+"""A run was killed, then the next or the same release was installed over its remains: there is always a way out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_next_command_makes_it_whole(
 ) -> None:
     """Killed at every step; then the next release, or the same one by the same or another installer.
 
-    Files, temporary files and a journal stayed, and each command exited 1 for ever.
+    Files, temporary files and a journal once stayed, and each command exited 1 for ever.
     """
     kills = 0
     with memory_folder() as folder:
@@ -64,7 +64,7 @@ def test_one_next_command_makes_it_whole(
                 )
                 result = getattr(target, following)()
                 assert result.exit is Exit.OK, (at, following, result.errors)
-                if following == "apply" or target.check().exit is Exit.OK:  # the kill came before a committed run's end
+                if following == "apply" or target.check().exit is Exit.OK:  # killed before a committed run ended
                     assert target.check().exit is Exit.OK, (at, following)
                     assert target.rollback().exit is Exit.OK
                 assert target.check().exit is Exit.PENDING
@@ -105,7 +105,7 @@ def test_what_is_removed_is_told_and_what_was_edited_stays(tmp_path: Path) -> No
 
 
 def test_what_the_present_release_lists_is_never_touched(tmp_path: Path) -> None:
-    """A release that has a file with the very bytes that a series of the one before created."""
+    """A release has a file with the same bytes as one that the previous release's series created."""
     world = World(tmp_path)
     kill(world, "apply", OLD, before_record(world))
     created = "lmcache/gaudi/old.py"
@@ -138,7 +138,7 @@ def test_clearing_may_be_killed_anywhere_too(tmp_path: Path, record_property: Ca
 
 
 def test_a_run_at_work_on_the_old_release_is_waited_for(tmp_path: Path) -> None:
-    """pip replaced the package under it: that is no killed run."""
+    """pip replaced the package during the run: that is not a killed run."""
     from gaudi_patch.engine.locking import directory_lock
 
     world = World(tmp_path)
@@ -157,7 +157,7 @@ def test_a_run_at_work_on_the_old_release_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "file", "other-package", "damaged", "metadata"])
 def test_what_is_no_orphan_of_ours_is_left_alone(kind: str, tmp_path: Path) -> None:
-    """A link, a file, another package's, a journal that says nothing, a dist-info that is whole."""
+    """A link, a file, another package's, an uninformative journal, a complete dist-info."""
     world = World(tmp_path)
     world.install(NEW)
     outside = tmp_path / "outside"
@@ -181,7 +181,7 @@ def test_what_is_no_orphan_of_ours_is_left_alone(kind: str, tmp_path: Path) -> N
 
 
 def test_a_forged_orphan_reaches_nothing_outside(tmp_path: Path) -> None:
-    """Its journal is held to the package, and links on the way are not followed."""
+    """Its journal is confined to the package, and links on the way are not followed."""
     world = World(tmp_path)
     kill(world, "apply", OLD, before_record(world))
     world.install(NEW)
@@ -198,17 +198,17 @@ def test_a_forged_orphan_reaches_nothing_outside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("edited", [False, True])
 def test_the_same_release_installed_anew_is_not_taken_apart(edited: bool, tmp_path: Path) -> None:
-    """RECORD of another installer was once a third state for ever: reinstalling, as the hint said, did not help."""
+    """RECORD of another installer was once a permanent third state: reinstalling, as the hint said, did not help."""
     world = World(tmp_path)
     kill(world, "apply", OLD, before_record(world))
     world.install(OLD, "uv")
     target = world.target(OLD)
-    if edited:  # then nothing proves that the installer wrote it all
+    if edited:  # then nothing proves that the installer wrote all files
         (world.site / "lmcache/engine.py").write_bytes(b"MINE = 1\n")
         with pytest.raises(GaudiPatchError) as caught:
             target.rollback()
         assert (caught.value.exit, caught.value.code) == (Exit.HUMAN, "third-state")
-        world.install(OLD, "uv")  # what the hint says
+        world.install(OLD, "uv")  # as the hint says
     result = target.rollback()
     assert result.exit is Exit.OK
     assert any("of an earlier installation was cleaned up" in text for text in result.warnings)
@@ -270,7 +270,7 @@ def test_a_really_killed_apply_and_a_real_pip(tmp_path: Path) -> None:
 
 
 def test_with_nothing_installed_the_journal_is_kept_for_the_next_installation(tmp_path: Path) -> None:
-    """Removing it by hand, as was advised, would leave what only the journal knows of."""
+    """Removing it by hand, as once advised, would leave files that only the journal knows."""
     world = World(tmp_path)
     kill(world, "apply", OLD, before_record(world))
     uninstall(world.site, world.site / f"lmcache-{OLD}.dist-info")

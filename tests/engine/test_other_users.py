@@ -1,4 +1,4 @@
-"""Runs by users without rights, and by those who own the package."""
+"""Runs by users without rights, and by owners of the package."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _as_nobody(work: Callable[[], None]) -> Callable[[], None]:
 @root_only
 @pytest.mark.parametrize("owned", [[], ["lmcache/engine.py"]])
 def test_a_user_without_rights_changes_nothing(owned: list[str], tmp_path: Path) -> None:
-    """case_7: a package of root's; a file that the user owns in root's directory is not written in place either."""
+    """case_7: root's package; not even a file that the user owns in root's directory is written in place."""
     target = _open_for_nobody(tiny.make(tmp_path), tmp_path)
     for name in owned:
         os.chown(target.site / name, 65534, 65534)
@@ -52,7 +52,7 @@ def test_a_user_without_rights_changes_nothing(owned: list[str], tmp_path: Path)
 
 @root_only
 def test_a_user_patches_and_rolls_back_his_own_package(tmp_path: Path) -> None:
-    """case_7: without root; a file of somebody else in his directory becomes his, as he cannot give files away."""
+    """case_7: without root; another user's file in his directory becomes his, as he cannot give files away."""
     target = _open_for_nobody(tiny.make(tmp_path), tmp_path)
     for path in [target.site, *target.site.rglob("*")]:
         os.lchown(path, 65534, 65534)
@@ -70,11 +70,11 @@ def test_a_user_patches_and_rolls_back_his_own_package(tmp_path: Path) -> None:
 
 
 def _open_for_nobody(target: Tiny, tmp_path: Path) -> Tiny:
-    """Make the way to the target passable (pytest's own directories are 0700), and have everything imported."""
+    """Make the path to the target passable (pytest's own directories are 0700), and import everything beforehand."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and len(folder.parts) > 2:
             folder.chmod(0o755)
-    target.apply(dry_run=True)  # imports what it needs, which nobody may not read here
+    target.apply(dry_run=True)  # imports all modules, which nobody may not read here
     return target
 
 
@@ -91,7 +91,7 @@ def _immutable(path: Path) -> Iterator[None]:
 @root_only
 @pytest.mark.parametrize("name", ["lmcache/engine.py", "lmcache/v1/old.py", "lmcache/v1"])
 def test_what_is_immutable_undoes_the_run_and_is_named(name: str, tmp_path: Path) -> None:
-    """case_6: chattr +i on a file to replace, on one to delete, and on a directory to write in; root cannot either."""
+    """case_6: chattr +i on a file to replace, one to delete, and a directory to write to; not even root can."""
     target = tiny.make(tmp_path)
     before = tree(target.site)
     with _immutable(target.site / name), pytest.raises(GaudiPatchError) as caught:

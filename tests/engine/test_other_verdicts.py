@@ -14,7 +14,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def with_rules(few: Tiny, text: str) -> Tiny:
-    """Return the manifest with rules for versions added."""
+    """Return the manifest with version rules added."""
     from gaudi_patch.series.manifest import load
 
     tiny.add_rules(few.manifest.directory, text)
@@ -22,7 +22,7 @@ def with_rules(few: Tiny, text: str) -> Tiny:
 
 
 def test_a_version_that_needs_nothing_exits_0_and_is_left_alone(few: Tiny) -> None:
-    """case_51: upstream has it."""
+    """case_51: upstream already has the change."""
     newer = replace(with_rules(few, '[[upstream]]\nversions = ">=0.6"\nreason = "upstream has it"\n'), version="0.6.0")
     (few.site / "lmcache/engine.py").write_bytes(b"# of 0.6.0\n")
     few.dist_info.rename(newer.dist_info)
@@ -46,7 +46,7 @@ def test_a_refused_version_exits_3_with_the_advice(few: Tiny) -> None:
 
 
 def test_the_plan_can_be_read_as_one_diff(few: Tiny) -> None:
-    """What is printed turns the old files into the new ones."""
+    """The printed diff turns the old files into the new ones."""
     from gaudi_patch.output.report import Diff
 
     planned = few.apply(dry_run=True, diff=True)

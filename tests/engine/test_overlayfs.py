@@ -1,7 +1,7 @@
-"""A target on a real overlay file system, as the layers of a container image are.
+"""A target on a real overlay file system, like the layers of a container image.
 
-The lower layer is on another file system than the upper one. Then a file that was not changed yet tells of another
-device than its own directory, and of another inode once it was copied up.
+The lower layer is on a different file system from the upper one. So an unchanged file reports another device than its
+directory, and another inode after it was copied up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.cli import command, environment
 from tests.support.fake_wheel import fake_wheel
 from tests.support.tiny import EXECUTABLE, PATCHED, PRISTINE, Tiny, tree
 
-#: Mounts the layers on the target, runs a command, and copies what it has left: LOWER UPPER WORK SITE SEEN COMMAND...
+#: Mount the layers on the target, run a command, copy what it left: LOWER UPPER WORK SITE SEEN COMMAND...
 _STEP = """
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4" || exit 99
 site=$4 seen=$5; shift 5
@@ -52,11 +52,11 @@ pytestmark = pytest.mark.skipif(
 
 @dataclass
 class Image:
-    """An image whose first layer is ``lower``, and the steps that are built on it.
+    """An image whose first layer is ``lower``, and the steps built on it.
 
     Attributes:
-        layers: What each step has written, the first one first.
-        seen: The merged tree after each step.
+    layers: The files written by each step, the first step first.
+    seen: The merged tree after each step.
     """
 
     target: Tiny
@@ -66,7 +66,7 @@ class Image:
     seen: list[Path] = field(default_factory=list)
 
     def step(self, verb: str, *options: str, manifest: Path | None = None, code: int = 0, **env: str) -> Any:
-        """Run gaudi-patch in a new layer; return what it says as JSON, or None where it was killed."""
+        """Run gaudi-patch in a new layer; return its JSON output, or None if it was killed."""
         upper, work, seen = (self.folder / f"{name}-{len(self.layers)}" for name in ("layer", "work", "seen"))
         for made in (upper, work, seen):
             made.mkdir()
@@ -82,12 +82,12 @@ class Image:
         return json.loads(done.stdout) if done.stdout else None
 
     def written(self) -> set[str]:
-        """Return the files that the newest layer holds, deletions too."""
+        """Return the files in the newest layer, including deletions."""
         layer = self.layers[-1]
         return {path.relative_to(layer).as_posix() for path in layer.rglob("*") if not path.is_dir()}
 
     def files(self) -> dict[str, bytes | None]:
-        """Return the package's files after the newest step; None: there is none."""
+        """Return the package's files after the newest step; None marks a missing file."""
         return {
             name: path.read_bytes() if (path := self.seen[-1] / name).exists() else None
             for name in {**PRISTINE, **NEXT}
@@ -101,14 +101,14 @@ def expected(patched: dict[str, bytes | None]) -> dict[str, bytes | None]:
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[Image]:
     target = tiny.make(tmp_path)
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as lower:  # a tmpfs wherever Linux has one
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as lower:  # a tmpfs on every Linux
         subprocess.run(["cp", "-a", f"{target.site}/.", lower], check=True)
         assert Path(lower).stat().st_dev != tmp_path.stat().st_dev
         yield Image(target, Path(lower), tmp_path)
 
 
 def test_a_layer_holds_what_the_series_changes_and_nothing_else(image: Image) -> None:
-    """case_10: on a real overlay; the layer below is as it was."""
+    """case_10: on a real overlay; the layer below is unchanged."""
     before = tree(image.lower, times=True)
     image.step("apply", "--no-smoke")
     assert image.files() == expected(dict(PATCHED))
@@ -135,7 +135,7 @@ def test_what_one_layer_applied_the_next_ones_check_update_and_roll_back(image: 
 
 @pytest.mark.parametrize("number", [1, 4, 7])
 def test_a_step_that_was_killed_is_rolled_back_in_the_layer_above_it(number: int, image: Image) -> None:
-    """As where a build goes on from a container that had died."""
+    """As if a build continued from a container that had died."""
     fault = {"RIG_ROOT": str(image.target.site), "RIG_KIND": "rename", "RIG_NTH": str(number), "RIG_FAULT": "SIGKILL"}
     image.step("apply", "--no-smoke", code=137, LD_PRELOAD=str(trace.library()), **fault)
     image.step("rollback")

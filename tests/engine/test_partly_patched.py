@@ -1,4 +1,4 @@
-"""Installations that something else has patched, partly or wholly."""
+"""Installations that another tool has patched, partly or wholly."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_partial_state_is_told_per_file_completed_and_taken_back(patched: set[
 
 
 def test_unchecked_bytecode_of_a_file_that_something_else_patched_does_not_come_back(few: Tiny) -> None:
-    """case_46: a .pyc of the patched code beside the pristine source would run after a rollback."""
+    """case_46: a .pyc of the patched code next to the pristine source would run after a rollback."""
     engine = few.site / "lmcache/engine.py"
     _write(engine, FEW_PATCHED["lmcache/engine.py"])
     scenarios.compile_all(few.site)
@@ -54,7 +54,7 @@ def test_unchecked_bytecode_of_a_file_that_something_else_patched_does_not_come_
 
 
 def test_patched_by_something_else_is_patched_and_can_be_rolled_back(few: Tiny) -> None:
-    """case_29: all hashes are the series': exit 0, nothing written; rollback applies the hunks backwards."""
+    """case_29: all hashes match the series: exit 0, nothing written; rollback applies the hunks in reverse."""
     for path, data in FEW_PATCHED.items():
         _write(few.site / path, data)
     scenarios.compile_all(few.site)
@@ -72,7 +72,7 @@ def test_patched_by_something_else_is_patched_and_can_be_rolled_back(few: Tiny) 
 
 
 def test_bytecode_that_hides_what_something_else_patched_is_no_success(few: Tiny) -> None:
-    """case_46: another tool patched the sources and left unchecked bytecode of the old ones: the old code runs."""
+    """case_46: another tool patched the sources and left unchecked bytecode of the old code, which still runs."""
     legacy = few.site / "lmcache/old.pyc"
     legacy.write_bytes(b"legacy")
     for path, data in FEW_PATCHED.items():

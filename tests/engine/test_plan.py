@@ -1,4 +1,4 @@
-"""States by hash, and what a series makes of the files: in memory, held against the lock."""
+"""File states by hash, and the result of a series: computed in memory, and compared with the lock."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def files(*states: State) -> list[FileState]:
 
 
 def test_the_whole_is_on_one_side_or_says_why_not() -> None:
-    """case_30: whatever the order and the number."""
+    """case_30: whatever the order and the number of files."""
     expected = {
         (State.PRISTINE,): State.PRISTINE,
         (State.PATCHED,): State.PATCHED,
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused_with_the_patch_or_the_file(
 
 
 def test_hunks_that_moved_give_the_same_bytes_or_the_lock_refuses_them(target: Tiny) -> None:
-    """case_33: with a lock the result is known; a hunk elsewhere gives other bytes."""
+    """case_33: a lock fixes the result; a hunk applied elsewhere gives other bytes."""
     moved = {"lmcache/engine.py": FileImage(b"# first\n" + tiny.PRISTINE["lmcache/engine.py"])}
     with pytest.raises(GaudiPatchError) as caught:
         build(target, moved)
@@ -135,7 +135,7 @@ def test_modes_are_those_of_the_patch_only_where_it_changes_them(target: Tiny) -
 
 
 def test_a_series_is_applied_backwards_only_to_the_pristine_bytes(target: Tiny) -> None:
-    """case_30: held against the lock; what would become anything else is refused."""
+    """case_30: compared with the lock; any other result is refused."""
     (series,) = target.manifest.series
     locked = target.manifest.locked_files(series)
     patched: dict[str, FileImage | None] = {

@@ -1,4 +1,4 @@
-"""What holds for every patch and every file, and never disagrees with ``git apply``."""
+"""Properties that hold for every patch and every file, and agree with ``git apply``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.unified import GIT, git_apply, git_diff, make_hunks, modify, 
 needs_git = pytest.mark.skipif(GIT is None, reason="git is not installed")
 slow = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
-# Few different lines, so that context repeats; every kind of byte that ever fooled a patch tool.
+# Few different lines, so that context repeats; and every kind of byte that ever fooled a patch tool.
 WORDS = [
     b"a",
     b"b",
@@ -53,7 +53,7 @@ def join(lines: list[bytes], newline_at_end: bool) -> bytes:
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """Return a file and an edited one."""
+    """Return a file and an edited version of it."""
     lines = draw(LINES)
     old, new = join(lines, draw(st.booleans())), join(draw(edited(lines)), draw(st.booleans()))
     return old, new if new != old else new + b"more"
@@ -61,7 +61,7 @@ def pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 @st.composite
 def drifts(draw: st.DrawFn) -> tuple[bytes, bytes, tuple[Hunk, ...]]:
-    """Return a file, what became of it meanwhile, and hunks made for the file, some of them shifted."""
+    """Return a file, a later state of it, and hunks made for the file, some of them shifted."""
     old, new = draw(pairs())
     hunks = make_hunks(old, new, draw(st.integers(1, 3)))
     lines, words = old.split(b"\n"), st.lists(st.sampled_from(WORDS) | st.just(b"drift"), max_size=4)

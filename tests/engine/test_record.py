@@ -1,4 +1,4 @@
-"""RECORD: our rows are set, every other byte stays."""
+"""RECORD: gaudi-patch sets its own rows, and keeps every other byte."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ NAMES = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["
 
 @given(st.dictionaries(NAMES, st.tuples(st.sampled_from(["", "sha256=x"]), st.sampled_from(["", "7"])), max_size=8))
 def test_what_csv_writes_is_read_and_comes_back_to_the_byte(rows: dict[str, tuple[str, str]]) -> None:
-    """Set and then undone, RECORD is what it was; whatever the names."""
+    """After rows are set and undone, RECORD is unchanged, whatever the names."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([name, *row] for name, row in rows.items())
     data = stream.getvalue().encode()
@@ -95,7 +95,7 @@ def test_what_csv_writes_is_read_and_comes_back_to_the_byte(rows: dict[str, tupl
 
 
 def test_two_records_are_the_same_but_for_some_rows() -> None:
-    """case_63: who changed nothing but our rows gets the original back, to the byte."""
+    """case_63: if only gaudi-patch's rows changed, the original is restored to the byte."""
     ours = {b"ours.py", b'"q".py'}.__contains__
     data = b"a.py,,\r\nours.py,sha256=1,1\r\nz.py,,"
     assert same(data, b'"""q"".py",,\r\na.py,,\r\nz.py,,\r\nours.py,,\r\n', ours)
@@ -106,7 +106,7 @@ def test_two_records_are_the_same_but_for_some_rows() -> None:
 
 
 def test_a_million_rows_are_gone_through_in_blocks() -> None:
-    """Rows that lie across the end of a block are read and kept as any other."""
+    """Rows that cross a block boundary are read and kept like any other."""
     lines = [b"lmcache/module%06d.py,sha256=%s,12\n" % (number, b"x" * (number % 97)) for number in range(20_000)]
     data = b"".join(lines)
     assert len(data) > 20 * 65536

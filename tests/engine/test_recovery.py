@@ -1,4 +1,4 @@
-"""What the next run does about a killed one."""
+"""How the next run recovers from a killed one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def test_a_target_edited_after_a_kill_needs_a_human(few: Tiny) -> None:
-    """case_2: neither side's bytes: exit 6, the file named, its edit kept, the others put back, the journal kept."""
+    """case_2: bytes of neither side: exit 6, the file named, its edit kept, the others restored, the journal kept."""
     before = tree(few.site)
     recorder = Recorder()
     few.apply(recorder)
@@ -57,7 +57,7 @@ def test_every_file_that_was_edited_after_a_kill_is_named(few: Tiny) -> None:
 
 @pytest.mark.parametrize("content", [*(letter * 10000 for letter in (b"v", b"w", b"x", b"y", b"z")), b"", None])
 def test_a_lost_undo_file_needs_a_human(content: bytes | None, few: Tiny) -> None:
-    """case_72: the bytes to put back are held against their hash; nothing else is put in their place."""
+    """case_72: the bytes to restore must match their hash; nothing else is written."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -101,7 +101,7 @@ def test_a_damaged_journal_needs_a_human(content: bytes, words: str, few: Tiny) 
 
 
 def test_a_disk_that_gives_back_other_bytes_is_no_success(few: Tiny) -> None:
-    """case_5: success is what the disk gives back, and nothing else."""
+    """case_5: only what is read back from the disk counts as success."""
     before = tree(few.site)
     engine = few.site / "lmcache/engine.py"
 
@@ -145,7 +145,7 @@ def test_litter_that_cannot_be_cleared_is_a_warning_and_goes_with_the_next_run(f
 
 
 def test_a_recovery_is_told_of(few: Tiny) -> None:
-    """case_1: what the next run did about the killed one is said, with the number of files put back."""
+    """case_1: the run reports how it recovered, with the number of restored files."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -158,7 +158,7 @@ def test_a_recovery_is_told_of(few: Tiny) -> None:
 
 
 def test_a_journal_of_a_mounted_image_is_recovered_elsewhere(few: Tiny, tmp_path: Path) -> None:
-    """case_22: paths in the journal are relative, as an image may be mounted at another place the next time."""
+    """case_22: paths in the journal are relative, since an image may be mounted elsewhere next time."""
     before = tree(few.site)
     recorder = Recorder()
     few.apply(recorder)
@@ -172,7 +172,7 @@ def test_a_journal_of_a_mounted_image_is_recovered_elsewhere(few: Tiny, tmp_path
 
 
 def killed_before(few: Tiny, name: str, path: Path) -> None:
-    """`apply` killed before a step."""
+    """Kill `apply` before a step."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -180,7 +180,7 @@ def killed_before(few: Tiny, name: str, path: Path) -> None:
 
 
 def test_only_what_was_replaced_is_put_back(few: Tiny) -> None:
-    """case_1: the number that is told is that of the files on the wrong side."""
+    """case_1: the reported number counts the files on the wrong side."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -190,7 +190,7 @@ def test_only_what_was_replaced_is_put_back(few: Tiny) -> None:
 
 
 def test_a_mode_changed_after_a_kill_is_put_back_too(few: Tiny) -> None:
-    """case_2: of a file that was to be deleted, and was not yet."""
+    """case_2: of a file that was about to be deleted."""
     before = tree(few.site)
     killed_before(few, "unlink", few.site / "lmcache/old.py")
     (few.site / "lmcache/old.py").chmod(0o600)
@@ -199,14 +199,14 @@ def test_a_mode_changed_after_a_kill_is_put_back_too(few: Tiny) -> None:
 
 
 def test_nobody_else_may_read_the_journal(few: Tiny) -> None:
-    """It holds the bytes of files that may be private."""
+    """It contains the bytes of files that may be private."""
     killed_before(few, "unlink", few.home / journal.FILE)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in few.home.iterdir()}
     assert modes == {journal.FILE: 0o600, journal.UNDO: 0o600}
 
 
 def test_an_undo_leaves_the_bytecode_of_other_modules(few: Tiny) -> None:
-    """tool.sh is a target, tool.py is none."""
+    """tool.sh is a target, tool.py is not."""
     cached = few.site / "lmcache/__pycache__/tool.cpython-399.pyc"
     cached.write_bytes(b"cached")
     before = tree(few.site)
@@ -216,7 +216,7 @@ def test_an_undo_leaves_the_bytecode_of_other_modules(few: Tiny) -> None:
 
 
 def test_bytecode_that_python_wrote_again_is_not_held_against_us(few: Tiny) -> None:
-    """case_46: between the replacement and the look at it; only the old bytecode must not be there."""
+    """case_46: between the replacement and the check of it; only the old bytecode must be gone."""
     pyc = next((few.site / "lmcache/__pycache__").glob("engine.*.pyc"))
     old = pyc.read_bytes()
     look = Hook("read", at(pyc), lambda: pyc.write_bytes(b"newer"))

@@ -15,7 +15,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def test_another_build_of_the_release_is_told_from_an_edit(few: Tiny) -> None:
-    """case_14 case_52: RECORD agrees with the file, or it does not: the hint differs."""
+    """case_14 case_52: the hint depends on whether RECORD matches the file."""
     engine = few.site / "lmcache/engine.py"
     engine.write_bytes(b"# another build\n")
     (line,) = few.check().errors[0].details
@@ -39,7 +39,7 @@ def test_what_is_no_regular_file_is_refused_and_does_not_hang(kind: str, few: Ti
         engine.mkdir()
     elif kind == "socket":
         server = socket.socket(socket.AF_UNIX)
-        os.chdir(engine.parent)  # a socket's path may have 107 bytes only
+        os.chdir(engine.parent)  # a socket's path is limited to 107 bytes
         server.bind("engine.py")
         server.close()
     else:
@@ -113,7 +113,7 @@ def test_a_result_that_is_no_python_is_refused_before_anything_is_written(code: 
 
 
 def test_a_lock_that_promises_other_bytes_is_refused(few: Tiny) -> None:
-    """The result is computed in memory and held against the lock before anything is written."""
+    """The result is computed in memory and compared with the lock before anything is written."""
     manifest = few.manifest
     (series,) = manifest.series
     wrong = series.files["lmcache/engine.py"]._replace(after="0" * 64)

@@ -1,4 +1,4 @@
-"""Two builds with SOURCE_DATE_EPOCH give byte- and mtime-equal trees, directories included."""
+"""Two builds with SOURCE_DATE_EPOCH give trees of equal bytes and mtimes, directories included."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_two_builds_are_equal(build: Tiny, tmp_path: Path, monkeypatch: pytest.M
     assert tree(build.site, times=True) == first
     before = tree(tmp_path / "kept", times=True)
     changed = {name for name, node in first.items() if node != before.get(name)}
-    # A file of which only the mode changes keeps its time.
+    # A file whose mode alone changes keeps its time.
     odd = {name: first[name][3] for name in changed if first[name][3] != NS}
     assert set(odd) == {"lmcache/tool.sh"}
 
 
 def test_installed_at_another_time_our_files_are_equal_all_the_same(build: Tiny, tmp_path: Path) -> None:
-    """case_66: pip gives its files the time of the installation; what we write does not depend on it."""
+    """case_66: pip dates its files by the installation; the files that gaudi-patch writes do not depend on it."""
     build.apply()
     first = tree(build.site, times=True)
     again(build, tmp_path)
@@ -64,7 +64,7 @@ def test_installed_at_another_time_our_files_are_equal_all_the_same(build: Tiny,
         "lmcache/tool.sh"
     }
     differing = {name for name in ours & set(first) if first[name] != second[name]}
-    # The state keeps each pristine mtime, no later than the epoch: those of the first build were earlier.
+    # The state keeps each pristine mtime if it is not after the epoch: those of the first build were earlier.
     assert differing == {f"{state}/state.json"}
 
     again(build, tmp_path)

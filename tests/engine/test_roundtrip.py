@@ -1,4 +1,4 @@
-"""Whatever the package and whatever the series: apply and then rollback is the identity on bytes."""
+"""For any package and any series, apply followed by rollback preserves every byte."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def content(pieces: list[bytes]) -> st.SearchStrategy[bytes]:
 
 @st.composite
 def changes(draw: st.DrawFn) -> tuple[dict[str, bytes], dict[str, bytes | None], frozenset[str]]:
-    """Return a package, what a series makes of it, and which files become executable."""
+    """Return a package, the files as the series leaves them, and the names that become executable."""
     before = {"lmcache/__init__.py": b"# package\n"}
     after: dict[str, bytes | None] = {}
     executable = set()
@@ -78,7 +78,7 @@ def made(folder: Path, case: tuple[dict[str, bytes], dict[str, bytes | None], fr
 
 
 def one_sided(after: dict[str, bytes | None], before: dict[str, bytes]) -> bool:
-    """Return whether only modes change: no content says then which side it is."""
+    """Return whether only modes change: then no content shows the side."""
     return all(before.get(path) == data for path, data in after.items())
 
 
@@ -87,7 +87,7 @@ def one_sided(after: dict[str, bytes | None], before: dict[str, bytes]) -> bool:
 def test_apply_then_rollback_is_the_identity(
     case: tuple[dict[str, bytes], dict[str, bytes | None], frozenset[str]],
 ) -> None:
-    """case_27 case_28 case_34 case_36 case_40: on bytes, modes and links of the whole tree; apply is idempotent."""
+    """case_27 case_28 case_34 case_36 case_40: bytes, modes and links of the whole tree; apply is idempotent."""
     before, after, executable = case
     if one_sided(after, before):
         return

@@ -1,4 +1,4 @@
-"""`rollback --force` keeps what a user edited: whole, durable, and however often it is interrupted."""
+"""`rollback --force` saves a user's edits whole and durably, however often it is interrupted."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NAME = f"engine.py.gaudi-patch-saved-{IMAGE.sha256[:12]}"
 
 
 def edited(folder: Path) -> Tiny:
-    """Return a patched LMCache of which one file was edited since."""
+    """Return a patched LMCache with one file edited afterwards."""
     target = scenarios.patched(folder)
     (target.site / "lmcache/engine.py").write_bytes(MINE)
     return target
 
 
 def whole(directory: Path) -> bool:
-    """Return whether the copy is there; asserts that nothing with its name is half there."""
+    """Return whether the copy exists; assert that no incomplete file has its name."""
     copies = [path for path in directory.iterdir() if not path.name.startswith(".")]
     assert [path.name for path in copies] in ([], [NAME])
     assert all(path.read_bytes() == MINE for path in copies)
@@ -48,7 +48,7 @@ def steps(folder: Path) -> list[tuple[str, Path]]:
 def test_killed_anywhere_no_part_of_a_copy_has_its_name_and_a_retry_ends_it(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Once it was written under its final name, and each retry then failed with "File exists"."""
+    """Once the copy was written under its final name, and each retry then failed with "File exists"."""
     folder = tmp_path / "here"
     calls = steps(folder)
     last = max(number for number, (_, path) in enumerate(calls) if (folder / "saved") in (path, path.parent))
@@ -68,7 +68,7 @@ def test_killed_anywhere_no_part_of_a_copy_has_its_name_and_a_retry_ends_it(
 
 
 def test_killed_while_writing_the_part_is_replaced(tmp_path: Path) -> None:
-    """Within the write itself, where no step of ours lies."""
+    """Killed during the write itself, which has no step of gaudi-patch."""
 
     class Partial(Disk):
         def write_new(self, path: Path, image: FileImage, like: Path | None = None) -> None:
@@ -97,7 +97,7 @@ def test_an_error_while_saving_changes_nothing_and_leaves_nothing(number: int, t
         saved.mkdir()
         before = tree(target.site)
         disk = FailAt(at, number)
-        if calls[at][0] == "unlink":  # clearing what an earlier run may have left
+        if calls[at][0] == "unlink":  # removes what an earlier run may have left
             assert target.rollback(disk, force=True, save_to=saved).exit is Exit.OK
         else:
             with pytest.raises(GaudiPatchError) as caught:

@@ -17,7 +17,7 @@ from tests.support.tiny import Tiny, tree
 
 
 def manifest_without_series(few: Tiny, tmp_path: Path) -> Manifest:
-    """Return a manifest that knows another release only."""
+    """Return a manifest that knows only another release."""
     other = {"lmcache/__init__.py": b"OTHER = 1\n"}
     wheel = fake_wheel(tmp_path / "other-wheels", "9.9.9", other)
     patches = {"9.9.9": {"other.patch": tiny.patch(other, {"lmcache/__init__.py": b"OTHER = 2\n"})}}
@@ -25,7 +25,7 @@ def manifest_without_series(few: Tiny, tmp_path: Path) -> Manifest:
 
 
 def test_an_older_series_is_updated_in_one_transaction(tmp_path: Path) -> None:
-    """case_35: files of the old series that the new one has not are pristine again; directories that it made go."""
+    """case_35: files only in the old series become pristine again; the directories that it created are removed."""
     target = scenarios.outdated(tmp_path)
     result = target.check()
     assert (result.exit, result.data["state"]) == (Exit.PENDING, "outdated")
@@ -71,7 +71,7 @@ def test_a_series_that_the_manifest_no_longer_has_is_rolled_back_from_its_state(
 
 
 def test_a_dropped_series_whose_files_were_put_back_by_hand_is_no_bug(few: Tiny, tmp_path: Path) -> None:
-    """case_70: the state says applied, the files are pristine, the manifest knows nothing of it."""
+    """case_70: the state says applied, the files are pristine, and the manifest lacks the series."""
     few.apply()
     for path in FEW_PATCHED:
         _write(few.site / path, FEW.get(path)) if path in FEW else (few.site / path).unlink()
@@ -85,7 +85,7 @@ def test_a_dropped_series_whose_files_were_put_back_by_hand_is_no_bug(few: Tiny,
 
 
 def test_files_put_back_by_hand_are_patched_again(few: Tiny) -> None:
-    """case_59: the state says applied, the hashes say pristine: the hashes are right."""
+    """case_59: the state says applied, the hashes say pristine: the hashes win."""
     few.apply()
     for path in FEW_PATCHED:
         _write(few.site / path, FEW.get(path)) if path in FEW else (few.site / path).unlink()

@@ -14,7 +14,7 @@ from tests.support.tiny import Tiny, tree
 
 @pytest.mark.parametrize("how", ["missing", "tampered", "empty"])
 def test_a_backup_that_cannot_be_trusted_needs_a_human(how: str, few: Tiny) -> None:
-    """case_72: every backup is held against its hash before use; no silent partial rollback."""
+    """case_72: every backup is compared with its hash before use; no silent partial rollback."""
     few.apply()
     import hashlib
 
@@ -65,7 +65,7 @@ def test_state_that_leads_out_of_the_package_is_refused(path: str, few: Tiny) ->
 
 
 def test_without_record_it_is_patched_and_rolled_back_with_state_in_dist_info(few: Tiny) -> None:
-    """case_62: distribution packages have none; it is not made up."""
+    """case_62: distribution packages have no RECORD; none is invented."""
     few.record.unlink()
     before = tree(few.site)
     assert few.apply().exit is Exit.OK
@@ -76,7 +76,7 @@ def test_without_record_it_is_patched_and_rolled_back_with_state_in_dist_info(fe
 
 
 def test_rows_that_somebody_else_changed_in_record_are_kept_by_a_rollback(few: Tiny) -> None:
-    """case_63: RECORD is restored to the byte; where it was changed since, our rows alone are put back."""
+    """case_63: RECORD is restored to the byte; if it was changed since, only gaudi-patch's rows are restored."""
     original = few.record.read_bytes()
     few.apply()
     few.record.write_bytes(few.record.read_bytes() + b"lmcache/theirs.py,,\r\n")
@@ -98,7 +98,7 @@ def test_record_that_vanished_after_apply_is_restored(few: Tiny) -> None:
 
 
 def test_every_file_of_ours_is_listed_in_record(few: Tiny) -> None:
-    """case_61: so that pip and uv take it away with the package."""
+    """case_61: so that pip and uv remove it with the package."""
     from gaudi_patch.engine import record
 
     few.apply()
@@ -121,7 +121,7 @@ def test_the_journal_folder_of_another_kind_is_no_bug(few: Tiny) -> None:
 
 
 def test_record_that_vanishes_before_apply_is_not_made_up(few: Tiny) -> None:
-    """case_62: found by locate, gone under the lock."""
+    """case_62: found by locate, gone once the lock is held."""
     installation = few.installation
     few.record.unlink()
     before = tree(few.site)

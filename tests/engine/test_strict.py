@@ -1,4 +1,4 @@
-"""Read state.json and journal.json strictly: whatever stands in them, they are understood or refused with exit 6."""
+"""Read state.json and journal.json strictly: whatever they contain, they are understood or refused with exit 6."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import scenarios
 from tests.support.faults import KILLED, KillAt, Recorder, in_child
 from tests.support.tiny import Tiny
 
-#: What may stand where anything else should.
+#: Unexpected values for any field.
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, "", "x", "0" * 64, "\0", "\ud800", "\udcff", "\x1b[31m",
     "../x", "/etc/passwd", "lmcache/engine.py", "lmcache", "7777", "x" * 5000, [], {}, [[]],
@@ -28,7 +28,7 @@ ODD: list[Any] = [
 
 @pytest.fixture
 def documents(tmp_path: Path) -> tuple[Tiny, dict[str, Any], dict[str, Any]]:
-    """Return a target with a state and the journal of a killed rollback, and what both hold."""
+    """Return a target with a state and the journal of a killed rollback, and both documents."""
     target = scenarios.few(tmp_path)
     target.apply()
     recorder = Recorder()
@@ -43,7 +43,7 @@ def documents(tmp_path: Path) -> tuple[Tiny, dict[str, Any], dict[str, Any]]:
 
 
 def mutants(document: Any) -> Iterator[Any]:
-    """Yield the document with each of its values, at any depth, replaced by each odd one, and with each removed."""
+    """Yield the document with each value, at any depth, replaced by each odd value, and with each key removed."""
     inner: Any = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in list(inner):
         for odd in ODD:
@@ -61,7 +61,7 @@ def mutants(document: Any) -> Iterator[Any]:
 
 
 def outcome(work: Callable[[], object]) -> object:
-    """Return what ``work`` returns, or the error that a user would see; any other error is a bug."""
+    """Return the result of ``work``, or the error that a user would see; any other error is a bug."""
     try:
         return work()
     except GaudiPatchError as error:
@@ -119,7 +119,7 @@ def test_each_odd_value_in_a_journal_is_understood_or_refused(documents: tuple[T
     ids=lambda data: repr(data[:16]),
 )  # fmt: skip
 def test_what_is_no_object_of_whole_numbers_is_a_value_error(data: bytes) -> None:
-    """Never a RecursionError, UnicodeError of another kind, or a number that takes minutes to read."""
+    """Never a RecursionError, another kind of UnicodeError, or a number that takes minutes to parse."""
     started = time.process_time()
     with pytest.raises(ValueError):  # noqa: PT011 - each has its own words
         strict.document(data)

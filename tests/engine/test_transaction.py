@@ -1,4 +1,4 @@
-"""The transaction: order of fsync and rename, undo, what is left behind."""
+"""The transaction: order of fsync and rename, undo, leftovers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_temp(path: Path) -> bool:
 
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
 def test_data_is_durable_before_the_first_rename_and_folders_after_the_last(verb: str, few: Tiny) -> None:
-    """case_5: power may fail at any time; what the journal promises is on disk before it is relied on."""
+    """case_5: power may fail at any time; the journal's promises are on disk before anything relies on them."""
     if verb == "rollback":
         few.apply()
     recorder = Recorder()
@@ -49,11 +49,11 @@ def test_data_is_durable_before_the_first_rename_and_folders_after_the_last(verb
     synced_home = all_of("fsync-dir", at(few.home))
     staged = all_of("write", is_temp)
     assert journalled[0] < synced_home[0] < all_of("fsync-dir", at(few.home.parent))[0] < staged[0]
-    # Every staged file and the undo file are durable before the second journal, and that before the first rename.
+    # Staged files and the undo file are durable before the second journal, and that one before the first rename.
     assert len(all_of("write", is_temp)) == len(all_of("fsync", is_temp))
     assert max(*all_of("fsync", is_temp), *all_of("fsync", at(undo))) < journalled[1]
     assert any(journalled[1] < index < first for index in synced_home)
-    # Directories after the last rename, then the read back of every target, then the commit, durable before undo goes.
+    # After the last rename: fsync directories, read every target back, commit, make it durable, remove undo.
     changed = {calls[index][1] for index in touched}
     for folder in {path.parent for path in changed if path.parent.is_dir()}:
         assert any(last < index < committed[0] for index in all_of("fsync-dir", at(folder))), folder
@@ -66,7 +66,7 @@ def test_data_is_durable_before_the_first_rename_and_folders_after_the_last(verb
 
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
 def test_an_undo_is_durable_before_its_journal_goes(verb: str, few: Tiny) -> None:
-    """case_5: the same order: what was put back, its directories, then the journal, then the bytes to put back."""
+    """case_5: the same order: restored files, their directories, the journal, then the undo bytes."""
     if verb == "rollback":
         few.apply()
     recorder = Recorder()
@@ -92,7 +92,7 @@ def test_an_undo_is_durable_before_its_journal_goes(verb: str, few: Tiny) -> Non
 
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
 def test_killed_while_undoing_an_interrupt_at_the_commit(verb: str, few: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """case_2 case_11: the journal is gone already when Ctrl-C comes; the undo writes it again before it begins."""
+    """case_2 case_11: Ctrl-C comes after the journal is gone; the undo writes it again before it begins."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     other = "rollback" if verb == "apply" else "apply"
     if verb == "rollback":
@@ -106,7 +106,7 @@ def test_killed_while_undoing_an_interrupt_at_the_commit(verb: str, few: Tiny, m
     assert tree(few.site) == start
 
     class Both(KillAt):
-        """Ctrl-C right after the journal is unlinked, and killed so many steps later."""
+        """Raises Ctrl-C right after the journal is unlinked, and kills the run a number of steps later."""
 
         def step(self, name: str, path: Path) -> None:
             super().step(name, path)
@@ -132,7 +132,7 @@ def test_killed_while_undoing_an_interrupt_at_the_commit(verb: str, few: Tiny, m
 
 
 def test_an_undo_that_fails_is_told_with_both_reasons_and_keeps_the_journal(few: Tiny) -> None:
-    """case_4: exit 6; each file named, where the journal is, and what to do when the disk is well again."""
+    """case_4: exit 6; each file named, where the journal is, and what to do once the disk problem is fixed."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -176,7 +176,7 @@ def test_no_file_of_ours_is_left_in_the_package(few: Tiny) -> None:
 
 
 def test_an_insertion_is_not_applied_twice_and_nothing_is_written_again(tmp_path: Path) -> None:
-    """case_29 case_34: insertion at the top, deletion, white space alone; applied again: no step, no mtime moved."""
+    """case_29 case_34: insertion at the top, deletion, white space only; applied again: no step, no mtime changed."""
     before = {
         "lmcache/__init__.py": b"a = 1\nb = 2\n",
         "lmcache/gone.py": b"x\ny\nz\n",
@@ -203,7 +203,7 @@ def test_an_insertion_is_not_applied_twice_and_nothing_is_written_again(tmp_path
 
 
 def test_a_dry_run_takes_no_step(few: Tiny) -> None:
-    """case_40: not even a mode is changed, and nothing is locked."""
+    """case_40: not even a mode is changed, and no lock is taken."""
     before = tree(few.site, times=True)
     recorder = Recorder()
     result = few.apply(recorder, dry_run=True)
@@ -218,7 +218,7 @@ def test_a_dry_run_takes_no_step(few: Tiny) -> None:
 
 
 def test_a_change_of_mode_alone_is_applied_and_rolled_back(few: Tiny) -> None:
-    """case_40"""
+    """case_40: a patch that only changes a mode."""
     tool = few.site / "lmcache/tool.sh"
     few.apply()
     assert stat.S_IMODE(tool.stat().st_mode) == 0o755

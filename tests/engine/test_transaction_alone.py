@@ -1,4 +1,4 @@
-"""The transaction by itself, without a series."""
+"""The transaction alone, without a series."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_nothing_to_change_is_a_transaction_too(place: Path) -> None:
 
 
 def test_undo_keeps_bytecode_that_was_there_without_its_source(place: Path) -> None:
-    """An orphaned .pyc of a module that the series creates is what it was after an undo."""
+    """An undo restores an orphaned .pyc of a module that the series creates."""
     orphan = place / "__pycache__" / "new.cpython-311.pyc"
     orphan.parent.mkdir()
     orphan.write_bytes(b"orphan")

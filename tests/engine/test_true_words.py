@@ -1,4 +1,4 @@
-"""Words and exit code follow what a run did to the files, whichever step it is ended at."""
+"""Messages and exit code match what a run did to the files, at whichever step it ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.tiny import Tiny
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGQUIT: 143}
 
-#: What a run may say at its end, and the side on which every file then is: where it began, or where it was to go.
+#: What a run may report at its end, and the side that all files are then on: its start or its goal.
 WORDS = {
     "nothing was changed": "begin",
     "all changes were rolled back": "begin",
@@ -48,7 +48,7 @@ class SignalAt(Disk):
 
 
 def run(verb: str, target: Tiny, disk: Disk) -> Result:
-    """Return a command as the command line ends it."""
+    """Run a command; return its result as the command line reports it."""
     progress = Progress()
 
     def work() -> Result:
@@ -60,7 +60,7 @@ def run(verb: str, target: Tiny, disk: Disk) -> Result:
 
 
 def side(target: Tiny) -> str:
-    """Return the one side on which every file is whose bytes change."""
+    """Return the one side of all files whose bytes change."""
     changing = [path for path, after in target.patched.items() if after != target.pristine.get(path)]
     (found,) = {target.sides()[path] for path in changing}
     return found
@@ -95,7 +95,7 @@ def test_a_signal_at_any_step_says_what_holds(verb: str, number: signal.Signals,
 
     seen = set()
     total = steps(verb, few)
-    # The steps around the commit are the last ones: each of these, and a spread of the others.
+    # The commit is near the end: each of the last steps, and a sample of the others.
     for at in sorted({*range(0, total - 8, 1 if FULL else 16), *range(total - 8, total)}):
         assert in_child(lambda at=at: child(at)) == SIGNALS[number]  # type: ignore[misc]
         (error,) = json.loads(said.read_text())["errors"]
@@ -111,7 +111,7 @@ def test_a_signal_at_any_step_says_what_holds(verb: str, number: signal.Signals,
 @pytest.mark.parametrize("verb", ["apply", "rollback"])
 @pytest.mark.parametrize("forever", [False, True])
 def test_an_error_at_any_step_says_what_holds(verb: str, forever: bool, few: Tiny) -> None:
-    """Exit 4 stands for a target that is as it was, 6 for one that needs a look, 0 for what was asked for."""
+    """Exit 4 means an unchanged target, 6 one that needs repair, 0 success."""
     back_to_begin(verb, few)
     begin, end = ("pristine", "patched") if verb == "apply" else ("patched", "pristine")
     codes = set()
@@ -181,7 +181,7 @@ def test_a_rollback_that_cannot_be_looked_at_again_says_that_it_was_made(
 def test_what_another_program_changes_after_the_commit_is_named_and_no_bug(
     kind: str, verb: str, code: str, few: Tiny
 ) -> None:
-    """Both were once said to be a bug in gaudi-patch, exit 70, though it had done all that was asked for."""
+    """Both were once reported as a bug in gaudi-patch, exit 70, though the run had succeeded."""
     if verb == "rollback":
         few.apply()
     file = few.site / "lmcache/engine.py"

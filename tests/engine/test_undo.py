@@ -1,4 +1,4 @@
-"""An undo that cannot finish: it goes on, names what it left, exits 6, and the next run ends it."""
+"""An undo that cannot finish: it continues, names what it left, exits 6, and the next run completes it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def last_sync(few: Tiny) -> tuple[str, Path]:
 
 
 def test_every_other_target_is_put_back_and_the_failed_ones_are_named(few: Tiny) -> None:
-    """The tree is mixed, and the exit code says so: 4 would mean that nothing was changed."""
+    """The tree is mixed, and the exit code shows it: 4 would mean that nothing was changed."""
     before = tree(few.site)
     engine, old = few.site / "lmcache/engine.py", few.site / "lmcache/old.py"
     with pytest.raises(GaudiPatchError) as caught:
@@ -62,7 +62,7 @@ def test_every_other_target_is_put_back_and_the_failed_ones_are_named(few: Tiny)
 
 
 def test_a_temporary_file_that_cannot_be_removed_stops_nothing(few: Tiny) -> None:
-    """Every target is put back; what was left behind is named, and goes with the next run."""
+    """Every target is restored; leftovers are named, and the next run removes them."""
     before = tree(few.site)
     engine, stuck = few.site / "lmcache/engine.py", few.site / f"lmcache/.gaudi-patch-{os.getpid():x}-0.tmp"
     with pytest.raises(GaudiPatchError) as caught:
@@ -77,7 +77,7 @@ def test_a_temporary_file_that_cannot_be_removed_stops_nothing(few: Tiny) -> Non
 
 
 def test_a_journal_that_could_not_be_written_is_not_said_to_be_kept(few: Tiny) -> None:
-    """No target was touched, and no journal is there."""
+    """No target was touched, and there is no journal."""
     before = tree(few.site)
     journal = few.home / "journal.json"
     with pytest.raises((GaudiPatchError, OSError)) as caught:
@@ -118,7 +118,7 @@ def test_a_recovery_that_fails_names_its_files_and_the_next_run_ends_it(few: Tin
 
 
 def test_a_directory_that_takes_a_targets_place_stops_no_other(few: Tiny) -> None:
-    """What is no file any more is somebody else's work: named, and everything else put back."""
+    """A target replaced by a directory is someone else's work: it is named, and everything else restored."""
     recorder = Recorder()
     few.apply(recorder)
     few.rollback()
@@ -135,7 +135,7 @@ def test_a_directory_that_takes_a_targets_place_stops_no_other(few: Tiny) -> Non
 
 
 def test_an_end_that_is_not_durable_is_a_warning_since_the_changes_hold(few: Tiny) -> None:
-    """The commit is done once the journal is removed: what comes after it takes nothing apart."""
+    """Removing the journal completes the commit: no later failure undoes it."""
 
     class AfterCommit(Disk):
         done = False

@@ -30,7 +30,7 @@ def test_an_unknown_version_whose_files_fit_is_matched_by_hash(few: Tiny) -> Non
 
 
 def test_allow_offset_tries_the_nearest_series_with_exact_context(tmp_path: Path) -> None:
-    """case_33: only when asked for, and only at a unique position."""
+    """case_33: only on request, and only at a unique position."""
     body = b"".join(b"# line %d\n" % number for number in range(20))
     before = {"lmcache/__init__.py": body}
     target = tiny.make(tmp_path, before, {"lmcache/__init__.py": body.replace(b"line 9\n", b"LINE 9\n")})

@@ -1,4 +1,4 @@
-"""No dead end: what is printed where gaudi-patch cannot go on is run here as it stands, and then it can."""
+"""No dead end: whenever gaudi-patch cannot go on, the printed command is run here, and then it can."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.tiny import VERSION, Tiny
 
 
 class Place:
-    """A real environment with a tiny LMCache, by real pip, to be broken and mended by what the tool prints."""
+    """An environment with a tiny LMCache installed by real pip, to break and then repair with the printed commands."""
 
     def __init__(self, folder: Path) -> None:
         self.wheel = fake_wheel(folder / "wheels", VERSION, dict(scenarios.FEW))
@@ -38,7 +38,7 @@ class Place:
         return gaudi_patch(verb, *self.how, "--manifest", self.target.manifest.directory, *quiet, *more)
 
     def follow(self, hint: str) -> None:
-        """Run each command of a hint, as a shell would; pip finds the wheel here and not on an index."""
+        """Run each command of a hint as a shell would; pip finds the wheel here instead of on an index."""
         env = environment(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(self.wheel.parent), PIP_QUIET="1")
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         commands = re.findall(r"`([^`]+)`", hint)
@@ -48,7 +48,7 @@ class Place:
             assert done.returncode == 0, (line, done.stderr)
 
     def kill(self, verb: str, step: str) -> None:
-        """Kill a run of ``verb`` before it replaces a file of the name ``step``."""
+        """Kill a run of ``verb`` before it replaces a file named ``step``."""
         kept = copy_tree(self.target.site, self.target.site.with_name("kept"))
         recorder = Recorder()
         getattr(self.target, verb)(recorder)

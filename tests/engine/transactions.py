@@ -1,4 +1,4 @@
-"""Helpers of the tests in this directory: transaction."""
+"""Helpers of this directory's tests: transactions."""
 
 from __future__ import annotations
 
