@@ -172,8 +172,9 @@ class Llama:
 
 
 class LatentAttention(Llama):
-    """Llama with multi-head latent attention in its absorbed form: one latent vector per token is key and value. The
-    cache holds ``[kv_lora_rank + qk_rope_head_dim]`` per token; the value is the first ``kv_lora_rank`` elements.
+    """Llama with multi-head latent attention in its absorbed form: one latent vector per token is key and value.
+
+    The cache holds ``[kv_lora_rank + qk_rope_head_dim]`` per token; the value is the first ``kv_lora_rank`` elements.
     Every rank has the whole latent cache, as DeepSeek's models do under tensor parallelism.
     """
 
@@ -197,7 +198,7 @@ class LatentAttention(Llama):
         return self._linear(out, prefix + "self_attn.o_proj")
 
     def split(self, k: Foreign, v: Foreign) -> tuple[Foreign, Foreign]:
-        """Return the latent vector, and the part of it that is the value."""
+        """Return the latent vector and its value part."""
         k = k.view(k.shape[0], 1, self.head_size)
         return k, k[..., : self.lora]
 

@@ -67,7 +67,7 @@ class SmokePlatform(Platform):
 
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> Foreign:
-        """Return None: capabilities are a CUDA notion."""
+        """Return None: capabilities are a CUDA concept."""
         return None
 
     @classmethod
@@ -82,7 +82,7 @@ class SmokePlatform(Platform):
 
     @classmethod
     def is_async_output_supported(cls, enforce_eager: bool | None) -> bool:
-        """Not here."""
+        """Return False: this is not supported here."""
         return False
 
     @classmethod
@@ -97,34 +97,34 @@ class SmokePlatform(Platform):
 
     @classmethod
     def supports_v1(cls, model_config: Foreign) -> bool:
-        """Return the V1 engine is the only one that has KV connectors of this kind."""
+        """Return True: only the V1 engine has KV connectors of this kind."""
         return True
 
     @classmethod
     def support_hybrid_kv_cache(cls) -> bool:
-        """As vllm-gaudi."""
+        """Return True, like vllm-gaudi."""
         return True
 
     @classmethod
     def use_all_gather(cls) -> bool:
-        """As the base class of later releases."""
+        """Return True, like the base class in later releases."""
         return True
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        """Return the generic one: collectives go through the process group."""
+        """Return the generic communicator: collectives go through the process group."""
         return "vllm.distributed.device_communicators.base_device_communicator.DeviceCommunicatorBase"
 
     @classmethod
     def is_kv_cache_dtype_supported(cls, kv_cache_dtype: str, model_config: Foreign = None) -> bool:
-        """Whatever the model's dtype is."""
+        """Return whether it is "auto": the cache always has the model's dtype."""
         return kv_cache_dtype == "auto"
 
     @classmethod
     def check_if_supports_dtype(cls, dtype: Foreign) -> None:
-        """All dtypes of the tiny models are."""
+        """Do nothing: all dtypes of the tiny models are supported."""
 
     @property
     def supported_dtypes(self) -> list[Foreign]:
-        """float32 as well, for exact answers (vllm-gaudi forces bfloat16)."""
+        """Return the half types and float32, which gives exact answers (vllm-gaudi forces bfloat16)."""
         return [torch.bfloat16, torch.float16, torch.float32]

@@ -17,7 +17,7 @@ from .foreign import Foreign
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE, MLP, VOCABULARY = 128, 3, 4, 2, 32, 256, 512
 LORA, ROPE = 48, 16
-# Of DeepSeek's own architecture: per head, of the keys without position, and of the values.
+# DeepSeek's own architecture: sizes per head of the keys without position, and of the values.
 NOPE = VALUE = 32
 
 _COMMON: dict[str, Foreign] = {
@@ -68,7 +68,7 @@ _DEEPSEEK = {
 def write(folder: Path, *, mla: bool = False, deepseek: bool = False, seed: int = 20240) -> Path:
     """Write a checkpoint into ``folder`` and return it.
 
-    A Llama; mla: latent attention, for the model of this package; deepseek: latent attention, for vLLM's own model.
+    The default is a Llama. mla: latent attention, for this package's model; deepseek: latent attention, for vLLM's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)

@@ -85,7 +85,7 @@ class SmokeWorker(WorkerBase):
         return self.model_runner.model
 
     def get_supported_tasks(self) -> tuple[str, ...]:
-        """Text generation."""
+        """Return the only task: text generation."""
         return ("generate",)
 
     def get_kv_connector_handshake_metadata(self) -> dict[Foreign, Foreign] | None:
@@ -97,8 +97,9 @@ class SmokeWorker(WorkerBase):
         self.model_config.max_model_len = max_model_len
 
     def lmcache_problem(self) -> str:
-        """Return why LMCache does not work on this rank; "" if it does. Called by the check through
-        ``collective_rpc``.
+        """Return why LMCache does not work on this rank; "" if it does.
+
+        The check calls it through ``collective_rpc``.
         """
         if not has_kv_transfer_group():
             return "this rank has no KV connector"
@@ -121,7 +122,7 @@ class SmokeWorker(WorkerBase):
         """Return None: no speculation."""
 
     def check_health(self) -> None:
-        """Alive."""
+        """Do nothing: the worker is alive."""
 
     def execute_dummy_batch(self) -> None:
-        """No data parallelism."""
+        """Do nothing: there is no data parallelism."""
