@@ -1,4 +1,4 @@
-"""Runs a script with the emulated HPU active: ``python -m gaudi_patch.emulator SCRIPT [ARGS]``, or by path."""
+"""Run a script with the emulated HPU active: ``python -m gaudi_patch.emulator SCRIPT [ARGS]``, or by path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def _package() -> str:
-    """Return the name under which this package is loaded; loads it when Python was given its directory."""
+    """Return the name of this package in ``sys.modules``; load it first if Python was given its directory."""
     if __package__:
         return __package__
     if "hpu_emulator" not in sys.modules:
@@ -23,7 +23,7 @@ def _package() -> str:
         module = importlib.util.module_from_spec(spec)
         sys.modules["hpu_emulator"] = module
         spec.loader.exec_module(module)
-        # Python put the directory itself on the path; its modules must not be importable by their bare names.
+        # Python added this directory to the path; remove it, so that bare names do not find the modules in it.
         sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != here]
     return "hpu_emulator"
 

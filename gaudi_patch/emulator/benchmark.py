@@ -1,6 +1,6 @@
-"""What the emulated device costs: ``python -m gaudi_patch.emulator --benchmark``.
+"""Measure the cost of the emulated device: ``python -m gaudi_patch.emulator --benchmark``.
 
-Times are CPU time, so that a busy machine does not spoil them.
+All times are CPU time, which the load of the machine does not distort.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPERATORS = 2000
 
 
 def first_build() -> float:
-    """CPU time in seconds of a build with an empty cache: its wall time on a machine that is idle."""
+    """Return the CPU time in seconds of a build with an empty cache: its wall time on an idle machine."""
     torch = importlib.import_module("torch")
     with tempfile.TemporaryDirectory() as scratch:
         start = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -35,7 +35,7 @@ def first_build() -> float:
 
 
 def activation() -> float:
-    """Milliseconds of CPU time to import and activate the emulator in a process that has imported torch."""
+    """Return the CPU time in milliseconds to import and activate the emulator after torch is imported."""
     program = (
         "import importlib.util, sys, time, torch\n"
         "start = time.process_time()\n"
@@ -60,7 +60,7 @@ def activation() -> float:
 
 
 def operators() -> dict[str, tuple[float, float]]:
-    """Microseconds of CPU time for an operator to be issued, and to be run by the wait that follows."""
+    """Return, per operator, the CPU time in microseconds to issue it and to run it in the next wait."""
     emulator = activate()
     torch: Any = importlib.import_module("torch")
     x = torch.ones(8, 8, device="hpu")
@@ -93,7 +93,7 @@ def operators() -> dict[str, tuple[float, float]]:
 
 
 def report() -> int:
-    """Prints the figures beside their budgets; 1 when one is over its budget."""
+    """Print the figures with their budgets; return 1 if any figure exceeds its budget, else 0."""
     build_seconds, activation_ms, costs = first_build(), activation(), operators()
     issue = sum(costs[name][0] for name in ("add", "add_ in place", "index_select", "index_copy_", "cat")) / 5
     figures = dict(zip(BUDGETS, (build_seconds, activation_ms, issue), strict=True))

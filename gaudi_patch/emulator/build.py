@@ -1,4 +1,4 @@
-"""Compiles the device once for each user, PyTorch, machine and source, with the C++ compiler alone."""
+"""Compile the device with only a C++ compiler, once per user, PyTorch, machine and source."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .pytorch import PyTorch
 SOURCE = Path(__file__).resolve().parent / "csrc" / "device.cpp"
 CACHE_VARIABLE = "HPU_EMULATOR_CACHE"
 FLAGS = ("-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall")
-#: The libraries that the device needs of PyTorch, by the name under which PyTorch has loaded them.
+#: The PyTorch libraries that the device needs, by the names under which PyTorch loads them.
 LIBRARIES = ("c10", "torch_cpu")
 
 
 def sources() -> list[Path]:
-    """Return the C++ files whose content decides the library."""
+    """Return the C++ files that determine the library."""
     return sorted([*SOURCE.parent.glob("*.cpp"), *SOURCE.parent.glob("*.h")])
 
 
 def cache_directory() -> Path:
-    """HPU_EMULATOR_CACHE, else the user's cache directory, else a private one under the temporary directory."""
+    """Return HPU_EMULATOR_CACHE, else the user's cache directory, else a private one under the temporary directory."""
     override = os.environ.get(CACHE_VARIABLE)
     if override:
         return Path(override)
@@ -46,7 +46,7 @@ def cache_directory() -> Path:
 
 
 def _can_write(directory: Path) -> bool:
-    # os.path.exists, since pathlib's raises where a parent may not be entered, as root's home for another user.
+    # Not pathlib's exists: it raises if a parent is not accessible, such as root's home for another user.
     while not os.path.exists(directory) and directory != directory.parent:  # noqa: PTH110 - see above
         directory = directory.parent
     return os.access(directory, os.W_OK | os.X_OK)
@@ -55,7 +55,7 @@ def _can_write(directory: Path) -> bool:
 def compiler() -> str:
     """Return the C++ compiler: $CXX, g++, c++ or clang++.
 
-    :raises EmulatorError: when there is none.
+    :raises EmulatorError: if there is none.
     """
     for candidate in (os.environ.get("CXX"), "g++", "c++", "clang++"):
         if candidate and shutil.which(candidate):
@@ -69,7 +69,7 @@ def compiler() -> str:
 
 
 def source_digest() -> str:
-    """Return the sha256 of the C++ files, names included."""
+    """Return the sha256 of the C++ files and their names."""
     digest = hashlib.sha256()
     for source in sources():
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -77,7 +77,7 @@ def source_digest() -> str:
 
 
 def library_path(pytorch: PyTorch) -> Path:
-    """Return where the library for this PyTorch belongs in the cache, built or not."""
+    """Return the path in the cache of the library for this PyTorch, whether built or not."""
     digest = hashlib.sha256()
     for part in (*dataclasses.astuple(Fit.of(pytorch, source_digest())), pytorch.standard, *FLAGS):
         digest.update(repr(part).encode() + b"\0")
@@ -85,10 +85,9 @@ def library_path(pytorch: PyTorch) -> Path:
 
 
 def library(pytorch: PyTorch) -> Path:
-    """Return the compiled device: the one that HPU_EMULATOR_DEVICE names, else that of the cache, built when it is
-    missing.
+    """Return the compiled device: the file named by HPU_EMULATOR_DEVICE, else the cached one; build it if missing.
 
-    :raises EmulatorError: when it cannot be built, or the one named does not fit.
+    :raises EmulatorError: if it cannot be built, or the named file does not fit.
     """
     pytorch.refuse_unserved()
     if (file := prebuilt.given()) is not None:
@@ -115,7 +114,7 @@ def library(pytorch: PyTorch) -> Path:
 
 
 def _refuse_foreign(path: Path) -> None:
-    # The library is loaded as code: whoever else can write to it, or to its directory, would let it run theirs.
+    # The library is loaded as code: other users who can write to it or its directory could run their own.
     for place in (path.parent, path):
         try:
             status = place.lstat() if place == path else place.stat()
@@ -145,9 +144,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def build_to(path: Path, pytorch: PyTorch) -> str:
-    """Compile the device into the file ``path``, for use elsewhere; returns the file's sha256.
+    """Compile the device into the file ``path``, for use elsewhere; return the file's sha256.
 
-    :raises EmulatorError: when it cannot be built or written.
+    :raises EmulatorError: if it cannot be built or written.
     """
     pytorch.refuse_unserved()
     try:
@@ -159,14 +158,14 @@ def build_to(path: Path, pytorch: PyTorch) -> str:
 
 
 def compile_to(path: Path, pytorch: PyTorch) -> str:
-    """Compile the device for ``pytorch`` and put it at ``path`` in one step; returns the file's sha256."""
+    """Compile the device for ``pytorch``, move it atomically to ``path``, and return the file's sha256."""
     cxx = compiler()
     print("hpu emulator: compiling the device, once for this PyTorch (15 to 40 s)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         target = Path(scratch) / path.name
         include = pytorch.root / "include"
         command = [cxx, f"-std={pytorch.standard}", *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(pytorch.cxx11_abi)}"]
-        # PyTorch's own headers are system headers here: their warnings are not ours to mend.
+        # PyTorch's headers count as system headers, so that the compiler hides their warnings.
         command += [f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
         command += [str(SOURCE), "-o", str(target), "-Wl,--no-as-needed", *_stand_ins(cxx, Path(scratch)), "-ldl"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -176,15 +175,15 @@ def compile_to(path: Path, pytorch: PyTorch) -> str:
             message = f"{what}: {_first_error(result.stderr)}"
             raise EmulatorError(message)
         sha256 = prebuilt.seal(target, Fit.of(pytorch, source_digest()))
-        target.chmod(0o755)  # whatever the umask: it is refused where a group can write it
+        target.chmod(0o755)  # regardless of the umask: a group-writable file is refused
         target.replace(path)
     return sha256
 
 
 def _stand_ins(cxx: str, scratch: Path) -> list[str]:
-    """Empty libraries to link with in place of PyTorch's, so that its headers are all that is needed.
+    """Build empty libraries to link with instead of PyTorch's, so that only its headers are needed.
 
-    What the device is linked to is a name; by that name the loader finds what PyTorch has loaded before.
+    The device is linked to a name; the loader resolves that name to the library PyTorch has already loaded.
     """
     empty = scratch / "empty.cpp"
     empty.write_text("")

@@ -15,7 +15,7 @@ from . import build, pytorch
 from .device import Emulator, activate
 from .options import EmulatorError
 
-#: How the program ends where the device cannot be had; the last line of standard error then begins "hpu emulator: ".
+#: Exit status if the device is unavailable; the last line of standard error then begins with "hpu emulator: ".
 UNAVAILABLE = 4
 
 
@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _split(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
-    """Divide the command line into this program's options and the program to run with its arguments.
+    """Split the command line into this program's options and the program to run with its arguments.
 
-    What follows ``-m MODULE``, or a first word that is no option, is the program's own, as with Python itself.
+    As with Python itself, the program's part starts after ``-m MODULE``, or at the first word that is not an option.
     """
     valued = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
     position = 0
@@ -69,7 +69,7 @@ def _write_counters(emulator: Emulator, target: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the script and return its exit status; 2 for wrong usage, 4 when the device cannot be had."""
+    """Run the script and return the exit status: 0, 2 for wrong usage, or 4 if the device is unavailable."""
     if argv[:1] == ["build"]:
         return _build(argv[1:])
     parser = _parser()
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
 
 
 def _build(argv: list[str]) -> int:
-    """Compile the device without importing PyTorch; print where it is."""
+    """Compile the device without importing PyTorch; print its path."""
     parser = argparse.ArgumentParser(
         prog="python -m gaudi_patch.emulator build",
         description="Compile the emulated device, from the headers of PyTorch alone, and print the file's name.",
@@ -125,7 +125,7 @@ def _build(argv: list[str]) -> int:
                 name = str(build.library(found))
                 if arguments.name_to is None:
                     print(name)
-                else:  # beside whatever else this interpreter prints
+                else:  # this interpreter may print other things
                     arguments.name_to.write_bytes(os.fsencode(name))
                 return 0
             sha256 = build.build_to(arguments.out.resolve(), found)

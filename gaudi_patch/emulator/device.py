@@ -24,7 +24,7 @@ _emulator: Emulator | None = None
 
 
 class Counters:
-    """What the device has done since the last reset; names are explained in README.md."""
+    """The device's counters since the last reset; README.md explains the names."""
 
     def __init__(self, ops: ModuleType) -> None:
         self._ops = ops
@@ -35,15 +35,15 @@ class Counters:
         return counts
 
     def reset(self, *, signatures: bool = False) -> None:
-        """Sets the counters to zero.
+        """Set the counters to zero.
 
-        :param signatures: forget the graph signatures seen so far too, so that each counts as a compilation again.
+        :param signatures: also forget the graph signatures seen so far, so that each counts as a compilation again.
         """
         self._ops.reset_counters(signatures)
 
 
 class Emulator:
-    """The emulated device of this process. Made by :func:`activate`."""
+    """The emulated device of this process, created by :func:`activate`."""
 
     def __init__(self, options: Options, ops: ModuleType, library: Path) -> None:
         self.options = options
@@ -53,19 +53,19 @@ class Emulator:
         self._tracing = False
 
     def trace(self, on: bool = True) -> list[dict[str, Any]]:
-        """Starts (True) or stops (False) recording events; returns those recorded so far and forgets them."""
+        """Start (True) or stop (False) recording events; return and forget those recorded so far."""
         events: list[dict[str, Any]] = json.loads(self._ops.take_trace())
         self._ops.set_tracing(on)
         return events
 
     def pending(self) -> int:
-        """Return the operators and copies that have been issued and not yet run."""
+        """Return the number of operators and copies that were issued but have not run yet."""
         return int(self._ops.pending())
 
     def configure(self, **options: OptionValue) -> None:
-        """Changes options of the running device; ``lazy`` and ``autoload`` are fixed at activation.
+        """Change options of the running device.
 
-        :raises ValueError: for those, and for a value that an option does not take.
+        :raises ValueError: for ``lazy`` and ``autoload``, which activation fixes, and for an invalid value.
         """
         fixed = {"lazy", "autoload"} & set(options)
         if fixed:
@@ -76,14 +76,14 @@ class Emulator:
         self._apply()
 
     def environment(self) -> dict[str, str]:
-        """Variables for a child process, in which ``import habana_frameworks.torch`` then brings up the device."""
+        """Return variables for a child process: ``import habana_frameworks.torch`` then activates the device there."""
         variables = {**self.options.environment(), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         variables[HOST_VARIABLE] = os.environ[HOST_VARIABLE]
         real_plugin.export(variables)
         return variables
 
     def _apply(self) -> None:
-        # A spawned process starts from the environment alone, and must have its parent's device.
+        # A spawned process inherits only the environment, and needs the same device as its parent.
         self.options.export(os.environ)
         for name, value in self.options.device_settings().items():
             self._ops.set_option(name, value)
@@ -97,7 +97,7 @@ def active() -> Emulator | None:
 def current() -> Emulator:
     """Return the active device.
 
-    :raises EmulatorError: when there is none.
+    :raises EmulatorError: if there is none.
     """
     if _emulator is None:
         message = "the emulated HPU is not active in this process; call activate() first"
@@ -106,11 +106,11 @@ def current() -> Emulator:
 
 
 def activate(**options: OptionValue) -> Emulator:
-    """Brings up the emulated device in this process; see :class:`Options`.
+    """Activate the emulated device in this process; see :class:`Options`.
 
     A second call returns the same device.
 
-    :raises EmulatorError: when the device cannot be built, PyTorch already has another ``hpu`` backend, a real Gaudi
+    :raises EmulatorError: if the device cannot be built, PyTorch already has another ``hpu`` backend, a real Gaudi
         is present, or an option contradicts the active device.
     """
     global _emulator
@@ -120,7 +120,7 @@ def activate(**options: OptionValue) -> Emulator:
             return _emulator
         settled = Options.read(options, os.environ)
         real_plugin.refuse()
-        # Before PyTorch is imported: its import would bring in the real plugin.
+        # Before importing PyTorch, which would load the real plugin.
         before = os.environ.get(real_plugin.AUTOLOAD_VARIABLE)
         os.environ[real_plugin.AUTOLOAD_VARIABLE] = "0"
         try:
@@ -133,7 +133,7 @@ def activate(**options: OptionValue) -> Emulator:
         except BaseException:
             _restore(real_plugin.AUTOLOAD_VARIABLE, before)
             raise
-        # The cards of one host, for this process and those that it starts.
+        # This process and its children share the cards of one host.
         os.environ.setdefault(HOST_VARIABLE, secrets.token_hex(8))
         emulator = Emulator(settled, torch.ops.hpu_emulator, library)
         emulator._apply()
@@ -160,7 +160,7 @@ def _load(torch: ModuleType) -> Path:
 
 
 def _hide_gpus(torch: ModuleType) -> None:
-    # A process has one kind of accelerator. PyTorch looks for GPUs when it is first asked for them.
+    # A process has one kind of accelerator. PyTorch does not look for GPUs before their first use.
     if torch.version.cuda is None:
         return
     if torch.cuda.is_initialized():

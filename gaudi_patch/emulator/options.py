@@ -1,4 +1,4 @@
-"""What can be set on the emulated device, from code or from the environment."""
+"""Options of the emulated device, set in code or in the environment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 ENVIRONMENT_PREFIX = "HPU_EMULATOR_"
 LAZY_VARIABLE = "PT_HPU_LAZY_MODE"
 SFG_VARIABLE = "PT_HPU_ENABLE_SFG"
-#: Names the emulated host whose cards a process and its children share; made by the first of them.
+#: Names the emulated host, whose cards a process and its children share; set by the first process.
 HOST_VARIABLE = "HPU_EMULATOR_HOST"
-#: Names a compiled device, so that none is built.
+#: Names a compiled device to use instead of building one.
 DEVICE_VARIABLE = "HPU_EMULATOR_DEVICE"
-# Read elsewhere: the cache by build.py, the prebuilt device by prebuilt.py, the size of the device's memory by
+# Read elsewhere: the cache in build.py, the prebuilt device in prebuilt.py, the device's memory size in
 # habana_frameworks/torch/hpu/memory.py.
 _OTHER_VARIABLES = {"HPU_EMULATOR_CACHE", DEVICE_VARIABLE, "HPU_EMULATOR_MEMORY_BYTES", HOST_VARIABLE}
 
@@ -23,9 +23,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "noncontiguous_d2h": ("copy", "raise", "bridge"),
     "bounces": ("late", "waited"),
 }
-#: Options that follow the bridge's own variable where they are not given.
+#: Options that follow the bridge's variable unless set: the variable and its default.
 _FOLLOWING = {"lazy": (LAZY_VARIABLE, "1"), "sfg": (SFG_VARIABLE, "0")}
-_NUMBERS = {"cards": 1, "pinned_bytes": 0}  # with the least that they take
+_NUMBERS = {"cards": 1, "pinned_bytes": 0}  # and their minimum values
 
 
 class EmulatorError(RuntimeError):
@@ -41,54 +41,54 @@ class Options:
 
     lazy: bool | None = None
     """Lazy mode (operators gather in a graph until it is cut) or eager mode (each is a launch of its own).
-    None: as PT_HPU_LAZY_MODE says, whose default in the bridge is 1."""
+    None: use PT_HPU_LAZY_MODE, whose default in the bridge is 1."""
 
     schedule: str = "lazy"
-    """``lazy``: nothing runs before something waits for it. ``reversed``: the same, a device-wide wait runs the
-    streams in reverse order. ``sync``: everything runs when it is launched."""
+    """``lazy``: nothing runs before something waits for it. ``reversed``: the same, but a device-wide wait
+    runs the streams in reverse order. ``sync``: everything runs when it is launched."""
 
     poison: bool = True
     """Fill fresh and freed device memory, and the host buffer of an unfinished copy, with 0xDB."""
 
     strict: str = "count"
-    """Operators that the device has no kernel for: ``off`` run them, ``count`` count them as CPU fallbacks (and wait,
-    as a fallback does), ``raise`` NotImplementedError."""
+    """For operators without a kernel on the device: ``off`` runs them; ``count`` counts them as CPU fallbacks and
+    waits, as a fallback does; ``raise`` raises NotImplementedError."""
 
     noncontiguous_d2h: str = "copy"
-    """Copies to the host that bridge 1.19 loses (lazy: the host tensor is not contiguous) or misplaces (eager: the
-    source is not contiguous and the host tensor has a storage offset): ``copy`` them rightly, ``raise``, or do as the
-    ``bridge`` does."""
+    """For copies to the host that bridge 1.19 loses (lazy: the host tensor is not contiguous) or misplaces (eager: the
+    source is not contiguous and the host tensor has a storage offset). ``copy`` copies correctly, ``raise`` refuses,
+    ``bridge`` does what the bridge does."""
 
     int64_as_int32: bool = False
-    """Carry int64 as int32 on the device: copies of values out of range raise, results wrap around."""
+    """Store int64 as int32 on the device: copies of out-of-range values raise, results wrap around."""
 
     tolerant_index: bool = False
-    """index_select clamps and index_copy wraps indices that are out of range, for vLLM runners that pad with -1.
-    Off, they are device errors, raised by the next wait."""
+    """Clamp out-of-range indices in index_select and wrap them in index_copy, for vLLM runners that pad with -1.
+    If off, they are device errors, raised by the next wait."""
 
     signature_offsets: bool = True
     """Count the storage offsets of views as part of a graph's signature, as lazy mode does."""
 
     eager_stream_join: bool = False
-    """In eager mode, leaving the default stream makes the new stream wait for it (HPUStream.cpp:229). Off is
+    """In eager mode, make a new stream wait for the default one that it replaces (HPUStream.cpp:229). Off is
     stricter than the bridge."""
 
     bounces: str = "late"
-    """Non-blocking copies of host memory that is not pinned: ``late``, no event and no wait covers them, as in the
-    bridge's threads; ``waited``, they are done in the order of their stream, for programs that trust their luck."""
+    """For non-blocking copies of unpinned host memory. ``late``: no event and no wait covers them, as in the
+    bridge's threads. ``waited``: they run in stream order, for programs that rely on luck."""
 
     sfg: bool | None = None
-    """Events do not cover copies to the host in lazy mode. None: as PT_HPU_ENABLE_SFG says."""
+    """Events do not cover copies to the host in lazy mode. None: use PT_HPU_ENABLE_SFG."""
 
     cards: int = 8
-    """How many processes below the first one can hold a card at the same time."""
+    """The number of processes that can hold a card at the same time, counting the first and its children."""
 
     pinned_bytes: int = 0
-    """The most host memory that this process can pin; 0: no limit."""
+    """The limit of host memory that this process can pin, in bytes; 0: no limit."""
 
     autoload: bool = True
-    """Register ``torch.hpu`` at once. False: only when ``habana_frameworks.torch`` is imported, as on a host in lazy
-    mode, where PyTorch's autoload is off."""
+    """Register ``torch.hpu`` on activation. False: only when ``habana_frameworks.torch`` is imported, as on a host in
+    lazy mode, where PyTorch's autoload is off."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -111,10 +111,12 @@ class Options:
 
     @classmethod
     def read(cls, given: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
-        """Options given in code, then those of the environment, then the defaults; ``lazy`` is settled.
+        """Combine the options given in code, the environment and the defaults, in this order of precedence.
+
+        ``lazy`` and ``sfg`` are never None in the result.
 
         :raises TypeError: for an unknown option in ``given``.
-        :raises ValueError: for a value that an option does not take, or an unknown HPU_EMULATOR_ variable.
+        :raises ValueError: for an invalid value of an option, or an unknown HPU_EMULATOR_ variable.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
@@ -147,7 +149,7 @@ class Options:
         return variables
 
     def export(self, environ: MutableMapping[str, str]) -> None:
-        """Make ``environ`` say these options, and no others."""
+        """Set these options in ``environ``, and remove all others."""
         wanted = self.environment()
         for field in dataclasses.fields(self):
             if field.name not in _FOLLOWING:
@@ -155,7 +157,7 @@ class Options:
         environ.update(wanted)
 
     def device_settings(self) -> dict[str, int]:
-        """Return the options as the compiled device takes them."""
+        """Return the options in the form that the compiled device accepts: numbers by name."""
         settings: dict[str, int] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

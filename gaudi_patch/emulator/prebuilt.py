@@ -1,7 +1,7 @@
-"""A compiled device as one file that can be copied into an image: the library, and behind it what it was built for.
+"""A compiled device as one file that can be copied into an image: the library and a trailer.
 
-The loader ignores what follows the library's own bytes. The trailer is one line of JSON between two marks: the
-PyTorch, the machine and the sources that the library fits, and the sha256 of the library's bytes.
+The trailer is one line of JSON between two marks. It names the PyTorch, machine and sources that the library fits,
+and the sha256 of the library's bytes. The loader ignores it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TRAILER_LIMIT = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What a compiled device is for. No Python is part of it: the library uses no interface of Python's."""
+    """The environment that a compiled device fits. Any Python version does: the library uses no Python API."""
 
     torch: str
     torch_git: str
@@ -31,11 +31,11 @@ class Fit:
 
     @classmethod
     def of(cls, pytorch: PyTorch, sources: str) -> Fit:
-        """Return what a device compiled for ``pytorch`` from these sources (their sha256) is for."""
+        """Return the fit of a device compiled for ``pytorch``; ``sources`` is the sha256 of the C++ files."""
         return cls(pytorch.version, pytorch.git_version, pytorch.cxx11_abi, pytorch.machine, sources)
 
     def differences(self, other: Fit) -> list[str]:
-        """Name what ``other`` has and this has not."""
+        """Return one text for each field that differs from ``other``."""
         names = {
             "torch": "PyTorch",
             "torch_git": "PyTorch's commit",
@@ -51,7 +51,7 @@ class Fit:
 
 
 def seal(library: Path, fit: Fit) -> str:
-    """Append to a compiled library what it is for; returns the sha256 of the whole file."""
+    """Append the trailer to a compiled library; return the sha256 of the whole file."""
     body = library.read_bytes()
     about = {**dataclasses.asdict(fit), "sha256": hashlib.sha256(body).hexdigest()}
     whole = body + _BEGIN + json.dumps(about, sort_keys=True).encode() + _END
@@ -60,9 +60,9 @@ def seal(library: Path, fit: Fit) -> str:
 
 
 def verify(file: Path, wanted: Fit) -> None:
-    """Check that ``file`` is whole and fits.
+    """Check that ``file`` is complete and fits.
 
-    :raises EmulatorError: when it cannot be read, was changed, or was built for something else.
+    :raises EmulatorError: if it cannot be read, was changed, or was built for another environment.
     """
     try:
         content = file.read_bytes()
@@ -96,6 +96,6 @@ def _about(rest: bytes) -> dict[str, object] | None:
 
 
 def given() -> Path | None:
-    """Return the prebuilt device that the environment names, if any."""
+    """Return the prebuilt device named in the environment, or None."""
     name = os.environ.get(DEVICE_VARIABLE)
     return Path(name) if name else None

@@ -1,4 +1,4 @@
-"""Describe a PyTorch from its files, without importing it: what the compiled device must fit."""
+"""Describe the PyTorch that a compiled device must fit, from its files and without importing it."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from types import ModuleType
 
 from .options import EmulatorError
 
-#: The oldest release that has the interfaces of csrc/ (HPUHooksInterface with isBuilt and isAvailable).
+#: The oldest release with the interfaces that csrc/ needs (HPUHooksInterface with isBuilt and isAvailable).
 OLDEST = (2, 7)
-#: From this release on PyTorch's headers are C++20.
+#: The first release whose headers need C++20.
 CXX20_SINCE = (2, 14)
-#: What ATen counts as an accelerator where it is built in (ATen/DeviceAccelerator.cpp), by its name in version.py. CUDA
-#: is left out: the device takes its place (csrc/hooks.h).
+#: The accelerators that ATen counts if they are built in (ATen/DeviceAccelerator.cpp), by their names in version.py.
+#: CUDA is not listed: the device replaces it (csrc/hooks.h).
 _ACCELERATORS = {"xpu": "XPU", "hip": "ROCm"}
 
 
 @dataclasses.dataclass(frozen=True)
 class PyTorch:
-    """A PyTorch to compile for. ``root`` is the directory that holds ``version.py`` and ``include``."""
+    """A PyTorch to compile for. ``root`` is the directory with ``version.py`` and ``include``."""
 
     root: Path
     version: str
     git_version: str
     cxx11_abi: bool
     machine: str
-    #: The accelerator that was built in beside what the device can stand for, as version.py names it; "" for none.
+    #: A built-in accelerator that the device cannot replace, with its version from version.py; "" if there is none.
     accelerator: str = ""
 
     @property
     def release(self) -> tuple[int, int]:
-        """Major and minor version, ``(2, 9)`` for ``2.9.0a0+git1234``."""
+        """Return the major and minor version: ``(2, 9)`` for ``2.9.0a0+git1234``."""
         match = re.match(r"(\d+)\.(\d+)", self.version)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
     @property
     def standard(self) -> str:
-        """Return the C++ standard that its headers are written in."""
+        """Return the C++ standard of the headers."""
         return "c++20" if self.release >= CXX20_SINCE else "c++17"
 
     def refuse_unserved(self) -> None:
-        """Raise EmulatorError for a release that the device cannot be compiled for."""
+        """Raise EmulatorError if the device cannot be compiled for this PyTorch."""
         if self.release < OLDEST:
             oldest = ".".join(map(str, OLDEST))
             message = f"PyTorch {self.version} is too old for the emulated HPU, which needs {oldest} or later"
@@ -76,7 +76,7 @@ def running(torch: ModuleType) -> PyTorch:
 def installed() -> PyTorch:
     """Describe the PyTorch that this interpreter would import.
 
-    :raises EmulatorError: when there is none.
+    :raises EmulatorError: if there is none.
     """
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
@@ -86,9 +86,9 @@ def installed() -> PyTorch:
 
 
 def at(root: Path) -> PyTorch:
-    """Describe the PyTorch whose files are in ``root``, an installed or unpacked ``torch`` directory.
+    """Describe the PyTorch in ``root``, an installed or unpacked ``torch`` directory.
 
-    :raises EmulatorError: when there is none, or its headers are missing.
+    :raises EmulatorError: if there is none, or its headers are missing.
     """
     try:
         text = (root / "version.py").read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def _accelerator(values: Mapping[str, str | None]) -> str:
 
 
 def _abi(root: Path) -> bool:
-    # What it was compiled with is written down for CMake only; PyTorch stopped when the new ABI became the only one.
+    # Only the CMake files record the ABI; PyTorch stopped recording it when the new ABI became the only one.
     config = root / "share" / "cmake" / "Torch" / "TorchConfig.cmake"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         match = re.search(r"_GLIBCXX_USE_CXX11_ABI=(\d)", config.read_text(encoding="utf-8"))
@@ -130,9 +130,9 @@ def _abi(root: Path) -> bool:
 def named(place: Path | None) -> Iterator[PyTorch]:
     """Describe the PyTorch in ``place``: a ``torch`` directory, its parent, or a wheel; None: the installed one.
 
-    Of a wheel the headers alone are unpacked, for as long as the context lasts.
+    Only the headers of a wheel are unpacked, and removed when the context ends.
 
-    :raises EmulatorError: when there is none.
+    :raises EmulatorError: if there is none.
     """
     if place is None:
         yield installed()

@@ -1,7 +1,7 @@
-"""Keep the real habana_frameworks, where it is installed, out of an emulated process and of its children.
+"""Keep an installed real habana_frameworks out of an emulated process and its children.
 
-The real plugin is a namespace package that PyTorch imports by entry point at the end of ``import torch``; see the
-variable. Where a card is, the real plugin is to be used and the emulated device refuses to come up.
+The real plugin is a namespace package. PyTorch imports it through an entry point at the end of ``import torch``,
+unless ``TORCH_DEVICE_BACKEND_AUTOLOAD`` is 0. With a card present, activation is refused: use the real plugin.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _NAME = "habana_frameworks"
 
 
 def export(environ: MutableMapping[str, str]) -> None:
-    """Make ``environ`` that of an emulated process: no autoload of plugins, and the emulated package in front.
+    """Set ``environ`` for an emulated process: no autoload of plugins, and the emulated package first on the path.
 
-    Both go on to every child, whatever starts it: the model inspection of vLLM, for one, is a process of its own.
+    Every child inherits both, however it is started; vLLM's model inspection, for example, is a separate process.
     """
     environ[AUTOLOAD_VARIABLE] = "0"
     others = [entry for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != str(PACKAGES)]
@@ -32,9 +32,9 @@ def export(environ: MutableMapping[str, str]) -> None:
 
 
 def refuse() -> None:
-    """Refuse to stand in for a real plugin that is in use in this process, or could be.
+    """Refuse to replace a real plugin that is, or could be, in use in this process.
 
-    :raises EmulatorError: when it is imported, or is installed and a device is present.
+    :raises EmulatorError: if it is imported, or if it is installed and a device is present.
     """
     loaded = sys.modules.get(_NAME)
     if loaded is not None and not _is_emulated(loaded) and (not _is_bare(loaded) or f"{_NAME}.torch" in sys.modules):
@@ -54,7 +54,7 @@ def refuse() -> None:
 def put_in_front() -> None:
     """Make ``import habana_frameworks`` find the emulated package, here and in child processes.
 
-    :raises EmulatorError: when something else is imported under that name nevertheless.
+    :raises EmulatorError: if the import still finds another package of that name.
     """
     export(os.environ)
     if str(PACKAGES) in sys.path:
@@ -66,7 +66,7 @@ def put_in_front() -> None:
 
 
 def take_back() -> None:
-    """Make the emulated package no longer importable, after a failure."""
+    """Undo :func:`put_in_front` after a failure: the emulated package is no longer importable."""
     sys.path[:] = [entry for entry in sys.path if entry != str(PACKAGES)]
     kept = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry != str(PACKAGES)]
     if any(kept):
@@ -76,9 +76,9 @@ def take_back() -> None:
 
 
 def confirm() -> None:
-    """Check that what is imported as habana_frameworks is the emulated package.
+    """Check that ``import habana_frameworks`` gives the emulated package.
 
-    :raises EmulatorError: when it is not.
+    :raises EmulatorError: if it does not.
     """
     module = importlib.import_module(_NAME)
     if not _is_emulated(module):
@@ -95,12 +95,12 @@ def _is_emulated(module: ModuleType) -> bool:
 
 
 def _is_bare(module: ModuleType) -> bool:
-    """Return whether it is a namespace package: directories, and no code of its own."""
+    """Return whether ``module`` is a namespace package: directories without code of its own."""
     return getattr(module, "__file__", None) is None
 
 
 def _is_installed() -> bool:
-    """Return whether a habana_frameworks other than the emulated one can be found."""
+    """Return whether a habana_frameworks other than the emulated one is importable."""
     loaded = sys.modules.get(_NAME)
     if loaded is not None:
         return not _is_emulated(loaded)
@@ -115,7 +115,7 @@ def _is_installed() -> bool:
 
 
 def _drop_namespace() -> None:
-    # The real plugin's namespace is in sys.modules as soon as PyTorch or a .pth file has looked at it.
+    # PyTorch or a .pth file may have put the real plugin's namespace into sys.modules.
     loaded = sys.modules.get(_NAME)
     if loaded is None or _is_emulated(loaded):
         return

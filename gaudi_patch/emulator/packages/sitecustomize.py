@@ -1,7 +1,7 @@
-"""Runs when a Python below an emulated process starts, since this directory is first on its PYTHONPATH.
+"""Prepare each Python child of an emulated process, whose PYTHONPATH starts with this directory.
 
-A .pth file of the real plugin may have put its bare namespace into ``sys.modules`` by now, which would hide the
-emulated package. After that, the environment's own ``sitecustomize`` runs, which this one hides.
+Drop the real plugin's bare namespace, which a .pth file may have put into ``sys.modules``: it would hide the emulated
+package. Then run the environment's own ``sitecustomize``, which this file hides.
 """
 
 import importlib.machinery

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """The emulated stand-in for Habana's ``habana_frameworks``; see the emulator's README.md.
 
-Importing it brings up the emulated device when it is not up yet, so that a child process which inherits ``sys.path``
+Importing it activates the emulated device if needed. So a child process that inherits ``sys.path``
 (``multiprocessing`` with spawn) or ``Emulator.environment()`` gets the same device.
 """
 

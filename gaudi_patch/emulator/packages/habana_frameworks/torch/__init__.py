@@ -3,7 +3,7 @@
 
 import os
 
-# The bridge does this, so that inductor starts no process pool.
+# As in the bridge, to keep inductor from starting a process pool.
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 import torch

@@ -1,8 +1,8 @@
 # mypy: ignore-errors
-"""Operators of ``torch.ops.hpu`` for KV caches and matrix products in fp8, made of those that the device has.
+"""The fp8 operators of ``torch.ops.hpu`` for KV caches and matrix products, composed of the device's own operators.
 
-Schemas: bridge, hpu_ops/op_def.cpp. A scale is a number or a tensor. The numerics are the CPU's: the product is that of
-the stored values, in float32, where a Gaudi multiplies in fp8.
+Schemas: bridge, hpu_ops/op_def.cpp. A scale is a number or a tensor. Numerics are the CPU's: stored values are
+multiplied in float32, whereas a Gaudi multiplies in fp8.
 """
 
 import torch

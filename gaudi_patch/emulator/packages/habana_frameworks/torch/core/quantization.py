@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Inference set-up. On the device these set environment flags and mark constants; nothing here depends on them."""
+"""Inference set-up. On a Gaudi it sets environment flags and marks constants; the emulator ignores both."""
 
 import os
 

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""mark_step and step closures. In eager mode they do nothing, after one warning when this module is imported."""
+"""mark_step and step closures. In eager mode they do nothing; importing this module then logs one warning each."""
 
 import threading
 

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""What the bridge changes in PyTorch itself, as far as programs see it."""
+"""The changes that the bridge makes to PyTorch itself, as far as programs can see them."""
 
 import itertools
 from functools import wraps
@@ -11,9 +11,10 @@ from habana_frameworks.torch.utils.internal import is_lazy
 
 
 def _hide_storage_pointers():
-    """A lazy tensor begins with a storage without memory (habana_lazy/aten_lazy_bridge.cpp:28-40).
+    """Make ``data_ptr`` of a storage on the device return a new number at every call.
 
-    The pointer says nothing of what shares memory. Here it is another number at every call.
+    A lazy tensor starts with a storage without memory (habana_lazy/aten_lazy_bridge.cpp:28-40), so its pointer does
+    not show which tensors share memory.
     """
     original = torch.UntypedStorage.data_ptr
     numbers = itertools.count(0x1000, 0x1000)
@@ -43,7 +44,7 @@ def overwrite_torch_functions():
 
     torch.Tensor.record_stream = record_stream
 
-    # PyTorch seeds the devices that it knows; these add the HPU.
+    # PyTorch seeds only the devices it knows; add the HPU.
     seed_everything = torch.manual_seed
 
     @wraps(seed_everything)

@@ -1,12 +1,12 @@
 # mypy: ignore-errors
-"""The ``hccl`` process group. Here it is gloo over host memory: results are right, HCCL itself is not emulated."""
+"""The ``hccl`` process group, here gloo over host memory: results are correct, but HCCL itself is not emulated."""
 
 import torch
 import torch.distributed as dist
 
 
 def _create(*args):
-    # prefix store, rank, world size, timeout: the arguments that PyTorch passes to a backend's constructor.
+    # The arguments that PyTorch passes to a backend's constructor: prefix store, rank, world size, timeout.
     return dist.ProcessGroupGloo(*args)
 
 

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.dynamo``: the ``hpu_backend`` of torch.compile.
 
-A compiled graph is one launch, in eager mode too; nothing is compiled.
+Each call of a compiled graph is one launch, also in eager mode. Nothing is compiled.
 """
 
 import torch

@@ -1,2 +1,2 @@
 # mypy: ignore-errors
-"""Mirrors ``habana_frameworks.torch.hpex``: kernels of Habana's own, here in plain PyTorch."""
+"""Mirrors ``habana_frameworks.torch.hpex``: Habana's own kernels, here in plain PyTorch."""

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Mirrors ``habana_frameworks.torch.hpu``, which is also ``torch.hpu``.
 
-Signatures are those of bridge 1.19, with no argument more: ``synchronize()`` takes none.
+Signatures are exactly those of bridge 1.19: ``synchronize()``, for example, accepts no argument.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def init():
 
 
 def _lazy_init():
-    """Takes a card for this process, as the bridge does (hpu/__init__.py:67-91)."""
+    """Acquire a card for this process, as the bridge does (hpu/__init__.py:67-91)."""
     global _initialized
     torch.ops.hpu_emulator.acquire()
     _initialized = True
@@ -92,7 +92,7 @@ def current_device():
 
 
 def synchronize():
-    """Waits for all work on the device, that of a pending lazy graph included."""
+    """Wait for all work on the device, including a pending lazy graph."""
     _lazy_init()
     torch.ops.hpu_emulator.synchronize()
 
@@ -116,7 +116,7 @@ def get_device_capability(device=None):
 
 
 def get_device_properties(device=None):
-    """A string, not an object with fields."""
+    """Return a string, not an object with fields."""
     _checked_index(device)
     return "(sramBaseAddress=0, dramBaseAddress=0, sramSize=0, dramSize=0, tpcEnabledMask=0, dramEnabled=1, fd=0)"
 
@@ -234,7 +234,7 @@ def sdp_kernel(enable_recompute=True):
 
 
 def set_device(device):
-    """Accepts index 0 alone, unless HABANA_VISIBLE_MODULES or HLS_MODULE_ID say otherwise (hpu/__init__.py:321-359)."""
+    """Accept only index 0, unless HABANA_VISIBLE_MODULES or HLS_MODULE_ID is set (hpu/__init__.py:321-359)."""
     index = _get_device_index(device, optional=True)
     modules = _available_modules()
     if index not in modules and index > len(modules):
@@ -258,7 +258,7 @@ set_device.current_device_idx = -1
 
 
 class device:
-    """Selects a device for a with block; there is one, 0."""
+    """A context manager that selects a device; the only device is 0."""
 
     def __init__(self, device):
         index = _get_device_index(device, optional=True)
@@ -274,15 +274,15 @@ class device:
             set_device(self.idx)
 
     def __exit__(self, type, value, traceback):
-        # The bridge sets self.idx again here, which raises (or picks the last module) after any set_device(0); its
-        # intention is emulated instead.
+        # The bridge sets self.idx again here, which raises (or selects the last module) after any set_device(0). This
+        # emulates the intention instead.
         if self.prev_idx not in (-1, self.idx):
             set_device.current_device_idx = self.prev_idx
         return False
 
 
 class device_of(device):
-    """Selects the device of a tensor for a with block."""
+    """A context manager that selects the device of a tensor."""
 
     def __init__(self, obj):
         super().__init__(obj.get_device() if obj.is_hpu else -1)

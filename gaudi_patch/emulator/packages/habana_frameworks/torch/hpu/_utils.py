@@ -7,7 +7,7 @@ import torch
 
 
 def _get_device_index(device, optional=False, allow_cpu=False):
-    """The index of a device given as an int, a string, a torch.device or None (with ``optional``: the current one)."""
+    """Return the index of a device: an int, a string, a torch.device, or None (with ``optional``: the current one)."""
     if isinstance(device, int):
         return device
     if isinstance(device, str):

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Events, over the device guard of the emulated device."""
+"""Events, built on the emulated device's guard."""
 
 import ctypes
 
@@ -29,7 +29,7 @@ class Event(torch.Event):
         return super().query()
 
     def elapsed_time(self, end_event):
-        """Milliseconds between the two; waits for both. (torch.Event's own refuses subclasses.)"""
+        """Wait for both events and return the milliseconds between them. torch.Event's method refuses subclasses."""
         return torch.ops.hpu_emulator.elapsed_time(self.event_id, end_event.event_id)
 
     def synchronize(self):

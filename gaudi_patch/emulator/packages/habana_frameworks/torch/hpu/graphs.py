@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""HPU graphs. A graph's capture and replay are not emulated: the wrapped function is simply called.
+"""HPU graphs. Capture and replay of a graph are not emulated: the wrapped function is simply called.
 
-What a caller can see is kept: each call of a wrapped module is cut from what surrounds it, and ends in a launch.
+The visible behaviour is kept: a launch before and after separates each call of a wrapped module from other work.
 """
 
 import functools
@@ -14,7 +14,7 @@ def is_current_stream_capturing():
 
 
 def input_hash(obj):
-    """A hash of nested inputs: tensors count by shape, strides, dtype and device, other things by value."""
+    """Hash nested inputs: tensors by shape, strides, dtype and device, everything else by value."""
     if isinstance(obj, dict):
         return hash(tuple((key, input_hash(value)) for key, value in sorted(obj.items())))
     if isinstance(obj, (list, tuple)):
@@ -25,7 +25,7 @@ def input_hash(obj):
 
 
 class HPUGraph:
-    """Records nothing: work between capture_begin and capture_end runs as it is issued, and a replay is refused."""
+    """A graph that records nothing: work between capture_begin and capture_end runs as issued; replay is refused."""
 
     def capture_begin(self, dry_run=False):
         torch.ops.hpu_emulator.mark_step(False)
@@ -56,7 +56,7 @@ class HPUGraph:
 
 
 class graph:
-    """Captures the work of a with block into an HPUGraph."""
+    """A context manager for the work to capture into an HPUGraph."""
 
     def __init__(self, hpu_graph, stream=None, dry_run=False):
         self.hpu_graph = hpu_graph
@@ -111,7 +111,7 @@ def make_graphed_callables(
 
 
 class ModuleCacher(torch.nn.Module):
-    """Wraps a model's forward in cached graphs; here it returns the model."""
+    """A wrapper of a model's forward in cached graphs; here it returns the model unchanged."""
 
     def __init__(self, max_graphs=10):
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 
 from ._utils import _get_device_index
 
-# HBM of a Gaudi 2. The emulated device takes host memory and enforces no limit.
+# A Gaudi 2 has 96 GiB of HBM. The emulated device uses host memory and enforces no limit.
 _LIMIT = int(os.getenv("HPU_EMULATOR_MEMORY_BYTES", str(96 << 30)))
 
 

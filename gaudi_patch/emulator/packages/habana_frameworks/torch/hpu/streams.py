@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Streams, over the device guard of the emulated device."""
+"""Streams, built on the emulated device's guard."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ _HPU_DEVICE_TYPE = 15  # c10::DeviceType::HPU
 
 
 class Stream(torch.Stream):
-    """A queue of device work. ``device`` and ``priority`` are accepted and mean nothing, as in the bridge."""
+    """A queue of device work. ``device`` and ``priority`` are accepted and ignored, as in the bridge."""
 
     def __new__(cls, device=None, priority=0, **kwargs):
         known = {"stream_id", "device_index", "device_type", "stream_ptr", "is_default_stream"}
@@ -71,7 +71,7 @@ class Stream(torch.Stream):
 
 
 class StreamContext:
-    """Selects a stream for a with block; does nothing for None."""
+    """A context manager that selects a stream; it does nothing for None."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -93,8 +93,8 @@ def stream(stream):
     return StreamContext(stream)
 
 
-# In lazy mode the bridge keeps the current stream in a module global, although C++ keeps one for each thread
-# (streams.py:232-289, HPUStream.cpp:54). Two threads that switch streams in lazy mode therefore confuse each other.
+# In lazy mode the bridge keeps the current stream in a module global, although C++ keeps one per thread
+# (streams.py:232-289, HPUStream.cpp:54). So threads that switch streams in lazy mode interfere with each other.
 _cached_stream = None
 
 
@@ -130,6 +130,6 @@ def get_stream_info(stream):
 
 
 def record_stream(self, stream):
-    """Queued work owns the memory that it uses here, so there is nothing to record."""
+    """Check the type only: queued work owns the memory it uses here, so there is nothing to record."""
     if not isinstance(stream, torch.Stream):
         raise TypeError(f"a stream is needed, not {type(stream).__name__}")

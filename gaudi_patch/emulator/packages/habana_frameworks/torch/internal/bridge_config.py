@@ -19,7 +19,7 @@ def get_pt_hpu_lazy_mode():
 
 @contextlib.contextmanager
 def env_setting(name, value):
-    """Sets an environment flag for a with block."""
+    """Set an environment flag for the duration of a with block."""
     before = os.environ.get(name)
     os.environ[name] = str(value)
     try:

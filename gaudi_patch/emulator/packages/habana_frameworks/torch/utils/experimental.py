@@ -5,7 +5,7 @@ import enum
 
 import torch
 
-# vllm-gaudi replaces torch.Tensor.data_ptr by a function that calls _data_ptr: keep the original, or it recurses.
+# Keep the original: vllm-gaudi replaces torch.Tensor.data_ptr with a function that calls _data_ptr.
 _original_data_ptr = torch.Tensor.data_ptr
 
 

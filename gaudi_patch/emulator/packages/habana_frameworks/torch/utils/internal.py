@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Which mode the process is in."""
+"""The process's mode: lazy or eager."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ is_lazy._is_lazy = None
 
 
 def lazy_only(func):
-    """Makes a function do nothing in eager mode. It returns None in both, whatever ``func`` returns."""
+    """Make ``func`` do nothing in eager mode. The result returns None in both modes, regardless of ``func``."""
 
     def in_lazy_mode(*args, **kwargs):
         func(*args, **kwargs)
@@ -36,7 +36,7 @@ def lazy_only(func):
 
 
 class Timer:
-    """Measures the wall time of a with block, in seconds."""
+    """A context manager that measures wall time in seconds."""
 
     def __init__(self):
         self.start_t = None

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The fp8 kernel is not emulated; its helpers are those of FusedSDPA."""
+"""A stub of the fp8 kernel, which is not emulated. It has the same helpers as FusedSDPA."""
 
 from .FusedSDPA import gqa_input_reshape_fwd, gqa_output_reshape, is_gqa
 

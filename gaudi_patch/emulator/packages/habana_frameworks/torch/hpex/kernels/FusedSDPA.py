@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Fused attention, composed of plain operators: right results, not the kernel's speed or memory."""
+"""Fused attention, composed of plain operators: correct results, but not the kernel's speed or memory use."""
 
 import math
 
@@ -11,7 +11,7 @@ def is_gqa(q, k):
 
 
 def gqa_input_reshape_fwd(q, k, v, attention_mask):
-    """Splits heads into (groups, heads of a group), so that keys and values broadcast over the latter."""
+    """Split the heads into (groups, heads per group), so that keys and values broadcast over the latter."""
     groups = k.shape[1]
     q = q.unflatten(1, (groups, q.shape[1] // groups))
     if attention_mask is not None:
@@ -32,9 +32,9 @@ def _padding(keys, valid_seq_len, side):
 
 
 class FusedSDPA:
-    """Scaled dot product attention: ``FusedSDPA.apply(q, k, v, ...)``, tensors [batch, heads, tokens, size].
+    """Scaled dot product attention: ``FusedSDPA.apply(q, k, v, ...)`` for tensors [batch, heads, tokens, size].
 
-    ``window_size`` and ``sinks`` came after bridge 1.19; releases of vllm-gaudi pass them always.
+    ``window_size`` and ``sinks`` are newer than bridge 1.19; releases of vllm-gaudi always pass them.
     """
 
     @staticmethod

@@ -7,14 +7,14 @@ import torch
 
 
 class RotaryPosEmbeddingMode(Enum):
-    """Which elements are rotated together: the two halves, or neighbours."""
+    """The elements that are rotated together: the two halves, or neighbours."""
 
     BLOCKWISE = 0
     PAIRWISE = 1
 
 
 def apply_rotary_pos_emb(p, *args):
-    """``p * cos + rotated(p) * sin``; arguments: cos, sin, position_ids=None, offset=0, mode=BLOCKWISE."""
+    """Return ``p * cos + rotated(p) * sin``; args: cos, sin, position_ids=None, offset=0, mode=BLOCKWISE."""
     if len(args) < 2:
         raise NotImplementedError("hpu emulator: a combined rope cache is not emulated")
     cos, sin, position_ids, offset, mode = (*args, *(None, 0, RotaryPosEmbeddingMode.BLOCKWISE)[len(args) - 2 :])

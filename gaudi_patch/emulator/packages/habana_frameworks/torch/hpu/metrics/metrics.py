@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The bridge's metrics, served from the emulated device's counters. Times are 0: nothing is compiled here."""
+"""The bridge's metrics, computed from the emulated device's counters. Times are 0: nothing is compiled."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import torch
 
 
 class MetricNotFound(Exception):
-    """No metric has that name."""
+    """There is no metric of this name."""
 
 
 def _graph_compilation(counts):
@@ -50,7 +50,7 @@ def _difference(now, before):
 
 
 class Metric:
-    """One metric, counted from its start (or reset) to now, or to its stop."""
+    """One metric, counted from its creation or last reset until now, or until it was stopped."""
 
     def __init__(self, name):
         self._name = name
