@@ -1,6 +1,6 @@
 """The runtime's sources, and runs of the tests that need PyTorch.
 
-The modules in ``inside/`` import torch, so the interpreter with PyTorch runs them with its own pytest.
+The modules in ``inside/`` import torch, so they run with the pytest of the interpreter that has PyTorch.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ REPOSITORY = Path(gaudi_patch.__file__).parents[1]
 PATCHES = REPOSITORY / "patches"
 EMULATOR = REPOSITORY / "gaudi_patch" / "emulator"
 INSIDE = Path(__file__).parent / "inside"
-COVERAGE_FILE = "RUNTIME_COVERAGE_FILE"  # set while --cov is given: where processes leave the runtime's coverage
+COVERAGE_FILE = "RUNTIME_COVERAGE_FILE"  # set with --cov: where processes write the runtime's coverage
 
 collect_ignore = ["inside"]
 
-# Modules of pytest and hypothesis, and what they import beyond the environment with PyTorch.
+# Modules of pytest and hypothesis, and their dependencies that the environment with PyTorch lacks.
 _TEST_PACKAGES = (
     "pytest",
     "_pytest",
@@ -47,7 +47,7 @@ _TEST_PACKAGES = (
 
 @pytest.fixture(scope="session", autouse=True)
 def _runtime_coverage(pytestconfig: pytest.Config) -> Iterator[None]:
-    """With --cov, the report has the runtime's modules, too: each process beside the data file, then combined."""
+    """With --cov, include the runtime's modules in the report: combine the data files of all processes."""
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.pluginmanager.hasplugin("_cov"):
             patch.setenv(COVERAGE_FILE, str(REPOSITORY / ".coverage"))
@@ -56,13 +56,13 @@ def _runtime_coverage(pytestconfig: pytest.Config) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def runtime_tree() -> Path:
-    """Return the directory that holds ``lmcache/gaudi`` as source, and nothing else of LMCache."""
+    """Return the directory that holds only ``lmcache/gaudi``, as source, and no other part of LMCache."""
     return PATCHES / "runtime"
 
 
 @pytest.fixture(scope="session")
 def test_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with pytest and hypothesis, pure Python both, as this interpreter has them."""
+    """Return a directory with this interpreter's pytest and hypothesis, both pure Python."""
     folder = tmp_path_factory.mktemp("packages")
     for name in _TEST_PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -102,7 +102,7 @@ def inside(torch_python: Path, runtime_tree: Path, test_packages: Path) -> Calla
 def patched(
     lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Environment]:
-    """``patched(version)``: the release's environment, patched with git alone; one copy a run, not to be changed."""
+    """``patched(version)``: the release's environment, patched with git alone; one copy per run, do not change it."""
     made: dict[str, Environment] = {}
 
     def get(version: str) -> Environment:
@@ -120,7 +120,7 @@ def patched(
 def patched_tree(
     lmcache_wheel: Callable[..., Path], torch_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """``patched_tree(version)``: the directory of an unpacked wheel, patched with git alone; made once, not changed."""
+    """``patched_tree(version)``: an unpacked wheel's directory, patched with git alone; made once, do not change it."""
     made: dict[str, Path] = {}
 
     def get(version: str) -> Path:
@@ -150,5 +150,5 @@ def _patch(tree: Path, version: str) -> None:
 
 
 def _outside_any_repository(tree: Path) -> dict[str, str]:
-    # Without this, git apply inside a checkout silently skips files outside its work tree.
+    # Without this variable, git apply inside a checkout silently skips files outside its work tree.
     return clean_environment() | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}

@@ -1,4 +1,4 @@
-"""Run a script of ``inside/`` by an interpreter with PyTorch: on the emulated HPU, or on a host without a device."""
+"""Run a script of ``inside/`` with an interpreter that has PyTorch, on the emulated HPU or without a device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.environments import clean_environment
 def lines(
     python: Path, script: str, *arguments: str | Path, rules: str = "host", tree: Path | None = None, timeout: int = 300
 ) -> list[str]:
-    """Return what the script prints; an error of it fails the test with its output.
+    """Return the script's output lines; an error of the script fails the test with its output.
 
-    ``rules`` are ``lazy``, ``eager`` or ``host``; ``tree`` holds a patched LMCache, where ``python`` has none.
+    ``rules`` are ``lazy``, ``eager`` or ``host``; ``tree`` holds a patched LMCache, if ``python`` has none.
     """
     device = [] if rules == "host" else [str(EMULATOR), f"--{rules}"]
     start, measured = _start(script)
@@ -34,7 +34,7 @@ def lines(
 
 
 def _start(script: str) -> tuple[list[str], dict[str, str]]:
-    """Return how a script is started, and variables for that: with --cov its report has the runtime's modules, too."""
+    """Return a script's command line and variables; with --cov, its report includes the runtime's modules."""
     data, package = os.environ.get(COVERAGE_FILE), importlib.util.find_spec("coverage")
     if not data or package is None or package.origin is None:
         return [str(INSIDE / script)], {}

@@ -28,7 +28,7 @@ def test_what_was_stored_is_retrieved_into_the_right_slots(
         assert printed[-1] == "11 cases passed", printed[-20:]
 
 
-# Of each way in which LMCache's allocator was written; GAUDI_PATCH_TEST_FULL=1 takes every release.
+# One per implementation of LMCache's allocator; GAUDI_PATCH_TEST_FULL=1 runs every release.
 SAMPLE = ["0.3.7", "0.3.12", "0.4.4", "0.5.6"]
 EVERY = [one.id for one in load(PATCHES).series]
 

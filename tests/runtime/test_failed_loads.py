@@ -1,4 +1,4 @@
-"""Faults at every call of the storage path: what is promised arrives, and the next request is served."""
+"""Faults at every call of the storage path: promised tokens arrive, and the next request is served."""
 
 from __future__ import annotations
 

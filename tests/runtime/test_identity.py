@@ -1,4 +1,4 @@
-"""KV of one adapter, salt, image or prompt of embeddings has a key of its own, in each release."""
+"""In each release, the KV of an adapter, salt, image or prompt of embeddings has its own key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 SERIES = {series.id: series for series in load(PATCHES).series}
 ALL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
 IN_PROCESS = [*SERIES] if ALL else ["0.3.7", "0.3.10", "0.4.2", "0.5.4", "0.5.6"]
-#: Releases with keys that have a salt, and a connector of their own that fills it.
+#: Releases whose keys have a salt, and whose own connector fills it.
 MULTIPROCESS = ["0.4.5", "0.4.6", "0.4.7", "0.5.0", "0.5.1", "0.5.2", "0.5.3", "0.5.4", "0.5.5", "0.5.6"]
 CASES = [("in-process", version) for version in IN_PROCESS]
 CASES += [("multiprocess", version) for version in (MULTIPROCESS if ALL else ["0.4.5", "0.5.3", "0.5.6"])]

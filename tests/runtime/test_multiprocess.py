@@ -1,4 +1,4 @@
-"""Transfers of multiprocess mode, by LMCache's own worker side on the emulated HPU."""
+"""Transfers in multiprocess mode, by LMCache's own worker side on the emulated HPU."""
 
 from __future__ import annotations
 

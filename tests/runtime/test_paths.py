@@ -1,4 +1,4 @@
-"""Paths of patched releases beside the connector: other devices, telemetry, start-up; oldest and newest of each."""
+"""Paths of patched releases outside the connector: other devices, telemetry, start-up; oldest and newest of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.runtime.inside_scripts import lines
 
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
-#: Path, where it runs (an emulated HPU, or a host without one), and the releases.
+#: Path, where it runs (an emulated HPU, or a host without a device), and the releases.
 PATHS = {
     "resumed_requests_of_an_old_vllm": ("host", ["0.3.9", "0.3.9.post2"]),
     "resumed_requests_leave_no_load_spec": ("hpu", ["0.3.9", "0.3.9.post2"]),

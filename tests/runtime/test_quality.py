@@ -1,4 +1,4 @@
-"""The runtime's sources are held to the project's own rules."""
+"""The runtime's sources follow the project's own rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is looked up for requests behind whose hit vllm-gaudi answers wrongly, in each release."""
+"""In each release, requests that vllm-gaudi answers wrongly after a hit are not looked up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime that the patches add, on the emulated HPU: each module of inside/ under the rules it is meant for."""
+"""The runtime added by the patches, on the emulated HPU: each module of inside/ in the mode that it is meant for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LMCache is told of a model, with the fields that its release has."""
+"""The model metadata passed to LMCache, with the fields of its release."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ try:
 except ImportError:  # up to 0.3.13
     from lmcache.config import LMCacheEngineMetadata as LMCacheMetadata
 
-#: Blocks of a cache, tokens of a block, tokens of a chunk.
+#: Blocks per cache, tokens per block, tokens per chunk.
 BLOCKS, BLOCK, CHUNK = 40, 16, 64
 
 
 def metadata(caches: Caches, **others: Any) -> Any:
-    """Return the metadata of one rank over ``caches``; ``others`` take the place of its values."""
+    """Return the metadata of one rank over ``caches``; ``others`` override its values."""
     heads, size = caches.rows[0] if caches.kv == 2 else (1, int(np.prod(caches.rows[0])))
     values = {
         "model_name": "m",

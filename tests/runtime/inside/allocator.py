@@ -1,7 +1,7 @@
-"""The patched allocator of a release beside its own: the same calls, and every answer the same. A script.
+"""Compare the patched allocator of a release with its own: the same calls must give the same answers. A script.
 
-The model is LMCache's own MixedMemoryAllocator over one buffer. Addresses, sizes, refusals, statistics and validity
-must be equal after every call, whatever is pinned; and each object must keep its bytes while it lives.
+The reference is LMCache's own MixedMemoryAllocator over one buffer. Addresses, sizes, refusals, statistics and validity
+must be equal after every call, whatever is pinned. Each object must keep its bytes while it is alive.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def fields(memory_obj: Any) -> tuple[Any, ...]:
 
 
 def random_calls(calls: int) -> None:
-    """Allocations and frees, single and in batches, of whole chunks and of tails."""
+    """Allocate and free, singly and in batches, whole chunks and tails."""
     rng = random.Random(11)
     stock, mine = pools()
     live: list[tuple[Any, Any, int]] = []
@@ -85,7 +85,7 @@ def random_calls(calls: int) -> None:
                     one[0].ref_count_down()
                     one[1].ref_count_down()
             assert all(not one[1].is_valid() and not one[0].is_valid() for one in gone)
-            if gone and rng.random() < 0.3:  # once more: a free that is one too many changes nothing
+            if gone and rng.random() < 0.3:  # a double free changes nothing
                 stock.free(gone[0][0])
                 mine.free(gone[0][1])
             pairs, pair = [], (0, 0)
@@ -99,7 +99,7 @@ def random_calls(calls: int) -> None:
             other.raw_data.fill_(mark)
             live.append((own, other, mark))
             slab = hold(other.tensor)
-            whole = other.meta.phy_size == 32768  # a tail that is as large counts as one
+            whole = other.meta.phy_size == 32768  # an equally large tail counts as a whole chunk
             assert (slab is not None) == whole, "whole chunks are pinned, and nothing else"
             if slab is not None:
                 pinned += 1
@@ -119,7 +119,7 @@ def random_calls(calls: int) -> None:
 
 
 def six_threads() -> None:
-    """Each thread's objects keep their bytes; nothing is left over at the end."""
+    """Check that each thread's objects keep their bytes and that nothing is left allocated at the end."""
     _, mine = pools()
     wrong: list[str] = []
 
@@ -145,7 +145,7 @@ def six_threads() -> None:
 
 
 def slow_pinning() -> None:
-    """While memory is pinned for one object, others are allocated and freed."""
+    """Allocate and free other objects while memory is pinned for one object."""
     pinning, go = threading.Event(), threading.Event()
 
     class Slow(HpuBackend):
@@ -154,7 +154,7 @@ def slow_pinning() -> None:
             assert go.wait(60)
             return super().pinned(nbytes)
 
-    with mock.patch.dict(os.environ, LMCACHE_GAUDI_PIN_AHEAD_MIB="0"):  # all of it on demand
+    with mock.patch.dict(os.environ, LMCACHE_GAUDI_PIN_AHEAD_MIB="0"):  # pin everything on demand
         _, mine = pools()
     mine.slabs.serve(32768, Slow())
     allocated: list[Any] = []
@@ -172,9 +172,9 @@ def slow_pinning() -> None:
 
     second = threading.Thread(target=others, daemon=True)
     second.start()
-    passed = done.wait(10)  # a bound for the failure alone
+    passed = done.wait(10)  # times out only on failure
     go.set()
-    # Both have ended before the process does: a thread that then frees a tensor ends it with SIGABRT.
+    # Both threads must end before the process does: a thread that frees a tensor later ends it with SIGABRT.
     first.join(60)
     second.join(60)
     assert passed, "allocations wait for memory that is pinned for another object"
@@ -187,7 +187,7 @@ def slow_pinning() -> None:
 
 
 def memory_runs_out() -> None:
-    """Pinning that fails at the fourth object leaves three pinned; where there is no memory at all, none is lost."""
+    """Check that pinning that fails at the fourth object leaves three pinned, and that no memory at all loses none."""
 
     class Refusing(HpuBackend):
         def __init__(self) -> None:
@@ -235,7 +235,7 @@ def memory_runs_out() -> None:
 
 
 def same_attributes() -> None:
-    """Whatever LMCache's own allocator has as attributes, this one has, too."""
+    """Check that this allocator has every attribute of LMCache's own."""
     stock, mine = pools()
     assert set(vars(stock)) <= set(vars(mine)), set(vars(stock)) - set(vars(mine))
     assert mine.align_bytes == getattr(stock, "align_bytes", mine.align_bytes)
@@ -244,7 +244,7 @@ def same_attributes() -> None:
 
 
 def one_buffer() -> None:
-    """Where somebody needs one buffer, LMCache's own class is taken."""
+    """Check that LMCache's own class is used if a caller needs one buffer."""
     for name, value in (("enable_p2p", True), ("storage_plugins", ["x"]), ("remote_url", "mooncakestore://h:1")):
         config = types.SimpleNamespace(**{**vars(CONFIG), name: value})
         assert gaudi.memory_pool(config, MIXED) is MIXED, name

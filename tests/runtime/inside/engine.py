@@ -1,4 +1,4 @@
-"""The real LMCacheEngine on the emulated HPU; a script, since LMCache leaves threads behind that hold a process."""
+"""The real LMCacheEngine on the emulated HPU; a script, since threads left by LMCache keep a process alive."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def round_trip(layout: str, dtype: torch.dtype, *, tokens: int, cached: int, dis
 
 
 def usage_statistics() -> None:
-    """What LMCache asks of the device when an engine is made, unless told not to; from 0.5.2 on it survives errors."""
+    """Run LMCache's device queries at engine start, on by default; from 0.5.2 on it survives their errors."""
     from lmcache.usage_context import UsageContext
 
     if hasattr(UsageContext, "_get_gpu_info"):

@@ -1,7 +1,7 @@
 """Failed loads on the emulated HPU, with LMCache's own classes; a script, run in a patched environment.
 
-Arguments: a directory; then texts, to run only cases with one in their name. Engine, backends and stores are LMCache's
-(stores.py); for multiprocess mode see multiprocess_loads.py.
+Arguments: a directory, then texts that select the cases whose names contain one of them. Engine, backends and stores
+are LMCache's (stores.py); for multiprocess mode see multiprocess_loads.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import multiprocess_loads
 from stores import TOKENS, Store
 
-# A call that hangs does so for longer than anything else takes, on a busy machine, too.
+# Seconds: a hanging call lasts longer than anything else takes, even on a busy machine.
 HANGS, PATIENCE = 600.0, 100.0
 
 
@@ -46,7 +46,7 @@ def damaged_file(folder: Path, kind: str, damage: Callable[[Path], None]) -> Non
 
 
 def backend_fault(folder: Path, kind: str, name: str) -> None:
-    """``batched_get_blocking`` of the backend fails in one of the ways of ``FAULTS`` between lookup and load."""
+    """Make the backend's ``batched_get_blocking`` fail in one of the ways of ``FAULTS`` between lookup and load."""
     store = Store(folder, kind)
     sound = store.backend.batched_get_blocking
     store.backend.batched_get_blocking = lambda keys: FAULTS[name](sound, keys)
@@ -63,7 +63,7 @@ def backend_fault(folder: Path, kind: str, name: str) -> None:
 
 
 def backend_hangs(folder: Path, kind: str) -> None:
-    """``batched_get_blocking`` does not return: no lookup stands still, nor is anything lost once it does."""
+    """Make the backend's ``batched_get_blocking`` hang: no lookup may block, and nothing is lost once it returns."""
     store = Store(folder, kind, lookup_timeout_ms=600)
     goes_on = threading.Event()
     sound = store.backend.batched_get_blocking
@@ -77,7 +77,7 @@ def backend_hangs(folder: Path, kind: str) -> None:
 
 
 def asked_fault(folder: Path, kind: str, name: str) -> None:
-    """``contains`` of the backend, which every lookup calls, fails in one of the ways of ``ASKED``."""
+    """Make ``contains`` of the backend, which every lookup calls, fail in one of the ways of ``ASKED``."""
     store = Store(folder, kind, lookup_timeout_ms=600)
     goes_on = threading.Event()
     fault = lambda *_, **__: ASKED[name](goes_on)  # noqa: E731
@@ -103,7 +103,7 @@ ASKED: dict[str, Callable[[threading.Event], Any]] = {
 
 
 def put_raises(folder: Path, kind: str) -> None:
-    """What the backend raises when it is given chunks, as where it can make no room, ends nothing but their storing."""
+    """Check that an error of the backend on a put, such as a full store, affects only the storing of those chunks."""
     store = Store(folder, kind)
     first, store.prompt = store.prompt, [random.randrange(50000) for _ in range(TOKENS)]
     store.backend.submit_put_task = lambda *_, **__: _raises(None, None)
@@ -115,7 +115,7 @@ def put_raises(folder: Path, kind: str) -> None:
 
 
 def server_hangs(folder: Path) -> None:
-    """The server of ``lm://`` stands still before the lookup, and goes on later."""
+    """Suspend the server of ``lm://`` before the lookup, and resume it later."""
     store = Store(folder, "lm", own_server=True, lookup_timeout_ms=600)
     assert store.server is not None
     store.server.send_signal(signal.SIGSTOP)
@@ -141,7 +141,7 @@ def _comes_back(store: Store) -> None:
 
 
 def store_dies(folder: Path, kind: str) -> None:
-    """The directory, or the server, is gone before the lookup; the next request is computed, and not stored."""
+    """Remove the directory, or end the server, before the lookup; the next request is computed and not stored."""
     store = Store(folder, kind, own_server=True, lookup_timeout_ms=600)
     store.die()
     assert store.lookup() == 0, "promised what is gone"
@@ -181,7 +181,7 @@ FAULTS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def lost_after_the_promise(folder: Path, kind: str) -> None:
-    """What was promised is loaded from host memory, whatever becomes of the store."""
+    """Check that a promised hit is loaded from host memory, whatever happens to the store."""
     store = Store(folder, kind, own_server=True)
     promised = store.lookup()
     assert promised == TOKENS
@@ -197,7 +197,7 @@ def lost_after_the_promise(folder: Path, kind: str) -> None:
 
 
 def forgotten_promises(folder: Path) -> None:
-    """Aborted requests do not hold host memory for ever, nor does a full pool hold the thread that looks up."""
+    """Check that aborted requests do not hold host memory forever, nor does a full pool block the lookup thread."""
     store = Store(folder, "fs", max_local_cpu_size=2 * TOKENS * 2 * 3 * 16 * 2 / (1 << 30))
     assert store.lookup("aborted") > 0
     began = time.monotonic()
@@ -218,7 +218,7 @@ def _one_or_list(engine: Any, request: str) -> Any:
 
 
 def small_pool(folder: Path) -> None:
-    """A pool smaller than the longest request is refused at registration, with the setting that is enough."""
+    """Check that registration refuses a pool smaller than the longest request and names a sufficient setting."""
     pool = importlib.import_module("lmcache.gaudi.pool")
     layout: Any = SimpleNamespace(token_bytes=131072)  # an 8B model of 32 layers, 8 heads of 128, bfloat16
     sizes = {"chunk": 256, "longest": 131072, "ranks": 2}
@@ -236,7 +236,7 @@ def small_pool(folder: Path) -> None:
 
 
 def prefetch_that_fails(folder: Path, name: str) -> None:
-    """Asynchronous loading: what the prefetch raises, leaves out or does not give in time, is not promised."""
+    """Check that asynchronous loading promises nothing that the prefetch fails on, omits or delivers too late."""
     backends = importlib.import_module("lmcache.gaudi.backends")
     store = Store(folder, "memory", lookup_timeout_ms=600)
     objects = store.engine.storage_manager.batched_get(list(store.backend.hot_cache)[:4], location="LocalCPUBackend")
@@ -275,7 +275,7 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
     for kind in ("memory", "disk", "fs", "lm"):
         for name in FAULTS:
             if (kind, name) == ("memory", "gives another size"):
-                continue  # an object in host memory is the one that was stored
+                continue  # an object in host memory is the stored one
             cases[f"{kind}: the backend {name}"] = lambda kind=kind, name=name: backend_fault(place, kind, name)
     for kind in ("memory", "disk", "fs", "lm"):
         for name in ASKED:

@@ -1,7 +1,7 @@
-"""Which keys a patched release gives to requests that differ in adapter, salt, image or embeddings only.
+"""Keys of a patched release for requests that differ only in adapter, salt, image or embeddings.
 
-``identities.py [in-process|multiprocess]``: the scheduler's side of the real adapter over a stand-in of vLLM. Prints
-``N identities`` where lookup, load and store of each agree, and no two are alike.
+``identities.py [in-process|multiprocess]`` runs the scheduler's side of the real adapter over a stand-in for vLLM. It
+prints ``N identities`` if lookup, load and store of each agree and no two are alike.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def image(identifier: str) -> dict[str, Any]:
 
 
 def alike_in_16_bits() -> tuple[str, str]:
-    """Two images whose hexadecimal identifiers end in the same 16 bits."""
+    """Return two images whose hexadecimal identifiers end in the same 16 bits."""
     return hashlib.sha256(b"one").hexdigest()[:-4] + "beef", hashlib.sha256(b"two").hexdigest()[:-4] + "beef"
 
 
@@ -80,7 +80,7 @@ def request(number: int, what: dict[str, Any], extra: dict[str, Any] | None = No
 
 
 class Lookups:
-    """A lookup client that finds nothing and remembers what it was asked."""
+    """A lookup client that finds nothing and records its requests."""
 
     def __init__(self, nothing: int) -> None:
         self.nothing = nothing
@@ -91,7 +91,7 @@ class Lookups:
         return 0
 
     def lookup_cache(self, lookup_id: str) -> int:
-        # Which answer means "not asked yet" differs: 0 in 0.3.10, -1 later.
+        # The answer for "not asked yet" differs: 0 in 0.3.10, -1 later.
         return self.nothing
 
     def clear_lookup_status(self, lookup_id: str) -> None:
@@ -158,7 +158,7 @@ def in_process() -> dict[str, Any]:
 
 
 def key(configs: Any) -> str:
-    """The key of a chunk as stores see it; it must survive its own text, as remote stores need."""
+    """Return a chunk's key as stores see it; it must survive a round trip through text, as remote stores need."""
     values = {
         "fmt": "vllm",
         "model_name": "m",
@@ -185,7 +185,7 @@ def multiprocess() -> dict[str, Any]:
     found = {}
     for number, (name, what) in enumerate(requests().items()):
         tracker = module.LMCacheMPRequestTracker(request(number, what))
-        key_type.from_token_ids("m", 1, 0, PROMPT, 0, 4, cache_salt=tracker.cache_salt)  # takes the salt
+        key_type.from_token_ids("m", 1, 0, PROMPT, 0, 4, cache_salt=tracker.cache_salt)  # accepts the salt
         found[name] = (tracker.cache_salt, tuple(getattr(tracker, "mm_adjusted_prompt_ids", ())))
     assert found["plain"] == ("", ())
     assert found["salt 1"] == (BASE_SALT, ())

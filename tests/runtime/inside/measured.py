@@ -1,7 +1,7 @@
-"""Runs another script of this directory and measures the runtime's coverage: ``measured.py SCRIPT ARGUMENTS``.
+"""Run another script of this directory and measure the runtime's coverage: ``measured.py SCRIPT ARGUMENTS``.
 
-RUNTIME_COVERAGE_FILE names the data file, which gets a suffix for each process; RUNTIME_COVERAGE_PACKAGE is where the
-package ``coverage`` is, which the environment of the script need not have.
+RUNTIME_COVERAGE_FILE names the data file, which gets a suffix per process. RUNTIME_COVERAGE_PACKAGE is the path of the
+package ``coverage``, which the script's environment need not have.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Failed loads in multiprocess mode, by a stand-in for LMCache's adapter: before 0.5.5 none serves an HPU there."""
+"""Failed loads in multiprocess mode, with a stand-in for LMCache's adapter: before 0.5.5 none supports an HPU there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lmcache.gaudi.guards import GaudiError
 from lmcache.gaudi.multiprocess import FailedLoads, promise_once, whole_answer, withhold_failed_loads
 from support import make_caches
 
-assert FailedLoads  # what is stood in for is what the runtime has
+assert FailedLoads  # the runtime has the class that is stood in for
 
 
 class Adapter:
@@ -54,7 +54,7 @@ class Adapter:
 
 
 class Silent:
-    """A reply that never comes."""
+    """A reply that never arrives."""
 
     def __init__(self, *arguments: Any) -> None:
         self._never = threading.Event()
@@ -71,7 +71,7 @@ def _op(*blocks: int, skip: int = 0) -> Any:
 
 
 def withheld(answer: Any) -> None:
-    """A failed load is not finished in steps in which nobody asks for its blocks."""
+    """Check that a failed load stays unfinished in steps in which its blocks are not requested."""
     adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
     adapter.submit_retrieve_request("sound", _op(1, 2))
     adapter.answer = answer
@@ -84,7 +84,7 @@ def withheld(answer: Any) -> None:
 
 
 def ended_while_withheld() -> None:
-    """An aborted request is told once, and its blocks are not invalid when another one has them."""
+    """Check that an aborted request is reported once; its blocks are not invalid once another request owns them."""
     adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
     adapter.answer = False
     adapter.submit_retrieve_request("aborted", _op(3, 4))
@@ -95,7 +95,7 @@ def ended_while_withheld() -> None:
 
 
 def dead_server() -> None:
-    """A wait ends when the heartbeat has found the server dead; unregistering waits for two heartbeats at most."""
+    """Check that a wait ends once the heartbeat finds the server dead; unregistering waits at most two heartbeats."""
     adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
     threading.Timer(0.5, lambda: setattr(adapter, "is_healthy", False)).start()
     began = time.monotonic()
@@ -112,7 +112,7 @@ def dead_server() -> None:
 
 
 def server_hangs() -> None:
-    """A server that answers pings and nothing else does not hold the engine for LMCache's 300 s."""
+    """Check that a server that answers only pings does not block the engine for LMCache's 300 s."""
     adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
     usual, watched._DATA_SECONDS = watched._DATA_SECONDS, 0.5
     began = time.monotonic()
@@ -128,7 +128,7 @@ def server_hangs() -> None:
 
 
 def small_server() -> None:
-    """A server whose memory does not hold one prompt is refused at registration, with the setting that is enough."""
+    """Check that registration refuses a server too small for one prompt and names a sufficient setting."""
     config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
     caches = make_caches(
         "blocks", torch.bfloat16, blocks=8, block_size=16, rows=[(2, 64)] * 4, rng=np.random.default_rng(0)
@@ -148,7 +148,7 @@ def small_server() -> None:
     sys.modules["vllm.config"] = SimpleNamespace(get_current_vllm_config_or_none=lambda: config)  # type: ignore[assignment]
     try:
         register(2 * 4096 * token)
-        register(None)  # it has not said: a warning
+        register(None)  # the server has not reported its size: a warning
         try:
             register(2 * 4096 * token - 1)
         except GaudiError as error:
@@ -165,7 +165,7 @@ def small_server() -> None:
 
 
 def promised_once() -> None:
-    """A request whose load failed is not promised the same again."""
+    """Check that a request whose load failed is not promised the same tokens again."""
     asked: list[str] = []
     kind = type(
         "Scheduler",

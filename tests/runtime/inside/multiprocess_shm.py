@@ -1,6 +1,6 @@
 """Multiprocess mode over a server's shared memory: no KV in a message, none of it pinned for the device. A script.
 
-LMCache's own worker side of the transfer, with a stand-in for the server that hands out slots of a segment.
+It uses LMCache's own worker side of the transfer, with a stand-in for the server that hands out slots of a segment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FROM, TO = list(range(2, 2 + BLOCKS_IN_CHUNK * CHUNKS)), list(range(11, 11 + BLO
 
 
 class Reply:
-    """What the server has answered."""
+    """The server's answer."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -37,7 +37,7 @@ class Reply:
 
 
 class Server:
-    """Slots for ``CHUNKS`` chunks of one prompt, and all that was sent."""
+    """Slots for ``CHUNKS`` chunks of one prompt, and everything that was sent."""
 
     def __init__(self, segment: shared_memory.SharedMemory) -> None:
         self.segment, self.sent = segment, []  # type: ignore[var-annotated]
@@ -89,7 +89,7 @@ def exercise(segment: shared_memory.SharedMemory) -> None:
     worker = EngineDrivenTransferContext(7, server)
     worker.register(caches, "model", 1, BLOCKS_IN_CHUNK, 5.0)
     context = worker.engine_driven_context
-    resource_tracker.register(f"/{segment.name}", "shared_memory")  # LMCache takes it for another process's
+    resource_tracker.register(f"/{segment.name}", "shared_memory")  # LMCache treats the segment as another process's
     assert isinstance(context, EngineDrivenContextShm), type(context)
     assert not context._pinned
     (view, *_), _ = context.prepare_store("key", 7)
@@ -115,10 +115,10 @@ def exercise(segment: shared_memory.SharedMemory) -> None:
             assert torch.equal(loaded[TO], truth[layer][side][FROM]), (layer, side)
             rest = [block for block in range(BLOCKS) if block not in TO]
             assert torch.equal(loaded[rest], truth[layer][side][rest]), (layer, side)
-    # The bridge copies each byte once more, since the memory is not pinned.
+    # The bridge makes an extra copy of each byte, since the memory is not pinned.
     total = CHUNKS * CHUNK_BYTES
     assert store["d2h_bytes"] == total and load["h2d_bytes"] >= total, (store, load)
-    for counts in (store, load):  # the indices of LMCache's own kernels, too
+    for counts in (store, load):  # including the indices of LMCache's own kernels
         assert counts["bounce_bytes"] == counts["d2h_bytes"] + counts["h2d_bytes"], counts
     worker.close()
 

@@ -21,7 +21,7 @@ from lmcache.gaudi.device import is_available  # noqa: E402
 
 
 def adapter() -> Any:
-    """LMCache's vLLM adapter, imported over a stand-in of vLLM."""
+    """Return LMCache's vLLM adapter, imported over a stand-in for vLLM."""
     import standin_vllm
 
     standin_vllm.install()
@@ -31,7 +31,7 @@ def adapter() -> Any:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """The words in which ``call`` is refused; empty where it is not."""
+    """Return the text of the refusal of ``call``; empty if it is not refused."""
     try:
         call()
     except guards.GaudiError as error:
@@ -40,7 +40,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def resumed_requests_of_an_old_vllm() -> None:
-    """Another device's scheduler, with a vLLM whose CachedRequestData has resumed_from_preemption (up to 0.11.0)."""
+    """Check another device's scheduler with a vLLM whose CachedRequestData has resumed_from_preemption (to 0.11.0)."""
     assert not is_available()
     module = adapter()
     scheduler = object.__new__(module.LMCacheConnectorV1Impl)
@@ -67,7 +67,7 @@ def resumed_requests_of_an_old_vllm() -> None:
 
 
 def resumed_requests_leave_no_load_spec() -> None:
-    """What the scheduler notes of a lookup is taken out when the request runs again, not kept for good."""
+    """Check that the scheduler's record of a lookup is removed when the request runs again."""
     module = adapter()
     scheduler = object.__new__(module.LMCacheConnectorV1Impl)
     tracker = module.RequestTracker(req_id="r", prompt_len=8, token_ids=list(range(8)), allocated_block_ids=[0, 1])
@@ -93,7 +93,7 @@ def resumed_requests_leave_no_load_spec() -> None:
 
 
 def synchronize_of_another_device() -> None:
-    """What is called for a device that is no HPU is what upstream calls: its torch module, with the device."""
+    """Check that a device other than an HPU gets upstream's call: synchronize of its torch module, with the device."""
     from lmcache.v1 import platform
 
     seen = []
@@ -105,7 +105,7 @@ def synchronize_of_another_device() -> None:
 
 
 def synchronize_of_the_hpu() -> None:
-    """torch.hpu.synchronize takes no device; with one it raises, on the emulated HPU as on the real one."""
+    """Check that torch.hpu.synchronize gets no device; with one it raises, on the emulated HPU as on the real one."""
     from lmcache.v1 import platform
 
     assert is_available()
@@ -133,7 +133,7 @@ def pd_on_the_host_is_not_refused() -> None:
 
 
 def numa_node_of_a_rank() -> None:
-    """The node that LMCache's allocator asks for is that of the rank, not that of device 0."""
+    """Check that LMCache's allocator asks for the NUMA node of the rank, not of device 0."""
     from lmcache.gaudi.connector import create_connector
     from lmcache.v1.config import LMCacheEngineConfig
     from lmcache.v1.system_detection import NUMADetector
@@ -155,7 +155,7 @@ def numa_node_of_a_rank() -> None:
 
 
 def layer_groups_are_lmcaches_own() -> None:
-    """Every public reader of the manager answers, not only the four that are known to be read."""
+    """Check that every public reader of the manager answers, not only the four known to be used."""
     import dataclasses
 
     import numpy as np

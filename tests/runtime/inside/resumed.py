@@ -1,7 +1,8 @@
-"""Whether a patched release looks nothing up for requests behind whose hit vllm-gaudi answers wrongly.
+"""Check that a patched release skips the lookup for requests that vllm-gaudi answers wrongly after a hit.
 
-``resumed.py [in-process|multiprocess]``: the real adapter over a stand-in of vLLM, told that it runs on an HPU. Prints
-``nothing promised`` where each such request is neither looked up nor promised anything, and every other one is.
+``resumed.py [in-process|multiprocess]`` runs the real adapter over a stand-in for vLLM, with the HPU reported as
+present. It prints ``nothing promised`` if each such request is neither looked up nor promised anything, and an
+ordinary request is looked up.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COMPUTED = {
 
 
 def check(answer: Callable[[dict[str, Any]], tuple[bool, int]]) -> None:
-    """Ask about every kind of request. ``answer``: whether it was looked up, and what was promised."""
+    """Ask about every kind of request. ``answer`` returns if the request was looked up, and its promised tokens."""
     adapter.is_available = lambda: False
     for what in (ORDINARY, *COMPUTED.values()):
         assert answer(what)[0], "without an HPU every request is looked up"
@@ -46,7 +47,7 @@ def in_process() -> None:
         one = identities.request(1, what)
         found = side.get_num_new_matched_tokens(one, 0)
         asked = side.lookup_client.last is not None
-        if not asked:  # LMCache asserts that a request which is resumed has one
+        if not asked:  # LMCache asserts that a resumed request has one
             spec = side.load_specs[one.request_id]
             assert (spec.lmcache_cached_tokens, spec.can_load) == (0, False)
         return asked, found
@@ -57,10 +58,10 @@ def in_process() -> None:
 
 
 def preempted_in_its_prefill(module: Any) -> None:
-    """A request without outputs that was scheduled before: no load where only new requests are loaded for.
+    """Check a request scheduled before, without outputs: no load in a release that loads only for new requests.
 
-    Such a release (0.3.7) goes on behind what it noted before the preemption: that must be gone, or it stores what lies
-    in blocks of other requests.
+    Such a release (0.3.7) continues from its notes made before the preemption. They must be gone, or it stores the
+    contents of blocks that belong to other requests.
     """
     side = identities.scheduler(module)
     one = identities.request(1, ORDINARY)

@@ -1,6 +1,6 @@
-"""Runs pytest with the arguments given: a script, since that is what the emulated HPU starts.
+"""Run pytest with the given arguments; a script, because the emulated HPU starts scripts.
 
-RUNTIME_COVERAGE_FILE names a data file: the runtime's coverage goes there, under a suffix for each process.
+If RUNTIME_COVERAGE_FILE names a data file, the runtime's coverage is written there, with a suffix per process.
 """
 
 import os

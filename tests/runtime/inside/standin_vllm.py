@@ -1,6 +1,6 @@
-"""A stand-in for vLLM's modules: importing a name from any of them gives a class, so LMCache's adapter can be imported.
+"""A stand-in for vLLM's modules: every name imported from them is a class, so LMCache's adapter can be imported.
 
-What a test looks at is LMCache's own code; the objects that vLLM would hand over are built by the test.
+Only LMCache's own code is under test; the tests build the objects that vLLM would pass.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import ModuleType
 
 
 class _Meta(type):
-    """Classes that are generic, and whose attributes (members of an enumeration, say) are classes again."""
+    """Generic classes whose attributes (members of an enumeration, say) are classes again."""
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):

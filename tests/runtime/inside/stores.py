@@ -1,4 +1,4 @@
-"""An engine of LMCache over a store that a test harms, on the emulated HPU; its server of ``lm://`` in a process."""
+"""An LMCache engine over a store that a test damages, on the emulated HPU; the ``lm://`` server runs in a process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENS = 4 * CHUNK
 
 
 class Store:
-    """An engine with something stored, and what a test does to it."""
+    """An engine with stored chunks, and the ways a test can damage the store."""
 
     def __init__(self, folder: Path, kind: str, *, own_server: bool = False, **options: Any) -> None:
         self.server: subprocess.Popen[bytes] | None = None
@@ -62,20 +62,20 @@ class Store:
         while self.engine.lookup(self.prompt) != TOKENS and time.monotonic() < deadline:
             time.sleep(0.05)
         while kind in ("disk", "fs") and len(self.files()) < TOKENS // CHUNK and time.monotonic() < deadline:
-            time.sleep(0.05)  # found as soon as it is to be written
+            time.sleep(0.05)  # a lookup finds a chunk before its file is written
         place = {"disk": "LocalDiskBackend", "memory": "LocalCPUBackend"}.get(kind, "RemoteBackend")
         self.backend = self.engine.storage_manager.storage_backends[place]
 
     def files(self) -> list[Path]:
-        """The chunks' files, in no order."""
+        """Return the chunks' files, in no particular order."""
         return [path for path in self.folder.rglob("*") if path.suffix not in (".damaged", ".tmp") and path.is_file()]
 
     def lookup(self, request: str = "r") -> int:
-        """What the scheduler is promised."""
+        """Return the number of tokens promised to the scheduler."""
         return int(self.engine.lookup(self.prompt, lookup_id=request, pin=True))
 
     def load(self, promised: int, request: str = "r") -> int:
-        """Load what was promised, and return how many tokens came."""
+        """Load the promised tokens, and return how many arrived."""
         mask = torch.ones(promised, dtype=torch.bool)
         found = self.engine.retrieve(
             self.prompt[:promised], mask, kvcaches=self.caches.given, slot_mapping=self.slots[:promised], req_id=request
@@ -83,12 +83,12 @@ class Store:
         return int(found.sum())
 
     def serves(self) -> None:
-        """Whatever was done, a promise is kept."""
+        """Check that a promise is kept, whatever was done before."""
         promised = self.lookup("again")
         assert self.load(promised, "again") == promised
 
     def die(self) -> None:
-        """End what stores the chunks: the server's process, or the directory of the files."""
+        """End the store of the chunks: kill the server's process, or remove the directory of the files."""
         if self.server is None:
             shutil.rmtree(self.folder)
         else:
@@ -99,12 +99,12 @@ class Store:
         if self.server is not None:  # before the engine, which waits for a server that hangs
             self.server.kill()
             self.server.wait()
-        # Some releases wait 10 s for a thread of theirs; the next case need not.
+        # Some releases wait 10 s for one of their threads; the next case need not.
         threading.Thread(target=LMCacheEngineBuilder.destroy, args=(self.name,), daemon=True).start()
 
 
 def lm_server() -> tuple[subprocess.Popen[bytes], str]:
-    """Start LMCache's server of lm:// in a process that ends with this one."""
+    """Start LMCache's lm:// server in a process that ends with this one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -121,5 +121,5 @@ def lm_server() -> tuple[subprocess.Popen[bytes], str]:
 
 @functools.cache
 def shared_server() -> tuple[subprocess.Popen[bytes], str]:
-    """The server of cases that do it no harm."""
+    """Return the server shared by cases that do not damage it."""
     return lm_server()

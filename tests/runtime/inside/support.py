@@ -1,4 +1,4 @@
-"""Caches, memory objects, and an oracle that works token by token in NumPy and shares no code with the runtime."""
+"""Caches, memory objects, and a NumPy oracle that works token by token and shares no code with the runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = (
     torch.float8_e5m2,
     torch.int8,
 )
-#: name: (K and V or latent, blocked or flat, trimmed padding block, what else is in the tuple)
+#: name: (K and V or latent, blocked or flat, trimmed padding block, other tuple members)
 LAYOUTS = {
     "blocks": (2, True, True, None),
     "blocks with the padding block": (2, True, False, None),
@@ -37,14 +37,14 @@ def random_bits(shape: tuple[int, ...], dtype: torch.dtype, rng: np.random.Gener
 
 
 def bits(tensor: torch.Tensor) -> np.ndarray:
-    """Bytes of each row, ``[rows, row bytes]``."""
+    """Return the bytes of each row, ``[rows, row bytes]``."""
     host = tensor.detach().to("cpu").contiguous()
     return host.view(torch.uint8).numpy().reshape(host.shape[0], -1).copy()
 
 
 @dataclass
 class Caches:
-    """Flat caches and the form in which vLLM would hand them over."""
+    """Flat caches, and the form in which vLLM would pass them."""
 
     flat: list[list[torch.Tensor]]  # layer, side: [slots + padding, *row]
     given: list[Any]
@@ -57,14 +57,14 @@ class Caches:
         return [[bits(side) for side in layer] for layer in self.flat]
 
     def objects(self, tokens: int, rng: np.random.Generator) -> list[torch.Tensor]:
-        """Tensors of one memory object, one for each distinct row width in order of appearance."""
+        """Return the tensors of one memory object, one per distinct row width in order of appearance."""
         widths: dict[int, int] = {}
         for row in self.rows:
             widths[int(np.prod(row))] = widths.get(int(np.prod(row)), 0) + 1
         return [random_bits((self.kv, n, tokens, width), self.dtype, rng) for width, n in widths.items()]
 
     def place(self, layer: int) -> tuple[int, int]:
-        """Return which tensor of an object, and which of its layers, a layer is."""
+        """Return which tensor of an object holds a layer, and the layer's index in it."""
         order = list(dict.fromkeys(int(np.prod(row)) for row in self.rows))
         width = int(np.prod(self.rows[layer]))
         return order.index(width), sum(int(np.prod(row)) == width for row in self.rows[:layer])

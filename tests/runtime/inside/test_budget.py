@@ -1,4 +1,4 @@
-"""What a request costs on the device, in lazy mode; one promise a test."""
+"""The cost of a request on the device, in lazy mode; each test keeps one promise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Bench:
         )
         self.transfer = Transfer(normalise(self.caches.given), chunk=CHUNK, settings=Settings())
         self.transfer.warm_up(resident=True)
-        # Objects as LMCache has them: cut out of one pinned pool.
+        # Objects as in LMCache: slices of one pinned pool.
         self.pool = torch.empty(64 << 20, dtype=torch.uint8, pin_memory=True)
 
     def request(self, tokens: int) -> tuple[list[list[torch.Tensor]], list[tuple[int, int]], torch.Tensor]:
@@ -45,7 +45,7 @@ class Bench:
         return COUNTERS.snapshot()
 
 
-# The shapes of Llama-3.1-8B, of a rank of a 70B model with TP 8, and of DeepSeek-V3, in small rows.
+# The shapes of Llama-3.1-8B, of a rank of a 70B model with TP 8, and of DeepSeek-V3, with small rows.
 WORKLOADS = {
     "mha": (("blocks", 32, (2, 4), 80), 16 * CHUNK + 13, 3),
     "many layers": (("blocks with the padding block", 80, (1, 4), 160), 64 * CHUNK + 2, 9),
@@ -130,7 +130,7 @@ def test_device_traffic_is_a_small_multiple_of_the_rows(
 ) -> None:
     bench, tokens, _ = workload
     padded = -(-tokens // CHUNK) * CHUNK
-    index = padded * (4 + 8)  # it is cast on the device
+    index = padded * (4 + 8)  # the device casts it
     traffic = bench.cost(direction, tokens)["device_traffic_bytes"]
     assert traffic <= factor * padded * bench.transfer.layout.token_bytes + index
 

@@ -1,4 +1,4 @@
-"""Eager mode with the ``hpu_backend`` of torch.compile registered: a group is one launch."""
+"""Eager mode with the ``hpu_backend`` of torch.compile registered: each group is one launch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_without_the_backend_a_function_stays_as_it_is() -> None:
 def check_request(
     caches: Caches, transfer: Transfer, tokens: int, skip: int, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Launches of a store and of a load, both compared with the oracle."""
+    """Count the launches of a store and of a load, and compare both with the oracle."""
     counters = hpu_emulator.current().counters
     spans = spans_of(tokens, 32)
     slots = rng.permutation(caches.slots)[:tokens].astype(np.int64)

@@ -1,4 +1,4 @@
-"""device.py on an HPU: the rules that the bridge sets."""
+"""device.py on an HPU: the rules set by the bridge."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_memory_that_could_not_be_pinned_is_not_called_pinned(monkeypatch: pytes
 
 
 class Recorder:
-    """A tensor of which only the copies are of interest."""
+    """A tensor that records only its copies."""
 
     def __init__(self) -> None:
         self.waited: list[bool] = []

@@ -1,4 +1,4 @@
-"""Copies straight into and out of memory objects: right, counted, and never where an object is not pinned."""
+"""Direct copies into and out of memory objects: correct, counted, and never used if an object is not pinned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import LAYOUTS, Caches, expect_load, expect_store, make_caches, obj
 
 CHUNK = 32
 COUNTERS = hpu_emulator.current().counters
-#: The shapes of Llama-3.1-8B, of a rank of a 70B model with TP 8, and of DeepSeek-V3, in small rows.
+#: The shapes of Llama-3.1-8B, of a rank of a 70B model with TP 8, and of DeepSeek-V3, with small rows.
 SHAPES = {
     "mha": ("blocks", 32, (2, 4), 90),
     "many layers": ("blocks with the padding block", 80, (1, 4), 90),
@@ -50,7 +50,7 @@ class Bench:
         self.taken: list[Slab] = []
 
     def tensor(self, tokens: int, *, pinned: bool = True) -> list[torch.Tensor]:
-        """One memory object: in a slab where it is a whole chunk, as the allocator does."""
+        """Return one memory object: in a slab if it is a whole chunk, as the allocator does."""
         (tensor,) = self.caches.objects(tokens, self.rng)
         slab = self.slabs.take(tensor.nbytes) if pinned else None
         if slab is None:
@@ -75,7 +75,7 @@ class Bench:
         return COUNTERS.snapshot()
 
     def check(self, tokens: int, slots: np.ndarray, objects: Any, spans: Any, skip: int = 0) -> None:
-        """Store, then load what else is put into the objects; compare every byte of objects and caches."""
+        """Store, load other contents of the objects, and compare every byte of objects and caches."""
         before = self.caches.read()
         wanted = expect_store(self.caches, before, objects, spans, slots)
         assert self.transfer.store(objects, spans, torch.from_numpy(slots)) == int((slots >= 0).sum())
@@ -158,7 +158,7 @@ def test_device_memory_stays_in_the_room_that_is_given(direction: str, room: int
     bench = Bench("blocks", 8, (2, 4), 90, staging_bytes=room * 8 * 2 * 2 * 8 * CHUNK)
     assert (bench.transfer.largest, bench.transfer.kernels.joined) == (largest, joined)
     cost = bench.cost(direction, 32 * CHUNK)
-    # Beside the objects: indices, in 32 and 64 bits; for a room too small for anything else, an object and its rows.
+    # Beyond the objects: indices, in 32 and 64 bits; for a room too small for anything else, an object and its rows.
     assert cost["peak_staging_bytes"] <= max(2, room) * bench.object_bytes + 4 * 8 * CHUNK * 12
 
 
@@ -194,7 +194,7 @@ def test_an_object_freed_while_its_copy_is_under_way_is_given_to_nobody(
     assert all(bool((slab.buffer == 0x77).all()) for slab in others)
     for found, right in zip(object_bytes(objects), wanted, strict=True):
         np.testing.assert_array_equal(found[0], right[0])
-    # Afterwards they are to be had again.
+    # Afterwards, they are available again.
     again = [bench.slabs.take(bench.object_bytes) for _ in own]
     assert {slab.address for slab in again if slab} == {slab.address for slab in own}
     for slab in [*others, *again]:

@@ -1,4 +1,4 @@
-"""On a host without an HPU the lines that the patches add do nothing, and nothing heavy is imported."""
+"""On a host without an HPU, the patched lines do nothing and import nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""guards.py and adapter.py on an HPU: what is refused, and what must not pass in silence."""
+"""guards.py and adapter.py on an HPU: what is refused, and what must not pass silently."""
 
 from __future__ import annotations
 

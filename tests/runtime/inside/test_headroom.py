@@ -1,4 +1,4 @@
-"""headroom.py: every limit between a process and the top of its control groups counts, in both versions."""
+"""headroom.py: every limit between a process and the root of its control groups counts, in both versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where /proc and /sys/fs/cgroup are: a host of 64 GiB, 60 of them available, without any group."""
+    """Return paths for /proc and /sys/fs/cgroup: a host of 64 GiB, 60 of them available, without any group."""
     monkeypatch.setattr(headroom, "_PROC", tmp_path / "proc")
     monkeypatch.setattr(headroom, "_CGROUP", tmp_path / "cgroup")
     write(tmp_path / "proc/meminfo", f"MemTotal: {64 << 20} kB\nMemAvailable: {60 << 20} kB\n")

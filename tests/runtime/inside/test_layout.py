@@ -1,4 +1,4 @@
-"""layout.py: every layout becomes flat planes on its base; what cannot be served says which layer and why."""
+"""layout.py: every layout becomes flat planes on its base; an error for an unsupported one names layer and reason."""
 
 from __future__ import annotations
 

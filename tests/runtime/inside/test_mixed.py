@@ -1,4 +1,4 @@
-"""Chunks travel between hosts: blocks of 16 and of 128 tokens, and a store that a CUDA host has filled or reads."""
+"""Chunks shared between hosts: blocks of 16 and of 128 tokens, and a store that a CUDA host fills or reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BF16 = torch.bfloat16
 
 
 def gaudi(block: int, seed: int) -> tuple[Caches, Transfer, torch.Tensor]:
-    """Caches of a Gaudi host with blocks of this size, and the slots of a request in shuffled blocks."""
+    """Return caches of a Gaudi host with blocks of this size, and the slots of a request in shuffled blocks."""
     rng = np.random.default_rng(seed)
     blocks = 2 * -(-TOKENS // block)
     rows: list[tuple[int, ...]] = [(HEADS, SIZE)] * LAYERS
@@ -39,7 +39,7 @@ def of_tokens(caches: Caches, mapping: torch.Tensor) -> list[list[np.ndarray]]:
 
 
 def through_a_store(stored: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
-    """What a store keeps of an object: its bytes."""
+    """Return an object after a store has kept only its bytes."""
     kept = [[(t.view(torch.uint8).numpy().tobytes(), t.shape) for t in tensors] for tensors in stored]
     return [
         [torch.frombuffer(bytearray(data), dtype=torch.uint8).view(BF16).view(shape) for data, shape in tensors]
@@ -59,7 +59,7 @@ def test_a_chunk_travels_between_hosts_with_other_blocks(here: int, there: int) 
 
 
 def cuda_paged(block: int, seed: int) -> tuple[list[torch.Tensor], np.ndarray]:
-    """vLLM's cache on CUDA, ``[2, blocks, block size, heads, head size]`` a layer (flash attention), and the slots."""
+    """Return vLLM's CUDA cache, ``[2, blocks, block size, heads, head size]`` per layer (FlashAttention), and slots."""
     rng = np.random.default_rng(seed)
     blocks = 2 * -(-TOKENS // block)
     layers = [random_bits((2, blocks, block, HEADS, SIZE), BF16, rng) for _ in range(LAYERS)]
@@ -67,7 +67,7 @@ def cuda_paged(block: int, seed: int) -> tuple[list[torch.Tensor], np.ndarray]:
 
 
 def cuda_objects(layers: list[torch.Tensor], mapping: np.ndarray) -> list[list[torch.Tensor]]:
-    """What a CUDA host stores, token by token: KV_2LTD, ``[2, layers, tokens, heads x head size]``."""
+    """Return the objects of a CUDA host, token by token: KV_2LTD, ``[2, layers, tokens, heads x head size]``."""
     made = objects()
     for (tensor,), (start, end) in zip(made, spans_of(TOKENS, CHUNK), strict=True):
         for layer, cache in enumerate(layers):

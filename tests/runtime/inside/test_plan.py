@@ -1,4 +1,4 @@
-"""plan.py: packing of a request against a count by hand."""
+"""plan.py: the packing of a request, compared with a count by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines that would answer from other blocks than LMCache loads, and requests for which nothing may be loaded."""
+"""Engines that would read other blocks than LMCache fills, and requests for which nothing may be loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATENT = torch.zeros(4, 2, 1)
 
 
 class Settings:
-    """Answers as vllm-gaudi's Config does: an unknown name is an AssertionError."""
+    """Settings that answer as vllm-gaudi's Config does: an unknown name raises AssertionError."""
 
     def __init__(self, **values: bool) -> None:
         self._values = values
@@ -76,7 +76,7 @@ DEFRAG, CONTIGUOUS, UNIFIED = "export VLLM_DEFRAG=false", "export VLLM_CONTIGUOU
 
 
 def advice(error: pytest.ExceptionInfo[GaudiError]) -> list[str]:
-    """The lines behind the reasons."""
+    """Return the lines after the reasons."""
     return [line for line in str(error.value).splitlines()[1:] if not line.startswith("- ")]
 
 
@@ -84,7 +84,7 @@ def advice(error: pytest.ExceptionInfo[GaudiError]) -> list[str]:
     ("settings", "cache", "caches", "words", "safe"),
     [
         ({**OFF, "defrag": True}, FlaggedCache, [PAIR], "online defragmentation", [DEFRAG]),
-        # What VLLM_CONTIGUOUS_PA=true alone turns on, where prefills read by block and where they do not.
+        # What VLLM_CONTIGUOUS_PA=true alone turns on, for prefills that read by block and for those that do not.
         ({"use_contiguous_pa": True, "defrag": True}, FlaggedCache, [PAIR], "online defragmentation", [DEFRAG]),
         ({"use_contiguous_pa": True, "defrag": True}, SlicingCache, [PAIR], "defragmentation", [DEFRAG, CONTIGUOUS]),
         ({**OFF, "unified_attn": True}, SlicingCache, [PAIR], "unified attention", [UNIFIED]),
@@ -110,7 +110,7 @@ def with_slopes(slopes: Any) -> Any:
 
 @pytest.mark.parametrize("settings", [OFF, {"use_contiguous_pa": True, "defrag": True}])
 def test_a_model_with_alibi_is_refused_and_no_setting_is_advised(install: Any, settings: dict[str, bool]) -> None:
-    """vllm-gaudi asserts contiguous paged attention for it, and drops its bias where a prefix is cached."""
+    """vllm-gaudi asserts contiguous paged attention for ALiBi, and drops its bias for a cached prefix."""
     install(Settings(**settings), SlicingCache)
     with pytest.raises(GaudiError, match="this model has ALiBi") as caught:
         plugin.refuse_engine([PAIR], with_slopes(torch.ones(4)))
@@ -207,7 +207,7 @@ def test_nothing_is_promised_where_the_engine_would_answer_wrongly(
     impl = SimpleNamespace(load_specs={})
     assert adapter.must_compute(asked) is computes
     assert adapter.promise_nothing(impl, asked, 32) is computes
-    # A resumed request without a load spec ends the engine: LMCache asserts that there is one.
+    # A resumed request without a load spec ends the engine: LMCache asserts that it has one.
     empty = SimpleNamespace(vllm_cached_tokens=32, lmcache_cached_tokens=0, can_load=False)
     assert impl.load_specs == ({"r": empty} if computes else {})
 

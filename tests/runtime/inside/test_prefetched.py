@@ -1,4 +1,4 @@
-"""What asynchronous loading has prefetched is released once, whatever a load makes of it."""
+"""Chunks prefetched by asynchronous loading are released once, whatever a load does with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Status(Enum):
 
 
 class Events:
-    """LMCache's event manager of 0.4.1 to 0.5.6, where a load does not take an event out."""
+    """LMCache's event manager of 0.4.1 to 0.5.6, whose events are not removed by a load."""
 
     def __init__(self) -> None:
         self.done: dict[str, Future[Any]] = {}
@@ -68,7 +68,7 @@ def event_manager() -> Iterator[None]:
 
 
 def take(self: Any, wanted: list[str], **given: Any) -> Any:
-    """As LMCache's: the chunks of ``wanted``; what else was prefetched is released."""
+    """Return the chunks of ``wanted``, as LMCache does, and release the other prefetched chunks."""
     future = self.event_manager.get_event_future(Kind.LOADING, given["req_id"])
     try:
         found = {key: memory_obj for tier in future.result() for key, memory_obj in tier}
@@ -81,13 +81,13 @@ def take(self: Any, wanted: list[str], **given: Any) -> Any:
 
 
 def releasing(self: Any, memory_obj: Any) -> None:
-    """As ``retrieve`` from 0.5.2 on."""
+    """Release as ``retrieve`` does from 0.5.2 on."""
     memory_obj.unpin()
     memory_obj.ref_count_down()
 
 
 def keeping(self: Any, memory_obj: Any) -> None:
-    """As ``retrieve`` up to 0.5.1, in asynchronous loading."""
+    """Keep as ``retrieve`` does up to 0.5.1, in asynchronous loading."""
 
 
 def engine(*tiers: list[tuple[str, Object]]) -> Any:

@@ -1,4 +1,4 @@
-"""slabs.py on the host: what is pinned, for whom, up to which limit, and what is said when it ends."""
+"""slabs.py on the host: what is pinned, for whom, up to which limit, and the message when pinning ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 1 << 20
 
 
 class Host(HostBackend):
-    """Pins ``most`` allocations, then fails in one way or the other."""
+    """A host that pins ``most`` allocations, then fails in one way or the other."""
 
     def __init__(self, most: int = 1000, failure: Exception | None = None) -> None:
         super().__init__()
@@ -102,13 +102,13 @@ def test_pinning_that_fails_at_the_nth_object_is_said_once_with_the_settings(fai
     slabs, _, warned = make(backend=backend)
     got = [slabs.take(SIZE) for _ in range(6)]
     assert [slab is not None for slab in got] == [True] * 3 + [False] * 3
-    assert backend.asked == 4  # it is not tried again and again
+    assert backend.asked == 4  # no further attempts
     assert slabs.pinned_bytes == 3 * SIZE
     (text,) = warned
     for word in ("memlock", "LMCACHE_GAUDI_PIN_MIB", "max_local_cpu_size", "3 of 8 MiB"):
         assert word in text
     assert str(failure or "did not pin") in text
-    # What is pinned goes on being used.
+    # Pinned memory stays in use.
     assert got[0] is not None
     slabs.give(got[0])
     assert slabs.take(SIZE) is got[0]
@@ -126,7 +126,7 @@ def test_a_pool_that_shrinks_forgets_the_addresses_that_it_gives_back() -> None:
     assert slabs.pinned_bytes == SIZE
     assert len([one for one in addresses if one in module._KNOWN]) == 1
     assert all(hold(tensor) is None for tensor in others)
-    # The memory of what was in use is not given back.
+    # Memory that was in use is not returned.
     assert slabs.take(SIZE) in taken
 
 
@@ -182,7 +182,7 @@ def test_closing_one_pool_leaves_the_thread_of_another_to_be_stopped_at_the_end(
 
 def test_a_block_that_is_freed_while_another_is_pinned_does_not_stand_still() -> None:
     def pin_while_freeing() -> None:
-        with pinning._lock:  # the garbage collector may run here
+        with pinning._lock:  # the garbage collector may run while the lock is held
             pinning._forget(0)
 
     thread = threading.Thread(target=pin_while_freeing, daemon=True)
@@ -196,7 +196,7 @@ def test_memory_that_the_host_needs_is_not_pinned(monkeypatch: pytest.MonkeyPatc
     slabs, _, warned = make()
     assert slabs.take(SIZE) is None
     assert "the control group (memory.max) has 5 MiB left of 100" in warned[0]
-    # Memory that comes back is pinned again, after a while.
+    # When memory becomes available, pinning resumes after a while.
     monkeypatch.setattr(headroom, "rooms", list)
     assert slabs.take(SIZE) is None
     later = time.monotonic() + 61
@@ -222,7 +222,7 @@ def test_settings_are_read_and_others_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Slow(Host):
-    """Pins the first block at once; each one after that only when it is let go."""
+    """A backend that pins the first block at once, and each later block only when released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,8 +256,8 @@ def test_nobody_waits_for_memory_that_is_pinned_for_another() -> None:
 
     done = threading.Event()
     threading.Thread(target=others, daemon=True).start()
-    passed = done.wait(10)  # a bound for the failure alone
-    # What is being pinned counts already: the limit holds for both.
+    passed = done.wait(10)  # times out only on failure
+    # Memory being pinned counts already: the limit covers both.
     assert slabs.pinned_bytes == 2 * SIZE
     backend.go.set()
     waiting.join(60)
@@ -318,7 +318,7 @@ def test_memory_that_is_pinned_while_the_pool_is_closed_goes_with_its_object() -
     backend.go.set()
     waiting.join(60)
     slabs.give(taken[0])
-    assert slabs.pinned_bytes == SIZE  # the first, whose object lives
+    assert slabs.pinned_bytes == SIZE  # the first, whose object is alive
     assert hold(taken[0].buffer) is None
 
 

@@ -1,4 +1,4 @@
-"""staging.py: buffers are reused only when the device is done with them, and rows are copied whole."""
+"""staging.py: buffers are reused only after the device has finished with them, and rows are copied whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 class Event:
-    """Says when it was waited for."""
+    """An event that records when it was waited for."""
 
     def __init__(self, log: list[str], name: str) -> None:
         self.log, self.name = log, name

@@ -37,7 +37,7 @@ def transfer_for(caches: Caches, chunk: int, **sizes: int) -> Transfer:
 def check_request(
     caches: Caches, chunk: int, tokens: int, slots: np.ndarray, skip: int, rng: np.random.Generator, **sizes: int
 ) -> None:
-    """Store, then load other bytes, and compare everything, every slot of every cache included."""
+    """Store, load different bytes, and compare everything, including every slot of every cache."""
     transfer = transfer_for(caches, chunk, **sizes)
     pad = transfer.layout.pad
     spans = spans_of(tokens, chunk)
