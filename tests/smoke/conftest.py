@@ -1,4 +1,4 @@
-"""LMCache environments, patched as a user would patch them, for the smoke checks to judge."""
+"""LMCache environments, patched as a user would patch them, for the smoke checks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def judge(
     rules: tuple[str, ...] = ("lazy",),
     arguments: Mapping[str, Sequence[str]] | None = None,
 ) -> list[LevelResult]:
-    """Run smoke levels on the emulated HPU, with nothing of the developer's environment in the way.
+    """Run smoke levels on the emulated HPU, isolated from the developer's environment.
 
-    arguments: more for the probes, by the level's name.
+    ``arguments``: additional arguments of the probes, by level name.
     """
     environ = clean_environment()
     return runner.run(
@@ -34,14 +34,14 @@ def judge(
 
 
 def explain(results: list[LevelResult]) -> str:
-    """Results for a failed assertion."""
+    """Return the results as text for a failed assertion."""
     return "\n".join(
         f"{one.level} ({one.rules}) {one.status}: {one.reason}\n{one.output_tail[-3000:]}" for one in results
     )
 
 
 def patch(environment: Environment) -> Environment:
-    """Apply the series of the environment's release; without smoke checks, which the test runs itself."""
+    """Apply the series of the environment's release, without smoke checks: the test runs them itself."""
     given = os.environ.get("GAUDI_PATCH_TEST_MANIFEST")  # as in tests/integration
     manifest = ["--manifest", given] if given else []
     done = gaudi_patch("apply", "--no-smoke", "--python", environment.python, *manifest)
@@ -51,7 +51,7 @@ def patch(environment: Environment) -> Environment:
 
 @pytest.fixture(scope="session")
 def patched(lmcache_overlay: Overlay, tmp_path_factory: pytest.TempPathFactory) -> Overlay:
-    """``patched(version)``: an environment of this release with its series applied; not to be changed."""
+    """``patched(version)``: an environment of this release with its series applied; do not change it."""
     made: dict[str, Environment] = {}
 
     def get(version: str) -> Environment:
@@ -65,5 +65,5 @@ def patched(lmcache_overlay: Overlay, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def patched_copy(lmcache_copy: Overlay) -> Overlay:
-    """``patched_copy(version)``: the same, for this test alone, free to be changed."""
+    """``patched_copy(version)``: a private copy for one test, which may change it."""
     return lambda version: patch(lmcache_copy(version))

@@ -1,4 +1,4 @@
-"""Faults of what the patched LMCache refuses, does not promise, and puts into its keys."""
+"""Faults in what the patched LMCache refuses, declines to promise, and includes in its keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from tests.smoke.mutant import RUNTIME, Mutant
 
 _MUTANTS = (
-    # Engines that move blocks, or read others.
+    # Engines that move blocks, or read other blocks.
     Mutant(
         "contiguous paged attention is not refused",
         f"{RUNTIME}/plugin.py",
@@ -224,5 +224,5 @@ _MUTANTS = (
     ),
 )
 
-#: Level kernels tries all of these rules in one part, which is quick.
+#: Level kernels tests all these rules in one quick part.
 GUARD_MUTANTS = tuple(dataclasses.replace(mutant, cases="guards") for mutant in _MUTANTS)

@@ -1,4 +1,4 @@
-"""What a mutant is: a deliberate fault of the patched LMCache, and how it is put in and taken out."""
+"""A mutant: a deliberate fault of the patched LMCache, and how it is applied and reverted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 class Mutant:
     """A fault.
 
-    name: what is wrong. file: below site-packages. old, new: the edit; ``old`` occurs exactly once.
-    level, rules: where it has to be seen. cases: ``--cases`` of the level's probe, where a part of it is enough.
+    name: the fault in words. file: path below site-packages. old, new: the edit; ``old`` occurs exactly once. level,
+    rules: where the fault must be detected. cases: ``--cases`` of the level's probe, if a part of it is enough.
     """
 
     name: str
@@ -30,9 +30,9 @@ class Mutant:
 
     @contextlib.contextmanager
     def put_into(self, site_packages: Path) -> Iterator[None]:
-        """Edit the file for the time of the block.
+        """Apply the edit for the duration of the block.
 
-        Raises ValueError where the edit does not fit exactly once, SyntaxError where its result is no Python.
+        Raises ValueError if the edit does not match exactly once, SyntaxError if its result is not valid Python.
         """
         file = site_packages / self.file
         sound = file.read_text()
@@ -47,5 +47,5 @@ class Mutant:
             file.write_text(sound)
 
 
-#: Where the runtime is, below site-packages.
+#: The runtime's directory, below site-packages.
 RUNTIME = "lmcache/gaudi"

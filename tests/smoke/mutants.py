@@ -1,4 +1,4 @@
-"""Deliberate faults of the patched LMCache, each a small edit of one file; every one has to fail a smoke level."""
+"""Deliberate faults of the patched LMCache, each a small edit of one file; each must fail a smoke level."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    blocked = tensor.dim() == 4 or (tensor.dim() == 3 and latent)",
         "    blocked = tensor.dim() == 4",
     ),
-    # What it costs.
+    # Cost.
     Mutant(
         "device memory under way has no bound",
         f"{_GAUDI}/staging.py",
@@ -214,7 +214,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        target = base\n        if base.shape[0] > slots:",
         "        if base.shape[0] < slots:",
     ),
-    # Whose memory it is.
+    # Memory ownership.
     Mutant(
         "the pointers of storages are compared",
         f"{_GAUDI}/layout.py",

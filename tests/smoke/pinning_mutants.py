@@ -1,4 +1,4 @@
-"""Faults of pinned memory objects, of what is known of memory and covered by events, and of who holds the card."""
+"""Faults of pinned memory objects, of knowledge about memory, of event coverage, and of ownership of the card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.smoke.mutant import RUNTIME as _GAUDI
 from tests.smoke.mutant import Mutant
 
 PINNING_MUTANTS = (
-    # Objects that are pinned one by one.
+    # Objects pinned one by one.
     Mutant(
         "an object gets the slab of its neighbour back when it is freed",
         f"{_GAUDI}/allocator.py",
@@ -88,7 +88,7 @@ PINNING_MUTANTS = (
         "                if self.direct is not None:\n                    self.direct.rewrite(group)",
         "                if self.direct is not None:\n                    chunks < 8 and self.direct.rewrite(group)",
     ),
-    # What the bridge knows of memory.
+    # The bridge's knowledge of memory.
     Mutant(
         "nothing is waited for, whatever memory it is",
         f"{_GAUDI}/device.py",
@@ -150,7 +150,7 @@ PINNING_MUTANTS = (
         "        self.backend.copy(target, host)\n        slot.busy",
         "        target.copy_(host.to(torch.int64), non_blocking=True)\n        slot.busy",
     ),
-    # What events cover.
+    # Event coverage.
     Mutant(
         "an event is trusted under PT_HPU_ENABLE_SFG",
         f"{_GAUDI}/device.py",
@@ -175,7 +175,7 @@ PINNING_MUTANTS = (
         '_is_set("PT_HPU_ENABLE_SFG")',
         '_is_set("PT_ENABLE_SFG")',
     ),
-    # Who holds the card.
+    # Ownership of the card.
     Mutant(
         "usage statistics ask the device for its name",
         f"{_GAUDI}/device.py",

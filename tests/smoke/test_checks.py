@@ -1,4 +1,4 @@
-"""What a run of smoke levels amounts to, and what it says is to be typed next."""
+"""The outcome of a run of smoke levels, and the command that it tells the user to type next."""
 
 from __future__ import annotations
 

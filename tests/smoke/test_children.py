@@ -1,4 +1,4 @@
-"""The servers of smoke cases end with the probe that started them, however that one ends."""
+"""The servers of smoke cases end with the probe that started them, however it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from gaudi_patch.smoke import probes
 
 PROBES = next(iter(probes.__path__))
-#: Stands in for LMCache's server: says its number, listens, and never ends by itself.
+#: A stand-in for LMCache's server: prints its number, listens, and never ends by itself.
 SERVER = """
 import os, signal, socket, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

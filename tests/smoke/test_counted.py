@@ -1,4 +1,4 @@
-"""What a probe's result file holds, read into types: nothing is lost, and what is not as agreed is refused."""
+"""A probe's result file, parsed into types: nothing is lost, and a result that breaks the agreed form is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The build of the emulated device answers by a file of its own, whatever the environment prints."""
+"""The build of the emulated device returns its result in its own file, whatever the environment prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gaudi_patch.smoke.emulated import Device
 
 
 def prepared(tmp_path: Path, answer: str, status: int = 0) -> Device:
-    """Prepare with a build that writes ``answer``, and prints a path of its own last."""
+    """Prepare with a build that writes ``answer`` to its file and prints another path last."""
     script = tmp_path / "emulator.py"
     script.write_text(
         textwrap.dedent(f"""\

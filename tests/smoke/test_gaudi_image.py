@@ -1,4 +1,4 @@
-"""In a Gaudi image without a card, what was applied is proved; where the plugin is broken, nothing is changed."""
+"""In a Gaudi image without a card, the applied series is proved; if the plugin is broken, nothing is changed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_other_software_of_habanas_is_no_broken_plugin(image: MakeImage) -> None
 
 
 def test_a_host_with_a_real_device_is_not_checked_on_the_emulated_one(image: MakeImage) -> None:
-    """The question whether a device is there goes to the real plugin, which the emulated one must not answer."""
+    """The check for a device must reach the real plugin; the emulated one must not answer it."""
     made = image("0.4.2")
     hpu = made.environment.site_packages / "habana_frameworks" / "torch" / "hpu" / "__init__.py"
     hpu.write_text("def is_available():\n    return True\ndef device_count():\n    return 8\n")
@@ -111,7 +111,7 @@ def test_a_host_with_a_real_device_is_not_checked_on_the_emulated_one(image: Mak
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """Yield a directory that every user may enter; pytest's own may be entered by its owner alone."""
+    """Yield a directory that every user may enter; only the owner may enter pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="gaudi-patch-image-"))
     folder.chmod(0o755)
     yield folder
@@ -124,7 +124,7 @@ def shared() -> Iterator[Path]:
 def test_an_unprivileged_user_of_group_0_checks_the_patched_code(
     lmcache_overlay: Callable[[str], Environment], shared: Path, home: str
 ) -> None:
-    """As OpenShift runs an image; the library compiles once for all levels, wherever it can be put."""
+    """As OpenShift runs an image; the library is compiled once for all levels, in any writable place."""
     lmcache_overlay("0.4.2")
     made = gaudi_image.make("0.4.2", shared)
     assert gaudi_patch("apply", "--no-smoke", "--python", made.python).code == 0
@@ -136,7 +136,7 @@ def test_an_unprivileged_user_of_group_0_checks_the_patched_code(
     variables = {**clean_environment(), "TMPDIR": str(scratch), "HOME": str(folder), "COLUMNS": "100"}
     for name in ("HPU_EMULATOR_CACHE", "XDG_CACHE_HOME", *(["HOME"] if home == "none" else [])):
         variables.pop(name, None)
-    # The tests' PyTorch may lie in root's home: the right to read everything stays, none to write.
+    # The tests' PyTorch may be in root's home: the right to read everything stays, without a right to write.
     kept = ["--securebits=+no_setuid_fixup", "--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"]
     user = ["setpriv", "--reuid=10001", "--regid=0", "--clear-groups", *kept]
     arguments = command("smoke", "imports", "kernels", "--python", made.python, "--require", "imports,kernels")
@@ -159,7 +159,7 @@ def test_an_unprivileged_user_of_group_0_checks_the_patched_code(
 def test_an_extension_that_does_not_load_is_the_first_cause_told_once(
     patched_copy: Callable[[str], Environment],
 ) -> None:
-    """Before: "cannot import name 'device_ops'", up to 22 times a level."""
+    """Before: "cannot import name 'device_ops'", up to 22 times per level."""
     environment = patched_copy("0.5.6")
     (extension,) = (environment.site_packages / "lmcache").glob("lmcache_native*.so")
     extension.write_bytes(b"no library" * 1000)

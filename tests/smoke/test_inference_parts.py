@@ -24,7 +24,7 @@ PROBES, PLUGIN = SMOKE / "probes", SMOKE / "vllm_plugin"
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Import a probe's module as it is imported under the target interpreter: by its bare name."""
+    """Import a probe's module by its bare name, as the target interpreter does."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(str(PROBES))
 
@@ -50,9 +50,9 @@ def _run(python: Path, code: str, folder: Path) -> str:
     ("tails", "shared", "length", "local", "hit"),
     [
         (False, 300, 300, 0, 256),  # whole chunks of 64
-        (True, 300, 300, 0, 299),  # the tail, too; the last token is always computed
+        (True, 300, 300, 0, 299),  # the tail as well; the last token is always computed
         (True, 192, 256, 0, 192),  # another prompt: its tail differs
-        (True, 200, 200, 0, 192),  # a prefix of the stored prompt: the tail that was stored is longer
+        (True, 200, 200, 0, 192),  # a prefix of the stored prompt: the stored tail is longer
         (False, 128, 128, 0, 127),
         (False, 300, 300, 160, 96),
         (False, 300, 300, 288, 0),  # vLLM has more than LMCache
@@ -115,7 +115,7 @@ print(model.differing(tokens, 20, slots, pages))
 
 
 def _case(load: Any, answers: list[list[int]], right: list[int], external: int = 4) -> tuple[Any, Any]:
-    """Return a case of level inference whose engine gives ``answers`` one after the other."""
+    """Return a case of level inference whose engine gives ``answers`` in turn."""
     module, probe_module = load("_vllm.case"), load("_probe")
     engine_module = load("_vllm.engine")
     probe = probe_module.Probe("inference", "lazy", "emulated", Path("/nonexistent"))
@@ -183,7 +183,7 @@ def test_whether_processes_agree_is_measured_not_concluded_from_the_version(
 def test_the_control_of_failed_loads_takes_out_what_completes_vllm_gaudis_reports(
     load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else vLLM learns of the failed load all the same, recomputes, and the check would be called blind."""
+    """Otherwise vLLM still learns of the failed load and recomputes, and the check would be called blind."""
     controls = load("_vllm.controls")
 
     def plain() -> None:
@@ -203,7 +203,7 @@ def test_the_control_of_failed_loads_takes_out_what_completes_vllm_gaudis_report
 
 
 class TestProcesses:
-    """What a case may do, and what is left of it."""
+    """What a case may do, and which processes it leaves."""
 
     @pytest.fixture
     def run(self, load: Any, tmp_path: Path) -> Any:
@@ -270,7 +270,7 @@ class TestProcesses:
 
 
 def test_a_child_that_outlives_its_case_is_found_and_ended(tmp_path: Path) -> None:
-    """In a process of its own, since adopting orphans stays in force."""
+    """Run in a separate process, since adopting orphans stays in force."""
     code = f"""
 import os, sys, time, json
 from pathlib import Path
@@ -303,7 +303,7 @@ print(json.dumps([gone, [f.message for f in probe.failures]]))
 
 
 def test_the_path_of_the_longest_socket_fits(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One character too many, and no engine of LMCache 0.3.10 to 0.4.4 started: 107 is what the kernel takes."""
+    """With one character too many, no engine of LMCache 0.3.10 to 0.4.4 started: the kernel accepts 107."""
     longest = f"engine_{uuid.uuid4()}_dp0_service_lookup_lmcache_rpc_port_0"
     processes = load("_vllm.processes")
     with runner._folder("gps-", "/tmp") as sockets:

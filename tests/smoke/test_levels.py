@@ -1,4 +1,4 @@
-"""The smoke levels on real wheels: green where the series is applied, red with the cause where it is not."""
+"""The smoke levels on real wheels: green if the series is applied, otherwise red with the cause."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_unpatched_release_fails_with_the_cause_and_the_remedy(
 def test_the_stock_connector_of_0_5_6_fails_by_its_copies_and_by_the_prefix(lmcache_overlay: Overlay) -> None:
     imports, kernels, engine = judge(lmcache_overlay("0.5.6").python, *LEVELS)
     assert "LMCache detects the device 'cpu', not 'hpu'" in imports.reason
-    # Its pool is not pinned, and a synchronize does not cover the bridge's copies into what is not.
+    # Its pool is not pinned, and a synchronize does not cover the bridge's copies into unpinned memory.
     assert "store: the stored object of tokens 0 to 128: 128 of 128 tokens are wrong" in kernels.reason
     prefix = [line for line in _messages([kernels]).split("\n") if "load after a cached prefix" in line]
     assert any("slots that were not to be written have changed" in line for line in prefix)
@@ -73,7 +73,7 @@ def test_the_stock_connector_of_0_5_6_fails_by_its_copies_and_by_the_prefix(lmca
 
 
 def _write_stale_bytecode(environment: Environment, module: str, source: bytes) -> None:
-    """What an unchecked-hash .pyc of the pristine source does: Python runs it, whatever the source says now."""
+    """Write an unchecked-hash .pyc of the pristine source: Python runs it regardless of the current source."""
     script = "import importlib.util; print(importlib.util.MAGIC_NUMBER.hex(), importlib.util.cache_from_source('m.py'))"
     done = subprocess.run([str(environment.python), "-c", script], capture_output=True, text=True, check=True)
     magic, name = done.stdout.split()
@@ -83,7 +83,7 @@ def _write_stale_bytecode(environment: Environment, module: str, source: bytes) 
     cached = path.parent / "__pycache__" / Path(name).name.replace("m.", f"{path.stem}.", 1)
     cached.parent.mkdir(exist_ok=True)
     code = compile(source, str(path), "exec", dont_inherit=True)
-    flags = (1).to_bytes(4, "little")  # hash-based, not to be checked against the source
+    flags = (1).to_bytes(4, "little")  # hash-based, not checked against the source
     cached.write_bytes(importlib.util.MAGIC_NUMBER + flags + bytes(8) + marshal.dumps(code))
 
 
@@ -91,7 +91,7 @@ def test_bytecode_that_is_not_of_the_patched_source_is_found(patched_copy: Overl
     environment = patched_copy("0.4.2")
     module = "lmcache.v1.gpu_connector.gpu_connectors"
     pristine = lmcache_overlay("0.4.2").site_packages / (module.replace(".", "/") + ".py")
-    # Only a constant differs: nothing fails but the comparison.
+    # Only a constant differs: nothing fails except the comparison.
     _write_stale_bytecode(environment, module, pristine.read_bytes() + b"\nSTALE = 1\n")
     (result,) = judge(environment.python, "imports")
     assert result.status == "failed", explain([result])
@@ -99,7 +99,7 @@ def test_bytecode_that_is_not_of_the_patched_source_is_found(patched_copy: Overl
 
 
 def test_a_module_that_lmcache_has_under_two_names_passes_with_its_bytecode(patched_copy: Overlay) -> None:
-    # lmcache.c_ops is lmcache.non_cuda_equivalents in 0.4.5; pip leaves bytecode of it.
+    # lmcache.c_ops is lmcache.non_cuda_equivalents in 0.4.5; pip leaves its bytecode behind.
     environment = patched_copy("0.4.5")
     environment.run("-m", "compileall", "-q", environment.site_packages / "lmcache")
     (result,) = judge(environment.python, "imports")

@@ -1,6 +1,6 @@
-"""The smoke checks alone see every one of these faults of the patched LMCache.
+"""The smoke checks alone detect every one of these faults of the patched LMCache.
 
-A run takes every fourth of them; ``GAUDI_PATCH_TEST_FULL=1`` all, as ``python -m tests.scripts.mutants`` does.
+A run tests every fourth fault; ``GAUDI_PATCH_TEST_FULL=1`` tests all, as ``python -m tests.scripts.mutants`` does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
 
 @pytest.fixture(scope="module")
 def environment(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return a patched environment for this module, edited by one test after the other."""
+    """Return this module's patched environment, which the tests edit one after the other."""
     lmcache_overlay(command.VERSION)
     return command.environment(tmp_path_factory.mktemp("mutants"))
 
@@ -35,7 +35,7 @@ def test_there_are_at_least_100_and_no_two_alike() -> None:
 
 
 def test_every_edit_of_the_runtime_fits_it_exactly_once() -> None:
-    # Cheap, so that a change of the runtime which moves a mutant's place is seen before the mutants run.
+    # Cheap: if a change of the runtime moves a mutant's place, this fails before the mutants run.
     for one in MUTANTS:
         if one.file.startswith("lmcache/gaudi/"):
             assert (SOURCES / one.file).read_text().count(one.old) == 1, one.name

@@ -1,4 +1,4 @@
-"""What a probe reports follows from its checks, whatever happens in it."""
+"""A probe's report follows from its checks, whatever happens in the probe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaudi_patch.smoke.levels import PROBES
 
 
 def _run(tmp_path: Path, body: str) -> tuple[int, dict[str, Any]]:
-    """Run a probe with this body (of a function of ``probe``); its exit status and its result."""
+    """Run a probe with this body (of a function of ``probe``); return its exit status and result."""
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     script = tmp_path / "probe.py"
     script.write_text(
@@ -30,7 +30,7 @@ def _run(tmp_path: Path, body: str) -> tuple[int, dict[str, Any]]:
 
 def _status(tmp_path: Path, body: str) -> tuple[str, str]:
     code, data = _run(tmp_path, body)
-    # Whatever a probe writes, the runner can read, and the exit status agrees.
+    # The runner can read whatever a probe writes, and the exit status agrees.
     read = outcome.read(tmp_path / "result.json", level="imports", rules="lazy", device="emulated")
     assert code == outcome.EXIT_STATUS[read.status]
     assert data["status"] == read.status
@@ -103,7 +103,7 @@ def test_an_exception_is_told_with_its_place_and_without_a_c_stack(tmp_path: Pat
 
 
 def test_a_failed_probe_does_not_wait_for_threads_that_its_failure_left(tmp_path: Path) -> None:
-    """Before, an engine that did not start kept the process until the level's time was up."""
+    """Before, an engine that did not start kept the process alive until the level's time was up."""
     body = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\nprobe.fail('slot 3')"
     assert _status(tmp_path, body)[0] == "failed"
 

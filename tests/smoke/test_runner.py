@@ -1,4 +1,4 @@
-"""The runner believes a probe only where its exit status and its complete result agree."""
+"""The runner trusts a probe only if its exit status and its complete result agree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def result(**changes):
     data.update(changes)
     pathlib.Path(args.result).write_text(json.dumps(data))
 """
-# Stands where the emulator stands: runs the program that its first argument names.
+# A stand-in for the emulator: runs the program named by its first argument.
 FAKE_EMULATOR = """
 import runpy, sys
 sys.argv.pop(0)
@@ -61,7 +61,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """``run(source)``: the results of a probe with that source, on what stands for the emulator."""
+    """``run(source)``: the results of a probe with that source, on the emulator's stand-in."""
     emulator = tmp_path / "emulator.py"
     emulator.write_text(FAKE_EMULATOR)
     monkeypatch.setattr(runner, "EMULATOR", emulator)
@@ -234,7 +234,7 @@ def test_an_interrupt_kills_the_probe(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Callable[..., Path]:
-    """``bare("torch", ...)``: an interpreter with just these packages."""
+    """``bare("torch", ...)``: an interpreter with only these packages."""
 
     def make(*packages: str) -> Path:
         prefix = tmp_path / "bare"
