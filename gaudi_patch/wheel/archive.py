@@ -1,7 +1,7 @@
-"""Wheels as zip archives: entries read strictly, and copied as they are compressed.
+"""Wheels as zip archives: read each entry strictly, and copy it without recompressing.
 
-What a series does not change is copied without being compressed again, and what it changes is stored. So the bytes
-that are written do not depend on the version or build of zlib, which `zipfile` would ask to compress.
+Files that a series does not change are copied in compressed form, and changed files are stored uncompressed. So the
+output does not depend on the version or build of zlib, which `zipfile` would use to compress.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ _END = struct.Struct("<4s4H2LH")
 _UNIX = 3
 _UTF8 = 0x800
 _ENCRYPTED = 0x1
-#: What the fields of a zip without its 64-bit extension hold.
+#: Limits of a zip without its 64-bit extension.
 _MOST_BYTES, _MOST_ENTRIES = 0xFFFFFFFE, 0xFFFE
 _BLOCK = 1 << 16
-#: Files of a dist-info that are read whole; LMCache's longest RECORD has 150 KB.
+#: Size limit of a dist-info file, which is read whole; LMCache's longest RECORD has 150 KB.
 SMALL = 16 * 1024 * 1024
-#: More than any release has: 17 GB could hide in a wheel of 17 MB.
+#: More than any release has: a wheel of 17 MB could unpack to 17 GB.
 MOST_UNPACKED = 2 * 1024**3
-#: What a member may be called: no control character, no backslash, no colon.
+#: The allowed names of a member: no control character, no backslash, no colon.
 NAME = re.compile(r"[^\x00-\x1f\x7f\\:]+")
 
 
 class Entry(NamedTuple):
-    """One file or directory of an archive. ``executable``: whether an installer sets that bit; ``date``: as zip has
-    it.
+    """One file or directory of an archive.
+
+    ``executable``: whether an installer sets that bit. ``date``: in zip's form.
     """
 
     name: str
@@ -51,14 +52,14 @@ class Entry(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What an entry that was read came to: the sha256 of its bytes, and their number."""
+    """The sha256 and the size in bytes of an entry that was read."""
 
     sha256: bytes
     size: int
 
 
 class Archive:
-    """A zip file open for reading, each of its entries checked when it is read."""
+    """A zip file open for reading; each entry is checked as it is read."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self.path, self._stream = path, stream
@@ -100,19 +101,19 @@ class Archive:
         return sink.getvalue()
 
     def raw(self, name: str, digest: Digest) -> Iterator[bytes]:
-        """Yield the bytes of an entry as they are compressed; ``digest`` takes what they unpack to.
+        """Yield the compressed bytes of an entry, and update ``digest`` with the unpacked bytes.
 
-        Raises ``damaged-wheel`` after the last of them, where the entry is not what the archive says of it.
+        Raises ``damaged-wheel``, perhaps only after the last bytes, if the entry does not match its archive record.
         """
         for part, _ in self._parts(self._infos[name], digest):
             yield part
 
     def info(self, name: str) -> zipfile.ZipInfo:
-        """Return what the archive says of an entry."""
+        """Return the archive's record of an entry."""
         return self._infos[name]
 
     def _parts(self, info: zipfile.ZipInfo, digest: Digest) -> Iterator[tuple[bytes, bytes]]:
-        """Yield an entry in parts, each as it is compressed and as it unpacks."""
+        """Yield an entry in parts, each as compressed and unpacked bytes."""
         self._seek(info)
         unpacker = _Inflated() if info.compress_type == zipfile.ZIP_DEFLATED else _Stored()
         left, total, crc = info.compress_size, 0, 0
@@ -129,7 +130,7 @@ class Archive:
                     crc = zlib.crc32(data, crc)
                     digest.update(data)
                     yield part, data
-                    part = b""  # its compressed bytes were given once
+                    part = b""  # its compressed bytes are yielded only once
             except zlib.error as error:
                 self._wrong(info, f"cannot be unpacked: {error}")
             if part:
@@ -140,7 +141,7 @@ class Archive:
             self._wrong(info, "has another checksum or size than the archive says")
 
     def _seek(self, info: zipfile.ZipInfo) -> None:
-        """Go to where the bytes of an entry begin, behind a header that names it."""
+        """Seek to the first byte of an entry, after checking that its local header names it."""
         stream = self._stream
         stream.seek(info.header_offset)
         head = stream.read(_LOCAL.size)
@@ -156,7 +157,7 @@ class Archive:
 
 
 class _Stored:
-    """The parts of an entry that is not compressed."""
+    """Unpacks the parts of an uncompressed entry."""
 
     is_whole = True
 
@@ -165,7 +166,7 @@ class _Stored:
 
 
 class _Inflated:
-    """The parts of a deflated entry, none much larger than a block, however well they are compressed."""
+    """Unpacks the parts of a deflated entry, at most one block at a time, however high the compression ratio."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -181,31 +182,31 @@ class _Inflated:
 
 
 class Digest:
-    """The sha256 and the number of the bytes of an entry, as they go by."""
+    """A running sha256 and byte count of an entry."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._size = 0
 
     def update(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         self._hash.update(data)
         self._size += len(data)
 
     @property
     def content(self) -> Content:
-        """Return what has gone by."""
+        """Return the sha256 and size so far."""
         return Content(self._hash.digest(), self._size)
 
 
 class Sink(Protocol):
-    """What can be written to, from beginning to end."""
+    """A stream for sequential writes."""
 
     def write(self, data: bytes, /) -> int: ...
 
 
 class Writer:
-    """A zip file that is written: the same entries in the same order give the same bytes."""
+    """A zip file open for writing: the same entries in the same order give the same bytes."""
 
     def __init__(self, stream: Sink) -> None:
         self._stream = stream
@@ -213,7 +214,7 @@ class Writer:
         self._at = 0
 
     def copy(self, archive: Archive, entry: Entry, name: str, date: tuple[int, ...]) -> Content:
-        """Copy an entry as it is compressed, under another name perhaps; return what it holds."""
+        """Copy an entry without recompressing it, as ``name``; return its sha256 and size."""
         info, digest = archive.info(entry.name), Digest()
         header = _Header(name, date, entry.executable, info.compress_type, info.CRC, info.compress_size, info.file_size)
         self._begin(header)
@@ -229,7 +230,7 @@ class Writer:
         return Content(hashlib.sha256(data).digest(), len(data))
 
     def close(self) -> None:
-        """Write the directory of the archive."""
+        """Write the archive's central directory."""
         start = self._at
         for row in self._central:
             self._put(row)
@@ -275,7 +276,7 @@ class _Header(NamedTuple):
 
 
 def damaged(path: Path, what: str) -> GaudiPatchError:
-    """Return the error for this: a file that is no whole wheel."""
+    """Return the error for a damaged wheel or sdist."""
     return refused(
         "damaged-wheel", f"{what}; nothing was written", "download it again, and compare its sha256", str(path)
     )

@@ -1,4 +1,4 @@
-"""A release's wheel and its series -> the patched wheel, in memory and in one pass over the file."""
+"""Build the patched wheel from a release's wheel and its series, in memory and in one pass over the file."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from gaudi_patch.wheel.names import SdistName, WheelName
 from gaudi_patch.wheel.patched import ATTESTATION, CHECKSUMS, HashingSink, Origin, digest_of
 from gaudi_patch.wheel.release import series_for
 
-#: PEP 770: where tools look for documents about what a wheel is made of.
+#: PEP 770: the place for documents about a wheel's components.
 SBOM = "sboms/gaudi-patch.cdx.json"
-#: Signatures of RECORD, which is another one now.
+#: Signatures of RECORD, which the new RECORD invalidates.
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build: the number in the local version, and whether to leave out CUDA's requirements and PyTorch."""
+    """How to build: the number in the local version, and whether to drop the requirements on CUDA and PyTorch."""
 
     build: int = 1
     drop_cuda: bool = False
 
 
 class BuiltWheel(NamedTuple):
-    """What was built: its name, version, sha256 and size, and what is written in it."""
+    """A built wheel or sdist: name, release, series, sha256, size, dropped requirements and attestation."""
 
     name: WheelName | SdistName
     release: str
@@ -51,8 +51,8 @@ class BuiltWheel(NamedTuple):
 def build(manifest: Manifest, wheel: Path, out: BinaryIO, options: BuildOptions) -> BuiltWheel:
     """Write the patched wheel of ``wheel`` to ``out``.
 
-    Every file of the release is held against its RECORD, and those that the series changes against the lock, too.
-    Raises ``damaged-wheel``, ``other-build`` (exit 1), and whatever a series raises that does not apply.
+    Every file of the release is compared with RECORD, and every file that the series changes also with the lock.
+    Raises ``damaged-wheel``, ``other-build`` (exit 1), and the errors of a series that does not apply.
     """
     with wheel.open("rb") as stream:
         return _Build(manifest, Archive(wheel, stream), options).write(out)
@@ -63,7 +63,7 @@ class _Build:
     manifest: Manifest
     archive: Archive
     options: BuildOptions
-    #: RECORD of the new wheel, as far as it is written
+    #: The rows of the new wheel's RECORD so far
     rows: dict[str, record.Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class _Build:
         return BuiltWheel(self.new, self.old.version, self.series.id, sink.sha256, sink.size, edited.dropped, attested)
 
     def _listed(self) -> Mapping[str, record.Entry]:
-        """Return what the release's RECORD says of each file: one row for each, and none for another."""
+        """Return the release's RECORD, by file; refuse a missing or an extra row."""
         name = f"{self.old.dist_info}/RECORD"
         rows = record.selected(self.archive.read(name), lambda _: True)
         files = {entry.name for entry in self.archive.entries if not entry.is_directory}
@@ -142,11 +142,11 @@ class _Build:
         return None if entry is None else FileImage(self._read(name), 0o755 if entry.executable else 0o644)
 
     def _date(self) -> tuple[int, ...]:
-        """Return the date of what is new: that of the release's newest file, so that no build has one of its own."""
+        """Return the date for new files: that of the release's newest file, so that every build has the same."""
         return patched.clamped(max(entry.date for entry in self.archive.entries))
 
     def _read(self, name: str) -> bytes:
-        """Return a file of the release, held against RECORD."""
+        """Return a file of the release, after comparing it with RECORD."""
         data = self.archive.read(name)
         self._hold(name, record.Entry.of(data))
         return data

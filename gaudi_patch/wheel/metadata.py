@@ -1,6 +1,6 @@
-"""METADATA and WHEEL of a patched wheel: another version, a note on what it is, and fewer requirements if asked for.
+"""METADATA and WHEEL of a patched wheel: a new version, a note about the build, and fewer requirements on request.
 
-Every other byte stays. Requirements are dropped only by --drop-cuda, and each one that is gone is named.
+Every other byte stays. Only --drop-cuda drops requirements, and each dropped requirement is named.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from gaudi_patch.target.requirements import DEVICE, is_cuda
 
-#: An index that holds to it (PyPI does) refuses the upload of whoever forgets where the wheel belongs.
+#: An index that honours this classifier, as PyPI does, refuses an accidental upload.
 PRIVATE = "Private :: Do Not Upload"
 _NAME = re.compile(rb"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 class Edited(NamedTuple):
-    """A METADATA file, and the requirements that it no longer has."""
+    """An edited METADATA file, and the requirements dropped from it."""
 
     data: bytes
     dropped: tuple[str, ...]
@@ -26,8 +26,8 @@ class Edited(NamedTuple):
 def edited(data: bytes, *, old: str, new: str, note: str, drop_cuda: bool) -> Edited:
     """Return METADATA with the version ``new``, ``note`` before the description, and a classifier against uploads.
 
-    drop_cuda: without CUDA's packages, which have no use on a Gaudi, and without PyTorch, which is the image's own.
-    Raises ValueError where it is not the metadata of the release ``old``.
+    drop_cuda: drop CUDA's packages, which are useless on a Gaudi, and PyTorch, which the image provides.
+    Raises ValueError if ``data`` is not the metadata of the release ``old``.
     """
     end = b"\r\n" if b"\r\n" in data.partition(b"\n")[0] + b"\n" else b"\n"
     head, body = _halves(data, end)
@@ -52,7 +52,7 @@ def edited(data: bytes, *, old: str, new: str, note: str, drop_cuda: bool) -> Ed
 
 
 def wheel_file(data: bytes, generator: str) -> bytes:
-    """Return WHEEL with another generator; the tags stay."""
+    """Return WHEEL with the given generator; the tags stay."""
     end = b"\r\n" if b"\r\n" in data else b"\n"
     line = b"Generator: " + generator.encode() + end
     fields = list(_fields(data, end))
@@ -73,7 +73,7 @@ def _halves(data: bytes, end: bytes) -> tuple[bytes, bytes]:
 
 
 def _fields(head: bytes, end: bytes) -> Iterator[bytes]:
-    """Yield each header with the lines that continue it."""
+    """Yield each header with its continuation lines."""
     pending = b""
     for line in head.splitlines(keepends=True):
         if line[:1] in (b" ", b"\t") and pending:

@@ -1,4 +1,4 @@
-"""What a patched wheel or sdist is called: the release with a local version, which installers take for newer."""
+"""The name of a patched wheel or sdist: the release plus a local version, which installers treat as newer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SDIST = re.compile(r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)\.ta
 
 
 class WheelName(NamedTuple):
-    """The parts of a wheel's file name. ``tags`` are those for Python, ABI and platform."""
+    """The parts of a wheel's file name. ``tags``: Python, ABI and platform."""
 
     name: str
     version: str
@@ -44,18 +44,18 @@ class WheelName(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Return the whole name."""
+        """Return the file name."""
         build = f"-{self.build}" if self.build else ""
         return f"{self.name}-{self.version}{build}-{self.tags}.whl"
 
     @property
     def dist_info(self) -> str:
-        """Return the directory of the metadata."""
+        """Return the name of the metadata directory."""
         return f"{self.name}-{self.version}.dist-info"
 
     @property
     def data(self) -> str:
-        """Return the directory of scripts and headers; few wheels have one."""
+        """Return the name of the directory for scripts and headers; few wheels have it."""
         return f"{self.name}-{self.version}.data"
 
 
@@ -85,12 +85,12 @@ class SdistName(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Return the whole name."""
+        """Return the file name."""
         return f"{self.root}.tar.gz"
 
     @property
     def root(self) -> str:
-        """Return the directory that everything lies in."""
+        """Return the name of the top directory."""
         return f"{self.name}-{self.version}"
 
 

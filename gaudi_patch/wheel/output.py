@@ -1,6 +1,6 @@
 """Wheels and their proofs on disk: staged, proved, and put in place together.
 
-What has another content under the same name is never replaced: installers keep what they have once seen of a version.
+A file with the same name and different content is never replaced: installers cache the first build of a version.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ REPORT = ".attestation.json"
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where the wheels go, what is written beside them, and how they are proved first.
+    """The output directory, the files written beside the wheels, and the proof required first.
 
-    ``report``: attestation, in-toto statement and CycloneDX document. ``smoke`` needs ``python``, whose packages it
-    runs with.
+    ``report``: write the attestation, in-toto statement and CycloneDX document. ``smoke`` needs ``python`` and runs
+    with its packages.
     """
 
     out: Path
@@ -48,7 +48,7 @@ class OutputOptions:
 
 
 class Written(NamedTuple):
-    """A wheel in its place. ``changed``: it was not there before. ``beside``: the files of its proof."""
+    """A wheel in its final place. ``changed``: it was not there before. ``beside``: its reports and signatures."""
 
     path: Path
     wheel: BuiltWheel
@@ -57,17 +57,17 @@ class Written(NamedTuple):
 
 
 class Output(NamedTuple):
-    """All wheels of a run, and the proof of one of them; None without."""
+    """All wheels of a run, and the proof of one of them (None: no smoke checks requested)."""
 
     wheels: tuple[Written, ...]
     proof: WheelProof | None
 
 
 def write(manifest: Manifest, wheels: Sequence[Path], options: OutputOptions) -> Output:
-    """Build the patched wheel of each of ``wheels``, prove one if asked for, and put them in place.
+    """Build the patched wheel of each of ``wheels``, prove one if requested, and put them in place.
 
-    Raises ``exists`` (exit 1) where a wheel of this name and other content is there; a wheel that is there already is
-    left alone. Nothing is put in place where any of them cannot be built, or is not proved.
+    An identical wheel already in place is left alone; one with the same name and different content raises ``exists``
+    (exit 1). If any wheel cannot be built, or the proof fails, none is put in place.
     """
     out = options.out.absolute()
     try:
@@ -79,7 +79,7 @@ def write(manifest: Manifest, wheels: Sequence[Path], options: OutputOptions) ->
                 _refuse_other(out / path.name, built)
             proof = None
             if options.smoke is not None:
-                # A megabyte of modules, which only --smoke needs.
+                # Imports a megabyte of modules, needed for --smoke only.
                 from gaudi_patch.wheel.prove import prove
 
                 assert options.python is not None
@@ -119,7 +119,7 @@ def _refuse_other(target: Path, built: BuiltWheel) -> None:
 
 
 def _place(staged: Path, built: BuiltWheel, out: Path, options: OutputOptions, proof: WheelProof | None) -> Written:
-    """Put a wheel and its proof in place, and read the wheel back."""
+    """Put a wheel and its reports in place, and read the wheel back."""
     target = out / staged.name
     changed = not is_there(target)
     if changed:

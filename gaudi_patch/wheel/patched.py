@@ -1,4 +1,4 @@
-"""What wheel and sdist of a release share: the series in memory, the attestation, the words, the dates."""
+"""The code shared by wheels and sdists: the planned series, the attestation, the note and the dates."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gaudi_patch.errors import refused
 from gaudi_patch.series.manifest import Manifest, Series
 from gaudi_patch.target.installation import Installation, Layout
 
-#: Directory of what is ours, below that of the metadata.
+#: Directory of gaudi-patch's files, below the metadata directory.
 STATE = "gaudi-patch"
 ATTESTATION = f"{STATE}/{built.FILE}"
 CHECKSUMS = f"{STATE}/SHA256SUMS"
 _NO_SMOKE = "a wheel holds no results, so that it can be built again byte for byte; `wheel --report` has them beside it"
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can say
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip file
 
 
 class Origin(NamedTuple):
-    """What is patched: its file, that file's sha256, its version, and the version it gets."""
+    """The archive to patch: its file and sha256, its release, and its new version."""
 
     path: Path
     sha256: str
@@ -40,9 +40,10 @@ class Origin(NamedTuple):
 def planned(
     manifest: Manifest, series: Series, path: Path, names: Iterable[str], read: Callable[[str], FileImage | None]
 ) -> Plan:
-    """Return what ``series`` makes of the files that ``read`` gives by their path below site-packages.
+    """Return the plan of ``series`` for the files of the archive ``path``.
 
-    names: All files of the archive ``path``. Raises ``other-build`` or ``compiled-module`` (exit 1).
+    names: all files of the archive. read: returns a file by its path below site-packages. Raises ``other-build`` or
+    ``compiled-module`` (exit 1).
     """
     locked = manifest.locked_files(series)
     modules = [name for name in names if name.endswith((".so", ".pyd"))]
@@ -74,7 +75,7 @@ def planned(
 def attestation(
     manifest: Manifest, series: Series, made: Plan, origin: Origin, date: tuple[int, ...], where: Installation
 ) -> Attestation:
-    """Return the attestation that goes into the archive; ``date`` is when, as far as anything says it."""
+    """Return the attestation to write into the archive; ``date`` is its only timestamp."""
     files = tuple(
         plan.FileState(
             one.path,
@@ -111,7 +112,7 @@ def attestation(
 
 
 def nowhere(package: str, version: str, file: str, directory: str) -> Installation:
-    """Return the installation that an archive will be, without a place yet; ``directory`` is that of its metadata."""
+    """Return the future installation of an archive, which has no root yet; ``directory``: of its metadata."""
     return Installation(
         package=package,
         version=version,
@@ -132,7 +133,7 @@ def nowhere(package: str, version: str, file: str, directory: str) -> Installati
 
 
 def note(name: str, origin: Origin, series: Series, attested: str) -> str:
-    """Return what the metadata says of itself; ``attested`` is where the attestation lies."""
+    """Return the note for the metadata; ``attested`` is the path of the attestation."""
     return (
         f"This is {name} {origin.release} with patches for Intel Gaudi, and no release of the "
         f"{name} project. It was built by gaudi-patch {__version__} from {origin.path.name} "
@@ -142,7 +143,7 @@ def note(name: str, origin: Origin, series: Series, attested: str) -> str:
 
 
 def clamped(date: tuple[int, ...]) -> tuple[int, ...]:
-    """Return ``date``, or SOURCE_DATE_EPOCH where that is earlier."""
+    """Return ``date`` or SOURCE_DATE_EPOCH, whichever is earlier, but not before 1980."""
     epoch = layout.source_date_ns()
     if epoch is None:
         return date
@@ -150,13 +151,13 @@ def clamped(date: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def checksums(files: Mapping[str, FileImage | None]) -> bytes:
-    """Return what `sha256sum --check` reads in the directory that the package lies in."""
+    """Return a list for `sha256sum --check`, run in the directory that contains the package."""
     lines = [f"{image.sha256}  {path}\n" for path, image in sorted(files.items()) if image is not None]
     return "".join(lines).encode()
 
 
 class HashingSink:
-    """Takes what is written, and knows its sha256 and size."""
+    """A stream that computes the sha256 and size of the data written to it."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self._hash, self.size = out, hashlib.sha256(), 0
@@ -169,12 +170,12 @@ class HashingSink:
 
     @property
     def sha256(self) -> str:
-        """Return the sha256 of what was written."""
+        """Return the sha256 of the data so far."""
         return self._hash.hexdigest()
 
 
 def digest_of(path: Path) -> str:
-    """Return the sha256 of a file, which is never held whole."""
+    """Return the sha256 of a file, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 16):

@@ -1,6 +1,6 @@
-"""Prove a patched wheel before anything is written to its directory: installed beside the packages of an interpreter.
+"""Prove a patched wheel before the output is written: install it beside an interpreter's packages.
 
-What the series changes is the same in the wheels of all Pythons; one of them is run.
+The series changes the same files in the wheels of all Python versions, so one wheel is enough.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gaudi_patch.target.packages import python_version
 
 
 class WheelProof(NamedTuple):
-    """The wheel that was run, what the levels came to, and by which interpreter."""
+    """The wheel that was run, the results of the smoke levels, and the interpreter."""
 
     wheel: str
     levels: tuple[LevelResult, ...]
@@ -29,13 +29,13 @@ class WheelProof(NamedTuple):
 
 
 def prove(wheels: Sequence[Path], package: str, python: Path, smoke: checks.SmokeOptions) -> WheelProof:
-    """Install the wheel that ``python`` takes into a throwaway environment, and run the smoke checks.
+    """Install the wheel that fits ``python`` into a throwaway environment, and run the smoke checks.
 
     Raises ``no-fitting-wheel`` (exit 2), ``smoke-failed`` and ``nothing-proved`` (exit 5).
     """
     wheel = _fitting(wheels, python)
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-wheel-") as scratch:
-        # Under its own name: an installer reads it.
+        # Keep the wheel's name: an installer parses it.
         with step(f"installing {wheel.name} beside the packages of {python}"):
             target = environment(Path(scratch, "venv"), wheel, python)
         installation = locate(Target(python=target), package)

@@ -1,4 +1,4 @@
-"""Which series a release's wheel gets, and where the wheels come from: a file, or pip."""
+"""The series for a release's wheel, and the source of the wheels: a file, or pip."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gaudi_patch.target.installation import Target
 from gaudi_patch.target.invocation import command_line
 from gaudi_patch.wheel.names import SdistName, WheelName
 
-#: Those that an LMCache with a series has wheels for; one that a release has none for is passed over.
+#: Python versions of the wheels of any LMCache release with a series; those a release lacks are skipped.
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
 class Wheels(NamedTuple):
-    """The wheels of a release, and the Pythons that it has none for."""
+    """The wheels of a release, and the Python versions without one."""
 
     files: tuple[Path, ...]
     without: tuple[str, ...] = ()
 
 
 def series_for(manifest: Manifest, name: WheelName | SdistName) -> Series:
-    """Return the series of the release that a wheel or an sdist is of.
+    """Return the series for the release of a wheel or an sdist.
 
     Raises ``other-package`` (exit 2), ``not-needed`` (exit 1), ``refused-version`` or ``unknown-version`` (exit 3).
     """
@@ -54,10 +54,10 @@ def series_for(manifest: Manifest, name: WheelName | SdistName) -> Series:
 
 
 def wheels_of(manifest: Manifest, release: str, pythons: Sequence[str]) -> Wheels:
-    """Return the wheels of ``release``, downloaded by pip once: for ``pythons``, or for all that it has any for.
+    """Return the wheels of ``release``, downloaded by pip once: for ``pythons``, or for every Python it supports.
 
-    Raises ``download-failed`` (exit 4) where pip cannot download, ``no-wheel`` (exit 3) for a Python that was asked
-    for.
+    Raises ``download-failed`` (exit 4) if pip cannot download, ``no-wheel`` (exit 3) if a Python in ``pythons`` has
+    no wheel.
     """
     manifest.named(release)
     series_for(manifest, WheelName(manifest.package, release, "", ""))  # before anything is downloaded

@@ -1,7 +1,7 @@
-"""A release's sdist and its series -> the patched sdist, for those who build LMCache themselves.
+"""Build the patched sdist from a release's sdist and its series, for users who build LMCache themselves.
 
-What is built from it has the patched files and the patched version, so `check` finds the series by their hashes.
-The attestation lies in the archive; no build backend carries it into an installation.
+A wheel built from it has the patched files and the patched version, so `check` finds the series by the file hashes.
+The attestation stays in the archive; no build backend copies it into an installation.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from gaudi_patch.wheel.release import series_for
 
 SBOM = f"{STATE}/sbom.cdx.json"
 _BLOCK = 1 << 20
-_LATEST = 0xFFFFFFFF  # that gzip can say
-#: What stops a reader of a broken archive; a fault of the disk is an OSError and nothing of these.
+_LATEST = 0xFFFFFFFF  # the latest date of a gzip file
+#: Errors of a broken archive. A disk fault raises an OSError and none of these.
 _BROKEN = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, ValueError)
 
 
 def build_sdist(manifest: Manifest, sdist: Path, out: BinaryIO, options: BuildOptions) -> BuiltWheel:
     """Write the patched sdist of ``sdist`` to ``out``.
 
-    The files that the series changes are held against the lock; an sdist has no RECORD for the others. Raises
-    ``damaged-wheel``, ``other-build`` (exit 1), and whatever a series raises that does not apply.
+    The files that the series changes are compared with the lock; an sdist has no RECORD for the others. Raises
+    ``damaged-wheel``, ``other-build`` (exit 1), and the errors of a series that does not apply.
     """
     return _Build(manifest, sdist, options).write(out)
 
@@ -62,7 +62,7 @@ class _Build:
     path: Path
     options: BuildOptions
     members: list[_Member] = field(default_factory=list)
-    #: The files that are read before anything is written
+    #: The files read before anything is written
     kept: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class _Build:
         return BuiltWheel(self.new, self.old.version, self.series.id, sink.sha256, sink.size, (), attested)
 
     def _read(self) -> None:
-        """Look at every member, and keep what is needed before the first byte is written."""
+        """Validate every member, and keep the files needed before the first byte is written."""
         wanted = {*self.manifest.locked_files(self.series), *self.about, self.sources}
         for member, stream in self._members():
             self.members.append(member)
@@ -143,9 +143,10 @@ class _Build:
         return edited.data
 
     def _members(self) -> Iterator[tuple[_Member, io.BufferedIOBase | None]]:
-        """Yield the members in order, each with its bytes, to be read before the next one; None for a directory.
+        """Yield the members in order, each with its stream (None for a directory), valid until the next one.
 
-        Raises ``damaged-wheel`` for what no release has: links, devices, names outside, doubled names, bombs.
+        Raises ``damaged-wheel`` for anything no release contains: links, devices, names outside the root, duplicate
+        names, archive bombs.
         """
         seen: set[str] = set()
         total = 0
@@ -161,7 +162,7 @@ class _Build:
                         if total > MOST_UNPACKED:
                             raise damaged(self.path, "unpacks to more than any release holds")
                         yield member, None if member.is_directory else archive.extractfile(info)  # type: ignore[misc]
-                while rest := unpacked.read(_BLOCK):  # to where gzip compares the checksum
+                while rest := unpacked.read(_BLOCK):  # read to the end, where gzip verifies the checksum
                     total += len(rest)
                     if total > MOST_UNPACKED or rest.strip(b"\0"):
                         raise damaged(self.path, "does not end where its files do")
@@ -206,14 +207,14 @@ class _Build:
         archive.addfile(info, io.BytesIO(image.data))
 
     def _info(self, name: str, seconds: int, *, executable: bool) -> tarfile.TarInfo:
-        """Return what the archive says of a file: nothing of the machine or of the user that built it."""
+        """Return the header of a file, with nothing about the machine or the user that builds it."""
         info = tarfile.TarInfo(f"{self.new.root}/{name}".rstrip("/"))
         info.mtime, info.mode = seconds, 0o755 if executable else 0o644
         return info
 
 
 class _Stored:
-    """A gzip file that holds its bytes as they are: the same ones whichever zlib the machine has."""
+    """A gzip file of stored blocks: the same bytes with every zlib."""
 
     _MOST = 0xFFFF
 
@@ -232,7 +233,7 @@ class _Stored:
         return len(data)
 
     def tell(self) -> int:
-        """Return how many bytes were written."""
+        """Return the number of bytes written."""
         return self._size
 
     def close(self) -> None:
