@@ -1,4 +1,4 @@
-"""The attestation: what `apply --report` writes, and `check --against` holds an installation against.
+"""The attestation: written by `apply --report`, compared with an installation by `check --against`.
 
-``schema.json`` is the published form of it. It is also what a file is checked by, so that there is one list of fields.
+``schema.json`` is its published form. Files are validated against it too, so there is only one list of fields.
 """

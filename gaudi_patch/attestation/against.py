@@ -1,4 +1,4 @@
-"""`check --against FILE`: does an installation still hold what an attestation says of it?"""
+"""`check --against FILE`: compare an installation with its attestation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gaudi_patch.target import packages
 from gaudi_patch.target.installation import Installation
 from gaudi_patch.target.invocation import command_line
 
-#: So many differences are named in the error; the table of -v and the JSON have all.
+#: Limit of the differences named in the error; the table of -v and the JSON have all.
 _MOST = 6
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An installation beside its attestation.
+    """The result of comparing an installation with its attestation.
 
-    ``packages`` are those beside LMCache that have another version now: the attested smoke results are not of these.
+    ``packages``: other packages whose version has changed since; the attested smoke results do not cover the new one.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def fault(self) -> GaudiPatchError | None:
-        """Return what is not as attested, as an error; None where the attestation holds."""
+        """Return the differences as an error; None if there are none."""
         if not self.differences:
             return None
         count = len(self.differences)
@@ -57,7 +57,7 @@ class Comparison:
         )
 
     def _said(self) -> list[str]:
-        """Return the differences as sentences, but no screens full of them: an installer changes every file at once."""
+        """Return at most ``_MOST`` sentences, since an installer can change every file at once."""
         few = self.differences if len(self.differences) <= _MOST else self.differences[: _MOST - 1]
         more = len(self.differences) - len(few)
         return [
@@ -67,12 +67,12 @@ class Comparison:
 
 
 def compare_with(manifest: Manifest, installation: Installation, path: Path, key: Path | None = None) -> Comparison:
-    """Compare with the attestation in ``path``, signed by ``key`` where one is given.
+    """Compare an installation with the attestation in ``path``; verify its signature by ``key``, if given.
 
     Changes nothing and works on read-only media.
 
-    Raises ``bad-attestation`` (exit 2) for a file that is none, ``unsigned`` and ``bad-signature`` (exit 1), ``locked``
-    (exit 4) while a run is at work.
+    Raises ``bad-attestation`` (exit 2) if the file is not an attestation, ``unsigned`` and ``bad-signature`` (exit 1),
+    ``locked`` (exit 4) during another run.
     """
     directory = None if manifest.directory == default_directory() else manifest.directory
     report = ("--report", str(path.absolute()))

@@ -1,4 +1,4 @@
-"""`apply --report FILE`: apply and prove, then write down what is on disk and what was proved."""
+"""`apply --report FILE`: apply and prove, then record the state on disk and the proof."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def apply_and_attest(
     path: Path,
     progress: Progress | None = None,
 ) -> ProvedApply:
-    """Apply and prove; on success write the attestation to ``path``.
+    """Apply and prove; on success write the attestation to ``path``, even if nothing had to be done.
 
-    It is also written where nothing had to be done. A run that fails writes none, and leaves one that is there: it
-    speaks of the run before, and `check --against` says whether it still holds.
+    A failed run writes no attestation and keeps an existing one. That describes an earlier run; `check --against`
+    shows whether it still holds.
     """
     progress = Progress() if progress is None else progress
     target = file.destination(path)
     proved = apply_and_prove(manifest, installation, options, smoke, progress)
     if proved.exit is not Exit.OK:
         return replace(proved, warnings=(*proved.warnings, f"no attestation was written to {target}"))
-    # Looked at once more: the smoke checks ran since, and nothing held the lock.
+    # Look again: the smoke checks ran in between, without the lock.
     situation = look(manifest, installation)
     try:
         attested = document.build(
@@ -63,7 +63,7 @@ def apply_and_attest(
 
 
 def surroundings(installation: Installation) -> document.Surroundings:
-    """Return what the target runs with, asked of its interpreter and of the metadata."""
+    """Return the target's interpreter, as it reports itself, and the packages, from their metadata."""
     python = installation.python
     version = packages.python_version(python) if python is not None else None
     return document.Surroundings(str(python) if python else None, version, packages.packages(installation))

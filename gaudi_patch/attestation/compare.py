@@ -1,4 +1,4 @@
-"""An attestation against an installation: each difference by name. Reads the disk, writes nothing."""
+"""Compare an attestation with an installation, and name each difference. Reads the disk, writes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaudi_patch.series.manifest import LockedFile
 
 
 class Difference(NamedTuple):
-    """One thing that is not as attested: what it is, what the attestation says, what was found."""
+    """One difference: the item, its attested value, and the value found."""
 
     what: str
     attested: str
@@ -26,17 +26,17 @@ class Difference(NamedTuple):
 
 
 def differences(attested: Attestation, situation: Situation) -> list[Difference]:
-    """Return everything that is not as attested; empty where the attestation holds.
+    """Return all differences from the attestation; empty if there are none.
 
-    Only what is on disk decides, not what this gaudi-patch would apply: an image may be checked by another
-    version of it. Raises ``compiled-module`` (exit 1) where a compiled extension hides an attested source.
+    Only the disk counts, not what this gaudi-patch would apply: another version may check the image. Raises
+    ``compiled-module`` (exit 1) if a compiled extension hides an attested source.
     """
     files = [*_files(attested, situation), *_unattested(attested, situation)]
     return [*_names(attested, situation), *_patches(attested, situation, bool(files)), *_journal(situation), *files]
 
 
 def changed_packages(attested: Attestation, now: Mapping[str, str | None]) -> list[Difference]:
-    """Packages beside LMCache that have another version now: the smoke results do not speak of these."""
+    """Return other packages whose version has changed since; the smoke results do not cover the new versions."""
     return [
         Difference(name, version or "not installed", now[name] or "not installed")
         for name, version in sorted(attested["packages"].items())
@@ -58,8 +58,8 @@ def _names(attested: Attestation, situation: Situation) -> Iterator[Difference]:
 def _patches(attested: Attestation, situation: Situation, files_differ: bool) -> Iterator[Difference]:
     """Compare the patches by name and hash.
 
-    Releases of gaudi-patch have cut the same change into other patches. So a name that one side alone has counts only
-    where the files differ, too; one that both have stands for the same bytes.
+    Releases of gaudi-patch may split the same change into different patches. So a name on one side only counts as a
+    difference if the files differ too; a name on both sides must have the same hash.
     """
     if situation.applied is None and situation.built is None:
         return
@@ -88,7 +88,7 @@ def _files(attested: Attestation, situation: Situation) -> Iterator[Difference]:
 
 
 def _unattested(attested: Attestation, situation: Situation) -> Iterator[Difference]:
-    """Files that a series has patched here and of which the attestation says nothing."""
+    """Yield files patched by a series here but missing from the attestation."""
     known = {file["path"] for file in attested["files"]}
     patched = situation.applied or situation.built
     now = {path: file.after for path, file in patched.files.items()} if patched else {}

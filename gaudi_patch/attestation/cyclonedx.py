@@ -1,7 +1,7 @@
 """An attestation as a CycloneDX 1.6 document: one component, its pedigree, and the patches between it and its ancestor.
 
-https://cyclonedx.org/docs/1.6/json/#components_items_pedigree_patches. The diffs are named by their sha256, which
-`gaudi-patch show VERSION` has, too.
+https://cyclonedx.org/docs/1.6/json/#components_items_pedigree_patches. The diffs are named by their sha256, as in
+`gaudi-patch show VERSION`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from gaudi_patch.attestation.fields import Attestation, PatchField, Release
 
-#: Suffix of the file beside a wheel, as the ecosystem knows it.
+#: Suffix of the file beside a wheel, CycloneDX's usual one.
 SUFFIX = ".cdx.json"
 
 
 def document(attested: Attestation, artifact: tuple[str, str] | None = None) -> dict[str, Any]:
-    """Return the document of an attestation; ``artifact`` is the file name and sha256 of a wheel that it describes.
+    """Return an attestation as a CycloneDX document; ``artifact``: file name and sha256 of the wheel described.
 
-    The same attestation gives the same document, its serial number included.
+    The same attestation gives the same document, including the serial number.
     """
     package, series, release = attested["package"], attested["series"], attested.get("release")
     name, version = package["name"], package["version"]
@@ -95,7 +95,7 @@ def _properties(attested: Attestation) -> list[dict[str, str]]:
 
 
 def _purl(name: str, version: str) -> str:
-    """Return the package URL: a local version's + is reserved in it."""
+    """Return the package URL; the reserved + of a local version is escaped."""
     return f"pkg:pypi/{name}@{version.replace('+', '%2B')}" if version else f"pkg:pypi/{name}"
 
 

@@ -1,4 +1,4 @@
-"""What is on disk, and what was proved about it -> the attestation. Reads nothing itself."""
+"""Build the attestation from the state on disk and the proof. Reads nothing itself."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ VERSION = 1
 
 
 class Proof(NamedTuple):
-    """What the smoke checks came to: the levels, and why there are none where there are none."""
+    """The results of the smoke checks: the levels, or the reason why none was run."""
 
     levels: Sequence[LevelResult] = ()
     not_run: str = ""
 
 
 class Surroundings(NamedTuple):
-    """Where it was found: the interpreter and the packages beside LMCache."""
+    """The surroundings of LMCache: the interpreter and the other packages."""
 
     python: str | None
     python_version: str | None
@@ -45,10 +45,10 @@ class Surroundings(NamedTuple):
 def build(
     situation: Situation, *, changed: bool, proof: Proof, around: Surroundings, tool: str, stamp_ns: int
 ) -> Attestation:
-    """Return the attestation of a situation in which every file is patched, or none has to be.
+    """Return the attestation of a situation in which every file is patched, or none needs a patch.
 
-    ``changed``: whether the run that writes it has applied the series, or built it into a wheel. Raises ValueError for
-    any other situation: there is nothing to attest then.
+    ``changed``: this run applied the series, or built it into a wheel. Raises ValueError for any other situation,
+    which has nothing to attest.
     """
     needed = situation.state is State.PATCHED
     built = situation.built
@@ -90,21 +90,21 @@ def build(
 
 
 def with_proof(document: Attestation, proof: Proof) -> Attestation:
-    """Return an attestation with other results of smoke checks."""
+    """Return the attestation with its smoke results replaced."""
     proved: Attestation = {**document, "smoke": _smoke(proof)}
     proved["sha256"] = digest(proved)
     return proved
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """Return the sha256 that a document must carry; schema.json says of what."""
+    """Return the sha256 that a document must carry; schema.json defines its input."""
     content = {name: value for name, value in document.items() if name != "sha256"}
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())
 
 
 def _series(situation: Situation) -> SeriesField:
     applied, built, name = situation.applied, situation.built, series_id(situation)
-    assert name is not None  # asked of patched installations alone
+    assert name is not None  # called for patched installations only
     offset = applied is not None and applied.offset
     return {
         "id": name,
@@ -115,7 +115,7 @@ def _series(situation: Situation) -> SeriesField:
 
 
 def series_id(situation: Situation) -> str | None:
-    """Return the series whose patched files are there: state.json or the wheel knows, else the manifest."""
+    """Return the series whose patched files are installed: by state.json or the wheel, else by the manifest."""
     if (known := situation.applied or situation.built) is not None:
         return known.series
     return situation.series.id if situation.series is not None and situation.state is State.PATCHED else None
@@ -134,7 +134,7 @@ def _patches(situation: Situation) -> list[PatchField]:
 
 
 def patch_digests(situation: Situation) -> dict[str, str]:
-    """Return the patches that made the files what they are, in order, each with its sha256."""
+    """Return the sha256 of each applied patch, by name, in order."""
     order = situation.series.patches if situation.series is not None else ()
     if (there := situation.applied or situation.built) is not None:
         done = there.patches  # state.json keeps them sorted
@@ -183,7 +183,7 @@ def _smoke(proof: Proof) -> SmokeField:
 
 
 def _numbers(counters: Counters) -> dict[str, int | dict[str, int]]:
-    """Return the counts, as far as they are numbers, alone or by workload, in the order of the result."""
+    """Return the numeric counters, plain or by workload, in the order of the result."""
     return {
         name: dict(counters.workloads[name]) if name in counters.workloads else counters.totals[name]
         for name in counters.document

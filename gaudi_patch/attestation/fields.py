@@ -1,4 +1,4 @@
-"""The fields of an attestation, for the type checker; ``schema.json`` is what a file is held to."""
+"""The fields of an attestation, for the type checker; ``schema.json`` validates files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TypedDict
 
 
 class Tool(TypedDict):
-    """The gaudi-patch that wrote it."""
+    """The gaudi-patch that wrote the attestation."""
 
     name: str
     version: str
 
 
 class Package(TypedDict):
-    """The installation: its version is "" where no metadata has one."""
+    """The installation; ``version`` is "" if no metadata has one."""
 
     name: str
     version: str
@@ -22,7 +22,7 @@ class Package(TypedDict):
 
 
 class SeriesField(TypedDict):
-    """The series, how it was found to be the one, and by whom and when it was applied."""
+    """The series: how it was matched, and when and by which version it was applied."""
 
     id: str
     matched_by: str
@@ -40,7 +40,7 @@ class PatchField(TypedDict):
 
 
 class FileField(TypedDict):
-    """A file with its sha256 before and after; None where it is not there."""
+    """A file with its sha256 before and after; None if absent."""
 
     path: str
     action: str
@@ -49,7 +49,7 @@ class FileField(TypedDict):
 
 
 class CapabilityField(TypedDict):
-    """What the series claims, and what shows it."""
+    """A capability that the series claims, and the evidence for it."""
 
     id: str
     summary: str
@@ -70,7 +70,7 @@ class LevelField(TypedDict):
 
 
 class SmokeField(TypedDict):
-    """What the smoke levels came to, all together and one by one."""
+    """The results of the smoke levels, overall and one by one."""
 
     status: str
     reason: str
@@ -110,6 +110,6 @@ class _Always(TypedDict):
 
 
 class Attestation(_Always, total=False):
-    """An attestation; ``release`` is there for one of a wheel."""
+    """An attestation; only a wheel's attestation has ``release``."""
 
     release: Release

@@ -1,4 +1,4 @@
-"""The attestation as a file: written whole or not at all, and believed only where it is whole."""
+"""The attestation as a file: written whole or not at all, and accepted only if it is intact."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from gaudi_patch.disk import Disk, FileImage, environment_error
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.reading import UnsuitableFileError, parse_json, read_bytes
 
-#: More than any series can make of it; a file of another kind is not read to its end.
+#: More than an attestation of any series; a larger file is not read to its end.
 LIMIT = 16 * 1024 * 1024
 
 
 def destination(path: Path) -> Path:
-    """Return where ``path`` leads to, looked at before anything is changed: a file, or a name in a directory to
-    write to.
+    """Return ``path`` resolved, after checking that a file can be written there. Called before anything is changed.
 
-    Raises a usage error for what a file cannot be put in place of (a directory, a device such as /dev/stdout), an
-    environment error for a directory that is missing or not writable.
+    Raises a usage error if ``path`` cannot be replaced by a file (a directory, a device such as /dev/stdout), an
+    environment error if its directory is missing or not writable.
     """
     if str(path) == "-":
         raise _usage("--report takes a file; nothing was changed", "--json prints the result on stdout")
@@ -40,22 +39,22 @@ def destination(path: Path) -> Path:
 
 
 def write(path: Path, document: Attestation, disk: Disk) -> None:
-    """Put ``document`` in place of ``path``, durable once this returns; an OSError leaves what was there.
+    """Replace ``path`` with ``document``, durably; an OSError leaves the old file in place.
 
-    It can be read by everybody: the container that checks it seldom runs as the user that built it.
+    The file is readable by everybody: the container that checks it seldom runs as the user that built it.
     """
     put(path, text(document), disk)
 
 
 def text(document: Attestation) -> bytes:
-    """Return the attestation as it is written, once it is valid by its own schema."""
+    """Return the attestation as file content, after validating it against its schema."""
     if faults := schema.faults(document):
         raise AssertionError(f"the attestation is not valid by its own schema: {'; '.join(faults)}")
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
 
 def put(path: Path, data: bytes, disk: Disk) -> None:
-    """Put ``data`` in place of ``path``, as :func:`write` does."""
+    """Replace ``path`` with ``data``, as :func:`write` does."""
     staged = path.with_name(f".{path.name}.gaudi-patch-{os.getpid()}")
     try:
         disk.write_new(staged, FileImage(data, 0o644))
@@ -66,9 +65,9 @@ def put(path: Path, data: bytes, disk: Disk) -> None:
 
 
 def read(path: Path, anew: str) -> Attestation:
-    """Return the attestation in ``path``; ``anew`` is the command line that writes one there.
+    """Return the attestation in ``path``; ``anew`` is the command line that writes a new one there.
 
-    Raises ``bad-attestation`` (exit 2) where there is none, or it is damaged, was edited, or has another form.
+    Raises ``bad-attestation`` (exit 2) if it is missing, damaged, edited or of another form.
     """
     return read_signed(path, None, anew)[0]
 
@@ -76,8 +75,8 @@ def read(path: Path, anew: str) -> Attestation:
 def read_signed(path: Path, key: Path | None, anew: str) -> tuple[Attestation, str]:
     """Return the attestation in ``path``, and the trusted comment of its signature by ``key``; "" without a key.
 
-    With a key, nothing in the file is looked at before its signature is verified. Raises what :func:`read` and
-    ``signing.verify`` raise.
+    With a key, the signature is verified before anything in the file is parsed. Raises the errors of :func:`read` and
+    ``signing.verify``.
     """
     try:
         data = read_bytes(path, LIMIT)
@@ -107,7 +106,7 @@ def _parsed(path: Path, data: bytes, anew: str) -> Attestation:
     if faults:
         details = faults[:20] if len(faults) > 1 else []
         _bad(path, f"is no attestation: {faults[0]}", f"write it anew: `{anew}`", details=details)
-    attested = cast("Attestation", document)  # the schema has just been held to it
+    attested = cast("Attestation", document)  # just validated against the schema
     if attested["sha256"] != digest(attested):
         what = "was changed after it was written: its sha256 is not that of its content"
         _bad(path, what, f"write it anew: `{anew}`")

@@ -1,4 +1,4 @@
-"""The forms of an attestation that other tools read, as files; and their schemas."""
+"""The file content of an attestation in other tools' forms, and the schemas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-#: What `attest --schema` prints.
+#: The schemas that `attest --schema` prints.
 SCHEMAS: Mapping[str, Path] = {
     "attestation": Path(__file__).with_name("schema.json"),
     "predicate": Path(__file__).with_name("predicate.schema.json"),
@@ -15,5 +15,5 @@ SCHEMAS: Mapping[str, Path] = {
 
 
 def text(document: Mapping[str, Any]) -> bytes:
-    """Return a document as it is written: the same one gives the same bytes."""
+    """Return a document as file content: the same document gives the same bytes."""
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()

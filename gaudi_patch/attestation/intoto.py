@@ -1,4 +1,4 @@
-"""An attestation as an in-toto statement, with a predicate of ours in the manner of SLSA's provenance.
+"""An attestation as an in-toto statement, with a predicate of this project modelled on SLSA's provenance.
 
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md. The predicate's schema is
 ``predicate.schema.json``, printed by `gaudi-patch attest --schema predicate`.
@@ -20,8 +20,8 @@ SUFFIX = ".intoto.json"
 def statement(attested: Attestation, artifact: tuple[str, str] | None = None) -> dict[str, Any]:
     """Return the statement of an attestation.
 
-    Its subjects are the wheel ``artifact`` (file name and sha256), or else the patched files as they are on disk.
-    Raises ``nothing-to-state`` (exit 2) for an attestation of a release that needs no patch: it has no subject.
+    Its subject is the wheel ``artifact`` (file name and sha256) if given, else the patched files on disk. Raises
+    ``nothing-to-state`` (exit 2) if the release needs no patch, since there is no subject then.
     """
     subjects = [artifact] if artifact else [(one["path"], one["after"]) for one in attested["files"] if one["after"]]
     if not subjects:

@@ -1,4 +1,4 @@
-"""Apply a series and prove it by smoke checks: what was applied and is not proved does not stay."""
+"""Apply a series and prove it by smoke checks; an unproved series is rolled back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gaudi_patch.target.invocation import command_line
 
 
 class Attested(NamedTuple):
-    """Where an attestation was written, its sha256, and what it says of the smoke checks."""
+    """A written attestation: its path, its sha256, and its reason for the smoke status."""
 
     path: Path
     sha256: str
@@ -31,10 +31,10 @@ class Attested(NamedTuple):
 
 @dataclass(frozen=True)
 class ProvedApply:
-    """What `apply` did, and the smoke results for it.
+    """The outcome of `apply` and its smoke results.
 
-    ``now`` is the installation after the last write, that of a rollback included. ``levels`` is None where no level
-    was run; ``not_run`` says why. ``fault`` is what failed a level.
+    ``now`` is the installation after the last write, including a rollback. ``levels`` is None if no level was run;
+    ``not_run`` says why. ``fault`` is the error of a failed level.
     """
 
     outcome: ApplyOutcome
@@ -48,22 +48,22 @@ class ProvedApply:
 
     @property
     def exit(self) -> Exit:
-        """Return the exit code that this is."""
+        """Return the exit code."""
         return Exit.OK if self.fault is None else self.fault.exit
 
     @property
     def accepted(self) -> bool:
-        """Return whether this run has taken off the mark that an earlier one left on an unproved series."""
+        """Return whether this run removed the mark that an earlier run left on an unproved series."""
         return not self.outcome.changed and _is_pending(self.outcome.before) and not _is_pending(self.now)
 
     @property
     def changed(self) -> bool:
-        """Return whether files are other than before the run."""
+        """Return whether the run changed any file."""
         return self.outcome.changed and self.stage is not Stage.ROLLED_BACK
 
 
 def skipped_warning(level: LevelResult) -> str:
-    """Say that a level was skipped, and why: a run in which one was skipped has not proved it."""
+    """Return a warning that a level was skipped, and why: this run has not proved that level."""
     return f"smoke level {level.level} ({level.rules}) was skipped: {level.reason}"
 
 
@@ -76,10 +76,9 @@ def apply_and_prove(
 ) -> ProvedApply:
     """Apply the series, then run the smoke checks of ``smoke`` (None: none).
 
-    A level that fails rolls back what this run has applied, and so does whatever else ends the run before the proof:
-    an error, a signal. What was patched before is proved only where levels are required, or where an earlier run was
-    killed before its proof; in the second case it is rolled back, too. Raises what `apply` raises,
-    ``rollback-failed`` (exit 6) where that was impossible.
+    A failed level, an error or a signal before the proof rolls back the series applied by this run. A series applied
+    earlier is proved only if levels are required, or if that run was killed before its proof; in the second case, a
+    failure rolls it back too. Raises the errors of `apply`, and ``rollback-failed`` (exit 6) if the rollback fails.
     """
     progress = Progress() if progress is None else progress
     if smoke is not None:
@@ -118,7 +117,7 @@ def _is_pending(situation: Situation) -> bool:
 
 @dataclass
 class _Run:
-    """One apply with its proof. ``ours``: what is there is to be rolled back unless it is proved."""
+    """One apply with its proof. ``ours``: roll back the series unless it is proved."""
 
     manifest: Manifest
     installation: Installation
@@ -133,7 +132,7 @@ class _Run:
         return ProvedApply(outcome, outcome.after, self.progress.stage, not_run=not_run, warnings=warnings)
 
     def unasked(self, outcome: ApplyOutcome) -> ProvedApply:
-        """Accept what an earlier run left unproved: --no-smoke says that no proof is wanted."""
+        """Accept a series that an earlier run left unproved: --no-smoke asks for no proof."""
         now, warnings = self._confirmed(outcome)
         why = "nothing was changed, and no level was required"
         return ProvedApply(outcome, now, self.progress.stage, not_run=why, warnings=(*outcome.warnings, *warnings))
@@ -159,7 +158,7 @@ class _Run:
         return ProvedApply(outcome, now, self.progress.stage, levels, fault=fault, warnings=warnings)
 
     def take_back(self, why: BaseException) -> Situation:
-        """Roll back to pristine, signals waiting. Raises ``rollback-failed`` (exit 6), which names the files."""
+        """Roll back to pristine, with signals deferred. Raises ``rollback-failed`` (exit 6), which names the files."""
         options = RollbackOptions(lock_timeout=self.options.lock_timeout, disk=self.options.disk)
         with uninterrupted():
             undoing = Progress()
@@ -195,7 +194,7 @@ class _Run:
         )
 
     def _confirmed(self, outcome: ApplyOutcome) -> tuple[Situation, tuple[str, ...]]:
-        """Take the mark off; where that fails the proof still holds, and a warning says what `check` will say."""
+        """Remove the unproved mark. If that fails, the proof still holds; warn that `check` will report the mark."""
         if not _is_pending(outcome.after):
             return outcome.after, ()
         try:

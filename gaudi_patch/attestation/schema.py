@@ -1,4 +1,4 @@
-"""Hold a JSON value against ``schema.json``."""
+"""Validate a JSON value against ``schema.json``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def load() -> dict[str, Any]:
     return schema
 
 
-#: Faults that are looked for; a document of another kind may have one per line.
+#: Limit of reported faults; an unrelated document may have one per line.
 MOST_FAULTS = 50
 
 
 def faults(value: object) -> list[str]:
-    """Return what is wrong with ``value``, each with its place, in the document's order; nothing for a valid one."""
-    # 100 ms: only attestations need it.
+    """Return the faults of ``value``, each with its place, in document order; empty if it is valid."""
+    # The import takes 100 ms, and only attestations need it.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    # Of several alternatives the fault is that of the one that fits best.
+    # Of several alternatives, report the fault of the best match.
     faults = islice(Draft202012Validator(load()).iter_errors(value), MOST_FAULTS)
     errors = [best_match([error]) for error in faults]
     return [

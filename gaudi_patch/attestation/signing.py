@@ -1,8 +1,8 @@
-"""Detached signatures in the form of minisign: an attestation that somebody else could have written is no proof.
+"""Detached signatures in minisign's form: without one, anybody could have written an attestation.
 
 The library is py-minisign, an optional extra; minisign itself makes the keys and verifies as well
-(https://jedisct1.github.io/minisign/). A signature is of the file's bytes, so that nothing in it is read before it is
-verified.
+(https://jedisct1.github.io/minisign/). A signature covers the file's bytes, so it can be verified before the file is
+parsed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.reading import UnsuitableFileError, read_bytes
 
 SUFFIX = ".minisig"
-#: Of an encrypted secret key: an option would show it to every user of the machine.
+#: The password of an encrypted secret key; an option would expose it to every user of the machine.
 PASSWORD = "GAUDI_PATCH_SIGN_PASSWORD"  # noqa: S105 - the variable's name
 _KEY_LIMIT = 64 * 1024
 
@@ -42,7 +42,7 @@ class Signer:
             ) from (error)
 
     def sign(self, path: Path, seconds: int, disk: Disk) -> Path:
-        """Write the signature of ``path`` beside it, and return where."""
+        """Write the signature of ``path`` beside it; return the signature's path."""
         from gaudi_patch.attestation import file
 
         comment = f"timestamp:{seconds}\tfile:{path.name}\thashed"
@@ -56,10 +56,10 @@ class Signer:
 
 
 def verify(path: Path, data: bytes, key: Path) -> str:
-    """Verify the signature beside ``path`` of its bytes ``data``; return the trusted comment.
+    """Verify the signature beside ``path`` for its bytes ``data``; return the trusted comment.
 
-    Raises ``unsigned`` (exit 1) where there is none, ``bad-signature`` (exit 1) where it is not of these bytes by this
-    key, ``bad-key`` (exit 2).
+    Raises ``unsigned`` (exit 1) if there is no signature, ``bad-signature`` (exit 1) if it does not match ``data`` and
+    ``key``, ``bad-key`` (exit 2).
     """
     library = _library()
     signature = path.with_name(path.name + SUFFIX)
