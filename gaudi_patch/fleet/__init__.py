@@ -1,1 +1,1 @@
-"""Many hosts: what `check --json` said on each of them, summed up."""
+"""Many hosts: a summary of their `check --json` reports."""

@@ -1,7 +1,6 @@
-"""Reports of `check --json` -> one row per host, and what is the worst of them.
+"""Summarize reports of `check --json`: one row per host, and the worst exit code.
 
-A report comes from another host and is as untrusted as it is: one that is no report counts as a host that nothing is
-known of, and never as one that is well.
+A report comes from another host and is untrusted. An invalid report marks its host as unknown, never as healthy.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from gaudi_patch.output import schema
 from gaudi_patch.reading import UnsuitableFileError, parse_json, read_bytes
 
 LIMIT = 16 * 1024 * 1024
-#: The worst first. What is to be repaired by hand comes before what a run can mend, that before what is unknown.
+#: Worst first: manual repair, then faults that a run can fix, then unknown states.
 WORST_FIRST = (
     Exit.HUMAN,
     Exit.BUG,
@@ -34,9 +33,9 @@ WORST_FIRST = (
 
 
 class Host(NamedTuple):
-    """One host: its exit code of `check`, what it has, and what is wrong, "" for nothing.
+    """One host: the exit code of its `check`, its state, version and series, and its problem ("" for none).
 
-    ``state`` is None where the report names none.
+    ``state`` is None if the report names none.
     """
 
     name: str
@@ -55,23 +54,23 @@ class Fleet(NamedTuple):
 
     @property
     def worst(self) -> Exit:
-        """Return the exit code of the host that fares worst."""
+        """Return the worst exit code of all hosts."""
         return min((host.exit for host in self.hosts), key=WORST_FIRST.index)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return how many hosts have which exit code."""
+        """Return the number of hosts per exit code."""
         exits = Counter(str(int(host.exit)) for host in self.hosts)
         return {str(int(code)): exits[str(int(code))] for code in WORST_FIRST if str(int(code)) in exits}
 
     @property
     def kinds(self) -> list[str]:
-        """Return the different pairs of version and series; a fleet that shares a cache should have one."""
+        """Return the distinct pairs of version and series; a fleet that shares a cache should have only one."""
         return sorted({f"{host.version}, series {host.series or 'none'}" for host in self.hosts if host.version})
 
     @property
     def fault(self) -> GaudiPatchError | None:
-        """Return what is wrong with the fleet; None where all hosts are patched, or merely wait for it."""
+        """Return the fleet's fault; None if every host is patched or pending."""
         if self.worst in (Exit.OK, Exit.PENDING):
             return None
         bad = [host for host in self.hosts if host.exit not in (Exit.OK, Exit.PENDING)]
@@ -85,9 +84,9 @@ class Fleet(NamedTuple):
 
 
 def read(files: Sequence[Path]) -> Fleet:
-    """Read the reports; a host is called as its file is, without the suffix.
+    """Read the reports; a host has the name of its file, without the suffix.
 
-    Raises ``usage`` where two files stand for one host.
+    Raises ``usage`` if two files are for the same host.
     """
     from jsonschema import Draft202012Validator
 
@@ -114,7 +113,7 @@ def _host(file: Path, validator: Any) -> Host:  # noqa: ANN401 - jsonschema has 
     if document["command"] != "check":
         return _unknown(name, file, f"a report of {document['command']}, not of check")
     data, code = document["data"], Exit(document["exit_code"])
-    if data.get("installed") is False:  # --if-installed, and LMCache is not there
+    if data.get("installed") is False:  # --if-installed, and LMCache is missing
         return Host(name, file, code, None, "", "", "")
     built = data.get("built") or {}
     series = data.get("applied_series") or built.get("series") or data.get("series") or ""
