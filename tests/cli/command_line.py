@@ -1,4 +1,4 @@
-"""Helpers of the tests in this directory: cli."""
+"""Helpers of this directory's tests: command lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def arguments(target: Tiny, verb: str, *more: str) -> list[str]:
 
 
 def invoke(target: Tiny, verb: str, *more: str) -> tuple[int, str, str]:
-    """Run a command in this process: exit code, stdout, stderr."""
+    """Run a command in this process; return exit code, stdout, stderr."""
     done = CliRunner().invoke(cli.app, arguments(target, verb, *more))
     return done.exit_code, done.stdout, done.stderr
 
@@ -36,12 +36,12 @@ def document(target: Tiny, verb: str, *more: str) -> dict[str, Any]:
 
 
 def coloured(text: str) -> bool:
-    """Return whether there is a colour; bold is none (https://no-color.org)."""
+    """Return whether ``text`` contains a colour; bold does not count (https://no-color.org)."""
     return re.search(r"\x1b\[(\d+;)*[349]\d", text) is not None
 
 
 def shell(line: str, target: Tiny, verb: str) -> subprocess.CompletedProcess[str]:
-    """Run a command within a shell line, where it is "$@"."""
+    """Run a command within a shell line, which refers to it as "$@"."""
     return subprocess.run(
         ["bash", "-c", line, "bash", *command(*arguments(target, verb))],
         capture_output=True, text=True, env=environment(), timeout=120, check=False,

@@ -12,7 +12,7 @@ from tests.support.tiny import Tiny
 
 @pytest.fixture
 def target(tmp_path: Path) -> Tiny:
-    """Return a tiny LMCache in a directory whose name is no easy one."""
+    """Return a tiny LMCache in a directory with a difficult name."""
     return tiny.make(tmp_path / "a [bold]ü b")
 
 

@@ -1,4 +1,4 @@
-"""The script that compares start-up with other tools measures what it says, and takes no failure for a time."""
+"""The script that compares start-up with other tools measures what it reports, and never times a failure."""
 
 from __future__ import annotations
 

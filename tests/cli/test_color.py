@@ -17,7 +17,7 @@ from tests.cli.command_line import arguments, coloured
 from tests.support.cli import command, environment, gaudi_patch
 from tests.support.tiny import Tiny
 
-#: Where colours are not wanted: by option, and by the environment.
+#: Options and variables that turn colours off.
 NOT_WANTED: list[tuple[list[str], dict[str, str]]] = [
     (["--color", "never"], {}),
     (["--color=never"], {"FORCE_COLOR": "1"}),
@@ -28,12 +28,12 @@ NOT_WANTED: list[tuple[list[str], dict[str, str]]] = [
 
 
 def on_terminal(target: Tiny, verb: str, **env: str) -> str:
-    """Return what a command prints on a terminal."""
+    """Return the output of a command on a terminal."""
     return shown(arguments(target, verb), **env)
 
 
 def shown(words: list[str], **env: str) -> str:
-    """Return what a command line prints on a terminal."""
+    """Return the output of a command line on a terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         command(*words), stdin=follower, stdout=follower, stderr=follower,
@@ -77,7 +77,7 @@ def test_a_pipe_gets_colour_only_when_forced(target: Tiny) -> None:
 def test_progress_and_errors_have_no_colour_either_where_none_is_wanted(
     options: list[str], env: dict[str, str], tmp_path: Path
 ) -> None:
-    """`wheel` of a file that is not there tells its work and ends with an error; the others do not parse."""
+    """`wheel` of a missing file reports progress and ends with an error; the others do not parse."""
     broken = tmp_path / "lmcache-0.5.6-py3-none-any.whl"
     broken.write_bytes(b"no wheel")
     for words in (
@@ -104,7 +104,7 @@ def test_what_stands_behind_two_dashes_is_no_option() -> None:
 
 
 def test_every_command_takes_color(tmp_path: Path) -> None:
-    """Those of maintainers too; what they print on a terminal has none where none is wanted."""
+    """Including the maintainers' commands: with colours turned off, none appear on a terminal."""
     for words in (["dev", "edit", "0.0.1"], ["dev", "refresh", str(tmp_path)], ["dev", "port", "0.5.5"]):
         for options, wanted in ((["--color", "never"], False), (["--color", "always"], True)):
             text = shown([*words, *options])
@@ -117,7 +117,7 @@ def test_every_command_takes_color(tmp_path: Path) -> None:
 
 
 def commands(command: Any, *names: str) -> Iterator[tuple[str, set[str]]]:
-    """Yield each command with its options; groups name theirs, and load them when they are asked for."""
+    """Yield each command with its options; a group loads its commands on demand."""
     if hasattr(command, "list_commands"):
         for name in command.list_commands(None):
             yield from commands(command.get_command(None, name), *names, name)

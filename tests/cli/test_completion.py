@@ -1,4 +1,4 @@
-"""Completion in the shells themselves where they are installed, and what it costs."""
+"""Completion in each installed shell, and its cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaudi_patch.cli import completion
 from gaudi_patch.series.manifest import load
 from tests.support.cli import environment
 
-#: The console script, which is what a shell completes.
+#: The console script, for which a shell completes words.
 SCRIPT = Path(sys.executable).with_name("gaudi-patch")
 
 BASH = """
@@ -28,7 +28,7 @@ FISH = """
 gaudi-patch --show-completion | source
 complete -C '{line}' | string replace -r '\\t.*' ''
 """
-#: zsh completes at a terminal only: this asks as its completion function asks.
+#: zsh completes only at a terminal: this asks in the same way as its completion function.
 ZSH = "env _TYPER_COMPLETE_ARGS='{line}' _GAUDI_PATCH_COMPLETE=complete_zsh gaudi-patch"
 
 
@@ -45,7 +45,7 @@ def run(shell: str, script: str, **env: str) -> subprocess.CompletedProcess[str]
 
 
 def offered(shell: str, line: str) -> set[str]:
-    """Return what a Tab at the end of ``line`` offers."""
+    """Return the words that a Tab at the end of ``line`` offers."""
     words = line.split(" ")
     scripts = {
         "bash": BASH.format(line=" ".join(one or "''" for one in words), last=len(words) - 1),
@@ -95,7 +95,7 @@ def test_the_script_is_one_that_the_shell_reads(shell: str, tmp_path: Path) -> N
 
 
 def test_installing_it_writes_below_home_and_says_where(tmp_path: Path) -> None:
-    # The shell is found among the parents: a lone command would take bash's place.
+    # The shell is found among the parents: bash would replace itself with a lone command.
     done = run("bash", "gaudi-patch --install-completion || exit", HOME=str(tmp_path))
     assert done.returncode == 0, done.stdout
     where = tmp_path / ".bash_completions" / "gaudi-patch.sh"

@@ -1,4 +1,4 @@
-"""The exit codes, each by a command that ends with it."""
+"""The exit codes, each shown by a command that ends with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_exit_codes_of_a_whole_story(target: Tiny) -> None:
 
 
 def test_drift_exits_1(target: Tiny) -> None:
-    """case_31: every command says which file it is."""
+    """case_31: every command names the file."""
     (target.site / "lmcache/engine.py").write_bytes(b"mine\n")
     for verb in ("check", "apply", "rollback"):
         code, out, err = invoke(target, verb)
@@ -50,7 +50,7 @@ def test_a_bad_manifest_exits_2(target: Tiny) -> None:
 
 
 def test_a_bad_patch_exits_2(target: Tiny) -> None:
-    """case_26: an edited patch is refused before anything is parsed."""
+    """case_26: an edited patch is refused before it is parsed."""
     file = target.manifest.directory / "tiny.patch"
     file.write_bytes(file.read_bytes() + b"\n")
     for verb in ("check", "apply"):
@@ -82,7 +82,7 @@ def test_an_unknown_version_exits_3(target: Tiny, tmp_path: Path) -> None:
 
 
 def test_an_environment_error_exits_4(target: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """case_3: what was being done, and that nothing was changed."""
+    """case_3: the error names the step, and says that nothing was changed."""
     from gaudi_patch.disk import Disk
 
     def step(self: Disk, name: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/reference/faults.md: each row is kept by a test that exists and says the same exit code and error code."""
+"""docs/reference/faults.md: each row has an existing test with the same exit code and error code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gaudi_patch.errors import Exit
 
 TESTS = Path(__file__).resolve().parents[1]
 TABLE = TESTS.parent / "docs" / "reference" / "faults.md"
-#: What no test spells out: it kills the process itself, or compares with a run without the fault.
+#: Table entries that no test spells out: the process kills itself, or is compared with a run without the fault.
 UNSPELT = frozenset({"as without it", "that of the result", "the signal's"})
 
 
 class Row(NamedTuple):
-    """One fault: exit codes and error codes as the table has them, and the test."""
+    """One fault: exit codes and error codes as in the table, and the test."""
 
     fault: str
     exits: tuple[str, ...]
@@ -51,7 +51,7 @@ def source(test: str) -> str:
 
 
 def says(text: str, code: str) -> bool:
-    """Whether a test's source has an exit code, by its number or by its name."""
+    """Return whether a test's source contains an exit code, by number or by name."""
     names = [f"Exit.{one.name}" for one in Exit if str(int(one)) == code]
     return any(re.search(rf"\b{re.escape(name)}\b", text) for name in [code, *names])
 

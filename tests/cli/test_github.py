@@ -10,7 +10,7 @@ from tests.support.cli import gaudi_patch
 
 
 def test_github_annotations_mark_the_line_and_a_summary_is_appended(tmp_path: Path) -> None:
-    """A hunk that does not apply is marked in the patch, with what explains it; all in one line, escaped."""
+    """The annotation marks the hunk in its patch and explains the mismatch, escaped and on one line."""
     target = tiny.make(tmp_path / "t")
     summary = tmp_path / "summary.md"
     engine = target.site / "lmcache/engine.py"
@@ -29,7 +29,7 @@ def test_github_annotations_mark_the_line_and_a_summary_is_appended(tmp_path: Pa
 
 
 def test_a_hunk_that_does_not_apply_is_marked_in_its_patch_and_explained(tmp_path: Path) -> None:
-    """The annotation stands at the hunk's own line; its text says what differs and where."""
+    """The annotation is at the hunk's own line; its text says what differs and where."""
     target = tiny.make(tmp_path / "t")
     (target.site / "lmcache/engine.py").write_bytes(b"def device() -> str:\n    return 'cuda'\n")
     metadata = target.dist_info / "METADATA"
@@ -47,7 +47,7 @@ def test_a_hunk_that_does_not_apply_is_marked_in_its_patch_and_explained(tmp_pat
 
 
 def test_a_gitlab_log_says_below_its_section_that_a_series_would_apply(tmp_path: Path) -> None:
-    """Exit code 10 is a warning to GitHub, and to GitLab a line that is seen while the section is not folded."""
+    """GitHub shows exit code 10 as a warning, GitLab as a line below the section, which is not folded."""
     target = tiny.make(tmp_path / "t")
     ci = [gaudi_patch(*arguments(target, "check", "--output-format", form)).out for form in ("github", "gitlab")]
     assert (

@@ -1,4 +1,4 @@
-"""Help texts, and what is imported on the way."""
+"""Help texts, and the imports that they need."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_help_reads_like_a_manual_with_an_example(names: tuple[str, ...]) -> Non
 )
 def test_in_a_pipe_it_fits_80_columns(line: tuple[str, ...]) -> None:
     done = gaudi_patch(*line, env={"COLUMNS": ""})
-    # What a patch holds is shown as it is.
+    # The content of a patch is shown unchanged.
     ours = [text for text in done.out.splitlines() if not text.startswith(("+", "-", " ", "@@", "diff ", "index "))]
     assert len(ours) > 3
     assert too_wide("\n".join(ours if line[0] == "show" else done.out.splitlines())) == []
@@ -69,7 +69,7 @@ def test_the_verbs_are_those_of_the_manual() -> None:
 
 
 def test_only_the_verb_that_is_invoked_is_imported(target: Tiny) -> None:
-    """Start-up does not grow with the commands."""
+    """Start-up time does not grow with the number of commands."""
     code = (
         "import sys\n"
         "from gaudi_patch import cli\n"

@@ -14,7 +14,7 @@ from tests.support.tiny import Tiny
 
 
 def test_the_json_of_check_is_this_object_and_no_other(tmp_path: Path) -> None:
-    """Schema 1: keys are only ever added, and then this test is changed."""
+    """Schema 1: keys are only ever added; then this test changes."""
     target = tiny.make(
         tmp_path, {"lmcache/__init__.py": b"A = 1\n"}, {"lmcache/__init__.py": b"A = 2\n"}, executable=frozenset()
     )

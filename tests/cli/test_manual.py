@@ -1,4 +1,4 @@
-"""The help as a manual: fits 80 columns, has examples, and every example is a command that parses."""
+"""The help as a manual: fits 80 columns, has examples, and every example parses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT: Any = typer.main.get_command(cli.app)
 
 
 def commands(group: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield all commands, and the groups that hold them."""
+    """Yield all commands and groups."""
     yield prefix, group
     for name in group.list_commands(None):
         one = group.get_command(None, name)
@@ -57,7 +57,7 @@ def test_every_verb_has_examples_and_they_are_its_own(names: tuple[str, ...]) ->
 
 @pytest.mark.parametrize("names", VERBS, ids=" ".join)
 def test_every_example_parses(names: tuple[str, ...]) -> None:
-    """The options and arguments of each line are those of the command; nothing is run."""
+    """The options and arguments of each line belong to the command; nothing is run."""
     found = 0
     for one in VERBS[names].examples:
         for line in re.sub(r"\\\n\s*", " ", "\n".join(one.lines)).splitlines():

@@ -1,4 +1,4 @@
-"""What a run has done is the same whatever printing it meets: closed, full, strict and narrow streams, odd names."""
+"""A run's result does not depend on printing: closed, full, strict and narrow streams, odd names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import tiny
 from tests.support.cli import command, environment
 from tests.support.tiny import Tiny
 
-#: Directory names that a target may have: a command for a CI runner on a line of its own, colours, a reversed name.
+#: A possible directory name: a CI runner's command on its own line, colours, reversed text.
 ODD = b"a\n::stop-commands::x\x1b[31m\xe2\x80\xae b"
 NOT_UTF8 = b"caf\xe9"
 
@@ -49,7 +49,7 @@ def run(target: Tiny, verb: str, *more: str, **env: str) -> subprocess.Completed
 def test_odd_names_change_no_exit_code_and_send_no_control_character(
     more: tuple[str, ...], columns: str, target: Tiny, tmp_path: Path
 ) -> None:
-    """Each command of a whole story, on a strict UTF-8 stream; also within a GitHub job."""
+    """Each command of a whole workflow, on a strict UTF-8 stream; also within a GitHub job."""
     env = {"COLUMNS": columns, "PYTHONIOENCODING": "utf-8:strict", "GITHUB_STEP_SUMMARY": str(tmp_path / "page")}
     for verb, code in (("check", 10), ("apply", 0), ("check", 0), ("rollback", 0)):
         done = run(target, verb, *more, **env)
@@ -68,7 +68,7 @@ def test_odd_names_change_no_exit_code_and_send_no_control_character(
 def test_json_that_was_not_written_is_an_error_and_says_what_was_done(
     verb: str, state: Exit, redirect: str, plain_target: Tiny
 ) -> None:
-    """Who asked for JSON has no result, so that neither 0 nor 10 is right; what was done stays done."""
+    """The requested JSON is missing, so neither 0 nor 10 is right; all changes are kept."""
     done = shell(f'set -o pipefail; "$@" --json {redirect}', plain_target, verb)
     assert done.returncode == 4, done.stderr
     assert "error: the JSON was not written to standard output" in done.stderr
@@ -119,7 +119,7 @@ def test_an_interrupt_while_printing_undoes_nothing_and_says_nothing_else(
 
 
 def test_a_reader_that_is_slow_and_an_interrupt_leave_the_true_exit_code(plain_target: Tiny) -> None:
-    """apply has ended, its diff is stuck in a pipe that nobody reads: Ctrl-C does not make it "refused"."""
+    """apply has ended and its diff is stuck in an unread pipe: Ctrl-C does not turn the result into "refused"."""
     reading, writing = os.pipe()
     code = (
         "import sys\n"
@@ -137,7 +137,7 @@ def test_a_reader_that_is_slow_and_an_interrupt_leave_the_true_exit_code(plain_t
         [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, env=environment(), text=True
     )
     os.close(writing)
-    os.read(reading, 1)  # it prints: all is done
+    os.read(reading, 1)  # it prints: all work is done
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -24,7 +24,7 @@ def test_it_prints_a_figure_for_every_command() -> None:
 def test_the_programs_do_what_their_names_say(tmp_path: Path) -> None:
     found, missing = startup.programs(tmp_path)
     codes = {program.name: _code(program) for program in found}
-    # The stand-in has none of the files that the release has.
+    # The stand-in has none of the release's files.
     assert codes.pop("gaudi-patch check") == 1
     assert set(codes.values()) == {0}
     assert set(missing) <= {"git", "patch-package"}

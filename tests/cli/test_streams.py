@@ -1,4 +1,4 @@
-"""Standard streams, and what surrounds a run."""
+"""Standard streams, and the environment of a run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_path_with_spaces_is_never_broken_and_brackets_are_kept(target: Tiny) 
     ],
 )
 def test_a_closed_or_full_stdout_changes_nothing(line: str, code: int, target: Tiny) -> None:
-    """case_12: neither the transaction nor the exit code, and nothing is complained about."""
+    """case_12: neither the transaction nor the exit code changes, and nothing is reported."""
     done = shell(line, target, "apply")
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -69,7 +69,7 @@ def test_stdin_is_never_read(target: Tiny) -> None:
 
 
 def test_it_works_in_an_empty_environment(target: Tiny, tmp_path: Path) -> None:
-    """case_67: no HOME, no PATH, no locale, a TMPDIR that does not exist; temporary files lie beside their targets."""
+    """case_67: no HOME, PATH or locale, a TMPDIR that does not exist; temporary files are next to their targets."""
     for verb, code in (("check", 10), ("apply", 0), ("check", 0), ("rollback", 0)):
         done = subprocess.run(
             command(*arguments(target, verb)),
@@ -88,7 +88,7 @@ def test_names_that_are_not_ascii_survive_a_c_locale(target: Tiny) -> None:
 
 
 def test_a_module_in_the_current_folder_is_not_run(target: Tiny, tmp_path: Path) -> None:
-    """case_68: the console script does not look for modules where it stands."""
+    """case_68: the console script does not look for modules in the current directory."""
     script = Path(sys.executable).with_name("gaudi-patch")
     if not script.exists():
         pytest.skip("gaudi-patch is not installed here, there is no console script")
@@ -101,7 +101,7 @@ def test_a_module_in_the_current_folder_is_not_run(target: Tiny, tmp_path: Path)
 
 
 def test_a_check_in_a_pipe_imports_nothing_heavy(target: Tiny) -> None:
-    """A plain check is done before a heavy library is loaded; the same holds where nothing is to be applied."""
+    """A plain check finishes before any heavy library is loaded; so does an apply with nothing to do."""
     code = (
         "import sys\n"
         "from gaudi_patch import cli\n"

@@ -1,4 +1,4 @@
-"""Usage errors have the form of all other errors, name what was probably meant, and their hint works as printed."""
+"""Usage errors have the form of all other errors, suggest the likely name, and their hint works as printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--version`: what a bug report needs, in an environment with LMCache, and where nothing can be told."""
+"""`--version`: the facts for a bug report, with LMCache in the environment, and without any information."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_it_names_the_tool_and_what_it_runs_with() -> None:
 
 
 def test_it_names_the_target_and_what_lmcache_runs_with(tmp_path: Path) -> None:
-    """By metadata alone: a torch that cannot be imported is named all the same."""
+    """By metadata alone: a torch that cannot be imported is still named."""
     target = venv(tmp_path / "venv")
     for name, number in (("lmcache", "0.5.6"), ("torch", "2.9.0"), ("vllm_gaudi", "0.26.0")):
         files = {f"{name}/__init__.py": "raise SystemExit('imported')\n"}

@@ -1,8 +1,8 @@
-"""What doctor, smoke, wheel, requirements, recipe, dev, verify and others print as a command is run as printed.
+"""The commands that doctor, smoke, wheel, requirements, recipe, dev, verify and others print are run as printed.
 
-Each situation is brought about for real, on an environment of its own; the line is pasted into a shell of another
-directory, with that environment still in that state, and must reach what the text promises. Where a line would need
-PyTorch to end well, it is run without the smoke checks, which is what it would be without PyTorch.
+Each situation is real, in its own environment. The line is pasted into a shell in another directory, while the
+environment is still in that state, and must achieve what the text promises. If a line would need PyTorch to succeed,
+it is run without the smoke checks, which has the same effect as a missing PyTorch.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from tests.verify.servers import Behaviour, serving
 
 PROGRAM = Path(sys.executable).with_name("gaudi-patch")
 PROBES = Path(smoke_command.__file__).parents[1] / "smoke/probes"
-#: What a shell would take apart, were it not quoted.
+#: A shell would split this if it were not quoted.
 AWKWARD = "an $odd 'name'; false"
 
 
 @dataclass(frozen=True)
 class World:
-    """A virtual environment with a tiny LMCache and pip, wheels beside it, and what its commands are given."""
+    """A virtual environment with a tiny LMCache and pip, wheels next to it, and the arguments of its commands."""
 
     folder: Path
     target: Tiny
@@ -59,7 +59,7 @@ class World:
         return ("--python", str(self.python), "--manifest", str(self.manifest))
 
     def paste(self, line: str, **env: str) -> Done:
-        """Run a printed line in a shell that stands elsewhere; pip finds the wheels here, and no index."""
+        """Run a printed line in a shell in another directory; pip finds the wheels here instead of on an index."""
         elsewhere = self.folder / "elsewhere"
         elsewhere.mkdir(exist_ok=True)
         offline = {
@@ -82,7 +82,7 @@ class World:
         return done
 
     def package(self, name: str, version: str, requires: str = "") -> None:
-        """Install a distribution: its metadata alone."""
+        """Install a distribution's metadata, and nothing else of it."""
         info = self.target.site / f"{name}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_bytes(metadata(version, name, requires))
@@ -108,7 +108,7 @@ def world(tmp_path: Path) -> World:
 
 
 def commands(value: object) -> Iterator[str]:
-    """Yield the command lines of gaudi-patch in a document or a text: in backticks, or as a whole line."""
+    """Yield gaudi-patch's command lines in a document or a text: in backticks, or as a whole line."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -120,13 +120,13 @@ def commands(value: object) -> Iterator[str]:
 
 
 def only(value: object, verb: str) -> str:
-    """Return the one command line of ``verb`` that is printed, however often it is."""
+    """Return the only command line of ``verb`` in the output, however often it appears."""
     (line,) = {line for line in commands(value) if shlex.split(line)[1] == verb}
     return line
 
 
 def listed(world: World, line: str) -> None:
-    """The releases are those of the manifest that was given."""
+    """Assert that the line lists the releases of the given manifest."""
     done = world.reaches(f"{line} --json")
     assert [row["id"] for row in done.json["data"]["series"]] == ["0.5.6"], line
 
@@ -141,7 +141,7 @@ def test_the_fix_of_doctor_patches_the_environment_that_it_looked_at(world: Worl
 
 
 def test_the_fix_of_doctor_installs_what_lmcache_requires(world: World) -> None:
-    """The line is of bash; nothing else than what is missing is installed."""
+    """The line is for bash; only missing packages are installed."""
     fake_wheel(world.folder / "wheels", "1.5", {"needed.py": ""}, name="needed")
     info = world.target.dist_info / "METADATA"
     info.write_bytes(metadata("0.5.6", requires="Requires-Dist: needed<2\n"))
@@ -173,7 +173,7 @@ def test_doctor_names_the_list_for_a_release_without_a_series(world: World) -> N
 
 
 def inside(world: World, expression: str) -> str:
-    """Return what a probe's module says, run by the target's interpreter."""
+    """Return the value of an expression in a probe's module, run by the target's interpreter."""
     script = f"import sys; sys.path.insert(0, {str(PROBES)!r}); import _probe; print({expression})"
     done = subprocess.run([world.python, "-c", script], capture_output=True, text=True, check=True, env=environment())
     return done.stdout
@@ -289,7 +289,7 @@ def test_an_attestation_that_is_missing_is_written_by_what_is_printed(world: Wor
 
 
 def test_an_attestation_without_a_signature_is_signed_by_what_is_printed(world: World) -> None:
-    """KEY is the user's own."""
+    """The user replaces KEY."""
     pair = minisign.KeyPair.generate()
     (world.folder / "key").write_bytes(bytes(pair.secret_key) + b"\n")
     (world.folder / "key.pub").write_bytes(bytes(pair.public_key) + b"\n")

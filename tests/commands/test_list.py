@@ -1,4 +1,4 @@
-"""`list`: releases and what goes with them, what works and what does not, in words; with -v a matrix of patches."""
+"""`list`: releases and their partners, what works and what does not, in words; -v adds a matrix of patches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bullets(result: Result) -> list[str]:
 
 
 def releases(words: str) -> set[str]:
-    """Return the releases that a range in words names: "all", "0.4.7 to 0.5.5, 0.3.7"."""
+    """Return the releases in a range given in words: "all", "0.4.7 to 0.5.5, 0.3.7"."""
     if words == "all":
         return set(IDS)
     found: set[str] = set()
@@ -46,7 +46,7 @@ def releases(words: str) -> set[str]:
 
 
 def partners() -> dict[str, tuple[str, str]]:
-    """Return what the first table says of each release."""
+    """Return the partners of each release from the first table."""
     rows = table(MANIFEST, "vllm-gaudi").rows
     return {name: (row[1], row[2]) for row in rows for name in releases(row[0])}
 
@@ -67,7 +67,7 @@ def test_every_row_names_the_vllm_and_the_vllm_gaudi_that_go_with_the_release() 
 
 
 def test_the_rows_say_what_doctor_and_recipe_believe() -> None:
-    """A vllm-gaudi that a row names is in a pair of the release, and one that it does not name is in none."""
+    """Each vllm-gaudi in a row forms a pair with the release, and no other does."""
     tags = [Version(text) for text in ("0.13.0.post1", "0.16.0", "0.19.1", "0.21.0", "0.24.0", "0.27.0rc0", "0.11.2")]
     for name, (_, shown) in partners().items():
         fitting = pairs.fitting(MANIFEST, name)
@@ -96,7 +96,7 @@ def test_what_works_is_said_of_exactly_the_releases_that_have_it() -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_what_does_not_work_is_said_of_exactly_the_releases_in_which_a_recipe_is_refused(name: str) -> None:
-    """The table is by hand; the recipes ask the manifest."""
+    """The table is maintained by hand; the recipes ask the manifest."""
     rows = {what: releases(words) for words, what, _ in table(MANIFEST, "does not work").rows}
     release = Release(name, frozenset(MANIFEST.by_id(name).capabilities), True, "")  # type: ignore[union-attr]
     try:
@@ -108,7 +108,7 @@ def test_what_does_not_work_is_said_of_exactly_the_releases_in_which_a_recipe_is
 
 
 def _refused_settings() -> set[str]:
-    """Return the settings that the runtime reads in order to refuse: LMCache's, vLLM's, and variables of vllm-gaudi."""
+    """Return the settings that the runtime's refusals read: LMCache's, vLLM's, and variables of vllm-gaudi."""
     names: set[str] = set()
     for module in ("guards", "plugin", "pool"):
         tree = ast.parse((RUNTIME / f"{module}.py").read_text())
@@ -120,7 +120,7 @@ def _refused_settings() -> set[str]:
     return {name.strip("()") for name in names}
 
 
-#: Read by the refusals, and refused with nothing: what they lie in, or what another setting is about.
+#: Read by the refusals, but never refused: containers of settings, or the subject of another setting.
 NOT_REFUSED = {
     "extra_config", "enable_pd", "use_mla", "model_config", "save_unfull_chunk", "VLLMKVCache", "fetch_from_cache",
     "HPUAttentionImpl", "HPUMLAImpl", "__code__", "remote_serde",
@@ -129,7 +129,7 @@ NOT_REFUSED = {
 
 
 def test_whatever_the_runtime_refuses_at_start_up_has_a_row() -> None:
-    rows = " ".join(f"{limit.what} {limit.instead}" for limit in LIMITS).replace("-", "_")  # vLLM's options, too
+    rows = " ".join(f"{limit.what} {limit.instead}" for limit in LIMITS).replace("-", "_")  # including vLLM's options
     named = _refused_settings() - NOT_REFUSED
     assert len(named) > 12
     assert sorted(name for name in named if name not in rows) == []
@@ -154,17 +154,17 @@ def test_a_limit_holds_in_the_releases_whose_vllm_gaudi_or_files_have_it(words: 
 
 
 def test_the_limits_of_contiguous_attention_follow_the_pairs() -> None:
-    """vllm-gaudi before 0.24.0 reads blocks by position; releases that go with such are in the row, and no others."""
+    """vllm-gaudi before 0.24.0 reads blocks by position; the row lists exactly the releases paired with one."""
     limit = next(one for one in LIMITS if one.what.endswith("(VLLM_CONTIGUOUS_PA)"))
     old = [Version(text) for text in ("0.13.0", "0.16.0", "0.19.1", "0.21.0")]
     for series in MANIFEST.series:
         fitting = pairs.fitting(MANIFEST, series.id)
-        if fitting:  # 0.3.7 goes with none
+        if fitting:  # 0.3.7 has no partner
             assert limit.holds(series) == any(pairs.holds(pair, tag) for pair in fitting for tag in old), series.id
 
 
 def test_one_release_is_listed_in_full() -> None:
-    """Its pairs, all that works and does not, its patches; and a release that goes with nothing says so first."""
+    """Its pairs, all that works and does not, its patches; a release without a partner says so first."""
     result = list_release(MANIFEST, "0.5.4")
     series = MANIFEST.by_id("0.5.4")
     assert series is not None
@@ -199,7 +199,7 @@ def test_the_matrix_has_every_patch_with_exactly_its_releases_marked() -> None:
 
 
 def test_a_patch_is_named_by_its_topic_and_the_first_release_that_has_it() -> None:
-    """patches/<topic>/<first release>.patch, and no two of a topic in one series."""
+    """patches/<topic>/<first release>.patch, and at most one patch per topic in a series."""
     for name in MANIFEST.patches:
         if name != "runtime":
             oldest = min((one.id for one in MANIFEST.series if name in one.patches), key=Version)

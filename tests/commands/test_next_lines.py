@@ -1,4 +1,4 @@
-"""Every command that is printed as the next one works as it stands: pasted into a shell, for the same target."""
+"""Every command printed as the next step works as it stands: pasted into a shell, for the same target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.fake_wheel import fake_wheel, unpack
 from tests.support.faults import KILLED, KillAt, Recorder, in_child
 from tests.support.tiny import Tiny
 
-#: What a shell would take apart, were it not quoted.
+#: A shell would split this if it were not quoted.
 AWKWARD = "an $odd 'name'; false"
 PROGRAM = Path(sys.executable).with_name("gaudi-patch")
 
@@ -34,7 +34,7 @@ def target(tmp_path: Path) -> Tiny:
 
 
 def printed(document: dict[str, Any], text: str = "") -> list[str]:
-    """Return every command line in what a run has said: in backticks, or the whole of a hint."""
+    """Return every command line in a run's output: in backticks, or a whole hint."""
     said = [text, *document["warnings"]]
     for error in document["errors"]:
         said += [error["hint"], error["message"], *error["details"]]
@@ -51,7 +51,7 @@ def run(target: Tiny, *arguments: str) -> dict[str, Any]:
 
 
 def paste(line: str, folder: Path) -> tuple[int, dict[str, Any]]:
-    """Run a printed line in another directory's shell; its exit code and JSON."""
+    """Run a printed line in a shell in another directory; return its exit code and JSON."""
     path = f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/sh", "-c", f"{line} --json"],

@@ -1,4 +1,4 @@
-"""Every command line in the source's texts parses: the command is there, takes these options, and no more arguments."""
+"""Every command line in the source's texts parses: the command exists and accepts these options and arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gaudi_patch import cli
 from gaudi_patch.target.invocation import WITHOUT_TARGET
 
 PACKAGE = Path(gaudi_patch.__file__).parent
-#: Stands for what a text fills in.
+#: Replaces each value that a text fills in.
 FILLED = "FILLED"
 QUOTED = re.compile(r"`(gaudi-patch(?: [^`]*)?)`")
 #: In prose, a command ends with the clause.
@@ -26,7 +26,7 @@ ROOT = typer.main.get_command(cli.app)
 
 
 def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the string literals with their lines, docstrings too (they are the commands' help)."""
+    """Yield the string literals with their lines, including docstrings, which are the commands' help."""
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
@@ -37,7 +37,7 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[int, list[str]]]:
-    """Yield the words that ``command_line`` makes of its arguments: target and manifest are added to them."""
+    """Yield the words that ``command_line`` makes of its arguments, after it adds target and manifest."""
     for node in ast.walk(tree):
         called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
         if isinstance(node, ast.Call) and called in ("command_line", "command"):
@@ -53,7 +53,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[int, list[str]]]:
 
 
 def command(words: list[str]) -> tuple[Any, list[str]]:
-    """Return the command that the words name, and the other words; None where there is no such command."""
+    """Return the named command and the remaining words; None if the command does not exist."""
     found, rest = ROOT, list(words)
     while hasattr(found, "get_command"):
         if not rest or rest[0].startswith("-"):
@@ -63,7 +63,7 @@ def command(words: list[str]) -> tuple[Any, list[str]]:
 
 
 def fault(words: list[str]) -> str:
-    """Say why the words after ``gaudi-patch`` are no command line; "" if they are one."""
+    """Return why the words after ``gaudi-patch`` are not a valid command line; "" if they are."""
     found, rest = command(words)
     if found is None:
         return "no such command"
@@ -77,7 +77,7 @@ def fault(words: list[str]) -> str:
 
 
 def prose_fault(text: str) -> str:
-    """Hold what may end in prose to its options only; "" where the words name no command."""
+    """Check only the options of a command line that may end in prose; "" if it names no command."""
     words = text.split()[1:]
     found, rest = command(words)
     if found is None or hasattr(found, "get_command"):
@@ -113,7 +113,7 @@ def test_every_command_line_of_a_text_parses() -> None:
         total += count
         wrong += found
     assert wrong == []
-    assert total > 100  # it has found them
+    assert total > 100  # the search works
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`show`: the patches of a series whole, and what is said where there is none."""
+"""`show`: the complete patches of a series, and the message if there are none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def diff_lines() -> list[str]:
 
 
 def test_each_patch_is_shown_with_its_title_and_the_releases_that_have_it() -> None:
-    """In words, read back: a range covers every release between its ends, and no other release has the patch."""
+    """Parsed back from words: a range covers every release between its ends, and no other release has the patch."""
     releases = [series.id for series in MANIFEST.series]
     oldest = MANIFEST.series[-1]
     for series in (NEWEST, oldest):
@@ -60,7 +60,7 @@ def test_a_diff_is_never_cropped_in_a_pipe() -> None:
 
 @pytest.mark.parametrize("more", [[], ["--color", "always"]])
 def test_a_diff_is_never_cropped_on_a_terminal(more: list[str]) -> None:
-    """Wrapped by the terminal itself, if at all: 40 columns, and no line of the diffs is changed."""
+    """Only the terminal may wrap: at 40 columns, no line of the diffs is changed."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": "40", "TERM": "xterm", "PAGER": "cat"}
     command = [sys.executable, "-m", "gaudi_patch", "show", NEWEST.id, "--no-pager", *more]

@@ -1,4 +1,4 @@
-"""A command begins with one line that says the state, says a reason once, and ends with what to do next."""
+"""A command's output begins with one line for the state, gives a reason once, and ends with the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a patch may say is read exactly; what it may not is refused with the line at fault."""
+"""A valid patch is read exactly; an invalid one is refused with the faulty line."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_a_name_is_read_in_quotes_or_plain(written: bytes, path: str) -> None:
 
 
 def test_a_name_that_unidiff_splits_wrongly_is_refused_and_not_misread() -> None:
-    # How it misreads the name differs between its releases.
+    # Its misreading of the name differs between its releases.
     assert "unidiff" in refusal(PATCH.replace(b"pkg/m.py", b"x b/m.py")).message
 
 

@@ -1,4 +1,4 @@
-"""A hunk that does not apply is explained: where it nearly fits, what differs, whether its change is there."""
+"""The explanation of a hunk that does not apply: where it nearly fits, what differs, whether its change exists."""
 
 from __future__ import annotations
 

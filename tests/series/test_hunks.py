@@ -1,4 +1,4 @@
-"""A hunk goes where it says, byte for byte, or nowhere."""
+"""A hunk applies exactly at its position, byte for byte, or nowhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANGED = TEN.replace(b"5\n", b"five\n")
 
 
 def hunk(old_start: int, new_start: int, *lines: bytes) -> Hunk:
-    """Return a hunk of lines like b"+text\\n"; the counts follow."""
+    """Return a hunk of lines like b"+text\\n", with the right counts."""
     parts = tuple((line[:1], line[1:]) for line in lines)
     old, new = (sum(tag != other for tag, _ in parts) for other in (b"+", b"-"))
     return Hunk(old_start, old, new_start, new, parts)
@@ -289,7 +289,7 @@ def test_a_line_without_newline_is_found_only_at_the_end() -> None:
 
 
 def test_many_hunks_of_few_lines_are_each_found_once() -> None:
-    # Binary numbers: every line stands thousands of times, every block once. One search a hunk would not end.
+    # Binary numbers: every line occurs thousands of times, every block once. One search per hunk would not end.
     blocks = [b"".join(b"a\n" if at >> bit & 1 else b"b\n" for bit in range(12)) + b"c\n" for at in range(4096)]
     old = b"".join(blocks)
     hunks = [
@@ -303,10 +303,10 @@ def test_many_hunks_of_few_lines_are_each_found_once() -> None:
 
 
 def test_work_that_grows_with_hunks_times_file_is_bounded() -> None:
-    """Repetition is what makes a search slow; whatever is given, it ends within seconds or is refused."""
+    """Repetition makes a search slow; any input is done within seconds or refused."""
     import time
 
-    # Each hunk has its one place, which a search meets after almost as long a match at every line before it.
+    # Each hunk has only one place; at every line before it, a search meets a match of almost the same length.
     lines = b"".join(b"a\n" * 300 + b"%d\n" % at for at in range(400))
     hunks = [
         _hunk(at * 301 + 101, *[(b" ", b"a\n")] * 200, (b"-", b"%d\n" % at), *[(b" ", b"a\n")] * 3) for at in range(399)

@@ -1,4 +1,4 @@
-"""manifest.lock: written and read, every fault in it named, and one that is stale found without reading TOML."""
+"""manifest.lock: written and read, every fault in it named, and a stale one found without reading TOML."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_directory_that_is_named_as_the_wheel_names_its_own_is_no_exception(tm
 
 
 def test_a_run_reads_no_toml(tmp_path: Path) -> None:
-    """TOML is for maintainers: its parser is not even imported by check, list or show."""
+    """TOML is for maintainers: check, list and show do not even import its parser."""
     code = (
         "import sys; from gaudi_patch.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"

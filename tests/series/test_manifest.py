@@ -103,7 +103,7 @@ def test_a_run_needs_the_lock_and_the_patches_alone(tmp_path: Path) -> None:
 
 
 def test_patches_are_compared_with_the_lock(tmp_path: Path) -> None:
-    """case_26: a file that a checkout converted is told from one that was edited."""
+    """case_26: a file that a checkout converted is told apart from an edited one."""
     made = tiny.make(tmp_path).manifest
     file = made.directory / "tiny.patch"
     data = made.patch_bytes("tiny.patch")

@@ -1,4 +1,4 @@
-"""Pairs: PEP 440 specifiers, and what they are in words."""
+"""Pairs: PEP 440 specifiers, and their wording."""
 
 from __future__ import annotations
 

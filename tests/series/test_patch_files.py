@@ -1,4 +1,4 @@
-"""A patch that is kept as sources: its diff is what git would write, and comes back as the same sources."""
+"""A patch kept as sources: its diff is what git would write, and yields the same sources again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths that a patch may not carry are refused, and names survive git's quoting."""
+"""Forbidden paths in a patch are refused, and names survive git's quoting."""
 
 from __future__ import annotations
 

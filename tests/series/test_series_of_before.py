@@ -1,4 +1,4 @@
-"""What gaudi-patch applied before its patches were named by topic: recognised, updated, rolled back."""
+"""Series applied before patches were named by topic: recognized, updated, rolled back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEFORE: dict[str, Any] = json.loads(Path(__file__).with_name("series_of_4bbae9e.
 
 
 def as_before(site: Path, patches: dict[str, str], **more: object) -> None:
-    """Make state.json, and its row in RECORD, what they were when patches were named by release."""
+    """Rewrite state.json, and its row in RECORD, in the old format, in which patches were named by release."""
     (file,) = site.glob("*.dist-info/gaudi-patch/state.json")
     old = file.read_bytes()
     document = json.loads(old)
@@ -71,7 +71,7 @@ def test_a_real_release_patched_before_is_patched_now_and_rolled_back_to_the_byt
     assert gaudi_patch("rollback", "--path", site).code == 0
     assert tree(site) == pristine
 
-    # Applied anew, by patches of other names: the files are those of the attestation.
+    # Applied again, by patches with other names: the files are those of the attestation.
     assert gaudi_patch("apply", "--path", site, "--no-smoke").code == 0
     done = gaudi_patch("check", "--path", site, "--against", report)
     assert done.code == 0, done
@@ -82,7 +82,7 @@ def test_a_real_release_patched_before_is_patched_now_and_rolled_back_to_the_byt
 
 @pytest.fixture(scope="session")
 def gaudi_patch_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the source tree of gaudi-patch as it was, out of this repository's history."""
+    """Return the older source tree of gaudi-patch, from this repository's history."""
     command = ["git", "-C", str(REPOSITORY), "archive", COMMIT, "gaudi_patch", "patches"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Specifiers: what the manifest's spelling allows, packaging can read."""
+"""Specifiers: packaging can read whatever the manifest's spelling allows."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tests.target.installations import Python
 
 @pytest.fixture
 def python(tmp_path: Path) -> Python:
-    """``python(*sys_path, **facts)``: a program that answers as an interpreter with this sys.path would."""
+    """``python(*sys_path, **facts)``: create a program that answers like an interpreter with this sys.path."""
 
     def make(*path: Path, name: str = "python", **facts: object) -> Path:
         folder = tmp_path / "interpreters" / str(len(list(tmp_path.glob("interpreters/*")))) / "bin"

@@ -1,4 +1,4 @@
-"""Helpers of the tests in this directory: locate."""
+"""Helpers of this directory's tests: installations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Python = Callable[..., Path]
 
 
 def install(site: Path, version: str = "0.5.6", *, installer: str = "pip", name: str = "lmcache") -> Path:
-    """Return a wheel laid out in ``site``; returns its dist-info."""
+    """Unpack a wheel in ``site``; return its dist-info."""
     return unpack(fake_wheel(site.parent / "wheels", version, name=name), site, installer)
 
 
@@ -41,7 +41,7 @@ def tree(root: Path) -> dict[str, object]:
 
 
 def checkout(folder: Path, files: Mapping[str, str | bytes] | None = None) -> Path:
-    """Return a source tree with a git directory that has what tells one from any directory."""
+    """Create a source tree with a recognizable git directory; return the tree."""
     fake_project(folder, files=files)
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("ref: refs/heads/dev\n")
@@ -49,7 +49,7 @@ def checkout(folder: Path, files: Mapping[str, str | bytes] | None = None) -> Pa
 
 
 def install_editable(site: Path, project: Path, *, pth: str = "") -> Path:
-    """Return what pip leaves in site-packages for an editable install of ``project``."""
+    """Create the files that pip leaves in site-packages for an editable install of ``project``."""
     site.mkdir(parents=True, exist_ok=True)
     info = site / "lmcache-0.5.7.dev3+g123.dist-info"
     info.mkdir()
@@ -62,7 +62,7 @@ def install_editable(site: Path, project: Path, *, pth: str = "") -> Path:
 
 
 def poisoned(program: Path, mark: Path) -> Path:
-    """Return a program that leaves a mark when it is run."""
+    """Create a program that leaves a mark if it is run."""
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""An answer comes on a channel of its own, whatever the interpreter does besides; nothing that it says is trusted."""
+"""An interpreter's answer has its own channel, whatever else the interpreter does; none of it is trusted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.fake_interpreter import SKIP_TO_SCRIPT, answering, program
 
 Venv = Callable[[str], Path]
 
-#: What a sitecustomize of the target does, and the answer comes all the same.
+#: Code in the target's sitecustomize that must not prevent the answer.
 NOISE = {
     "prints without a newline": "import sys; sys.stdout.write('{\"answer\": 1}'); sys.stdout.flush()",
     "prints at exit": "import atexit; atexit.register(print, 'bye')",
@@ -37,7 +37,7 @@ NOISE = {
 
 @pytest.fixture
 def venv(tmp_path: Path) -> Venv:
-    """``venv(code)``: an environment whose sitecustomize runs ``code``."""
+    """``venv(code)``: create an environment whose sitecustomize runs ``code``."""
 
     def make(code: str) -> Path:
         site = tmp_path / "venv" / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"

@@ -49,7 +49,7 @@ class TestCheckout:
 
     @pytest.mark.parametrize("how", ["pointer", "link", "worktree", "submodule", "other user"])
     def test_the_git_folder_of_another_checkout_is_not_written_to(self, tmp_path: Path, how: str) -> None:
-        """Whoever makes a checkout can have its .git lead anywhere."""
+        """The creator of a checkout can point its .git anywhere."""
         other = checkout(tmp_path / "other")
         source = fake_project(tmp_path / "src")
         git = other / ".git"

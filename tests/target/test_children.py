@@ -1,4 +1,4 @@
-"""What gaudi-patch starts ends with it, in whatever way it ends; what it made in /tmp goes, except by SIGKILL."""
+"""Programs started by gaudi-patch end when it ends, however it ends; its /tmp files go too, except after SIGKILL."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gaudi_patch.smoke import probes
 from tests.support.fake_interpreter import SKIP_TO_SCRIPT, program
 
 PROBES = next(iter(probes.__path__))
-#: Everything that ends a process which does not handle it.
+#: All signals that end a process which does not handle them.
 ENDINGS = (signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGABRT, signal.SIGUSR1)
-#: Notes its own number, that of a child in its group and the directory for sockets in the directory PIDS, and hangs.
+#: Write its own pid, a child's pid and the socket directory into the directory PIDS, then hang.
 HANG = "echo $GAUDI_PATCH_SOCKETS >$PIDS/sockets; sleep 600 & echo $$ >$PIDS/parent; echo $! >$PIDS/child; wait"
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -43,12 +43,12 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 @pytest.fixture
 def pids(tmp_path: Path) -> Callable[[], list[int]]:
-    """Return the processes that HANG has noted, once both are there."""
+    """Return a reader of the pids that HANG wrote, which waits for both."""
 
     def read() -> list[int]:
         files = [tmp_path / "pids" / name for name in ("parent", "child")]
         assert eventually(lambda: all(file.exists() and file.read_text().strip() for file in files), 60)
-        time.sleep(0.3)  # the kernel is told whom to kill when the program runs, a moment after its start
+        time.sleep(0.3)  # the kernel learns whom to kill a moment after the program starts
         return [int(file.read_text()) for file in files]
 
     (tmp_path / "pids").mkdir()
@@ -57,13 +57,13 @@ def pids(tmp_path: Path) -> Callable[[], list[int]]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """``start(*words)``: a Python with these arguments, its temporary files in ``tmp``; killed at the end."""
+    """``start(*words)``: run Python with these arguments, with temporary files in ``tmp``; it is killed at the end."""
     running = []
 
     def make(*words: str | Path) -> subprocess.Popen[bytes]:
         (tmp_path / "tmp").mkdir(exist_ok=True)
         environ = {**os.environ, "PIDS": str(tmp_path / "pids"), "TMPDIR": str(tmp_path / "tmp")}
-        with (tmp_path / "output").open("wb") as output:  # no pipe: what is left behind would hold it open
+        with (tmp_path / "output").open("wb") as output:  # no pipe: leftover processes would hold it open
             process = subprocess.Popen(
                 [sys.executable, *words],
                 env=environ,
@@ -133,7 +133,7 @@ def test_a_program_in_a_stopped_group_dies_too(start: Start, pids: Callable[[], 
 
 
 def test_the_end_of_a_thread_that_started_a_program_is_not_its_end(tmp_path: Path) -> None:
-    """As PR_SET_PDEATHSIG would have it."""
+    """PR_SET_PDEATHSIG would end the program with the thread."""
     code = (
         "import threading, time, os; from gaudi_patch.target.process import Child\n"
         "made = []\n"
@@ -147,7 +147,7 @@ def test_the_end_of_a_thread_that_started_a_program_is_not_its_end(tmp_path: Pat
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """Return an interpreter that has a tiny LMCache, and hangs on every other question."""
+    """Return an interpreter that has a tiny LMCache and hangs on all other questions."""
     site = tmp_path / "site"
     (site / "lmcache").mkdir(parents=True)
     (site / "lmcache/__init__.py").write_text("")
@@ -204,7 +204,7 @@ def test_a_command_that_is_ended_leaves_no_process_and_no_temporary_file(
 def test_a_signal_that_was_ignored_stays_ignored(
     start: Start, pids: Callable[[], list[int]], python: Path, tmp_path: Path
 ) -> None:
-    """As by `nohup`."""
+    """As with `nohup`."""
     code = (
         "import os, signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         f"os.execv(sys.executable, [sys.executable, '-m', 'gaudi_patch', 'doctor', '--python', {str(python)!r}])"

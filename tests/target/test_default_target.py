@@ -1,4 +1,4 @@
-"""The target without options."""
+"""The target if no option is given."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TestDefault:
     def test_the_running_interpreters_folder_of_the_script_is_not_on_the_path(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The console script's directory, or with -m the current one, is no part of a normal run's path."""
+        """The console script's directory, or with -m the current one, is not on a normal run's path."""
         info = install(tmp_path / "site")
         (tmp_path / "cwd" / "lmcache").mkdir(parents=True)
         (tmp_path / "cwd" / "lmcache" / "__init__.py").touch()

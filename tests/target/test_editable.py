@@ -33,7 +33,7 @@ class TestEditable:
         interpreter = python(tmp_path / "site", finder_folder=finder)
         found = find(Target(python=interpreter))
         assert (found.root, found.state_dir) == (source / "python", source / ".git" / "gaudi-patch")
-        (tmp_path / "site" / "lmcache").mkdir()  # a directory without __init__ does not come before it
+        (tmp_path / "site" / "lmcache").mkdir()  # a directory without __init__ does not take precedence
         assert find(Target(python=interpreter)).root == source / "python"
 
     def test_a_package_on_the_path_comes_before_a_finder(self, tmp_path: Path, python: Python) -> None:

@@ -1,4 +1,4 @@
-"""What lies in a target is a file or is refused by its name: nothing is waited for, nothing huge is read."""
+"""Each path in a target is a file, or is refused by name: nothing blocks, nothing huge is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fifo(path: Path) -> None:
 
 def bound(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(path.parent)  # a socket's path may have 107 characters
+    os.chdir(path.parent)  # a socket's path is limited to 107 characters
     try:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path.name)
@@ -71,7 +71,7 @@ def test_a_file_of_the_metadata_that_is_none_is_refused_by_its_name(
     site = tmp_path / "image/opt/venv/lib/python3.12/site-packages"
     bad = replaced(install(site) / name, kind)
     if how == "root" and kind is endless and name != "METADATA":
-        return  # an absolute link starts at the root of the image, which has no /dev/zero: the file is not there
+        return  # an absolute link starts at the image's root, which has no /dev/zero: the file is missing
     places = {"python": python(site), "path": site, "root": tmp_path / "image"}
     failed = error(Target(**{how: places[how]}))
     assert failed.exit in (Exit.NOT_FOUND, Exit.ENVIRONMENT)
@@ -176,7 +176,7 @@ def test_a_damaged_zip_on_the_path_is_passed_over(tmp_path: Path, python: Python
 
 
 def test_an_answer_is_json_that_a_program_can_give(tmp_path: Path, python: Python) -> None:
-    """What the other tests forge is the form that a real interpreter answers in."""
+    """The forged answers of the other tests have the form of a real interpreter's answer."""
     install(tmp_path / "site")
     text = python(tmp_path / "site").read_text()
     assert json.dumps({"answer": 0})[:11] in text

@@ -1,4 +1,4 @@
-"""Whatever an interpreter does, each caller that asks it gets an answer of the right types, or says why not."""
+"""Whatever an interpreter does, each caller gets an answer of the right types, or gives a reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gaudi_patch.target.locate import Target
 from tests.support.fake_interpreter import SKIP_TO_SCRIPT, program
 
 REAL = f'exec "{sys.executable}" "$@"'
-#: The answer comes all the same.
+#: The answer must still arrive.
 HARMLESS = {
     "prints garbage first": f"printf '{{\"answer\": 1}}'; head -c 3000000 /dev/zero; echo x >&2; {REAL}",
     "leaves what holds stdout": f"sleep 60 & {REAL}",
@@ -68,7 +68,7 @@ def compiler(python: Path, scratch: Path) -> str:
 
 
 def version(python: Path, scratch: Path) -> str | None:
-    """None stands for: no answer, and this caller gives no reason."""
+    """Return None if there is no answer: this caller gives no reason."""
     found = packages.python_version(python)
     assert found in (None, ".".join(map(str, sys.version_info[:3])))
     return None if found is None else ""
@@ -86,7 +86,7 @@ def inspection(python: Path, scratch: Path) -> str:
 def examined(python: Path) -> doctor.Case:
     case = doctor.Case(Host(), Target(), load(None))
     case.__dict__["installed"] = Installed(python=python)
-    case.__dict__["lmcache"] = None  # not looked at, but for whether it is an error
+    case.__dict__["lmcache"] = None  # only whether it is an error matters
     return case
 
 

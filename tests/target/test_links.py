@@ -1,4 +1,4 @@
-"""Links in the way of an installation."""
+"""Links on the path to an installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether processes agree on hash(None) is measured in the interpreter, not concluded from its version."""
+"""Whether processes agree on hash(None) is measured in the interpreter, not inferred from its version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gaudi_patch.target import none_hash
 
 
 def measured_apart(python: str) -> bool:
-    """Return the same by other means."""
+    """Return the same result by other means."""
     return len({subprocess.check_output([python, "-c", "print(hash(None))"]) for _ in range(4)}) == 1
 
 

@@ -1,4 +1,4 @@
-"""What --path takes."""
+"""The values that --path accepts."""
 
 from __future__ import annotations
 

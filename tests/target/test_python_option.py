@@ -1,4 +1,4 @@
-"""What --python takes."""
+"""The values that --python accepts."""
 
 from __future__ import annotations
 

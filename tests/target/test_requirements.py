@@ -1,4 +1,4 @@
-"""What a release imports on a Gaudi, by its own metadata, and what an interpreter lacks of it."""
+"""The packages that a release imports on a Gaudi, by its own metadata, and those that an interpreter lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gaudi_patch.target import requirements
 from gaudi_patch.target.requirements import Distributions, needs
 from tests.support.cli import gaudi_patch
 
-#: What LMCache 0.5.6 declares for CUDA, or only to be built.
+#: Requirements of LMCache 0.5.6 that are for CUDA or for the build only.
 LEFT_OUT_OF_0_5_6 = {"cuda-python", "cufile-python", "cupy-cuda13x", "pytest", "setuptools", "setuptools_scm", "torch"}
 
 
@@ -87,7 +87,7 @@ def test_the_installed_metadata_wins_and_serves_releases_that_nobody_knows() -> 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """Return an interpreter that has three distributions, one of them with a version that is none."""
+    """Return an interpreter that has three distributions, one with an invalid version."""
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     python = tmp_path / "bare" / "bin" / "python"
     site = next((tmp_path / "bare" / "lib").iterdir()) / "site-packages"

@@ -1,4 +1,4 @@
-"""`check --fast`: no interpreter is run, and what is said is what `check` says."""
+"""`check --fast`: no interpreter is run, and the result is the same as that of `check`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tiny import PRISTINE, Tiny
 
 @pytest.fixture
 def environment(tmp_path: Path) -> tuple[Path, Tiny]:
-    """Return an environment directory whose python would fail, and the tiny LMCache in it."""
+    """Return an environment directory whose python would fail, with the tiny LMCache in it."""
     made = tiny.make(tmp_path / "t")
     prefix = tmp_path / "venv"
     site = prefix / "lib" / "python3.11" / "site-packages"
