@@ -1,4 +1,4 @@
-"""The answers of the scripts that doctor has the target run, each value held to its type: they are not trusted."""
+"""Answers of the scripts that doctor runs in the target: untrusted, so the type of each value is checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gaudi_patch.target.ask import AskError, Fields, Problem
 
 @dataclass(frozen=True)
 class Library:
-    """torch.hpu or pyhlml in a process of the target; ``reason`` is why it is not there, or cannot be used."""
+    """torch.hpu or pyhlml in a process of the target; ``reason`` says why it is missing or unusable."""
 
     installed: bool
     reason: str = ""
@@ -21,7 +21,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Devices:
-    """What the target sees of the cards; ``problem`` is why it could not be asked, "" where it was."""
+    """The cards as the target sees them; ``problem`` says why the target could not be asked, "" if it could."""
 
     torch: Library = Library(False)
     hlml: Library = Library(False)
@@ -30,10 +30,10 @@ class Devices:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file as the target has loaded it.
+    """A file as the target loaded it.
 
-    ``warnings`` is what was logged on the way, ``aliases`` LMCache's own table of old names. ``problem`` is why there
-    are no values; ``refused`` whether the file was read and not taken, else nothing could be asked.
+    ``warnings`` were logged meanwhile, ``aliases`` is LMCache's own table of old names. ``problem`` says why there are
+    no values; ``refused`` tells whether the file was read but rejected, or nothing could be asked.
     """
 
     values: Mapping[str, Any]
@@ -45,9 +45,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class FirstCause:
-    """What LMCache has swallowed on import, "" for nothing, and what to do about it.
+    """The failure that LMCache swallowed on import, "" for none, and what to do about it.
 
-    ``missing`` is the module that is not installed, where it is that. ``problem`` is why the target could not be asked.
+    ``missing`` names the module if it is not installed. ``problem`` says why the target could not be asked.
     """
 
     what: str = ""
@@ -57,13 +57,13 @@ class FirstCause:
 
 
 def first_cause(answer: object) -> FirstCause:
-    """Return the answer of first_cause.py; raises AskError where it does not have its form."""
+    """Parse the answer of first_cause.py; raise AskError if it is malformed."""
     fields = Fields(answer)
     return FirstCause(fields.text("what"), fields.text("advice"), fields.text("missing"))
 
 
 def devices(answer: object) -> Devices:
-    """Return the answer of hpu.py; raises AskError where it does not have its form."""
+    """Parse the answer of hpu.py; raise AskError if it is malformed."""
     fields = Fields(answer)
     return Devices(_torch(fields.fields("torch")), _hlml(fields.fields("hlml")))
 
@@ -87,7 +87,7 @@ def _reason(fields: Fields) -> str:
 
 
 def loaded(answer: object) -> Loaded:
-    """Return the answer of load_config.py or read_yaml.py; raises AskError where it does not have its form."""
+    """Parse the answer of load_config.py or read_yaml.py; raise AskError if it is malformed."""
     fields = Fields(answer)
     warnings = fields.texts("warnings") if "warnings" in fields else ()
     if "problem" not in fields:

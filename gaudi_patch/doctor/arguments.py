@@ -1,4 +1,4 @@
-"""The command line of vLLM: what LMCache and the checks depend on; pure."""
+"""The options of vLLM's command line that LMCache and the checks depend on; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-#: One letter forms, from vLLM's own help.
+#: Short forms, from vLLM's own help.
 _SHORT = {
     "-tp": "tensor-parallel-size",
     "-pp": "pipeline-parallel-size",
@@ -27,9 +27,9 @@ _KV = "kv-transfer-config"
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """vLLM's own file of options: its ``words``, or the ``fault`` that vLLM finds, or why it is ``unread`` here.
+    """vLLM's own file of options: its ``words``, the ``fault`` that vLLM finds, or why it is ``unread`` here.
 
-    ``off`` names the options that it means to turn off, and this vLLM leaves on.
+    ``off`` names the options that the file tries to turn off but this vLLM leaves on.
     """
 
     name: str
@@ -47,8 +47,8 @@ class ConfigFile:
 class Arguments:
     """Options by name without dashes (``True`` for one without a value), and the KV transfer configuration.
 
-    ``line`` is what was given, ``files`` what its ``--config`` names, ``file`` what was found there. ``problem`` says
-    why the line cannot be read; it then tells nothing else.
+    ``line`` is the line as given, ``files`` are the names after its ``--config``, ``file`` is what was found there.
+    ``problem`` says why the line cannot be read; the other fields are then empty.
     """
 
     options: Mapping[str, str | bool] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Arguments:
 
     @property
     def unread_file(self) -> bool:
-        """Return whether vLLM takes further options from a file of its own that could not be read here."""
+        """Return whether vLLM reads further options from a file that could not be read here."""
         return bool(self.files) and (self.file is None or not self.file.read)
 
     @property
@@ -69,7 +69,7 @@ class Arguments:
 
     @property
     def parts(self) -> list[str]:
-        """Return the connectors within a MultiConnector, by name."""
+        """Return the names of the connectors within a MultiConnector."""
         parts = self.extra.get("connectors")
         return [str(part.get("kv_connector")) for part in parts or () if isinstance(part, dict)]
 
@@ -84,7 +84,7 @@ class Arguments:
         return {name[8:]: value for name, value in self.extra.items() if name.startswith("lmcache.")}
 
     def number(self, name: str, default: int) -> int:
-        """Return the whole number given for an option, or what vLLM takes without it."""
+        """Return the integer given for an option; ``default``, vLLM's own value, if there is none."""
         value = self.options.get(name)
         try:
             return int(value) if isinstance(value, str) else default
@@ -93,17 +93,17 @@ class Arguments:
 
     @property
     def ranks(self) -> int:
-        """Return how many processes own a card each, on this host of ``--nnodes``."""
+        """Return how many ranks run on this host, one of ``--nnodes``; each rank owns one card."""
         data = self.number("data-parallel-size-local", self.number("data-parallel-size", 1))
         world = self.number("tensor-parallel-size", 1) * self.number("pipeline-parallel-size", 1) * data
         return -(-world // max(1, self.number("nnodes", 1)))
 
 
 def parse(line: str, before: Sequence[str] = ()) -> Arguments:
-    """Read a vLLM command line, with or without ``vllm serve MODEL`` before its options.
+    """Parse a vLLM command line, with or without ``vllm serve MODEL`` before its options.
 
-    ``before`` are the words of vLLM's own file. As in vLLM, of an option given twice the last one counts, and dotted
-    parts of the KV transfer configuration, which are joined, count more than one that is given whole.
+    ``before`` are the words of vLLM's own file. As in vLLM, the last of repeated options wins. Dotted parts of the KV
+    transfer configuration are joined, and replace a configuration that is given whole.
     """
     try:
         words = shlex.split(line)
@@ -124,7 +124,7 @@ def parse(line: str, before: Sequence[str] = ()) -> Arguments:
         head, dot, rest = (_SHORT.get(name) or name.lstrip("-")).partition(".")
         key = head.replace("_", "-")
         if key != _KV:
-            options.pop(key[3:] if key.startswith("no-") else f"no-{key}", None)  # of the two the last one counts
+            options.pop(key[3:] if key.startswith("no-") else f"no-{key}", None)  # the last of the two wins
             options[key] = value if equals else True
         elif dot:
             _put(dotted, rest, _value(value))
@@ -137,7 +137,10 @@ def parse(line: str, before: Sequence[str] = ()) -> Arguments:
 
 
 def _put(table: dict[str, Any], path: str, value: object) -> None:
-    """``--kv-transfer-config.kv_connector_extra_config.use_native true``: the first dot nests, names keep theirs."""
+    """Set ``path`` in ``table``, as for ``--kv-transfer-config.kv_connector_extra_config.use_native true``.
+
+    The first dot of ``path`` nests; later dots belong to the name.
+    """
     first, dot, rest = path.partition(".")
     if not dot:
         table[path] = value

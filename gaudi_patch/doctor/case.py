@@ -1,4 +1,4 @@
-"""What the checks look at: gathered when the first one asks, once."""
+"""The facts that the checks examine, each gathered once, when first needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gaudi_patch.target.locate import locate
 from gaudi_patch.target.search import Target
 
 _PROBE_SECONDS = 120.0
-#: What a check answers that needs LMCache, where there is none.
+#: The answer of a check that needs LMCache if there is none.
 NOT_FOUND = "LMCache was not found, see patch.installation"
 _T = TypeVar("_T")
 
@@ -41,8 +41,8 @@ HABANA_VENDOR = "0x1da3"
 class Case:
     """One host, one target, one configuration.
 
-    ``arguments`` is None without a vLLM command line, ``config`` without a configuration file: LMCache then takes
-    its environment variables and defaults.
+    ``arguments`` is None without a vLLM command line. ``config`` is None without a configuration file: LMCache then
+    uses its environment variables and defaults.
     """
 
     host: Host
@@ -52,7 +52,7 @@ class Case:
     config: Path | None = None
 
     def lacking(self, need: str) -> str:
-        """Return why ``need`` is not met; "" where it is."""
+        """Return why ``need`` is not met; "" if it is."""
         if need == "running":
             return "" if self.host.running else "an unpacked image runs nothing: run doctor in the container"
         if need == "arguments":
@@ -77,7 +77,7 @@ class Case:
 
     @property
     def ranks(self) -> int | None:
-        """Return how many processes own a card; None where the command line is not known."""
+        """Return how many processes own a card; None if the command line is unknown."""
         return None if self.lacking("arguments") or self.arguments is None else self.arguments.ranks
 
     @cached_property
@@ -104,12 +104,12 @@ class Case:
 
     @property
     def is_gaudi(self) -> bool:
-        """Return whether this is meant to run on Gaudi: it has the cards, or the software for them."""
+        """Return whether the target is meant for Gaudi: there are cards, or the software for them."""
         return bool(self.cards) or "habana-torch-plugin" in self.installed.packages
 
     @cached_property
     def lmcache(self) -> Installation | GaudiPatchError:
-        """Return the one LMCache, or why there is none."""
+        """Return the only LMCache installation, or the error that explains why there is none."""
         try:
             return locate(self.target, self.manifest.package, self.environ)
         except GaudiPatchError as error:
@@ -117,7 +117,7 @@ class Case:
 
     @cached_property
     def situation(self) -> Situation | GaudiPatchError:
-        """Return the state of its files, or why that cannot be read, or is not settled."""
+        """Return the state of LMCache's files, or the error if it is unreadable or not settled."""
         if isinstance(self.lmcache, GaudiPatchError):
             return self.lmcache
         try:
@@ -131,12 +131,12 @@ class Case:
         return not isinstance(self.situation, GaudiPatchError) and self.situation.state is State.PATCHED
 
     def command(self, name: str) -> Whole:
-        """Return the command line of another command for this target, as a shell takes it; it stays on one line."""
+        """Return the shell command line of another command for this target; it stays on one line."""
         return Whole(command_line(name, target=self.target, manifest=given(self.manifest)))
 
     @cached_property
     def hpu(self) -> Devices:
-        """Return what torch.hpu and pyhlml say in a process of the target."""
+        """Return what torch.hpu and pyhlml report in a process of the target."""
         try:
             return self._asked("hpu.py", None, answers.devices)
         except _NotAskedError as error:
@@ -144,7 +144,7 @@ class Case:
 
     @cached_property
     def first_cause(self) -> FirstCause:
-        """Return what LMCache swallows on import in a process of the target."""
+        """Return the failure that LMCache swallows on import in a process of the target."""
         try:
             return self._asked("first_cause.py", None, answers.first_cause)
         except _NotAskedError as error:
@@ -152,7 +152,7 @@ class Case:
 
     @cached_property
     def processes_agree_on_none(self) -> bool | None:
-        """Return whether processes of the target's Python share keys that hold None; None where that is not known."""
+        """Return whether processes of the target's Python agree on keys that contain None; None if unknown."""
         if self.lacking("running") or self.installed.python is None:
             return None
         return none_hash.agrees(self.installed.python, self.environ)
@@ -174,7 +174,7 @@ class Case:
         return settings
 
     def yaml(self, file: Path) -> Loaded:
-        """Return a YAML file, read by the target's own YAML."""
+        """Return the values of a YAML file, read by the target's own YAML library."""
         try:
             return self._asked("read_yaml.py", {"file": str(file)}, answers.loaded)
         except _NotAskedError as error:
@@ -183,7 +183,7 @@ class Case:
     def _asked(self, script: str, question: Mapping[str, Any] | None, read: Callable[[object], _T]) -> _T:
         """Run a script under the target's interpreter, in the environment that a server would have.
 
-        Returns its answer as ``read`` makes it; raises _NotAskedError where there is none, or not of its form.
+        Returns the answer as parsed by ``read``; raises _NotAskedError if it is missing or malformed.
         """
         if reason := self.lacking("running"):
             raise _NotAskedError(reason)
@@ -216,4 +216,4 @@ class Case:
 
 
 class _NotAskedError(RuntimeError):
-    """The target could not be asked; says why."""
+    """The target could not be asked; the message says why."""

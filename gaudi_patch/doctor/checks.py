@@ -1,4 +1,4 @@
-"""Every check, in the order in which they are shown: from the bus up to the store."""
+"""All checks in display order: from the bus up to the store."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ CHECKS: tuple[Check, ...] = (
 
 
 def run(case: Case) -> list[Finding]:
-    """Return the finding of every check, each once: an identifier is never missing."""
+    """Run every check once, and return one finding for each identifier."""
     return [check(case) for check in CHECKS]

@@ -1,4 +1,4 @@
-"""The cards: on the bus, driven, given to this container, and seen by PyTorch."""
+"""Checks of the cards: on the bus, with a driver, given to this container, and seen by PyTorch."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ def hl_smi(case: Case) -> Answer:
 
 
 def _in_container(case: Case) -> bool:
-    """Docker and Podman leave these; others hand only some cards in too, which Kubernetes says by a variable."""
+    """Return whether this is a container, which may be given only some of the cards.
+
+    Docker and Podman leave these files; Kubernetes sets this variable.
+    """
     marks = (case.host.path("/.dockerenv"), case.host.path("/run/.containerenv"))
     return any(mark.exists() for mark in marks) or "KUBERNETES_SERVICE_HOST" in case.environ
 

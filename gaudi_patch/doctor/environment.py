@@ -1,4 +1,4 @@
-"""Environment variables that change what runs on the card, or what LMCache finds."""
+"""Checks of environment variables that change what runs on the card, or what LMCache finds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOT_SET = "not set"
 
 
 def is_on(value: str | None) -> bool:
-    """Return what vllm-gaudi takes for true (vllm_gaudi/extension/config.py, boolean)."""
+    """Return whether vllm-gaudi reads ``value`` as true (vllm_gaudi/extension/config.py, boolean)."""
     return value is not None and value.lower() in ("true", "t", "1", "yes", "y", "on")
 
 

@@ -1,4 +1,4 @@
-"""Examine a host, a build and a configuration: every check, each with one finding."""
+"""The examination of a host, a build and a configuration: one finding per check."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Examination:
 
     @property
     def count(self) -> Mapping[Level, int]:
-        """Return how many findings each level has."""
+        """Return the number of findings of each level."""
         return {level: len(self.of(level)) for level in Level}
 
 
@@ -41,8 +41,8 @@ def examine(
 ) -> Examination:
     """Run every check.
 
-    ``config`` is LMCache's configuration file, ``vllm_args`` vLLM's command line in one word, where they are given.
-    Raises a usage error for a file that is not there and for a target that cannot be one.
+    ``config`` is LMCache's configuration file, and ``vllm_args`` is vLLM's command line as one string; both are
+    optional. Raises a usage error for a missing file, or for a target that cannot be one.
     """
     if config is not None and not config.is_file():
         hint = "give the file that LMCACHE_CONFIG_FILE is to name"

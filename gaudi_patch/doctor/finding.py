@@ -1,4 +1,4 @@
-"""What a check is, and what it answers."""
+"""The types of a check and of its results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Level(str, Enum):
-    """How a check ended. ``UNKNOWN`` says what could not be seen, and never stands for good or bad."""
+    """The result of a check. ``UNKNOWN`` says what could not be seen; it means neither good nor bad."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,7 +20,7 @@ class Level(str, Enum):
 
 
 class Answer(NamedTuple):
-    """What a check saw, and what to do about it; ``why`` where that is another one than its check's."""
+    """What a check saw, and what to do about it; ``why``, if set, replaces the reason of its check."""
 
     level: Level
     what: str
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """An answer with what is always true of its check: why it matters, and where that is known from."""
+    """An answer with the constants of its check: why it matters, and its source."""
 
     id: str
     level: Level
@@ -42,8 +42,8 @@ class Finding(NamedTuple):
 class Check(NamedTuple):
     """One check. ``id`` is stable: guides and scripts name it.
 
-    ``needs`` are the parts of a case that it cannot do without; where one is missing, the answer is unknown with
-    the reason, and ``run`` is not called.
+    ``needs`` are the required parts of a case. If one is missing, the answer is unknown with the reason, and ``run`` is
+    not called.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Check(NamedTuple):
 def check(
     name: str, asks: str, *, why: str, source: str, needs: Sequence[str] = ()
 ) -> Callable[[Callable[[Case], Answer]], Check]:
-    """Make a check of a function that looks at a case."""
+    """Turn a function that examines a case into a check."""
     return lambda run: Check(name, asks, why, source, needs, run)
 
 
@@ -80,5 +80,5 @@ def failure(what: str, fix: str) -> Answer:
 
 
 def unknown(what: str, fix: str = "") -> Answer:
-    """``what`` could not be seen; ``fix`` is what would tell."""
+    """Return an unknown answer: ``what`` could not be seen; ``fix`` says how to find out."""
     return Answer(Level.UNKNOWN, what, fix)

@@ -1,7 +1,7 @@
-"""The one way from the checks to the host: its files, environment, tools, disks and network.
+"""The only access of the checks to the host: its files, environment, tools, disks and network.
 
-A directory in place of ``/`` and another environment make another host of it, which is how the tests simulate one, and
-how an unpacked image is looked at.
+Another root directory and another environment represent another host. So tests simulate a host, and doctor examines an
+unpacked image.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from gaudi_patch.target import process
 from gaudi_patch.target.interpreter import which
 from gaudi_patch.target.process import Finished
 
-#: Seconds for a tool such as hl-smi: it answers within one or two, and hangs where a card does.
+#: Timeout in seconds for a tool such as hl-smi, which answers within one or two, and hangs if a card does.
 TOOL_SECONDS = 20.0
 CONNECT_SECONDS = 2.0
-#: The largest file of a host that is looked at is the list of Debian packages.
+#: Limit of a file in bytes; the largest file that is read is the list of Debian packages.
 FILE_LIMIT = 64 * 1024 * 1024
-#: What a disk is measured with, and for how long at most.
+#: Size of the sample that measures a disk, in bytes, and its time limit in seconds.
 SAMPLE_BYTES = 64 * 1024 * 1024
 SAMPLE_SECONDS = 3.0
 _BLOCK = 4 * 1024 * 1024
 
 
 class Bandwidth(NamedTuple):
-    """Bytes a second, written through to the disk, and read back."""
+    """Bytes per second: written through to the disk, and read back."""
 
     write: float
     read: float
@@ -43,9 +43,9 @@ class Bandwidth(NamedTuple):
 
 @dataclass(frozen=True)
 class Host:
-    """A host. ``running`` is False for an image, whose environment is not known and whose programs are not run.
+    """A host. ``running`` is False for an image: its environment is unknown, and its programs are not run.
 
-    ``sample`` is how many bytes a disk is measured with.
+    ``sample`` is the number of bytes that measure a disk.
     """
 
     root: Path = Path("/")
@@ -54,27 +54,27 @@ class Host:
     sample: int = SAMPLE_BYTES
 
     def path(self, name: str) -> Path:
-        """Return where the host's absolute path ``name`` is."""
+        """Return the location of the host's absolute path ``name``."""
         return self.root / name.lstrip("/")
 
     def read(self, name: str) -> str | None:
-        """Return the text of a file; None where it is not there or may not be read."""
+        """Return the text of a file; None if it is missing or unreadable."""
         try:
             return read_bytes(self.path(name), FILE_LIMIT).decode("utf-8", "replace").strip()
         except OSError:
             return None
 
     def names(self, folder: str) -> list[str]:
-        """Return the names in a directory; none where it is not there or may not be read."""
+        """Return the sorted names in a directory; none if it is missing or unreadable."""
         try:
             return sorted(entry.name for entry in self.path(folder).iterdir())
         except OSError:
             return []
 
     def sizes(self, folder: str, pattern: str) -> list[int]:
-        """Return the bytes of each file in a directory whose name has the form ``pattern`` (fnmatch).
+        """Return the sizes in bytes of the files in a directory whose names match ``pattern`` (fnmatch).
 
-        What is not there, may not be read, or goes meanwhile has none.
+        Anything that is missing, unreadable or removed meanwhile is left out.
         """
         found = []
         with contextlib.suppress(OSError), os.scandir(self.path(folder)) as entries:
@@ -85,13 +85,14 @@ class Host:
         return found
 
     def tool(self, name: str, *arguments: str) -> Finished | str | None:
-        """Run a program on PATH and return how it ended, or why it could not start; None if there is none."""
+        """Run a program on PATH; return how it ended, or why it could not start, or None if it is missing."""
         tool = which(name, self.environ) if self.running and self.environ.get("PATH") else None
         return None if tool is None else self.run([tool, *arguments], TOOL_SECONDS)
 
     def run(self, command: list[str], timeout: float, environ: Mapping[str, str] | None = None) -> Finished | str:
-        """Run ``command`` in an empty directory, with its time limited: how it ended, or why it could not be
-        started.
+        """Run ``command`` in an empty directory; return how it ended, or why it could not start.
+
+        ``timeout`` is in seconds.
         """
         with tempfile.TemporaryDirectory(prefix="gaudi-patch-doctor-", ignore_cleanup_errors=True) as folder:
             try:
@@ -100,7 +101,7 @@ class Host:
                 return error.strerror or str(error)
 
     def connect(self, name: str, port: int) -> str:
-        """Return why nothing answers at a TCP address; "" where something does."""
+        """Return why nothing answers at a TCP address; "" if something does."""
         try:
             socket.create_connection((name, port), timeout=CONNECT_SECONDS).close()
         except OSError as error:
@@ -108,8 +109,9 @@ class Host:
         return ""
 
     def unwritable(self, folder: str) -> str:
-        """Return why no file can be made in ``folder``; "" where one can. It is tried, because permissions alone
-        do not show what NFS allows.
+        """Return why no file can be created in ``folder``; "" if one can.
+
+        The check creates a file, because permissions alone do not show what NFS allows.
         """
         try:
             tempfile.TemporaryFile(dir=self.path(folder)).close()
@@ -122,14 +124,14 @@ class Host:
         return shutil.disk_usage(self.path(folder)).free
 
     def existing(self, folder: str) -> str:
-        """``folder``, or the nearest directory above it that exists."""
+        """Return ``folder``, or the nearest directory above it that exists."""
         path = Path(folder)
         while not self.path(str(path)).is_dir() and path != path.parent:
             path = path.parent
         return str(path)
 
     def bandwidth(self, folder: str) -> Bandwidth:
-        """Write and read a temporary file in ``folder`` and take it away again; OSError where that fails."""
+        """Measure ``folder`` by writing and reading a temporary file; raise OSError if that fails."""
         block = os.urandom(_BLOCK)
         with tempfile.NamedTemporaryFile(dir=self.path(folder), prefix=".gaudi-patch-doctor-") as file:
             begun, size = time.perf_counter(), 0
@@ -138,7 +140,7 @@ class Host:
             file.flush()
             os.fsync(file.fileno())
             written = time.perf_counter() - begun
-            # Most file systems drop the kernel's copy on request; where one does not, memory is measured.
+            # Most file systems drop the kernel's copy on request; if one does not, memory is measured.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.seek(0)
             begun = time.perf_counter()

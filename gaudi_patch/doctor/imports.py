@@ -1,4 +1,4 @@
-"""What LMCache imports: all of it that is not installed, and what it goes on without."""
+"""Checks of LMCache's imports: packages that are not installed, and failures that LMCache ignores."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NO_PYTHON = "no interpreter of the target is known to be asked"
 
 
 def _version(case: Case) -> str:
-    """Return the release of the one LMCache; "" where there is none, or a checkout."""
+    """Return the release of the only LMCache; "" if there is none, or it is a checkout."""
     return "" if isinstance(case.lmcache, GaudiPatchError) else case.lmcache.version or ""
 
 
 def install_command(case: Case) -> Whole:
-    """Return the line of bash that installs what is missing, and moves nothing else."""
+    """Return the bash command that installs the missing packages and changes no other."""
     asked = shlex.join(["gaudi-patch", "requirements", _version(case), "--python", str(case.installed.python)])
     pip = shlex.join([str(case.installed.python), "-m", "pip", "install"])
     return Whole(f"{pip} -r <({asked}) -c <({asked} --constraints)")

@@ -1,4 +1,4 @@
-"""What is installed in the target: names, versions and requirements, read from its directories; nothing is imported."""
+"""The packages in the target: names, versions and requirements, read from its directories without imports."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gaudi_patch.target.site_folder import normalised
 
 @dataclass(frozen=True)
 class Installed:
-    """The packages of a target by normalised name, the first on the path for each.
+    """The packages of a target by normalised name; the first on the path counts.
 
-    ``python`` is None where no interpreter is known, or may be run. ``problem`` says why the target cannot be
-    looked at; there are no packages then.
+    ``python`` is None if no interpreter is known or may be run. ``problem`` says why the target cannot be examined;
+    there are no packages then.
     """
 
     python: Path | None = None
@@ -31,7 +31,7 @@ class Installed:
     hint: str = ""
 
     def requirements(self, package: str, of: str) -> list[str]:
-        """Return what ``package`` asks of the distribution ``of``, without extras: ``["transformers>=5.4"]``."""
+        """Return what ``package`` requires of the distribution ``of``, without extras: ``["transformers>=5.4"]``."""
         if package not in self.packages:
             return []
         text = self.packages[package].text("METADATA", "PKG-INFO")
@@ -55,7 +55,7 @@ class Installed:
         return re.findall(r"^([^=\s]+) *=", section[1], re.MULTILINE) if section else []
 
     def torch_cuda(self) -> str | None:
-        """Return the CUDA version that PyTorch was built for, "" for none; None where that cannot be read."""
+        """Return the CUDA version that PyTorch was built for, "" for none; None if it cannot be read."""
         if self.torch is None:
             return None
         try:
@@ -67,7 +67,7 @@ class Installed:
 
 
 def look(target: Target, environ: Mapping[str, str], package: str) -> Installed:
-    """Read the packages of a target. A wrong --python, --path or --root is a usage error, and raised."""
+    """Read the packages of a target; raise a usage error for a wrong --python, --path or --root."""
     try:
         search = _search(target, environ, package)
     except GaudiPatchError as error:
@@ -76,7 +76,7 @@ def look(target: Target, environ: Mapping[str, str], package: str) -> Installed:
         return Installed(problem=error.message, hint=error.hint)
     folders = [folder.path for folder in search.folders]
     places = (os.path.join(folder, "torch") for folder in folders)  # noqa: PTH118 - entries of sys.path are strings
-    # Words alone: a PyTorch that cannot be seen is reported as none, and nothing is written on that.
+    # Only for reports: a PyTorch that cannot be seen counts as missing, and no write depends on that.
     torch = next((Path(search.resolve(place)) for place in places if os.path.lexists(place)), None)
     python = search.interpreter.executable if search.interpreter else None
     return Installed(python, search.how, find(folders, search.resolve), torch)

@@ -1,4 +1,4 @@
-"""LMCache's internal API: who may reach it, and whether its ports are free for it."""
+"""Check of LMCache's internal API: who can reach it, and whether its ports are free."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from gaudi_patch.doctor.arguments import Arguments
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, warning
 
-#: vLLM's own, unless the user gives another (vllm/entrypoints/openai/cli_args.py)
+#: vLLM's default (vllm/entrypoints/openai/cli_args.py)
 _VLLM_PORT = 8000
-#: The same, of the first host of several (vllm/config/parallel.py): torch.distributed's, and the data parallel ranks'.
+#: Defaults on the first of several hosts (vllm/config/parallel.py): torch.distributed, and the data parallel ranks.
 _MASTER_PORT, _DATA_PARALLEL_PORT = 29501, 29550
 _LAST_PORT = 65535
-#: What a receiver of disaggregated prefill binds; the last since 0.5 (lmcache/v1/config.py).
+#: Ports that a receiver of disaggregated prefill binds; the last exists since 0.5 (lmcache/v1/config.py).
 _PEERS = ("pd_peer_init_port", "pd_peer_alloc_port", "pd_peer_query_port")
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
 
@@ -54,9 +54,9 @@ def internal_api(case: Case) -> Answer:
 
 
 def _ports(case: Case) -> dict[int, int]:
-    """Return the port of each process with its index: 0 for the scheduler, 1 + its rank for a worker.
+    """Return the index of each process by its port: 0 for the scheduler, 1 + its rank for a worker.
 
-    One worker is counted where the command line is not known, and those of one replica with data parallelism.
+    If the command line is unknown, one worker is counted; with data parallelism, those of one replica.
     """
     values = case.settings.values
     start, listed = values.get("internal_api_server_port_start"), values.get("internal_api_server_include_index_list")
@@ -73,7 +73,7 @@ def _workers(case: Case) -> int:
 
 
 def _others(case: Case) -> Iterator[tuple[str, int, str]]:
-    """Yield what else this server binds on the host: its name, port and address."""
+    """Yield the other ports that this server binds on the host: setting, port and address."""
     if case.ranks is not None and case.arguments is not None:
         yield "--port", case.arguments.number("port", _VLLM_PORT), str(case.arguments.options.get("host", ""))
         yield from _of_several_hosts(case.arguments)
@@ -89,7 +89,7 @@ def _others(case: Case) -> Iterator[tuple[str, int, str]]:
 
 
 def _of_several_hosts(given: Arguments) -> Iterator[tuple[str, int, str]]:
-    """Yield what the first of several hosts binds beside --port; on a single host vLLM takes ports that are free."""
+    """Yield what the first of several hosts binds besides --port; on a single host vLLM picks free ports."""
     if given.number("nnodes", 1) > 1 and given.number("node-rank", 0) == 0:
         yield "--master-port", given.number("master-port", _MASTER_PORT), str(given.options.get("master-addr", ""))
     replicas = given.number("data-parallel-size", 1)
@@ -100,14 +100,14 @@ def _of_several_hosts(given: Arguments) -> Iterator[tuple[str, int, str]]:
 
 
 def _free(case: Case) -> int:
-    """Return a start from which no port of ``_others`` is met."""
+    """Return a start port whose range contains no port of ``_others``."""
     taken = {port for _, port, _ in _others(case)}
     span = 1 + _workers(case)
     return next(start for start in range(6999, _LAST_PORT, 100) if taken.isdisjoint(range(start, start + span)))
 
 
 def _meet(one: str, other: str) -> bool:
-    """Return whether two sockets of one port on these addresses are in each other's way."""
+    """Return whether two sockets with the same port on these addresses collide."""
     one, other = ("127.0.0.1" if name == "localhost" else name for name in (one, other))
     return one == other or any(name in ("", _EVERYWHERE, "::") for name in (one, other))
 

@@ -1,4 +1,4 @@
-"""Whether processes that share a cache compute the same keys; else each finds nothing of the others."""
+"""Checks that processes sharing a cache compute the same keys; otherwise none finds another's chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
 
 
 def _sharing(case: Case) -> str:
-    """Return why several processes must agree on keys; "" where one process keeps them to itself."""
+    """Return why several processes must agree on keys; "" if one process keeps them to itself."""
     values = case.settings.values
     if values.get("remote_url") or values.get("remote_storage_plugins"):
         return "a remote store is shared with other processes"
@@ -73,7 +73,7 @@ def _stable_keys(case: Case) -> str:
     except InvalidVersion:
         bytes_are_refused = False
     if bytes_are_refused:
-        # vLLM's sha256_cbor gives bytes from 0.11 on, and LMCache before 0.3.13 writes keys as numbers: TypeError.
+        # vLLM's sha256_cbor returns bytes from 0.11 on; LMCache before 0.3.13 formats keys as numbers: TypeError.
         return "Python 3.12 or later: this LMCache cannot write the keys of sha256_cbor with vLLM 0.11"
     return "pre_caching_hash_algorithm: sha256_cbor, in all of them"
 

@@ -1,4 +1,4 @@
-"""Settings of vllm-gaudi under which KV blocks move, are skipped, or do not hold what LMCache takes them for."""
+"""Checks of vllm-gaudi settings that move or skip KV blocks, or fill them in a way LMCache does not expect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warn
 _DEFRAG_FIX = "export VLLM_DEFRAG=false"
 _CONTIGUOUS_FIX = "export VLLM_CONTIGUOUS_PA=false"
 _UNIFIED_FIX = "unset VLLM_UNIFIED_ATTN"
-#: In the words of the finding: the fix is a line for the shell.
+#: Part of the finding, because the fix is a shell command.
 _ALIBI = "a model with ALiBi needs it, and is refused with LMCache"
 
 
@@ -42,11 +42,11 @@ def defragmentation(case: Case) -> Answer:
 
 
 def _contiguous(case: Case) -> str:
-    """Return what turns contiguous paged attention on; "" where it is off.
+    """Return what turns contiguous paged attention on; "" if it is off.
 
-    use_contiguous_pa is VLLM_CONTIGUOUS_PA, else the opposite of prefix_caching, which is not vLLM's: it follows from
-    VLLM_CONTIGUOUS_PA (environment.py, _get_prefix) unless VLLM_PREFIX_CACHING says otherwise. Up to v0.17.1 unified
-    attention turns it on, too.
+    use_contiguous_pa is VLLM_CONTIGUOUS_PA, else the opposite of prefix_caching. This prefix_caching is not vLLM's:
+    without VLLM_PREFIX_CACHING, it follows from VLLM_CONTIGUOUS_PA (environment.py, _get_prefix). Up to v0.17.1,
+    unified attention also turns contiguous paged attention on.
     """
     contiguous, prefix = case.environ.get("VLLM_CONTIGUOUS_PA"), case.environ.get("VLLM_PREFIX_CACHING")
     if contiguous is not None:
@@ -82,7 +82,7 @@ def contiguous_attention(case: Case) -> Answer:
     if plugin is None:
         return warning(f"{cause}, and the version of vllm-gaudi is not known; {_ALIBI}", _CONTIGUOUS_FIX)
     if plugin.release < (0, 24):
-        # Unified attention alone turns it on there; doctor fails that setting, too.
+        # Here unified attention alone turns it on; doctor also fails that setting.
         if "VLLM_UNIFIED_ATTN" in cause:
             return failure(f"{cause}, with vllm-gaudi {plugin}", _UNIFIED_FIX)
         return failure(f"{cause}, with vllm-gaudi {plugin}; {_ALIBI}", _CONTIGUOUS_FIX)

@@ -1,4 +1,4 @@
-"""LMCache's configuration as the installed LMCache loads it: what it drops, and what it would do."""
+"""Checks of LMCache's configuration as the installed LMCache loads it: what it drops, and what would happen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which releases go together: LMCache, vLLM, vllm-gaudi, transformers, the Gaudi software."""
+"""Checks that releases fit together: LMCache, vLLM, vllm-gaudi, transformers, the Gaudi software."""
 
 from __future__ import annotations
 

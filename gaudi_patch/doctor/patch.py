@@ -1,4 +1,4 @@
-"""LMCache itself, and the state of the patch: what `gaudi-patch check` says."""
+"""Checks of LMCache itself and of the state of the patch, as `gaudi-patch check` reports it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from gaudi_patch.reading import read_bytes
 
 _RUNTIME = "lmcache/gaudi/guards.py of the patched LMCache"
 
-#: Given the settings: what is wrong, or "".
+#: Maps the settings to what is wrong, "" for nothing.
 Test = Callable[[Mapping[str, Any]], str]
 
 
@@ -77,7 +77,7 @@ def _lazy_allocator(case: Case) -> Answer:
 
 
 def _source(path: Path) -> bytes:
-    """Return the bytes of a module; none where this release keeps it elsewhere."""
+    """Return the bytes of a module; none if this release keeps it elsewhere."""
     try:
         return read_bytes(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether the pool has room for a request, by the calculation of `size` and `recipe`."""
+"""The room of the pool for a request, by the calculation of `size` and `recipe`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _UNITS = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
 
 
 class Room(NamedTuple):
-    """What a pool holds. ``short``: less than a request; ``fix`` mends that. ``pools`` there are on the host in all."""
+    """What a pool holds.
+
+    ``short``: less than one request, which ``fix`` corrects. ``pools`` is the number of pools on the host.
+    """
 
     seen: str
     pools: int | None = None
@@ -27,7 +30,7 @@ class Room(NamedTuple):
 
 
 def room(case: Case, pool: float) -> Room:
-    """Return what ``pool`` GB of each rank hold of the model that the command line serves, or why that is not known."""
+    """Return how much of the served model fits in ``pool`` GB per rank, or why that is unknown."""
     chunk = case.settings.values.get("chunk_size")
     if case.lacking("connector") or case.arguments is None:
         return Room("requests are not counted: the command line is not known, or gives no LMCache connector")
@@ -55,7 +58,7 @@ def _once(sizing: Sizing) -> Load:
 
 
 def _sizing(case: Case, arguments: Arguments, chunk: int) -> Sizing | str:
-    """Return what the model takes as it is served, or why that is not known."""
+    """Return the sizing of the model as it is served, or why it is unknown."""
     model = _model(arguments)
     if not model:
         return "the command line names no model"
@@ -76,7 +79,7 @@ def _sizing(case: Case, arguments: Arguments, chunk: int) -> Sizing | str:
 
 
 def _model(arguments: Arguments) -> str:
-    """Return the model as vLLM takes it: the word after `serve`, or --model."""
+    """Return the model as vLLM reads it: the word after `serve`, or --model."""
     named = arguments.options.get("model")
     if isinstance(named, str):
         return named

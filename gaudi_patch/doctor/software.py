@@ -1,4 +1,4 @@
-"""The Gaudi software, and what was pulled in beside it."""
+"""Checks of the Gaudi software, and of packages that were pulled in with LMCache."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def interpreter(case: Case) -> Answer:
 
 
 def _release(version: str) -> str:
-    """1.24.0 of 1.24.0-743, 1.24.0.743 and 1.24.0-bd87f71."""
+    """Return the release of a version: 1.24.0 for 1.24.0-743, 1.24.0.743 and 1.24.0-bd87f71."""
     match = re.match(r"\d+\.\d+\.\d+", version)
     return match[0] if match else version
 
 
 def gaudi_versions(case: Case) -> dict[str, str]:
-    """Return the parts of the Gaudi software whose version can be seen here."""
+    """Return the versions of the Gaudi software that can be seen here, by component."""
     versions = {}
     if (driver := case.host.read("/sys/module/habanalabs/version")) and case.host.running:
         versions["driver"] = driver

@@ -1,4 +1,4 @@
-"""Where the checks know things from, so that a reader can follow them."""
+"""The sources of what the checks claim, so that a reader can follow them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ UPSTREAM = "https://github.com/LMCache/LMCache/pull/2822"
 
 
 def bridge(path: str) -> str:
-    """Return a file of gaudi-pytorch-bridge 1.19, the newest that is public."""
+    """Return the URL of a file in gaudi-pytorch-bridge 1.19, the newest public version."""
     return f"https://github.com/HabanaAI/gaudi-pytorch-bridge/blob/5a56187e/{path}"
 
 
 def vllm_gaudi(path: str, tag: str = "v0.26.0") -> str:
-    """Return a file of vllm-gaudi."""
+    """Return the URL of a file in vllm-gaudi."""
     return f"https://github.com/vllm-project/vllm-gaudi/blob/{tag}/{path}"
 
 
 def vllm(path: str) -> str:
-    """Return a file of vLLM."""
+    """Return the URL of a file in vLLM."""
     return f"https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/{path}"
 
 
 def lmcache(path: str) -> str:
-    """Return a file of an LMCache release as its wheel has it."""
+    """Return the name of a file in the wheel of an LMCache release."""
     return f"LMCache 0.5.6, lmcache/{path}"

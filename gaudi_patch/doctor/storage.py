@@ -1,4 +1,4 @@
-"""Where chunks go: the local disk and the remote store."""
+"""Checks of where chunks are stored: the local disk and the remote store."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 from gaudi_patch.sizing.plan import GIB
 
-#: KV cache of one token: Llama 3.1 8B in bf16, 32 layers of 8 heads of 128, keys and values.
+#: Bytes of KV per token: Llama 3.1 8B in bf16, 32 layers of 8 heads of 128, keys and values.
 _TOKEN = 2 * 32 * 8 * 128 * 2
 
-#: A file of the disk backend is named by its key, whose parts "@" separates; one that was damaged has a suffix.
+#: A file of the disk backend is named after its key, whose parts "@" separates; a damaged file has a suffix.
 _CHUNKS = "*@*.pt*"
 
 #: Schemes whose URL names the servers by host and port.
@@ -31,7 +31,7 @@ _SERVERS = (
 
 
 def _disks(case: Case) -> list[str]:
-    """Return the directories of the disk backend: one, or several with commas, each perhaps as file://."""
+    """Return the directories of the disk backend, separated by commas, with or without file://."""
     value = case.settings.values.get("local_disk")
     parts = [part.strip().removeprefix("file://") for part in str(value or "").split(",")]
     return [part for part in parts if part]

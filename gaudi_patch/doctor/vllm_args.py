@@ -1,4 +1,4 @@
-"""vLLM's command line: the connector, its role, and what the KV cache looks like."""
+"""Checks of vLLM's command line: the connector, its role, and the form of the KV cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warn
 from gaudi_patch.engine.plan import State
 from gaudi_patch.errors import GaudiPatchError
 
-#: vllm-gaudi's own, unless the user gives another (vllm_gaudi/platform.py)
+#: vllm-gaudi's default, in tokens (vllm_gaudi/platform.py)
 BLOCK_SIZE = 128
 
 _IN_PROCESS = ("LMCacheConnectorV1", "LMCacheConnectorV1Dynamic")
@@ -128,7 +128,7 @@ def kv_cache_dtype(case: Case) -> Answer:
     return ok(value)
 
 
-#: Its sockets are Unix sockets, one for each rank (lmcache/v1/lookup_client/factory.py, lmcache/v1/rpc_utils.py).
+#: Lookups use Unix sockets, one per rank (lmcache/v1/lookup_client/factory.py, lmcache/v1/rpc_utils.py).
 _LOOKUPS = "lookups reach the ranks of the scheduler's own host alone: each waits for its time limit and finds nothing"
 _ONE_HOST = "an engine on each host over one store, or vLLM without LMCache: gaudi-patch guide production"
 
@@ -188,7 +188,7 @@ def multiprocess(case: Case) -> Answer:
 
 
 def _servers(case: Case) -> Iterator[list[str]]:
-    """Yield the command lines of LMCache's servers that run on this host."""
+    """Yield the command lines of the LMCache servers on this host."""
     for name in case.host.names("/proc"):
         if not name.isdecimal():
             continue
@@ -199,7 +199,7 @@ def _servers(case: Case) -> Iterator[list[str]]:
 
 
 def _after(words: list[str], option: str) -> str:
-    """Return the value of the last ``option``; "" where it is not given."""
+    """Return the value of the last ``option``; "" if it is not given."""
     found = ""
     for word, value in pairwise([*words, ""]):
         if word == option:

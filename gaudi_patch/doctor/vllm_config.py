@@ -1,4 +1,4 @@
-"""vLLM's own ``--config FILE``: options in YAML. vLLM puts them before those of the command line, which so win."""
+"""Check of vLLM's own ``--config FILE``: YAML options that vLLM puts before the command line, which overrides them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gaudi_patch.doctor.arguments import ConfigFile, parse
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
 
-#: What a file that says false means to turn off; for other options false is what they are without it.
+#: Options that are on by default, so that false in a file means to turn them off. All others are off anyway.
 _ON_BY_DEFAULT = ("enable-prefix-caching", "enable-chunked-prefill")
 
 
 def with_file(case: Case) -> Case:
-    """Return the case with what the file says in its arguments; as it is, where the command line names none."""
+    """Return the case with the file's options in its arguments; unchanged if the command line names no file."""
     given = case.arguments
     if given is None or given.problem or not given.files:
         return case
@@ -31,7 +31,7 @@ def with_file(case: Case) -> Case:
 
 
 def _read(case: Case, names: tuple[str, ...]) -> ConfigFile:
-    """Return the file, read by the target's own YAML."""
+    """Return the file, read by the target's own YAML library."""
     name = names[0]
     if len(names) > 1:
         return ConfigFile(name, fault=f"--config is given {len(names)} times, and vLLM takes one file")
@@ -51,16 +51,16 @@ def _read(case: Case, names: tuple[str, ...]) -> ConfigFile:
 
 
 def words(values: Mapping[str, Any], engine: Version | None) -> Iterator[str]:
-    """Yield the file as words of a command line (vllm/utils/argparse_utils.py, load_config_file)."""
+    """Yield the file's options as words of a command line (vllm/utils/argparse_utils.py, load_config_file)."""
     for key, value in values.items():
         if isinstance(value, bool):
-            # `vllm serve` leaves false out, 0.32 too: it looks for --no-KEY among the options of `vllm` itself.
+            # `vllm serve` omits false, also in 0.32: it looks for --no-KEY among the options of `vllm` itself.
             yield from [f"--{key}"] if value else []
         elif isinstance(value, list):
             yield from [f"--{key}", *map(str, value)] if value else []
         elif isinstance(value, dict) and not (engine is not None and engine.release < (0, 14)):
             yield from (f"--{key}", json.dumps(value))
-        else:  # a nested table, too, in vLLM 0.13, which then does not take it for JSON
+        else:  # in vLLM 0.13 also a nested table, which it then does not parse as JSON
             yield from (f"--{key}", str(value))
 
 
