@@ -1,8 +1,8 @@
-"""Models that are sized without their files, from what vllm-gaudi and their authors say.
+"""Models that are sized without their files, by the figures of vllm-gaudi and of their authors.
 
-Layers, heads, sizes of weights and longest contexts: vllm-gaudi v0.26.0, .cd/server/settings_vllm.csv. The DeepSeek,
-Qwen3 and OPT rows are as their authors describe them, and were not compared with their config.json. A config.json goes
-before this table.
+Layers, heads, weight sizes and longest contexts: vllm-gaudi v0.26.0, .cd/server/settings_vllm.csv. The DeepSeek, Qwen3
+and OPT rows follow their authors' descriptions, and were not compared with their config.json. A config.json overrides
+this table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """KV heads and head size, or 0 heads and the width of MLA's latent; bytes of weights; tokens of context."""
+    """KV heads and head size, or 0 heads and the width of MLA's latent; weights in bytes; context in tokens."""
 
     names: tuple[str, ...]
     layers: int
@@ -47,7 +47,7 @@ TABLE = (
 
 
 def find(name: str) -> Row | None:
-    """Return the row of a model by the name that vLLM takes; None where the table has none."""
+    """Return the row of a model by its name in vLLM; None if the table has none."""
     return next((row for row in TABLE if name in row.names), None)
 
 

@@ -12,22 +12,22 @@ from gaudi_patch.reading import parse_json, read_bytes
 from gaudi_patch.sizing import models
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
-#: Weight maps of large models are some megabytes.
+#: Limit in bytes; weight maps of large models are some megabytes.
 _INDEX_LIMIT = 64 * 1024 * 1024
-#: Larger numbers than any model has: a config.json that says more is a mistake, or is made to break something.
+#: Larger than any number of a real model: a config.json with more is a mistake or an attack.
 _LIMIT = 2**31
-#: Layers that keep a state in place of keys and values for each token.
+#: Layers that keep a state instead of keys and values for each token.
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "gated_deltanet", "rwkv", "conv")
 _RECURRENT_KEYS = ("ssm_cfg", "mamba_d_state", "ssm_state_size", "state_size", "linear_num_key_heads")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What one token costs: ``layers`` of ``kv_heads`` pairs of ``head_size`` values.
+    """The KV of one token: ``layers`` of ``kv_heads`` pairs of ``head_size`` values.
 
     With MLA, ``mla`` is true, there is one head, and ``head_size`` is the width of the latent with its rotary part,
-    kept once for keys and values. ``longest`` is the model's own context in tokens (None: it does not say), ``weights``
-    their bytes (None: not known), ``source`` where this was read.
+    kept once for keys and values. ``longest`` is the model's own context in tokens (None: not stated), ``weights`` the
+    bytes of its weights (None: unknown), and ``source`` names where the shape was read.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Shape:
 
 
 def known(name: str) -> Shape | None:
-    """Return the shape of a model in the table; None where it is not there."""
+    """Return the shape of a model in the table; None if it is not listed."""
     row = models.find(name)
     if row is None:
         return None
@@ -54,8 +54,8 @@ def known(name: str) -> Shape | None:
 def find(name: str, config: Path | None = None, cache: Path | None = None) -> Shape | None:
     """Return the shape of model ``name``: from ``config``, a directory of that name, a download, or the table.
 
-    ``config`` is a config.json or a model's directory, ``cache`` the hub directory of Hugging Face's downloads. None
-    where nothing is known of the model. Raises a usage error for a config.json that cannot be sized.
+    ``config`` is a config.json or a model's directory, ``cache`` the hub directory of Hugging Face's downloads. Returns
+    None for an unknown model; raises a usage error for a config.json that cannot be sized.
     """
     if config is not None:
         return read(config, name)
@@ -67,7 +67,7 @@ def find(name: str, config: Path | None = None, cache: Path | None = None) -> Sh
 
 
 def hub(environ: Mapping[str, str]) -> Path | None:
-    """Return the directory that Hugging Face's downloads go to in this environment; None without a home."""
+    """Return the directory of Hugging Face's downloads in this environment; None without a home."""
     if "HF_HUB_CACHE" in environ:
         return Path(environ["HF_HUB_CACHE"])
     if "HF_HOME" in environ:
@@ -77,7 +77,7 @@ def hub(environ: Mapping[str, str]) -> Path | None:
 
 
 def _downloaded(cache: Path, name: str) -> Path | None:
-    """Return the config.json of a downloaded model: that of the branch main, else of the only snapshot."""
+    """Return the config.json of a downloaded model, from the branch main, else from the only snapshot."""
     folder = cache / f"models--{name.replace('/', '--')}"
     try:
         revision = read_bytes(folder / "refs" / "main", 256).decode("ascii").strip()
@@ -91,7 +91,7 @@ def _downloaded(cache: Path, name: str) -> Path | None:
 def read(path: Path, name: str = "") -> Shape:
     """Return the shape that a config.json, or the directory of a model, describes.
 
-    Raises a usage error where the file is not there, is no such file, or keeps no KV for each token.
+    Raises a usage error if the file is missing or not a config.json, or if the model keeps no KV for each token.
     """
     file = path / CONFIG if path.is_dir() else path
     try:
@@ -127,7 +127,7 @@ def _shape(values: dict[str, Any], file: Path, name: str) -> Shape:
 
 
 class _Fields:
-    """Whole numbers of a config.json, each held to what a model can have."""
+    """Integers of a config.json, each checked against the range of a real model."""
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         self._values, self._file = values, file
