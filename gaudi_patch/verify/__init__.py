@@ -1,1 +1,1 @@
-"""Whether a server that runs gives cached KV back: asked over its own API, and read from its own metrics."""
+"""The test that a running server returns cached KV, through its own API and its own metrics."""

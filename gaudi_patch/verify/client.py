@@ -1,4 +1,4 @@
-"""What is asked of a vLLM server over HTTP. Nothing that it answers is trusted beyond its form."""
+"""The HTTP client of a vLLM server. Answers are checked for their form, and not trusted beyond it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from urllib.parse import urlsplit
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 
-#: Bytes of an answer; a page of metrics with many labels has some hundred thousand.
+#: Limit of an answer in bytes; a page of metrics with many labels has some hundred thousand.
 LIMIT = 32 * 1024 * 1024
-#: Bytes that are read at once, and that are shown of an error.
+#: Bytes that are read at once, and bytes of an error that are shown.
 _PIECE, _ERROR = 64 * 1024, 2000
-#: How often a reset is asked for, and seconds in between.
+#: Attempts to reset, and the seconds between them.
 _RESETS, _RESET_PAUSE = 6, 0.5
 
 
 class Completion(NamedTuple):
-    """An answer: its text, its prompt's tokens, seconds to its first token and to its end."""
+    """An answer: its text, the tokens of its prompt, and the seconds to its first token and to its end."""
 
     text: str
     prompt_tokens: int
@@ -38,7 +38,7 @@ class Completion(NamedTuple):
 class Server:
     """A server at ``url``, such as http://127.0.0.1:8000; ``key`` is its API key, "" for none; ``timeout`` in seconds.
 
-    Every method raises an environment error where the server is not reached or does not answer in form.
+    Every method raises an environment error if the server is unreachable or its answer is malformed.
     """
 
     def __init__(self, url: str, key: str, timeout: float) -> None:
@@ -46,7 +46,7 @@ class Server:
         if not math.isfinite(timeout):
             raise GaudiPatchError(Exit.USAGE, "usage", f"--timeout {timeout}: is no time; nothing was asked")
         if key and not re.fullmatch(r"[\x21-\x7e]+", key):
-            # Never quoted: it is a secret.
+            # The key is a secret, and so never quoted.
             what = "VLLM_API_KEY has a space, a newline or another character that no key has; nothing was asked"
             raise GaudiPatchError(Exit.USAGE, "usage", what, "take off what follows the key, as a file's last newline")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
@@ -57,11 +57,11 @@ class Server:
         self._opener = urllib.request.build_opener(*handlers)
 
     def healthy(self) -> None:
-        """Raise unless /health answers: it does once the model is loaded and warmed up."""
+        """Raise unless /health answers, which it does once the model is loaded and warmed up."""
         self._text("/health")
 
     def models(self) -> dict[str, int | None]:
-        """Return the names of the models that are served, each with the longest request in tokens."""
+        """Return the longest request in tokens of each served model, by name; None if it is not stated."""
         answer = _object(self._text("/v1/models"), "/v1/models")
         rows = answer.get("data")
         found = {}
@@ -74,13 +74,13 @@ class Server:
         return found
 
     def metrics(self) -> str:
-        """Return the page of metrics."""
+        """Return the text of the metrics page."""
         return self._text("/metrics")
 
     def reset(self) -> None:
-        """Have vLLM forget its own prefix cache, which would answer before LMCache does.
+        """Reset vLLM's own prefix cache, which would answer before LMCache does.
 
-        vLLM refuses while blocks are held, such as those that a store still reads: it is asked a few times.
+        vLLM refuses while blocks are in use, such as those that a store still reads, so the reset is tried a few times.
         """
         for left in reversed(range(_RESETS)):
             if not (refusal := self._reset()):
@@ -95,7 +95,7 @@ class Server:
         )
 
     def _reset(self) -> str:
-        """Return why vLLM did not forget its prefix cache; "" where it did."""
+        """Try to reset once; return why vLLM did not reset its prefix cache, "" if it did."""
         try:
             answer = self._text("/reset_prefix_cache", b"")
         except _StatusError as error:
@@ -111,7 +111,7 @@ class Server:
         return _refusal(answer)
 
     def complete(self, model: str, prompt: str, tokens: int) -> Completion:
-        """Return the answer to a prompt: greedy, of ``tokens`` tokens whether or not the model would end earlier."""
+        """Complete a prompt: greedily, with ``tokens`` tokens even if the model would end earlier."""
         request = {
             "model": model,
             "prompt": prompt,
@@ -138,7 +138,7 @@ class Server:
         return Completion("".join(text), prompt_tokens, first - began, ended - began)
 
     def _events(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the objects of a stream of server-sent events; raise where it breaks off before its end."""
+        """Yield the objects of a stream of server-sent events; raise if it breaks off before its end."""
         rest = b""
         with self._open(path, json.dumps(request).encode(), "application/json") as response:
             for piece in self._pieces(response, path):
@@ -156,9 +156,9 @@ class Server:
         raise _malformed(path, "the stream broke off before its end")
 
     def _pieces(self, response: HTTPResponse, path: str) -> Iterator[bytes]:
-        """Yield an answer as it comes; raise where it is too long, or has not ended after twice the time limit.
+        """Yield an answer as it arrives; raise if it is too long, or unfinished after twice the time limit.
 
-        A byte now and then would keep the time limit of the socket from ever being reached.
+        An answer of one byte now and then would never reach the time limit of the socket.
         """
         ends, read = time.monotonic() + 2 * self._timeout, 0
         try:
@@ -191,16 +191,16 @@ class Server:
             raise _unreachable(self.url + path, error) from error
 
     def _headed(self, request: urllib.request.Request) -> HTTPResponse:
-        """Return the answer once its headers are there; raises TimeoutError after twice the time limit.
+        """Return the answer once its headers have arrived; raise TimeoutError after twice the time limit.
 
-        Headers that come a byte now and then never reach the time limit of the socket: another thread waits for them.
+        Headers of one byte now and then never reach the time limit of the socket, so another thread waits for them.
         """
         came: Queue[HTTPResponse | Exception] = Queue()
 
         def wait() -> None:
             try:
                 came.put(cast(HTTPResponse, self._opener.open(request, timeout=self._timeout)))
-            except Exception as error:  # raised again below, in the thread that asked
+            except Exception as error:  # raised again below, in the calling thread
                 came.put(error)
 
         threading.Thread(target=wait, daemon=True).start()
@@ -213,7 +213,7 @@ class Server:
         return answer
 
     def _why(self, error: urllib.error.HTTPError, path: str) -> str:
-        """Return the beginning of what was sent with an error; as far as it came, where it stalls."""
+        """Return the beginning of an error's body; if it stalls, what has arrived."""
         said = b""
         try:
             for piece in self._pieces(cast(HTTPResponse, error.fp), path):
@@ -226,14 +226,14 @@ class Server:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer: the key is for the server that was named."""
+    """A handler that follows no redirect: the key is only for the named server."""
 
     def redirect_request(self, *arguments: Any) -> None:  # noqa: ANN401 - urllib's own signature
         return None
 
 
 class _StatusError(GaudiPatchError):
-    """The server answered, with another status than 2xx."""
+    """The server answered with a status other than 2xx."""
 
     def __init__(self, url: str, status: int, body: str) -> None:
         if status in (401, 403):
@@ -273,9 +273,9 @@ def _object(text: str, path: str) -> dict[str, Any]:
 
 
 def _refusal(answer: str) -> str:
-    """Return why a reset did not happen although it was answered with 200; "" where it did.
+    """Return why a reset failed although its status was 200; "" if it succeeded.
 
-    vLLM answers with nothing, or with an object that says it.
+    vLLM's answer is empty, or an object with the outcome.
     """
     if not answer.strip():
         return ""

@@ -6,9 +6,9 @@ import math
 import re
 from typing import NamedTuple
 
-#: Tokens, by vLLM's own count (vllm/v1/metrics/loggers.py): asked of and found in a KV connector, here LMCache.
+#: Tokens looked up and found in a KV connector, here LMCache, by vLLM's own count (vllm/v1/metrics/loggers.py).
 ASKED, HITS = "vllm:external_prefix_cache_queries_total", "vllm:external_prefix_cache_hits_total"
-#: Tokens found in vLLM's own prefix cache, tokens of all prompts, and requests that run or wait.
+#: Tokens found in vLLM's own prefix cache, tokens of all prompts, and running and waiting requests.
 OWN_HITS, PROMPTS = "vllm:prefix_cache_hits_total", "vllm:prompt_tokens_total"
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 
@@ -16,7 +16,7 @@ _SAMPLE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{.*\})?\s+(\S+)(?:\s+-?\d+)
 
 
 class Counters(NamedTuple):
-    """Sums over all engines of a server; None where it has no such counter."""
+    """Sums over all engines of a server; None for a counter that it does not have."""
 
     asked: int | None
     hits: int | None
@@ -26,7 +26,7 @@ class Counters(NamedTuple):
 
 
 def read(text: str) -> Counters:
-    """Return the counters of a page of metrics (Prometheus' text format)."""
+    """Parse the counters of a page of metrics (Prometheus text format)."""
     sums: dict[str, float] = {}
     for line in text.splitlines():
         if (found := _SAMPLE.fullmatch(line)) and (value := _number(found[2])) is not None:

@@ -1,4 +1,4 @@
-"""Ask a server one prompt twice, and let it forget its own prefix cache in between."""
+"""Send one prompt to a server twice, and reset its own prefix cache in between."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gaudi_patch.verify import counters
 from gaudi_patch.verify.client import Completion, Server
 from gaudi_patch.verify.counters import Counters
 
-#: Common words, a token or a few each; in which order they come is new in each run.
+#: Common words, a token or a few each; each run has a new order.
 _WORDS = (
     *("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state"),
     *("family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system"),
@@ -23,9 +23,9 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked: ``tokens`` of a prompt at least, ``answer`` of an answer, LMCache's ``chunk``; seconds to settle.
+    """The request: at least ``tokens`` of a prompt, ``answer`` tokens of an answer, and LMCache's ``chunk`` in tokens.
 
-    ``model`` is "" for the only one that is served.
+    ``settle`` is in seconds. ``model`` is "" for the first that the server lists.
     """
 
     model: str = ""
@@ -37,10 +37,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What came of it: the first answer, computed, and the second one, with the tokens that LMCache gave for it.
+    """The result: the first answer, computed, and the second one, with the tokens that LMCache gave for it.
 
     ``hits`` and ``first_hits`` are tokens, by vLLM's own count; ``own_hits`` came from vLLM's own prefix cache.
-    ``expected`` are the whole chunks of the prompt. ``busy``: other requests were counted, too, or may have been.
+    ``expected`` counts the tokens in whole chunks of the prompt. ``busy``: other requests were, or may have been,
+    counted too.
     """
 
     url: str
@@ -60,9 +61,9 @@ class RoundTrip:
 
 
 def ask(server: Server, wanted: Wanted, seed: int) -> RoundTrip:
-    """Return what the server did; raises an environment error where it does not tell.
+    """Run the round trip and return its result; raise an environment error if the server does not provide one.
 
-    ``seed`` makes the prompt: one that was used before is found already the first time.
+    ``seed`` determines the prompt: with a seed used before, LMCache has the prompt already the first time.
     """
     server.healthy()
     model, longest = _model(server, wanted.model)
@@ -82,7 +83,7 @@ def ask(server: Server, wanted: Wanted, seed: int) -> RoundTrip:
     second = server.complete(model, prompt, wanted.answer)
     time.sleep(wanted.settle)
     end = _counted(server)
-    # The last token of a prompt is computed always, so that there is an answer to it.
+    # The last token of a prompt is always computed, because the answer starts from it.
     expected = (first.prompt_tokens - 1) // wanted.chunk * wanted.chunk
     if not expected:
         raise GaudiPatchError(
@@ -99,7 +100,7 @@ def ask(server: Server, wanted: Wanted, seed: int) -> RoundTrip:
 
 
 def fault(found: RoundTrip) -> GaudiPatchError | None:
-    """Return why the server does not give cached KV back as it must; None where it does."""
+    """Return the error if the server does not return cached KV as it must, else None."""
     if not found.equal:
         error = refused(
             "answers-differ",
@@ -146,7 +147,7 @@ def _model(server: Server, wanted: str) -> tuple[str, int | None]:
 
 
 def _again(server: Server, wanted: Wanted, tokens: int) -> str:
-    """Return the command line that asks the same server with another prompt."""
+    """Return the command line for the same server with a prompt of ``tokens`` tokens."""
     model = ["--model", wanted.model] if wanted.model else []
     sizes = ["--tokens", str(tokens), "--chunk-size", str(wanted.chunk)]
     return shlex.join(["gaudi-patch", "verify", "--url", server.url, *model, *sizes])
