@@ -1,1 +1,1 @@
-"""What a KV transfer costs with the patched and with the unpatched code."""
+"""Measure the cost of a KV transfer with the patched and the unpatched code."""

@@ -1,4 +1,4 @@
-"""Bars in a terminal: unpatched and patched under each other, for each shape and direction. Pure."""
+"""Draw bars in a terminal: unpatched above patched, for each shape and direction. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 class Bar(NamedTuple):
-    """One bar: which request, by which code, how long."""
+    """One bar: request, code, value and text."""
 
     group: str
     code: str
@@ -40,7 +40,7 @@ METRICS = (
 
 
 def longest(pairs: Sequence[Pair]) -> list[Pair]:
-    """Of each shape and direction the longest request that both sides have; else the longest."""
+    """Return, for each shape and direction, the longest request measured on both sides, else the longest of all."""
     chosen = []
     for shape in SHAPES:
         for direction in DIRECTIONS:
@@ -51,7 +51,7 @@ def longest(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def bars(pairs: Sequence[Pair], metric: Metric) -> list[Bar]:
-    """Bars of these requests; a side without a figure has none."""
+    """Return the bars of these requests; a side without a figure has no bar."""
     found = []
     for pair in pairs:
         group = f"{pair.shape} {length(pair)} {pair.direction}"
@@ -63,7 +63,7 @@ def bars(pairs: Sequence[Pair], metric: Metric) -> list[Bar]:
 
 
 def draw(title: str, shown: Sequence[Bar], *, ascii_only: bool) -> str:
-    """Lines of at most 80 columns; the longest bar takes ``WIDTH``."""
+    """Return the chart in at most 80 columns; the longest bar has ``WIDTH`` columns."""
     most = max((drawn.value for drawn in shown), default=0.0)
     if not most:
         return ""

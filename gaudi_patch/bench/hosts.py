@@ -1,7 +1,7 @@
-"""What a transfer would take on a host with a Gaudi, from what was counted and the host's bandwidths. Pure.
+"""Estimate the time of a transfer on a host with a Gaudi, from the counters and the host's bandwidths. Pure.
 
-A model, not a measurement. It says which of PCIe, the device's memory and the host's copies sets the time; an owner of
-such a host can put in the bandwidths that he has measured.
+This is a model, not a measurement. It shows which limits the time: PCIe, the device's memory or the host's copies.
+Owners of such a host can enter their measured bandwidths.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 
 from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
 
-#: Passes over the host's memory for a byte that the host copies: DMA, read, read for ownership, write.
+#: Accesses to the host's memory per byte that the host copies: DMA, read, read for ownership, write.
 COPY_PASSES = 4
 
 
 @dataclass(frozen=True)
 class Host:
-    """Bandwidths in GB/s (10^9 bytes a second).
+    """Bandwidths in GB/s (10^9 bytes per second).
 
     pcie: of a card, one direction. hbm: of a card's memory. copy: of the host's copies for one card, by all of its
         threads. dram: of the host's memory, shared by all cards.
-    cards: that transfer at the same time. source: of the figures.
+    cards: number of cards that transfer at the same time. source: of the figures.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Host:
 
     @property
     def copy_share(self) -> float:
-        """Return what the host's copies reach for one card while all of them transfer."""
+        """Return the bandwidth of the host's copies for one card while all cards transfer."""
         return min(self.copy, self.dram / (COPY_PASSES * self.cards))
 
     @property
     def dma_share(self) -> float:
-        """Return what a card's copies reach while all of them transfer: each byte passes the host's memory once."""
+        """Return a card's DMA bandwidth while all cards transfer: each byte passes the host's memory once."""
         return min(self.pcie, self.dram / self.cards)
 
 
@@ -69,15 +69,15 @@ HOSTS: Mapping[str, Host] = {
 
 
 def host_of(preset: str, bandwidths: Mapping[str, float | None], cards: int | None) -> Host:
-    """Return the host of this name, with what is given in place of its own figures.
+    """Return the preset host, with the given figures replacing its own.
 
     Args:
         preset: A name of ``HOSTS``.
         bandwidths: pcie, hbm, copy, dram in GB/s; None: the preset's.
-        cards: Cards that transfer at the same time; None: the preset's.
+        cards: Number of cards that transfer at the same time; None: the preset's.
 
     Raises:
-        GaudiPatchError: ``usage``: no such preset, or a bandwidth that is not above zero.
+        GaudiPatchError: ``usage`` if there is no such preset, or a bandwidth is not above zero.
     """
     if preset not in HOSTS:
         what = f"--host takes {', '.join(HOSTS)}, not {preset!r}{did_you_mean(preset, HOSTS)}"
@@ -101,11 +101,11 @@ def host_of(preset: str, bandwidths: Mapping[str, float | None], cards: int | No
 
 @dataclass(frozen=True)
 class Moved:
-    """What was counted of a request, as far as its time depends on it.
+    """The counters of a request that its time depends on.
 
     size: bytes of KV. copies: number of copies of KV. host_copied: bytes that the host copied, in the ring or in the
-    bridge's bounce buffers. traffic: bytes that the device's operators read and wrote. launches: of graphs. overlaps:
-    whether copies and graphs are waited for at the end only.
+    bridge's bounce buffers. traffic: bytes that the device's operators read and wrote. launches: number of graph
+    launches. overlaps: whether the only wait for copies and graphs is at the end.
     """
 
     size: int
@@ -117,15 +117,15 @@ class Moved:
 
 
 def limit_seconds(moved: Moved, host: Host) -> float:
-    """Return the time of the bytes over PCIe, with nothing else."""
+    """Return the time in seconds to move the bytes over PCIe, without any other cost."""
     return moved.size / (host.pcie * 1e9)
 
 
 def exposed_seconds(moved: Moved, host: Host) -> float:
-    """Return the time that a request's caller waits, by the model.
+    """Return the modelled time in seconds that a request's caller waits.
 
-    The slowest of PCIe, host copies and device sets it where they overlap, and one piece of each of the others is
-    waited for before it begins or after it ends. Where each copy is waited for, the times add up.
+    If the stages overlap, the slowest of PCIe, host copies and device sets the time, plus one piece of each other
+    stage before or after it. If each copy is waited for, the times add up.
     """
     dma = moved.size / (host.dma_share * 1e9)
     copying = moved.host_copied / (host.copy_share * 1e9)
@@ -138,5 +138,5 @@ def exposed_seconds(moved: Moved, host: Host) -> float:
 
 
 def by_ring(moved: Moved) -> Moved:
-    """Return the same request where the host copies every byte once, as from a pinned ring."""
+    """Return the same request with every byte copied once by the host, as with a pinned ring."""
     return replace(moved, host_copied=moved.size)

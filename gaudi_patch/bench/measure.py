@@ -1,12 +1,12 @@
-"""Measure what a request costs: run by path under the target interpreter, as a smoke probe is.
+"""Measure the cost of a request. Run by path under the target interpreter, like a smoke probe.
 
-``measure.py --result FILE --rules RULES --device DEVICE --work JSON``. The work names the shape of a model, the
-context lengths, and, where the installed code is not the one to measure, a directory that comes first on sys.path.
+``measure.py --result FILE --rules RULES --device DEVICE --work JSON``. The work names the shape of a model and the
+context lengths. If the code to measure is not the installed one, it also names a directory to put first on sys.path.
 
-One process measures one code on one shape, shortest context first, as a serving process would meet them. The
-caches are as large as the longest needs, or as memory allows: a longer request goes over the same slots and memory
-objects again and again, with the same content each time. For each context: a store and a load that are counted and
-checked byte by byte, then the same again and again against the clock, each beside a memcpy of as many bytes.
+One process measures one code on one shape, shortest context first. The caches are as large as the longest context
+needs, or as memory allows: a longer request reuses the same slots and memory objects, with the same content each
+time. For each context, a store and a load are first counted and checked byte by byte, then timed several times, each
+alongside a memcpy of as many bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._kv import device as kv_device
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._probe import Foreign
-else:  # run by path; what the smoke probes share is in the directory beside this one
+else:  # run by path; the smoke probes' shared modules are in smoke/probes
     sys.path.append(str(Path(__file__).resolve().parents[1] / "smoke" / "probes"))
     import _probe
     from _kv import caches as kv_caches
@@ -39,21 +39,21 @@ else:  # run by path; what the smoke probes share is in the directory beside thi
 
 np: Any = _probe.load("numpy")
 
-COPY_BYTES = 256 << 20  # the block that a memcpy copies again and again: larger than any cache of a processor
+COPY_BYTES = 256 << 20  # the block that memcpy copies repeatedly: larger than any processor cache
 OBJECT_SLACK = 8192  # an allocator aligns its objects
-DEVICE_SHARE = 0.9  # of the device's free memory that the caches may take
+DEVICE_SHARE = 0.9  # share of the device's free memory for the caches
 MOST_RUNS, RUN_SECONDS = 5, 20.0
 
 
 class Took(NamedTuple):
-    """Seconds by the clock, and of all processors that worked for this process."""
+    """Wall-clock seconds, and CPU seconds of all processors for this process."""
 
     seconds: float
     cpu_seconds: float
 
 
 class Timed(NamedTuple):
-    """The fastest of ``runs`` moves in one direction, and of as many memcpys of the same bytes."""
+    """The fastest of ``runs`` moves in one direction, and of as many memcpys of the same size."""
 
     move: Took
     memcpy: Took
@@ -61,7 +61,7 @@ class Timed(NamedTuple):
 
 
 def body(probe: _probe.Probe) -> None:
-    """All contexts; what was measured goes into the counters of the result."""
+    """Measure all contexts, and put the figures into the counters of the result."""
     work = _work()
     if work.tree:
         sys.path.insert(0, work.tree)
@@ -78,8 +78,8 @@ def body(probe: _probe.Probe) -> None:
     meter = Meter(probe, work, held)
     probe.counters["connector"] = type(meter.port.connector).__name__
     probe.counters["points"] = points = []
-    # The unpatched code copies without blocking into memory that counts as not pinned, which no wait covers. It is
-    # measured as if it were lucky.
+    # The unpatched code makes non-blocking copies into memory that counts as not pinned, and no wait covers them. It is
+    # measured as if these copies were always in order.
     with kv_device.copies_in_order():
         for tokens in work.contexts:
             with probe.section(f"{tokens} tokens"):
@@ -99,9 +99,9 @@ def _free_device_bytes() -> int:
 
 
 class Request:
-    """A request of ``tokens`` tokens over memory that holds ``held``: its memory objects and their spans.
+    """A request of ``tokens`` tokens over memory for ``held`` tokens: its memory objects and their spans.
 
-    Chunk by chunk it takes the objects that there are, and begins again with the first.
+    The chunks use the available objects in order, starting over after the last.
     """
 
     def __init__(self, port: kv_connector.Port, tokens: int, held: int) -> None:
@@ -111,7 +111,7 @@ class Request:
         self.own = [port.allocate(end - start) for start, end in port.spans(self.held)]
         self.objects = [self.own[number % len(self.own)] for number in range(len(self.spans))]
         start, end = self.spans[-1]
-        if end - start < port.chunk and tokens > held:  # a partial chunk is an object of its own size
+        if end - start < port.chunk and tokens > held:  # a partial chunk needs an object of its own size
             self.objects[-1] = port.allocate(end - start)
             self.own.append(self.objects[-1])
 
@@ -121,19 +121,19 @@ class Request:
         return (slots * -(-self._tokens // self.held))[: self._tokens]
 
     def free(self) -> None:
-        """Give the objects back."""
+        """Free the objects."""
         self._port.free(self.own)
 
 
 class Meter:
-    """One code, one shape: the caches behind the connector, and what moving them costs."""
+    """One code on one shape: the caches behind the connector, and the cost of moving them."""
 
     def __init__(self, probe: _probe.Probe, work: Work, held: int) -> None:
         self._probe, self._torch = probe, _probe.load("torch")
         rng = np.random.default_rng(_probe.SEED)
         chunk, block = work.chunk, work.block
         self._held = held
-        objects = -(-held // chunk) + 1  # and the partial one of a request that is longer
+        objects = -(-held // chunk) + 1  # plus the partial chunk of a longer request
         self.allocator = kv_lmcache.Allocator((held + chunk) * work.token_bytes + objects * OBJECT_SLACK)
         layout = next(candidate for candidate in kv_caches.LAYOUTS if candidate.mla == work.mla and candidate.pad)
         caches = kv_caches.Caches(
@@ -155,9 +155,9 @@ class Meter:
         self._blocks = np.ones(size, np.uint8), np.zeros(size, np.uint8)
 
     def context(self, tokens: int) -> list[Figures]:
-        """Store and load of a request of this length, once counted and checked, then timed."""
+        """Return the figures of a store and a load of this length: counted and checked once, then timed."""
         first = {name: dict(counts) for name, counts in self._checked(tokens).items()}
-        # A prompt that ends elsewhere, in a partial chunk: what compiles for it compiles for every new prompt.
+        # A prompt of another length, with a partial chunk: graphs compiled for it are compiled for every new prompt.
         other = tokens - self.port.chunk - self.port.chunk // 3
         again = self._checked(other)
         with kv_device.unpoisoned():
@@ -181,7 +181,7 @@ class Meter:
         ]
 
     def _checked(self, tokens: int) -> dict[str, kv_device.Counts]:
-        """Counts of a store from some slots, and of a load into others; both compared byte by byte."""
+        """Return the counts of a store, and of a load into other slots, after comparing both byte by byte."""
         request = Request(self.port, tokens, self._held)
         counts = {}
         for name in ("store", "load"):
@@ -191,7 +191,7 @@ class Meter:
             before = self.port.host_copied_bytes
             with kv_device.counting() as counts[name]:
                 move()
-            # What the ring copies; the bridge's own copies, of memory that is not pinned, are counted by the device.
+            # The ring's copies; the device counts the bridge's own copies, of memory that is not pinned.
             ring = 0 if before is None else (self.port.host_copied_bytes or 0) - before
             if "bounce_bytes" in counts[name]:
                 counts[name]["host_copied_bytes"] = ring + counts[name]["bounce_bytes"]
@@ -209,7 +209,7 @@ class Meter:
     def _different_planes(
         self, objects: Sequence[Foreign], spans: Sequence[kv_connector.Span], slots: Sequence[int]
     ) -> int:
-        """Return how many planes do not hold, in the slots of the request, what the objects hold."""
+        """Return the number of planes whose slots differ from the memory objects."""
         index = np.asarray(slots)
         contents = [self.port.contents(memory_object) for memory_object in objects]
         wrong = 0
@@ -223,9 +223,7 @@ class Meter:
         return wrong
 
     def _timed(self, tokens: int) -> dict[str, Timed]:
-        """Return the fastest of several runs, taken in turn: what else a machine does makes times longer, never
-        shorter.
-        """
+        """Return the fastest of several interleaved runs: other load can make a run longer, never shorter."""
         request = Request(self.port, tokens, self._held)
         slots = request.slots()
         moves = {name: self._move(name, request, slots) for name in ("store", "load")}
@@ -240,7 +238,7 @@ class Meter:
         return {name: Timed(_fastest(runs), _fastest(copied), len(runs)) for name, runs in moved.items()}
 
     def _copy(self, size: int) -> None:
-        """A memcpy of so many bytes by one thread, between blocks that are in memory already."""
+        """Copy ``size`` bytes by memcpy in one thread, between blocks that are already in memory."""
         source, target = self._blocks
         for first in range(0, size, len(source)):
             count = min(len(source), size - first)

@@ -1,4 +1,4 @@
-"""What the measuring processes report, as points; and the pairs of them that people look at. Pure."""
+"""The reports of the measuring processes, as points and as pairs to show. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gaudi_patch.sizing.plan import GIB
 DIRECTIONS = ("store", "load")
 
 
-#: The two codes, as the JSON and as people name them.
+#: The two codes: the name in JSON, and the name in text.
 WORDS = {"stock": "unpatched", "patched": "patched"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point(Figures):
-    """One direction of one request by one code, on a shape."""
+    """One direction of one request by one code on one shape."""
 
     code: str
     shape: str
@@ -32,12 +32,12 @@ class Point(Figures):
 
     @property
     def cpu_times_memcpy(self) -> float:
-        """Return the processors' time, likewise."""
+        """Return the CPU time as a multiple of that memcpy's."""
         return self.cpu_seconds / self.memcpy_cpu_seconds
 
     @property
     def moved(self) -> Moved | None:
-        """Return what the model of a host needs; None where the device does not count it."""
+        """Return the input for the model of a host; None if the device does not count it."""
         counts = self.counts
         if not {"host_copied_bytes", "device_traffic_bytes", "blocking_copies", "graph_launches"} <= set(counts):
             return None
@@ -47,7 +47,7 @@ class Point(Figures):
         return Moved(self.bytes, copies, counts["host_copied_bytes"], traffic, launches, overlaps)
 
     def as_data(self) -> dict[str, Any]:
-        """JSON, with what follows from the figures."""
+        """Return the JSON form, with derived figures."""
         return {
             "code": self.code,
             "shape": self.shape,
@@ -59,7 +59,7 @@ class Point(Figures):
 
 
 class Pair(NamedTuple):
-    """The same request by the unpatched (``stock``) and by the patched code; None where a side has no figure."""
+    """The same request by the unpatched (``stock``) and the patched code; None for a side without a figure."""
 
     shape: str
     tokens: int
@@ -69,14 +69,14 @@ class Pair(NamedTuple):
 
 
 def read(code: str, shape: str, document: object) -> list[Point]:
-    """Return the points of one measuring process, from the JSON that it reported. Raises ValueError."""
+    """Parse the points in the JSON report of one measuring process. Raises ValueError."""
     if not isinstance(document, list):
         raise ValueError("no list of figures")
     return [Point(code=code, shape=shape, **vars(Figures.from_json(figures))) for figures in document]
 
 
 def pairs_of(points: Sequence[Point]) -> list[Pair]:
-    """Pairs in the order of the shapes, then by direction, then by length."""
+    """Return the pairs, sorted by shape, direction and length."""
     measured = {(point.shape, point.direction, point.tokens, point.code): point for point in points}
     keys = sorted(
         {key[:3] for key in measured},
@@ -96,7 +96,7 @@ HOST_COLUMNS = ("request", "PCIe limit", "unpatched", "pinned ring", "patched")
 
 
 def count_row(pair: Pair) -> tuple[str, ...]:
-    """Return the work given to the device: unpatched -> patched."""
+    """Return a row of the work given to the device: unpatched -> patched."""
     return (
         _request(pair),
         _both(pair, lambda point: _count(point, "graph_launches")),
@@ -109,7 +109,7 @@ def count_row(pair: Pair) -> tuple[str, ...]:
 
 
 def byte_row(pair: Pair) -> tuple[str, ...]:
-    """Return what moved, and in what time: unpatched -> patched."""
+    """Return a row of the bytes moved and the time: unpatched -> patched."""
     some = pair.patched or pair.stock
     assert some is not None
     return (
@@ -124,7 +124,7 @@ def byte_row(pair: Pair) -> tuple[str, ...]:
 
 
 def host_row(pair: Pair, host: Host) -> tuple[str, ...]:
-    """Return what the request would take on a host, by the model: milliseconds, and multiples of PCIe's limit."""
+    """Return a row of the modelled times on a host: milliseconds, and multiples of PCIe's limit."""
     stock = pair.stock.moved if pair.stock is not None else None
     patched = pair.patched.moved if pair.patched is not None else None
     some = patched or stock
@@ -141,7 +141,7 @@ def host_row(pair: Pair, host: Host) -> tuple[str, ...]:
 
 
 def repeated(pairs: Sequence[Pair]) -> str:
-    """Return what the star behind a length means; empty where there is none."""
+    """Return the footnote for the star after a length; empty if no length has one."""
     held = sorted(
         {point.held for pair in pairs for point in (pair.stock, pair.patched) if point and point.held < point.tokens}
     )
@@ -155,7 +155,7 @@ def repeated(pairs: Sequence[Pair]) -> str:
 
 
 def length(pair: Pair) -> str:
-    """Return the length of the request, with a star where it is longer than what memory held."""
+    """Return the length of the request, with a star if it exceeds the tokens held in memory."""
     star = "*" if any(point and point.held < point.tokens for point in (pair.stock, pair.patched)) else ""
     return f"{length_text(pair.tokens)}{star}"
 

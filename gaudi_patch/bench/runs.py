@@ -1,4 +1,4 @@
-"""Run the measuring script for each shape and each code, in processes of the target's interpreter."""
+"""Run the measuring script for each shape and code, in processes of the target's interpreter."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Request:
 
 @dataclass
 class Measured:
-    """What came of it. ``failures``: code, shape and reason of the processes that gave no figures.
+    """The results. ``failures``: code, shape and reason of each process without figures.
 
-    connectors: the class that moved the KV, by code.
+    connectors: name of the class that moved the KV, by code.
     """
 
     device: str
@@ -48,9 +48,9 @@ class Measured:
 
 
 def run(situation: Situation, python: Path, request: Request, say: Callable[[str], None]) -> Measured:
-    """Measure both codes of an installation; nothing is written into it.
+    """Measure both codes of an installation, without writing into it.
 
-    Raises ``cannot-measure`` where the interpreter has no PyTorch, no device, or no means to emulate one.
+    Raises ``cannot-measure`` if the interpreter has no PyTorch, or neither a device nor a way to emulate one.
     """
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-bench-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
@@ -85,7 +85,7 @@ def run(situation: Situation, python: Path, request: Request, say: Callable[[str
 
 
 def available_bytes() -> int:
-    """Memory that this machine, or the control group of this process, still has."""
+    """Return the free memory in bytes of this machine, or of this process's control group if less."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     group = Path("/sys/fs/cgroup")
@@ -117,12 +117,12 @@ def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, pa
 
 
 def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[int], result: LevelResult) -> None:
-    if result.status == "skipped":  # a device that is nearly full: nobody's fault, and not the patched code's
+    if result.status == "skipped":  # the device is nearly full, which is no fault of either code
         new = [Skipped(shape, tokens, result.reason) for tokens in contexts]
         measured.skipped += [case for case in new if case not in measured.skipped]
         return
     if result.status != "passed":
-        # Figures of a run that failed a comparison are figures of wrong work.
+        # If a comparison failed, the figures measure wrong work.
         measured.failures.append((code.name, shape, _reason(code, result)))
         return
     reported = result.counters.document
@@ -139,9 +139,7 @@ def _add(measured: Measured, code: trees.Code, shape: str, contexts: Sequence[in
 
 
 def _reason(code: trees.Code, result: LevelResult) -> str:
-    """Return why there are no figures: the first failure where the script told one; paths as within the
-    installation.
-    """
+    """Return why there are no figures: the script's first failure if any, with paths relative to the code's root."""
     told = result.failures[0].message if result.failures else result.reason
     return told.replace(f"{code.root}{os.sep}", "")
 

@@ -20,9 +20,9 @@ from gaudi_patch.target.invocation import command_line
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure. ``contexts`` in tokens; ``memory`` in bytes, 0 for half of what is free; ``timeout`` in s.
+    """What to measure. ``contexts`` in tokens; ``memory`` in bytes, 0 for half of the free memory; ``timeout`` in s.
 
-    host: whose bandwidths the exposed times are computed with.
+    host: its bandwidths give the exposed times.
     """
 
     shapes: Sequence[Shape] = workload.SHAPES
@@ -36,9 +36,9 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured of which LMCache.
+    """The measurements of one LMCache installation.
 
-    ``limit`` is the memory in bytes that could be used, ``smoke`` the command line that says more of a failure.
+    ``limit``: usable memory in bytes. ``smoke``: the command line that gives details of a failure.
     """
 
     version: str
@@ -51,14 +51,14 @@ class Comparison:
 
     @cached_property
     def pairs(self) -> list[points.Pair]:
-        """Return the figures of both codes, request by request."""
+        """Return the figures of both codes, paired by request."""
         return points.pairs_of(self.measured.points)
 
     @property
     def fault(self) -> GaudiPatchError | None:
-        """Return why this is no comparison: the patched code failed, or nothing was measured.
+        """Return why the comparison is invalid: the patched code failed, or nothing was measured.
 
-        What the unpatched code cannot do is a finding, not a fault.
+        A failure of the unpatched code is a finding, not a fault.
         """
         failures = self.measured.failures
         broken = [f"{shape}: {why}" for code, shape, why in failures if code == "patched"]
@@ -83,7 +83,7 @@ class Comparison:
 def compare(
     manifest: Manifest, installation: Installation, options: BenchOptions, say: Callable[[str], None]
 ) -> Comparison:
-    """Measure both codes; ``say`` takes a line of progress. What does not fit into memory is told, and is no error."""
+    """Measure both codes; ``say`` shows a line of progress. Requests that exceed the memory are reported as skipped."""
     limit = options.memory or available_bytes() // 2
     request = Request(options.shapes, options.contexts, options.device, options.rules, limit, options.timeout)
     measured = run(look(manifest, installation), interpreter_of(installation), request, say)

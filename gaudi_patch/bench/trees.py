@@ -1,7 +1,7 @@
-"""The patched and the unpatched code of one installation, each importable, without a change to the installation.
+"""Make the patched and the unpatched code of an installation importable, without changing the installation.
 
-One of them is the installation itself. The other is a temporary directory that comes before it on sys.path: links
-to the files of the package, and beside them the files that the series changes, as they are on that side.
+One of them is the installation itself. The other is a temporary directory placed before it on sys.path. It has links
+to the package's unchanged files, and that side's version of each file that the series changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STOCK, PATCHED = "stock", "patched"
 
 
 class Code(NamedTuple):
-    """One side: its name, where its package lies, and whether that directory must be put on sys.path."""
+    """One side: its name, the directory of its package, and whether that directory must be added to sys.path."""
 
     name: str
     root: Path
@@ -30,10 +30,10 @@ class Code(NamedTuple):
 
 
 def codes(situation: Situation, folder: Path) -> list[Code]:
-    """Return the unpatched and the patched code, in this order; the unpatched code alone where no series is needed.
+    """Return the unpatched and the patched code, in this order; only the unpatched code if no series is needed.
 
-    ``folder`` is empty and takes what is laid out. Raises what `apply` would raise for an unknown or refused
-    version, and for files that are neither pristine nor patched.
+    The other side is laid out in ``folder``, an empty directory. Raises the errors of `apply` for an unknown or
+    refused version, and for files that are neither pristine nor patched.
     """
     fault = fault_of(situation)
     if fault is not None:
@@ -50,7 +50,7 @@ def codes(situation: Situation, folder: Path) -> list[Code]:
 
 
 def lay_out(package: Path, folder: Path, images: Mapping[str, FileImage | None]) -> None:
-    """Make ``folder / package.name``: links to what ``package`` holds, but for the paths in ``images``."""
+    """Create ``folder / package.name`` with links to the files of ``package``, except for the paths in ``images``."""
     changed = {Path(path): image for path, image in images.items()}
     _link(package, folder, Path(package.name), changed)
     for path, image in changed.items():
@@ -61,7 +61,7 @@ def lay_out(package: Path, folder: Path, images: Mapping[str, FileImage | None])
 
 
 def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, FileImage | None]) -> None:
-    # Directories are made where something in them differs; __pycache__ is left out there: it may be of the other side.
+    # Only directories with changed files are created, without __pycache__: it may belong to the other side.
     for entry in sorted(source.iterdir()):
         path = relative / entry.name
         if path in changed or entry.name == "__pycache__":
@@ -74,7 +74,7 @@ def _link(source: Path, folder: Path, relative: Path, changed: Mapping[Path, Fil
 
 
 def _patched(situation: Situation) -> dict[str, FileImage | None]:
-    """Return what the series makes of the pristine files, held against the lock."""
+    """Return the files patched by the series, checked against the lock."""
     assert situation.series is not None
     planned = plan.build(situation.manifest, situation.series, _on_disk(situation), locked=situation.locked)
     return {file.path: file.after for file in planned.files}

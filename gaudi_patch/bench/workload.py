@@ -1,4 +1,4 @@
-"""What is measured: shapes of models, context lengths, and what of them fits into memory. Pure."""
+"""The workload: shapes of models, context lengths, and how much of them fits into memory. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gaudi_patch.sizing.plan import GIB
 #: LMCache's default chunk size and vllm-gaudi's default block size, in tokens.
 CHUNK, BLOCK = 256, 128
 _ELEMENT = 2  # bytes of a bfloat16
-# Of a measuring process beside caches and memory objects: PyTorch and LMCache, and the blocks for memcpy.
+# A measuring process without caches and memory objects: PyTorch, LMCache and the blocks for memcpy.
 _PROCESS_BYTES = 2 * GIB
 # The runtime's pinned ring and its buffers on the device, for groups of eight chunks.
 _STAGED_CHUNKS = 40
-# Fewer tokens than these in memory would lie in a processor's cache, and a memcpy of them, too.
+# Fewer tokens would fit in a processor's cache, and so would their memcpy.
 _LEAST_HELD = 8 * CHUNK
 
 
@@ -24,7 +24,7 @@ _LEAST_HELD = 8 * CHUNK
 class Shape:
     """The KV cache of one process that serves a model, in bfloat16.
 
-    heads: KV heads a layer. mla: one latent vector a token and layer, not K and V.
+    heads: KV heads per layer. mla: one latent vector per token and layer instead of K and V.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Skipped:
 
 
 def shapes_of(text: str) -> list[Shape]:
-    """Return the shapes named in a list with commas.
+    """Return the shapes named in a comma-separated list.
 
-    Raises ``usage`` for a name that is none, and for an empty list.
+    Raises ``usage`` for an unknown name and for an empty list.
     """
     names = _words(text)
     known = {shape.name: shape for shape in SHAPES}
@@ -70,9 +70,9 @@ def shapes_of(text: str) -> list[Shape]:
 
 
 def contexts_of(text: str) -> list[int]:
-    """Context lengths in tokens, ascending: ``2K`` is 2048.
+    """Return the context lengths in tokens, ascending: ``2K`` is 2048.
 
-    Raises ``usage`` for what is no length; the shortest is two chunks.
+    Raises ``usage`` for an invalid length, or one shorter than two chunks.
     """
     lengths = set()
     for word in _words(text):
@@ -86,19 +86,18 @@ def contexts_of(text: str) -> list[int]:
 
 
 def needed_bytes(shape: Shape, held: int) -> int:
-    """Host memory of a measuring process on the emulated HPU that holds so many tokens.
+    """Return the host memory in bytes of a measuring process on the emulated HPU that holds ``held`` tokens.
 
-    They are in the caches and once more in memory objects; buffers come on top.
+    The tokens are held twice, in the caches and in memory objects; buffers are added.
     """
     return (2 * held + _STAGED_CHUNKS * CHUNK) * shape.token_bytes + _PROCESS_BYTES
 
 
 def held_tokens(shape: Shape, contexts: Sequence[int], limit: int) -> int:
-    """Return how many tokens a measuring process holds: the longest context, or as many whole chunks as ``limit``
-    bytes allow.
+    """Return the number of tokens to hold: the longest context, or the whole chunks that fit into ``limit`` bytes.
 
-    A longer request goes over the same slots and memory objects again and again: the device is told to do the same
-    work, and moves as many bytes. 0 where the limit does not allow a useful number.
+    A longer request reuses the same slots and memory objects: the device gets the same work and moves as many bytes.
+    Return 0 if the limit is too small to be useful.
     """
     longest = max(contexts)
     if needed_bytes(shape, longest) <= limit:
@@ -108,14 +107,14 @@ def held_tokens(shape: Shape, contexts: Sequence[int], limit: int) -> int:
 
 
 def none_fits(shape: Shape, contexts: Sequence[int], limit: int) -> list[Skipped]:
-    """Return all lengths, with what they need."""
+    """Return all lengths as skipped, with the memory they need."""
     needed = needed_bytes(shape, min(max(contexts), _LEAST_HELD))
     reason = f"needs {needed / GIB:.1f} GiB of memory, {limit / GIB:.1f} GiB may be used"
     return [Skipped(shape.name, tokens, reason) for tokens in contexts]
 
 
 def length_text(tokens: int) -> str:
-    """``2K`` for 2048."""
+    """Return ``2K`` for 2048."""
     return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
 
 
