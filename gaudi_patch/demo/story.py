@@ -1,4 +1,4 @@
-"""Run the whole story in a throwaway environment, with a real LMCache from PyPI."""
+"""Run all steps of the demo in a throwaway environment, with a real LMCache from PyPI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target.installation import Installation
 from gaudi_patch.target.locate import Target, locate
 
-#: What the table of counters shows, and how it is called there.
+#: The counters in the table, with their labels.
 COUNTERS = {
     "graph_launches": "graph launches",
     "graph_compilation": "graphs compiled",
@@ -35,9 +35,9 @@ COUNTERS = {
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `demo` was asked for.
+    """The options of `demo`.
 
-    ``torch`` is the requirement of a PyTorch for the CPU, "" for no smoke checks; ``full`` adds vLLM.
+    ``torch``: the requirement for PyTorch, "" for no smoke checks. ``full`` adds vLLM.
     """
 
     version: str = ""
@@ -48,7 +48,7 @@ class DemoOptions:
 
 
 class Step(NamedTuple):
-    """One step: whether it ended as it must, how it ended, and how long it took (None: not timed)."""
+    """One step: whether it ended as expected, how it ended, and its duration in seconds (None: not timed)."""
 
     name: str
     good: bool
@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
 
 class _Ending(NamedTuple):
-    """How a command ended: its exit code, and the state or what went wrong."""
+    """The end of a command: its exit code, and the state or the error."""
 
     exit: Exit
     what: str
@@ -65,7 +65,7 @@ class _Ending(NamedTuple):
 
 @dataclass
 class Story:
-    """All steps so far, and the smoke results for the unpatched (``stock``) and the patched release."""
+    """The steps so far, and the smoke results of the unpatched (``stock``) and the patched release."""
 
     version: str
     kept: Path | None
@@ -76,13 +76,13 @@ class Story:
 
     @property
     def failed(self) -> list[Step]:
-        """Return the steps that did not end as they must."""
+        """Return the steps that did not end as expected."""
         return [step for step in self.steps if not step.good]
 
     def counters(self) -> dict[str, list[tuple[str, str, str]]]:
-        """Return the counters of each request that the patched release was counted on, in lazy mode.
+        """Return, by request, the counters of both releases in lazy mode, as rows of label, unpatched, patched.
 
-        "-" stands where the unpatched release did not get so far.
+        "-" means that the unpatched release did not get so far.
         """
         stock, patched = _workloads(self.stock), _workloads(self.patched)
         return {
@@ -95,7 +95,7 @@ class Story:
         }
 
     def step(self, name: str, wanted: Exit, run: Callable[[], _Ending]) -> None:
-        """Run one step, note how it ended, and narrate it."""
+        """Run one step, and record and print how it ended."""
         started = time.perf_counter()
         try:
             ending = run()
@@ -106,18 +106,18 @@ class Story:
         say(f"  {name}: {self.steps[-1].ending} in {seconds:.3f} s")
 
     def compare(self, root: Path, before: dict[str, str]) -> None:
-        """Compare every byte below ``root`` with what was there ``before``."""
+        """Compare every file below ``root`` with its hash ``before``."""
         identical = setup.tree(root) == before
         self.steps.append(Step("compare", identical, "every byte as installed" if identical else "bytes differ"))
         say(f"  compare: {self.steps[-1].ending}")
 
 
 def demo(options: DemoOptions) -> Story:
-    """Show first what gaudi-patch does, with LMCache alone, in seconds; then, with PyTorch, that what it does is right.
+    """Show in seconds what gaudi-patch does, with LMCache alone; then prove it, with PyTorch.
 
-    All went well when every step ended as it must and each part left the tree, to the byte, as the installer did.
-    The unpatched release is put through the same checks for the record of what the patch changes; how it fares there
-    decides nothing. What is missing here is told before anything is made or downloaded.
+    The demo succeeds if every step ends as expected and each part leaves the tree byte for byte as installed. The
+    unpatched release goes through the same checks for comparison only; its results do not affect success. Anything
+    missing is reported before anything is created or downloaded.
     """
     manifest = load()
     version = needs.release(manifest, options.version, vllm=options.full)
@@ -146,7 +146,7 @@ def demo(options: DemoOptions) -> Story:
 
 
 def _core(story: Story, manifest: Manifest, target: Installation) -> None:
-    """Run check, apply, check, apply again, rollback, check, and compare."""
+    """Run check, apply, check, apply again, rollback and check, then compare the files."""
     commands = _Commands(manifest, target)
     before = setup.tree(target.root)
     story.step("check", Exit.PENDING, commands.check)
@@ -160,7 +160,7 @@ def _core(story: Story, manifest: Manifest, target: Installation) -> None:
 
 
 def _proof(story: Story, manifest: Manifest, target: Installation, options: DemoOptions) -> None:
-    """Run the smoke checks on the unpatched and on the patched release, roll back, and compare."""
+    """Run the smoke checks on the unpatched and the patched release, roll back, and compare the files."""
     commands = _Commands(manifest, target)
     before = setup.tree(target.root)
     say("  the release as it is, for comparison:")
@@ -169,7 +169,7 @@ def _proof(story: Story, manifest: Manifest, target: Installation, options: Demo
     story.stock = smoke.run(target, chosen)
     story.step("apply", Exit.OK, commands.apply)
     if story.failed:
-        return  # nothing is patched: there is nothing to prove, nor to roll back
+        return  # nothing is patched, so there is nothing to prove or roll back
     every = smoke.SmokeOptions(device="emulated", require=smoke.AFTER_APPLY, quiet=options.quiet)
     story.step("smoke", Exit.OK, lambda: _prove(story, target, every))
     if options.full:
@@ -181,7 +181,7 @@ def _proof(story: Story, manifest: Manifest, target: Installation, options: Demo
 
 
 class _Commands(NamedTuple):
-    """The commands of the story on one installation, each with how it ended."""
+    """The demo's commands on one installation; each returns how it ended."""
 
     manifest: Manifest
     target: Installation
@@ -211,6 +211,6 @@ def _prove(story: Story, installation: Installation, chosen: smoke.SmokeOptions)
 
 
 def _workloads(levels: list[LevelResult]) -> Mapping[str, Mapping[str, int]]:
-    """Return what level kernels counted in lazy mode, by workload."""
+    """Return the counts of level kernels in lazy mode, by workload."""
     counted = (level.counters.workloads for level in levels if level.level == "kernels" and level.rules == "lazy")
     return next(counted, {})

@@ -9,14 +9,14 @@ from gaudi_patch.smoke.counted import Asked
 from gaudi_patch.smoke.outcome import LevelResult
 
 LEVELS = ("connector", "inference")
-#: Of level inference, what the unpatched release is put through: as many cases as the comparison shows.
+#: Level inference runs only the cases that the comparison shows on the unpatched release.
 STOCK_ARGUMENTS = {"inference": ("--cases", "answers")}
 
 
 class Answered(NamedTuple):
-    """One request to the vLLM engine: tokens that vLLM and LMCache had, before the patch too, and the answer.
+    """One request to the vLLM engine: its prompt tokens, those cached by vLLM and by LMCache, and the answer.
 
-    ``stock`` is None where the unpatched release did not get so far.
+    ``stock``: the tokens cached by the unpatched LMCache, None if it did not get so far.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Answered(NamedTuple):
 
 
 def answered(stock: Sequence[LevelResult], patched: Sequence[LevelResult]) -> list[Answered]:
-    """Return, request by request, what was asked and answered, and how much of it came from LMCache."""
+    """Return each request with its answer, and the number of tokens that came from LMCache."""
     before = _requests(stock)
     return [
         Answered(
@@ -46,7 +46,7 @@ def answered(stock: Sequence[LevelResult], patched: Sequence[LevelResult]) -> li
 
 
 def _requests(results: Sequence[LevelResult]) -> dict[str, Asked]:
-    """Return the requests of case ``answers``, by name; of several given at once, the first."""
+    """Return the requests of case ``answers``, by name; the first of several sent at once."""
     requests: dict[str, Asked] = {}
     for level in results:
         if level.level == "inference":
