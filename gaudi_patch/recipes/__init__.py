@@ -1,5 +1,5 @@
 """Configurations of LMCache for Gaudi.
 
-``release`` says what a release can do, ``stores`` what a store wants; ``compose`` makes the processes of a mode of
-them, and ``text`` their files: all pure. ``validate`` has the installed LMCache load them.
+``release`` says what a release can do, ``stores`` what a store needs. From these, ``compose`` makes the processes of a
+mode, and ``text`` their files. All four are pure. ``validate`` makes the installed LMCache load the files.
 """

@@ -1,4 +1,4 @@
-"""The text of clean.py: what keeps a directory of LMCache's chunks below a size. Only the standard library runs."""
+"""The text of clean.py, which keeps LMCache's chunks below a size. It needs only the standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mode and settings -> the files of a recipe. Pure: nothing is read, nothing is run."""
+"""The files of a recipe, from a mode and settings. Pure: it reads nothing and runs nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROXY = "examples/lmcache/disagg_prefill_lmcache_v1/disagg_proxy_server.py"
 
 
 def compose(mode: Mode, release: Release, settings: Settings) -> Recipe:
-    """Return the recipe; raises a refusal where the release cannot do it on HPU, and a usage error for bad settings."""
+    """Return the recipe; raise a refusal if the release cannot run it on HPU, and a usage error for bad settings."""
     if settings.chunk % BLOCK or settings.chunk <= 0:
         raise usage(f"--chunk-size {settings.chunk}: takes a multiple of vllm-gaudi's block of {BLOCK} tokens")
     given = {
@@ -46,7 +46,7 @@ def _memory(release: Release, settings: Settings) -> Recipe:
 
 
 def _disk(release: Release, settings: Settings) -> Recipe:
-    # One directory for each engine: what it leaves can be removed when it starts again, and no other's.
+    # One directory per engine, so that a restart can remove its own chunks and no other engine's.
     folder = f"{stores.directory(_given(settings.storage, '/var/lib/lmcache'))}/engine-{settings.port}"
     more: tuple[Entry, ...] = (
         ("local_disk", f"file://{folder}/", "a disk of this host, for this engine alone"),
@@ -97,7 +97,7 @@ def _disaggregated(release: Release, settings: Settings) -> Recipe:
     entries = _engine(release, settings, store.entries)
     processes = (
         *_servers(store),
-        # Not kv_producer: up to 0.3.10 that fails without NIXL, for the want of a disagg_spec.
+        # Not kv_producer: up to 0.3.10 that role fails without NIXL, because there is no disagg_spec.
         replace(serve.engine(release, prefill, store=ours[prefill]), name="prefill"),
         replace(serve.engine(release, decode, store=ours[decode], role="kv_consumer"), name="decode"),
     )
@@ -114,7 +114,7 @@ def _disaggregated(release: Release, settings: Settings) -> Recipe:
 
 
 def _proxy(settings: Settings, prefill: int, decode: int) -> str:
-    """Return the command of vllm-gaudi's proxy, which takes the key of both engines from OPENAI_API_KEY."""
+    """Return the command of vllm-gaudi's proxy, which reads the key of both engines from OPENAI_API_KEY."""
     bind = settings.bind or ports.LOOPBACK
     reached = ports.in_url(ports.reached_at(bind))
     engines = f"--prefiller-host {reached} --prefiller-port {prefill} --decoder-host {reached} --decoder-port {decode}"
@@ -160,7 +160,7 @@ def _recipe(
 
 
 def _servers(store: Store) -> tuple[Process, ...]:
-    """Return what runs beside the engines: the store's own server, and what removes old chunks."""
+    """Return the processes besides the engines: the store's own server, and the cleaner of old chunks."""
     return tuple(process for process in (store.process, store.cleaner) if process is not None)
 
 

@@ -1,4 +1,4 @@
-"""Multiprocess mode: LMCache's server, with memory that its engines map and a store below it. Pure."""
+"""Multiprocess mode: LMCache's server, with memory that its engines map and an optional store below it. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gaudi_patch.recipes.release import Release, refuse_multiprocess
 from gaudi_patch.recipes.settings import Recipe, Settings, usage
 from gaudi_patch.recipes.text import scripts
 
-#: ZeroMQ, and its HTTP API, which has the metrics too (lmcache/v1/multiprocess/http_server.py).
+#: Ports of ZeroMQ, and of the HTTP API, which also has the metrics (lmcache/v1/multiprocess/http_server.py).
 PORT, HTTP_PORT = 5555, 5556
 _SHARED = f"lmcache-{PORT}"
-#: As LMCache names it below /dev/shm (lmcache/v1/multiprocess/engine_context.py).
+#: LMCache's name for its memory below /dev/shm (lmcache/v1/multiprocess/engine_context.py).
 SEGMENT = f"lmcache_l1_pool_{_SHARED}"
-#: `lmcache`, by the interpreter that runs it (lmcache/cli/main.py).
+#: `lmcache` as a module, so that a chosen interpreter runs it (lmcache/cli/main.py).
 LMCACHE = ("-m", "lmcache.cli.main")
 
 
@@ -26,7 +26,7 @@ LMCACHE = ("-m", "lmcache.cli.main")
 class _Below:
     """The store below the server's memory: its --l2-adapter, its part of the environment, and notes for readers.
 
-    ``trims``: a directory, and what a start leaves of it (see Process).
+    ``trims`` is a directory and the GB of chunks that a start keeps in it (see Process).
     """
 
     adapter: dict[str, object] | None = None
@@ -37,7 +37,7 @@ class _Below:
 
 
 def compose(release: Release, settings: Settings) -> Recipe:
-    """Return the recipe; raises a refusal where the release has no multiprocess mode that works on HPU."""
+    """Return the recipe; raise a refusal if the release has no multiprocess mode that works on HPU."""
     refuse_multiprocess(release)
     bind = settings.bind or LOOPBACK
     if ":" in bind:
@@ -48,7 +48,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
     arguments = (
         *("--host", bind, "--port", str(PORT), "--http-host", bind, "--http-port", str(HTTP_PORT)),
         *("--chunk-size", str(settings.chunk)),
-        # Memory that engines map by its name has to be there from the start, in place of growing as it is used.
+        # Engines map the memory by its name, so it must exist from the start and cannot grow with use.
         *("--l1-size-gb", str(settings.cpu_gb), "--no-l1-use-lazy", "--shm-name", _SHARED),
         *("--eviction-policy", policy, "--supported-transfer-mode", "auto"),
         *(("--l2-adapter", json.dumps(below.adapter)) if below.adapter else ()),
@@ -99,7 +99,7 @@ def _quotas(settings: Settings, reached: str) -> tuple[str, ...]:
 
 
 def _below(settings: Settings, policy: str) -> _Below:
-    """Return the store below the server's memory; without --storage there is none."""
+    """Return the store below the server's memory; an empty one without --storage."""
     storage = settings.storage
     if storage is None:
         if settings.disk_gb is not None:

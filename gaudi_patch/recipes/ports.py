@@ -1,4 +1,4 @@
-"""Addresses and ports of a recipe: where clients find what listens, and that no two processes want one port. Pure."""
+"""Addresses and ports of a recipe: how clients reach each process, and a refusal of port collisions. Pure."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from gaudi_patch.recipes.process import Process
 from gaudi_patch.recipes.settings import EVERYWHERE, Settings, usage
 
 LOOPBACK = "127.0.0.1"
-#: Intel's metric exporter of the cards (docs.habana.ai, Prometheus Metric Exporter).
+#: Port of Intel's metric exporter for the cards (docs.habana.ai, Prometheus Metric Exporter).
 EXPORTER = 41611
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 class Claim(NamedTuple):
-    """A port of the host of the engines, and what listens there."""
+    """A port on the engines' host, and what listens there."""
 
     port: int
     what: str
 
 
 def is_everywhere(address: str) -> bool:
-    """Return whether what listens on ``address`` listens on every interface."""
+    """Return whether a process that listens on ``address`` listens on every interface."""
     return address in (EVERYWHERE, "::")
 
 
 def reached_at(bind: str) -> str:
-    """Return the address at which the host itself reaches what listens on ``bind``."""
+    """Return the address at which the host itself reaches a process that listens on ``bind``."""
     return {EVERYWHERE: LOOPBACK, "::": "::1"}.get(bind, bind)
 
 
 def in_url(address: str) -> str:
-    """Return an address as it stands in a URL: IPv6 in brackets."""
+    """Return an address in the form for a URL: IPv6 in brackets."""
     return f"[{address}]" if ":" in address else address
 
 
 def check_bind(bind: str | None) -> None:
-    """Raise a usage error where --bind is neither an address nor a name."""
+    """Raise a usage error if --bind is neither an address nor a name."""
     if bind is None:
         return
     try:
@@ -52,9 +52,9 @@ def check_bind(bind: str | None) -> None:
 
 
 def refuse_collisions(mode: str, settings: Settings, processes: Sequence[Process], *, one_host: bool = False) -> None:
-    """Raise a usage error where two of a host want one port.
+    """Raise a usage error if two processes of a host want the same port.
 
-    A store whose address may be another host's is left out, unless all processes run on ``one_host``.
+    A store whose address may belong to another host is left out, unless all processes run on ``one_host``.
     """
     seen: dict[int, str] = {}
     for claim in _claims(mode, settings, processes, one_host):
@@ -75,7 +75,7 @@ def _claims(mode: str, settings: Settings, processes: Sequence[Process], one_hos
     ours = False
     for process in processes:
         if process.serves and not process.patched:
-            continue  # on a host of its own, without cards of Gaudi
+            continue  # on its own host, without Gaudi cards
         if "lm" in process.ports:
             ours = True
             if not (here or _is_here(process.bind, settings)):
@@ -87,7 +87,7 @@ def _claims(mode: str, settings: Settings, processes: Sequence[Process], one_hos
 
 
 def _store(mode: str, settings: Settings) -> tuple[str, int]:
-    """Return host and port of the store that --storage names; "" and 0 for a directory, and where there is none."""
+    """Return host and port of the store that --storage names; "" and 0 for a directory or no store."""
     default = stores.LM_SERVER if mode in ("remote", "disaggregated") else ""
     storage = default if settings.storage is None else settings.storage
     if "://" not in storage:
@@ -98,7 +98,7 @@ def _store(mode: str, settings: Settings) -> tuple[str, int]:
 
 
 def _is_here(host: str, settings: Settings) -> bool:
-    """Return whether ``host`` is for certain the host of the engines: its loopback, or the address of --bind."""
+    """Return whether ``host`` is certainly the engines' host: its loopback, or the address of --bind."""
     if not host or is_everywhere(host):
         return False
     if host == settings.bind or host == "localhost" or host.endswith(".localhost") or host == "::1":

@@ -1,4 +1,4 @@
-"""The text of preflight.py: what a process's own interpreter asks before it serves. Only the standard library runs."""
+"""The text of preflight.py, the check before a process serves. It needs only the standard library."""
 
 from __future__ import annotations
 

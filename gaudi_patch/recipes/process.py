@@ -1,4 +1,4 @@
-"""One process of a deployment, as any target starts it: a script, a unit, a container."""
+"""A process of a deployment, whatever target starts it: a script, a unit, a container."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-#: In a value: the directory of the recipe's files.
+#: Placeholder in a value: the directory of the recipe's files.
 HERE = "@HERE@"
-#: In a value: a name of this host.
+#: Placeholder in a value: a name of this host.
 HOST = "@HOST@"
 
 
 def secret(name: str) -> str:
-    """Return what stands in a value for the environment variable ``name``, escaped for a URL."""
+    """Return the placeholder in a value for the environment variable ``name``, escaped for a URL."""
     return f"@SECRET:{name}@"
 
 
 class Variable(NamedTuple):
-    """An environment variable. ``value`` may hold HERE, HOST and secrets; all else is literal. ``why``: a comment."""
+    """An environment variable. ``value`` may hold HERE, HOST and secrets; the rest is literal. ``why`` is a comment."""
 
     name: str
     value: str
@@ -27,16 +27,16 @@ class Variable(NamedTuple):
 
 @dataclass(frozen=True)
 class Process:
-    """A process, named as its script without ``.sh``.
+    """A process, named like its script without ``.sh``.
 
-    ``python`` is the interpreter that runs it, ``arguments`` what it is given. ``secrets`` are environment variables
-    that must be set by whoever starts it: no file has them. ``ports`` are those it listens on, by what they are for,
-    ``bind`` the address, ``health`` the path that answers on port "http" once it serves ("" where there is none).
-    ``cards`` is how many cards it needs. ``patched``: it runs the patched LMCache, else only the release is checked.
-    ``scratch`` is a directory of this process alone whose chunks nothing can find after a restart, ``trims`` one whose
-    chunks it finds, but does not count: the directory, and the GB of them that are left when it starts. ``segment`` is
-    the name of the shared memory that it makes, which stays where it is killed. ``metrics``: its processes count
-    together, in files that are of one start alone.
+    ``python`` is the interpreter that runs it, with ``arguments``. ``secrets`` are environment variables that the user
+    who starts it must set: no file contains them. ``ports`` are those it listens on, by purpose, and ``bind`` is the
+    address. ``health`` is the path that answers on port "http" once it serves ("" if there is none). ``cards`` is the
+    number of cards it needs. ``patched``: it runs the patched LMCache; otherwise only the release is checked.
+    ``scratch`` is its own directory, whose chunks nothing can find after a restart. ``trims`` is a directory whose
+    chunks it finds but does not count, with the GB of them that are left at a start. ``segment`` names the shared
+    memory that it creates, which remains if it is killed. ``metrics``: its processes count together, in files that
+    belong to one start only.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Process:
 
     @property
     def runs_lmcache(self) -> bool:
-        """Return whether it imports LMCache: a cleaner of directories does not."""
+        """Return whether the process imports LMCache; a cleaner of directories does not."""
         return self.arguments[0] == "-m"
 
     @property
     def serves(self) -> bool:
-        """Return whether this is vLLM, and no store."""
+        """Return whether the process is vLLM, not a store."""
         return "serve" in self.arguments

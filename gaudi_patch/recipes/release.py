@@ -1,4 +1,4 @@
-"""What an LMCache release can do on Gaudi, as far as a configuration depends on it."""
+"""What an LMCache release can do on Gaudi, as far as configurations depend on it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gaudi_patch.series.manifest import Manifest, Series
 from gaudi_patch.target.installation import Target
 from gaudi_patch.target.invocation import command_line
 
-#: Longest key that LMCache's lm:// protocol takes, in all releases (lmcache/v1/protocol.py, MAX_KEY_LENGTH).
+#: Longest key that LMCache's lm:// protocol accepts, in all releases (lmcache/v1/protocol.py, MAX_KEY_LENGTH).
 LM_KEY_LENGTH = 150
 
 
 class Release(NamedTuple):
     """An LMCache release, and the vllm-gaudi that pairs with it.
 
-    ``builtin_agrees``: whether processes of the Python that runs it agree on the keys of ``builtin``; None: not known.
-    ``files`` are the sha256 of what a series changes, as it leaves them; None: removed.
+    ``builtin_agrees`` tells whether processes of the Python that runs it agree on the keys of ``builtin`` (None:
+    unknown). ``files`` maps each file that the series changes to its patched sha256 (None: removed).
     """
 
     version: str
@@ -37,31 +37,34 @@ class Release(NamedTuple):
 
     @property
     def hash_algorithm(self) -> str:
-        """Return what keys are made with.
+        """Return the hash algorithm of keys.
 
-        sha256_cbor gives the same key in every process. vLLM returns it as bytes from 0.11 on, which LMCache
-        before 0.3.13 cannot write into a key (lmcache/utils.py, ``{self.chunk_hash:x}``).
+        sha256_cbor gives the same key in every process. From 0.11 on, vLLM returns it as bytes, which LMCache before
+        0.3.13 cannot write into a key (lmcache/utils.py, ``{self.chunk_hash:x}``).
         """
         return "builtin" if self.before("0.3.13") else "sha256_cbor"
 
     @property
     def has_redis_plugin(self) -> bool:
-        """Whether remote_storage_plugins takes "redis" (lmcache/v1/storage_backend/connector/redis_adapter.py)."""
+        """Return whether remote_storage_plugins accepts "redis".
+
+        See lmcache/v1/storage_backend/connector/redis_adapter.py.
+        """
         return not self.before("0.4.6")
 
     @property
     def hash_digits(self) -> int:
-        """Hexadecimal digits of a hash in a key: from 0.4.6 on, sha256 is folded to 64 bits."""
+        """Return the hexadecimal digits of a hash in a key: from 0.4.6 on, sha256 is folded to 64 bits."""
         return 64 if self.hash_algorithm != "builtin" and self.before("0.4.6") else 16
 
 
 def known(
     manifest: Manifest, series: Series | None, version: str, builtin_agrees: Callable[[], bool | None]
 ) -> Release:
-    """Return the release ``version``, with the capabilities of its series; all of them where upstream needs no series.
+    """Return the release ``version``, with the capabilities of its series, or all if upstream needs no series.
 
-    ``builtin_agrees`` is asked only for a release that has no other keys. Raises a refusal where no vllm-gaudi pairs
-    with it.
+    ``builtin_agrees`` is called only for a release that has no other keys. Raises a refusal if no vllm-gaudi pairs with
+    the release.
     """
     fitting = pairs.fitting(manifest, version)
     if not fitting:
@@ -78,10 +81,10 @@ def known(
 
 
 def refuse_private_keys(release: Release, what: str) -> None:
-    """Refuse processes that share a cache where each would name the same chunk differently.
+    """Refuse processes that share a cache if each would name the same chunk differently.
 
-    Keys of these releases contain ``hash(None)``, which is an address before Python 3.12, and so is another one
-    in each process, whatever PYTHONHASHSEED says, unless that Python was built for fixed addresses.
+    Keys of these releases contain ``hash(None)``, which is an address before Python 3.12. The address differs between
+    processes whatever PYTHONHASHSEED says, unless that Python was built for fixed addresses.
     """
     if release.hash_algorithm == "builtin" and release.builtin_agrees is False:
         raise refused(
@@ -94,8 +97,8 @@ def refuse_private_keys(release: Release, what: str) -> None:
 
 
 def refuse_long_keys(release: Release, model: str, ranks: int) -> None:
-    """Refuse a model whose keys are longer than the lm:// protocol takes: the first store would fail."""
-    # vllm@model@world_size@rank@hash@dtype; before 0.3.9.post2 there was no dtype, later the engine's name went.
+    """Refuse a model whose keys are too long for the lm:// protocol: the first store would fail."""
+    # vllm@model@world_size@rank@hash@dtype; before 0.3.9.post2 without the dtype, later without the engine's name.
     key = f"vllm@{model}@{ranks}@{ranks - 1}@{'f' * release.hash_digits}@float8_e4m3fn"
     if len(key) > LM_KEY_LENGTH:
         raise refused(

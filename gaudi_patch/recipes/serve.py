@@ -11,7 +11,7 @@ from gaudi_patch.recipes.settings import EVERYWHERE, Settings, usage
 from gaudi_patch.recipes.stores import Store
 from gaudi_patch.recipes.text import BLOCK, CONFIG
 
-#: `vllm`, by the interpreter that runs it (vllm/entrypoints/cli/main.py).
+#: `vllm serve` as a module, so that a chosen interpreter runs it (vllm/entrypoints/cli/main.py).
 VLLM = ("-m", "vllm.entrypoints.cli.main", "serve")
 
 
@@ -25,16 +25,16 @@ def engine(
     connector: str = "LMCacheConnectorV1",
     extra: Mapping[str, object] | None = None,
 ) -> Process:
-    """Return the process that serves the model by vLLM with LMCache, on Gaudi or on ROCm.
+    """Return the vLLM process that serves the model with LMCache, on Gaudi or on ROCm.
 
     ``extra`` is for the connector of multiprocess mode, which reads no configuration file.
     """
     transfer: dict[str, object] = {"kv_connector": connector, "kv_role": role}
     if extra:
         transfer["kv_connector_extra_config"] = extra
-        transfer["kv_load_failure_policy"] = "recompute"  # vLLM's default ends a request whose KV could not be loaded
+        transfer["kv_load_failure_policy"] = "recompute"  # vLLM's default fails a request whose KV could not be loaded
     arguments = [*VLLM, *settings.arguments]
-    # Where vLLM resumes a preempted request from its own prefix cache, vllm-gaudi answers wrongly. LMCache serves them.
+    # vllm-gaudi answers wrongly if vLLM resumes a preempted request from its own prefix cache; LMCache serves prefixes.
     arguments += ["--no-enable-prefix-caching", "--block-size", str(BLOCK)] if gaudi else ["--enable-prefix-caching"]
     arguments += ["--kv-transfer-config", json.dumps(transfer)]
     variables = [] if extra else [Variable("LMCACHE_CONFIG_FILE", f"{HERE}/{CONFIG}")]
@@ -44,8 +44,8 @@ def engine(
         *(store.variables if store else ()),
         *(_gaudi(release, settings) if gaudi else ()),
     ]
-    # Pairs with vllm-gaudi 0.13 to 0.17, where any value but an empty one turns on a way through the model that calls
-    # no KV connector.
+    # These releases pair with vllm-gaudi 0.13 to 0.17, where any non-empty value selects a path through the model that
+    # calls no KV connector.
     unified = ("VLLM_UNIFIED_ATTN",) if gaudi and release.before("0.4.3") else ()
     return Process(
         name="serve",
@@ -71,20 +71,20 @@ def _gaudi(release: Release, settings: Settings) -> tuple[Variable, ...]:
         why = "long requests, as vllm-gaudi's guide to long contexts has it; buckets grow by powers by themselves"
         found.append(Variable("VLLM_ENGINE_ITERATION_TIMEOUT_S", "3600", why))
         if release.before("0.5.0"):
-            # Pairs with vLLM up to 0.21. Later ones do not know it, and warn of it (vllm/envs.py, validate_environ).
+            # For pairs with vLLM up to 0.21; later vLLM warns of an unknown name (vllm/envs.py, validate_environ).
             found.append(Variable("VLLM_RPC_TIMEOUT", "100000"))
     return tuple(found)
 
 
 def prefill_port(port: int) -> int:
-    """Return the port of the engine that prefills, behind a proxy on ``port``; that of the other is 100 higher."""
+    """Return the prefill engine's port, behind a proxy on ``port``; the decode engine's is 100 higher."""
     if port + 200 > 65535:
         raise usage(f"--port {port}: prefill and decode listen 100 and 200 above it, beyond 65535")
     return port + 100
 
 
 def notes(settings: Settings) -> tuple[str, ...]:
-    """Return what a reader must know of vLLM as it is started here."""
+    """Return notes for readers on vLLM as it is started here."""
     if (settings.bind or EVERYWHERE) != EVERYWHERE:
         return ()
     return (

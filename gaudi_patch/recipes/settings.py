@@ -1,4 +1,4 @@
-"""What a recipe is asked for, and what comes of it. Pure."""
+"""The settings of a recipe, and the recipe made from them. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from gaudi_patch.recipes.process import Process
 from gaudi_patch.recipes.release import Release
 from gaudi_patch.sizing.plan import LONG, SHORTEST_TIMEOUT, Sizing
 
-#: GB of a pool for a model of which nothing is known, and of a disk.
+#: GB of a pool for an unknown model, and of a disk.
 CPU_GB, DISK_GB = 5.0, 50.0
-#: What vLLM listens on where nothing else is said: every interface, as it does by itself.
+#: The address that vLLM listens on without --bind: every interface, its own default.
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - vLLM's own default, and a note says what that means
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs between deployments; sizes in GB are those of one rank.
+    """The settings that differ between deployments; sizes in GB are per rank.
 
-    ``disk_gb`` and ``storage`` are None where they were not given: the mode has a value of its own, or no use for one.
+    ``disk_gb`` and ``storage`` are None if they were not given: the mode has its own value, or does not use them.
     ``max_model_len`` is the longest request in tokens, None for the model's own. ``bind`` is the address that the
-    recipe's processes listen on, None for each one's own. ``sizing`` is what the model takes, None where that is not
-    known. ``python`` is the interpreter that runs LMCache, ``apply`` the command line that patches it. ``quotas``
-    gives each cache_salt a budget of its own, in mode multiprocess.
+    recipe's processes listen on, None for the default of each. ``sizing`` is the sizing of the model, None if unknown.
+    ``python`` is the interpreter that runs LMCache, ``apply`` the command line that patches it. ``quotas`` gives each
+    cache_salt its own budget, in mode multiprocess.
     """
 
     model: str = "meta-llama/Llama-3.1-8B-Instruct"
@@ -43,7 +43,7 @@ class Settings:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Return what `vllm serve` is told of them."""
+        """Return the arguments of `vllm serve` for these settings."""
         ranks = ("--tensor-parallel-size", str(self.ranks))
         longest = () if self.max_model_len is None else ("--max-model-len", str(self.max_model_len))
         most = self.sizing.max_num_seqs if self.sizing else None
@@ -53,20 +53,20 @@ class Settings:
 
     @property
     def timeout(self) -> int:
-        """Seconds that a load from a store may take before LMCache gives it up."""
+        """Return the seconds that a load from a store may take before LMCache gives up."""
         return self.sizing.timeout if self.sizing else SHORTEST_TIMEOUT
 
     @property
     def is_long(self) -> bool:
-        """Return whether requests are so long that vllm-gaudi's guide wants longer time limits."""
+        """Return whether requests are so long that vllm-gaudi's guide asks for longer time limits."""
         return self.max_model_len is not None and self.max_model_len >= LONG
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The files; what LMCache has to accept: ``config`` as a file, ``server`` as arguments; what a reader must know.
+    """The files of a recipe, and what LMCache must accept: ``config`` as a file, ``server`` as arguments.
 
-    ``processes`` are what runs, in the order in which it is started; ``files`` has a script for each.
+    ``notes`` are what a reader must know. ``processes`` are in start order; ``files`` has a script for each.
     """
 
     files: Mapping[str, str]
@@ -78,7 +78,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to deploy LMCache; ``takes`` are the options that not every mode has a use for."""
+    """A way to deploy LMCache; ``takes`` are the options that it accepts and other modes may not."""
 
     name: str
     summary: str
@@ -87,5 +87,5 @@ class Mode:
 
 
 def usage(message: str, hint: str = "see `gaudi-patch recipe --help`") -> GaudiPatchError:
-    """Return the error of an option that cannot be taken as it is."""
+    """Return the usage error for an option that cannot be accepted."""
     return GaudiPatchError(Exit.USAGE, "usage", message, hint)

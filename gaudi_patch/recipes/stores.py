@@ -1,4 +1,4 @@
-"""Where chunks go that outlive an engine: what --storage names, in the form the release expects. Pure."""
+"""Stores for chunks that outlive an engine: what --storage names, in the form the release expects. Pure."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from gaudi_patch.recipes.text import Entry
 from gaudi_patch.sizing.plan import GIB
 
 LM_SERVER = "lm://127.0.0.1:65432"
-#: Set by whoever starts an engine; no file has it.
+#: Set by the user who starts an engine; no file contains it.
 PASSWORD = "LMCACHE_RESP_PASSWORD"  # noqa: S105 - a name, and LMCache's own
-#: Where Redis, and Valkey, listen.
+#: Default port of Redis and Valkey.
 REDIS_PORT = 6379
-#: Where Mooncake's master listens, and the bytes that its client has beside a prompt.
+#: Default port of Mooncake's master, and the bytes that its client has besides a prompt.
 MOONCAKE_PORT, MOONCAKE_SPARE = 50051, 64 * 1024**2
-#: Seconds. After its 1 s LMCache would let go of chunks that Mooncake still reads: others' KV would get into the store.
+#: Seconds. After its default of 1 s, LMCache would free chunks that Mooncake still reads, and store others' KV.
 MOONCAKE_STORES = 3600
-#: What is kept of a shared directory where nothing is said: prompts of the longest request.
+#: Prompts of the longest request that a shared directory keeps without --disk-gb.
 KEPT_PROMPTS = 20
 _TAKES = (
     "an absolute directory, lm://HOST:PORT, redis[s]://[USER@]HOST[:PORT][/DATABASE], valkey[s]://..., "
     "mooncake://HOST[:PORT], or s3://BUCKET.s3.REGION.amazonaws.com or s3://BUCKET.HOST[:PORT]?region=REGION[&tls=off]"
 )
-#: Schemes of servers that speak Redis's protocol, and how LMCache's Redis client is told of them.
+#: Schemes of servers that speak Redis's protocol, and the schemes for LMCache's Redis client.
 _REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 REDIS_EVICTS = (
     "Redis and Valkey evict only if configured to: maxmemory BYTES and maxmemory-policy allkeys-lru. Without "
@@ -51,7 +51,7 @@ MOONCAKE_NOTES = (
     "RDMA was not tried.",
 )
 _WHY = "with the password, which no file has"
-#: LMCache logs its configuration, and the URL of its Redis, with the password, at INFO.
+#: At INFO, LMCache logs its configuration and the URL of its Redis, with the password.
 _QUIET = Variable("LMCACHE_LOG_LEVEL", "WARNING", "below it LMCache logs the URL with its password")
 _AWS = re.compile(r"\.s3(?:express-[\w-]+)?[.-]([a-z0-9-]+)\.amazonaws\.com$")
 
@@ -60,8 +60,8 @@ _AWS = re.compile(r"\.s3(?:express-[\w-]+)?[.-]([a-z0-9-]+)\.amazonaws\.com$")
 class Store:
     """A store: ``entries`` for LMCache's file, ``variables`` and ``secrets`` for an engine's environment.
 
-    ``process`` is its server, if that is ours to start, ``cleaner`` what removes old chunks. ``notes``: what becomes
-    of what is in it.
+    ``process`` is its server, if the recipe starts one; ``cleaner`` removes old chunks. ``notes`` say what happens to
+    stored chunks.
     """
 
     entries: tuple[Entry, ...]
@@ -73,7 +73,7 @@ class Store:
 
 
 def store(release: Release, settings: Settings, storage: str) -> Store:
-    """Return the store that ``storage`` names; raises where this release cannot use it, or it is misspelt."""
+    """Return the store that ``storage`` names; raise if this release cannot use it, or if it is misspelt."""
     refuse_private_keys(release, "a cache that processes share")
     if storage.startswith("/"):
         return _directory(settings, storage)
@@ -90,7 +90,7 @@ def store(release: Release, settings: Settings, storage: str) -> Store:
 
 
 def split(storage: str) -> SplitResult:
-    """Return the parts of a URL; raises a usage error where it is none, or has a password."""
+    """Return the parts of a URL; raise a usage error if it is not a URL, or contains a password."""
     try:
         parts = urlsplit(storage)
         host, password = parts.hostname, parts.password
@@ -110,21 +110,21 @@ def split(storage: str) -> SplitResult:
 
 
 def directory(given: str) -> str:
-    """Return a directory that LMCache reads as it is written, without a slash at its end."""
+    """Return ``given`` without a trailing slash; raise a usage error if LMCache would not read it as written."""
     if not given.startswith("/") or any(character in given for character in " ,?#%@$`\\\"'"):
         raise usage(f"--storage {given!r}: takes an absolute directory without spaces, commas or any of ? # % @ $")
     return given.rstrip("/")
 
 
 def kept_gb(settings: Settings) -> float:
-    """Return how many GB of chunks a store of all ranks keeps: --disk-gb for each rank, else by the model."""
+    """Return how many GB of chunks a store keeps for all ranks: --disk-gb per rank, else by the model."""
     if settings.disk_gb is None and settings.sizing is not None:
         return round(settings.sizing.disk(KEPT_PROMPTS) / GIB, 1) or 0.1
     return round((DISK_GB if settings.disk_gb is None else settings.disk_gb) * settings.ranks, 1)
 
 
 def s3_host(parts: SplitResult) -> tuple[str, str, bool]:
-    """Return the host of a bucket as LMCache takes it, its region, and whether it is served with TLS."""
+    """Return the host of a bucket in the form for LMCache, its region, and whether it uses TLS."""
     options = parse_qs(parts.query, keep_blank_values=True)
     unknown = sorted(set(options) - {"region", "tls"})
     named = _AWS.search(parts.hostname or "")
@@ -138,8 +138,8 @@ def s3_host(parts: SplitResult) -> tuple[str, str, bool]:
 
 def _directory(settings: Settings, given: str) -> Store:
     folder = directory(given)
-    # By default all write a chunk through one temporary file: two engines that store the same prompt at once would
-    # rename it under each other, and a third could read half of it.
+    # By default, all engines write a chunk through the same temporary file. Two that store the same prompt at once
+    # would rename it under each other, and a third could read half of it.
     own = _extra(
         {"fs_connector_relative_tmp_dir": f"tmp-{HOST}-{settings.port}"}, "chunks are written there, then moved"
     )
@@ -150,7 +150,7 @@ def _directory(settings: Settings, given: str) -> Store:
         python=settings.python,
         arguments=("@HERE@/clean.py", folder, "--keep-gb", f"{keep:g}"),
     )
-    # The file connector ignores host and port, but LMCache's parser wants them.
+    # The file connector ignores host and port, but LMCache's parser requires them.
     url: Entry = ("remote_url", f"fs://localhost:0{folder}/", "")
     note = f"LMCache never removes a file from {folder}: run clean.sh from a timer on one host; it keeps {keep:g} GB."
     return Store((url, *_common(settings)), (own,), cleaner=cleaner, notes=(note,))
@@ -235,8 +235,8 @@ def _mooncake(release: Release, settings: Settings, parts: SplitResult) -> Store
     if parts.query or parts.path.strip("/") or parts.username or ":" in (parts.hostname or ""):
         raise usage(f"--storage {parts.geturl()!r}: takes mooncake://HOST[:PORT], Mooncake's master")
     buffer = mooncake_buffer(settings)
-    # LMCache hands on what begins with mooncake_, and has the master's address by a name that Mooncake does not read.
-    # An engine gives Mooncake no memory: what it had stored there would go with it.
+    # LMCache passes on what begins with mooncake_; Mooncake does not read LMCache's own name for the master's address.
+    # An engine gives Mooncake no memory, because chunks stored there would vanish with the engine.
     extra = {
         "mooncake_master_server_addr": f"{parts.hostname}:{parts.port or MOONCAKE_PORT}",
         "mooncake_metadata_server": "P2PHANDSHAKE",
@@ -255,10 +255,10 @@ def _mooncake(release: Release, settings: Settings, parts: SplitResult) -> Store
 
 
 def mooncake_buffer(settings: Settings) -> int:
-    """Return the bytes that Mooncake's client takes in each rank; 0 with another store.
+    """Return the bytes that Mooncake's client needs in each rank; 0 with another store.
 
-    All chunks of a prompt are read into it at once, so that it holds a prompt and a quarter more; of a model that is
-    not known, as much as the pool.
+    All chunks of a prompt are read into its buffer at once, so the buffer holds a prompt and a quarter more. For an
+    unknown model, it holds as much as the pool.
     """
     if not (settings.storage or "").startswith("mooncake:"):
         return 0

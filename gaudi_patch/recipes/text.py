@@ -15,16 +15,16 @@ CONFIG = "lmcache.yaml"
 #: vllm-gaudi's block of KV cache, in tokens (vllm_gaudi/platform.py).
 BLOCK = 128
 
-#: Key, value, and why it is there.
+#: Key, value, and the reason for it.
 Entry = tuple[str, object, str]
 
 _SECRET = re.compile(r"@SECRET:(\w+)@")
-#: Prints an environment variable as it stands in a URL.
+#: Prints an environment variable, escaped for a URL.
 _QUOTE = 'import os, sys, urllib.parse; print(urllib.parse.quote(os.environ[sys.argv[1]], safe=""))'
 
 
 def yaml(release: Release, entries: Sequence[Entry]) -> str:
-    """Return LMCache's configuration file. JSON is YAML, and nothing else is needed."""
+    """Return LMCache's configuration file, with values in JSON, which is valid YAML."""
     lines = [_written_for(release)]
     for key, value, why in entries:
         line = f"{key}: {json.dumps(value)}"
@@ -42,7 +42,7 @@ def scripts(release: Release, apply: str, processes: Sequence[Process]) -> dict[
 
 
 def script(release: Release, process: Process) -> str:
-    """Return a shell script that sets up the environment and becomes the process; more arguments are passed on."""
+    """Return a shell script that sets up the environment and executes the process, with any extra arguments."""
     lines = ["#!/bin/sh", _written_for(release), f"# {process.what}", "set -eu"]
     lines.append('here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)')
     lines.append(f"python={shlex.quote(process.python)}")
@@ -78,7 +78,7 @@ def _variables(variables: Sequence[Variable]) -> Iterator[str]:
 
 
 def _quoted(value: str) -> str:
-    """Return a value as a word of the shell, with what stands in it for something else put in when it runs."""
+    """Quote a value as a shell word; its placeholders are replaced when the script runs."""
     if "@" not in value:
         return shlex.quote(value)
     text = re.sub(r'([\\"$`])', r"\\\1", value)
@@ -113,11 +113,11 @@ def _trims(folder: str, keep: float) -> Iterator[str]:
 
 
 def _metrics(process: Process) -> Iterator[str]:
-    """Have a directory of its own for what the processes of one start count.
+    """Yield the lines that give the processes of one start their own directory for counters.
 
-    prometheus_client reads PROMETHEUS_MULTIPROC_DIR when it is imported: LMCache's own default, a directory that all
-    engines of the host share and nobody empties, comes too late for the page (lmcache/observability.py). vLLM adds up
-    whatever is in the directory (vllm/v1/metrics/prometheus.py).
+    prometheus_client reads PROMETHEUS_MULTIPROC_DIR when it is imported. LMCache's own default comes too late for the
+    page, and is a directory that all engines of the host share and nobody empties (lmcache/observability.py). vLLM adds
+    up whatever is in the directory (vllm/v1/metrics/prometheus.py).
     """
     port = process.ports["http"]
     yield "# LMCache counts in vLLM's engine process, another one makes the page of metrics: they meet in these files."
@@ -131,7 +131,7 @@ def _metrics(process: Process) -> Iterator[str]:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """``exec "$python" ARGUMENTS "$@"``, one option a line."""
+    """Return ``exec "$python" ARGUMENTS "$@"``, with one option per line."""
     lines = ['exec "$python"']
     for word in arguments:
         if word.startswith("--"):

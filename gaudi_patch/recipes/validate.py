@@ -1,4 +1,4 @@
-"""Have the target's own LMCache load a recipe, in a process of the target's interpreter."""
+"""Validation of a recipe: the target's own LMCache loads it, in a process of the target's interpreter."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration as LMCache has loaded it.
+    """A configuration as LMCache loaded it.
 
-    ``warnings`` was logged on the way, ``renamed`` are keys that have another name now. ``guard`` is what the patched
-    runtime refuses of it, "" for nothing, None where that was not asked.
+    ``warnings`` were logged meanwhile; ``renamed`` are keys that now have another name. ``guard`` is what the patched
+    runtime refuses, "" for nothing, None if the runtime was not asked.
     """
 
     values: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Loaded:
 def validate(recipe: Recipe, python: Path) -> bool:
     """Raise unless LMCache loads every value as it was written, without a warning.
 
-    Returns whether the refusals of the patched runtime were asked too: they are not there before `apply`.
+    Returns whether the patched runtime was asked for refusals too: it does not exist before `apply`.
     """
     if not recipe.config:
         _ask(python, {"server": list(recipe.server)}, _server)
@@ -61,7 +61,7 @@ def validate(recipe: Recipe, python: Path) -> bool:
 
 
 def _ask(python: Path, question: Mapping[str, Any], read: Callable[[Fields], Loaded]) -> Loaded:
-    """Ask LMCache in a process of its own; its answer is the target's, and held to its form by ``read``."""
+    """Ask LMCache in its own process; ``read`` checks the form of the answer, which is untrusted."""
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         environ = probe_environment(os.environ, rules="lazy", scratch=scratch)
@@ -71,7 +71,7 @@ def _ask(python: Path, question: Mapping[str, Any], read: Callable[[Fields], Loa
             )
             fields = Fields(answer)
             failed = "problem" in fields
-            # Behind a warning of the import, and behind any failure, may be what LMCache goes on without.
+            # The cause of an import warning, or of any failure, may be an import error that LMCache ignored.
             cause = _first_cause(python, environ, scratch) if failed or fields.texts("importing") else ""
             if not failed and not cause:
                 return read(fields)
@@ -91,7 +91,7 @@ def _ask(python: Path, question: Mapping[str, Any], read: Callable[[Fields], Loa
 
 
 def _first_cause(python: Path, environ: Mapping[str, str], scratch: Path) -> str:
-    """Return what LMCache swallows on import, with what to do; "" for nothing. Raises AskError."""
+    """Return the failure that LMCache swallows on import, and what to do; "" for none. Raises AskError."""
     fields = Fields(ask(python, "first_cause.py", timeout=TIMEOUT, environ=environ, flags=(), cwd=scratch))
     return "; ".join(part for part in (fields.text("what"), fields.text("advice")) if part)
 

@@ -1,4 +1,4 @@
-"""Compose a recipe for a release, have the installed LMCache load it, and write its files."""
+"""The steps of `recipe`: compose it for a release, validate it with the installed LMCache, and write its files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from gaudi_patch.target.invocation import command_line
 
 @dataclass(frozen=True)
 class Composed:
-    """A recipe, the release that it is for, and who has taken it.
+    """A recipe, its release, and how it was validated.
 
-    ``checked``: the installed LMCache has loaded every value. ``guarded``: the refusals of the patched runtime were
-    asked too; None where no LMCache was asked. ``patch``: the command line that patches it, "" where none is needed.
+    ``checked``: the installed LMCache loaded every value. ``guarded``: the patched runtime was asked for refusals too;
+    None if no LMCache was asked. ``patch`` is the command line that patches LMCache, "" if none is needed.
     """
 
     mode: str
@@ -37,7 +37,7 @@ class Composed:
 
 
 def for_installation(manifest: Manifest, installation: Installation, mode: str, settings: Settings) -> Composed:
-    """Return the recipe for the installed LMCache, which has to load it; raises where it does not."""
+    """Return the recipe for the installed LMCache; raise if that LMCache does not load it."""
     situation = look(manifest, installation)
     if fault := fault_of(situation):
         raise fault
@@ -61,7 +61,7 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
 
 
 def for_version(manifest: Manifest, version: str, mode: str, settings: Settings) -> Composed:
-    """Return the recipe for a release that is not installed here; nothing has loaded it."""
+    """Return the recipe for a release that is not installed here; no LMCache has loaded it."""
     verdict = manifest.named(version)
     if verdict.kind in (Kind.REFUSED, Kind.UNKNOWN):
         nearest = f"; the nearest series is {verdict.nearest.id}" if verdict.nearest else ""
@@ -69,14 +69,14 @@ def for_version(manifest: Manifest, version: str, mode: str, settings: Settings)
         supported = command_line("list", target=Target(), manifest=given(manifest))
         hint = verdict.advice or f"see `{supported}` for the supported releases{port_hint(verdict, manifest)}"
         raise GaudiPatchError(Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {message}", hint)
-    # As its metadata has it, which is what preflight compares: "v0.5.6" is the same release.
+    # The spelling of its metadata, which preflight compares: "v0.5.6" is the same release.
     written = verdict.series.id if verdict.series is not None else version
     release = known(manifest, verdict.series, written, lambda: None)
     return Composed(mode, release, compose(mode_of(mode), release, settings))
 
 
 def mode_of(name: str) -> Mode:
-    """Return the mode of this name. Raises ``unknown-mode`` (exit 2)."""
+    """Return the mode called ``name``. Raises ``unknown-mode`` (exit 2)."""
     if name not in MODES:
         what = f"there is no mode {name!r}{did_you_mean(name, MODES)}"
         raise GaudiPatchError(Exit.USAGE, "unknown-mode", what, f"modes: {', '.join(MODES)}")
@@ -84,7 +84,7 @@ def mode_of(name: str) -> Mode:
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
-    """Write the files of a recipe; a file that is there and says something else is left, and nothing is written."""
+    """Write the files of a recipe; raise, and write nothing, if an existing file differs."""
     other = [
         name
         for name, content in files.items()

@@ -1,6 +1,5 @@
-"""What starts the scripts of a recipe: systemd units, a compose file, Kubernetes manifests.
+"""Targets that start the scripts of a recipe: systemd units, a compose file, Kubernetes manifests.
 
-A target wraps the recipe's own scripts and leaves them as they are, so that LMCache has validated what runs. ``plan``
-says which processes there are and what they need; ``systemd``, ``containers`` and ``kubernetes`` write it down: all
-pure.
+A target wraps the recipe's own scripts unchanged, so that LMCache has validated what runs. ``plan`` lists the processes
+and their needs; ``systemd``, ``containers`` and ``kubernetes`` turn the plan into files. All are pure.
 """

@@ -1,4 +1,4 @@
-"""Plan -> a compose file, and the same as lines of `docker run`. Pure."""
+"""Plan -> a compose file, and a script with the same `docker run` commands. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gaudi_patch.recipes.targets.data import dump
 from gaudi_patch.recipes.targets.plan import FILES, GRACE, MODELS, WARM_UP, Plan, Process, Role, mebibytes
 
 COMPOSE, RUN = "compose.yaml", "docker-run.sh"
-#: What AWS's SDK reads; where it is empty, a role of the host is used.
+#: Variables that AWS's SDK reads; if they are empty, it uses a role of the host.
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-#: Asked by Python, which the image has; curl it may not have.
+#: In Python, which the image has; it may lack curl.
 _HEALTH = "import urllib.request; urllib.request.urlopen('http://{host}:{port}/health', timeout=10)"
 
 
 def files(plan: Plan, image: str) -> dict[str, str]:
-    """Return the compose file and a script with the lines of `docker run`, for processes of this host."""
+    """Return the compose file, and a script of `docker run` commands, for processes of this host."""
     services = {process.name: _service(plan, process, image) for process in _here(plan)}
     document = {"name": "lmcache", "services": services}
     return {COMPOSE: plan.header + dump([document]), RUN: _script(plan, image)}
@@ -60,12 +60,12 @@ def _health(process: Process) -> str:
 
 
 def _passed(plan: Plan, process: Process) -> dict[str, str]:
-    """Return what comes from the environment of who starts it: in no file, and not among the words of a process."""
+    """Return the variables from the environment of the user who starts it; no file or process list shows them."""
     found = {name: f"${{{name}:?set {name}}}" for name in process.of.secrets}
     if plan.uses_s3:
         found |= {name: f"${{{name}:-}}" for name in AWS}
     if process.role is Role.ENGINE:
-        # vLLM listens on every interface of the host: without a key it would serve whoever reaches it.
+        # vLLM listens on every interface of the host: without a key, it would serve anyone who reaches it.
         found |= {"VLLM_API_KEY": "${VLLM_API_KEY:?set VLLM_API_KEY}", "HF_TOKEN": "${HF_TOKEN:-}"}
     return found
 
@@ -83,7 +83,7 @@ def _environment(plan: Plan, process: Process) -> dict[str, str]:
 
 
 class Volume(NamedTuple):
-    """A directory of the host in a container; ``source`` is a path as it stands, or holds variables of ours."""
+    """A directory of the host in a container; ``source`` is a ``literal`` path, or contains our variables."""
 
     source: str
     target: str
@@ -103,7 +103,7 @@ def _volumes(plan: Plan, process: Process) -> list[Volume]:
 
 
 def _bind(volume: Volume) -> dict[str, Any]:
-    """Return a volume of compose. A directory that is not there is an error: a store that is not mounted is none."""
+    """Return a compose volume. Unless ``created``, a missing directory is an error: its store may not be mounted."""
     found = {
         "type": "bind",
         "source": volume.source.replace("$", "$$") if volume.literal else volume.source,
@@ -114,7 +114,7 @@ def _bind(volume: Volume) -> dict[str, Any]:
 
 
 def _script(plan: Plan, image: str) -> str:
-    """Return the lines of `docker run`; variables are the shell's as they are compose's."""
+    """Return the script of `docker run` commands; it sets the same variables as compose."""
     passed = {name: value for process in _here(plan) for name, value in _passed(plan, process).items()}
     lines = [
         "#!/bin/sh",
@@ -158,7 +158,7 @@ def _run(plan: Plan, process: Process, image: str) -> str:
 
 
 def notes(plan: Plan) -> tuple[str, ...]:
-    """Return what an administrator has to know of them."""
+    """Return what an administrator must know about the containers."""
     found = [
         f"`docker compose up --detach` in the directory of {COMPOSE}, or `sh {RUN}`; both want VLLM_API_KEY.",
         "Models are kept in $MODELS, ./models by default. Ports and shared memory are the host's. Cards are numbered "

@@ -1,4 +1,4 @@
-"""Data -> YAML, with texts of several lines as they are read."""
+"""Data -> YAML, with multi-line texts in readable form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-    """Keys in their order, no anchors, texts of several lines as blocks."""
+    """A dumper that keeps the order of keys, and writes no anchors, and multi-line texts as blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401 - yaml's own signature
         return True

@@ -1,7 +1,7 @@
 """Plan -> Kubernetes manifests. Pure.
 
-Engines are Deployments, and so is an lm:// server; the server of multiprocess mode is a DaemonSet that shares its
-node's memory and network with the engines there.
+Engines and lm:// servers are Deployments. The server of multiprocess mode is a DaemonSet that shares its node's memory
+and network with the engines there.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from gaudi_patch.sizing.plan import GIB
 
 FILE = "kubernetes.yaml"
 SECRET, CONFIG_MAP, STORE, WEIGHTS = "vllm", "lmcache", "lmcache-kv", "vllm-models"
-#: Nodes of a multiprocess server, and of the engines that use it.
+#: Label of the nodes for a multiprocess server and its engines.
 NODE = {"gaudi-patch/lmcache": "true"}
-#: Bytes of models where their own size is not known.
+#: Bytes for models of unknown size.
 UNKNOWN_MODELS = 200 * GIB
 
 Manifest = dict[str, Any]
 
 
 def files(plan: Plan, image: str, disk_gb: float) -> dict[str, str]:
-    """Return the manifests in one file; ``disk_gb`` is what LMCache's disk of one rank may grow to."""
+    """Return the manifests in one file; ``disk_gb`` is the limit of LMCache's disk per rank."""
     _refuse_one_address(plan)
     _refuse_unreachable(plan)
     documents = [_config_map(plan), *_claims(plan)]
     for process in (*plan.servers, *plan.engines):
         documents.append(_workload(plan, process, image, disk_gb))
-        # Multiprocess servers are found on the node itself.
+        # Engines find a multiprocess server on their own node.
         if process.role is Role.ENGINE or not plan.multiprocess:
             documents.append(_service(process))
     documents += [_cron_job(plan, process, image) for process in plan.having(Role.CLEANER)]
@@ -56,7 +56,7 @@ def files(plan: Plan, image: str, disk_gb: float) -> dict[str, str]:
 
 
 def _refuse_one_address(plan: Plan) -> None:
-    """Raise a usage error for --bind ADDRESS in pods of their own network, whose addresses nobody knows before."""
+    """Raise a usage error for --bind ADDRESS with pod networks: the addresses of pods are unknown in advance."""
     bind = plan.settings.bind
     if bind is not None and not plan.multiprocess and not is_everywhere(bind):
         raise GaudiPatchError(
@@ -68,7 +68,7 @@ def _refuse_one_address(plan: Plan) -> None:
 
 
 def _refuse_unreachable(plan: Plan) -> None:
-    """Raise a usage error for an lm:// server that other pods would not find: its address has to be its Service's."""
+    """Raise a usage error for an lm:// server that other pods would not find: its host must be its Service."""
     for server in plan.servers if not plan.multiprocess else ():
         called = urlsplit(plan.settings.storage or "").hostname
         if called != server.name:
@@ -91,7 +91,7 @@ def _claims(plan: Plan) -> list[Manifest]:
     mode = "ReadWriteMany" if len(plan.engines) > 1 or plan.multiprocess else "ReadWriteOnce"
     found = [_claim(WEIGHTS, mode, weights)]
     if plan.shared:
-        # The cleaner keeps that much; chunks are written between its runs.
+        # More than the cleaner keeps, for chunks that are written between its runs.
         size = math.ceil(kept_gb(plan.settings) * 1.1)
         found.append(_claim(STORE, "ReadWriteMany", size))
     return found
@@ -119,7 +119,7 @@ def _workload(plan: Plan, process: Process, image: str, disk_gb: float) -> Manif
     template = {"metadata": {"labels": _labels(process.name)}, "spec": pod}
     spec: dict[str, Any] = {"selector": {"matchLabels": _labels(process.name)}, "template": template}
     if not daemon:
-        # A second engine beside the first, as in a rolling update, would find no card and no memory.
+        # A second engine next to the first, as in a rolling update, would find no card and no memory.
         spec = {"replicas": 1, "strategy": {"type": "Recreate"}, **spec}
     kind = "DaemonSet" if daemon else "Deployment"
     return {"apiVersion": "apps/v1", "kind": kind, "metadata": _metadata(process.name), "spec": spec}
@@ -152,7 +152,7 @@ def _pod(plan: Plan, process: Process, image: str, disk_gb: float) -> Manifest:
         },
         "securityContext": {
             "allowPrivilegeEscalation": False,
-            # A pod cannot raise RLIMIT_MEMLOCK; host memory is pinned for the cards.
+            # Host memory is pinned for the cards, and a pod cannot raise RLIMIT_MEMLOCK.
             "capabilities": {"add": ["SYS_NICE", "IPC_LOCK"]},
         },
         "startupProbe": _probe(process, 10, WARM_UP // 10),
@@ -165,7 +165,7 @@ def _pod(plan: Plan, process: Process, image: str, disk_gb: float) -> Manifest:
 
 
 def _disks(plan: Plan, gib: float) -> tuple[list[Manifest], list[Manifest]]:
-    """Return volumes and mounts of directories of one pod: gone with it, as LMCache's index of them is."""
+    """Return volumes and mounts for one pod's directories: they vanish with it, as does LMCache's index of them."""
     volumes, mounts = [], []
     for number, directory in enumerate(plan.local):
         limit = {"sizeLimit": f"{math.ceil(gib * 1.05)}Gi"}
@@ -175,7 +175,7 @@ def _disks(plan: Plan, gib: float) -> tuple[list[Manifest], list[Manifest]]:
 
 
 def _cron_job(plan: Plan, process: Process, image: str) -> Manifest:
-    """Return what removes old chunks from the store."""
+    """Return the CronJob that removes old chunks from the store."""
     container: Manifest = {
         "name": "clean",
         "image": image,
@@ -200,7 +200,7 @@ def _cron_job(plan: Plan, process: Process, image: str) -> Manifest:
 
 
 def _check(image: str) -> Manifest:
-    """Return the container that ends a pod whose LMCache is not the one that the image was attested with."""
+    """Return the init container that fails a pod whose LMCache differs from the image's attestation."""
     return {
         "name": "check",
         "image": image,
@@ -226,22 +226,22 @@ def _server_pod(plan: Plan, process: Process, image: str) -> Manifest:
         "volumeMounts": [_mount("files", FILES, read_only=True)],
     }
     if plan.multiprocess:
-        # It has no card: what it shares with the engines is the memory of the node, through /dev/shm.
+        # The server has no card: it shares the node's memory with the engines, through /dev/shm.
         container["securityContext"]["capabilities"] = {"add": ["IPC_LOCK"]}
-        # What the server has written since its start, and what an earlier one in this pod left.
+        # Room for what the server has written since its start, and for what an earlier one in this pod left.
         disks, mounts = _disks(plan, 2 * kept_gb(plan.settings))
         container["volumeMounts"] += mounts
         probe = _probe(process, 10, 3)
         container |= {"readinessProbe": probe, "livenessProbe": {**probe, "failureThreshold": 6}}
         return {**_alone(plan), "containers": [container], "volumes": [_volume_of_files(), *disks]}
     container["readinessProbe"] = {"tcpSocket": {"port": "lm"}, "periodSeconds": 10}
-    # In the pod its own address has that name, so that the server can listen on what the engines call it.
+    # In the pod, the Service's name means the pod's own address, so the server can listen on it.
     return {**_alone(plan), "hostname": process.name, "containers": [container], "volumes": [_volume_of_files()]}
 
 
 def _alone(plan: Plan) -> Manifest:
-    """Return what a pod shares with its node: memory and network in multiprocess mode, else nothing."""
-    # Links to Services would set VLLM_PORT, from one called vllm, to a URL: vLLM takes it for its own port and ends.
+    """Return what a pod shares with its node: memory and network in multiprocess mode, otherwise nothing."""
+    # Service links would set VLLM_PORT to the URL of a Service called vllm: vLLM reads it as its own port and exits.
     pod: Manifest = {"automountServiceAccountToken": False, "enableServiceLinks": False}
     if plan.multiprocess:
         pod |= {"hostIPC": True, "hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet", "nodeSelector": NODE}
@@ -260,7 +260,7 @@ def _environment(plan: Plan, process: Process) -> list[Manifest]:
 
 
 def _secrets(plan: Plan, process: Process) -> list[Manifest]:
-    """Return what the store asks for."""
+    """Return the variables that the store needs."""
     found = [_secret(name, _key(name)) for name in process.of.secrets]
     return found + [_secret(name, _key(name), optional=True) for name in (AWS if plan.uses_s3 else ())]
 
@@ -276,7 +276,7 @@ def _key(variable: str) -> str:
 def _probe(process: Process, period: int, failures: int) -> Manifest:
     action: Manifest = {"path": process.of.health, "port": process.of.ports["http"]}
     if not is_everywhere(process.of.bind):
-        # It is not the pod's address, which is that of the node there, that is asked.
+        # Otherwise the probe would ask the pod's address, which is here the node's.
         action["host"] = process.of.bind
     return {"httpGet": action, "periodSeconds": period, "timeoutSeconds": 10, "failureThreshold": failures}
 
@@ -299,7 +299,7 @@ def _metadata(name: str) -> Manifest:
 
 
 def notes(plan: Plan) -> tuple[str, ...]:
-    """Return what an administrator does with them, and what only they can know."""
+    """Return what an administrator does with the manifests, and what only administrators can know."""
     secrets = dict.fromkeys(_key(name) for process in plan.processes for name in process.of.secrets)
     more = "".join(f" --from-literal={key}=PASSWORD" for key in secrets)
     found = [

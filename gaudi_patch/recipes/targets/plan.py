@@ -1,4 +1,4 @@
-"""The processes of a recipe, and what each of them needs: the same for every target. Pure."""
+"""The processes of a recipe, and what each of them needs, whatever the target. Pure."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gaudi_patch.recipes.release import Release
 from gaudi_patch.recipes.settings import Recipe, Settings
 from gaudi_patch.sizing.plan import GIB, RANK_OVERHEAD, SPARE
 
-#: Intel's Kubernetes guide gives a pod that much of them (docs.habana.ai, Running Kubernetes Workloads with Gaudi).
+#: Huge pages of a pod in Intel's Kubernetes guide (docs.habana.ai, Running Kubernetes Workloads with Gaudi).
 HUGE_PAGES = "95000Mi"
 #: vllm-gaudi's warm-up "can even take a couple of hours" (v0.26.0, docs/features/warmup.md): seconds to wait for it.
 WARM_UP = 4 * 3600
-#: Seconds in which an engine may end its requests, and LMCache its stores.
+#: Seconds for an engine to end its requests, and for LMCache to end its stores.
 GRACE = 120
 #: Shared memory of an engine: messages between its processes, not KV; an allowance, not a measurement.
 ENGINE_SHM = 16 * GIB
-#: In a container: where the recipe's files, the models, the attestation and gaudi-patch are.
+#: Paths in a container: the recipe's files, the models, the attestation and gaudi-patch.
 FILES, MODELS, ATTESTATION = "/etc/lmcache", "/models", "/etc/gaudi-patch.json"
 TOOL = "/opt/gaudi-patch/bin/gaudi-patch"
 #: How often old chunks are removed from a shared directory, in minutes.
@@ -30,7 +30,7 @@ CLEANED = 15
 
 
 class Role(Enum):
-    """What a process is: vLLM on Gaudi, vLLM on ROCm, a server that keeps KV, or what a timer runs."""
+    """The role of a process: vLLM on Gaudi, vLLM on ROCm, a server that keeps KV, or a cleaner that a timer runs."""
 
     ENGINE = "engine"
     ROCM = "rocm"
@@ -50,21 +50,21 @@ class Process:
 
     @property
     def script(self) -> str:
-        """Return the file of the recipe that runs it."""
+        """Return the name of the recipe's script that runs the process."""
         return f"{self.of.name}.sh"
 
     @property
     def port(self) -> int:
-        """Return the port that clients use; 0 where it has none."""
+        """Return the port that clients use; 0 if there is none."""
         return next(iter(self.of.ports.values()), 0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All processes of a recipe, and the directories that they keep KV in.
+    """All processes of a recipe, and the directories in which they keep KV.
 
-    ``local`` are directories of one engine, ``shared`` those of all. ``weights`` are the model's bytes, a part of each
-    engine's memory; None where they are not known, and not in it.
+    ``local`` are directories of one engine, ``shared`` those of all. ``weights`` are the bytes of the model's weights,
+    which count towards each engine's memory; None if they are unknown and not counted.
     """
 
     mode: str
@@ -77,7 +77,7 @@ class Plan:
     weights: int | None
 
     def having(self, *roles: Role) -> tuple[Process, ...]:
-        """Return the processes of these roles, in the order in which they are started."""
+        """Return the processes of these roles, in start order."""
         return tuple(process for process in self.processes if process.role in roles)
 
     @property
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def uses_s3(self) -> bool:
-        """Return whether the store takes the credentials of AWS's SDK."""
+        """Return whether the store uses the credentials of AWS's SDK."""
         return (self.settings.storage or "").startswith("s3:")
 
     @property
@@ -107,7 +107,7 @@ class Plan:
 
 
 def plan(mode: str, release: Release, settings: Settings, recipe: Recipe, weights: int | None) -> Plan:
-    """Return what a recipe runs; ``weights`` are the model's in bytes, None where they are not known."""
+    """Return the plan of a recipe; ``weights`` are the bytes of the model's weights, None if unknown."""
     local, shared = _directories(recipe)
     processes = tuple(_process(one, mode, settings, weights) for one in recipe.processes)
     return Plan(mode, release, settings, recipe.files, processes, local, shared, weights)
@@ -124,13 +124,13 @@ def _process(process: recipes.Process, mode: str, settings: Settings, weights: i
         return Process(process, name, Role.ENGINE if process.patched else Role.ROCM, memory, ENGINE_SHM)
     if not process.runs_lmcache:
         return Process(process, f"lmcache-{process.name}", Role.CLEANER, GIB // 2, 0)
-    # An lm:// server has no size of its own: it grows until its memory is full, and is given the pools of an engine.
+    # An lm:// server has no size setting: it grows until its memory is full, so it gets the size of an engine's pools.
     held = kept if in_server else kept * settings.ranks
     return Process(process, f"lmcache-{process.name}", Role.SERVER, held + RANK_OVERHEAD, held)
 
 
 def _directories(recipe: Recipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the directories that a recipe's settings name: those of one process, and those of all."""
+    """Return the directories in the settings of a recipe: those of one process, and those of all."""
     local, shared = [], []
     for value in _texts(recipe.config):
         if found := re.fullmatch(r"file://(/[^?]+?)/*", value):

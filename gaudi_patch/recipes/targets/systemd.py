@@ -1,4 +1,4 @@
-"""Plan -> systemd units. Each runs a script of the recipe where the recipe's files lie. Pure."""
+"""Plan -> systemd units. Each runs a script of the recipe from the directory of the recipe's files. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 
 from gaudi_patch.recipes.targets.plan import CLEANED, GRACE, Plan, Process, Role
 
-#: Keys and tokens: read by systemd as root, in no unit and no process list.
+#: Keys and tokens: systemd reads them as root, and no unit or process list shows them.
 SECRETS = "/etc/lmcache/secrets.env"
 
 
 def files(plan: Plan, folder: PurePosixPath) -> dict[str, str]:
-    """Return the units, by name; the recipe's own files lie in ``folder``, an absolute path."""
+    """Return the units by name; ``folder`` is the absolute path of the recipe's own files."""
     found = {f"{process.name}.service": _unit(plan, process, folder) for process in plan.processes}
     return found | {f"{process.name}.timer": _timer(plan, process) for process in plan.having(Role.CLEANER)}
 
@@ -34,7 +34,7 @@ def _unit(plan: Plan, process: Process, folder: PurePosixPath) -> str:
         f"Wants={after}",
         f"After={after}",
         *(f"RequiresMountsFor={_word(mount)}" for mount in mounts),
-        # Not a restart every few seconds for a day: a refused configuration stays refused.
+        # Avoid a restart every few seconds for a day: a refused configuration stays refused.
         "StartLimitIntervalSec=1h",
         "StartLimitBurst=5",
     ]
@@ -59,13 +59,13 @@ def _unit(plan: Plan, process: Process, folder: PurePosixPath) -> str:
 
 
 def _word(text: str) -> str:
-    """Return ``text`` as one word of a unit: specifiers, variables and quotes are not read in it."""
+    """Return ``text`` as one word of a unit, with specifiers, variables and quotes escaped."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if escaped != text or " " in text or "'" in text else text
 
 
 def notes(plan: Plan, folder: PurePosixPath) -> tuple[str, ...]:
-    """Return what an administrator does with them."""
+    """Return what an administrator does with the units."""
     timers = plan.having(Role.CLEANER)
     units = " ".join(f"{one.name}.{'timer' if one in timers else 'service'}" for one in plan.processes)
     keys = dict.fromkeys(["VLLM_API_KEY", "HF_TOKEN", *(key for one in plan.processes for key in one.of.secrets)])

@@ -1,4 +1,4 @@
-"""A recipe and a target's name -> the recipe with what starts it."""
+"""A recipe and a target's name -> the recipe with the files that start it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gaudi_patch.recipes.release import Release
 from gaudi_patch.recipes.settings import DISK_GB, Recipe, Settings
 
 NAMES = ("scripts", "systemd", "compose", "kubernetes")
-#: Where the files of a recipe lie for systemd, if --out does not say it.
+#: Directory of a recipe's files for systemd, without --out.
 FOLDER = PurePosixPath("/etc/lmcache")
-#: registry.example:5000/name:tag@sha256:..., as far as a name of an image needs it.
+#: An image's name, such as registry.example:5000/name:tag@sha256:..., checked loosely.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 
 
 def check(target: str, image: str) -> None:
-    """Raise a usage error for a target that there is none of, or for an image that is missing or means nothing."""
+    """Raise a usage error for an unknown target, or for an image that is missing, useless or malformed."""
     if target not in NAMES:
         what = f"there is no target {target!r}{did_you_mean(target, NAMES)}"
         raise GaudiPatchError(Exit.USAGE, "unknown-target", what, f"targets: {', '.join(NAMES)}")
@@ -39,10 +39,10 @@ def start(
     target: str, image: str, mode: str, release: Release, settings: Settings, recipe: Recipe, *,
     weights: int | None, folder: PurePosixPath | None,
 ) -> Recipe:  # fmt: skip
-    """Return ``recipe`` with the files of ``target`` and what to know of them.
+    """Return ``recipe`` with the files of ``target`` and notes on them.
 
-    ``weights`` are the model's bytes, None where they are not known; ``folder`` is where the files will lie, an
-    absolute path.
+    ``weights`` are the bytes of the model's weights, None if unknown. ``folder`` is the absolute path of the directory
+    for the files.
     """
     check(target, image)
     if target == "scripts":
