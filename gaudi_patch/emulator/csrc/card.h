@@ -15,12 +15,12 @@
 
 namespace hpu_emulator {
 
-// A card is held by one process (synDeviceAcquire: backend/habana_device/HPUDevice.cpp:77-87,187-196), from the first use
-// of device or pinned memory, or of a question that initialises the device, until the process ends.  The host is a name
-// that a process gives to its children; a card of it is a socket address, which the system frees with the process.
+// One process holds a card (synDeviceAcquire: backend/habana_device/HPUDevice.cpp:77-87,187-196) until it ends.  It
+// acquires the card on the first use of device or pinned memory, or on a query that initialises the device.  The host
+// is a name that a process passes to its children.  A card is a socket address, freed when the process ends.
 class Card {
  public:
-  int64_t count = 8; // of the host
+  int64_t count = 8; // cards of the host
 
   void acquire() {
     std::lock_guard<std::mutex> guard(mutex_);
@@ -51,11 +51,11 @@ class Card {
     if (name.size() + 1 > sizeof(address.sun_path)) {
       return false;
     }
-    std::memcpy(address.sun_path + 1, name.data(), name.size()); // a leading zero: no file
+    std::memcpy(address.sun_path + 1, name.data(), name.size()); // leading zero: abstract address, no file
     const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
     const int socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (socket >= 0 && ::bind(socket, reinterpret_cast<const sockaddr*>(&address), length) == 0) {
-      return true; // kept open for the life of the process
+      return true; // stays open until the process ends
     }
     if (socket >= 0) {
       ::close(socket);

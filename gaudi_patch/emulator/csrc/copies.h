@@ -19,7 +19,7 @@ inline Runtime& runtime() {
   return Runtime::get();
 }
 
-// A device-to-device copy is an operator like any other.
+// Enqueues a device-to-device copy, which is an operator like any other.
 inline void enqueue_copy(const Tensor& to, const Tensor& from, const char* name) {
   auto& r = runtime();
   static const std::hash<std::string> hash_name;
@@ -28,7 +28,7 @@ inline void enqueue_copy(const Tensor& to, const Tensor& from, const char* name)
   mix_tensor(signature, to);
   mix_tensor(signature, from);
   count_view_write(to);
-  if (to.scalar_type() == from.scalar_type()) { // a cast is an operator
+  if (to.scalar_type() == from.scalar_type()) { // a cast does not count as a copy
     ++r.counters.d2d_copies;
     r.counters.d2d_bytes += bytes_of(to);
   }
@@ -59,8 +59,8 @@ inline void count_copy(bool to_device, const Tensor& host, int64_t nbytes, bool 
     c.bounce_bytes += nbytes;
     c.nonblocking_unpinned_copies += non_blocking ? 1 : 0;
   }
-  // A device-to-host copy to unpinned memory is documented to block; the 1.19 sources run it in the background
-  // (backend/helpers/tensor_utils.cpp:411-446).  It is counted as the former and done as the latter.
+  // A device-to-host copy to unpinned memory is documented to block, but the 1.19 sources run it in the background
+  // (backend/helpers/tensor_utils.cpp:411-446).  Here it counts as blocking and runs in the background.
   c.blocking_copies += !non_blocking || (!to_device && !pinned) ? 1 : 0;
   if (r.tracing) {
     std::ostringstream fields;
@@ -70,8 +70,8 @@ inline void count_copy(bool to_device, const Tensor& host, int64_t nbytes, bool 
   }
 }
 
-// Does the copy as late as its contract allows.  A blocking copy whose device memory no queued work touches is done at
-// once, without the rest of its stream: the DMA engine need not wait for unrelated work.
+// Runs the copy as late as its contract allows.  A blocking copy runs at once, before earlier work of its stream, if no
+// queued work uses its device memory: the DMA engine need not wait for unrelated work.
 inline void schedule_copy(bool untouched, bool non_blocking, Job job, bool held = false) {
   auto& r = runtime();
   if (!non_blocking && untouched) {
@@ -88,7 +88,7 @@ inline void schedule_copy(bool untouched, bool non_blocking, Job job, bool held 
   }
 }
 
-// Whether a non-blocking copy of this host memory is done by a thread that no wait covers.
+// Returns whether a copy of this host memory runs in a thread that no wait covers.
 inline bool is_late(const Tensor& host, bool non_blocking) {
   const auto& options = runtime().options;
   return non_blocking && options.bounces == Options::kLate && options.schedule != Options::kSync && !is_pinned(host) &&
@@ -124,7 +124,7 @@ inline void copy_to_contiguous_device(const Tensor& to, const Tensor& from, bool
   if (r.writes_pending(host)) {
     r.launch("h2d"); // habana_kernels/lazy_kernels.cpp:1000-1004
   } else if (r.reads_pending(host)) {
-    // The bridge does not cut here; keeping the program's order does need it, so the launch shows under its own name.
+    // The bridge does not cut here, but keeping the program's order requires it; hence a cause of its own.
     r.launch("h2d_into_input");
   }
   count_copy(/*to_device=*/true, from, dma_bytes(from), non_blocking);
@@ -150,7 +150,7 @@ inline void copy_to_contiguous_device(const Tensor& to, const Tensor& from, bool
     });
     return;
   }
-  // The source is read when the copy runs, not now: a source that is overwritten too early shows.
+  // The source is read when the copy runs, not now, which exposes a source overwritten too early.
   const auto* begin = static_cast<const char*>(from.const_data_ptr());
   const auto extent = at::detail::computeStorageNbytes(from.sizes(), from.strides(), from.element_size());
   r.host_reads.emplace_back(begin, extent);
@@ -171,7 +171,7 @@ inline void copy_host_to_device(const Tensor& to, const Tensor& from, bool non_b
     copy_to_contiguous_device(to, from, non_blocking);
     return;
   }
-  // Into a view (lazy_kernels.cpp:1112-1133), a strided tensor or another dtype: a plain copy, then an operator.
+  // A view (lazy_kernels.cpp:1112-1133), a strided tensor or another dtype needs a plain copy, then an operator.
   const auto staged = new_contiguous(from.sizes(), from.scalar_type());
   copy_to_contiguous_device(staged, from, non_blocking);
   enqueue_copy(to, staged, through_view || !to.is_contiguous() ? "strided_insert" : "cast");
@@ -185,7 +185,7 @@ inline void poison_host(const Tensor& host) {
   const auto extent = at::detail::computeStorageNbytes(host.sizes(), host.strides(), host.element_size());
   for (const auto& [other, length] : runtime().host_reads) {
     if (other < begin + extent && begin < other + length) {
-      return; // an earlier copy of this queue has yet to read it; in stream order that is legal
+      return; // an earlier queued copy still has to read it, which is legal in stream order
     }
   }
   if (host.is_contiguous()) {
@@ -212,7 +212,7 @@ inline void copy_device_to_host(const Tensor& to, const Tensor& source, bool non
   bool lost = false;
   int64_t misplaced_by = 0;
   if (r.options.noncontiguous_d2h != Options::kCopy) {
-    // lazy: lazy_kernels.cpp:858 rebinds `self` to a contiguous copy and never writes back; eager:
+    // Lazy: lazy_kernels.cpp:858 rebinds `self` to a contiguous copy and never writes back.  Eager:
     // habana_eager/ops/copy_from.cpp:188-202 resets the destination's storage offset.
     lost = r.options.lazy && !to.is_contiguous();
     misplaced_by = !r.options.lazy && to.is_contiguous() && !source.is_contiguous() ? to.storage_offset() : 0;
@@ -224,12 +224,12 @@ inline void copy_device_to_host(const Tensor& to, const Tensor& source, bool non
   }
   const auto* host = host_of(from);
   if (r.writes_pending(host)) {
-    r.launch("d2h"); // lazy_kernels.cpp:693-710; an input of the pending graph does not cut it
+    r.launch("d2h"); // lazy_kernels.cpp:693-710; a copy of an input of the pending graph does not cut it
   }
   count_copy(/*to_device=*/false, to, dma_bytes(from), non_blocking);
   r.land_on_device(host);
   const bool free_now = untouched(host);
-  non_blocking = non_blocking && !is_converted(to); // converted on the host, after a copy that is waited for
+  non_blocking = non_blocking && !is_converted(to); // converted on the host after a blocking copy
   if (non_blocking && !lost) {
     poison_host(to);
   }

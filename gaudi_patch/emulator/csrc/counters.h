@@ -16,13 +16,13 @@ namespace hpu_emulator {
 struct Options {
   bool lazy = true; // PT_HPU_LAZY_MODE
   enum Schedule { kLaziest, kReversed, kSync } schedule = kLaziest;
-  enum Strict { kIgnore, kCount, kRaise } strict = kCount; // operators that the device cannot run
+  enum Strict { kIgnore, kCount, kRaise } strict = kCount; // operators without a kernel on the device
   enum NonContiguous { kCopy, kRefuse, kAsBridge } noncontiguous_d2h = kCopy;
   bool int64_as_int32 = false;
   bool tolerant_index = false;
   bool signature_offsets = true;
   bool eager_stream_join = false;
-  enum Bounces { kLate, kWaited } bounces = kLate; // copies of host memory that is not pinned
+  enum Bounces { kLate, kWaited } bounces = kLate; // non-blocking copies of unpinned host memory
   bool held_d2h = false; // PT_HPU_ENABLE_SFG in lazy mode
 };
 

@@ -8,7 +8,7 @@ namespace hpu_emulator {
 
 // Running an operator on the CPU aliases of its arguments.
 
-// Makes out-of-range indices harmless, for rigs in which a runner pads with -1.  What the hardware does is not known.
+// Makes out-of-range indices harmless, for runners that pad with -1.  The behaviour of the hardware is unknown.
 inline void tolerate_indices(const OpInfo& info, Stack& args) {
   if (info.index == OpInfo::Index::kNone || info.index_arg < 0 || info.dim_arg < 0) {
     return;
@@ -35,7 +35,7 @@ inline void run_on_cpu(const OperatorHandle& op, const OpInfo& info, Stack& stac
     op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), &stack);
     return;
   }
-  // A random operator without a generator argument draws from the CPU's default one: lend it ours for the call.
+  // A random operator without a generator argument uses the CPU's default generator: reseed that for the call.
   auto cpu = at::detail::getDefaultCPUGenerator();
   const auto saved = cpu.get_state();
   cpu.set_current_seed(seed);

@@ -1,14 +1,14 @@
 // An emulated Habana "hpu" device for stock PyTorch.
 //
-// Tensors live on PyTorch's own HPU dispatch key.  Their memory is host memory; every operator runs on zero-copy CPU
-// aliases of it, but *when* it runs is decided by an adversarial scheduler: the laziest schedule that the rules of the
-// device allow.  A program that waits where it must gets the right answer; one that does not gets poison.
+// Tensors use PyTorch's own HPU dispatch key and host memory.  Every operator runs on zero-copy CPU aliases, but an
+// adversarial scheduler decides *when*: it follows the laziest schedule that the rules of the device allow.  A program
+// with all the required waits gets the right answer; any other gets poison.
 //
-// "bridge" in the comments is HabanaAI/gaudi-pytorch-bridge, release 1.19.0, whose rules are followed.  No code of it is
-// used.  README.md, one folder up, lists what is emulated and what is not.
+// "bridge" in the comments is HabanaAI/gaudi-pytorch-bridge, release 1.19.0.  The device follows its rules but uses
+// none of its code.  README.md, one directory up, lists what is emulated and what is not.
 //
-// This file registers the device with PyTorch: allocator, hooks, guard, kernels, and the control surface that
-// device.py uses, torch.ops.hpu_emulator.
+// This file registers the device with PyTorch: allocator, hooks, guard, kernels, and torch.ops.hpu_emulator, the
+// control interface for device.py.
 
 #include "copies.h"
 #include "generator.h"
@@ -138,7 +138,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 
 namespace at {
 
-// PyTorch looks the hooks up by this very class name; with another one everything half-works.
+// PyTorch looks up the hooks by exactly this class name; with another name, only some of the device works.
 struct HPUHooks final : HPUHooksInterface {
   explicit HPUHooks(HPUHooksArgs /*args*/) {}
   void init() const override {}
@@ -233,13 +233,13 @@ TORCH_LIBRARY_IMPL(aten, HPU, m) {
   m.impl("record_stream", TORCH_FN(record_stream));
   m.impl("convolution_overrideable", torch::CppFunction::makeFromBoxedFunction<&convolution>());
   m.impl("convolution_backward_overrideable", torch::CppFunction::makeFromBoxedFunction<&convolution_backward>());
-  // PyTorch would compose these of smaller operators for a device that it does not know; the device has kernels.
+  // For an unknown device, PyTorch would compose these from smaller operators, but the real device has kernels.
   m.impl("native_layer_norm", torch::CppFunction::makeFromBoxedFunction<&fallback>());
   m.impl("native_group_norm", torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
-// PyTorch's is_pinned looks at the storage's first byte.  The bridge's looks at the tensor's, and says False without a
-// device (habana_kernels/kernels_register.cpp:66-76).
+// PyTorch's is_pinned checks the storage's first byte.  The bridge's version checks the tensor's, and returns False
+// without a device (habana_kernels/kernels_register.cpp:66-76).
 bool is_pinned_here(const Tensor& self, std::optional<c10::Device> device) {
   if (!device || device->type() != kDevice) {
     return false;

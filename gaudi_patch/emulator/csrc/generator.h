@@ -10,7 +10,7 @@
 
 namespace hpu_emulator {
 
-// Generators.  An operator draws its seed when it is issued, so seeding never waits for the queue.
+// Generators.  An operator draws its seed when issued, so that seeding never waits for the queue.
 
 struct Generator final : c10::GeneratorImpl {
   Generator() : Generator(at::detail::createCPUGenerator()) {}

@@ -8,7 +8,7 @@
 
 namespace hpu_emulator {
 
-// Hashing.  128 bits, so that two signatures that collide need not be considered.
+// Hashing.  With 128 bits, collisions of signatures can be ignored.
 
 struct Hash {
   uint64_t a = 0x9E3779B97F4A7C15ULL;

@@ -8,9 +8,9 @@
 
 namespace hpu_emulator {
 
-// What the CPU, or the device, has no kernel for.
+// Types without a kernel on the CPU or on the device.
 
-// The element type to run a data movement as, where the CPU has no kernel for the tensor's own.
+// Returns the element type for a data movement if the CPU has no kernel for the tensor's own type.
 inline std::optional<ScalarType> movement_type(const OpInfo& info, ScalarType type) {
   if (!info.moves_only) {
     return std::nullopt;
@@ -37,7 +37,7 @@ inline bool is_float8(ScalarType type) {
   return c10::isFloat8Type(type);
 }
 
-// The columns of bridge docs/Pytorch_Operators.rst. int64 is not among them: it is int32 on the device, unless
+// The columns of bridge docs/Pytorch_Operators.rst. int64 has none: on the device it is int32, unless
 // PT_ENABLE_INT64_SUPPORT is set.
 enum Kind : unsigned { kFloat = 1, kBFloat16 = 2, kHalf = 4, kFloat8 = 8, kInt = 16, kShort = 32, kByte = 64, kBool = 128, kAny = 255 };
 
@@ -58,12 +58,12 @@ inline unsigned kind_of(ScalarType type) {
     case ScalarType::Bool:
       return kBool;
     default:
-      return is_float8(type) ? kFloat8 : kAny; // the table does not name the others
+      return is_float8(type) ? kFloat8 : kAny; // the table does not list other types
   }
 }
 
-// What moves elements and has no kernel for some types: rows 164, 174, 182, 213-215, 252, 257, 280, 501-505, 547-551,
-// 590-599 of the table.
+// Returns the documented types of operators that move elements but have no kernel for some types: rows 164, 174, 182,
+// 213-215, 252, 257, 280, 501-505, 547-551, 590-599 of the table.
 inline const std::unordered_map<std::string, unsigned>& documented() {
   constexpr unsigned kPlain = kFloat | kBFloat16 | kHalf | kInt;
   static const auto* table = new std::unordered_map<std::string, unsigned>{
@@ -82,7 +82,7 @@ inline const std::unordered_map<std::string, unsigned>& documented() {
   return *table;
 }
 
-// What the device has no kernel for; it falls back to the CPU there.
+// Returns why the device has no kernel for this call and falls back to the CPU, else nullptr.
 inline const char* unsupported(const OpInfo& info, c10::ArrayRef<IValue> args) {
   if (args.empty() || !args[0].isTensor() || !args[0].toTensor().defined()) {
     return nullptr;

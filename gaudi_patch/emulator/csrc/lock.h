@@ -6,9 +6,9 @@
 
 namespace hpu_emulator {
 
-// Lock.  One recursive mutex guards the scheduler.  It must never be waited for with the GIL held: the thread that
-// owns it may be running a Python meta kernel, or dropping the last reference to a tensor that Python owns, and both
-// need the GIL.  The interpreter is reached through dlsym, so that one library serves every Python version.
+// Lock.  One recursive mutex guards the scheduler.  A thread must never wait for it while holding the GIL: its owner
+// may be running a Python meta kernel or dropping the last reference to a tensor of Python's, and both need the GIL.
+// Python functions are looked up with dlsym, so that one library serves every Python version.
 
 inline std::recursive_mutex& mutex() {
   static auto* m = new std::recursive_mutex; // leaked: tensors may outlive static destruction
@@ -29,7 +29,7 @@ class Lock {
     void* state = python && initialized() && check() ? save() : nullptr;
     mutex().lock();
     if (state) {
-      restore(state); // no one waits for this mutex with the GIL held, so this cannot deadlock
+      restore(state); // no thread waits for this mutex while holding the GIL, so this cannot deadlock
     }
   }
   ~Lock() {

@@ -28,17 +28,17 @@ constexpr size_t kAlignment = 128; // device cache line; LMCache and vllm-gaudi 
 constexpr size_t kPageBytes = 4096;
 constexpr size_t kFreedPoisonBytes = size_t{1} << 20;
 constexpr size_t kQuarantineBytes = size_t{16} << 20;
-// Two groups of 256 MiB, the rows and the joined rows of a store of eight chunks of an 8B model, and room beside them.
-// With less, every such store takes fresh memory from the host, and its page faults are a third of the time.
+// Enough for storing eight chunks of an 8B model: the rows and the joined rows, 256 MiB each, and some reserve.  With
+// less, every such store uses fresh memory of the host, and page faults take a third of its time.
 constexpr size_t kCacheBytes = size_t{1} << 30;
 
-// Memory.  A device storage's data pointer owns a Block, and the Block owns a CPU StorageImpl over the same bytes.
-// CPU aliases share that StorageImpl, so queued work keeps the bytes alive after Python has dropped the tensor, as a
-// stream-ordered allocator does, while the accounting below follows what the program holds.
+// Memory.  A device storage's data pointer owns a Block, and the Block owns a CPU StorageImpl over the same bytes.  CPU
+// aliases share this StorageImpl, so queued work keeps the bytes alive after Python has dropped the tensor, as with a
+// stream-ordered allocator.  The accounting below counts only what the program holds.
 
 struct MemoryStats {
   std::atomic<int64_t> live{0};
-  std::atomic<int64_t> peak{0}; // since reset_peak, for torch.hpu.max_memory_allocated
+  std::atomic<int64_t> peak{0}; // since reset_peak_memory, for torch.hpu.max_memory_allocated
   std::atomic<int64_t> window_peak{0}; // since the counters' reset
   std::atomic<int64_t> window_base{0};
   std::atomic<int64_t> allocations{0}, frees{0}, largest{0};
@@ -76,8 +76,8 @@ inline bool int64_supported() { // backend/helpers: IsInt64Supported
   return value && (std::strcmp(value, "1") == 0 || strcasecmp(value, "true") == 0);
 }
 
-// Device memory.  A freed block is poisoned and kept for a while, so that a stale address reads poison instead of
-// crashing or, worse, reading the old data; then it is used again, which spares the page faults of fresh memory.
+// Device memory.  A freed block is poisoned and quarantined, so that a stale address reads poison instead of crashing
+// or, worse, reading old data.  Later it is reused, which avoids the page faults of fresh memory.
 class Pool {
  public:
   void* take(size_t n) {
@@ -126,7 +126,7 @@ class Pool {
   }
 
  private:
-  // Sizes in steps of an eighth, so that blocks of about the same size serve each other.
+  // Rounds up to eighths of the next power of two, so that a freed block also serves requests of a similar size.
   static size_t rounded(size_t n) {
     size_t step = kAlignment;
     while (step * 8 < n) {
@@ -136,7 +136,7 @@ class Pool {
   }
 
   std::mutex mutex_;
-  // Each block with whether poison fills all of it.
+  // The flag of each block says whether poison fills all of it.
   std::deque<std::tuple<void*, size_t, bool>> quarantine_;
   std::unordered_map<size_t, std::vector<std::pair<void*, bool>>> free_;
   size_t quarantined_ = 0, cached_ = 0;
@@ -162,8 +162,8 @@ struct Block {
   int64_t nbytes;
 };
 
-// The live blocks by address.  PyTorch wraps device memory by its bare address now and then (at::from_blob, in pickling
-// for one); such a storage has no Block of its own and is found here.
+// The live blocks by address.  PyTorch sometimes wraps a bare address of device memory (at::from_blob, in pickling for
+// example).  Such a storage has no Block of its own, and its block is looked up here.
 struct LiveBlocks {
   std::mutex mutex;
   std::map<uintptr_t, Block*> by_address;
@@ -203,7 +203,7 @@ inline c10::DataPtr allocate_block(size_t n) {
   return {ptr, block, &delete_block, current_device()};
 }
 
-// Where a storage's bytes are: the CPU storage that owns them, and the distance from its start.
+// The place of a storage's bytes: the CPU storage that owns them, and the distance in bytes from its start.
 struct Place {
   StorageImpl* host;
   int64_t distance;
@@ -231,13 +231,13 @@ inline StorageImpl* host_of(const Tensor& tensor) {
   return place_of(tensor.storage()).host;
 }
 
-// Pinned memory is recognised by the base address of an allocation and by nothing else, as in the bridge
+// Pinned memory is recognised only by the base address of an allocation, as in the bridge
 // (backend/synapse_helpers/host_memory.cpp:114-131): a slice of a pinned buffer counts as unpinned.
 struct PinnedBlocks {
   std::mutex mutex;
   std::unordered_map<const void*, size_t> bases;
   size_t held = 0;
-  size_t limit = 0; // 0: none
+  size_t limit = 0; // in bytes; 0: no limit
 
   bool contains(const void* ptr) {
     std::lock_guard<std::mutex> guard(mutex);
@@ -315,13 +315,13 @@ inline bool is_pinned(const Tensor& host) {
   return host.is_contiguous() && pinned_blocks().contains(host.const_data_ptr());
 }
 
-// int64 and float64 are converted on the host, in memory of the bridge's own, before and after the copy
+// Returns whether the host converts this type, in the bridge's own memory, before or after the copy: int64 and float64
 // (habana_eager/ops/copy_from.cpp:213-219, 376-384; habana_kernels/lazy_kernels.cpp:310-331).
 inline bool is_converted(const Tensor& host) {
   return host.scalar_type() == ScalarType::Double || (host.scalar_type() == ScalarType::Long && !int64_supported());
 }
 
-// Whether the DMA engine works on the host memory itself.
+// Returns whether the DMA engine accesses the host memory directly.
 inline bool is_direct(const Tensor& host) {
   return is_pinned(host) && !is_converted(host);
 }

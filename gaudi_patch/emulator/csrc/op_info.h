@@ -16,23 +16,23 @@ namespace hpu_emulator {
 
 enum class Traffic { kAll, kGather, kScatter, kWriteOnly };
 
-// What has to be known of an operator, worked out once from its schema.
+// The properties of an operator, derived once from its schema.
 struct OpInfo {
   std::string name; // without namespace and ".out": "index_select"
-  uint64_t id = 0; // of the whole name with overload
+  uint64_t id = 0; // hash of the full name with overload
   bool view = false;
-  bool moves_only = false; // only moves elements: may run on other types of the same width
+  bool moves_only = false; // only moves elements, so it may run as another type of the same width
   bool seeded = false;
-  bool takes_host_indices = false; // index and index_put move the CPU tensors of their index list
-  bool inferable = true; // results are tensors or nothing
+  bool takes_host_indices = false; // index and index_put accept CPU tensors in their index list
+  bool inferable = true; // all results are tensors
   Traffic traffic = Traffic::kAll;
   int generator_arg = -1;
   int index_arg = -1, dim_arg = -1, source_arg = -1;
   enum class Index { kNone, kSelect, kCopy } index = Index::kNone;
   std::vector<int> write_args;
   std::vector<bool> out_args; // kwarg-only outputs, by argument
-  std::vector<int> return_args; // the argument that a result is, or -1
-  std::optional<OperatorHandle> into; // the overload that writes its one result into memory that is there already
+  std::vector<int> return_args; // per result: the argument that it returns, or -1
+  std::optional<OperatorHandle> into; // the overload that writes its only result into existing memory
 };
 
 inline const std::unordered_set<std::string>& movement_ops() {
@@ -47,7 +47,7 @@ inline int find_arg(const c10::FunctionSchema& schema, const char* name) {
   return schema.argumentIndexWithName(name).value_or(-1);
 }
 
-// `index_select` to `index_select.out`: the same arguments, then the output, with a kernel of its own for the CPU.
+// Returns `index_select.out` for `index_select`: the same arguments plus the output, with its own CPU kernel.
 inline std::optional<OperatorHandle> overload_into(const c10::FunctionSchema& schema) {
   const auto& overload = schema.overload_name();
   const auto found = c10::Dispatcher::singleton().findSchema(

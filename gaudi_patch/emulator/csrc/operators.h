@@ -17,8 +17,8 @@
 
 namespace hpu_emulator {
 
-// One boxed fallback serves every operator that has no kernel of its own: device check, view or not, shape inference,
-// results, and a job for the scheduler.
+// One boxed fallback serves every operator without a kernel of its own.  It checks devices, handles views, infers
+// shapes, makes the results, and hands a job to the scheduler.
 
 [[noreturn]] inline void mixed_devices(const OpInfo& info, const Tensor& tensor) {
   TORCH_CHECK(
@@ -65,8 +65,8 @@ inline Tensor upload_result(const Tensor& host) {
   return device;
 }
 
-// Operators whose result depends on data, and those that fall back to the CPU: the pending work is launched and waited
-// for, as on the device, and the operator runs now.
+// Runs an operator now, after launching the pending work and waiting for it, as on the device: for results that depend
+// on data, and for CPU fallbacks.
 inline void run_now(const OperatorHandle& op, const OpInfo& info, Stack* stack, const Stack& args, const char* cause) {
   auto& r = runtime();
   const auto seed = draw_seed(info, args);
@@ -91,7 +91,7 @@ inline void run_now(const OperatorHandle& op, const OpInfo& info, Stack* stack, 
       if (!is_device(t)) {
         return t;
       }
-      // An output may come back with another size, and an alias cannot be resized.
+      // The kernel may resize an output, but an alias cannot be resized.
       const auto bits = movement_type(info, t.scalar_type());
       const auto type = bits.value_or(t.scalar_type());
       return info.out_args[i] ? at::empty({0}, at::TensorOptions().dtype(type).device(c10::kCPU)) : host_alias(t, bits);
@@ -120,7 +120,7 @@ inline void run_now(const OperatorHandle& op, const OpInfo& info, Stack* stack, 
     }
     stack->push_back(map_tensors(cpu[i], [&](const Tensor& host) {
       const auto device = upload_result(host);
-      // A movement that ran on another type of the same width: back to its own.
+      // A movement that ran as another type of the same width: restore its own type.
       if (info.moves_only && args[0].isTensor() && movement_type(info, args[0].toTensor().scalar_type()) ==
               std::optional<ScalarType>(host.scalar_type())) {
         return new_view(device, device.sizes(), device.strides(), 0, args[0].toTensor().dtype());
@@ -161,8 +161,8 @@ inline int64_t traffic_of(const OpInfo& info, c10::ArrayRef<IValue> args, c10::A
   return in + out + written;
 }
 
-// The usual error for arguments on several devices.  CPU scalars may stand beside device tensors; the CPU tensors in the
-// index list of index and index_put are moved.
+// Raises PyTorch's usual error for arguments on several devices.  CPU scalars may be mixed with device tensors, and CPU
+// tensors in the index list of index and index_put are moved to the device.
 inline void settle_devices(const OpInfo& info, Stack::iterator first, Stack::iterator last) {
   bool mixed = false;
   for (auto arg = first; arg != last; ++arg) {
@@ -188,7 +188,7 @@ inline void settle_devices(const OpInfo& info, Stack::iterator first, Stack::ite
       }
       const auto device = new_contiguous(t.sizes(), t.scalar_type());
       if (info.name == "index") {
-        host_alias(device).copy_(t); // structured: its shape inference has already moved, and counted, the indices
+        host_alias(device).copy_(t); // structured: its shape inference has already moved and counted the indices
       } else {
         copy_to_contiguous_device(device, t, /*non_blocking=*/false);
       }
@@ -199,7 +199,7 @@ inline void settle_devices(const OpInfo& info, Stack::iterator first, Stack::ite
 
 using Operands = c10::SmallVector<std::pair<const StorageImpl*, int64_t>, 8>;
 
-// Name, attributes, types, sizes and strides; the device tensors among the arguments are appended to `operands`.
+// Hashes name, attributes, types, sizes and strides; appends the device tensors among the arguments to `operands`.
 inline Hash signature_of(const OpInfo& info, c10::ArrayRef<IValue> args, Operands& operands) {
   Hash signature;
   signature.mix(info.id);
@@ -231,7 +231,7 @@ inline const Inference& infer_cached(
     c10::ArrayRef<IValue> args,
     Hash signature) {
   static auto* known = new std::unordered_map<Hash, Inference, HashOfHash>;
-  // Division of integers gives the default type.
+  // The default type matters: it is the result type of an integer division.
   signature.mix(static_cast<uint64_t>(c10::typeMetaToScalarType(at::get_default_dtype())));
   auto found = known->find(signature);
   if (found == known->end()) {
@@ -240,7 +240,7 @@ inline const Inference& infer_cached(
   return found->second;
 }
 
-// Prepares the arguments that are written: an output of another size is resized now, as its shape is known.
+// Prepares the written arguments: resizes outputs of another size now, since the shape is known.
 inline void settle_written(
     const OpInfo& info,
     const Inference& inference,
@@ -261,7 +261,7 @@ inline void settle_written(
   }
 }
 
-// The results of a call that is yet to run; the new ones are appended to `outputs`.
+// Makes the results of a call that has not run yet; appends the new tensors to `outputs`.
 inline Stack make_results(
     const OpInfo& info,
     const Inference& inference,
@@ -305,7 +305,7 @@ inline void trace_operator(const OpInfo& info, c10::ArrayRef<IValue> args) {
   runtime().graph.text += text.str();
 }
 
-// The arguments as the CPU kernel takes them, when it runs.
+// Converts the arguments for the CPU kernel, which runs later.
 inline Stack host_arguments(const OpInfo& info, c10::ArrayRef<IValue> args) {
   Stack host;
   host.reserve(args.size());
@@ -318,7 +318,7 @@ inline Stack host_arguments(const OpInfo& info, c10::ArrayRef<IValue> args) {
       if (is_device(t)) {
         return host_alias(t, movement_type(info, t.scalar_type()));
       }
-      // A 0-dim CPU tensor is read now.  A wrapped Python number belongs to nobody else and needs no copy.
+      // A 0-dim CPU tensor is copied now.  A wrapped Python number has no other owner and needs no copy.
       return t.unsafeGetTensorImpl()->is_wrapped_number() ? t : t.clone();
     }));
   }
@@ -327,7 +327,7 @@ inline Stack host_arguments(const OpInfo& info, c10::ArrayRef<IValue> args) {
 
 constexpr const char* kAnnounced = "return the shape that its Meta kernel announced";
 
-// int64 results as the device holds them.
+// Truncates int64 results to int32, as on the device, if so configured.
 inline void carry_results(const OpInfo& info, const Stack& args, const std::vector<Tensor>& targets) {
   if (!runtime().options.int64_as_int32) {
     return;
@@ -339,11 +339,11 @@ inline void carry_results(const OpInfo& info, const Stack& args, const std::vect
   }
 }
 
-// What runs when the device gets to it.
+// Makes the job that runs the operator when the device reaches it.
 inline Job make_job(const OperatorHandle& op, const OpInfo& info, Stack args, std::vector<Tensor> targets, uint64_t seed) {
   return [op, &info, args = std::move(args), targets = std::move(targets), seed]() {
     Stack call = args;
-    if (info.into && targets.size() == 1) { // writes the result where it belongs: large gathers need no second copy
+    if (info.into && targets.size() == 1) { // write directly into the result: large gathers need no second copy
       const auto sizes = targets[0].sizes().vec();
       call.emplace_back(targets[0]);
       run_on_cpu(*info.into, info, call, seed);
@@ -396,7 +396,7 @@ inline void fallback(const OperatorHandle& op, Stack* stack) {
   if (!inference.known) {
     ++r.counters.dynamic_ops;
     ++r.counters.dynamic_op_names[info.name];
-    r.gather(info.name, signature, operands, {}); // it is the last operator of the graph that it ends
+    r.gather(info.name, signature, operands, {}); // the operator ends the graph and is its last
     run_now(op, info, stack, args, "dynamic");
     return;
   }

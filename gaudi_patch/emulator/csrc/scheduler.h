@@ -22,9 +22,9 @@
 
 namespace hpu_emulator {
 
-// Scheduler.  In lazy rules operators gather in one graph, shared by all threads as in the bridge
-// (habana_lazy/lazy_executor.cpp:196); in eager rules each is a graph of its own.  A launched graph, a copy and an event
-// are entries of the FIFO of the stream they were issued on.  Entries run only when something waits for them.
+// Scheduler.  In lazy mode, operators gather in one graph, which all threads share as in the bridge
+// (habana_lazy/lazy_executor.cpp:196).  In eager mode, each operator is a separate graph.  A stream is a FIFO of
+// launched graphs, copies and events in the order of issue.  Entries run only when something waits for them.
 
 using Job = std::function<void()>;
 
@@ -42,10 +42,10 @@ struct Event {
 
 struct Work {
   std::vector<Job> jobs;
-  int64_t wait_stream = -1; // run that stream up to wait_sequence first
+  int64_t wait_stream = -1; // first run this stream up to wait_sequence
   uint64_t wait_sequence = 0;
-  std::vector<std::shared_ptr<EventRecord>> records; // set done when reached
-  bool held = false; // a copy to the host that an event does not cover by itself
+  std::vector<std::shared_ptr<EventRecord>> records; // marked as done when reached
+  bool held = false; // a copy to the host that an event alone does not cover
 };
 
 struct Stream {
@@ -55,7 +55,7 @@ struct Stream {
   bool asked = false;
 };
 
-// The graph that is being gathered.
+// The graph under construction.
 struct Graph {
   size_t ops = 0;
   std::vector<Job> jobs;
@@ -94,8 +94,8 @@ class Runtime {
     return graph.ops > 0 && graph.ordinals.count(host) != 0;
   }
 
-  // One operator of the device.  `signature` must hold its name, attributes and shapes; what makes it depend on the
-  // graph it stands in is added here.
+  // Enqueues one operator.  `signature` must cover its name, attributes and shapes; its position in the graph is added
+  // here.
   void enqueue(
       const std::string& name,
       Hash signature,
@@ -113,7 +113,7 @@ class Runtime {
     }
   }
 
-  // A torch.compile'd function is one launch, whatever the rules.
+  // A torch.compile'd function is one launch in both modes.
   void begin_compiled() {
     if (compiled_depth_++ == 0) {
       launch("compiled");
@@ -126,7 +126,7 @@ class Runtime {
     }
   }
 
-  // Enters an operator in the graph's signature and in the counters.
+  // Adds an operator to the graph's signature and to the counters.
   void gather(
       const std::string& name,
       Hash signature,
@@ -144,7 +144,7 @@ class Runtime {
     }
     graph.signature.mix(signature);
     for (const auto& [host, offset] : operands) {
-      land_on_device(host); // before the graph, which a copy back to the host need not cut for it
+      land_on_device(host); // before the graph, so that a copy back to the host need not cut it
     }
     if (compiled_depth_ > 0) {
       std::unordered_set<const StorageImpl*> seen;
@@ -163,9 +163,9 @@ class Runtime {
     }
   }
 
-  // What an index_copy_ of a compiled graph costs: hpu_backend makes it one in place where the graph uses its target
-  // for nothing else (compile_backend/passes.py:2606-2625).  Otherwise each is a copy of the whole target, and one more
-  // copies the last of them back.
+  // Counts the cost of index_copy_ in a compiled graph.  hpu_backend runs it in place if the graph uses its target for
+  // nothing else (compile_backend/passes.py:2606-2625).  Otherwise each one copies the whole target, and another copy
+  // writes the last result back.
   void settle_targets() {
     for (const auto& [host, target] : targets_) {
       if (target.writers == 0 || target.uses == 1) {
@@ -179,7 +179,7 @@ class Runtime {
     targets_.clear();
   }
 
-  // Ends the graph and puts it on the current stream.  Nothing happens when it is empty.
+  // Ends the graph and pushes it to the current stream; returns false if it is empty.
   bool launch(const char* cause) {
     if (graph.ops == 0) {
       return false;
@@ -221,7 +221,7 @@ class Runtime {
     return sequence;
   }
 
-  // Runs a stream up to and including `sequence`.  Device errors are kept for the next wait, as on a device.
+  // Runs a stream up to and including `sequence`.  As on a device, the next wait raises its errors.
   void run(int64_t stream, uint64_t sequence) {
     auto& s = streams_[stream];
     while (s.done < sequence && !s.queue.empty()) {
@@ -232,7 +232,7 @@ class Runtime {
       }
       for (auto& job : work.jobs) {
         attempt(job);
-        job = nullptr; // releases what it held before the next one runs
+        job = nullptr; // releases its memory before the next job runs
       }
       for (const auto& record : work.records) {
         record->done = true;
@@ -297,8 +297,8 @@ class Runtime {
     }
   }
 
-  // The graph is launched only when the stream is *not* the current one (HPUStream.cpp:147-158): the pending operators
-  // belong to the current stream and are not waited for.
+  // Launches the graph only if the stream is *not* the current one (HPUStream.cpp:147-158): pending operators belong to
+  // the current stream, and this wait does not cover them.
   void synchronize_stream(int64_t stream) {
     ++counters.stream_syncs;
     if (options.lazy && stream != current_stream) {
@@ -309,8 +309,8 @@ class Runtime {
     raise_device_error();
   }
 
-  // HPUStream.cpp:99-130.  The laziest device answers "not yet"; but a loop that polls has to end, so the second query
-  // in a row does the work.
+  // HPUStream.cpp:99-130.  The laziest device answers "not yet", but a polling loop has to end: the second query in a
+  // row runs the work.
   bool query_stream(int64_t stream) {
     if (options.lazy && stream != current_stream) {
       launch("stream_query");
@@ -330,8 +330,8 @@ class Runtime {
     if (options.lazy) {
       launch("set_stream"); // HPUStream.cpp:222-226
     } else if (options.eager_stream_join && current_stream == 0) {
-      // HPUStream.cpp:229-236: eager mode makes the new stream wait for the default one.  Off unless asked for: code
-      // should not lean on it, since the way back has no such wait.
+      // HPUStream.cpp:229-236: eager mode makes the new stream wait for the default one.  Off by default: code should
+      // not rely on it, since there is no such wait on the way back.
       Work wait;
       wait.wait_stream = 0;
       wait.wait_sequence = streams_[0].issued;
@@ -344,15 +344,15 @@ class Runtime {
     return next_stream_++;
   }
 
-  // HPUEvent.cpp:90-98: recording on another stream than the current one does not launch, so it does not cover the
-  // operators that are still being gathered.
+  // HPUEvent.cpp:90-98: recording on a stream other than the current one does not launch the graph, so the event does
+  // not cover pending operators.
   void record_event(Event& event, int64_t stream) {
     if (options.lazy && stream == current_stream) {
       launch("event_record");
     }
     event.record = std::make_shared<EventRecord>();
     event.stream = stream;
-    // Copies to the host that a thread of the bridge still holds back come after the event.
+    // The event precedes copies to the host that a thread of the bridge still holds back.
     auto& s = streams_[stream];
     size_t held = 0;
     while (held < s.queue.size() && s.queue[s.queue.size() - 1 - held].held) {
@@ -420,13 +420,13 @@ class Runtime {
     }
   }
 
-  // Host memory that a queued host-to-device copy has yet to read.
+  // Host memory that queued host-to-device copies have not read yet.
   std::vector<std::pair<const char*, size_t>> host_reads;
 
-  // Copies of host memory that is not pinned, asked for as non-blocking.  The bridge does them in threads of its own,
-  // and no wait covers them: to the host, a callback copies its buffer on (device.cpp:1484-1504), for which only a copy
-  // to the device from the same address waits (:1273-1274); from the host, a thread reads the source
-  // (:1282-1297), for which the first use of the destination waits (stream_event_manager.cpp:56-78).
+  // Non-blocking copies of unpinned host memory.  The bridge runs them in its own threads, and no wait covers them.
+  // To the host, a callback copies the bridge's buffer to the target (device.cpp:1484-1504); only a copy to the device
+  // from the same address waits for it (:1273-1274).  From the host, a thread reads the source (:1282-1297); only the
+  // first use of the destination waits for it (stream_event_manager.cpp:56-78).
   struct LateHost {
     at::Tensor target, buffer;
     int64_t stream;
@@ -435,7 +435,7 @@ class Runtime {
   std::deque<LateHost> late_hosts;
   std::unordered_map<const StorageImpl*, std::vector<Job>> late_devices;
 
-  // Hands out the copies into `host` that are still to come.
+  // Passes the late copies into `host` to `take`, and forgets them.
   template <typename Take>
   void land_on_device(const StorageImpl* host, Take take) {
     const auto found = late_devices.empty() ? late_devices.end() : late_devices.find(host);
@@ -461,7 +461,7 @@ class Runtime {
     attempt([&late] { late.target.copy_(late.buffer); });
   }
 
-  // What nobody can see any more need not be done.
+  // Drops late copies whose result nothing can see any more.
   void forget_late() {
     const auto unseen = [](const LateHost& late) {
       return late.target.use_count() == 1 && late.target.storage().use_count() == 1;
@@ -486,7 +486,7 @@ class Runtime {
   struct Target {
     int64_t uses = 0, writers = 0, nbytes = 0;
   };
-  std::unordered_map<const StorageImpl*, Target> targets_; // of the compiled graph that is being gathered
+  std::unordered_map<const StorageImpl*, Target> targets_; // of the compiled graph under construction
   std::map<int64_t, Stream> streams_{{0, Stream()}};
   int64_t next_stream_ = 1;
   std::unordered_set<Hash, HashOfHash> recipes_;
@@ -494,8 +494,8 @@ class Runtime {
   int compiled_depth_ = 0;
 };
 
-// Kernels of queued work run under the dispatcher's plain state, whatever the thread that happens to wait for them has
-// set: no autograd, no autocast, no Python modes.
+// Runs kernels of queued work in the dispatcher's plain state, regardless of the thread that waits for them: no
+// autograd, no autocast, no Python modes.
 struct PlainDispatch {
   c10::impl::ForceDispatchKeyGuard guard{
       DispatchKeySet(DispatchKey::BackendSelect),

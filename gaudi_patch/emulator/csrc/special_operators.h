@@ -8,7 +8,7 @@ namespace hpu_emulator {
 
 // Operators that reach the device under another name, and autocast.
 
-// Convolution has one entry for devices that PyTorch does not know: it runs as the general operator.
+// PyTorch has one convolution entry for devices that it does not know; run it as the general operator.
 inline void convolution(const OperatorHandle& /*op*/, Stack* stack) {
   static const auto general = c10::Dispatcher::singleton().findSchemaOrThrow("aten::convolution", "");
   fallback(general, stack);
@@ -16,8 +16,8 @@ inline void convolution(const OperatorHandle& /*op*/, Stack* stack) {
 
 inline void convolution_backward(const OperatorHandle& /*op*/, Stack* stack) {
   static const auto general = c10::Dispatcher::singleton().findSchemaOrThrow("aten::convolution_backward", "");
-  // (grad_output, input, weight, stride, padding, dilation, transposed, output_padding, groups, output_mask); the
-  // general operator takes the bias's sizes after the weight.
+  // (grad_output, input, weight, stride, padding, dilation, transposed, output_padding, groups, output_mask).  The
+  // general operator has one more argument after the weight: the bias's sizes.
   const auto first = stack->end() - 10;
   const auto& weight = first[2].toTensor();
   const bool transposed = first[6].toBool();
@@ -26,8 +26,8 @@ inline void convolution_backward(const OperatorHandle& /*op*/, Stack* stack) {
   fallback(general, stack);
 }
 
-// Autocast with the bridge's default lists (hpu_ops/autocast_helpers.h:34-125).  Its third list, of operators that run in
-// the widest type of their arguments, is what type promotion does anyway.
+// Autocast with the bridge's default lists (hpu_ops/autocast_helpers.h:34-125).  Its third list is omitted: operators
+// that run in the widest type of their arguments, which is what type promotion does anyway.
 inline void autocast(const OperatorHandle& op, Stack* stack) {
   enum class Cast { kNone, kLower, kLowerFirst, kFloat };
   static const std::unordered_set<std::string> lower{

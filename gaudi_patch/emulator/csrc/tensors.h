@@ -21,7 +21,7 @@ namespace hpu_emulator {
 
 // Tensors.
 
-// Marks a tensor that a view operator made.  The bridge tells such tensors apart (a lazy tensor with stride_params) and
+// Marks the result of a view operator.  The bridge distinguishes such tensors (a lazy tensor with stride_params), and
 // turns a write through one into a strided_insert into its base (habana_kernels/lazy_kernels.cpp:403-445).
 struct ViewMark final : c10::BackendMeta {};
 
@@ -63,8 +63,8 @@ inline Tensor new_contiguous(at::IntArrayRef sizes, ScalarType dtype) {
   return new_tensor(sizes, strides, dtype);
 }
 
-// A view shares the base's storage *and key set*: without the latter, torch.inference_mode() dies with "Cannot set
-// version_counter for inference tensor".
+// Makes a view with the base's storage *and key set*: without the latter, torch.inference_mode() fails with "Cannot
+// set version_counter for inference tensor".
 inline Tensor new_view(
     const Tensor& base,
     at::IntArrayRef sizes,
@@ -79,7 +79,7 @@ inline Tensor new_view(
   return view;
 }
 
-// The same bytes as a CPU tensor.
+// Returns a CPU tensor over the same bytes.
 inline Tensor host_alias(const Tensor& tensor, std::optional<ScalarType> bits = std::nullopt) {
   const auto place = place_of(tensor.storage());
   const auto type = bits ? c10::scalarTypeToTypeMeta(*bits) : tensor.dtype();
@@ -122,7 +122,7 @@ inline std::string describe(const Tensor& tensor) {
   return out.str();
 }
 
-// A write through a view: the base is read and written whole, unless the graph compiler elides it.
+// Counts a write through a view: the whole base is read and written, unless the graph compiler elides that.
 inline void count_view_write(const Tensor& target) {
   if (is_marked_view(target)) {
     auto& counters = Runtime::get().counters;
@@ -179,7 +179,7 @@ inline Tensor as_strided(
   return new_view(self, sizes, strides, start, self.dtype());
 }
 
-// Gives a storage another size.  Queued work holds the old bytes, so it is done first.
+// Resizes a storage.  Queued work holds the old bytes, so it runs first.
 inline void resize_storage(StorageImpl* storage, size_t nbytes) {
   auto& runtime = Runtime::get();
   runtime.launch("resize");
@@ -257,7 +257,7 @@ inline Tensor& set_nothing(Tensor& self) {
 }
 
 inline void record_stream(Tensor& /*self*/, c10::Stream /*stream*/) {
-  // Queued work owns the memory that it uses, on every stream: there is nothing to record.
+  // Nothing to record: queued work owns the memory that it uses, on every stream.
 }
 
 } // namespace hpu_emulator

@@ -15,12 +15,12 @@
 
 namespace hpu_emulator {
 
-// Copies between host and device.  A DMA engine moves the bytes past the processor's caches; so does `dma`, where the
-// processor can.  Host memory that is not pinned goes through a pinned buffer of the bridge's own, copied by one thread,
-// and that buffer is kept for the next copy (backend/synapse_helpers/device.cpp:1157-1190, 1412-1490; host_memory.cpp).
-// Here the bytes take the same way, so that pinning pays in time, too, and not only in a counter.
+// Copies between host and device.  A DMA engine bypasses the processor's caches, and so does `dma` if the processor
+// supports it.  In the bridge, one thread copies unpinned host memory through the bridge's own pinned buffer, which it
+// keeps for the next copy (backend/synapse_helpers/device.cpp:1157-1190, 1412-1490; host_memory.cpp).  Here the bytes
+// take the same path, so that pinning saves time and does not only change a counter.
 
-constexpr size_t kBounceKept = size_t{256} << 20; // a larger buffer (a model's weights) is given back at once
+constexpr size_t kBounceKept = size_t{256} << 20; // a larger buffer (a model's weights) is freed at once
 
 inline void dma(void* to, const void* from, size_t n) {
 #ifdef __SSE2__
@@ -43,12 +43,12 @@ inline void dma(void* to, const void* from, size_t n) {
 #endif
 }
 
-// Queued work runs under the scheduler's lock, one job at a time: one buffer is enough.
+// One buffer is enough: the scheduler's lock lets one job run at a time.
 class BounceBuffer {
  public:
   void* reserve(size_t n) {
     if (n > size_) {
-      buffer_.reset(); // before the new one, so that the two are never held together
+      buffer_.reset(); // first, so that the two buffers never coexist
       buffer_.reset(std::malloc(n));
       size_ = buffer_ ? n : 0;
     }
@@ -76,7 +76,7 @@ inline bool plain_bytes(const Tensor& tensor) {
   return tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg();
 }
 
-// The copy itself, between CPU tensors over the memory of both sides.
+// Copies between two CPU tensors, one over the memory of each side.
 inline void transfer(const Tensor& to, const Tensor& from, bool to_device, bool pinned) {
   if (to.scalar_type() != from.scalar_type() || !plain_bytes(to) || !plain_bytes(from)) {
     PlainDispatch plain;

@@ -1,6 +1,6 @@
 #pragma once
 
-// Names and constants that all of the device uses.
+// Names and constants used throughout the device.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -24,6 +24,6 @@ using c10::StorageImpl;
 using Stack = torch::jit::Stack;
 
 constexpr auto kDevice = c10::DeviceType::HPU;
-constexpr int kPoison = 0xDB; // as an index it is far out of range, as a float it is large and negative
+constexpr int kPoison = 0xDB; // far out of range as an index, large and negative as a float
 
 } // namespace hpu_emulator

@@ -33,7 +33,7 @@ inline void for_each_tensor(const IValue& value, Fn fn) {
   }
 }
 
-// The argument with every tensor replaced by fn(tensor).
+// Returns the argument with every tensor replaced by fn(tensor).
 template <class Fn>
 inline IValue map_tensors(const IValue& value, Fn fn) {
   if (value.isTensor()) {
