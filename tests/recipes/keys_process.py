@@ -1,6 +1,6 @@
 """Run by an environment with LMCache: the keys of two chunks, as LMCache makes them from a configuration file.
 
-In place of vLLM's modules stand two of the same names that return what vLLM's do: digests, as bytes.
+Two stand-ins for vLLM's modules have the same names and return the same kind of values: digests, as bytes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ def get_hash_fn_by_name(name: str) -> object:
 
 
 def init_none_hash(function: object) -> None:
-    """As vLLM's: from the seed, through the same function."""
+    """Make the first hash as vLLM does: from the seed, through the same function."""
     core.NONE_HASH = function(os.environ["PYTHONHASHSEED"])
 
 

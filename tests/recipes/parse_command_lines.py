@@ -1,4 +1,4 @@
-"""Run by an environment with vLLM: have vLLM's own parser read command lines of `vllm serve`, a JSON list on stdin."""
+"""Run by an environment with vLLM: parse command lines of `vllm serve` with vLLM's own parser; a JSON list on stdin."""
 
 import json
 import sys

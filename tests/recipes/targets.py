@@ -1,4 +1,4 @@
-"""Recipes with what starts them, for the tests of targets."""
+"""Recipes and their start-up files, for the tests of targets."""
 
 from __future__ import annotations
 

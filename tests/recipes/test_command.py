@@ -1,4 +1,4 @@
-"""`recipe` without an installation: what is listed, written, refused, and with which exit code."""
+"""`recipe` without an installation: what it lists, writes and refuses, and its exit codes."""
 
 from __future__ import annotations
 

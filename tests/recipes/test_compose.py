@@ -1,4 +1,4 @@
-"""The files of a recipe, mode by mode: what is in them, and what is refused."""
+"""The files of a recipe, mode by mode: their contents, and what is refused."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def refusal(mode: str, version: str = "0.5.6", agree: bool | None = False, **set
 
 
 def words(script: str) -> list[str]:
-    """Return the command that a script becomes."""
+    """Return the command that a script executes."""
     lines = script[script.index('\nexec "$python"') :]
     return shlex.split(lines.replace("\\\n", " "))[2:-1]
 
 
 def fake_python(folder: Path, prints: str) -> Path:
-    """Return an interpreter that finds LMCache in order, and prints what it finds when it is to serve."""
+    """Return an interpreter that finds LMCache in order and, asked to serve, prints its arguments and environment."""
     fake = folder / "bin" / "python3"
     fake.parent.mkdir(exist_ok=True)
     fake.write_text(f'#!/bin/sh\n[ "$1" = -B ] && exit 0\n{prints}\n')
@@ -60,7 +60,7 @@ def test_every_script_is_one_that_a_shell_takes(mode: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_script_that_serves_finds_its_configuration_and_passes_arguments_on(mode: str, tmp_path: Path) -> None:
-    """The interpreter is one that prints what it was given and what it finds in the environment."""
+    """The interpreter prints its arguments and what it finds in the environment."""
     fake = fake_python(tmp_path, 'printf "%s\\n" "$LMCACHE_CONFIG_FILE" "$PYTHONHASHSEED" "$VLLM_DEFRAG" "$@"')
     folder = tmp_path / "a b"
     folder.mkdir()
@@ -160,13 +160,13 @@ def test_a_chunk_is_a_number_of_whole_blocks(chunk: int) -> None:
 
 
 def test_two_modes_between_them_have_every_key() -> None:
-    """So that the tests on real releases need no other but those of the stores."""
+    """So the tests on real releases need only these two, plus the tests of the stores."""
     both = {**recipe("disk").config, **recipe("disaggregated").config}
     assert set(both) == {key for mode in IN_PROCESS for key in recipe(mode).config}
 
 
 def extra_config(script: str, tmp_path: Path) -> dict[str, object] | None:
-    """Return what the script gives LMCache beside its file."""
+    """Return the settings that the script passes to LMCache besides its file."""
     fake = fake_python(tmp_path, 'printf "%s" "$LMCACHE_EXTRA_CONFIG"')
     path = {"PATH": f"{fake.parent}:/usr/bin:/bin"}
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=path, check=True)

@@ -1,4 +1,4 @@
-"""What the target compose writes, read by Docker's own Compose: `docker compose config`, which needs no daemon."""
+"""The files of target compose, read by Docker's own Compose: `docker compose config`, which needs no daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.unavailable import unavailable
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """Docker's Compose."""
+    """Return Docker's Compose."""
     try:
         return docker_compose.program()
     except EnvironmentUnavailableError as error:
@@ -26,7 +26,7 @@ def program() -> Path:
 
 
 def config(program: Path, file: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Return what `docker compose config` makes of a file; nothing of this machine's environment gets into it."""
+    """Return the output of `docker compose config` for a file, isolated from this machine's environment."""
     command = [str(program), "--file", str(file), "config", "--format", "json"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"} | variables
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)

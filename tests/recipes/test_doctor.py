@@ -1,4 +1,4 @@
-"""What `recipe` writes, `doctor` has no complaint about: every mode, as each target runs it, on a healthy host."""
+"""`doctor` accepts what `recipe` writes: every mode, as each target runs it, on a healthy host."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["gaudi", "server", "template"]
 
 
 def complaints(host: Gaudi, process: Process, config: Mapping[str, Any] | None, more: Mapping[str, str]) -> list[str]:
-    """Return the checks that warn or fail where ``process`` runs."""
+    """Return the checks that warn or fail in the environment of ``process``."""
     environ = {one.name: one.value.replace(HERE, "/here").replace(HOST, "a") for one in process.variables}
     environ |= {"PATH": str(host.folder / "bin"), "PT_HPU_LAZY_MODE": "0", **more}
     environ.pop("LMCACHE_CONFIG_FILE", None)
@@ -50,7 +50,7 @@ def complaints(host: Gaudi, process: Process, config: Mapping[str, Any] | None, 
 
 
 def environments(mode: str, storage: Mapping[str, str], ranks: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the name of each engine and what a target adds to its environment, each once."""
+    """Yield each engine's name and the environment that a target adds, each once."""
     seen = []
     for target in NAMES:
         if target == "compose":

@@ -1,4 +1,4 @@
-"""Recipes for real releases: the installed LMCache has to load them, and make the same keys in every process."""
+"""Recipes for real releases: the installed LMCache must load them, and make the same keys in every process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def recipe(environment: Environment, mode: str, *more: str | Path) -> Done:
     return gaudi_patch("recipe", mode, "--python", environment.python, "--json", *more)
 
 
-# The two between them have every key of a configuration. The third, which has none, is tested with vLLM's environment.
+# These two cover every configuration key. The third mode has none; it is tested with vLLM's environment.
 @pytest.mark.parametrize("mode", ["disk", "disaggregated"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_release_itself_takes_every_mode_that_it_can_do(lmcache_overlay: Overlay, version: str, mode: str) -> None:
@@ -71,7 +71,7 @@ def test_a_patched_release_also_asks_its_own_refusals(lmcache_copy: Overlay) -> 
 
 
 def test_what_lmcache_would_not_load_as_written_is_not_written(lmcache_copy: Overlay, tmp_path: Path) -> None:
-    """A build that has renamed one key, dropped one, and loads one otherwise."""
+    """A build that has renamed one key, dropped one, and loads one differently."""
     environment = lmcache_copy("0.5.6")
     file = environment.site_packages / "lmcache" / "v1" / "config.py"
     text = file.read_text()
@@ -190,14 +190,14 @@ def keys(environment: Environment, config: Path, *more: str) -> tuple[int, list[
 
 
 def _config(environment: Environment, folder: Path) -> Path:
-    """Return the configuration of a shared cache, unchecked, since for 0.3.9 it may be refused."""
+    """Return the configuration of a shared cache, unchecked, since it may be refused for 0.3.9."""
     done = gaudi_patch("recipe", "shared", "--lmcache", environment.version, "--out", folder)
     assert done.code == 0, done.err
     return folder / "lmcache.yaml"
 
 
 def _agree_on_none(environment: Environment) -> bool:
-    """Return whether processes of this interpreter compute one hash(None), which keys of old releases contain."""
+    """Return whether processes of this interpreter compute the same hash(None), which keys of old releases contain."""
     return len({environment.run("-c", "print(hash(None))").stdout for _ in range(4)}) == 1
 
 
@@ -213,7 +213,7 @@ def test_two_processes_make_the_same_keys(lmcache_overlay: Overlay, tmp_path: Pa
 
 @pytest.mark.skipif(not Path("/proc/sys/kernel/randomize_va_space").is_file(), reason="addresses are not random")
 def test_keys_of_older_releases_agree_where_processes_agree_on_none(lmcache_overlay: Overlay, tmp_path: Path) -> None:
-    """Why `recipe` and `doctor` measure that, in place of asking for Python's version."""
+    """The reason why `recipe` and `doctor` measure this instead of checking Python's version."""
     environment = lmcache_overlay("0.3.9")
     config = _config(environment, tmp_path)
     found = {keys(environment, config)[1][0] for _ in range(3)}
@@ -221,7 +221,7 @@ def test_keys_of_older_releases_agree_where_processes_agree_on_none(lmcache_over
 
 
 def test_digests_cannot_be_keys_of_older_releases(lmcache_overlay: Overlay, tmp_path: Path) -> None:
-    """Why these get Python's hash: vLLM's digest ends in a TypeError when the key is written."""
+    """The reason why these releases get Python's hash: vLLM's digest raises a TypeError when the key is written."""
     environment = lmcache_overlay("0.3.9")
     code, lines, errors = keys(environment, _config(environment, tmp_path), "sha256_cbor")
     assert (code, lines) == (1, [])

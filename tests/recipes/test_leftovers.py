@@ -1,4 +1,4 @@
-"""What recipes remove: chunks of an earlier engine on a disk, and the oldest of a shared directory."""
+"""Chunks that recipes remove: those of an earlier engine on a disk, and the oldest of a shared directory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""131,072 tokens of an 8B model, and of a 70B model on eight cards: recipe, doctor, engine, by one factor smaller.
+"""131,072 tokens of an 8B model, and of a 70B model on eight cards: recipe, doctor and engine, scaled down.
 
-The factor is 32, on the tokens alone: a request of 4,096 tokens, with every byte that the model's own layers make of
-them. So pools are 1/32 of what `recipe` gives 131,072 tokens, and the old pool of 5 GB is one of 0.16 GB. Of eight
-ranks one is run: the pools of the others are the same.
+The factor is 32, on the tokens alone: a request has 4,096 tokens, with every byte of the model's own layers. So pools
+are 1/32 of what `recipe` gives 131,072 tokens, and the old pool of 5 GB becomes 0.16 GB. Of eight ranks, one is run:
+the pools of the others are the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 
 FACTOR = 32
 LENGTH = 131_072 // FACTOR
-#: Model, ranks, and the layers, heads and head size of a rank; the pool in GB of 131,072 tokens.
+#: Model, ranks, and the layers, heads and head size of a rank; the pool in GB for 131,072 tokens.
 MODELS = [
     pytest.param("meta-llama/Llama-3.1-8B-Instruct", 1, "32,8,128", 33.6, id="8B"),
     pytest.param("meta-llama/Llama-3.1-70B-Instruct", 8, "80,1,128", 10.5, id="70B on 8 cards"),
@@ -47,7 +47,7 @@ def test_the_whole_prompt_is_a_hit_and_the_old_pool_is_refused(
     whole = recipe("--max-model-len", "131072")
     assert f"max_local_cpu_size: {pool:g} " in whole.json["data"]["files"]["lmcache.yaml"]
     old = recipe("--max-model-len", "131072", "--cpu-gb", "5")
-    # 5 GiB is one request of 131,072 tokens of 40 KiB to the byte: refused for 8B alone.
+    # One request of 131,072 tokens of 40 KiB is exactly 5 GiB: only 8B is refused.
     assert [error["code"] for error in old.json["errors"]] == (["short-pool"] if ranks == 1 else [])
     short = recipe("--max-model-len", str(LENGTH), "--cpu-gb", "0.1")
     assert short.code_of_error == "short-pool"

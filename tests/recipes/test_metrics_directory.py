@@ -1,4 +1,4 @@
-"""Where the processes of an engine count together: a directory of one start and one user, and of no other engine."""
+"""The shared metrics directory of an engine's processes: one start, one user, and no other engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write(place: Path) -> None:
 
 
 def start(place: Path) -> subprocess.CompletedProcess[str]:
-    """Return how the script ends, and where its engine would count."""
+    """Run the script; stdout has the directory in which its engine would count."""
     python = fake_python(place, 'echo "$PROMETHEUS_MULTIPROC_DIR"')
     given = {"PATH": f"{python.parent}:/usr/bin:/bin", "TMPDIR": str(place)}
     command = ["sh", str(place / "serve.sh")]

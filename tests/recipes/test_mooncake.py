@@ -1,4 +1,4 @@
-"""A recipe over Mooncake, by its own master and client over TCP: PyPI's wheel without CUDA, Debian's libibverbs."""
+"""A recipe over Mooncake, with its own master and client over TCP: PyPI's wheel without CUDA, Debian's libibverbs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def mooncake(torch_python: Path) -> Path:
-    """The directory of Mooncake's packages and programs, unpacked once into the cache."""
+    """Return the directory of Mooncake's packages and programs, unpacked once into the cache."""
     version = environments._interpreter(torch_python).version
     folder = environments.cache_dir() / "tools" / f"mooncake-{VERSION}-{version}"
     try:
@@ -49,7 +49,7 @@ def mooncake(torch_python: Path) -> Path:
 
 
 def counted(port: int, name: str) -> float:
-    """Return what Mooncake's master has counted."""
+    """Return a counter of Mooncake's master; 0 if it is absent."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
         found = re.findall(rf"^{name} (\S+)$", page.read().decode(), re.MULTILINE)
     return float(found[0]) if found else 0.0

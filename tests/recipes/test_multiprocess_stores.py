@@ -1,7 +1,7 @@
-"""Multiprocess mode over a store, from `recipe` to the same KV after the server was killed: a directory, Redis, S3.
+"""Multiprocess mode over a directory, Redis or S3, from `recipe` to the same KV after the server was killed.
 
-The recipe's own scripts start LMCache's server, and what stands in vLLM's place: LMCache's two sides of vLLM, with the
-configuration of the script, on the emulated HPU.
+The recipe's own scripts start LMCache's server and a stand-in for vLLM: LMCache's two sides of vLLM, with the script's
+configuration, on the emulated HPU.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tests.support.environments import Environment, EnvironmentUnavailableError
 from tests.support.unavailable import unavailable
 
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
-#: 4 chunks a prompt.
+#: 4 chunks per prompt.
 CHUNKS, TOKENS = 4, 1024
-#: A prompt of 16 MiB in place of 128 KiB: layers, heads, head size, tokens.
+#: A prompt of 16 MiB instead of 128 KiB: layers, heads, head size, tokens.
 LARGE = "4,8,128,1024"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "a-secret-of-tests"}
 # Before 0.5.5 LMCache refuses vllm-gaudi's layout in multiprocess mode.
@@ -46,7 +46,7 @@ def patched(
     lmcache_overlay: Callable[[str], Environment],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Environment:
-    """A private environment of the release, patched, with what LMCache's server imports."""
+    """Return a private environment of the release, patched, with the dependencies of LMCache's server."""
     lmcache_overlay(request.param)
     made = environments.overlay_copy(request.param, tmp_path_factory.mktemp("mp"))
     try:
@@ -60,7 +60,7 @@ def patched(
 
 @pytest.fixture
 def recipe(patched: Environment, tmp_path: Path) -> Recipe:
-    """``recipe(storage)``: the directory of scripts, on ports that are free here, and shared memory of their name."""
+    """``recipe(storage)``: the directory of scripts, with free ports, which also name their shared memory."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(serving.CONFIG))
@@ -79,7 +79,7 @@ def recipe(patched: Environment, tmp_path: Path) -> Recipe:
 
 
 def clients(folder: Path) -> Path:
-    """Return a directory with what LMCache's S3 adapter imports, as this interpreter has it."""
+    """Return a directory with the dependencies of LMCache's S3 adapter, from this interpreter."""
     there = serving.awscrt_packages(folder)
     for name in ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six"):
         file = Path(str(importlib.import_module(name).__file__))
@@ -89,7 +89,7 @@ def clients(folder: Path) -> Path:
 
 
 class LMCacheServer(serving.Server):
-    """What server.sh has become; ready when its page for health says so."""
+    """The process of server.sh; ready when its health page says so."""
 
     def __init__(self, scripts: Path, folder: Path) -> None:
         text = (scripts / "server.sh").read_text()
@@ -110,7 +110,7 @@ class LMCacheServer(serving.Server):
 
 @contextlib.contextmanager
 def started(scripts: Path) -> Iterator[LMCacheServer]:
-    """Yield LMCache's server; it is killed at the end, and what it left in shared memory is removed."""
+    """Yield LMCache's server; at the end, kill it and remove its shared memory."""
     folder = scripts.parent / "server"
     folder.mkdir()
     server = LMCacheServer(scripts, folder)
@@ -123,7 +123,7 @@ def started(scripts: Path) -> Iterator[LMCacheServer]:
 
 
 def comes(kept: Callable[[], int], wanted: int) -> None:
-    """Wait until a store has as many chunks as are wanted."""
+    """Wait until a store has the wanted number of chunks."""
     deadline = time.monotonic() + 30
     while (found := kept()) < wanted:
         assert time.monotonic() < deadline, f"{found} chunks"
@@ -137,9 +137,9 @@ def files(folder: Path) -> list[Path]:
 def serves_what_was_stored_by_another(
     scripts: Path, kept: Callable[[], int], between: Callable[[], None], down: Callable[[], None] | None = None
 ) -> None:
-    """Kill engine and server after a prompt was stored; new ones must give it back, byte for byte.
+    """Kill engine and server after a prompt was stored; new ones must return it, byte for byte.
 
-    Then the store is taken ``down``, which costs hits, and neither the server nor the engine.
+    Then take the store ``down``, which costs hits but affects neither the server nor the engine.
     """
     with started(scripts) as server:
         with serving.engine(scripts / "serve.sh") as first:
@@ -180,7 +180,7 @@ def test_a_directory_survives_the_server_and_stays_below_its_size(recipe: Recipe
             assert 0 < size() <= limit
         server.kill()
         newest = files(below)
-        for number, file in enumerate(newest):  # what servers before it left: this one did not count it
+        for number, file in enumerate(newest):  # left by earlier servers: this one did not count it
             shutil.copyfile(file, below / f"earlier-{number}.data")
             os.utime(below / f"earlier-{number}.data", (1, 1))
         assert size() > limit
@@ -188,7 +188,7 @@ def test_a_directory_survives_the_server_and_stays_below_its_size(recipe: Recipe
         assert size() <= limit
         assert set(newest) <= set(files(below)), "the oldest go"
         with serving.engine(scripts / "serve.sh", TEST_SHAPE=LARGE) as second:
-            found = [second.look(seed)["promised"] for seed in range(9)]  # what is promised comes: look() says so
+            found = [second.look(seed)["promised"] for seed in range(9)]  # the promised tokens arrive: look() checks it
     assert found[-1] == TOKENS
     assert min(found) < TOKENS, found
 

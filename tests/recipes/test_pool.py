@@ -1,4 +1,4 @@
-"""The pool of a recipe holds what its model is asked for, or the recipe is refused with the arithmetic."""
+"""The pool of a recipe fits the requested contexts, or the recipe is refused with the arithmetic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def files(mode: str, *options: str | Path) -> str:
 
 
 def test_a_pool_is_sized_by_the_model_and_said() -> None:
-    # 131,072 tokens of 128 KiB are 16 GiB; two of them, and 5 % more.
+    # 131,072 tokens of 128 KiB are 16 GiB; two of them, plus 5 %.
     done = recipe("memory", "--model", EIGHT)
     text = "\n".join(done.json["data"]["files"].values())
     assert "max_local_cpu_size: 33.6 " in text

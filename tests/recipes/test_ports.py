@@ -1,4 +1,4 @@
-"""Ports of a recipe never collide, and what asks a server asks it where --bind has it listen."""
+"""Ports of a recipe never collide, and clients reach a server at the address set by --bind."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ BINDS = [(None, "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.0.0.7", "10.0.0.7")
 
 @pytest.mark.parametrize(
     ("mode", "bind", "asked"),
-    # The server of multiprocess mode takes no IPv6 address.
+    # The server of multiprocess mode accepts no IPv6 address.
     [(mode, *pair) for mode in MODES for pair in BINDS if mode != "multiprocess" or ":" not in pair[1]],
 )
 def test_a_health_check_asks_the_address_that_is_bound(mode: str, bind: str | None, asked: str) -> None:

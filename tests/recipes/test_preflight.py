@@ -1,4 +1,4 @@
-"""preflight.py: a script of a recipe refuses another LMCache than it is for, before it runs any of it."""
+"""preflight.py: a recipe's script refuses an LMCache other than its own, before running any of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def release(version: str = "0.5.6") -> Release:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """An installed LMCache whose import would fail, with the files of a series in place."""
+    """Return an installed LMCache whose import would fail, with the files of a series in place."""
     for name, data in FILES.items():
         file = tmp_path / "site" / name
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The command of vllm-gaudi's proxy, as a disaggregated recipe and the guide print it."""
+"""The command of vllm-gaudi's proxy, as printed by a disaggregated recipe and the guide."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PROXY = "examples/lmcache/disagg_prefill_lmcache_v1/disagg_proxy_server.py"
 
 
 def command(text: str) -> str:
-    """Return the proxy's command line within a note or a guide."""
+    """Return the proxy's command line from a note or a guide."""
     (found,) = re.findall(r"OPENAI_API_KEY=[^`]*?(?=`|\n```)", text)
     return str(found).replace("\\\n", " ")
 
 
 def parsed(line: str) -> argparse.Namespace:
-    """Return what the proxy's own parser makes of it (vllm-gaudi v0.26.0, parse_args)."""
+    """Return the arguments in a command line as parsed by the proxy's own parser (vllm-gaudi v0.26.0, parse_args)."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in ("port", "prefiller-port", "decoder-port"):
         parser.add_argument(f"--{name}", type=int, required=True)

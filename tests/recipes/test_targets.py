@@ -1,4 +1,4 @@
-"""What starts a recipe: each target runs its scripts, with what they need, and says what it cannot know."""
+"""The start-up files of a recipe: each target runs its scripts with what they need, and lists what it cannot know."""
 
 from __future__ import annotations
 

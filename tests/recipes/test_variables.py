@@ -1,4 +1,4 @@
-"""Every VLLM_ variable that a recipe sets is one that the vLLM or vllm-gaudi of the release knows."""
+"""The vLLM or vllm-gaudi of the release knows every VLLM_ variable that a recipe sets."""
 
 from __future__ import annotations
 

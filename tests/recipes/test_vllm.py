@@ -1,4 +1,4 @@
-"""vLLM itself reads the command lines of the recipes; run when asked for, as the tests on pairs are.
+"""vLLM itself reads the command lines of the recipes; run only on request, as the tests on pairs.
 
 ``GAUDI_PATCH_TEST_PAIRS=all``, or a list such as ``0.5.6x0.26.0``.
 """

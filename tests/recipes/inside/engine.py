@@ -1,8 +1,8 @@
-"""LMCache's own engine on the emulated HPU, with the configuration and environment that a recipe's script gives it.
+"""LMCache's own engine on the emulated HPU, with the configuration and environment from a recipe's script.
 
-Reads commands from stdin, one a line, and answers each with a line of JSON: ``store SEED`` stores a prompt whose KV is
-made from its seed; ``look SEED`` asks for it and, where something is promised, loads it into other slots and compares
-every byte with what was stored, by whichever process.
+Reads one command per line from stdin, and answers each with a line of JSON. ``store SEED`` stores a prompt whose KV is
+made from its seed. ``look SEED`` looks it up, loads the promised tokens into other slots, and compares every byte with
+what this or another process stored.
 """
 
 from __future__ import annotations
@@ -118,14 +118,14 @@ def prompt(seed: int) -> list[int]:
 
 
 def fill(caches: Any, seed: int, slots: torch.Tensor) -> None:
-    """Put into ``slots`` what the model would compute for the prompt of that seed."""
+    """Write into ``slots`` the KV that the model would compute for the prompt of that seed."""
     for layer, sides in enumerate(caches.flat):
         for side, tensor in enumerate(sides):
             tensor.index_copy_(0, slots.to(tensor.device), _values(seed, layer, side, tensor).to(tensor.device))
 
 
 def is_as_stored(caches: Any, seed: int, loaded: int) -> bool:
-    """Return whether ``loaded`` tokens from slot TOKENS on are, byte for byte, what ``fill`` made of that seed."""
+    """Return whether ``loaded`` tokens from slot TOKENS on equal, byte for byte, those of ``fill`` for that seed."""
     return all(
         np.array_equal(bits(tensor)[TOKENS : TOKENS + loaded], bits(_values(seed, layer, side, tensor))[:loaded])
         for layer, sides in enumerate(caches.flat)
@@ -149,7 +149,7 @@ def serve(serving: Any, start: dict[str, Any]) -> None:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run ``main`` and end this process: LMCache leaves threads behind that would hold it."""
+    """Run ``main`` and exit at once: threads left by LMCache would keep the process alive."""
     code = 1
     try:
         main()

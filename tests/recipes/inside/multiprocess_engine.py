@@ -1,4 +1,4 @@
-"""LMCache's own two sides of vLLM in multiprocess mode, on the emulated HPU, over the server that a recipe started.
+"""LMCache's two sides of vLLM in multiprocess mode, on the emulated HPU, over the server started by a recipe.
 
 Reads the same commands as engine.py: ``store SEED``, ``look SEED``. The scheduler's side asks the server for a prompt;
 the worker's side stores and loads its blocks.
@@ -18,7 +18,7 @@ import torch
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "runtime" / "inside"))
-sys.path.insert(0, str(Path(__file__).parent))  # its engine.py, and the stand-in for vLLM
+sys.path.insert(0, str(Path(__file__).parent))  # engine.py next to this file, and the stand-in for vLLM
 
 from engine import BLOCK, BLOCKS, CHUNK, HEADS, LAYERS, SIZE, TOKENS, fill, is_as_stored, prompt, run, serve
 from lmcache.integration.vllm.vllm_multi_process_adapter import (
@@ -55,7 +55,7 @@ class Serving:
         self.requests = itertools.count()
 
     def context(self) -> str:
-        """Return the kind of LMCache's transfers: through memory that is mapped, or by pickle."""
+        """Return the kind of LMCache's transfers: through mapped memory, or by pickle."""
         return type(self.worker.transfer_ctx.engine_driven_context).__name__
 
     def store(self, seed: int) -> dict[str, Any]:

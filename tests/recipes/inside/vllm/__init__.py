@@ -1,3 +1,3 @@
-"""A stand-in for vLLM that serves one prompt: what a recipe's script becomes in tests of stores."""
+"""A stand-in for vLLM that serves one prompt, started by a recipe's script in tests of stores."""
 
 __version__ = "0.26.0"

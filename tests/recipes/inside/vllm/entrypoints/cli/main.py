@@ -1,4 +1,4 @@
-"""`vllm`, started by a recipe's script: LMCache's own engine on the emulated HPU takes its place in this process."""
+"""`vllm`, started by a recipe's script: LMCache's own engine on the emulated HPU replaces it in this process."""
 
 import os
 import sys
