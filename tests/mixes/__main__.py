@@ -1,8 +1,9 @@
-"""Random mixes of requests over every way, against what was computed: ``python -m tests.mixes``.
+"""Serve random mixes of requests over every way, and compare with the expected results: ``python -m tests.mixes``.
 
-``--mixes 1-112`` which, of each way; ``--way NAME ...`` some of the ways; ``--mutant TEXT`` with a fault of
-tests/smoke/mutants.py put into the patched LMCache, which has to be seen; ``--release`` another LMCache. Exit 0: all is
-as computed, and every promise as stored; 1: it is not, and the command for the first mix that shows it is printed.
+``--mixes 1-112`` selects mixes of each way, ``--way NAME ...`` selects ways, ``--release`` another LMCache. ``--mutant
+TEXT`` puts a fault of tests/smoke/mutants.py into the patched LMCache, which must be detected. Exit 0: all results are
+as computed, and every promise matches what was stored. Exit 1: some differ, and the command for the first such mix is
+printed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.smoke.conftest import patch
 from tests.smoke.mutants import MUTANTS, Mutant
 from tests.support import environments
 
-#: Among so many mixes some have hits.
+#: With this many mixes, some have hits.
 _ENOUGH = 10
 
 

@@ -1,10 +1,9 @@
-"""Random mixes of requests, and what a cache must have of each; pure, and the same for the same number.
+"""Random mixes of requests, and the tokens that a cache must have for each; pure, and repeatable by number.
 
 A mix is a handful of requests that are served one after the other. Their prompts are cut from a few documents at
-lengths around chunks and blocks, with tails of their own, so that they share prefixes of every kind; they come with
-LoRA adapters and cache salts, with a prefix that vLLM has itself, in prefill steps of several lengths, and are
-preempted.
-No two mixes have a document in common, so that each can be had alone from the number it was made from.
+lengths around chunks and blocks, with tails of their own, so that they share prefixes of every kind. They come with
+LoRA adapters and cache salts, with a prefix that vLLM has cached itself, and in prefill steps of several lengths. Some
+are preempted. No two mixes share a document, so each can be generated alone from its number.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ _IDENTITIES = (("", ""),) * 2 + (("", "tenant-1"), ("", "tenant-2"), ("adapter-a
 class Request:
     """A request.
 
-    tokens: the prompt. adapter, salt: whose it is; empty: nobody's. local: leading tokens that vLLM has itself, whole
-    blocks. step: tokens of a prefill step. outputs: the request is preempted in the middle, and is resumed with so many
-    tokens of its answer; 0: it is not.
+    tokens: the prompt. adapter, salt: its owner; empty: none. local: leading tokens that vLLM has itself, in whole
+    blocks. step: tokens per prefill step. outputs: if not 0, the request is preempted halfway and resumed with this
+    many tokens of its answer.
     """
 
     tokens: tuple[int, ...]
@@ -35,7 +34,7 @@ class Request:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What keeps its KV apart from that of others with the same tokens."""
+        """Return what separates its KV from that of other requests with the same tokens."""
         return self.adapter, self.salt
 
 
@@ -43,7 +42,7 @@ def mix(number: int, *, chunk: int, block: int, longest: int) -> list[Request]:
     """Return the requests of a mix.
 
     Args:
-        number: Which one.
+        number: The mix's number.
         chunk: LMCache's chunk in tokens.
         block: vLLM's block in tokens.
         longest: Tokens of the longest prompt.
@@ -56,7 +55,7 @@ def mix(number: int, *, chunk: int, block: int, longest: int) -> list[Request]:
     documents = [words(longest) for _ in range(source.choice((1, 2, 3)))]
     requests: list[Request] = []
     for _ in range(source.randrange(4, 9)):
-        if requests and source.random() < 0.35:  # a prompt once more, by the same or by somebody else
+        if requests and source.random() < 0.35:  # repeat a prompt, for the same or another owner
             tokens = source.choice(requests).tokens
         else:
             unit = source.choice((chunk, chunk, block, 1))
@@ -72,11 +71,11 @@ def mix(number: int, *, chunk: int, block: int, longest: int) -> list[Request]:
 
 
 class Stored:
-    """What a cache with room for everything has of the requests that were served.
+    """The contents of a cache with room for everything, after the requests served so far.
 
     Args:
         chunk: LMCache's chunk in tokens.
-        tails: Whether a last chunk that is not full is stored, too.
+        tails: Whether a partial last chunk is stored, too.
     """
 
     def __init__(self, chunk: int, *, tails: bool) -> None:
@@ -84,11 +83,11 @@ class Stored:
         self._known: dict[tuple[str, str], set[tuple[int, ...]]] = {}
 
     def note(self, request: Request, tokens: Sequence[int]) -> None:
-        """Note what was stored for a request."""
+        """Record what was stored for a request."""
         self._known.setdefault(request.identity, set()).add(tuple(tokens))
 
     def due(self, request: Request) -> int:
-        """Return how many leading tokens the cache must have, and may have: whole chunks, or a whole prompt again."""
+        """Return the exact number of leading tokens due from the cache: whole chunks, or a whole repeated prompt."""
         known = self._known.get(request.identity, set())
         if self._tails and request.tokens in known:
             return len(request.tokens)

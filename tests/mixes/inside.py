@@ -1,9 +1,9 @@
 """Serve mixes of requests from LMCache's engine on the emulated HPU, as its vLLM adapter does, and compare all KV.
 
 Run by the interpreter that has LMCache and PyTorch, under the emulator: ``inside.py --result FILE --rules lazy --device
-emulated --way WAY ... --mix NUMBER ...``. There is no vLLM in it: a request's KV is a hash of whose it is and of the
-tokens up to it, so that an answer is right if, and only if, all KV in its blocks is; and every block that is not the
-request's must stay as it is. What LMCache promises is compared with what was stored, in both directions.
+emulated --way WAY ... --mix NUMBER ...``. There is no vLLM: a request's KV is a hash of its owner and of the tokens up
+to it, so an answer is right if and only if all KV in its blocks is. Every block of other requests must stay unchanged.
+LMCache's promises are compared with what was stored, in both directions.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Rank:
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
-        """LMCache knows engines by name: each rank has its own."""
+        """LMCache identifies engines by name: each rank has its own."""
         before, kv_lmcache.INSTANCE = kv_lmcache.INSTANCE, self.instance
         try:
             yield
@@ -81,7 +81,7 @@ class Rank:
             kv_lmcache.INSTANCE = before
 
     def lookup(self, tokens: Any, name: str, more: dict[str, Any]) -> int:
-        """Return what LMCache promises to a request."""
+        """Return the number of tokens that LMCache promises to a request."""
         if not self.way.asynchronous:
             return int(self.engine.lookup(tokens, lookup_id=name, pin=True, **more))
         self.engine.async_lookup_and_prefetch(lookup_id=name, tokens=tokens, pin=True, **more)
@@ -94,17 +94,17 @@ class Rank:
 
 
 class Serving:
-    """A request on one rank: its slots, and the rows that its KV must have."""
+    """A request on one rank: its slots, and the expected rows of its KV."""
 
     def __init__(self, rank: Rank, request: generator.Request, tokens: Sequence[int], configs: Any) -> None:
         self.rank, self.tokens, self.configs = rank, list(tokens), configs
         self.slots = kv_oracle.slot_map(len(tokens), BLOCKS, BLOCK, rank.rng)
-        # Other requests' writes are under way on the device; a load that waits for too little meets them.
+        # Other requests' writes are still running on the device; a load that waits too briefly collides with them.
         taken = set(self.slots)
         rank.caches.write_pending([slot for slot in range(0, rank.caches.slots, 7) if slot not in taken])
         hashes = pattern.prefix_hashes([hash_of(request), *tokens])[1:]
         self.rows = []
-        # With MLA all ranks have the same KV.
+        # With MLA, all ranks have the same KV.
         shift = 0 if rank.way.mla else 1000 * rank.number
         for number, plane in enumerate(rank.caches.truth):
             with np.errstate(over="ignore"):
@@ -118,20 +118,20 @@ class Serving:
             self.rank.caches.write(self.slots[start:end], [rows[start:end] for rows in self.rows])
 
     def load(self, found: int, local: int, name: str) -> int:
-        """Load what was promised behind what vLLM has; returns how many tokens came."""
+        """Load the promised tokens after vLLM's own; return how many arrived."""
         torch = _probe.load("torch")
         skipped = local // CHUNK * CHUNK
         mask = torch.ones(found, dtype=torch.bool)
         mask[:skipped] = False
         arguments = {**self._arguments(found, name), "vllm_cached_tokens": local}
         retrieved = self.rank.engine.retrieve(torch.tensor(self.tokens[:found]), mask, **arguments)
-        # Written by LMCache, and so to be compared.
+        # Written by LMCache, so it must be compared.
         for plane, rows in zip(self.rank.caches.truth, self.rows, strict=True):
             plane[self.slots[local:found]] = rows[local:found]
         return int(retrieved.sum()) + skipped
 
     def store(self, end: int, skipped: int, name: str) -> None:
-        """Store the positions up to ``end``, of which the first ``skipped`` are stored already."""
+        """Store the positions up to ``end``; the first ``skipped`` are already stored."""
         torch = _probe.load("torch")
         if end <= skipped:
             return
@@ -140,14 +140,14 @@ class Serving:
         self.rank.engine.store(torch.tensor(self.tokens[:end]), mask=mask, **self._arguments(end, name))
 
     def wrong(self) -> str:
-        """Say where the caches are not as they must be, in words; empty where they are."""
+        """Return a text that says where the caches are wrong; empty if they are right."""
         now = self.rank.caches.read()
         problem = kv_oracle.wrong_rows(now, self.rank.caches.truth, set(self.slots))
         self.rank.caches.truth = now
         return problem
 
     def free(self) -> None:
-        """Give the blocks to somebody else, who writes them at once."""
+        """Hand the blocks to another request, which overwrites them at once."""
         self.rank.caches.write_pending(self.slots)
 
     def _arguments(self, end: int, name: str) -> dict[str, Any]:
@@ -176,10 +176,10 @@ class Server:
             rank.close()
 
     def serve(self, request: generator.Request) -> None:
-        """Serve a request, and once more what was preempted of it."""
+        """Serve a request, and resume it if it was preempted."""
         self.counts["requests"] += 1
         whole = not request.outputs
-        # A token at least is computed: behind what vLLM has, nothing would be stored, either.
+        # At least one token is computed; otherwise, nothing would be stored after vLLM's own tokens.
         middle = max(len(request.tokens) // 2, request.local) + 1
         self._prefill(request, request.tokens, request.local, until=None if whole else middle)
         if whole:
@@ -188,7 +188,7 @@ class Server:
         source = np.random.default_rng(request.tokens[0])
         outputs = [int(token) for token in source.integers(0, generator.VOCABULARY, request.outputs)]
         resumed = SimpleNamespace(num_output_tokens=request.outputs, skip_reading_prefix_cache=False)
-        # vllm-gaudi answers wrongly behind a hit of a resumed request, whatever is loaded.
+        # vllm-gaudi answers wrongly after a hit of a resumed request, whatever is loaded.
         self.probe.check(self.adapter.must_compute(resumed), f"resumed with {request.outputs} outputs: may be loaded")
         self._prefill(request, (*request.tokens, *outputs), 0, until=None, lookup=False)
 
@@ -201,7 +201,7 @@ class Server:
         until: int | None,
         lookup: bool = True,
     ) -> None:
-        """Look up, load, compute and store; ``until``: the request goes no further."""
+        """Look up, load, compute and store; ``until`` limits how far the request gets."""
         self.served += 1
         name = f"request-{self.served}"
         configs = self.adapter.tag_identity(vllm_request(request), None)
@@ -211,7 +211,7 @@ class Server:
         loads = found > local
         for run in runs:
             if loads:
-                # What stands in the blocks that vLLM shares is not LMCache's business: a load may not touch it.
+                # The blocks that vLLM shares are not LMCache's business: a load may not touch their contents.
                 if local:
                     run.rank.caches.write_pending(run.slots[:local])
                 came = run.load(found, local, name)
@@ -249,7 +249,7 @@ class Server:
             computed, skipped = stop, max(skipped, end // CHUNK * CHUNK)
 
     def _lookup(self, request: generator.Request, tokens: Sequence[int], configs: Any, name: str) -> int:
-        """Return what LMCache promises; all ranks are asked that hold something of their own."""
+        """Return LMCache's promise; ask every rank that holds data of its own."""
         asked = self.ranks[:1] if self.way.mla else self.ranks
         arguments = {"request_configs": configs} if configs else {}
         tensor = _probe.load("torch").tensor(list(tokens))
@@ -264,7 +264,7 @@ class Server:
             rank.engine.lookup_unpin([name] if lists(rank.engine) else name)
 
     def _settle(self, request: generator.Request, tokens: Sequence[int], configs: Any) -> None:
-        """Wait until what is stored in the background can be found."""
+        """Wait until chunks stored in the background can be found."""
         arguments = {"request_configs": configs} if configs else {}
         tensor = _probe.load("torch").tensor(list(tokens))
         deadline = time.monotonic() + _SETTLE_SECONDS
@@ -275,12 +275,12 @@ class Server:
 
 
 def hash_of(request: generator.Request) -> int:
-    """Return a token that stands for whose KV it is."""
+    """Return a token that identifies the owner of the KV."""
     return generator.VOCABULARY + sum((place + 1) * ord(mark) for place, mark in enumerate(repr(request.identity)))
 
 
 def vllm_request(request: generator.Request) -> Any:
-    """What LMCache's adapter reads of vLLM's request for its keys."""
+    """Return the fields of vLLM's request that LMCache's adapter reads for its keys."""
     name = request.adapter
     lora = SimpleNamespace(lora_name=name, lora_path=f"/adapters/{name}", lora_int_id=1) if name else None
     return SimpleNamespace(lora_request=lora, cache_salt=request.salt or None, prompt_embeds=None)
@@ -319,7 +319,7 @@ def serve_way(probe: _probe.Probe, name: str, mixes: Sequence[int], url: str) ->
                 with probe.section(f"{name}: mix {number}: request {place}, {what}"):
                     server.serve(request)
             if any(failure.check.partition(": ")[0].endswith(name) for failure in probe.failures):
-                break  # one wrong answer spoils those behind it
+                break  # one wrong answer spoils the following ones
     finally:
         server.close()
     probe.counters[name] = {**server.counts, "mixes": served, "seconds": round(time.monotonic() - began, 1)}

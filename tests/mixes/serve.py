@@ -1,4 +1,4 @@
-"""Run inside.py by a target's interpreter, under the emulator, and read what came of it."""
+"""Run inside.py with a target's interpreter, under the emulator, and read the result."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gaudi_patch.smoke.levels import EMULATOR
 from tests.support.environments import clean_environment
 
 _INSIDE = Path(__file__).resolve().with_name("inside.py")
-#: For one mix over one way, on a busy host; and for the start.
+#: Seconds per mix and way, on a busy host; and for the start.
 _SECONDS_EACH, _SECONDS_TO_START = 10.0, 120.0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was served. hits, hit_tokens: requests that loaded something behind what vLLM had, and how many tokens."""
+    """The requests served. hits, hit_tokens: requests that loaded tokens beyond vLLM's own, and how many tokens."""
 
     mixes: int = 0
     requests: int = 0
@@ -34,7 +34,7 @@ class Counts:
         return Counts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
     def __str__(self) -> str:
-        """Return the counts in words."""
+        """Return the counts as text."""
         return (
             f"{self.requests} requests, {self.hits} of them with hits of {self.hit_tokens:,} tokens, "
             f"{self.preempted} preempted"
@@ -43,7 +43,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of some mixes. red: something is not as computed; said: what, and where."""
+    """The result of some mixes. red: something differs from the expected result; said: what, and where."""
 
     red: bool
     said: str
@@ -51,12 +51,12 @@ class Outcome:
     checks: int = 0
 
     def __str__(self) -> str:
-        """Return the outcome in words."""
+        """Return the outcome as text."""
         return f"RED: {self.said}" if self.red else f"{self.counts}, {self.checks:,} comparisons"
 
     @property
     def again(self) -> str:
-        """The options that repeat the first mix which is red; empty where none is named."""
+        """Return the options that repeat the first red mix; empty if none is named."""
         found = re.search(r"([\w-]+): mix (\d+): ", self.said)
         return f" --way {found[1]} --mixes {found[2]}" if found else ""
 
@@ -87,7 +87,7 @@ def serve(python: Path, ways: Sequence[str], mixes: Sequence[int]) -> Outcome:
 
 
 def read(result: Mapping[str, Any], ways: Sequence[str]) -> Outcome:
-    """Return what a probe's result says; a way that is not in it was not served, which is red."""
+    """Return a probe's result; a way that is missing from it was not served, which is red."""
     total = Counts()
     for way in ways:
         counted = result["counters"].get(way, {})

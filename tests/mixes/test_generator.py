@@ -1,4 +1,4 @@
-"""The mixes are the same for the same number, reach what they are for, and say what a cache must have."""
+"""A number always gives the same mix; the mixes reach the intended cases and say what a cache must have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample of the mixes over every way; and faults of the patched LMCache, which they have to see.
+"""A sample of the mixes over every way, and faults of the patched LMCache that the mixes must detect.
 
 ``GAUDI_PATCH_TEST_FULL=1`` serves 1,344, as ``python -m tests.mixes`` does.
 """
@@ -24,7 +24,7 @@ NAMES = {mutant.name: mutant for mutant in MUTANTS}
 
 @pytest.fixture(scope="module")
 def environment(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return a patched environment for this module."""
+    """Return this module's patched environment."""
     lmcache_overlay("0.5.6")
     return patch(environments.overlay_copy("0.5.6", tmp_path_factory.mktemp("mixes")))
 

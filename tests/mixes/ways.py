@@ -1,4 +1,4 @@
-"""Over what the mixes are served: LMCache's settings, the kind of attention, the ranks."""
+"""The ways to serve the mixes: LMCache's settings, the kind of attention, the ranks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 class Way:
     """A way to serve a mix.
 
-    settings: LMCache's; ``{folder}`` and ``{server}`` stand for a directory and for an lm:// server's URL.
-    mla: latent attention. ranks: how many. tails: a last chunk that is not full is stored. asynchronous: LMCache
-    brings what a lookup has found into host memory in the background, and answers then.
+    settings: LMCache's; ``{folder}`` and ``{server}`` stand for a directory and for an lm:// server's URL. mla: latent
+    attention. ranks: how many. tails: a partial last chunk is stored. asynchronous: LMCache brings the hits of a lookup
+    into host memory in the background, and answers then.
     """
 
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Way:
     asynchronous: bool = False
 
 
-_ROOMY, _SMALL = 0.05, 0.0025  # GB: of some ten mixes, and less than one mix
+_ROOMY, _SMALL = 0.05, 0.0025  # GB: room for about ten mixes, and for less than one mix
 _MEMORY = {"local_cpu": True, "max_local_cpu_size": _ROOMY}
 _BELOW = {"local_cpu": False, "max_local_cpu_size": _ROOMY}
 _DISK = {"local_disk": "file://{folder}/", "max_local_disk_size": 1.0}
