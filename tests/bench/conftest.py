@@ -1,4 +1,4 @@
-"""Points as measuring processes report them."""
+"""Points in the form that measuring processes report."""
 
 from __future__ import annotations
 

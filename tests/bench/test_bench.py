@@ -27,13 +27,13 @@ ZEROS = ("graph_compilation", "bounce_bytes", "view_writes", "cpu_fallback")
 
 @pytest.fixture(scope="module")
 def real(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the JSON of one small run on a pristine release, whose tree it leaves as it was."""
+    """Return the JSON of one small run on a pristine release, which leaves the release's tree unchanged."""
     lmcache_overlay("0.5.6")
     # A copy: another test's interpreter may cache bytecode in the shared one.
     environment = environments.overlay_copy("0.5.6", tmp_path_factory.mktemp("real"))
     before = tiny.tree(environment.site_packages / "lmcache", times=True)
     options = ("--shapes", "70b-tp8,mla", "--contexts", "768,1K,16K", "--memory", "3", "--json")
-    # A minute and a quarter of a processor: a machine that does other things may take ten times as long.
+    # It takes 75 s of one processor; a busy machine may take ten times as long.
     run = ("bench", "--python", environment.python, "--device", "emulated", *options)
     done = gaudi_patch(*run, timeout=1800)
     assert done.code == 0, done.out + done.err
@@ -114,7 +114,7 @@ def test_the_patched_code_keeps_the_budgets_where_the_stock_code_does_not(real: 
         assert all(one["counts"][name] == 0 for name in ZEROS)
         assert one["compiled_for_other"] == 0 < stock["compiled_for_other"]
         assert one["counts"]["device_syncs"] == 1 < stock["counts"]["device_syncs"]
-        # 768 tokens are a group of two chunks and one of one; 1024 are one of four.
+        # 768 tokens are a group of two chunks and a group of one; 1024 are one group of four.
         launches = {768: 2, 1024: 1}.get(tokens, tokens // 2048)
         assert one["counts"]["graph_launches"] == launches < stock["counts"]["graph_launches"]
 
@@ -274,7 +274,7 @@ def test_a_failure_is_told_by_its_cause_and_the_path_within_the_package() -> Non
 
 
 def test_the_command_line_has_the_defaults_of_the_verb() -> None:
-    """They are written twice, so that start-up imports nothing of bench."""
+    """The defaults are written twice, so that start-up imports nothing of bench."""
     import inspect
 
     from gaudi_patch.commands.bench import bench

@@ -1,4 +1,4 @@
-"""The table and the bars of the terminal show every figure that was measured, and no other."""
+"""The terminal's table and bars show every measured figure, and no others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIME, LAUNCHES = chart.METRICS
 
 @pytest.fixture
 def measured(make_point: MakePoint) -> list[Point]:
-    """Two lengths of one shape and one of another; the unpatched code gave no figures for MLA."""
+    """Return two lengths of one shape and one of another; the unpatched code has no figures for MLA."""
     found = []
     for tokens in (2048, 8192):
         for direction in ("store", "load"):

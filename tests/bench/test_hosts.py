@@ -1,4 +1,4 @@
-"""The model of a host: which of PCIe, host copies and device memory sets the time of a transfer."""
+"""The model of a host: whether PCIe, host copies or device memory determines the time of a transfer."""
 
 from __future__ import annotations
 

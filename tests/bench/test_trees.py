@@ -1,4 +1,4 @@
-"""Both codes of an installation can be imported, and the installation stays as it is."""
+"""The pristine and the patched code of an installation can be imported, and the installation is unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _look(small: Tiny) -> Situation:
 
 
 def _state(small: Tiny, state: str) -> None:
-    """Bring it to: pristine; patched by gaudi-patch; patched by something else, without a state."""
+    """Bring the installation to a state: pristine, patched by gaudi-patch, or by another tool, without a record."""
     if state == "patched":
         assert small.apply().exit is Exit.OK
     elif state == "patched by another tool":

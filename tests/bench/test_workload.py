@@ -1,4 +1,4 @@
-"""Which shapes and lengths are measured, and which do not fit."""
+"""The shapes and lengths that are measured, and those that do not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where pip's index gives PyTorch as a CUDA build, the demo says so, and looks for room for NVIDIA's packages."""
+"""If pip's index provides PyTorch as a CUDA build, the demo says so and checks the room for NVIDIA's packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's options, and what its tables say; the demo itself runs in tests/integration."""
+"""The demo's options and the text of its tables; the demo itself runs in tests/integration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests look at in a guide: its code blocks, its commands, its text."""
+"""The parts of a guide that the tests read: its code blocks, its commands, its text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prose(markdown: str) -> str:
 
 
 def commands(markdown: str) -> Iterator[list[str]]:
-    """Yield the arguments of every `gaudi-patch` in a guide, in blocks and in the text."""
+    """Yield the arguments of every `gaudi-patch` command in a guide, in blocks and in the text."""
     for block in blocks(markdown):
         if block.language == "bash":
             yield from _commands(block.code)
@@ -62,9 +62,9 @@ def _commands(code: str) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Have the command line itself read ``arguments``; nothing is run.
+    """Parse ``arguments`` with the real command line, without running anything.
 
-    Raises click's usage errors. What would print and leave is taken out: --help, and --version before a command.
+    Raises click's usage errors. Arguments that print and exit are removed: --help, and --version before a command.
     """
     words = [word for word in arguments if word != "--help"]
     words = words[1:] if words[:1] == ["--version"] else words

@@ -1,4 +1,4 @@
-"""The figures of the guide to long contexts: each is what its formula gives."""
+"""The figures of the guide to long contexts: each equals the result of its formula."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gaudi_patch.sizing.plan import STEPS, Load, human, size
 
 MARKDOWN = guides.read("capacity").markdown
 SMALL, LARGE = (shapes.known(f"meta-llama/Llama-3.1-{name}-Instruct") for name in ("8B", "70B"))
-#: Parameters by the models' cards, FLOP a second by Intel's white paper on Gaudi 3.
+#: Parameters from the model cards, FLOP per second from Intel's white paper on Gaudi 3.
 PARAMETERS, FLOPS = {"8B": 8.03e9, "70B": 70.6e9}, 1.835e15
 
 

@@ -1,4 +1,4 @@
-"""The guides say what is so: their commands, names, numbers and tables are held against the code."""
+"""The guides are true: their commands, names, numbers and tables are compared with the code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gaudi_patch.smoke import levels
 from tests.guides import parts
 from tests.support.cli import command, environment, gaudi_patch
 
-#: run: a test runs it. makes-target: that test has a target ready instead. gaudi, placeholder: needs cards, or a
-#: release that is not out yet. slow: takes many minutes. Those are only held against the command line.
+#: run: a test runs it. makes-target: that test uses a prepared target instead. gaudi, placeholder: needs cards, or an
+#: unpublished release. slow: takes many minutes. The last three kinds are only checked against the command line.
 KINDS = {("run",), ("run", "makes-target"), ("gaudi",), ("placeholder",), ("slow",)}
 
 MARKDOWN = {name: guides.read(name).markdown for name in guides.NAMES}
@@ -92,7 +92,7 @@ _MARK = re.compile(r"\((source|computed|measured|target|setting)[:)]")
 
 
 def statements(markdown: str) -> list[str]:
-    """Paragraphs, list items and table rows."""
+    """Return the paragraphs, list items and table rows."""
     text = re.sub(r"\n(?=[-|]|\d+\. )", "\n\n", parts.prose(markdown))
     return [" ".join(one.split()) for one in text.split("\n\n") if one.strip()]
 
@@ -114,7 +114,7 @@ def test_a_number_without_a_source_is_noticed() -> None:
 
 
 def test_the_sizes_of_a_token_are_computed_right() -> None:
-    """Each row of the table: its formula gives its number, and 5 GB over that the third column."""
+    """Check each row of the table: its formula gives its number, and 5 GB divided by that gives the third column."""
     found = re.findall(
         r"\| (\d+) bytes \(computed: ([\d \u00d7\u00f7]+)\) \| (\d+) \(computed\) \|", MARKDOWN["caching"]
     )
@@ -234,7 +234,7 @@ def test_only_a_rendered_guide_imports_rich() -> None:
 
 
 def test_the_guides_are_in_the_wheel() -> None:
-    """hatch packs the whole package; this holds the one rule that could leave them out."""
+    """hatch packs the whole package; this checks the one rule that could exclude them."""
     text = (Path(guides.FOLDER).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert 'packages = ["gaudi_patch"]' in text
     assert "*.md" not in (Path(guides.FOLDER).parents[1] / ".gitignore").read_text(encoding="utf-8")

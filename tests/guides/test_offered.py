@@ -1,4 +1,4 @@
-"""What a Tab offers after `guide` and `recipe`; that a shell shows it is tested with the other completions."""
+"""The completions after `guide` and `recipe`; the other completion tests check that a shell shows them."""
 
 from __future__ import annotations
 

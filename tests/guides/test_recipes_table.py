@@ -1,4 +1,4 @@
-"""The comparison with the older recipes: every place that it names exists, and is about that."""
+"""The comparison with the older recipes: every place that it names exists and covers the topic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def anchors(file: Path) -> set[str]:
 
 
 def lost(text: str) -> list[str]:
-    """Return the links that lead nowhere."""
+    """Return the links whose targets do not exist."""
     found = []
     for target, anchor in re.findall(r"\]\(([^)#]+)#?([^)]*)\)", text):
         file = (PAGE.parent / target).resolve()
@@ -60,7 +60,7 @@ def test_every_command_of_the_table_is_one() -> None:
 def test_every_scenario_of_troubleshooting_is_a_section_of_the_guide() -> None:
     sections = set(re.findall(r"^### (.+)$", guides.read("troubleshooting").markdown, re.MULTILINE))
     scenarios = rows(TEXT.partition("\n## ")[2], 2)
-    assert len(scenarios) == 16  # fourteen, one of them with three symptoms
+    assert len(scenarios) == 16  # fourteen, one with three symptoms
     assert [place for _, place in scenarios if place not in sections] == []
 
 

@@ -1,4 +1,4 @@
-"""The guides, followed by a newcomer: every `run` block, in order, in a root with a checkout and nothing else."""
+"""The guides as a newcomer follows them: every `run` block, in order, in a root that contains only a checkout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.environments import Environment, clean_environment
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 
 REPOSITORY = guides.FOLDER.parents[1]
-#: Also the block that makes the target: it installs PyTorch, 1.5 GB.
+#: Also run the block that makes the target: it installs PyTorch, 1.5 GB.
 IN_FULL = os.environ.get("GAUDI_PATCH_TEST_GUIDES") == "full"
 
 
 def _script(name: str, target: Path | None = None) -> str:
-    """Return the blocks of a guide that are run, as one script; ``target`` stands in for the block that makes one."""
+    """Return the `run` blocks of a guide as one script; ``target`` replaces the block that makes one."""
     lines = ["set -e"]
     for block in parts.blocks(guides.read(name).markdown):
         if block.words[:1] != ("run",):
@@ -37,9 +37,9 @@ def _script(name: str, target: Path | None = None) -> str:
 
 
 def _follow(script: str, root: Path, *, path: Path | None = None) -> str:
-    """Run a script in ``root``, which is also the home; what it printed."""
+    """Run a script in ``root``, which is also the home directory; return its output."""
     kept = {"PATH": f"{path}:/usr/local/bin:/usr/bin:/bin" if path else os.environ["PATH"], "HOME": str(root)}
-    # Downloads and compiled devices of earlier runs spare the network, and change nothing else.
+    # Downloads and compiled devices of earlier runs only save network traffic and time.
     kept["GAUDI_PATCH_CACHE"] = str(cache_directory())
     kept["HPU_EMULATOR_CACHE"] = os.environ.get("HPU_EMULATOR_CACHE", str(Path.home() / ".cache" / "hpu-emulator"))
     kept["PIP_CACHE_DIR"] = os.environ.get("PIP_CACHE_DIR", str(Path.home() / ".cache" / "pip"))
@@ -59,7 +59,7 @@ def _follow(script: str, root: Path, *, path: Path | None = None) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Return a directory with a copy of this repository, without what git ignores, in `gaudi-patch`."""
+    """Return a directory with a copy of this repository in `gaudi-patch`, without the files that git ignores."""
     command = ["git", "-C", str(REPOSITORY), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, check=False)
     if listed.returncode:
@@ -74,7 +74,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Path:
-    """Return a directory with a `gaudi-patch` that is the one under test."""
+    """Return a directory with a `gaudi-patch` that runs the code under test."""
     folder = tmp_path / "tool"
     folder.mkdir()
     script = folder / "gaudi-patch"

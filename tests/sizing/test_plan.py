@@ -1,4 +1,4 @@
-"""The one calculation: what a token, a prompt, a pool and a host take, against figures worked out by hand."""
+"""The sizing calculation: a token, a prompt, a pool and a host, compared with figures worked out by hand."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_pool_holds_the_prompts_that_it_is_for(context: int, prompts: int, nam
 
 
 def test_the_pool_of_before_holds_40960_tokens_of_an_8b_model() -> None:
-    """Why a prompt of 131,072 found nothing again in the 5 GB that every recipe once had."""
+    """The reason why no part of a 131,072-token prompt was found again in the 5 GB of every older recipe."""
     assert plan.fits(shape(), Load(131_072), 5.0) == 40_960
 
 
@@ -88,7 +88,7 @@ def test_host_memory_is_pools_ranks_and_weights() -> None:
 
 
 def test_what_fits_on_the_cards_follows_vllm_gaudis_rule() -> None:
-    """Free memory by 0.9 for vLLM by 0.9 beside graphs, in KV of a token."""
+    """0.9 of the free memory for vLLM, 0.9 of that besides graphs, in KV per token."""
     found = sized(LLAMA_8B, 131_072)
     free = 128 * GIB - 2 * GIB - 16_060_522_496
     assert found.card_tokens == int(free * 0.9 * 0.9 / 131_072)

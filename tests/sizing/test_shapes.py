@@ -1,4 +1,4 @@
-"""The shape of a model, read from what its directory says, or refused with the reason."""
+"""The shape of a model, read from its directory, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_index_tells_the_size_of_the_weights(tmp_path: Path) -> None:
 
 
 def test_what_is_nearer_goes_before_what_is_farther(tmp_path: Path) -> None:
-    """A file that is named, a directory, a download, the table; else nothing is known."""
+    """A named file, then a directory, a download and the table, in this order; otherwise the shape is unknown."""
     name = "meta-llama/Llama-3.1-8B-Instruct"
     cache = tmp_path / "hub"
     snapshot = cache / "models--meta-llama--Llama-3.1-8B-Instruct" / "snapshots" / "abc"

@@ -1,4 +1,4 @@
-"""A small server that speaks as much of vLLM's API as `verify` asks for, with a cache of its own and an LMCache."""
+"""A small server that speaks as much of vLLM's API as `verify` needs, with its own cache and its own LMCache."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ CHUNK = 256
 
 @dataclass
 class Behaviour:
-    """How the server is, and is not, as it should be; ``asked`` are the requests that it got."""
+    """The ways in which the server behaves correctly or not; ``asked`` lists the requests that it received."""
 
     key: str = ""
     dev_mode: bool = True
     stores: bool = True
-    given: int | None = None  # tokens of a hit, None: all whole chunks
+    given: int | None = None  # tokens of a hit; None: all whole chunks
     forgets: bool = True
     reset_answer: str = ""  # with status 200
-    refused_resets: int = 0  # as many times it is answered that it did not happen
-    stalls: str = ""  # a path that is answered with an error whose body never comes
-    drips: str = ""  # a path whose answer comes by a byte now and then, and never ends
-    drips_headers: str = ""  # a path whose headers do
+    refused_resets: int = 0  # number of resets answered as not done
+    stalls: str = ""  # a path whose answer is an error with a body that never arrives
+    drips: str = ""  # a path whose answer arrives byte by byte and never ends
+    drips_headers: str = ""  # a path whose headers arrive that way
     wrong: bool = False
     counts: bool = True
-    others: int = 0  # tokens of prompts of other users, for each of ours
+    others: int = 0  # prompt tokens of other users, for each of ours
     breaks_off: bool = False
     empty: bool = False
     fails: str = ""
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, "Not Found")
 
     def _never_ends(self) -> bool:
-        """Answer as a server that hangs does, until the client has gone; whether it was this path's turn."""
+        """Answer as a hanging server does, until the client leaves; return whether this path was to hang."""
         has = self.behaviour
         if self.path == has.drips_headers:
             with contextlib.suppress(OSError):
@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             if self.path == has.stalls:
                 self.wfile.write(b"out of memory")
-                self.rfile.read(1)  # the client says no more, and goes
+                self.rfile.read(1)  # returns when the client leaves
             while self.path == has.drips:
                 self.wfile.write(b":")
                 time.sleep(0.05)
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
             "lmcache:nothing NaN",
         ]
         if has.counts:
-            # Two engines, whose counts are summed.
+            # Two engines, whose counts are added up.
             lines.append(f'vllm:external_prefix_cache_hits_total{{engine="0"}} {has.hits}.0')
             lines.append('vllm:external_prefix_cache_hits_total{engine="1"} 7.0')
         return "\n".join(lines)
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(behaviour: Behaviour) -> Iterator[str]:
-    """Serve until the block ends; its URL."""
+    """Serve until the block ends; yield the URL."""
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True

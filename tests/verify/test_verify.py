@@ -19,7 +19,7 @@ from tests.support import output_schema
 from tests.support.cli import Done, gaudi_patch
 from tests.verify.servers import Behaviour, serving
 
-# A server here that says nothing, or does not end, goes on until its client leaves, so that this may be generous.
+# A silent or endless server stops when its client leaves, so this timeout can be generous.
 PATIENCE = 100.0
 
 
