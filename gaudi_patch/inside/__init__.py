@@ -1,1 +1,1 @@
-"""Scripts that the target's interpreter runs; they import nothing of gaudi_patch."""
+"""Scripts run by the target's interpreter; they import nothing of gaudi_patch."""

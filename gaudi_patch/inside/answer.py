@@ -1,12 +1,12 @@
-"""Run one script of this directory in the target's interpreter, and send its answer to a descriptor of its own.
+"""Run one script of this directory in the target's interpreter, and send its answer to a separate descriptor.
 
-``answer.py ANSWER QUESTION SCRIPT [ARGUMENT...]``: ANSWER is the number of a descriptor that was inherited, QUESTION
-another one from which a JSON value is read to its end, or ``-``. The script is a file with a function ``answer``,
-which is called with the arguments, and with the question if there is one.
+``answer.py ANSWER QUESTION SCRIPT [ARGUMENT...]``: ANSWER is the number of an inherited descriptor. QUESTION is another
+one, which holds a JSON value, or ``-`` for no question. The script defines a function ``answer``, called with the
+arguments and the question, if any.
 
-The answer is one line of JSON, ``{"answer": ...}``, or ``{"failed": "ImportError: ..."}`` for what the script raised.
-Nothing that the interpreter prints, at its start or at its end, gets in between. gaudi_patch/target/ask.py is at the
-other end. Imports nothing of gaudi_patch and runs on Python 3.8 or newer.
+The answer is one line of JSON: ``{"answer": ...}``, or ``{"failed": "ImportError: ..."}`` if the script raised. Output
+of the interpreter, at its start or end, cannot mix with it. gaudi_patch/target/ask.py reads the answer. Imports nothing
+of gaudi_patch and runs on Python 3.8 or newer.
 """
 
 # ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH123, PLC0415, RUF100
@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import sys
 
-#: An answer's values, and the characters of its strings, at most.
+#: Limits of an answer: its values, and the characters of its strings.
 MOST_VALUES = 1_000_000
 MOST_CHARACTERS = 256 * 1024 * 1024
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    """Answer, and end at once: what the environment runs at exit has no say."""
+    """Answer, and end at once, without the environment's exit handlers."""
     channel, question, script, arguments = int(argv[0]), argv[1], argv[2], argv[3:]
-    os.set_inheritable(channel, False)  # what the script starts does not get it
+    os.set_inheritable(channel, False)  # processes that the script starts do not inherit it
     folder = os.path.dirname(script)
     if sys.path and os.path.abspath(sys.path[0]) == folder:
         del sys.path[0]  # before Python 3.11 a script's own directory comes first
@@ -54,7 +54,7 @@ def load(script: str) -> Callable[..., object]:
     name = "gaudi_patch_inside_" + os.path.basename(script)[: -len(".py")]
     module = type(sys)(name)
     module.__file__ = script
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     with open(script, "rb") as stream:
         exec(compile(stream.read(), script, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - our own file
     function: Callable[..., object] = module.__dict__["answer"]
@@ -62,22 +62,22 @@ def load(script: str) -> Callable[..., object]:
 
 
 def encode(value: object) -> str:
-    """JSON in ASCII on one line; what JSON does not know becomes its ``str``."""
+    """Return ``value`` as one line of ASCII JSON; types unknown to JSON are converted by ``str``."""
     _refuse_bomb(value)
     try:
-        # The part of json that is written in C; the module itself imports re.
+        # Use the C part of json: the module itself imports re.
         from _json import encode_basestring_ascii, make_encoder
 
         encoder = make_encoder({}, str, encode_basestring_ascii, None, ":", ",", False, True, True)
         return "".join(encoder(value, 0))
-    except (ImportError, TypeError):  # another implementation of Python, or another version of this inner function
+    except (ImportError, TypeError):  # another Python implementation, or another signature of this internal function
         import json
 
         return json.dumps(value, default=str, skipkeys=True)
 
 
 def _refuse_bomb(value: object) -> None:
-    """Raise ValueError where a small value becomes huge as JSON: YAML's aliases let lists repeat each other."""
+    """Raise ValueError if a small value becomes huge as JSON: YAML's aliases let lists repeat each other."""
     todo, values, characters = [value], MOST_VALUES, MOST_CHARACTERS
     while todo:
         item = todo.pop()

@@ -1,8 +1,9 @@
-"""Does a cached .pyc hold the code of its own source? Answered by the interpreter that would run it.
+"""Check that a cached .pyc contains the code of its source, with the interpreter that would run it.
 
-Marshalled code belongs to one version of Python, and its bytes to one process: the same code may be written with
-other references. So it is loaded and compared, here and never in gaudi-patch's own process, since damaged bytecode
-can end the interpreter that loads it. Nothing of it is run. Run by answer.py; standard library only.
+Marshalled code belongs to one version of Python, and its bytes differ between processes: the same code may be written
+with different references. So the code is loaded and compared, but never run. This happens only here, not in
+gaudi-patch's own process, since damaged bytecode can crash the interpreter that loads it. Run by answer.py; standard
+library only.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-#: Bytes of address space: damaged bytecode may ask for any amount.
+#: Limit of the address space in bytes: damaged bytecode may request any amount.
 MEMORY = 4 * 1024**3
 
 
 def answer(question: list[dict[str, Any]]) -> list[str]:
-    """Return for each .pyc what is wrong with it, "" for nothing.
+    """Return the fault of each .pyc, "" for none.
 
-    Its source is given by its ``path``, ``name`` (the end of the file name that its code must have) and ``data``,
-    itself as ``cached``, and the -O level it was compiled at as ``optimization``. Bytes are base64.
+    Each item has the source's ``path``, ``name`` (the end of the file name that the code must have) and ``data``, the
+    .pyc as ``cached``, and its -O level as ``optimization``. Bytes are base64.
     """
     _limit_memory()
     return [_fault(item, base64.b64decode(item["cached"])) for item in question]
@@ -33,11 +34,11 @@ def answer(question: list[dict[str, Any]]) -> list[str]:
 
 def _fault(item: dict[str, Any], pyc: bytes) -> str:
     if pyc[:4] != importlib.util.MAGIC_NUMBER:
-        return ""  # Python passes it over
+        return ""  # Python ignores it
     source = base64.b64decode(item["data"])
     flags = int.from_bytes(pyc[4:8], "little")
     if flags and pyc[8:16] != importlib.util.source_hash(source):
-        # What is checked before each use is passed over, too.
+        # Python also ignores a checked-hash file that does not match.
         return "" if flags & 2 else "was compiled from another source, and is used unchecked"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,7 +61,7 @@ def _fault(item: dict[str, Any], pyc: bytes) -> str:
 
 
 def _bare(code: CodeType, known: dict[int, CodeType]) -> CodeType:
-    """``code`` without file names and positions: these depend on how Python was started, what it does does not."""
+    """Return ``code`` without file names and positions, which depend on how Python was started."""
     if id(code) not in known:
         kind = type(code)
         constants = tuple(

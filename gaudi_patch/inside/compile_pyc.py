@@ -1,6 +1,6 @@
-"""Source bytes -> .pyc bytes, by the interpreter that will run them.
+"""Compile source bytes to .pyc bytes, with the interpreter that will run them.
 
-Imported by gaudi-patch when the target is its own interpreter, run by answer.py under the target's otherwise:
+gaudi-patch imports it if the target is its own interpreter; otherwise answer.py runs it under the target's, since
 marshal and the magic number belong to one version of Python. Standard library only.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Output:
-    """One .pyc: ``optimization`` "" | "1" | "2"; ``mode`` timestamp | checked | unchecked; mtime in s, size in B."""
+    """One .pyc. ``optimization``: "", "1" or "2". ``mode``: timestamp, checked or unchecked. mtime in s, size in B."""
 
     optimization: str
     mode: str
@@ -47,10 +47,10 @@ class Reply:
 
 
 def compile_one(request: Request) -> Reply:
-    """Compile at every optimization asked for, at least once."""
+    """Compile at every requested optimization level, or at the default level if there is none."""
     codes: dict[str, CodeType] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a SyntaxWarning of the package's own code is not ours to print
+        warnings.simplefilter("ignore")  # do not print a SyntaxWarning of the package's code
         for optimization in {output.optimization for output in request.outputs} or {""}:
             try:
                 codes[optimization] = compile(
@@ -64,7 +64,7 @@ def compile_one(request: Request) -> Reply:
 
 
 def _pyc(source: bytes, code: CodeType, output: Output) -> bytes:
-    """Return the file format of PEP 552."""
+    """Return the .pyc in the file format of PEP 552."""
     header = importlib.util.MAGIC_NUMBER
     if output.mode == "timestamp":
         header += bytes(4) + _long(output.mtime) + _long(output.size)
@@ -78,7 +78,7 @@ def _long(value: int) -> bytes:
 
 
 def answer(question: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compile what ``Request.to_json`` describes; outputs are base64."""
+    """Compile the requests, in the form of ``Request.to_json``; outputs are base64."""
     replies = []
     for item in question:
         outputs = tuple(Output(*output) for output in item["outputs"])

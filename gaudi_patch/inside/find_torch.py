@@ -1,4 +1,4 @@
-"""Run by answer.py: where this interpreter's PyTorch is, without importing it."""
+"""Run by answer.py: find this interpreter's PyTorch without importing it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import os
 
 
 def answer() -> dict[str, str]:
-    """Give the directory of the package ``torch``; an empty string where there is none."""
+    """Return the directory of the package ``torch``, "" if it is not installed."""
     spec = importlib.util.find_spec("torch")
     return {"torch": os.path.dirname(spec.origin) if spec is not None and spec.origin else ""}  # noqa: PTH120 - few imports in the target

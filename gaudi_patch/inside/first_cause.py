@@ -1,7 +1,7 @@
-"""Run by answer.py, and by the smoke checks' probes: the cause behind a failure of LMCache that names something else.
+"""Run by answer.py and by the smoke checks' probes: find the first cause of a misleading failure of LMCache.
 
-LMCache catches what goes wrong while it looks for its device and its compiled extensions, writes a warning and goes on
-without them; what fails later is "cannot import name 'device_ops'", many times over. Imports nothing of gaudi_patch.
+LMCache catches errors while it looks for its device and its compiled extensions, logs a warning and continues without
+them. Later it fails many times with "cannot import name 'device_ops'". Imports nothing of gaudi_patch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Extensions that exist for CUDA only; that they do not load says nothing on a Gaudi host.
+# Extensions for CUDA only; on a Gaudi host they are expected not to load.
 CUDA_EXTENSIONS = ("c_ops", "cuda_ops")
-# Where LMCache swallows: the HPU's device, and the operators of a device.
+# Modules whose import errors LMCache swallows: the HPU's device, and a device's operators.
 _SWALLOWING = ("lmcache.v1.platform.devices.hpu", "lmcache.v1.platform.devices.hpu.device_ops")
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause in one line, what to do about it where that is known, and the exception that it was read from."""
+    """A cause in one line, the advice if known, and the exception it was found from."""
 
     what: str
     advice: str
@@ -33,12 +33,12 @@ class Cause:
 
     @property
     def text(self) -> str:
-        """Both in one line."""
+        """Return cause and advice in one line."""
         return f"{self.what}; {self.advice}" if self.advice else self.what
 
 
 def answer() -> dict[str, str]:
-    """Return the cause, what to do about it, and the module that is missing where it is that; all "" for none."""
+    """Return the cause, the advice, and the missing module if that is the cause; all "" for no cause."""
     cause = swallowed()
     if cause is None:
         return {"what": "", "advice": "", "missing": ""}
@@ -47,8 +47,8 @@ def answer() -> dict[str, str]:
 
 
 def swallowed() -> Cause | None:
-    """Return the extension of LMCache that does not load, or what is missing for its device; None where nothing is."""
-    try:  # the extensions need PyTorch's libraries, and bring none
+    """Return why an extension of LMCache does not load, or what its device lacks; None if there is no such cause."""
+    try:  # the extensions need PyTorch's libraries, which they do not bring along
         importlib.import_module("torch")
     except ImportError as error:
         return Cause(f"PyTorch cannot be imported: {error}", "install the PyTorch of this image again", error)
@@ -57,7 +57,7 @@ def swallowed() -> Cause | None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             return Cause(f"{name} does not load: {error}", _advice(str(error)), error)
-        except Exception as error:  # ImportError for what the loader says; whatever its own start-up raises
+        except Exception as error:  # an ImportError of the loader, or any error of the extension's own start-up
             return Cause(f"LMCache's extension {name} does not load: {error}", _advice(str(error)), error)
     for name in _SWALLOWING:
         try:
@@ -67,7 +67,7 @@ def swallowed() -> Cause | None:
             if error.name and error.name.startswith("lmcache"):
                 continue  # this release has no such module
             return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", _advice(str(error)), error)
-        except Exception as error:  # LMCache swallows any
+        except Exception as error:  # LMCache swallows any error
             return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", _advice(str(error)), error)
     return None
 

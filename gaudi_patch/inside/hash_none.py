@@ -1,4 +1,4 @@
-"""Run by answer.py: what this process computes for None, which LMCache's ``builtin`` keys contain."""
+"""Run by answer.py: compute the hash of None, which is part of LMCache's ``builtin`` keys."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def answer() -> dict[str, object]:
-    """Return ``hash(None)``, and whether it is a constant, as from Python 3.12 on; before, it is an address."""
+    """Return ``hash(None)``, and whether it is constant: it is since Python 3.12; before, it is an address."""
     return {"hash": hash(None), "constant": sys.version_info >= (3, 12)}

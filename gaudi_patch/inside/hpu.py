@@ -1,4 +1,4 @@
-"""Run by answer.py: what pyhlml and torch.hpu see. No device is acquired: a server may own them."""
+"""Run by answer.py: report the devices that pyhlml and torch.hpu see, without acquiring one: a server may own them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def found(name: str) -> bool:
 
 
 def torch_hpu() -> dict[str, Any]:
-    """Availability and count of torch.hpu; ``reason`` where there is none."""
+    """Return the availability and device count of torch.hpu, and the ``reason`` if it is unavailable."""
     for name in ("torch", "habana_frameworks"):
         if not found(name):
             return {"installed": False, "reason": f"{name} is not installed in the target"}
@@ -21,12 +21,12 @@ def torch_hpu() -> dict[str, Any]:
         importlib.import_module("habana_frameworks.torch")
         hpu = importlib.import_module("torch").hpu
         return {"installed": True, "available": bool(hpu.is_available()), "count": int(hpu.device_count())}
-    except Exception as error:  # whatever the vendor's package raises where a library or the driver is missing
+    except Exception as error:  # the vendor's package may raise anything if a library or the driver is missing
         return {"installed": True, "available": False, "count": 0, "reason": f"{type(error).__name__}: {error}"}
 
 
 def hlml() -> dict[str, Any]:
-    """Return the number of cards that the management library counts."""
+    """Return the number of cards reported by the management library."""
     if not found("pyhlml"):
         return {"installed": False}
     try:
@@ -40,5 +40,5 @@ def hlml() -> dict[str, Any]:
 
 
 def answer() -> dict[str, Any]:
-    """Ask both."""
+    """Return the reports of both."""
     return {"torch": torch_hpu(), "hlml": hlml()}

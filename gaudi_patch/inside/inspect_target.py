@@ -1,4 +1,4 @@
-"""Run by answer.py: what this interpreter has. LMCache is looked up and not imported."""
+"""Run by answer.py: report the modules and devices of this interpreter, without importing LMCache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def found(name: str) -> bool:
 
 
 def hpu() -> tuple[bool, str]:
-    """Return whether the installed Habana software sees a device, and why not."""
+    """Return whether the installed Habana software sees a device, and if not, why."""
     if not found("habana_frameworks"):
         return False, "habana_frameworks is not installed"
     if not found("torch"):
@@ -25,13 +25,13 @@ def hpu() -> tuple[bool, str]:
         if not device.is_available():
             return False, "torch.hpu.is_available() is False"
         count = int(device.device_count())
-    except Exception as error:  # whatever the vendor's package raises where there is no driver
+    except Exception as error:  # the vendor's package may raise anything without a driver
         return False, f"habana_frameworks cannot be used: {type(error).__name__}: {error}"
     return count > 0, "" if count > 0 else "torch.hpu.device_count() is 0"
 
 
 def answer(*modules: str) -> dict[str, object]:
-    """Look for the device, and for each of ``modules``."""
+    """Return the state of the device, and the missing ones of ``modules``."""
     available, problem = hpu()
     return {
         "torch": found("torch"),

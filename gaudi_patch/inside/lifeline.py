@@ -1,8 +1,8 @@
-"""Have the kernel kill a child process, or its whole group, when this process ends in whatever way.
+"""Have the kernel kill a child process, or its whole group, when this process ends in any way.
 
-Like PR_SET_PDEATHSIG, but set from outside: no code runs between fork and exec, the child needs no ctypes, a whole
-process group is covered, and the death of the thread that started it is not taken for the death of the process.
-Imports nothing of gaudi_patch; the smoke probes use it, too.
+Like PR_SET_PDEATHSIG, but set from outside: no code runs between fork and exec, and the child needs no ctypes. It
+covers a whole process group, and only the end of the process counts, not that of the thread that started the child.
+Imports nothing of gaudi_patch; the smoke probes use it too.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import signal
 
 
 class Lifeline:
-    """A pipe that this process holds open and never writes to; the kernel sends SIGKILL when it is closed.
+    """A pipe that this process keeps open and never writes to; the kernel sends SIGKILL when it is closed.
 
-    Pass ``end`` to the child (``pass_fds``): the tie holds as long as the child keeps it open. It is close-on-exec
-    in this process, so that no other child holds on to it.
+    Pass ``end`` to the child (``pass_fds``): the tie lasts as long as the child keeps it open. It is close-on-exec in
+    this process, so no other child inherits it.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Lifeline:
         self._close_end()
 
     def cut(self) -> None:
-        """Kill what is tied and has not ended; safe to call twice."""
+        """Kill the tied process or group if it is still running; safe to call twice."""
         self._close_end()
         held, self._held = self._held, -1
         if held >= 0:

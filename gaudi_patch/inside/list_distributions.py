@@ -1,4 +1,4 @@
-"""Run by answer.py: every distribution that this interpreter has, and what decides about environment markers."""
+"""Run by answer.py: list this interpreter's distributions and the values of its environment markers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 
 def answer() -> dict[str, object]:
-    """Give each distribution's version by its name, the first on ``sys.path`` where there are several."""
+    """Return each distribution's version (the first on ``sys.path``), LMCache's requirements and the markers."""
     versions: dict[str, str] = {}
     requires: list[str] | None = None
     for distribution in importlib.metadata.distributions():

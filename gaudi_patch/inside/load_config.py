@@ -1,9 +1,9 @@
-"""Run by answer.py: let the target's LMCache load a configuration, and report what it made of it.
+"""Run by answer.py: let the target's LMCache load a configuration, and report the result.
 
-The question is a JSON object. For an engine, ``file`` is its configuration or null,
-``environment`` says whether LMCACHE_* variables go before it, as in LMCache's vLLM adapter, and ``overrides`` are the
-connector's own settings; ``guard`` asks the patched LMCache, too, what it refuses. ``server`` holds the command line
-of a multiprocess server in place of these. Imports nothing of gaudi_patch.
+The question is a JSON object. For an engine, ``file`` is its configuration or null. If ``environment`` is true,
+LMCACHE_* variables take precedence over the file, as in LMCache's vLLM adapter. ``overrides`` are the connector's own
+settings, and ``guard`` also reports what the patched LMCache refuses. For a multiprocess server, the only key is
+``server``, its command line. Imports nothing of gaudi_patch.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NoReturn
 
-#: Bytes of a configuration, far more than any has.
+#: Size limit of a configuration in bytes, far more than any has.
 FILE_LIMIT = 4 * 1024 * 1024
 
-#: For its metrics; the wheel asks for them, and an installation without dependencies lacks them.
+#: Modules for the server's metrics; the wheel requires them, and an installation without dependencies lacks them.
 SERVER_NEEDS = ("opentelemetry.sdk.metrics", "opentelemetry.exporter.prometheus")
-#: For a store, by the type of its adapter. Without awscrt LMCache does not know the type, and without boto3, which the
-#: wheel does not ask for, it has no credentials (lmcache/v1/distributed/l2_adapters/s3_l2_adapter.py).
+#: Modules for a store, by adapter type. Without awscrt, LMCache does not know the type. Without boto3, which the wheel
+#: does not require, it has no credentials (lmcache/v1/distributed/l2_adapters/s3_l2_adapter.py).
 ADAPTER_NEEDS = {"s3": ("awscrt", "boto3")}
 
 
 class _Kept(logging.Handler):
-    """Collects what LMCache warns of; its loggers pass nothing on to their parents."""
+    """Collects LMCache's warnings; its loggers do not propagate to their parents."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -43,21 +43,21 @@ class _Kept(logging.Handler):
         self.messages.append(record.getMessage())
 
     def listen(self) -> None:
-        """To every logger of LMCache that there is by now."""
+        """Attach this handler to every existing logger of LMCache."""
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("lmcache"):
                 logging.getLogger(name).addHandler(self)
 
 
 class _Importing:
-    """Collects what LMCache warns of while it is imported: what it goes on without, and fails of later."""
+    """Collects LMCache's warnings during its import: missing parts that make it fail later."""
 
     def __init__(self) -> None:
         self.warned: list[str] = []
 
     def __enter__(self) -> _Importing:
         self._factory = logging.getLogRecordFactory()
-        logging.setLogRecordFactory(self._record)  # its loggers, and their handlers, are made by the import
+        logging.setLogRecordFactory(self._record)  # the import creates its loggers and their handlers
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -76,11 +76,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def engine(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that an engine has, the names that LMCache knows, and what it warned of."""
+    """Return the engine's values, the names that LMCache knows, and its warnings."""
     try:
         with _Importing() as importing:
             module = importlib.import_module("lmcache.v1.config")
-    except Exception as error:  # a broken build raises whatever its libraries raise
+    except Exception as error:  # a broken build may raise any error of its libraries
         return {"stage": "import", "problem": _told(error)}
     kept = _Kept()
     kept.listen()
@@ -118,7 +118,7 @@ def _load(module: ModuleType, question: Mapping[str, Any]) -> Any:  # noqa: ANN4
 
 
 def _require_file(path: str) -> None:
-    """Refuse what LMCache would wait for, or read without end."""
+    """Refuse a file that LMCache would wait for or read endlessly."""
     info = os.stat(path)  # noqa: PTH116 - as it was written
     if not stat.S_ISREG(info.st_mode):
         raise ValueError(f"{path} is not a regular file")
@@ -127,7 +127,7 @@ def _require_file(path: str) -> None:
 
 
 def _guard(config: Any) -> str | None:  # noqa: ANN401 - LMCache's object
-    """Return what the patched LMCache refuses of it: "" for nothing, None where it is not patched."""
+    """Return why the patched LMCache refuses ``config``: "" if it does not, None if LMCache is not patched."""
     if importlib.util.find_spec("lmcache.gaudi") is None:
         return None
     guards = importlib.import_module("lmcache.gaudi.guards")
@@ -139,7 +139,7 @@ def _guard(config: Any) -> str | None:  # noqa: ANN401 - LMCache's object
 
 
 def server(arguments: list[str]) -> dict[str, Any]:
-    """Return what the server's own parsers make of its arguments."""
+    """Return the result of the server's own parsers for its arguments."""
     try:
         parser = _Parser()
         with _Importing() as importing:
@@ -147,30 +147,30 @@ def server(arguments: list[str]) -> dict[str, Any]:
         server.ServerCommand().add_arguments(parser)
         for name in _adapter_needs(arguments):
             importlib.import_module(name)
-        # After the parser is filled: where these cannot be imported, it has said so, and is empty.
+        # Import these after filling the parser: if that fails, the parser has said so and is empty.
         distributed = importlib.import_module("lmcache.v1.distributed.config")
         multiprocess = importlib.import_module("lmcache.v1.multiprocess.config")
         parsed = parser.parse_args(arguments)
         server_config = multiprocess.parse_args_to_mp_server_config(parsed)
         distributed.parse_args_to_config(parsed)
         multiprocess.parse_args_to_http_frontend_config(parsed)
-        # What it imports when it starts, and would only then say that it misses.
+        # The server imports these at its start, and would report a missing one only then.
         for name in ("lmcache.v1.multiprocess.http_server", *SERVER_NEEDS):
             importlib.import_module(name)
-    except Exception as error:  # what its parsers raise, or imports that it lacks
+    except Exception as error:  # an error of its parsers, or a missing import
         return {"stage": "import" if isinstance(error, ImportError) else "load", "problem": _told(error)}
     values = {"chunk_size": server_config.chunk_size, "port": server_config.port}
     return {"values": values, "importing": importing.warned}
 
 
 def _adapter_needs(arguments: list[str]) -> list[str]:
-    """Return the modules that the stores of a server import when it starts."""
+    """Return the modules that a server's stores import at its start."""
     given = [after for before, after in itertools.pairwise(arguments) if before == "--l2-adapter"]
     return [name for adapter in given for name in ADAPTER_NEEDS.get(json.loads(adapter).get("type"), ())]
 
 
 def _told(error: BaseException) -> str:
-    """Return an error in one line; an assertion without a text by the line that failed."""
+    """Return an error in one line; for an assertion without a message, quote its source line."""
     if isinstance(error, AssertionError) and not str(error):
         line = traceback.extract_tb(error.__traceback__)[-1].line
         return f"it requires: {str(line).replace('assert ', '', 1)}"
@@ -178,5 +178,5 @@ def _told(error: BaseException) -> str:
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Load the configuration that the question describes."""
+    """Load the configuration described by the question."""
     return server(question["server"]) if "server" in question else engine(question)

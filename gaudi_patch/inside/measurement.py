@@ -1,4 +1,4 @@
-"""Used by `bench` and by its measuring process in the target: what is to be measured, and the figures for it.
+"""The work to measure and its figures, shared by `bench` and its measuring process in the target.
 
 Imports nothing of gaudi_patch.
 """
@@ -15,8 +15,8 @@ from typing import Any
 class Work:
     """One shape of a model, and the code to measure.
 
-    heads: KV heads per layer. held: tokens that memory holds. chunk, block: in tokens. tree: a directory that comes
-    first on sys.path, "" where the installed code is measured. expected: how the path of LMCache must begin.
+    heads: KV heads per layer. held: tokens held in memory. chunk, block: in tokens. tree: a directory to put first on
+    sys.path, "" to measure the installed code. expected: required prefix of LMCache's path.
     """
 
     layers: int
@@ -32,12 +32,12 @@ class Work:
     expected: str
 
     def to_text(self) -> str:
-        """Return the form in which it goes to the process."""
+        """Return the JSON text passed to the measuring process."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> Work:
-        """Read what `to_text` wrote."""
+        """Parse the output of `to_text`."""
         document: dict[str, Any] = json.loads(text)
         return cls(**{**document, "contexts": tuple(document["contexts"])})
 
@@ -46,10 +46,10 @@ class Work:
 class Figures:
     """One direction of one request by one code.
 
-    bytes: of the KV that moves. held: tokens in memory; a longer request goes over them again and again. counts: of
-    the device; empty where it does not count. compiled_for_other: graphs that a prompt of another length compiles
-    after that. seconds, memcpy_seconds: the fastest of ``runs`` by the clock; cpu_seconds: of all processors of this
-    host together, which a busy machine does not lengthen.
+    bytes: of the KV that moves. held: tokens in memory; a longer request reuses them. counts: of the device; empty if
+    it does not count. compiled_for_other: graphs compiled afterwards for a prompt of another length. seconds,
+    memcpy_seconds: wall-clock time of the fastest of ``runs``. cpu_seconds: CPU time of all processors of this host,
+    which other load does not lengthen.
     """
 
     tokens: int
@@ -66,12 +66,12 @@ class Figures:
     runs: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form, each figure under its name."""
+        """Return the JSON form, with each figure under its name."""
         return {**vars(self), "counts": dict(self.counts)}
 
     @classmethod
     def from_json(cls, document: object) -> Figures:
-        """Read what `to_json` wrote. Raises ValueError for anything else."""
+        """Parse the output of `to_json`. Raises ValueError for anything else."""
         if not isinstance(document, dict) or set(document) != {field.name for field in fields(cls)}:
             raise ValueError("not the figures of a request")
         whole = ("tokens", "held", "bytes", "other_tokens", "runs")

@@ -1,4 +1,4 @@
-"""Run by answer.py: where this interpreter's installers put packages."""
+"""Run by answer.py: list the directories of this interpreter's installed packages."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sysconfig
 
 
 def answer() -> list[str]:
-    """Return the directories, each once."""
+    """Return the purelib and platlib directories, each once."""
     return sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})

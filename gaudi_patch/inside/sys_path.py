@@ -1,8 +1,8 @@
-"""Where a normal run of this interpreter would import from, without importing anything of the environment.
+"""Find where a normal run of this interpreter would import from, without importing anything of the environment.
 
-Run by answer.py under the target's interpreter with ``-I``, which keeps PYTHONPATH, the user site and the current
-directory from hijacking the question; ``describe`` then adds what a run without ``-I`` would see. gaudi-patch also
-calls it in its own process, when that is the target. It imports nothing of gaudi_patch and runs on Python 3.8 or newer.
+Run by answer.py under the target's interpreter with ``-I``, so that PYTHONPATH, the user site and the current directory
+cannot hijack the question; ``describe`` then adds what a run without ``-I`` would see. gaudi-patch also calls it in its
+own process if that is the target. Imports nothing of gaudi_patch and runs on Python 3.8 or newer.
 """
 
 # ruff: noqa: PTH100, PTH109, PTH112, PTH116, PTH118, PTH120, PTH208
@@ -16,12 +16,12 @@ import stat
 import sys
 from collections.abc import Callable, Mapping
 
-TYPE_CHECKING = False  # typing's own costs this script its import
+TYPE_CHECKING = False  # importing typing would slow this script down
 if TYPE_CHECKING:
     from typing import TypedDict
 
     class Facts(TypedDict):
-        """What an interpreter says of itself; "" is for what it does not have."""
+        """An interpreter's description of itself; "" for a value that it lacks."""
 
         executable: str
         prefix: str
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
         frozen: bool
 
 
-#: Bytes of a .pth file; real ones have a few lines.
+#: Size limit of a .pth file in bytes; real ones have a few lines.
 PTH_LIMIT = 1024 * 1024
 
 
 def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> list[str]:
-    """Return the path lines of the ``.pth`` files in ``folder``; relative ones start there. ``import`` lines are
-    not run.
+    """Return the path lines of the ``.pth`` files in ``folder``, to which they may be relative.
+
+    ``import`` lines are not run.
     """
     directories: list[str] = []
     try:
@@ -51,7 +52,7 @@ def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> 
             continue
         try:
             lines = _lines(resolve(os.path.join(folder, name)))
-        except OSError:  # site itself goes on without a file that it cannot read
+        except OSError:  # site itself skips a file that it cannot read
             continue
         directories += [
             line.rstrip() for line in lines if line.strip() and not line.startswith(("#", "import ", "import\t"))
@@ -60,7 +61,7 @@ def pth_lines(folder: str, resolve: Callable[[str], str] = os.path.realpath) -> 
 
 
 def _lines(path: str) -> list[str]:
-    """Return the lines of a regular file, its first MiB; a FIFO or a device is not waited for."""
+    """Return the lines in the first MiB of a regular file; never wait for a FIFO or a device."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return []
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
@@ -70,7 +71,7 @@ def _lines(path: str) -> list[str]:
 
 
 def pythonpath(environ: Mapping[str, str]) -> list[str]:
-    """Return the entries of PYTHONPATH; an empty or a relative one means, as for Python, the current directory."""
+    """Return the absolute entries of PYTHONPATH; as for Python, an empty entry is the current directory."""
     value = environ.get("PYTHONPATH", "")
     return [os.path.abspath(entry) for entry in value.split(os.pathsep)] if value else []
 
@@ -88,7 +89,7 @@ def _user_site(environ: Mapping[str, str]) -> str:
 
 
 def _own_path() -> list[str]:
-    """sys.path without the directory of the script that runs, which is not the target's script."""
+    """Return sys.path without the directory of the running script, which is not the target's."""
     path = list(sys.path)
     if sys.flags.isolated or getattr(sys.flags, "safe_path", False) or not path:
         return path
@@ -100,7 +101,7 @@ def _own_path() -> list[str]:
 
 
 def normal_path(environ: Mapping[str, str]) -> list[str]:
-    """sys.path of a plain ``python`` in ``environ``, but for its first entry (script or current directory)."""
+    """Return sys.path of a plain ``python`` in ``environ``, without its first entry (script or current directory)."""
     path = _own_path()
     user = _user_site(environ)
     if user and user not in path:
@@ -113,9 +114,9 @@ def normal_path(environ: Mapping[str, str]) -> list[str]:
 
 
 def _finder_folder(package: str) -> str:
-    """Return where a setuptools editable finder takes the package from, or ''.
+    """Return the directory from which a setuptools editable finder imports the package, or ''.
 
-    Its table is read; finders are never called, since those of other build systems may start a build.
+    Only its table is read. Finders are never called, since those of other build systems may start a build.
     """
     for finder in sys.meta_path:
         module = sys.modules.get(getattr(finder, "__module__", ""))
@@ -132,7 +133,7 @@ def _is_frozen(package: str) -> bool:
 
 
 def describe(package: str, environ: Mapping[str, str]) -> Facts:
-    """Return the facts about this interpreter that decide which ``package`` a normal run would import."""
+    """Return the facts of this interpreter that determine which ``package`` a normal run would import."""
     return {
         "executable": sys.executable or "",
         "prefix": sys.prefix,

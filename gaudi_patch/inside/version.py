@@ -1,4 +1,4 @@
-"""Run by answer.py: the full version of this interpreter."""
+"""Run by answer.py: report the full version of this interpreter."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def answer() -> str:
-    """Return it as ``3.12.1``."""
+    """Return the version, for example ``3.12.1``."""
     return ".".join(map(str, sys.version_info[:3]))
