@@ -1,1 +1,1 @@
-"""Tools for those who maintain the patches; the only user of GitPython."""
+"""Tools for maintainers of the patches; the only user of GitPython."""

@@ -1,4 +1,4 @@
-"""`dev edit` and `dev refresh`: a series as commits, and the commits as a series again."""
+"""`dev edit` and `dev refresh`: turn a series into commits, and the commits back into a series."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHEEL_FILE = "gaudi-patch-wheel"
 
 @dataclass(frozen=True)
 class Worktree:
-    """A series as commits in ``folder``; ``directory`` is the manifest's."""
+    """A series as commits in ``folder``; ``directory`` contains the manifest."""
 
     folder: Path
     directory: Path
@@ -27,7 +27,7 @@ class Worktree:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """The patches that were ``written`` anew, and what the whole manifest is with them."""
+    """The patches ``written``, and the lint result of the whole manifest with them."""
 
     written: tuple[str, ...]
     linted: lint.Linted
@@ -35,7 +35,7 @@ class Refreshed:
 
 @with_own_git
 def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path | None = None) -> Worktree:
-    """Lay the pristine wheel and one commit per patch of a series into a new git worktree."""
+    """Create a git worktree with the pristine wheel and one commit per patch of a series."""
     directory = directory or default_directory()
     manifest = source.load(directory)
     series = series_of(manifest.series, version)
@@ -52,7 +52,7 @@ def edit(version: str, folder: Path | None, directory: Path | None, wheel: Path 
 def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) -> Refreshed:
     """Write the commits of a worktree back as the diffs of its series, and renew the lock.
 
-    Nothing is written before the result has been validated whole. A patch that is kept as sources goes there.
+    Nothing is written before the whole result has been validated. A patch kept as sources is written as sources.
     """
     directory = directory or default_directory()
     manifest = source.load(directory)
@@ -78,7 +78,7 @@ def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) 
             "make `patches` of the series in manifest.toml list the same names in the same order",
             str(manifest.file),
         )
-    # A shared patch has the line numbers of one release; those of another are no change.
+    # A shared patch has the line numbers of one release; other line numbers are no change.
     changed = {edited.patch: edited.diff for edited in commits if not _kept(directory, edited.patch, edited.diff)}
     given = Path(repo.git_dir, WHEEL_FILE)
     known = {release_of(series): Path(given.read_text())} if given.exists() else {}

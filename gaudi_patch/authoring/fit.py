@@ -1,4 +1,4 @@
-"""`dev lint --wheel FILE`: compare the nearest series with a release that has none yet."""
+"""`dev lint --wheel FILE`: compare the nearest series with a release that has no series yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gaudi_patch.series.manifest import Manifest, Series, default_directory
 
 
 class HunkFit(NamedTuple):
-    """One hunk against the wheel. ``state``: fits, obsolete or conflict; ``line`` is that of the patch."""
+    """One hunk compared with the wheel. ``state``: fits, obsolete or conflict. ``line``: in the patch."""
 
     state: str
     patch: str
@@ -27,7 +27,7 @@ class HunkFit(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """The nearest series against the wheel of a release; ``own``: it is the release of the series, built anew."""
+    """The nearest series compared with a release's wheel. ``own``: the wheel is a build of the series' own release."""
 
     directory: Path
     wheel: Path
@@ -45,12 +45,12 @@ class Fit:
 
     @property
     def exit(self) -> Exit:
-        """Return the exit code that this is: refused (1) if there is anything to do."""
+        """Return the exit code: refused (1) if any hunk does not fit."""
         return Exit.OK if self.counts["fits"] == len(self.hunks) else Exit.REFUSED
 
 
 def watch(directory: Path | None, wheel: Path) -> Fit:
-    """Report for every hunk whether it still fits the wheel, is obsolete since upstream has it, or conflicts.
+    """Report for every hunk whether it still fits the wheel, is obsolete because upstream has it, or conflicts.
 
     Nothing is written. Raises ``no-wheel``, ``no-series`` (exit 2).
     """
@@ -108,7 +108,7 @@ def _judge_hunk(current: bytes, hunk: Hunk) -> tuple[str, str]:
 
 
 def _after(change: FileDiff, current: bytes | None) -> bytes | None:
-    """Return the file as the next patches meet it: patched if the hunks fit, else as it is."""
+    """Return the file for the next patches: patched if the hunks fit, else unchanged."""
     if change.kind is Kind.DELETE:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the smoke checks at the end of a port cannot see, and a maintainer has to look at."""
+"""Find gaps in the smoke checks of a port, which a maintainer has to review."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gaudi_patch.smoke.outcome import LevelResult
 if TYPE_CHECKING:
     import git
 
-#: What a release may say to a device in a way that an HPU does not understand.
+#: Device calls in a form that an HPU does not support.
 _CALL = re.compile(
     r"torch\.cuda\b|\.cuda\(|[\"']cuda:"
     r"|(torch_dev\w*|torch_module\w*(\(\))?|getattr\(torch,.*\)|stream)\."
@@ -25,7 +25,7 @@ _FOREIGN = re.compile(r"platform/devices/(?!hpu/)|/(cuda|npu|xpu|musa)\w*(/|\.py
 
 
 class Gap(NamedTuple):
-    """A capability that the new series claims, and the levels that check it but did not pass here."""
+    """A capability claimed by the new series, and the levels that check it but did not pass here."""
 
     capability: str
     missing: tuple[str, ...]
@@ -35,7 +35,7 @@ class Gap(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A line that the new release has and the old one has not."""
+    """A line of the new release that the old one lacks."""
 
     file: str
     line: int
@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
 
 def gaps(capabilities: Iterable[Capability], smoked: Sequence[LevelResult]) -> list[Gap]:
-    """Return the capabilities that were carried over from the old series and not proved for the new one."""
+    """Return the capabilities carried over from the old series but not proved for the new one."""
     passed = {level.level for level in smoked if level.status == "passed"}
     passed -= {level.level for level in smoked if level.status != "passed"}
     found = [
@@ -53,7 +53,7 @@ def gaps(capabilities: Iterable[Capability], smoked: Sequence[LevelResult]) -> l
 
 
 def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
-    """Return the calls to a device that are new from one pristine release to the other; a line that moved is not."""
+    """Return the device calls added between two pristine releases, not counting lines that moved."""
     diff = repo.git.diff("--no-color", "--no-ext-diff", "--unified=0", old, new, "--", "*.py")
     gone: set[str] = set()
     come: list[Call] = []
@@ -73,7 +73,7 @@ def device_calls(repo: git.Repo, old: str, new: str) -> list[Call]:
 
 
 def outdated(patches: Iterable[Patch], release: str) -> list[str]:
-    """Return the patches whose remove_when names a range of releases that ``release`` is not in."""
+    """Return the patches whose remove_when names a range of releases without ``release``."""
     return [patch.name for patch in patches if _excludes(patch.remove_when, release)]
 
 

@@ -1,7 +1,7 @@
-"""git as the authoring commands run it: by settings of their own, whatever the user's are.
+"""Settings for git in the authoring commands, independent of the user's.
 
-A patch must not depend on who made it. So no configuration but the worktree's own is read, what it could change
-is overruled on each command line, no hook runs, nothing is signed, and no GIT_* variable of the caller counts.
+A patch must not depend on its author's settings. So git reads only the worktree's own configuration, and each command
+line overrules its relevant settings. No hook runs, nothing is signed, and the caller's GIT_* variables are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-#: Of the worktree, so that the user's own git keeps to them, too: while rebasing, files are added, none is ignored.
+#: Settings of the worktree, so that the user's own git follows them too: `git add` in a rebase ignores no file.
 OWN = {
     "user.name": "gaudi-patch",
     "user.email": "gaudi-patch@localhost",
@@ -37,7 +37,7 @@ OWN = {
     "merge.conflictStyle": "diff3",
 }
 
-#: For each command of ours, also where the worktree's configuration says something else.
+#: Settings for each command run here, whatever the worktree's configuration says.
 OVERRULED = {
     **OWN,
     "core.quotePath": "true",
@@ -91,8 +91,8 @@ _ENVIRONMENT = {
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Hide the caller's GIT_* variables, and the user's and the system's configuration, while it lasts."""
-    # Whose worktrees may be read is the one setting that is the user's to make; git hears it from outside only.
+    """Hide the caller's GIT_* variables and the user's and system's configuration within the context."""
+    # Only safe.directory is up to the user; git does not read it from a repository's own configuration.
     trusted = subprocess.run(["git", "config", "--get-all", "safe.directory"], capture_output=True, check=False)
     before = {name: value for name, value in os.environ.items() if name.startswith("GIT_")}
     for name in before:
@@ -112,7 +112,7 @@ def isolated() -> Iterator[None]:
 
 
 def with_own_git(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Run ``function`` `isolated`; what git itself says when it fails becomes a message, not a traceback."""
+    """Run ``function`` `isolated`; turn a failure of git into a message instead of a traceback."""
 
     @wraps(function)
     def wrapped(*arguments: _P.args, **options: _P.kwargs) -> _R:
@@ -139,7 +139,7 @@ def with_own_git(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def module() -> None:
-    """Import GitPython, or say what is missing for it; it costs 70 ms and needs a git binary."""
+    """Import GitPython, which takes 70 ms and needs a git binary; raise ``no-git`` (exit 4) if that fails."""
     try:
         import git  # noqa: F401 - whether it can be imported is the question
     except ImportError as error:  # raised by GitPython itself when there is no git binary
@@ -152,6 +152,6 @@ def module() -> None:
 
 
 def overrule(repo: git.Repo) -> git.Repo:
-    """Give every command on ``repo`` our settings."""
+    """Use ``OVERRULED`` for every command on ``repo``; return ``repo``."""
     repo.git.set_persistent_git_options(c=[f"{name}={value}" for name, value in OVERRULED.items()])
     return repo

@@ -19,10 +19,10 @@ from gaudi_patch.series.manifest import Manifest, default_directory
 
 @dataclass(frozen=True)
 class Linted:
-    """What the manifest, its patches and the wheels give, beside the lock.
+    """The result of comparing the manifest, its patches and the wheels with the lock.
 
-    ``file`` is the lock. ``routing_lines`` are the lines that each series changes in the release's own files.
-    ``written``: the lock was renewed. ``fault``: it is stale, and was not to be renewed.
+    ``file`` is the lock. ``routing_lines``: by series, the number of lines changed in the release's own files.
+    ``written``: the lock was renewed. ``fault``: the lock is stale, and renewing was not requested.
     """
 
     file: Path
@@ -33,7 +33,7 @@ class Linted:
 
     @property
     def exit(self) -> Exit:
-        """Return the exit code that this is."""
+        """Return the exit code."""
         return Exit.OK if self.fault is None else self.fault.exit
 
 
@@ -42,15 +42,15 @@ def lint(
 ) -> Linted:
     """Apply every series to its wheel in memory, compile the results, and compare the lock; ``write`` renews it.
 
-    Renewing reads only the wheels of series whose patches have changed since. known: wheels of releases that PyPI is
-    not to be asked for. A patch with fewer hunks than before is refused without ``fewer_hunks``: a hunk that got lost
-    on the way looks exactly like one that was taken out.
+    Renewing reads only the wheels of series whose patches have changed. known: local wheels by release, used instead of
+    PyPI. Without ``fewer_hunks``, a patch with fewer hunks than before is refused: a lost hunk looks exactly like a
+    removed one.
     """
     directory = directory or default_directory()
     manifest = source.load(directory)
     _refuse_strays(manifest)
     for series in manifest.series:
-        manifest.verdict(lock.release_of(series))  # raises where two claim the release
+        manifest.verdict(lock.release_of(series))  # raises if two series claim the release
     file = directory / lock_file.NAME
     before = file.read_bytes() if file.is_file() else None
     old = _content(file)
@@ -86,7 +86,7 @@ def lint(
 
 
 def _content(file: Path) -> Content | None:
-    """Return the lock as it was; None if there is none that can be read."""
+    """Return the existing lock; None if there is no readable one."""
     try:
         return lock_file.parse(file.read_bytes(), file)
     except (OSError, GaudiPatchError):
@@ -113,7 +113,7 @@ def _refuse_vanished(file: Path, old: Content, new: Content) -> None:
 
 
 def routing(manifest: Manifest) -> dict[str, int]:
-    """Return, by series, the lines that it adds to and removes from files of the release; its own do not count."""
+    """Return, by series, the number of lines added to and removed from the release's files, without new files."""
     changed = {
         name: sum(
             tag != b" "
@@ -128,7 +128,7 @@ def routing(manifest: Manifest) -> dict[str, int]:
 
 
 def _refuse_strays(manifest: Manifest) -> None:
-    """Refuse files that no patch of the manifest is, or holds: they look like patches, and are never applied."""
+    """Refuse files that belong to no patch of the manifest: they look like patches but are never applied."""
     own = {name for name, patch in manifest.patches.items() if not patch.built_in}
     trees = tuple(f"{name}/" for name in own if patch_files.is_source(name))
     stray = []

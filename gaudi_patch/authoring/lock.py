@@ -16,7 +16,7 @@ from gaudi_patch.series.manifest import LockedFile, Manifest, Patch, Series
 
 
 def release_of(series: Series) -> str:
-    """Return the one release that a series is for."""
+    """Return the one release of a series."""
     version = series.versions.removeprefix("==")
     if not series.versions.startswith("==") or any(sign in version for sign in ",*<>=!~ "):
         raise bad_manifest(
@@ -31,13 +31,13 @@ def generate(
     say: Callable[[str], None] = lambda _: None,
     known: Content | None = None,
 ) -> bytes:
-    """Return the lock's bytes. Each series is applied to its wheel, and every result compiled.
+    """Apply each series to its wheel, compile every result, and return the lock's bytes.
 
-    known: an older lock, whose hashes hold for every release that has the same patches still; its wheel is not read.
-    Raises what the engine raises when a patch does not apply or a result does not compile.
+    known: an older lock; its hashes are reused, without reading the wheel, for every release whose patches are the
+    same. Raises the engine's errors if a patch does not apply or a result does not compile.
     """
     read = source.load(directory)
-    used = {name for series in read.series for name in series.patches}  # of the built-in ones, not all
+    used = {name for series in read.series for name in series.patches}  # only some of the built-in patches
     patches = {name: _read(read, patch) for name, patch in read.patches.items() if name in used}
     manifest = read._replace(patches=patches)
     hashes = _hashes_of(known) if known else {}
@@ -69,7 +69,7 @@ def _read(manifest: Manifest, patch: Patch) -> Patch:
 
 
 def _key(series: Series, patches: Mapping[str, Patch]) -> tuple[str, ...]:
-    """Return what the hashes of a series depend on: its release and the bytes of its patches, in order."""
+    """Return a key for the hashes of a series: its release and the sha256 of its patches, in order."""
     return (series.versions, *(patches[name].sha256 for name in series.patches))
 
 

@@ -1,4 +1,4 @@
-"""Name the commits of a port: shared with other releases where the text is the same, else a patch of its own."""
+"""Name the commits of a port: after an existing patch with the same text, else as a new patch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Named(NamedTuple):
-    """One commit: the name of its patch, its subject, and what is to be written where no patch has its text yet."""
+    """One commit: the name of its patch, its subject, and the new patch to write (None if one has its text)."""
 
     patch: str
     subject: str
@@ -27,14 +27,14 @@ class Named(NamedTuple):
 def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
     """Name the commits of the worktree, in order.
 
-    A commit's trailer names the patch that it was ported from; its message says why, upstream and remove_when.
+    A commit's trailer names the patch that it was ported from; its message gives why, upstream and remove_when.
     """
     kept = {patch_name: manifest.read_patch(patch_name) for patch_name in manifest.patches}
     named: list[Named] = []
     for commit in worktree.commits(repo):
         same = [patch_name for patch_name, text in kept.items() if worktree.same_text(text, commit.diff)]
         if same:
-            # Its own name first: two patches may have the same text.
+            # Prefer its own name: two patches may have the same text.
             named.append(Named(commit.patch if commit.patch in same else same[0], commit.subject, None))
             continue
         source = commit.patch if commit.patch in manifest.patches else ""
@@ -60,7 +60,7 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
 
 
 def retitle(repo: git.Repo, names: Sequence[str]) -> None:
-    """Write the names of their patches into the commits, so that `dev refresh` knows them; no file changes."""
+    """Write the patch names into the commits' trailers, so that `dev refresh` finds them; no file changes."""
     tip = repo.commit(worktree.PRISTINE).hexsha
     for patch_name, found in zip(names, worktree.commits(repo), strict=True):
         commit = repo.commit(found.sha)
@@ -70,6 +70,6 @@ def retitle(repo: git.Repo, names: Sequence[str]) -> None:
 
 
 def _own_name(source: str, release: str) -> str:
-    """Return ``adapter/0.5.7.patch`` for adapter/0.4.7.patch; sources keep their name, since every series has them."""
+    """Return ``adapter/0.5.7.patch`` for adapter/0.4.7.patch; sources, part of every series, keep their name."""
     topic = PurePosixPath(source).parent.name or PurePosixPath(source).stem
     return source if patch_files.is_source(source) else f"{topic}/{release}.patch"

@@ -1,4 +1,4 @@
-"""`dev port OLD NEW`: carry a series to a new release by three-way merge, and prove it there."""
+"""`dev port OLD NEW`: port a series to a new release by three-way merge, and prove it there."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PLAN_FILE = "gaudi-patch-port.json"
 class PortOptions(NamedTuple):
     """How to port.
 
-    wheel: of the new release; without it, the wheel is downloaded. smoke: whether to prove the series; python: whose
-    packages to do it with, default those of the running interpreter.
+    wheel: of the new release, downloaded if None. smoke: prove the series. python: the interpreter whose packages the
+    proof uses, by default the running one.
     """
 
     wheel: Path | None = None
@@ -39,9 +39,9 @@ class PortOptions(NamedTuple):
 
 @dataclass
 class Plan:
-    """A port under way, kept beside the worktree between its steps.
+    """A port in progress, saved in the worktree's .git directory between its steps.
 
-    ``todo`` are the commits still to be picked, ``dropped`` the patches that the release has. ``started`` is in
+    ``todo``: the commits still to be picked. ``dropped``: the patches that the release already has. ``started`` is in
     seconds since the epoch; paths are absolute, "" for none.
     """
 
@@ -60,7 +60,7 @@ class Plan:
 class Conflict:
     """A patch that does not merge: its name, the files, both sides as a diff, and the patches merged so far.
 
-    ``gone`` are those of the files that the new release no longer has: their diff is what the patch does to them.
+    ``gone``: the files that the new release no longer has; for these, the diff is the patch's own change.
     """
 
     plan: Plan
@@ -73,7 +73,7 @@ class Conflict:
 
     @property
     def fault(self) -> GaudiPatchError:
-        """Return the conflict as an error, with what to do about it."""
+        """Return the conflict as an error with a hint."""
         folder = shlex.quote(str(self.folder))
         removed = " (or `git rm`)" if self.gone else ""
         return refused(
@@ -85,16 +85,17 @@ class Conflict:
 
     @property
     def exit(self) -> Exit:
-        """Return the exit code that this is."""
+        """Return the exit code."""
         return Exit.REFUSED
 
 
 @dataclass(frozen=True)
 class Ported:
-    """A port at its end: written to the patches, unless ``proof`` has a fault.
+    """A finished port: written to the patches, unless ``proof`` has a fault.
 
-    ``lines`` of the release are changed by the series. What the smoke checks did not see: ``unproved`` capabilities,
-    ``calls`` to a device that are new in the release, ``stale`` patches whose remove_when is about other releases.
+    ``lines``: number of the release's lines that the series changes. Not covered by the smoke checks: ``unproved``
+    capabilities, ``calls`` to a device that are new in the release, and ``stale`` patches whose remove_when names other
+    releases.
     """
 
     plan: Plan
@@ -109,7 +110,7 @@ class Ported:
 
     @property
     def exit(self) -> Exit:
-        """Return the exit code that this is."""
+        """Return the exit code."""
         return Exit.OK if self.proof.fault is None else self.proof.fault.exit
 
 
@@ -123,12 +124,12 @@ def port(
 ) -> Ported | Conflict:
     """Cherry-pick each patch of series ``old`` onto the wheel of release ``new``.
 
-    Of a site's own manifest these are its own patches, and they go onto the built-in series of ``new``.
+    For a site's own manifest, only its own patches are picked, onto the built-in series of ``new``.
 
-    What merges is committed; what is there upstream already is dropped, and said; the first real conflict
-    stops with both sides shown (exit 1), to be resolved and continued or aborted. In the end the new series is
-    drafted, compared with the wheels, and put through the smoke checks; only then are the patches, the manifest and
-    the lock written.
+    A patch that merges is committed. A patch that upstream already has is dropped and reported. The first real
+    conflict stops the port and shows both sides (exit 1), to be resolved and continued, or aborted. At the end the new
+    series is drafted, compared with the wheels and proved by the smoke checks. Only then are the patches, the manifest
+    and the lock written.
     """
     directory = directory or default_directory()
     manifest = source.load(directory)
@@ -172,9 +173,9 @@ def port(
 
 
 def _under(manifest: Manifest, new: str) -> Series | None:
-    """Return the built-in series of ``new`` that a site's own patches are ported onto; None for other manifests.
+    """Return the built-in series of ``new`` as the base for a site's own patches; None for other manifests.
 
-    Raises ``unknown-version`` (exit 3) where gaudi-patch has none yet.
+    Raises ``unknown-version`` (exit 3) if gaudi-patch has no such series yet.
     """
     if not any(patch.built_in for patch in manifest.patches.values()):
         return None
@@ -192,7 +193,7 @@ def _under(manifest: Manifest, new: str) -> Series | None:
 
 @with_own_git
 def proceed(folder: Path) -> Ported | Conflict:
-    """Continue after a conflict was resolved (`git add`), or after commits that failed the checks were amended."""
+    """Continue after resolving a conflict (`git add`), or after amending commits that failed the smoke checks."""
     repo = worktree.open_repo(folder)
     plan = _load(repo)
     if plan.todo:
@@ -213,7 +214,7 @@ def proceed(folder: Path) -> Ported | Conflict:
 
 @with_own_git
 def abort(folder: Path) -> None:
-    """Give up the port: the manifest and the patches stay as they were, and the worktree is left to look at."""
+    """Abort the port: the manifest and the patches stay unchanged, and the worktree is kept for inspection."""
     repo = worktree.open_repo(folder)
     _load(repo)
     repo.git.reset("--hard", "--quiet")
@@ -239,7 +240,7 @@ def _go_on(repo: git.Repo, plan: Plan) -> Ported | Conflict:
 
 
 def _commit(repo: git.Repo, plan: Plan, sha: str) -> None:
-    """Commit what was picked, under the message of its source; commit nothing if the release has the change."""
+    """Commit the picked patch with its original message; commit nothing if the release already has the change."""
     message = str(repo.commit(sha).message)
     if worktree.staged_diff(repo):
         repo.git.commit("--quiet", "--message", message)
@@ -251,7 +252,7 @@ def _conflict(repo: git.Repo, plan: Plan, sha: str) -> Conflict:
     merged = repo.iter_commits(f"{worktree.PRISTINE}..HEAD", reverse=True)
     files = tuple(repo.git.diff("--name-only", "--diff-filter=U").split())
     gone = tuple(path for path in files if not repo.git.ls_tree("HEAD", "--", path))
-    # Of these git shows no more than that they are unmerged.
+    # For files in `gone`, git shows only that they are unmerged.
     both = [path for path in repo.git.diff("--name-only").split() if path not in gone]
     sides = [repo.git.diff("--no-color", "--", *both)] if both else []
     if gone:
@@ -268,7 +269,7 @@ def _conflict(repo: git.Repo, plan: Plan, sha: str) -> Conflict:
 
 
 def _finish(repo: git.Repo, plan: Plan) -> Ported:
-    """Draft the series, prove it, and publish it; shared patches stay shared."""
+    """Draft, prove and publish the series; shared patches stay shared."""
     directory, wheel = Path(plan.directory), Path(plan.wheel)
     manifest = source.load(directory)
     named = patch_names.name(repo, manifest, plan.new)
@@ -300,7 +301,7 @@ def _finish(repo: git.Repo, plan: Plan) -> Ported:
 def _ported(
     repo: git.Repo, plan: Plan, named: Sequence[patch_names.Named], drafted: Manifest, proved: prove.PortProof
 ) -> Ported:
-    """Add what the smoke checks could not see."""
+    """Return the result, including everything that the smoke checks could not see."""
     series = series_of(drafted.series, plan.new)
     old = repo.git.rev_list("--max-parents=0", worktree.PRISTINE)
     return Ported(

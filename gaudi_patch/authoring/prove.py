@@ -1,4 +1,4 @@
-"""`dev port`, at its end: the new series on its release, in a throwaway environment, through the smoke checks."""
+"""The last step of `dev port`: prove the new series on its release by smoke checks in a throwaway environment."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gaudi_patch.target import process
 from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 from gaudi_patch.target.locate import Target, locate
 
-#: What to do about a given interpreter that cannot be used.
+#: The hint for an unusable interpreter.
 _HINT = "name an interpreter with PyTorch by --python, or use --no-smoke"
 _SECONDS = 60.0
-#: For a virtual environment, or one wheel without its dependencies, on a slow network file system.
+#: Timeout for a virtual environment, or one wheel without dependencies, on a slow network file system.
 _SET_UP_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class PortProof:
-    """Smoke results for a ported series; ``fault`` is what failed."""
+    """Smoke results of a ported series; ``fault`` is the error of a failed level."""
 
     levels: tuple[LevelResult, ...] = ()
     fault: GaudiPatchError | None = None
@@ -39,8 +39,8 @@ class PortProof:
 def prove(directory: Path, wheel: Path, python: Path | None) -> PortProof:
     """Install ``wheel`` beside the packages of ``python``, apply the series, and run the smoke checks.
 
-    Nothing is written into the environment of ``python``, which brings PyTorch and what LMCache imports. A level
-    that cannot run here, as those that need vLLM where ``python`` has none, is a warning.
+    The environment of ``python`` provides PyTorch and LMCache's imports, and is not changed. A level that cannot run
+    here, such as one that needs vLLM if ``python`` has none, gives a warning.
     """
     manifest = load(directory)
     python = python or Path(sys.executable)
@@ -53,12 +53,12 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> PortProof:
 
 
 def environment(folder: Path, wheel: Path, python: Path) -> Path:
-    """Make an environment in ``folder`` that has ``wheel``, and all packages of ``python`` behind it."""
+    """Create an environment in ``folder`` with ``wheel``, then all packages of ``python``; return its interpreter."""
     paths = _site_packages(python)
     _run([str(python), "-m", "venv", "--without-pip", str(folder)], "make a virtual environment")
     target = folder / "bin" / "python"
     here, *_ = _site_packages(target)
-    # addsitedir, so that what is there by a .pth file of its own (vLLM from a checkout, say) is found, too.
+    # addsitedir also finds packages added by a .pth file, such as vLLM from a checkout.
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in paths)
     Path(here, "_packages_of_the_given_python.pth").write_text(lines)
     options = ["--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel)]
@@ -67,7 +67,7 @@ def environment(folder: Path, wheel: Path, python: Path) -> Path:
 
 
 def _site_packages(python: Path) -> tuple[str, ...]:
-    """Ask an interpreter where its packages are: at least one directory."""
+    """Ask an interpreter for its package directories; return at least one."""
     try:
         answer = ask(python, "site_packages.py", timeout=_SECONDS, environ=os.environ)
         paths = Fields({"paths": answer}).paths("paths")

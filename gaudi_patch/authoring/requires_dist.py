@@ -1,6 +1,6 @@
 """Renew target/requires_dist.json: ``python -m gaudi_patch.authoring.requires_dist WHEEL_OR_VERSION...``.
 
-The wheel of a version is downloaded. What the table holds of other releases stays.
+The wheel of a version is downloaded. The table's entries for other releases stay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""manifest.toml, which is written by hand: read and checked, every fault with its key and its line.
+"""Read and check manifest.toml, which is written by hand; report every fault with its key and line.
 
-Only the authoring commands read it; a run reads the lock that is generated from it.
+Only the authoring commands read it; a run reads the lock generated from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ else:
 
 _T = TypeVar("_T")
 
-#: What `extends` names: the patches that gaudi-patch comes with.
+#: The only value of `extends`: the patches that come with gaudi-patch.
 BUILT_IN = "built-in"
 
 _OLDER = (
@@ -71,10 +71,10 @@ def load(directory: Path) -> Manifest:
 
 
 def _overlay(directory: Path, top: Table) -> Manifest:
-    """Return a site's own patches laid over the built-in ones, for the releases that it names and for no other.
+    """Return a site's own patches laid over the built-in ones, for the releases named in its manifest only.
 
-    A series of it is the built-in one of its release, then the site's patches. Releases that it does not name have no
-    series here: a private patch that is missing from one must not pass for applied.
+    Each series is the built-in series of its release, followed by the site's patches. Other releases have no series
+    here: a site must not believe a private patch applied that the release does not get.
     """
     top.only({"schema", "extends", "series", "patch", "capability"})
     if top.text("extends") != BUILT_IN:
@@ -105,7 +105,7 @@ def _overlay(directory: Path, top: Table) -> Manifest:
 
 
 def _capabilities(top: Table, known: Mapping[str, Capability]) -> dict[str, Capability]:
-    """Return ``known`` and those of the document; two of one id are refused."""
+    """Return ``known`` plus the document's capabilities; refuse a duplicate id."""
     capabilities = dict(known)
     for table in top.tables("capability"):
         made = _capability(table)
@@ -116,7 +116,7 @@ def _capabilities(top: Table, known: Mapping[str, Capability]) -> dict[str, Capa
 
 
 def _refuse_unused(top: Table, series: Iterable[Series]) -> None:
-    """Refuse a patch that no series uses: it looks like one that is applied."""
+    """Refuse a patch that no series uses: it looks like an applied one."""
     used = {name for entry in series for name in entry.patches}
     unused = [table for table in top.named("patch") if table.name not in used]
     if unused:
@@ -180,13 +180,13 @@ def _pair(table: Table) -> Pair:
 
 
 class Lines:
-    """The lines of a manifest, looked up once a fault is found."""
+    """The lines of a manifest, looked up only when a fault is found."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def of(self, path: toml_lines.Path) -> int:
-        """Return the line of ``path``, or of the innermost table around it that stands anywhere."""
+        """Return the line of ``path``, or of the innermost enclosing table with a known line."""
         positions = toml_lines.positions(self.file.read_bytes().decode())
         while path and path not in positions:
             path = path[:-1]
@@ -194,7 +194,7 @@ class Lines:
 
 
 class Table:
-    """Typed access to one table; a fault names its key and its line."""
+    """Typed access to one table; faults name the key and the line."""
 
     def __init__(self, value: Mapping[str, Any], path: toml_lines.Path, lines: Lines) -> None:
         self.value, self.path, self.lines = value, path, lines
@@ -210,20 +210,20 @@ class Table:
         return bad_manifest(f"{key}: {message}", str(self.lines.file), self.lines.of((*self.path, *keys)), hint)
 
     def only(self, allowed: Collection[str]) -> None:
-        """Refuse keys that are not known."""
+        """Refuse keys other than ``allowed``."""
         for key in self.value:
             if key not in allowed:
                 raise self.fault(f"unknown key; known: {', '.join(sorted(allowed))}", key)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Return a text that is not empty; ``default`` if there is no such key."""
+        """Return a non-empty text; ``default`` if there is no such key."""
         value = self.value.get(key, default)
         if not isinstance(value, str) or ((default is None or key in self.value) and not value.strip()):
             raise self.fault(f"must be a text that is not empty, not {value!r}", key)
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts; an empty one if there is no such key."""
+        """Return a list of texts; empty if there is no such key."""
         value = self.value.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.fault(f"must be a list of texts, not {value!r}", key)
@@ -235,7 +235,7 @@ class Table:
         return self.read(lambda: versions.specifier(text), key)
 
     def read(self, parse: Callable[[], _T], *keys: str | int) -> _T:
-        """Call ``parse``; a ValueError, which those of packaging are, is a fault of ``keys``."""
+        """Call ``parse``; report a ValueError, the base of packaging's errors, as a fault of ``keys``."""
         try:
             return parse()
         except ValueError as error:
@@ -268,7 +268,7 @@ def _parse(file: Path) -> dict[str, Any]:
         where = int(line[1]) if line else text.count("\n") + 1
         raise bad_manifest(f"is not valid TOML: {error}", str(file), where) from error
     if several := re.search(r'"""|\'\'\'', text):
-        # The lock's digest of this file knows strings of one line only.
+        # The lock's digest of this file supports single-line strings only.
         line_of = text.count("\n", 0, several.start()) + 1
         raise bad_manifest("has a string of several lines (three quotes); write it in one line", str(file), line_of)
     return document

@@ -1,4 +1,4 @@
-"""The patches directory as it is to become: drafted elsewhere, so that what does not hold is never written there."""
+"""Draft changes to the patches directory elsewhere, so that an invalid draft is never written to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTH = 120
 
 
 class NewPatch(NamedTuple):
-    """A patch whose text no release has yet. ``source``: the one that it was ported from, or ""."""
+    """A patch whose text no release has yet. ``source``: the patch that it was ported from, or ""."""
 
     patch: Patch
     diff: bytes
@@ -33,7 +33,7 @@ class NewPatch(NamedTuple):
 
 @contextmanager
 def draft(directory: Path) -> Iterator[Path]:
-    """Copy the patches directory, to be changed and validated there; errors name the files of the original."""
+    """Yield a copy of the patches directory for changes and validation; errors name the original files."""
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-draft-") as scratch:
         folder = Path(scratch, "patches")
         shutil.copytree(directory, folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
@@ -48,7 +48,7 @@ def draft(directory: Path) -> Iterator[Path]:
 
 
 def write(folder: Path, patches: Mapping[str, bytes]) -> list[str]:
-    """Write the diffs that differ from what is there, into files or into sources; returns their names."""
+    """Write the diffs that differ from the existing ones, as files or as sources; return their names."""
     written = []
     for name, data in patches.items():
         target = folder / name
@@ -72,7 +72,7 @@ def write(folder: Path, patches: Mapping[str, bytes]) -> list[str]:
 
 
 def publish(drafted: Path, directory: Path) -> None:
-    """Make ``directory`` what was drafted: new files first, the lock, which makes them hold, last."""
+    """Update ``directory`` to the draft: new files first, and the lock, which makes them effective, last."""
     disk = Disk()
     new, old = _files(drafted), _files(directory)
     last = (lock.SOURCE, lock.NAME)
@@ -91,7 +91,7 @@ def publish(drafted: Path, directory: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """Return all files of a patches directory, without what editors and interpreters leave there."""
+    """Return all files of a patches directory, except those left by editors and interpreters."""
     return {
         name.as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -100,7 +100,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def add_series(folder: Path, manifest: Manifest, old: Series, new: str, names: Sequence[str]) -> None:
-    """Add the series ``new`` to the drafted manifest.toml: before that of ``old`` if it is newer, else behind it."""
+    """Add the series ``new`` to the drafted manifest.toml: before ``old`` if it is newer, else after it."""
     file = folder / lock.SOURCE
     lines = file.read_text(encoding="utf-8").split("\n")
     entry = ["[[series]]", f'versions = "=={new}"', *_array("patches", names), ""]
@@ -110,7 +110,7 @@ def add_series(folder: Path, manifest: Manifest, old: Series, new: str, names: S
 
 
 def add_patch(folder: Path, new: NewPatch) -> None:
-    """Add the entry of a patch to the drafted manifest.toml: before that of its source, at the end without one."""
+    """Add a patch to the drafted manifest.toml: before its source, or at the end if it has none."""
     file = folder / lock.SOURCE
     lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")
     entry = [f"[patch.{json.dumps(new.patch.name)}]"]
@@ -125,7 +125,7 @@ def add_patch(folder: Path, new: NewPatch) -> None:
 
 
 def _block(lines: Sequence[str], head: str, key: str, manifest: Manifest) -> tuple[int, int]:
-    """Return where the table begins that holds the line ``key``, and where the next one does."""
+    """Return the first line numbers of the table that contains the line ``key``, and of the next table."""
     heads = [number for number, line in enumerate(lines) if line.startswith("[")] + [len(lines)]
     for first, end in pairwise(heads):
         if lines[first] == head and key in lines[first:end]:
@@ -134,7 +134,7 @@ def _block(lines: Sequence[str], head: str, key: str, manifest: Manifest) -> tup
 
 
 def _array(key: str, values: Sequence[str]) -> list[str]:
-    """Return a TOML array as the manifest has them: on one line where it fits."""
+    """Return a TOML array in the manifest's style: on one line if it fits."""
     items = ", ".join(json.dumps(value) for value in values)
     line = f"{key} = [{items}]"
     if len(line) <= WIDTH:

@@ -1,4 +1,4 @@
-"""Where each key and each item of an array stands in a TOML file; tomllib does not say."""
+"""Find the line of each key and array item in a TOML file; tomllib does not report lines."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: Keys and indices from the document down: ("series", 2, "patches", 0).
+#: Keys and indices from the top of the document: ("series", 2, "patches", 0).
 Path = tuple[str | int, ...]
 
 _TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}'  # strings of several lines
+    r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}'  # multi-line strings
     r'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}=,\n]|[^\s"\'#\[\]{}=,]+|[ \t\r]+',
     re.DOTALL,
 )
 
 
 def positions(text: str) -> dict[Path, int]:
-    """Return the line, from 1, of each table, key and array item. ``text`` must be valid TOML.
+    """Return the line, counted from 1, of each table, key and array item. ``text`` must be valid TOML.
 
-    Keys inside of inline tables have none of their own.
+    Keys inside inline tables are left out.
     """
     return _Scanner(text).found
 
@@ -50,11 +50,11 @@ class _Scanner:
 
     @property
     def _line(self) -> int:
-        """Return the line of the token that was taken last."""
+        """Return the line of the last token consumed."""
         return self._tokens[self._at - 1][1]
 
     def _until(self, end: str) -> str:
-        """Return the text from the token that was taken last up to ``end``, which is taken and left out."""
+        """Return the text from the last token consumed up to ``end``; consume ``end`` but leave it out."""
         parts = [self._tokens[self._at - 1][0]]
         while (part := self._next()) is not None and part != end:
             parts.append(part)
@@ -94,7 +94,7 @@ class _Scanner:
 
 
 def _keys(statement: str) -> tuple[str, ...]:
-    """Return the keys that a header, or a key with a value, names, outermost first."""
+    """Return the keys in a header or a key-value pair, outermost first."""
     value: Any = tomllib.loads(statement)
     keys = []
     while isinstance(value, dict | list) and value:

@@ -1,4 +1,4 @@
-"""Pristine LMCache wheels, from PyPI or a directory, for those who maintain the patches."""
+"""Pristine LMCache wheels, from PyPI or a directory, for maintainers of the patches."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.progress import step
 from gaudi_patch.target import process
 
-#: For a wheel of 100 MB from a slow mirror; pip has time limits of its own for a silent one.
+#: Timeout for a wheel of 100 MB from a slow mirror; pip has its own timeouts for a silent one.
 _DOWNLOAD_SECONDS = 3600.0
 
 
 def cache_directory() -> Path:
-    """Return where downloaded wheels are kept: GAUDI_PATCH_CACHE, or below the user's cache directory."""
+    """Return the directory for downloaded wheels: GAUDI_PATCH_CACHE, or one below the user's cache directory."""
     chosen = os.environ.get("GAUDI_PATCH_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen) if chosen else base / "gaudi-patch"
@@ -27,7 +27,7 @@ def cache_directory() -> Path:
 def fetch(package: str, version: str, python: str = "3.11") -> Path:
     """Return the wheel of ``package`` for CPython ``python`` on Linux, downloaded once (``pip download --no-deps``).
 
-    Raises ``no-wheel`` (exit 3) where the index has none, ``download-failed`` (exit 4) where pip ends in another way.
+    Raises ``no-wheel`` (exit 3) if the index has none, ``download-failed`` (exit 4) for any other failure of pip.
     """
     folder = cache_directory() / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
 
 
 class NoWheelError(GaudiPatchError):
-    """pip has reached the index, and it has no wheel of this release for this Python."""
+    """pip reached the index, which has no wheel of this release for this Python."""
 
     def __init__(self, package: str, version: str, python: str) -> None:
         super().__init__(
@@ -68,13 +68,13 @@ class NoWheelError(GaudiPatchError):
 
 
 def _is_missing(said: str) -> bool:
-    """Return whether pip says that there is no such wheel, and not that it could not look."""
+    """Return whether pip reports that there is no such wheel, rather than that the index was unreachable."""
     unreachable = ("Retrying", "connection", "Could not fetch", "timed out", "SSLError", "ProxyError")
     return "No matching distribution found" in said and not any(word in said for word in unreachable)
 
 
 def read(wheel: Path, path: str) -> FileImage | None:
-    """Read one file of a wheel; None if the wheel does not hold it."""
+    """Read one file of a wheel; return None if the wheel does not contain it."""
     with zipfile.ZipFile(wheel) as archive:
         try:
             return FileImage(archive.read(path), 0o644)

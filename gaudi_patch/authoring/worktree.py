@@ -1,8 +1,8 @@
-"""A git worktree with one commit per patch, as quilt and StGit users keep them. Never an installation.
+"""A git worktree with one commit per patch, in the manner of quilt and StGit. Never an installation.
 
-The first commit, tagged ``pristine``, is the wheel; each later one is a patch, named by a trailer
-``Patch: adapter/0.5.6.patch`` in its message. GitPython is imported inside of functions: it costs 70 ms, and fails
-on machines without a git binary.
+The first commit, tagged ``pristine``, is the wheel. Each later commit is a patch, named by a trailer
+``Patch: adapter/0.5.6.patch`` in its message. GitPython is imported inside functions: the import takes 70 ms, and
+fails on machines without a git binary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRAILER = "Patch: "
 
 
 class Commit(NamedTuple):
-    """One patch of the worktree: the name of its patch ("" for a new one), its subject, its diff."""
+    """One commit of the worktree: its hash, the name of its patch ("" for a new one), its subject and diff."""
 
     sha: str
     patch: str
@@ -51,7 +51,7 @@ def create(folder: Path, package: str, wheel: Path) -> git.Repo:
             writer.set_value(*key.split("."), value)
     exclude = Path(repo.git_dir, "info", "exclude")
     exclude.parent.mkdir(exist_ok=True)
-    exclude.write_text("__pycache__/\n")  # what running the code leaves is no change of it
+    exclude.write_text("__pycache__/\n")  # caches of a run are not changes
     unpack(repo, package, wheel)
     repo.git.commit("--quiet", "--message", f"{wheel.name}\n\nThe pristine wheel.")
     repo.create_tag(PRISTINE)
@@ -59,7 +59,7 @@ def create(folder: Path, package: str, wheel: Path) -> git.Repo:
 
 
 def unpack(repo: git.Repo, package: str, wheel: Path) -> None:
-    """Make the worktree, and the index, hold exactly the Python files of ``wheel``."""
+    """Replace the content of the worktree and the index with the Python files of ``wheel``."""
     root = Path(repo.working_dir)
     if repo.git.ls_files():
         repo.git.rm("-r", "--quiet", ".")
@@ -73,7 +73,7 @@ def unpack(repo: git.Repo, package: str, wheel: Path) -> None:
 
 
 def open_repo(folder: Path) -> git.Repo:
-    """Open the worktree that `dev edit` or `dev port` made in ``folder``."""
+    """Open a worktree created by `dev edit` or `dev port` in ``folder``."""
     import git
 
     _refuse_variables(folder)
@@ -87,7 +87,7 @@ def open_repo(folder: Path) -> git.Repo:
 
 
 def _refuse_variables(folder: Path) -> None:
-    """Refuse a path in which GitPython would put in a variable's value (git/cmd.py): git would run elsewhere."""
+    """Refuse a path in which GitPython would expand a variable (git/cmd.py): git would run elsewhere."""
     path = str(folder.absolute())
     if os.path.expandvars(path) != path:
         what = "the git library would put a variable's value into this path; nothing was changed"
@@ -95,7 +95,7 @@ def _refuse_variables(folder: Path) -> None:
 
 
 def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
-    """Apply one patch to the worktree, hunks found by exact context, and commit it."""
+    """Apply one patch to the worktree, placing hunks by exact context, and commit it."""
     from gaudi_patch.series import diff
 
     root = Path(repo.working_dir)
@@ -118,13 +118,13 @@ def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
 
 
 def message(patch: Patch) -> str:
-    """Return a commit message: the patch's title, its reasons in the body, and the trailer that names it."""
+    """Return a commit message: the patch's title, the reason as body, and the trailers, the last with its name."""
     trailers = f"Upstream: {patch.upstream}\nRemove-when: {patch.remove_when}\n{TRAILER}{patch.name}\n"
     return f"{patch.title}\n\n{patch.why}\n\n{trailers}"
 
 
 def trailer(text: str) -> str:
-    """Return the patch that a commit message names; "" for none."""
+    """Return the patch name in a commit message; "" if there is none."""
     named = [line[len(TRAILER) :].strip() for line in text.splitlines() if line.startswith(TRAILER)]
     return named[-1] if named else ""
 
@@ -136,7 +136,7 @@ _REASONS = re.compile(
 
 
 def described(text: str, name: str) -> Patch | None:
-    """Return the patch ``name`` as a commit message describes it; None where a part is missing."""
+    """Parse the description of patch ``name`` in a commit message; return None if a part is missing."""
     parts = _REASONS.match(text)
     if parts is None:
         return None
@@ -145,7 +145,7 @@ def described(text: str, name: str) -> Patch | None:
 
 
 def commits(repo: git.Repo) -> list[Commit]:
-    """Return the patches of the worktree in order, with their diffs in the form that is stored."""
+    """Return the patches of the worktree in order, with their diffs in the stored form."""
     if repo.is_dirty(untracked_files=True):
         raise refused(
             "uncommitted",
@@ -165,14 +165,14 @@ def commits(repo: git.Repo) -> list[Commit]:
 
 
 def diff_of(repo: git.Repo, sha: str) -> bytes:
-    """Return one commit as a patch in the form that is stored."""
+    """Return one commit as a patch in the stored form."""
     return bytes(
         repo.git.diff_tree(*DIFF, "--no-commit-id", sha, stdout_as_string=False, strip_newline_in_stdout=False)
     )
 
 
 def staged_diff(repo: git.Repo) -> bytes:
-    """Return the difference of the index to HEAD in the same form."""
+    """Return the difference between HEAD and the index in the stored form."""
     return bytes(repo.git.diff(*DIFF, "--cached", stdout_as_string=False, strip_newline_in_stdout=False))
 
 
@@ -183,7 +183,7 @@ def lay(repo: git.Repo, manifest: Manifest, series: Series) -> None:
 
 
 def same_text(text: bytes, other: bytes) -> bool:
-    """Return whether two patches make the same change in the same context, whatever the lines and blobs."""
+    """Return whether two patches make the same change in the same context, ignoring line numbers and blob ids."""
     return _bare(text) == _bare(other)
 
 
