@@ -22,7 +22,7 @@ class Case:
 
 
 def one_change_in(every: int, lines: list[bytes], context: int = 3) -> Case:
-    """Change one line of every ``every``."""
+    """Change one line in every ``every`` lines."""
     out = [b"diff --git a/m.py b/m.py\n--- a/m.py\n+++ b/m.py\n"]
     count = 2 * context + 1
     for at in range(context + 1, len(lines) - context - 1, every):
@@ -39,7 +39,7 @@ def distinct(size: int) -> Case:
 
 
 def two_symbols(size: int) -> Case:
-    """Return every line stands size/2 times, every hunk once: the worst case for a search by rare lines."""
+    """Return a case with every line size/2 times and every hunk once: the worst case for a search by rare lines."""
     rng = random.Random(1)
     blocks = [b"".join(b"a\n" if at >> bit & 1 else b"b\n" for bit in range(20)) + b"c\n" for at in range(size // 21)]
     rng.shuffle(blocks)

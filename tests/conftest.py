@@ -1,4 +1,4 @@
-"""Fixtures that several test directories share."""
+"""Fixtures shared by several test directories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import environments, release_table
 from tests.support.environments import Environment, EnvironmentUnavailableError
 from tests.support.unavailable import unavailable
 
-# nohup has SIGHUP ignored, and a shell's background SIGINT and SIGQUIT: every process of a test would inherit that.
+# nohup ignores SIGHUP, and a background shell SIGINT and SIGQUIT: every process of a test would inherit that.
 for _number in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(_number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,7 +31,7 @@ def torch_python() -> Path:
 
 @pytest.fixture(scope="session")
 def lmcache_wheel() -> Callable[..., Path]:
-    """``lmcache_wheel(version, python="3.11")``: the wheel of a release, cached."""
+    """``lmcache_wheel(version, python="3.11")``: return the cached wheel of a release."""
 
     def get(version: str, python: str = "3.11") -> Path:
         try:
@@ -44,7 +44,7 @@ def lmcache_wheel() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def lmcache_overlay() -> Callable[[str], Environment]:
-    """``lmcache_overlay(version)``: the shared environment of a release; it must not be changed."""
+    """``lmcache_overlay(version)``: return the shared environment of a release; it must not be changed."""
 
     def get(version: str) -> Environment:
         try:
@@ -57,7 +57,7 @@ def lmcache_overlay() -> Callable[[str], Environment]:
 
 @pytest.fixture
 def lmcache_copy(lmcache_overlay: Callable[[str], Environment], tmp_path: Path) -> Callable[[str], Environment]:
-    """``lmcache_copy(version)``: a private copy of the environment of a release, free to be changed."""
+    """``lmcache_copy(version)``: return a private copy of a release's environment, which may be changed."""
 
     def get(version: str) -> Environment:
         lmcache_overlay(version)
@@ -67,17 +67,17 @@ def lmcache_copy(lmcache_overlay: Callable[[str], Environment], tmp_path: Path) 
 
 
 def pytest_runtest_teardown() -> None:
-    """Forget what --color a command said that ran within this process: it holds for the rest of a run."""
+    """Forget the --color option of a command run in this process: it would stay in effect for the whole test run."""
     streams.choose(streams.Color.AUTO)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Markers that only these tests know."""
+    """Register markers that only these tests use."""
     config.addinivalue_line("markers", "releases: all releases in full; runs only when asked for, with -m releases")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes a release, unless the command line's -m names it."""
+    """Skip tests that take minutes per release, unless the command line's -m names them."""
     if "releases" in str(config.getoption("-m")):
         return
     left_out = [item for item in items if item.get_closest_marker("releases")]
@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the fault injection tried: the counts that tests give to ``record_property``."""
+    """Print what the fault injection tried: the counts that tests pass to ``record_property``."""
     counts: dict[str, int] = {}
     for report in terminalreporter.stats.get("passed", []):
         for name, value in getattr(report, "user_properties", []):

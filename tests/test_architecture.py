@@ -1,4 +1,4 @@
-"""docs/architecture.md: what it names is there, and the life of one `apply` takes ten modules."""
+"""docs/architecture.md: everything that it names exists, and the life of one `apply` takes ten modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of nasty cases is complete, and what it names exists."""
+"""The table of nasty cases is complete, and everything that it names exists."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 def test_the_table_is_up_to_date() -> None:
-    """Run `python -m tests.support.cases` to renew it."""
+    """Run `python -m tests.support.cases` to renew the table."""
     assert cases.TABLE.read_text() == cases.table()

@@ -1,4 +1,4 @@
-"""A value has one home; where the layers forbid the import, each home is named here and all of them agree."""
+"""A value has one home; if the layers forbid an import, each home is named here and all of them agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES = [*(ROOT / "gaudi_patch").rglob("*.py"), *(ROOT / "patches/runtime").rg
 
 
 def _values(tree: ast.AST) -> set[str]:
-    """Return the literals of a module as source, and "GIB" where it gives a name to 1024**3."""
+    """Return the literals of a module as source, plus "GIB" if it names 1024**3."""
     values = {repr(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     named = {ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Assign)}
     return values | ({"GIB"} if named & {"1024 ** 3", "1 << 30", "2 ** 30"} else set())

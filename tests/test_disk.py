@@ -1,4 +1,4 @@
-"""The seam to the file system, and how its errors are told."""
+"""The seam to the file system, and the reports of its errors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
 
 
 def test_a_file_is_private_until_it_is_whole(tmp_path: Path) -> None:
-    """case_8: nobody reads a set-id file, or somebody else's, half written."""
+    """case_8: nobody can read a half-written file that is set-id or owned by someone else."""
     seen = []
 
     class Watch(Disk):
@@ -144,13 +144,13 @@ def test_what_is_refused_names_the_file(tmp_path: Path) -> None:
 
 
 def test_what_the_system_says_is_gone_and_is_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Network file systems do so: a state taken for missing would be a lost way back, a removal that was none a lie."""
+    """Network file systems do this: a state mistaken for missing loses the way back; a false removal is a lie."""
     file = tmp_path / "state.json"
     file.write_bytes(b"{}")
     disk = Disk()
 
     def once(call: Callable[..., object]) -> Callable[..., object]:
-        """As the call, but for the first time: the answer that a file system had kept."""
+        """Wrap ``call`` so that its first answer is a stale one from a file system's cache."""
         answered: list[object] = []
 
         def gone(name: object, *arguments: object, **options: object) -> object:

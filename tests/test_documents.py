@@ -1,4 +1,4 @@
-"""What README, guides and the reference must keep: sentences that are read once, the project's words, true tables."""
+"""Rules for README, guides and the reference: sentences read once, the project's words, true tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES = re.compile(r"\b(GAUDI_PATCH_[A-Z_]*[A-Z]|HPU_EMULATOR_(?:CACHE|DEVICE|
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs and list items of Markdown, with their lines: no code, no tables, no headings."""
+    """Yield the paragraphs and list items of Markdown with their line numbers, without code, tables and headings."""
     bare = re.sub(r"^ *```.*?^ *```", lambda code: "\n" * code[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
     start, kept = 0, list[str]()
     for number, line in enumerate([*bare.splitlines(), ""], 1):
@@ -36,9 +36,9 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def sentences(paragraph: str) -> list[str]:
-    """Cut at the end of a sentence, which no colon or semicolon is.
+    """Split at the end of each sentence; a colon or semicolon does not end one.
 
-    What stands in backticks is one word, and so is a link's target nothing.
+    Text in backticks counts as one word, and a link's target as none.
     """
     text = re.sub(r"`[^`]*`", "code", paragraph)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
@@ -66,7 +66,7 @@ def test_documents_use_the_words_of_the_style(file: Path) -> None:
 
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the docstrings and messages of a module, with their lines: no code in backticks, no programs in strings."""
+    """Yield a module's docstrings and messages with their lines, without code in backticks or programs in strings."""
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Constant)
@@ -96,9 +96,9 @@ def test_docstrings_and_messages_use_the_words_of_the_style(room: str) -> None:
 
 
 def unexplained(source: str) -> list[int]:
-    """Return the lines that tell the linter to pass over something without a reason.
+    """Return the lines that suppress a linter rule without a reason.
 
-    For a line the reason stands behind the codes; for a whole file also in a line "# Why: ..." below.
+    A line has its reason after the codes; a whole file may also have it in a line "# Why: ..." below.
     """
     lines = source.splitlines()
     bare = re.compile(r"# (?:noqa|ruff: noqa)\b(?:: *[A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)*)?[\s-]*$")
@@ -174,7 +174,7 @@ def test_the_readme_pairs_what_the_manifest_pairs() -> None:
 
 
 def test_the_judge_of_sentences_sees_what_is_too_long() -> None:
-    """Its own test: code, tables and headings are no prose, and a long sentence is found in a list too."""
+    """The judge's own test: code, tables and headings are not prose, and a long sentence is found even in a list."""
     long = " ".join(["word"] * 31)
     text = f"# {long}\n\n```\n{long}\n```\n| {long} |\n\n- {long}\n  word\n- short `{long}` one.\n"
     counts = [max(len(one.split()) for one in sentences(paragraph)) for _, paragraph in prose(text)]

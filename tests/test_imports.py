@@ -1,6 +1,6 @@
-"""Scripts that an interpreter of the target runs by path import nothing of gaudi_patch.
+"""Scripts that a target's interpreter runs by path import nothing of gaudi_patch.
 
-They are no packages, so that the import contract in pyproject.toml does not see them.
+They are not packages, so the import contract in pyproject.toml does not cover them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SCRIPTS = ("inside", "smoke/probes", "smoke/vllm_plugin", "emulator/packages")
 
 
 def imported(source: str) -> set[str]:
-    """Return every module that ``source`` imports, inside functions included; not what only a type checker reads."""
+    """Return every module that ``source`` imports, also inside functions, but not for type checkers only."""
     names: set[str] = set()
     tree = ast.parse(source)
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""What cannot be looked at is not taken for missing: an error is raised, and a first ENOENT is looked at again."""
+"""A path that cannot be read is not mistaken for missing: an error is raised, and a first ENOENT is checked again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gaudi_patch.target.installation import Target
 from tests.support import tiny
 
 PACKAGE = Path(gaudi_patch.__file__).parent
-#: Where a false no changes what is written, which installation is meant, or whose git directory keeps the state.
+#: A wrong "no" here changes which files are written, which installation is meant, or where the state is kept.
 DECIDING = [
     *sorted((PACKAGE / "engine").glob("*.py")),
     *(
@@ -27,12 +27,12 @@ DECIDING = [
     ),
     PACKAGE / "wheel/output.py",
 ]
-#: They answer no to every error (os.path), or do so from Python 3.14 on (pathlib).
+#: These return False on every error: in os.path always, in pathlib from Python 3.14 on.
 DEAF = {"lexists", "exists", "is_dir", "is_file", "is_symlink", "isdir", "isfile", "islink"}
 
 
 class Stat:
-    """Stands for Path.stat, and raises one error at the first ``times`` calls."""
+    """Replaces Path.stat, and raises ``error`` in the first ``times`` calls."""
 
     def __init__(self, number: int, times: int) -> None:
         self.number, self.times, self.real = number, times, Path.stat
@@ -78,7 +78,7 @@ def test_links_are_there_and_followed_only_when_asked(tmp_path: Path) -> None:
 def test_a_checkout_that_cannot_be_looked_at_is_not_taken_for_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Its state was laid elsewhere, and a git directory that names another checkout was taken for its own."""
+    """Its state went elsewhere, and a git directory that names another checkout was mistaken for its own."""
     git = tmp_path / "git"
     git.mkdir()
     for file in ("HEAD", "gitdir", "config"):
@@ -100,7 +100,7 @@ def test_a_checkout_that_cannot_be_looked_at_is_not_taken_for_none(
 
 
 def failing_at(monkeypatch: pytest.MonkeyPatch, call: str, name: str, number: int = errno.EIO) -> None:
-    """Let ``os.CALL`` fail for every path of this name."""
+    """Make ``os.CALL`` fail for every path of this name."""
     real = getattr(os, call)
 
     def failing(path: Any, *more: Any, **how: Any) -> Any:
@@ -116,7 +116,7 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, call: str, name: str, number: in
 def test_a_package_whose_part_cannot_be_looked_at_is_not_taken_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ask: bool
 ) -> None:
-    """RECORD that was taken for missing: a series would have been applied whose files pip knows nothing of."""
+    """With RECORD mistaken for missing, a series would have been applied with files unknown to pip."""
     site = tiny.make(tmp_path).site
     failing_at(monkeypatch, "stat", name)
     with pytest.raises(GaudiPatchError) as caught:
@@ -130,7 +130,7 @@ def test_a_package_whose_part_cannot_be_looked_at_is_not_taken_without_it(
 def test_an_image_whose_part_cannot_be_looked_at_is_not_taken_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, name: str
 ) -> None:
-    """A link that is taken for none would be followed on the host."""
+    """A link mistaken for a directory would be followed on the host."""
     packages = tmp_path / "root/usr/lib/python3.11/site-packages"
     packages.parent.mkdir(parents=True)
     tiny.make(tmp_path).site.rename(packages)
@@ -141,7 +141,7 @@ def test_an_image_whose_part_cannot_be_looked_at_is_not_taken_without_it(
 
 
 def test_where_an_answer_decides_no_question_takes_an_error_for_no() -> None:
-    """A temporary file that could not be looked at was left for good: os.path.lexists said that it was gone."""
+    """An unreadable temporary file was once left for good: os.path.lexists reported it missing."""
     assert len(DECIDING) > 2
     asked = {
         f"{file.name}:{node.lineno} {node.func.attr}"

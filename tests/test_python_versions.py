@@ -1,4 +1,4 @@
-"""The code is held to Pythons that are not there to run it: by ruff's parser, and by what 3.14 took away."""
+"""The code is checked for Pythons that are not installed: by ruff's parser, and by the list of removals in 3.14."""
 
 from __future__ import annotations
 

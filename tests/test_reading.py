@@ -1,4 +1,4 @@
-"""Files that others made are read with a limit, and never waited for; JSON that breaks parsers is an error."""
+"""Files made by others are read with a limit, without blocking; JSON that breaks parsers is an error."""
 
 from __future__ import annotations
 

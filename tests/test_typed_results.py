@@ -1,4 +1,4 @@
-"""Functions hand each other types: a dict with mixed values under string keys is JSON, and stays at its border."""
+"""Functions exchange types: a dict with mixed values under string keys is JSON, and stays at its border."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "gaudi_patch"
 
-#: Functions that make the JSON of a type or of a question, wherever the type is.
+#: Functions that make the JSON of a type or of a question, in any module.
 MAKERS = {"to_json", "as_data", "_question"}
-#: Where JSON, YAML or TOML of others is made or read.
+#: Modules that read or write other programs' JSON, YAML or TOML.
 BORDERS = (
     "commands/",  # the published output
-    "attestation/",  # documents of other tools, held to their schemas
+    "attestation/",  # documents of other tools, validated by their schemas
     "inside/",  # answers of scripts in the target
     "recipes/targets/",  # manifests and compose files
     "emulator/device.py",  # events of the C++ side
@@ -21,14 +21,14 @@ BORDERS = (
     "target/ask.py",  # answers of scripts, before they are checked
     "verify/client.py",  # answers of a server
     "authoring/source.py",  # the manifest
-    "doctor/arguments.py",  # vLLM's and LMCache's settings, as a user gave them
+    "doctor/arguments.py",  # vLLM's and LMCache's settings, as given by a user
     "smoke/probes/_kv/backends.py",  # LMCache's settings
     "smoke/probes/_vllm/setup.py",  # the same
 )
 
 
 def mixed(source: str) -> list[str]:
-    """Return the functions that return dicts of mixed values by string keys."""
+    """Return the functions that return dicts of mixed values under string keys."""
     return [
         node.name
         for node in ast.walk(ast.parse(source))

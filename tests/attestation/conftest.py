@@ -45,7 +45,7 @@ def report(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def smoked(monkeypatch: pytest.MonkeyPatch) -> SmokeOptions:
-    """Options for smoke checks, whose levels are LEVELS and take no time."""
+    """Return options for smoke checks whose levels are LEVELS and take no time."""
     monkeypatch.setattr(runner, "run", lambda *_, **__: LEVELS)
     return SmokeOptions(quiet=True)
 
@@ -68,7 +68,7 @@ def attested(target: Tiny, report: Path, smoked: SmokeOptions) -> Tiny:
 
 @pytest.fixture
 def rewrite(report: Path) -> Callable[[Callable[[dict[str, Any]], object]], None]:
-    """Change the attestation as one who knows about its sha256 does."""
+    """Change the attestation and recompute its sha256."""
 
     def change(edit: Callable[[dict[str, Any]], object]) -> None:
         document = written(report)

@@ -1,4 +1,4 @@
-"""`check --against`: what is as attested passes, and every way to differ is found and named."""
+"""`check --against`: an installation that matches its attestation passes, and every difference is found and named."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_deleted_file_that_came_back_is_named(attested: Tiny, report: Path) ->
 
 
 def test_a_rollback_is_found_file_by_file(attested: Tiny, report: Path) -> None:
-    """A pristine LMCache exits 1 here, not 10: it is not what was attested."""
+    """A pristine LMCache exits 1 here, not 10: it differs from the attestation."""
     attested.rollback()
     what = named(against(attested, report))
     assert what == ["series", *sorted(attested.patched)]
@@ -129,7 +129,7 @@ def test_an_interrupted_run_is_named(attested: Tiny, report: Path, monkeypatch: 
 
 
 def test_bytecode_of_another_source_is_named(attested: Tiny, report: Path) -> None:
-    """The source is as attested, but Python would run the old code."""
+    """The source matches the attestation, but Python would run the old code."""
     source = attested.site / "lmcache/engine.py"
     cached = Path(importlib.util.cache_from_source(str(source)))
     cached.parent.mkdir(exist_ok=True)
@@ -154,7 +154,7 @@ def test_a_path_that_leads_out_of_the_package_is_not_followed(attested: Tiny, re
 
 
 def test_another_version_of_a_package_beside_it_is_a_warning(attested: Tiny, report: Path, rewrite: Rewrite) -> None:
-    """The files are as attested; what the smoke checks proved was with another PyTorch."""
+    """The files match the attestation, but its smoke checks ran with another PyTorch."""
     rewrite(lambda document: document["packages"].update(numpy="1.0", torch=None, unknown="1"))
     result = against(attested, report)
     assert result.exit is Exit.OK
@@ -189,7 +189,7 @@ def test_a_file_that_is_no_attestation_exits_2(data: bytes, what: str, attested:
 
 
 def test_every_edit_by_hand_is_found(attested: Tiny, report: Path) -> None:
-    """One digit, one key, one more file: the sha256 is no longer that of the content."""
+    """One digit, one key, one more file: the sha256 no longer matches the content."""
     whole = report.read_text()
     for old, new in [
         ('"checks": 760', '"checks": 761'),
@@ -201,7 +201,7 @@ def test_every_edit_by_hand_is_found(attested: Tiny, report: Path) -> None:
         report.write_text(whole.replace(old, new))
         assert "was changed after it was written" in bad(report, attested).message
     report.write_text(json.dumps(written_sorted(whole), indent=7))
-    assert against(attested, report).exit is Exit.OK  # white space and the order of keys are no content
+    assert against(attested, report).exit is Exit.OK  # white space and key order are not content
 
 
 def written_sorted(whole: str) -> dict[str, Any]:

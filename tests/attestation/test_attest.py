@@ -1,4 +1,4 @@
-"""`apply --report`: what it writes, when it writes, and that it claims nothing that was not seen."""
+"""`apply --report`: what it writes and when, and that it claims nothing that was not observed."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_place_that_cannot_take_it_is_refused_before_anything_is_changed(
 
 @pytest.mark.parametrize("name", ["write", "fsync", "replace"])
 def test_a_disk_that_fails_while_writing_it_leaves_the_file_of_before(name: str, attested: Tiny, report: Path) -> None:
-    """The series stays applied, and the exit code says that what was asked for does not hold."""
+    """The series stays applied, and the exit code reports that the request was not fulfilled."""
 
     class Failing(Disk):
         def step(self, step: str, path: Path) -> None:

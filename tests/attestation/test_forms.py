@@ -1,4 +1,4 @@
-"""The attestation as in-toto statement and CycloneDX document: valid by those who publish the forms."""
+"""The attestation as in-toto statement and CycloneDX document: valid for the publishers of both forms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ARTIFACT = ("lmcache-0.5.6+gaudi.1-py3-none-any.whl", "ab" * 32)
 
 @cache
 def bom_validator() -> Draft7Validator:
-    """Return the validator of CycloneDX 1.6's own schema, as their library ships it."""
+    """Return a validator for CycloneDX 1.6's own schema, as shipped in their library."""
     names = ("spdx.SNAPSHOT.schema.json", "jsf-0.82.SNAPSHOT.schema.json")
     found = {name: json.loads((RESOURCES / name).read_text()) for name in names}
     bom = json.loads((RESOURCES / "bom-1.6.SNAPSHOT.schema.json").read_text())
@@ -48,7 +48,7 @@ def bom_faults(document: Any) -> list[str]:
 
 @pytest.fixture(params=["applied", "built"])
 def attestation(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    """Return the attestation of an installation that was patched, and that of a wheel."""
+    """Return the attestation of a patched installation, or that of a patched wheel."""
     if request.param == "built":
         return patched_wheel.release(tmp_path).build(tmp_path / "new.whl").attestation
     request.getfixturevalue("attested")

@@ -1,4 +1,4 @@
-"""Nothing that is not proved stays, whichever way the proof ends, and what is said of it is so."""
+"""Unproved changes never stay, however the proof ends, and the messages are true."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def target(tmp_path: Path) -> Tiny:
 
 
 def smoke_is(monkeypatch: pytest.MonkeyPatch, run: Callable[[], LevelResult]) -> None:
-    """Let ``run`` stand for the smoke checks."""
+    """Replace the smoke checks with ``run``."""
     monkeypatch.setattr(runner, "run", lambda *_, **__: [run()])
 
 
 def apply(target: Tiny, smoke: SmokeOptions | None = SMOKE, disk: Disk | None = None) -> Result:
-    """`apply` as the command line ends it."""
+    """Run `apply`; return its result as the command line reports it."""
     progress = Progress()
     options = ApplyOptions(disk=disk or Disk())
     return guarded(
@@ -55,7 +55,7 @@ def apply(target: Tiny, smoke: SmokeOptions | None = SMOKE, disk: Disk | None = 
 
 
 def unreadable_after_commit(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the look after the commit fail, as a disk does: the first look of `apply` succeeds."""
+    """Make the read after the commit fail, as a bad disk would: the first read of `apply` succeeds."""
     look, calls = applying.look, []
 
     def failing(*given: object) -> object:
@@ -173,7 +173,7 @@ def test_an_error_in_the_smoke_checks_rolls_back(
 def test_a_signal_in_the_smoke_checks_rolls_back_and_says_so(
     number: signal.Signals, code: int, target: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A second signal, while it is rolled back, does not leave the rest."""
+    """A second signal during the rollback does not interrupt it."""
     before = tree(target.site)
     said = tmp_path / "said.json"
 
@@ -248,7 +248,7 @@ def test_who_wants_no_proof_accepts_an_unproved_series(target: Tiny, monkeypatch
 
 
 def test_a_proved_tree_is_that_of_an_apply_without_smoke_checks(target: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that an image layer is the same, however it was proved; RECORD lists the state as it is now."""
+    """An image layer is the same, however it was proved; RECORD lists the current state."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     apply(target, smoke=None)
     plain = tree(target.site)

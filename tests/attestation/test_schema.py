@@ -1,4 +1,4 @@
-"""The schema is what is published, and refuses what is not an attestation."""
+"""The schema equals the published one, and refuses documents that are not attestations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 
 def broken(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the document with one thing wrong, in every place and way."""
+    """Yield the document with one fault, in every place and of every kind."""
     for path in places(document):
         if not path:
             yield from ((f"the whole: {wrong!r}", wrong) for wrong in WRONG)
@@ -65,7 +65,7 @@ def test_an_attestation_is_valid(attested: Tiny, report: Path) -> None:
 def test_documents_broken_in_any_place_are_refused(
     attested: Tiny, report: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """But where any text may stand, and where a key may be missing."""
+    """Except where any text is allowed, and where a key may be missing."""
     refused = [what for what, document in broken(written(report)) if schema.faults(document)]
     assert not {f"the whole: {wrong!r}" for wrong in WRONG} - set(refused)
     for place in ("('sha256',)", "('files', 0, 'path')", "('outcome',)", "('package', 'name')"):

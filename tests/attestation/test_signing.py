@@ -1,4 +1,4 @@
-"""Signatures: taken by minisign, taken from minisign, and no forgery is."""
+"""Signatures: interchangeable with minisign's in both directions, and no forgery is accepted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PASSWORD = "correct horse"
 
 @dataclass(frozen=True)
 class Keys:
-    """A key pair of minisign in files."""
+    """A minisign key pair in files."""
 
     secret: Path
     public: Path
@@ -97,28 +97,28 @@ def test_check_says_who_signed_and_without_a_key_that_nothing_is_known(signed: T
 
 
 def edited(report: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Edit the attestation as one who recomputes its own digest."""
+    """Edit the attestation and recompute its own digest."""
     document = written(report)
     edit(document)
     report.write_text(json.dumps({**document, "sha256": digest(document)}))
 
 
 def swapped_lines(report: Path) -> None:
-    """Put another trusted comment into the signature."""
+    """Replace the signature's trusted comment."""
     lines = signature(report).read_text().splitlines()
     lines[2] = "trusted comment: timestamp:1800000000\tfile:attestation.json\thashed"
     signature(report).write_text("\n".join(lines) + "\n")
 
 
 def of_another_file(report: Path, pair: Keys) -> None:
-    """Sign other bytes with the right key, and pass that signature off as this one's."""
+    """Sign other bytes with the right key, and present that signature as this file's."""
     other = report.with_name("other.json")
     other.write_text("{}")
     signing.Signer(pair.secret).sign(other, 1, Disk()).replace(signature(report))
 
 
 def by_another_key(report: Path, pair: Keys, *, claim: bool = False) -> None:
-    """Sign with a key of the forger's own, which with ``claim`` bears the id of the right one."""
+    """Sign with a forger's key; with ``claim``, it has the id of the right key."""
     forger = keys(report.parent, "forger")
     if claim:
         secret = minisign.SecretKey.from_file(forger.secret)
@@ -134,7 +134,7 @@ def unhashed(report: Path, pair: Keys) -> None:
     signature(report).write_bytes(bytes(secret.sign(report.read_bytes(), prehash=False)) + b"\n")
 
 
-#: What a forger does, and the code of the refusal.
+#: Forgeries, each with the code of its refusal.
 FORGERIES: dict[str, tuple[Callable[[Path, Keys], object], str]] = {
     "a file's hash edited, the digest recomputed": (
         lambda report, _: edited(report, lambda found: found["files"][0].update(after="0" * 64)), "bad-signature"),
@@ -175,7 +175,7 @@ def test_a_forgery_is_refused_before_anything_in_it_is_believed(
 def test_without_a_key_an_edited_attestation_passes_and_says_that_nobody_vouches_for_it(
     signed: Tiny, report: Path
 ) -> None:
-    """Why there are keys: the digest is no signature."""
+    """The reason for keys: the digest is not a signature."""
     edited(report, lambda found: found["smoke"].update(reason="passed: inference"))
     assert compare_with(signed.manifest, signed.installation, report).fault is None
 

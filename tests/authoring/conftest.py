@@ -24,7 +24,7 @@ def changed(text: str, *pairs: tuple[str, str]) -> str:
 
 
 def diff_of(folder: Path, before: Mapping[str, str], after: Mapping[str, str]) -> bytes:
-    """Return what git says changed from one tree to another, in the form that patches are kept in."""
+    """Return git's diff from one tree to another, in the form of the kept patches."""
     for name, files in (("a", before), ("b", after)):
         for path, text in files.items():
             target = folder / name / path
@@ -67,7 +67,7 @@ remove_when = "upstream has it"
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
-    """Series 1.0.0 of two patches: a new module, shared, and a route of two hunks."""
+    """Return series 1.0.0 of two patches: a new module, shared, and a route of two hunks."""
     made = Shelf(tmp_path / "patches", tmp_path / "releases")
     made.release("1.0.0", BASE)
     monkeypatch.setattr(wheels, "fetch", lambda package, version, python="3.11": made.wheel(version))

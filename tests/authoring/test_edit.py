@@ -106,7 +106,7 @@ def test_a_folder_that_is_no_worktree_is_told_as_one(shelf: Shelf, tmp_path: Pat
 def test_a_directory_whose_name_the_git_library_would_change_is_refused(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GitPython takes $NAME in a path for a variable: git would have run in another directory."""
+    """GitPython expands $NAME in a path as a variable: git would have run in another directory."""
     monkeypatch.setenv("ELSEWHERE", "other")
     for run in (
         lambda: edit.edit("1.0.0", tmp_path / "$ELSEWHERE/w", shelf.directory),

@@ -1,4 +1,4 @@
-"""What a port says that its smoke checks did not see."""
+"""A port's report names the capabilities that its smoke checks did not cover."""
 
 from __future__ import annotations
 

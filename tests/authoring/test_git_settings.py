@@ -1,4 +1,4 @@
-"""`dev` gives the same bytes whatever the user's git says, and touches no repository but its own."""
+"""`dev` gives the same bytes whatever the user's git settings, and touches no repository but its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 def hostile(home: Path, lines: str) -> dict[str, str]:
-    """Return a home directory with a git configuration and what it names; the variables that make git read it."""
+    """Create a home directory with a git configuration and its files; return the variables that make git read it."""
     (home / "hooks").mkdir(parents=True)
     (home / "template/hooks").mkdir(parents=True)
     for hook in ("pre-commit", "commit-msg", "prepare-commit-msg", "post-checkout", "applypatch-msg"):
@@ -56,7 +56,7 @@ def hostile(home: Path, lines: str) -> dict[str, str]:
 
 @pytest.fixture
 def shelf(shelf: Shelf) -> Shelf:
-    """Return a release with an empty line, which is context of the change that these tests make."""
+    """Return a release with an empty line in the context of these tests' change."""
     shelf.release("1.0.0", {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_14 = 14\n", "line_14 = 14\n\n"))})
     (shelf.directory / "manifest.lock").unlink()
     lint.lint(shelf.directory, write=True)
@@ -75,7 +75,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def own_git(folder: Path, *arguments: str) -> None:
-    """What a user does in a worktree, by a git without the settings under test."""
+    """Do a user's git work in a worktree, with a git without the settings under test."""
     with isolated():
         subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True)
 
@@ -85,7 +85,7 @@ def kept(directory: Path) -> dict[str, bytes]:
 
 
 def change(shelf: Shelf, folder: Path) -> dict[str, bytes]:
-    """Edit a series, amend a commit beside an empty line and with a new file, and refresh."""
+    """Edit a series, amend a commit next to an empty line and with a new file, and refresh."""
     edit.edit("1.0.0", folder, shelf.directory)
     (folder / "lmcache/engine.py").write_text(
         (folder / "lmcache/engine.py").read_text().replace("line_12 = 12\n", "line_12 = 'twelve'\n")
@@ -99,7 +99,7 @@ def change(shelf: Shelf, folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def expected(shelf: Shelf, user: Path, tmp_path: Path) -> dict[str, bytes]:
-    """Return what `change` writes for a user without settings; the patches are then put back."""
+    """Return the output of `change` for a user without settings, then restore the patches."""
     before = kept(shelf.directory)
     after = change(shelf, tmp_path / "plain")
     for name, data in before.items():
@@ -120,7 +120,7 @@ def test_edit_and_refresh_give_the_same_bytes_whatever_git_is_set_to(
 def test_the_settings_of_the_worktree_itself_change_no_byte(
     shelf: Shelf, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """A user may set them there, by hand or by a tool."""
+    """A user or a tool may set them there."""
     folder = tmp_path / "own"
     edit.edit("1.0.0", folder, shelf.directory)
     hostile(tmp_path / "other", "")
@@ -167,7 +167,7 @@ def test_a_conflict_shows_all_three_sides_whatever_git_is_set_to(
 def test_git_variables_of_the_caller_reach_no_other_repository(
     shelf: Shelf, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a hook of another repository, where git has set them."""
+    """For example in a hook of another repository, where git has set them."""
     other = tmp_path / "repository"
     other.mkdir()
     own_git(other, "init", "--quiet")
@@ -187,7 +187,7 @@ def test_git_variables_of_the_caller_reach_no_other_repository(
     monkeypatch.setenv("GIT_AUTHOR_DATE", "nonsense")
     assert change(shelf, tmp_path / "w") == expected
     assert kept(other) == before
-    assert os.environ["GIT_DIR"] == str(other / ".git")  # given back
+    assert os.environ["GIT_DIR"] == str(other / ".git")  # restored
 
 
 def test_a_repository_that_the_user_trusts_is_trusted_still(user: Path, tmp_path: Path) -> None:

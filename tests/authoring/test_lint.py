@@ -1,4 +1,4 @@
-"""`dev lint`: what it refuses, what makes the lock stale, and what renewing reads."""
+"""`dev lint`: what it refuses, what makes the lock stale, and what a renewal reads."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_renewing_reads_the_wheels_of_changed_series_alone(shelf: Shelf, monkeyp
     assert asked == ["1.0.0"]
     asked.clear()
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
-    assert asked == ["1.0.1", "1.0.0"]  # a check goes by nothing that was written earlier
+    assert asked == ["1.0.1", "1.0.0"]  # a check relies on nothing that was written earlier
 
 
 def without_second_hunk(shelf: Shelf, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What maintainers' commands print with --json is as published."""
+"""The --json output of the maintainers' commands follows the published schema."""
 
 from __future__ import annotations
 

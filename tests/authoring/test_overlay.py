@@ -1,4 +1,4 @@
-"""A site's own patches in a directory of its own, laid over the built-in ones: lint, apply, wheel, port."""
+"""A site's own patches in its own directory, on top of the built-in ones: lint, apply, wheel, port."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.support import tiny
 from tests.support.fake_wheel import fake_wheel
 from tests.support.tiny import Tiny
 
-#: A worktree has the Python files alone.
+#: A worktree has only the Python files.
 PRISTINE = {path: data for path, data in tiny.PRISTINE.items() if path.endswith(".py")}
 PATCHED = {path: data for path, data in tiny.PATCHED.items() if path.endswith(".py")}
 NEXT = "0.5.7"
-#: The release after: a line above what both patches change.
+#: The next release: a line above the code that both patches change.
 NEWER = {**PRISTINE, "lmcache/engine.py": b"import os\n\n\n" + PRISTINE["lmcache/engine.py"]}
 NEWER_PATCHED = {**PATCHED, "lmcache/engine.py": b"import os\n\n\n" + (PATCHED["lmcache/engine.py"] or b"")}
-#: What the site makes of the patched release.
+#: The patched release with the site's change.
 SITE = b"def device():\n    return 'hpu'\n\n\nSITE = 'example'\n"
 
 TEXT = """\
@@ -50,7 +50,7 @@ remove_when = "never"
 
 @pytest.fixture
 def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """Return a tiny LMCache 0.5.6; the built-in manifest has it and the release after."""
+    """Return a tiny LMCache 0.5.6; the built-in manifest has it and the next release."""
     target = tiny.make(tmp_path / "t", PRISTINE, PATCHED)
     folder = tmp_path / "built-in"
     releases = {"0.5.6": (PRISTINE, PATCHED), NEXT: (NEWER, NEWER_PATCHED)}
@@ -118,7 +118,7 @@ def test_the_wheel_has_both(site: Path, built_in: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_release_that_the_site_does_not_name_has_no_series(site: Path, built_in: Tiny, tmp_path: Path) -> None:
-    """A private patch that is missing from a release must not pass for applied."""
+    """A release without the private patch must not pass for one with it."""
     assert manifests.load(site).verdict(NEXT).series is None
     assert manifests.load(manifests.default_directory()).verdict(NEXT).series is not None
 

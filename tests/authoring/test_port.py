@@ -126,7 +126,7 @@ def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
     file.write_text(file.read_text().replace("line_10 = 10", "line_10 = 'ten'"))
     git(tmp_path / "w", "commit", "--quiet", "--all", "--amend", "--no-edit")
     assert port.proceed(tmp_path / "w").exit is Exit.OK
-    # The amended commit is no longer the patch that 1.0.0 has.
+    # The amended commit differs from the patch of 1.0.0.
     assert proved[2:] == ["runtime/1.0.0.patch", "route/1.0.1.patch"]
     assert series(shelf, "1.0.1") == ("runtime/1.0.0.patch", "route/1.0.1.patch")
     assert b"+line_10 = 'ten'\n" in (shelf.directory / "route/1.0.1.patch").read_bytes()
@@ -134,7 +134,7 @@ def test_a_series_that_fails_its_smoke_checks_is_not_written_until_it_passes(
 
 def test_smoke_checks_that_cannot_run_are_told_and_not_taken_for_passed(shelf: Shelf, tmp_path: Path) -> None:
     shelf.release("1.0.1", BASE)
-    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory))  # by an interpreter without PyTorch
+    result = report(port.port("1.0.0", "1.0.1", tmp_path / "w", shelf.directory))  # with an interpreter without PyTorch
     assert {one["status"] for one in result.data["smoke"]} == {"skipped"}
     assert any("PyTorch is not installed" in warning for warning in result.warnings)
     assert "0 of 10 smoke checks passed, 10 could not be run" in "".join(

@@ -1,4 +1,4 @@
-"""The throwaway environment of a port's smoke checks: the new wheel before all that the given interpreter sees."""
+"""The throwaway environment of a port's smoke checks: the new wheel precedes all packages of the given interpreter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from tests.support.fake_wheel import fake_wheel
 
 @pytest.fixture
 def given(tmp_path: Path) -> tuple[Path, Path]:
-    """Return an interpreter with an older LMCache, and with packages by a .pth file, as an editable vLLM is; its
-    packages.
-    """
+    """Return an interpreter and its packages: an older LMCache, and more by a .pth file, like an editable vLLM."""
     prefix = tmp_path / "given"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(prefix)], check=True)
     site = prefix / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)

@@ -1,4 +1,4 @@
-"""manifest.toml: every fault is named with the file, the key and the true line."""
+"""manifest.toml: every fault is named with the file, the key and the right line."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_fault_names_the_file_the_key_and_the_line(
 
 
 def test_a_fault_near_the_end_of_the_real_manifest_has_its_true_line(tmp_path: Path) -> None:
-    """The same key stands in many tables before."""
+    """The same key occurs in many tables before."""
     text = (manifests.default_directory() / "manifest.toml").read_text()
     for wrong in ("why", "upstream", "remove_when", "title"):
         at = text.rindex(f"\n{wrong} = ") + 1
@@ -153,7 +153,7 @@ def test_whatever_the_bytes_it_is_a_manifest_or_a_fault(tmp_path: Path, seed: in
 
 
 class _Fault(Exception):  # noqa: N818
-    """A bad manifest, reported as one."""
+    """A bad manifest that is reported as such."""
 
 
 def _load(folder: Path) -> manifests.Manifest:

@@ -1,4 +1,4 @@
-"""A patch that is kept as sources: edited in a worktree, written back, validated whole before anything is replaced."""
+"""A patch kept as sources: edited in a worktree, written back, and validated as a whole before any file is replaced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kept(shelf: Shelf) -> dict[str, bytes]:
 
 @pytest.fixture
 def sources(shelf: Shelf) -> Shelf:
-    """Return the new module, kept as source, in two series."""
+    """Keep the new module as source, in two series; return the shelf."""
     (shelf.directory / "runtime/1.0.0.patch").unlink()
     (shelf.directory / "runtime/lmcache").mkdir()
     (shelf.directory / "runtime/lmcache/gaudi.py").write_text("DEVICE = 'hpu'\n")
@@ -41,7 +41,7 @@ def sources(shelf: Shelf) -> Shelf:
 
 
 def amend_runtime(folder: Path, text: str) -> None:
-    """Change the module in the commit of the runtime, which is the first one."""
+    """Change the module in the first commit, that of the runtime."""
     git(folder, "tag", "route", "HEAD")
     git(folder, "reset", "--quiet", "--hard", "HEAD~1")
     (folder / "lmcache/gaudi.py").write_text(text)
@@ -73,7 +73,7 @@ def test_a_module_that_is_added_or_removed_follows(sources: Shelf, tmp_path: Pat
     git(tmp_path / "w", "commit", "--quiet", "--amend", "--no-edit")
     git(tmp_path / "w", "cherry-pick", "route")
     before = kept(sources)
-    with pytest.raises(GaudiPatchError) as caught:  # for lint, a module that is gone is a hunk that vanished
+    with pytest.raises(GaudiPatchError) as caught:  # for lint, a missing module is a hunk that vanished
         edit.refresh(tmp_path / "w", sources.directory)
     assert caught.value.code == "hunk-vanished"
     assert caught.value.file == str(sources.directory / "manifest.lock")
@@ -110,7 +110,7 @@ def test_a_change_of_the_release_does_not_get_into_the_sources(sources: Shelf, t
 def test_nothing_is_replaced_before_all_series_have_been_validated(
     sources: Shelf, tmp_path: Path, text: str, code: str
 ) -> None:
-    """The change fits the release that was edited, or does not compile; other releases count as much."""
+    """The change fits the edited release only, or does not compile; other releases count as much."""
     edit.edit("1.0.0", tmp_path / "w", sources.directory)
     if code == "does-not-apply":  # to the other release that shares the patch
         other = {**BASE, "lmcache/engine.py": changed(ENGINE, ("line_10 = 10\n", "line_10 = 'other'\n"))}

@@ -1,4 +1,4 @@
-"""Where keys and items stand, in every form that TOML has for them."""
+"""Line numbers of keys and items, in every form that TOML has for them."""
 
 from __future__ import annotations
 

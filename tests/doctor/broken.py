@@ -1,4 +1,4 @@
-"""Broken hosts, software, patches and environments, each with what is to be found; and what breaks them."""
+"""Broken hosts, software, patches and environments: the code that breaks each, and the findings expected for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OLD_PYTHON = sys.version_info < (3, 12)
 
 
 class Broken(NamedTuple):
-    """What is broken and how; every finding that is then not ok; words of the first one's fix."""
+    """A fault and the code that causes it; every finding that is then not ok; words of the first finding's fix."""
 
     name: str
     harm: Callable[[Gaudi], object]
@@ -59,7 +59,7 @@ def requires(name: str) -> Callable[[Gaudi], object]:
 
 
 def process(*words: str) -> Callable[[Gaudi], object]:
-    """A process of the host."""
+    """Simulate a process on the host."""
     return lambda gaudi: gaudi.file("/proc/77/cmdline", "\0".join([*words, ""]))
 
 
@@ -78,7 +78,7 @@ def unpatched(gaudi: Gaudi) -> None:
 
 
 def old_release(version: str) -> Callable[[Gaudi], object]:
-    """Another LMCache by its metadata, unpatched: what depends on the release must not look at the files."""
+    """Simulate another, unpatched LMCache by its metadata: checks that depend on the release must not read files."""
 
     def harm(gaudi: Gaudi) -> None:
         gaudi.target.rollback()
@@ -103,7 +103,7 @@ def unavailable_hpu(gaudi: Gaudi) -> None:
 
 
 def unwritable_disk(gaudi: Gaudi) -> None:
-    """No file can be made in /proc, not even by root."""
+    """No file can be created in /proc, not even by root."""
     (gaudi.root / "cache").rmdir()
     (gaudi.root / "cache").symlink_to("/proc")
 

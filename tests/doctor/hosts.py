@@ -1,8 +1,8 @@
 """A simulated Gaudi host: files, environment, tools on PATH, and a target environment whose modules are doubles.
 
 Everything goes through the doctor's one seam, ``Host``, and through real processes of a real interpreter. Only the
-modules that these import (torch, habana_frameworks, pyhlml, LMCache's configuration) are stand-ins, each as short as
-what the doctor asks of it.
+modules that these processes import are stand-ins: torch, habana_frameworks, pyhlml and LMCache's configuration. Each
+does no more than the doctor needs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HPU = """\
     torch.hpu = types.SimpleNamespace(is_available=lambda: True, device_count=lambda: 8)
     """
 
-#: What LMCache's configuration does, in short: defaults, a file, LMCACHE_* variables, warnings, a validation.
+#: LMCache's configuration in short: defaults, a file, LMCACHE_* variables, warnings, a validation.
 CONFIG = """\
     import json, logging, os
 
@@ -121,7 +121,7 @@ CONFIG = """\
 
 @dataclass
 class Gaudi:
-    """A host, its target environment, LMCache's configuration and vLLM's command line; all of it free to be broken."""
+    """A host, its target environment, LMCache's configuration and vLLM's command line; a test may break any of them."""
 
     folder: Path
     manifest: Manifest
@@ -156,7 +156,7 @@ class Gaudi:
         _write(self.root / path.lstrip("/"), text)
 
     def remove(self, path: str) -> None:
-        """Take a file or directory away from the host."""
+        """Remove a file or directory of the host."""
         _remove(self.root / path.lstrip("/"))
 
     def module(self, path: str, text: str) -> None:
@@ -169,14 +169,14 @@ class Gaudi:
         (self.folder / "bin" / name).chmod(0o755)
 
     def hl_smi(self, count: int) -> None:
-        """The tool, listing so many cards."""
+        """Put an hl-smi on PATH that lists ``count`` cards."""
         rows = "".join(f"{number}, {number}, HL-325L, 1.24.1-350\\n" for number in range(count))
         self.tool(
             "hl-smi", f"test \"$*\" = '-Q index,module_id,name,driver_version -f csv,noheader' && printf '{rows}'"
         )
 
     def package(self, name: str, version: str | None, requires: str = "") -> None:
-        """Install a distribution, another version of it, or (None) take it away; its metadata only."""
+        """Install this version of a distribution (metadata only), or remove the distribution if ``version`` is None."""
         for old in self.site.glob(f"{name}-*.dist-info"):
             shutil.rmtree(old)
         if version is not None:
@@ -207,7 +207,7 @@ def not_ok(result: Result) -> dict[str, str]:
 
 
 def build(folder: Path) -> None:
-    """Lay a healthy host out in ``folder``."""
+    """Lay out a healthy host in ``folder``."""
     gaudi = Gaudi(folder, _manifest(folder))
     _environment(gaudi)
     for number, address in enumerate(CARDS):
@@ -233,7 +233,7 @@ def _manifest(folder: Path) -> Manifest:
 
 
 def _environment(gaudi: Gaudi) -> None:
-    """A virtual environment with the packages of a Gaudi image, and LMCache with the series applied."""
+    """Create a virtual environment with the packages of a Gaudi image, and LMCache with the series applied."""
     gaudi.python.parent.mkdir(parents=True)
     base = Path(sys._base_executable)  # type: ignore[attr-defined]
     gaudi.python.symlink_to(base)
@@ -254,9 +254,7 @@ def _environment(gaudi: Gaudi) -> None:
 
 
 def healthy(template: Path, folder: Path, server: socket.socket) -> Gaudi:
-    """Return a copy of the template that serves over disk and a remote store on eight cards; nothing is wrong with
-    it.
-    """
+    """Return a faultless copy of the template that serves over disk and a remote store on eight cards."""
     shutil.copytree(template, folder, symlinks=True)
     manifest = manifests.load(folder / "tiny/patches")._replace(pairs=manifests.load().pairs)
     return Gaudi(

@@ -1,4 +1,4 @@
-"""vLLM's command line, in the forms in which people write it."""
+"""vLLM's command line, in the forms that people use."""
 
 from __future__ import annotations
 

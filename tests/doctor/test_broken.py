@@ -1,4 +1,4 @@
-"""Broken hosts, builds and configurations: each found by the right check, with the right advice, and nothing else."""
+"""Broken hosts, builds and configurations: each is found only by the right check, with the right advice."""
 
 from __future__ import annotations
 
@@ -223,12 +223,12 @@ CONFIG = [
 
 ALL = [*HOSTS, *SOFTWARE, *PATCH, *ENVIRONMENT, *VLLM, *CONFIG]
 
-#: Where the command line or LMCache's configuration cannot be read, what needs them is unknown, and says so.
+#: If the command line or LMCache's configuration cannot be read, the checks that need it report unknown.
 NEEDY = {need: {one.id for one in CHECKS if need in one.needs} for need in ("arguments", "connector", "settings")}
 
 
 def collateral(expected: Mapping[str, str]) -> set[str]:
-    """Return what must be unknown because something else cannot be read."""
+    """Return the checks that must be unknown because something else cannot be read."""
     found: set[str] = set()
     if "config.load" in expected:
         found |= NEEDY["settings"]
@@ -263,13 +263,13 @@ def test_is_found_with_its_advice_and_nothing_else_is(broken: Broken, gaudi: Gau
 
 
 def test_the_table_has_forty_hosts_and_configurations_and_every_check_fails_once() -> None:
-    """A check that no row makes fail, or warn, may never do so."""
+    """A check that fails or warns in no row may never do so."""
     assert len(ALL) >= 40
     found = {name for broken in ALL for name, level in broken.expected.items() if level in (F, W)}
     cannot = {
         "device.cards",  # without a card there is nothing to complain about
         "software.interpreter",  # in test_healthy
-        "storage.bandwidth",  # a figure, and no limit for it
+        "storage.bandwidth",  # a measurement without a limit
     }
     if not OLD_PYTHON:
         cannot.add("config.hash-algorithm")  # in test_keys

@@ -1,4 +1,4 @@
-"""What the table of broken hosts cannot show: other releases, other Pythons, ranges of versions, the measurement."""
+"""Cases beyond the table of broken hosts: other releases, other Pythons, ranges of versions, the measurement."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_blocks_move_as_each_vllm_gaudi_moves_them(
 ) -> None:
     """The features of vllm-gaudi 0.17.1, 0.18.1rc1, 0.19 and later (vllm_gaudi/extension/features.py).
 
-    From 0.19 on they follow the environment alone; vLLM's own prefix caching does not matter.
+    From 0.19 on they depend only on the environment; vLLM's own prefix caching does not matter.
     """
     gaudi.package("vllm_gaudi", plugin)
     assert defragmentation(case_of(gaudi, line, **environ)).level.value == level
@@ -85,7 +85,7 @@ def test_blocks_move_as_each_vllm_gaudi_moves_them(
     [
         ("0.26.0", {}, "ok", ""),
         ("0.17.1", {}, "ok", ""),
-        # The advice of earlier versions of this check: blocks do not move, and every hit is wrong.
+        # As earlier versions of this check advised: blocks do not move, and every hit is wrong.
         ("0.21.0", {"VLLM_CONTIGUOUS_PA": "1", "VLLM_DEFRAG": "false"}, "failure", "export VLLM_CONTIGUOUS_PA=false"),
         ("0.17.1", {"VLLM_CONTIGUOUS_PA": "true"}, "failure", "export VLLM_CONTIGUOUS_PA=false"),
         ("0.13.0", {"VLLM_PREFIX_CACHING": "0"}, "failure", "export VLLM_CONTIGUOUS_PA=false"),
@@ -118,7 +118,7 @@ def test_contiguous_attention_reads_other_blocks_before_0_24(
 def test_blocks_that_move_are_held_by_the_setting_that_moves_them(
     plugin: str, environ: dict[str, str], fix: str, gaudi: Gaudi
 ) -> None:
-    """Contiguous attention is another check's: a model with ALiBi cannot do without it."""
+    """Another check covers contiguous attention: a model with ALiBi cannot do without it."""
     gaudi.package("vllm_gaudi", plugin)
     assert defragmentation(case_of(gaudi, **environ)).fix == fix
 

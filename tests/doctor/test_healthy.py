@@ -1,4 +1,4 @@
-"""Where nothing is wrong the doctor says so, and where nothing can be seen it says that."""
+"""The doctor says so if nothing is wrong, and also if nothing can be seen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_check_answers_once_in_json_whatever_can_be_seen(gaudi: Gaudi) -> 
 
 
 def test_this_machine_has_no_failure() -> None:
-    """Not a Gaudi host: everything that needs one is unknown, and unknown is no failure."""
+    """Not a Gaudi host: everything that needs one is unknown, which is not a failure."""
     done = gaudi_patch("doctor", "--json")
     levels = {one["id"]: one["level"] for one in done.json["data"]["findings"]}
     assert [name for name, level in levels.items() if level == "failure"] == []
@@ -47,7 +47,7 @@ def test_this_machine_has_no_failure() -> None:
 
 
 def test_an_empty_host_is_all_unknown_and_no_failure(tmp_path: Path) -> None:
-    """A laptop without anything: no PCI bus, no tool, no package, no LMCache."""
+    """A bare laptop: no PCI bus, no tool, no package, no LMCache."""
     (tmp_path / "site").mkdir()
     (tmp_path / "root").mkdir()
     result = rendered(examine(load(), Target(path=tmp_path / "site"), host=Host(tmp_path / "root", {})))
@@ -75,7 +75,7 @@ def test_an_image_is_read_and_nothing_of_it_is_run(gaudi: Gaudi) -> None:
 
 
 def test_nothing_is_left_behind(gaudi: Gaudi) -> None:
-    """The disk is measured with a file that goes away, and the target gets no bytecode."""
+    """The disk is measured with a file that is then removed, and the target gets no bytecode."""
     gaudi.run()
     before = sorted(gaudi.folder.rglob("*"))
     gaudi.run()
@@ -115,7 +115,7 @@ def test_json_tells_what_why_fix_and_source_of_each(gaudi: Gaudi) -> None:
 
 
 def test_the_text_has_the_warning_in_full_and_one_row_for_one_reason(gaudi: Gaudi) -> None:
-    """On the command line, in a pipe; failures go to stderr as those of other commands do."""
+    """On the command line, in a pipe; failures go to stderr, as in other commands."""
     gaudi.config.update(chunk_size=200, use_layerwise=True)
     gaudi.run()
     done = gaudi_patch(
@@ -155,7 +155,7 @@ def _rows(found: Examination, *, verbose: bool) -> list[str]:
 
 @pytest.mark.parametrize("is_gaudi", [True, False])
 def test_an_unpatched_lmcache_is_a_failure_everywhere(is_gaudi: bool, gaudi: Gaudi) -> None:
-    """It crashes or overwrites blocks on Gaudi, and an image for it is built where no card is."""
+    """It crashes or overwrites blocks on Gaudi, and images for Gaudi are built on hosts without cards."""
     gaudi.target.rollback()
     if not is_gaudi:
         gaudi.package("habana_torch_plugin", None)
@@ -166,7 +166,7 @@ def test_an_unpatched_lmcache_is_a_failure_everywhere(is_gaudi: bool, gaudi: Gau
 
 
 def test_the_fix_of_an_unpatched_lmcache_works_as_it_is_printed(gaudi: Gaudi) -> None:
-    """In a directory with a space, for an interpreter and a manifest that are not the default ones."""
+    """In a directory with a space, for a non-default interpreter and manifest."""
     gaudi.target.rollback()
     fix = findings(gaudi.run())["patch.state"]["fix"]
     words = shlex.split(fix)

@@ -1,4 +1,4 @@
-"""LMCache's internal API: which ports it takes, whom it lets in, and what is in its way."""
+"""LMCache's internal API: its ports, the clients that it admits, and conflicts."""
 
 from __future__ import annotations
 

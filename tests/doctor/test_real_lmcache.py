@@ -1,4 +1,4 @@
-"""LMCache's configuration by the real LMCache: what it takes, drops and refuses, in old and new releases."""
+"""LMCache's configuration read by the real LMCache: values accepted, dropped and refused, in old and new releases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.torch
 def levels(
     environment: Environment, folder: Path, settings: Mapping[str, Any], line: str = "", **environ: str
 ) -> dict[str, tuple[str, str]]:
-    """Level and text of each finding for a configuration file. JSON is YAML, so that tests need no writer for it."""
+    """Return level and text of each finding for a configuration file. It is written as JSON, which is YAML too."""
     file = folder / "lmcache.yaml"
     file.write_text(json.dumps(settings))
     host = Host(environ={**clean_environment(), **environ}, sample=1024 * 1024)

@@ -1,4 +1,4 @@
-"""The doctor fails where the pool holds less than a request, or the host less than the pools."""
+"""The doctor fails if the pool is smaller than a request, or the host's memory smaller than the pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM's --config file: read as vLLM reads it, and the command line wins over it."""
+"""vLLM's --config file: read as vLLM reads it; the command line takes precedence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def case_of(gaudi: Gaudi, line: str) -> Case:
 
 
 def read(gaudi: Gaudi, text: str | bytes, line: str = "", name: str = "vllm.yaml") -> Arguments:
-    """Return the arguments with the file in them."""
+    """Return the arguments with those of the file."""
     file = gaudi.folder / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     found = vllm_config.with_file(case_of(gaudi, f"vllm serve a-model --config {file} {line}")).arguments
@@ -66,7 +66,7 @@ def test_the_command_line_wins_wherever_it_names_the_file(gaudi: Gaudi) -> None:
 def test_the_connector_is_the_one_that_vllm_would_have(
     file: dict[str, object], line: str, kv: dict[str, str], gaudi: Gaudi
 ) -> None:
-    """Of two that are given whole the last one counts; dotted parts are joined, and replace what is given whole."""
+    """The last complete value counts; dotted parts are joined, and replace a complete value."""
     assert read(gaudi, json.dumps(file), line).kv == kv
 
 

@@ -1,4 +1,4 @@
-"""`fleet`: every host counts, the worst one decides, and what is no report is never taken for well."""
+"""`fleet`: every host counts, the worst one decides, and an invalid report never counts as success."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_missing_file_a_directory_and_another_command_are_no_reports(target: T
 
 
 def test_a_report_that_contradicts_itself_is_none(target: Tiny, tmp_path: Path) -> None:
-    """An error with exit code 0, say: the schema holds status, errors and exit code together."""
+    """An error with exit code 0, say: the schema ties status, errors and exit code together."""
     (target.site / "lmcache" / "engine.py").write_bytes(b"edited\n")
     file = report(tmp_path / "r", "liar", target.check(), exit_code=0)
     assert read([file]).worst is Exit.USAGE

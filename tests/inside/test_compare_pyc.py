@@ -1,4 +1,4 @@
-"""Bytecode is judged by the interpreter that would run it, in every version that is installed here."""
+"""Bytecode is judged by the interpreter that would run it, in every version installed here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE = (
 
 
 def compiled(python: Path, folder: Path, text: bytes, name: str, level: int = 0, *options: str) -> bytes:
-    """Return the .pyc that this interpreter itself writes, never checked, of ``text`` in the file ``name``."""
+    """Return the unchecked .pyc that this interpreter itself writes for ``text`` in the file ``name``."""
     source, out = folder / name, folder / "out.pyc"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(text)

@@ -1,4 +1,4 @@
-"""What LMCache's extensions say when they do not load is answered with what to do about it."""
+"""Each error that LMCache's extensions raise on load gets advice."""
 
 from __future__ import annotations
 

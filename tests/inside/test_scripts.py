@@ -1,4 +1,4 @@
-"""The scripts that a target's interpreter runs: old syntax, no import of gaudi_patch, an answer each."""
+"""The scripts that a target's interpreter runs: old syntax, no import of gaudi_patch, one answer each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gaudi_patch import inside
 
 FOLDER = Path(inside.__file__).parent
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py")
-#: Not asked themselves: the one that runs the others, and one that the tool and its probes use.
+#: Not run on their own: one runs the others, and one is used by the tool and its probes.
 HELPERS = ("answer.py", "lifeline.py", "measurement.py")
 
 
@@ -31,7 +31,7 @@ def load(path: Path) -> ModuleType:
 
 
 def interpreters() -> list[Path]:
-    """Return every Python 3.8 or newer that is installed here beside ours."""
+    """Return every other installed Python, version 3.8 or newer."""
     roots = (Path.home() / ".pyenv/versions", Path("/usr/bin"), Path("/usr/local/bin"))
     found = [*roots[0].glob("3.*/bin/python3"), *(p for root in roots[1:] for p in root.glob("python3.[0-9]*"))]
     names = [path for path in found if path.name in {"python3"} or path.name.removeprefix("python3.").isdigit()]
@@ -46,7 +46,7 @@ def _minor(path: Path) -> int:
 
 
 def run(python: Path | str, script: str, *arguments: str, question: object = None) -> dict[str, object]:
-    """As target/ask.py runs it, with nothing of it."""
+    """Run a script as target/ask.py does, but without its code."""
     answers, answering = os.pipe()
     reading, sending = os.pipe()
     os.write(sending, json.dumps(question).encode())

@@ -1,4 +1,4 @@
-"""No text of a target drives a terminal, a CI runner, or a page: it is shown as it is, escaped."""
+"""No text of a target controls a terminal, a CI runner, or a page: it is shown escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gaudi_patch.output.escape import no_commands, visible, visible_lines
 from gaudi_patch.output.plain import escaped, plain
 from gaudi_patch.output.report import Color, Diff, Fields, Format, Markdown, Notice, Preformatted, Result, Table, Text
 
-#: Texts as a target's versions, paths and errors may hold them.
+#: Texts that may occur in a target's versions, paths and errors.
 HOSTILE = (
     "\n::error::owned",
     "\r\n  ::stop-commands::x",
@@ -35,7 +35,7 @@ HOSTILE = (
     "\x00\x7f\x0c\x0b",
     "section_end:1:gaudi_patch_check\r\x1b[0K",
 )
-#: What a terminal or a reader may take for something else than a letter.
+#: Categories that a terminal or a reader may interpret as something other than a letter.
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
@@ -44,7 +44,7 @@ def unsafe(text: str, allowed: str = "\n") -> list[str]:
 
 
 def hostile_result(text: str) -> Result:
-    """Return a result that holds ``text`` wherever a result may hold text of a target."""
+    """Return a result with ``text`` in every field that may contain a target's text."""
     error = GaudiPatchError(Exit.REFUSED, "drift", f"what {text}", f"do {text}", f"file {text}", 3, [f"why {text}"])
     return Result(
         "check",
@@ -100,7 +100,7 @@ def test_text_of_a_target_is_one_line_and_no_control_character(
 def test_a_github_runner_takes_only_our_own_annotations(
     text: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As its parser reads a line: `::` after blanks, `##[` anywhere (ActionCommand.cs). Lines wrap at any place."""
+    """Lines are parsed as the runner does: `::` after blanks, `##[` anywhere (ActionCommand.cs). They wrap anywhere."""
     monkeypatch.setenv("COLUMNS", columns)
     spaced = f"word {text.strip()} ::error::x ::stop-commands::y"
     for result in (hostile_result(text), hostile_result(spaced)):
@@ -139,7 +139,7 @@ def test_json_carries_control_characters_faithfully(text: str, capsys: pytest.Ca
 
 
 def test_json_is_valid_where_a_path_cannot_be_decoded(capsys: pytest.CaptureFixture[str]) -> None:
-    """Strict parsers (RFC 7493) refuse a lone surrogate; the bytes are told as \\xNN."""
+    """Strict parsers (RFC 7493) refuse a lone surrogate; the bytes are shown as \\xNN."""
     out, _ = shown(Result("check", data={"caf\udce9": ["/a\udcff", ("\ud800",)]}), Format.JSON, capsys)
     assert not re.search(r"(?<!\\)(\\\\)*\\ud", out)
     assert json.loads(out)["data"] == {"caf\\xe9": ["/a\\xff", ["\\ud800"]]}
@@ -170,10 +170,10 @@ def test_in_the_job_summary_text_of_a_target_is_only_text(
         if set(same) == {"`"}:
             in_code = not in_code
             assert set(line) == {"`"}
-        elif not in_code:  # a table, or a list: as much markup as without the text
+        elif not in_code:  # a table or a list: as much markup as without the text
             assert len(re.findall(r"[|<>`*\[\]\\_]", line)) == len(re.findall(r"[|<>`*\[\]\\_]", same)), line
             assert visible(text).strip() in html.unescape(line) or line == same
-    # A block of code ends where it is to end: its fence is longer than any run of backticks in it.
+    # A code block ends at its fence, which is longer than any run of backticks in the block.
     for fence, code in re.findall(r"^(`{3,})\n(.*?)\n\1$", raw, re.MULTILINE | re.DOTALL):
         assert fence not in code
 

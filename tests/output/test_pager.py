@@ -1,4 +1,4 @@
-"""The pager: when there is one, which, and that it decides nothing."""
+"""The pager: when it is used, which one, and that it changes no result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOW = ("show", "0.5.6")
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> tuple[str, Path]:
-    """Return a pager that keeps what it got and prints a line of its own; and where it keeps it."""
+    """Return a pager that saves its input and prints a line of its own, and the path of the saved input."""
     script, kept = tmp_path / "a pager.py", tmp_path / "kept"
     script.write_text(
         f"import pathlib, sys\npathlib.Path({str(kept)!r}).write_bytes(sys.stdin.buffer.read())\nprint('PAGED')\n"
@@ -31,7 +31,7 @@ def recorder(tmp_path: Path) -> tuple[str, Path]:
 
 
 def start(*arguments: str, **env: str) -> tuple[subprocess.Popen[bytes], int]:
-    """gaudi-patch on a terminal; and the terminal's other end."""
+    """Start gaudi-patch on a terminal; return the process and the terminal's other end."""
     leader, follower = pty.openpty()
     clean = {name: value for name, value in environment().items() if "PAGER" not in name}
     process = subprocess.Popen(
@@ -43,7 +43,7 @@ def start(*arguments: str, **env: str) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def finish(process: subprocess.Popen[bytes], leader: int) -> tuple[int, str]:
-    """Return its exit code and all that the terminal got."""
+    """Return the exit code and all output on the terminal."""
     chunks = []
     while True:
         try:
@@ -127,7 +127,7 @@ def test_a_pager_that_cannot_be_started_is_done_without(program: str) -> None:
 
 
 def test_an_interrupt_is_for_the_pager(tmp_path: Path) -> None:
-    """Ctrl-C ends a search in less; gaudi-patch waits for its end as before."""
+    """Ctrl-C stops a search in less; gaudi-patch keeps waiting for less to end."""
     ready, go = tmp_path / "ready", tmp_path / "go"
     script = tmp_path / "pager.sh"
     script.write_text(
@@ -158,7 +158,7 @@ def test_which_pager_is_chosen() -> None:
 
 
 def test_a_reader_that_quits_early_changes_no_exit_code_with_colours_either() -> None:
-    """`gaudi-patch show | head`: rich's own way out would be exit 1."""
+    """`gaudi-patch show | head`: rich's own handling would exit with 1."""
     shell = f"{shlex.join(command(*SHOW, '--color', 'always'))} | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], env=environment(), capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "0"

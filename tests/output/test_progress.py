@@ -1,4 +1,4 @@
-"""What is at work is shown live on a terminal and by lines in a log, and not at all beside JSON."""
+"""Progress is shown live on a terminal and as lines in a log, and never with JSON."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_terminal_shows_the_part_at_work_and_keeps_what_has_ended() -> None:
     assert "imports: case one: 12 MiB" in text
     assert "imports: passed (1 of 2)" in text
     assert re.search(r"smoke checks: done in \d", text)
-    assert text.count("\x1b[?25h") >= text.count("\x1b[?25l") > 0  # the cursor is given back
+    assert text.count("\x1b[?25h") >= text.count("\x1b[?25l") > 0  # the cursor is shown again
 
 
 def test_what_is_at_work_stands_below_where_a_line_has_no_room_for_both() -> None:
@@ -163,7 +163,7 @@ def test_an_interrupt_says_what_is_left(command: str, left: str, said: str) -> N
 
 
 def test_no_thread_but_the_main_one_takes_a_signal() -> None:
-    """The system hands one to any thread that does not block it, and then it ends no wait of the main thread."""
+    """The system may deliver a signal to any thread that does not block it; the main thread would then keep waiting."""
     with progress.step("at work"):
         (thread,) = [thread for thread in threading.enumerate() if thread.name == "progress"]
         status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()

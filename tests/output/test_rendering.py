@@ -1,4 +1,4 @@
-"""What a terminal is given: nothing cropped, nothing that is to be copied wrapped, and never a traceback."""
+"""Output on a terminal: nothing cropped, nothing to be copied wrapped, and never a traceback."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, result: Result, output: Format, color: Color) -> tuple[str, str]:
-    """Return what goes to a terminal, and what ``show`` returns."""
+    """Return the output on a terminal, and the return value of ``show``."""
     with monkeypatch.context() as patch:
         stream = Terminal()
         patch.setattr(sys, "stdout", stream)
@@ -69,7 +69,7 @@ def test_lines_are_whole_at_any_width(block: Diff | Preformatted | Text) -> None
 
 
 def test_sentences_and_cells_break_at_spaces_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A setting's name that is broken in two cannot be found, nor copied."""
+    """A setting's name split over two lines cannot be searched for or copied."""
     monkeypatch.setenv("COLUMNS", "80")
     setting = "(enable_scheduler_bypass_lookup)"
     rows = [("0.3.9.post1 to 0.5.6", f"lookups that bypass the workers {setting}", LONG)]
@@ -100,7 +100,7 @@ def test_a_diff_is_coloured_by_the_first_letter_of_its_lines() -> None:
 
 @pytest.mark.parametrize("name", guides.NAMES)
 def test_each_line_of_code_of_a_guide_is_one_line(name: str) -> None:
-    """A command that is wrapped does not run when it is pasted."""
+    """A wrapped command does not run when it is pasted."""
     markdown = guides.read(name).markdown
     lines = bare(terminal.rendered([Markdown(markdown)], Color.ALWAYS)).splitlines()
     code = [

@@ -185,7 +185,7 @@ def test_a_stream_that_is_gone_is_as_good_as_quiet(
 
 
 def test_a_stream_that_failed_does_not_fail_again_at_exit(tmp_path: Path) -> None:
-    """case_12: what is left in its buffer goes to /dev/null."""
+    """case_12: the rest of its buffer goes to /dev/null."""
     reading, writing = os.pipe()
     os.close(reading)
     stream = os.fdopen(writing, "w")

@@ -1,4 +1,4 @@
-"""What --json prints is what the published schema says, for every command and every kind of end."""
+"""The output of --json follows the published schema, for every command and every kind of end."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_doctor_guide_and_recipe_as_they_are_rendered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", [(), ("data",), ("data", "files", 0), ("errors", 0)])
 def test_a_key_that_is_not_published_is_found(where: tuple[Any, ...], target: Tiny) -> None:
-    """A schema that accepts anything holds nothing."""
+    """A schema that accepts everything proves nothing."""
     (target.site / "lmcache" / "engine.py").write_bytes(b"edited\n")
     whole = document(target, "check")
     assert output_schema.faults(whole) == []

@@ -1,4 +1,4 @@
-"""A command that is printed to be typed works in the shell that reads it, wherever gaudi-patch was started from."""
+"""A command printed to be typed works in the user's shell, wherever gaudi-patch was started from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEXT = "next: gaudi-patch apply --python /opt/venv/bin/python"
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the script of an environment, as pip makes it, started by its path and not on PATH."""
+    """Create an environment's script as pip makes it, started by its path and not on PATH; return it."""
     script = tmp_path / "my tools" / "gaudi-patch"
     script.parent.mkdir()
     script.write_text(

@@ -57,7 +57,7 @@ def test_a_path_or_url_is_never_broken_and_what_is_before_it_is() -> None:
 
 
 def test_a_settings_name_in_the_last_column_stays_whole_where_there_is_room() -> None:
-    """A terminal breaks what is longer than its column, and half a name cannot be copied."""
+    """A terminal breaks text that is longer than its column, and half a name cannot be copied."""
     setting, columns = "VLLM_CONTIGUOUS_PA=false", ("releases", "does not work", "in its place")
     rows = [("0.3.9.post1 to 0.5.6", LONG, setting), ("all", LONG, LONG)]
     widths = wrapping.column_widths(columns, rows, 79)

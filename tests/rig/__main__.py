@@ -39,7 +39,7 @@ def main() -> int:
         if options.fault:
             jobs = [Job(one.name, fault, options.next, options.json) for one in scenarios for fault in options.fault]
         reports: list[Report] = []
-        # A long run that is cut short still says what it saw.
+        # A long run that is cut short still reports what it found.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             for report in rig.run(jobs):

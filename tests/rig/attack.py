@@ -16,9 +16,9 @@ from tests.rig.tree import differences, digest
 
 
 class Scenario(NamedTuple):
-    """``verb`` is run on the image ``start``; it brings it to the state ``goal``.
+    """``verb`` runs on the image ``start`` and brings it to the state ``goal``.
 
-    ``killed``: the image is first made of ``start`` by that command, killed at that call: the recovery is attacked.
+    With ``killed``, that command first runs on ``start`` and is killed at that call: then the recovery is attacked.
     """
 
     name: str
@@ -56,7 +56,7 @@ SCENARIOS = [
 
 @dataclass
 class Report:
-    """What one fault brought to light."""
+    """The findings for one fault."""
 
     scenario: str
     fault: Fault
@@ -74,7 +74,7 @@ class Report:
 
 
 class Attack:
-    """A scenario at a place: its start, its clean run, and what one fault does to it."""
+    """A scenario at a place: its start, its clean run, and the result of each fault."""
 
     def __init__(self, place: Place, scenario: Scenario) -> None:
         self.place, self.scenario = place, scenario
@@ -90,11 +90,11 @@ class Attack:
         place.start(scenario.image)
         self.before, self.others = view(place), place.others()
         self.case = Case(place, scenario.goal, (scenario.start, scenario.goal))
-        #: States from which the next command is known to end whole.
+        #: The findings of the next command, by command and tree.
         self._known: dict[tuple[str, str], list[Finding]] = {}
 
     def clean(self) -> Done:
-        """Run it without a fault."""
+        """Run the scenario without a fault."""
         self.place.start(self.scenario.image)
         done = self.place.run(self.command, counted=True)
         assert done.code == 0, f"{self.scenario.name}: {done.code}\n{done.out}{done.err}"
@@ -104,7 +104,7 @@ class Attack:
         return points.every(self.clean().calls)
 
     def run(self, fault: Fault, next_verb: str = "apply", *, as_json: bool = False) -> Report:
-        """Put ``fault`` in the way; ``next_verb`` is run after it where nothing was printed as next."""
+        """Run the scenario with ``fault``, then the command that it prints, or ``next_verb`` if it prints none."""
         place = self.place
         place.start(self.scenario.image)
         done = place.run(self.json_command if as_json else self.command, fault)
@@ -150,9 +150,9 @@ class Attack:
 
 
 def printed_command(text: str) -> list[str] | None:
-    """Return the first whole command line that a run prints to be typed next, as it stands; None without one.
+    """Return the first complete command line that a run prints as the next one, unchanged; None if there is none.
 
-    Only smoke checks are turned off: the package is no real one.
+    Only smoke checks are turned off, since the package is a fake.
     """
     match = re.search(r"`(gaudi-patch (apply|rollback) --[^`]+)`", text)
     if match is None:

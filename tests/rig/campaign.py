@@ -14,7 +14,7 @@ from tests.rig import place, points
 from tests.rig.attack import SCENARIOS, Attack, Report, Scenario
 from tests.rig.trace import Fault
 
-#: Processes at a time; each has a disk of its own.
+#: Concurrent processes; each has its own disk.
 WORKERS = 2
 
 
@@ -35,11 +35,11 @@ class Campaign:
 
     @property
     def clean_faults(self) -> list[str]:
-        """What is wrong after runs without any fault."""
+        """Return the faults found after runs without any injected fault."""
         return self.places[0].faults
 
     def jobs(self, count: int, seed: int) -> list[Job]:
-        """``count`` faults, the same number for each scenario, which take turns; so do what follows and the format."""
+        """Return ``count`` jobs, equally many per scenario; scenarios, next commands and output formats alternate."""
         rows = []
         for one in self.scenarios:
             faults = points.sample(self.attacks[0][one.name].faults(), -(-count // len(self.scenarios)), seed)
@@ -52,7 +52,7 @@ class Campaign:
         return [job for turn in zip_longest(*rows) for job in turn if job is not None]
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Report]:
-        """Run them all; yield what was found, in their order. Where the caller stops, jobs not begun are dropped."""
+        """Run all jobs; yield the reports in job order. If the caller stops, jobs not yet started are dropped."""
         free: Queue[dict[str, Attack]] = Queue()
         for attacks in self.attacks:
             free.put(attacks)
@@ -72,12 +72,12 @@ class Campaign:
 
 
 def count(reports: Sequence[Report]) -> Counter[str]:
-    """Return how many faults brought each kind of finding to light."""
+    """Return the number of faults per kind of finding."""
     return Counter(kind for report in reports for kind in {finding.kind for finding in report.findings})
 
 
 def summary(reports: Sequence[Report]) -> str:
-    """Return the line that says what was tried and what came of it."""
+    """Return a line with the number of faults tried and their findings."""
     found = count(reports)
     arrived = sum(report.arrived for report in reports)
     return (

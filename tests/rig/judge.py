@@ -1,6 +1,6 @@
-"""What a run did, held against the tree it left: by the contract of exit codes, and by what it says in words.
+"""Judge a run by the tree that it left: by the contract of exit codes, and by its messages.
 
-Nothing of gaudi_patch is asked. A finding is one of the kinds in ``KINDS`` and a sentence.
+No code of gaudi_patch is used. A finding is one of the kinds in ``KINDS`` and a sentence.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tests.rig.place import DIST_INFO, EDITED, Place
 from tests.rig.trace import HUNG, Done
 from tests.rig.tree import Node, Tree
 
-#: third: a file is neither as before nor as after, or both are mixed and no journal says so. lie: exit code or words
-#: are not what the tree shows. outside: something that is not ours was written. dead-end: the next command does not
-#: reach a whole state. litter: something of ours is left behind that no word and no journal tells of.
+#: third: a file is in neither its old nor its new state, or both are mixed without a journal. lie: exit code or
+#: messages contradict the tree. outside: a file of someone else was written. dead-end: the next command does not reach
+#: a whole state. litter: something is left behind that neither a message nor the journal names.
 KINDS = ("third", "lie", "outside", "dead-end", "litter", "bug", "hang")
 
 JOURNAL = f"site/{DIST_INFO}/gaudi-patch.journal/"
 
 #: Exit codes that promise that nothing was changed: refused, usage, not found, environment.
 UNCHANGED = frozenset({1, 2, 3, 4})
-#: Ended by a signal: nothing was changed, or all was, and then the words say that.
+#: Ended by a signal: nothing was changed, or everything was and the messages say so.
 INTERRUPTED = frozenset({129, 130, 131, 143})
 HUMAN = 6
 BUG = 70
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tree, read: the state it is in (None: none of them), what is in passing, whether a journal is there."""
+    """A tree as read: its state (None: unknown), temporary files, and whether a journal exists."""
 
     tree: Tree
     state: str | None
@@ -59,7 +59,7 @@ class View(NamedTuple):
 
 
 def is_passing(name: str) -> bool:
-    """Return whether a name is one that a transaction makes on its way, and takes away again."""
+    """Return whether a transaction creates and removes a file of this name."""
     passing = ".gaudi-patch-" in name and not name.startswith("saved/")
     return passing or name.startswith(JOURNAL) or name.endswith(".tmp")
 
@@ -73,7 +73,7 @@ def view(place: Place) -> View:
 
 @dataclass(frozen=True)
 class Case:
-    """What was asked for: ``goal`` is the state after success, ``states`` those that may be met on the way."""
+    """The request: ``goal`` is the state after success, ``states`` are those that may occur on the way."""
 
     place: Place
     goal: str
@@ -81,7 +81,7 @@ class Case:
 
 
 def judge(case: Case, before: View, done: Done, after: View) -> list[Finding]:
-    """Return what is wrong with a run that was faulted."""
+    """Return the faults of a run into which a fault was injected."""
     return [
         *_third_states(case, before, after),
         *_outside(case.place, done),
@@ -146,7 +146,7 @@ def _has_the_edit(place: Place, after: View) -> bool:
 
 
 def _outside(place: Place, done: Done) -> list[Finding]:
-    """By the trace; the caller compares the bytes."""
+    """Find writes outside by the trace; the caller compares the bytes."""
     own = [place.site / "lmcache", place.site / DIST_INFO, place.top / "saved"]
     strange = {
         path
@@ -157,7 +157,7 @@ def _outside(place: Place, done: Done) -> list[Finding]:
 
 
 def _unchanged(before: View, after: View) -> bool:
-    """Return whether nothing was changed, or a run killed before was undone and nothing else."""
+    """Return whether nothing was changed, or only a run killed earlier was undone."""
     if after.journal:
         return before.journal and before.tree == after.tree
     return after.state is not None if before.journal or before.state is None else after.state == before.state
@@ -200,7 +200,7 @@ def _says_done(done: Done) -> bool:
 
 
 def _not_put_back(case: Case, after: View) -> list[str]:
-    """Return the files of the package, and RECORD, that are not as they were before the transaction."""
+    """Return the files of the package, and RECORD, that differ from before the transaction."""
     nearest = min((_off(tree, after) for tree in case.place.states[case.states[0]]), key=len)
     return [
         name
@@ -237,7 +237,7 @@ def _words(case: Case, before: View, done: Done, after: View) -> list[Finding]:
 
 
 def _document(case: Case, before: View, done: Done, after: View) -> list[Finding]:
-    """Return the object of --json: the same truth as the exit code, and as the tree."""
+    """Check that the object of --json agrees with the exit code and with the tree."""
     if not done.out.startswith("{"):
         return []
     try:

@@ -1,7 +1,7 @@
-"""A small LMCache on a disk of its own, with neighbours that nobody may touch, and the states it may be in.
+"""A small LMCache on its own disk, with neighbours that must not be touched, and its possible states.
 
-The package has several changed ``__init__``, files that go, come and change their mode, and unchecked bytecode.
-Two series: an older one, and the one that replaces it. Everything is dated, so that a state is one byte image.
+The package has several changed ``__init__``, files that are removed, added or change mode, and unchecked bytecode. One
+of two series is older, and the other replaces it. All files have fixed dates, so a state is one byte image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PRISTINE: Mapping[str, bytes] = {
     "lmcache/v1/old.py": b"import torch.cuda\n",
     "lmcache/v1/untouched.py": b"ANSWER = 42\n",
 }
-#: What the older series makes of it; None: deleted.
+#: The files as the older series leaves them; None: deleted.
 OLD: Mapping[str, bytes | None] = {
     "lmcache/__init__.py": b"# SPDX-License-Identifier: Apache-2.0\nOLD = 1\n",
     "lmcache/engine.py": b"def device():\n    return 'hpu, once'\n",
@@ -55,27 +55,27 @@ NEW: Mapping[str, bytes | None] = {
 EXECUTABLE = frozenset({"lmcache/tool.sh"})
 EDITED = b"def device():\n    return 'hpu, as I like it'\n"
 
-#: 2020 and 2023: the release's files are older than what is written.
+#: 2020 and 2023: the release's files are older than those written later.
 INSTALLED_NS = 1_577_836_800 * 10**9
 WRITTEN = "1700000000"
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a path below the top belongs to the package, or is a copy that was asked for."""
+    """Return whether a path below the top belongs to the package, or is a requested copy."""
     return name.startswith(("site/lmcache/", f"site/{DIST_INFO}/", "saved/"))
 
 
 @dataclass
 class Place:
-    """``top`` holds the disk under attack; each worker has a place of its own, as bytecode has absolute paths in it.
+    """``top`` holds the disk under attack; each worker has its own place, since bytecode contains absolute paths.
 
-    ``states`` maps a name ("pristine", "old", "new", "edited") to what the package and its dist-info hold in it: one
-    tree, but for a fault. ``start`` copies an image to ``top``, ``keep`` makes one of it.
+    ``states`` maps a name ("pristine", "old", "new", "edited") to the possible trees of the package and its dist-info:
+    just one unless there is a fault. ``start`` copies an image to ``top``, ``keep`` makes an image of ``top``.
     """
 
     folder: Path
     states: dict[str, list[Tree]] = field(default_factory=dict)
-    #: What clean runs did wrong: a state that is not what the series says, or one that differs by the way to it.
+    #: Faults of clean runs: a state that differs from the series, or depends on how it was reached.
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -106,16 +106,16 @@ class Place:
         return snapshot(self.top, lambda name: not is_ours(name))
 
     def command(self, verb: Sequence[str], series: str = "new", *, as_json: bool = False) -> list[str]:
-        """Return the command line: ``verb`` is "apply" or "rollback" and its options."""
+        """Return the command line; ``verb`` is "apply" or "rollback", with options."""
         more = ["--no-smoke"] if verb[0] == "apply" else []
         more += ["--json"] if as_json else []
         target = ["--path", str(self.site), "--manifest", str(self.manifests / series)]
         return [sys.executable, "-m", "gaudi_patch", *verb, *target, *more]
 
     def run(self, command: Sequence[str], fault: Fault | None = None, *, counted: bool = False) -> Done:
-        """Run it to its end; the trace has what changes something, with ``counted`` all calls below ``top``."""
+        """Run the command; the trace has calls that change something, or with ``counted`` all calls below ``top``."""
         env = environment(
-            # On its path, the interpreter that runs gaudi-patch is the target's: bytecode is compiled again.
+            # With the site on its path, gaudi-patch's interpreter is the target's: bytecode is recompiled.
             PYTHONPATH=f"{Path(__file__).parents[2]}{os.pathsep}{self.site}",
             PYTHONHASHSEED="0",
             SOURCE_DATE_EPOCH=WRITTEN,
@@ -123,7 +123,7 @@ class Place:
             TMPDIR=str(self.top / "tmp"),
         )
         level = "counted" if counted else "changes"
-        # The manifest is what a command reads first; before that, the interpreter starts.
+        # A command reads the manifest first; earlier calls belong to the interpreter's start.
         return trace.run(
             command, env=env, roots=[self.top], fault=fault, log_level=level, after=self.manifests, timeout=120
         )
@@ -133,9 +133,9 @@ class Place:
 
 
 def make(folder: Path) -> Place:
-    """Lay everything out, and bring it into each state without a fault; each is held to what is known of it.
+    """Create a place, bring it into each state without a fault, and check each state.
 
-    Raises AssertionError where a clean run does not end with 0, or touches what is not its own.
+    Raises AssertionError if a clean run does not end with 0, or touches files of others.
     """
     place = Place(folder.resolve())
     wheel = fake_wheel(folder / "wheels", VERSION, dict(PRISTINE))
@@ -166,7 +166,7 @@ def make(folder: Path) -> Place:
 
 
 def _compile(site: Path) -> None:
-    """Unchecked bytecode, as image builders make it, listed in RECORD as pip lists it."""
+    """Create unchecked bytecode, as image builders do, and list it in RECORD, as pip does."""
     rows = []
     for top in ("lmcache", "other"):
         for file in sorted((site / top).rglob("*.py")):
@@ -197,7 +197,7 @@ def _reach(
 
 
 def _settle(place: Place, state: str, files: Mapping[str, bytes | None]) -> None:
-    """Hold the tree to what is known of a state from outside, and to the same state reached another way."""
+    """Compare the tree with the expected files, and with the same state reached in another way."""
     for name, data in {**PRISTINE, **files}.items():
         file = place.site / name
         assert (file.read_bytes() if file.exists() else None) == data, f"{state}: {name}"
@@ -211,5 +211,5 @@ def _settle(place: Place, state: str, files: Mapping[str, bytes | None]) -> None
 
 
 def free_of_places(folder: Path) -> None:
-    """Remove what a place took; thousands of copies would fill the memory they lie in."""
+    """Remove a place's files; thousands of copies would fill the memory that holds them."""
     shutil.rmtree(folder, ignore_errors=True)

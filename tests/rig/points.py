@@ -1,4 +1,4 @@
-"""Where faults are put: each call of a clean run, with each error that such a call can meet, and each way to end."""
+"""The faults to inject: for each call of a clean run, every error that it can meet, and every way to end."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from tests.rig.trace import Call, Fault
 
-# No ENOENT: for who looks, what the kernel says is not there is not there, and no program can know better.
+# No ENOENT: if the kernel says that a path does not exist, no program can know better.
 _LOOK = ("EIO", "EACCES", "ESTALE", "EINTR")
 _CHANGE = ("EIO", "ENOSPC", "EACCES", "EDQUOT", "EROFS", "ESTALE", "EINTR")
 _META = ("EIO", "EPERM", "EROFS", "ENOSPC", "EINTR")
 
-#: What each kind of call can meet, beside signals.
+#: The errors that each kind of call can meet; signals come on top.
 ERRORS = {
     "open": ("EIO", "ENOSPC", "EACCES", "EDQUOT", "EROFS", "ESTALE", "ENOENT", "EMFILE", "EINTR"),
     "read": ("EIO", "ESTALE", "EINTR", "SHORT"),
@@ -42,7 +42,7 @@ ERRORS = {
     "close": ("EIO", "ENOSPC", "EDQUOT", "EINTR"),
 }
 
-#: Only what changes something has a state before and after it that differ; the others get one signal in four.
+#: Only a call that changes something has different states before and after; of the others, one in four gets signals.
 CHANGING = frozenset(
     "open write fsync rename link symlink unlink rmdir mkdir mknod truncate chmod chown utime setxattr".split()  # noqa: SIM905
 )
@@ -53,7 +53,7 @@ LASTING = ("EIO", "ENOSPC", "EROFS", "EACCES")
 
 
 def every(calls: Iterable[Call]) -> list[Fault]:
-    """Return all faults for the calls that count in a clean run."""
+    """Return all faults for the counted calls of a clean run."""
     counts = Counter(call.kind for call in calls if call.number)
     faults = []
     for kind, count in sorted(counts.items()):
@@ -69,9 +69,9 @@ def every(calls: Iterable[Call]) -> list[Fault]:
 
 
 def sample(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
-    """``count`` of them: kinds and errors in turn, so that what is rare is not lost among thousands of stats.
+    """Return ``count`` faults: kinds and errors alternate, so that rare ones are not lost among thousands of stats.
 
-    What changes something comes twice as often as what only looks.
+    Calls that change something come twice as often as calls that only read.
     """
     chance = random.Random(seed)
     groups: dict[tuple[str, str, bool], list[Fault]] = defaultdict(list)

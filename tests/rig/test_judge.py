@@ -1,4 +1,4 @@
-"""The judge itself: it convicts each kind of fault when it is shown one, and lets a true run go."""
+"""The judge itself: it finds each kind of fault, and accepts a correct run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BEFORE, AFTER = b"A = 1\n", b"A = 2\n"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """Two files and RECORD, pristine; "new" is both changed."""
+    """Return a place with two files and RECORD, pristine; both files differ in "new"."""
     made = Place(tmp_path)
     for name, data in (("lmcache/a.py", BEFORE), ("lmcache/b.py", BEFORE), (f"{DIST_INFO}/RECORD", b"1\n")):
         write(made, name, data)

@@ -1,4 +1,4 @@
-"""Faults from outside, put into real commands: no third state, no lie, nothing written elsewhere, no dead end.
+"""Faults injected from outside into real commands: no third state, lie, foreign write or dead end.
 
 A seeded sample; GAUDI_PATCH_TEST_FULL=1 tries thousands. ``python -m tests.rig`` takes another seed, or repeats one.
 """
@@ -28,7 +28,7 @@ def rig() -> Iterator[Campaign]:
 
 
 def test_without_a_fault_each_state_is_what_the_series_says_and_the_same_by_every_way_to_it(rig: Campaign) -> None:
-    """Files, RECORD and bytecode by hash; an update gives what a first apply gives, a rollback what was installed."""
+    """Files, RECORD and bytecode by hash: an update equals a first apply, and a rollback restores the installation."""
     assert not rig.clean_faults
 
 

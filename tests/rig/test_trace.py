@@ -1,6 +1,6 @@
-"""The rig itself: the library sees what a process does, counts the right calls, and its faults arrive.
+"""The rig itself: the library sees all calls of a process and counts the right ones, and its faults arrive.
 
-An instrument that sees nothing would let every test pass that trusts it.
+With an instrument that sees nothing, every test that relies on it would pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def python(text: str, *roots: Path, fault: Fault | None = None) -> Done:
-    """Run ``text`` by this interpreter, below the library."""
+    """Run ``text`` with this interpreter, under the library."""
     return trace.run([sys.executable, "-c", text], env=dict(os.environ), roots=roots, fault=fault)
 
 

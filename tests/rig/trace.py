@@ -1,10 +1,10 @@
-"""Run a command under the preloaded library of this directory: what it touched on disk, and faults put in its way.
+"""Run a command under this directory's preloaded library, which records its file operations and injects faults.
 
 ``run`` is for tests of hostile targets, too::
 
-    done = trace.run(command("check", "--path", site), env=environment())
-    assert not done.touched(victim)
-    assert not [path for path in done.written if not path.is_relative_to(site)]
+done = trace.run(command("check", "--path", site), env=environment())
+assert not done.touched(victim)
+assert not [path for path in done.written if not path.is_relative_to(site)]
 
 Shares no code with gaudi_patch: the library sits between libc and the process.
 """
@@ -26,19 +26,19 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).with_name("preload.c")
 
-#: A run that takes longer hangs.
+#: Seconds after which a run is considered hung.
 TIMEOUT = 60.0
 
-#: The exit code of a run that had to be ended, as of timeout(1).
+#: The exit code of a run that had to be ended, as with timeout(1).
 HUNG = 124
 
 
 class Call(NamedTuple):
     """One call of a traced process.
 
-    ``path`` has the links of its parent followed, its last part is as given; ``other`` is where a link led, or the
-    second path of a call that has two (rename: the source). ``number`` counts the calls of a kind below the roots,
-    0 outside of them. ``error`` is the errno, 0 for success; ``fault`` what the library did to it.
+    In ``path``, links in the parent are resolved and the last part is unchanged. ``other`` is the target of a link, or
+    the second path of a call that has two (rename: the source). ``number`` counts the calls of a kind below the roots,
+    and is 0 outside of them. ``error`` is the errno, 0 for success; ``fault`` is what the library did to the call.
     """
 
     pid: int
@@ -56,9 +56,9 @@ class Call(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What the library is to do: at the ``number``-th call of ``kind`` ("any": of all), from then on if ``persist``.
+    """A fault to inject at the ``number``-th call of ``kind`` ("any": of all kinds), and from then on if ``persist``.
 
-    ``what``: the name of an error, SHORT, TORN, or of a signal; see preload.c.
+    ``what`` is the name of an error or a signal, SHORT, or TORN; see preload.c.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Done:
-    """What a run left: exit code (negative: the signal that ended it; HUNG), streams, calls."""
+    """The result of a run: exit code (negative: the signal that ended it; HUNG), streams, calls."""
 
     code: int
     out: str
@@ -81,7 +81,7 @@ class Done:
 
     @property
     def written(self) -> set[Path]:
-        """The paths that were written, made, renamed, linked, given other metadata, or removed, with success."""
+        """Return the paths successfully written, created, renamed, linked, removed, or given other metadata."""
         return {path for call in self._succeeded() if call.changes for path in _changed(call)}
 
     @property
@@ -90,19 +90,18 @@ class Done:
 
     @property
     def opened(self) -> set[Path]:
-        """The files and directories that were opened, links followed."""
+        """Return the files and directories that were opened, links followed."""
         return {call.other or call.path for call in self._succeeded() if call.kind == "open"}
 
     @property
     def read(self) -> set[Path]:
-        """The files whose bytes, and the directories whose names, were read."""
+        """Return the files whose bytes, and the directories whose names, were read."""
         return {call.path for call in self._succeeded() if call.kind in ("read", "readdir")}
 
     def touched(self, *places: Path) -> list[Call]:
-        """Return the calls that opened, read, wrote, made or removed something in ``places``, whether or not they
-        succeeded.
+        """Return the calls, successful or not, that opened, read, wrote, created or removed paths in ``places``.
 
-        A look at metadata (stat, readlink, access) does not count: a link has to be looked at to be refused.
+        Reading metadata (stat, readlink, access) does not count: a link must be examined before it can be refused.
         """
         looks = ("stat", "fstat", "readlink", "access", "statvfs", "close", "getxattr")
         roots = [place.resolve() for place in places]
@@ -128,9 +127,9 @@ def _changed(call: Call) -> tuple[Path, ...]:
 
 @functools.lru_cache(maxsize=1)
 def library() -> Path:
-    """Return the library, compiled once per process (0.5 s) into a temporary directory that goes with it.
+    """Return the library, compiled once per process (0.5 s) into a temporary directory that is removed at exit.
 
-    Raises FileNotFoundError where there is no C compiler.
+    Raises FileNotFoundError if there is no C compiler.
     """
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if compiler is None:
@@ -156,11 +155,11 @@ def run(
     cwd: Path = Path(os.sep),
     timeout: float = TIMEOUT,
 ) -> Done:
-    """Run a command to its end and return what it did.
+    """Run a command to its end and return its result.
 
-    Calls below ``roots`` are numbered, and ``fault`` is put in the way of one of them. ``log_level``: "all" calls,
-    also those of the interpreter's own start; "counted", those below ``roots`` and all that change something;
-    "changes", only these and what was faulted. Calls count from the first that reaches into the directory ``after``.
+    Calls below ``roots`` are numbered, and ``fault`` is injected into one of them. ``log_level`` is "all" (all calls,
+    including the interpreter's start), "counted" (calls below ``roots`` and all that change something) or "changes"
+    (only the latter and faulted calls). Calls count from the first one that reaches into the directory ``after``.
     """
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-rig-") as folder:
         log = Path(folder) / "log"
@@ -169,7 +168,7 @@ def run(
             "RIG_ROOT": ":".join(str(root.resolve()) for root in roots),
             "RIG_LOG": str(log),
             "RIG_TRACE": log_level,
-            # Bytecode that the interpreter caches of the tool itself is not what the tool writes.
+            # Cached bytecode of gaudi-patch itself is not part of its output.
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         if after is not None:
@@ -181,7 +180,7 @@ def run(
                 "RIG_FAULT": fault.what,
                 "RIG_PERSIST": "1" if fault.persist else "0",
             }
-        # Files, not pipes: a grandchild that holds one open must not keep us.
+        # Files, not pipes: a grandchild with an open pipe would block this process.
         with (Path(folder) / "out").open("w+b") as out, (Path(folder) / "err").open("w+b") as err:
             process = subprocess.Popen(
                 [str(argument) for argument in arguments],
@@ -208,13 +207,13 @@ def run(
             for stream in (out, err):
                 stream.seek(0)
                 texts.append(stream.read().decode("utf-8", "backslashreplace"))
-        # What goes to stdout and stderr is in the texts.
+        # Output to stdout and stderr is already in the texts.
         calls = read_log(log, Path(folder).resolve())
         return Done(code, *texts, calls)
 
 
 def read_log(log: Path, without: Path) -> list[Call]:
-    """Return the calls of a trace, in their order; those on files in the directory ``without`` are left out."""
+    """Return the calls of a trace in order, without those on files in the directory ``without``."""
     if not log.exists():
         return []
     left_out = os.fsencode(without)

@@ -1,4 +1,4 @@
-"""What lies on disk, and whether it holds together: by hashlib and the standard library, nothing of gaudi_patch."""
+"""Read files from disk and check their consistency, with hashlib and the standard library instead of gaudi_patch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 
 class Node(NamedTuple):
-    """One path: "file", "link", "directory" or "other"; its bytes or the link's target; its mode; mtime of a file."""
+    """One path: "file", "link", "directory" or "other"; its bytes or the link's target; its mode; a file's mtime."""
 
     kind: str
     data: bytes
@@ -31,12 +31,12 @@ class Node(NamedTuple):
         return self.kind, self.data, self.mode
 
 
-#: Paths relative to the top, in their order; that of a directory ends with a slash.
+#: Paths relative to the top, in order; a directory's path ends with a slash.
 Tree = dict[str, Node]
 
 
 def snapshot(top: Path, wanted: Callable[[str], bool] = lambda name: True) -> Tree:
-    """Return all below ``top`` whose relative name is ``wanted``; of directories only the empty ones are there."""
+    """Return all paths below ``top`` whose relative name is ``wanted``; of directories only the empty ones."""
     nodes: Tree = {}
 
     def walk(folder: Path, prefix: str) -> bool:
@@ -75,7 +75,7 @@ def digest(tree: Tree) -> str:
 
 
 def differences(before: Mapping[str, Node], after: Mapping[str, Node]) -> list[str]:
-    """Return the paths that differ, with how."""
+    """Return the paths that differ, each with the difference."""
     lines = []
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
@@ -90,7 +90,7 @@ def differences(before: Mapping[str, Node], after: Mapping[str, Node]) -> list[s
 
 
 def record_faults(site: Path, dist_info: str, package: str = "lmcache") -> list[str]:
-    """Return what is wrong with RECORD: a row that does not fit its file, a file without a row."""
+    """Return the faults of RECORD: a row that does not match its file, a file without a row."""
     data = (site / dist_info / "RECORD").read_bytes()
     faults, listed = [], set()
     for row in csv.reader(io.StringIO(data.decode())):
@@ -120,7 +120,7 @@ _CACHED = re.compile(r"(?P<stem>.+)\.(?P<tag>cpython-\d+)(?:\.opt-(?P<level>[12]
 
 
 def bytecode_faults(site: Path, package: str = "lmcache") -> list[str]:
-    """Return each .pyc of this interpreter that Python would run though it is not what its own source compiles to."""
+    """Return each .pyc of this interpreter that Python would run although it does not match its source."""
     faults = []
     for file in sorted((site / package).rglob("*.pyc")):
         match = _CACHED.fullmatch(file.name)
@@ -143,14 +143,14 @@ def _fault_of(data: bytes, source: Path, level: int) -> str:
     flags = int.from_bytes(data[4:8], "little")
     if flags & 1:
         if data[8:16] != importlib.util.source_hash(text):
-            return "its hash is another source's" if not flags & 2 else ""  # a checked one is compiled anew by Python
+            return "its hash is another source's" if not flags & 2 else ""  # Python recompiles a checked .pyc
     else:
         info = source.stat()
         if (int.from_bytes(data[8:12], "little"), int.from_bytes(data[12:16], "little")) != (
             int(info.st_mtime) & 0xFFFFFFFF,
             info.st_size & 0xFFFFFFFF,
         ):
-            return ""  # Python compiles it anew
+            return ""  # Python recompiles it
     code = marshal.loads(data[16:])
     assert isinstance(code, CodeType)
     if code.co_filename != str(source):

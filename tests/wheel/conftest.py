@@ -1,4 +1,4 @@
-"""The tiny release that the tests build from."""
+"""The tiny release from which the tests build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The patched wheel: what is in it, that it is the same wherever it is built, and what is refused."""
+"""The patched wheel: its contents, that each build is the same anywhere, and refusals."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_source_date_epoch_makes_dates_earlier_and_never_later(
         with zipfile.ZipFile(io.BytesIO(release.bytes())) as archive:
             return {info.date_time for info in archive.infolist()}
 
-    assert dates("4000000000") == {(2020, 1, 1, 0, 0, 0)}  # that of the release
+    assert dates("4000000000") == {(2020, 1, 1, 0, 0, 0)}  # the release's date
     assert dates("1000000000") == {(2001, 9, 9, 1, 46, 40)}
     assert dates("0") == {(1980, 1, 1, 0, 0, 0)}
 
@@ -150,7 +150,7 @@ def test_a_build_has_its_number_in_version_name_and_metadata(release: Release, t
 
 
 def changed(release: Release, edit: Callable[[dict[str, bytes]], object]) -> Release:
-    """Return the release with a wheel whose files were changed behind RECORD's back."""
+    """Return the release with a wheel whose files were changed without updating RECORD."""
     files = contents(release.wheel.read_bytes())
     edit(files)
     with zipfile.ZipFile(release.wheel, "w") as archive:
@@ -211,14 +211,14 @@ def test_a_wheel_of_something_else_is_refused(name: str, code: str, release: Rel
 
 
 class Entry:
-    """One entry of a zip, written by hand: what no library would write."""
+    """One entry of a zip, written by hand in a form that no library produces."""
 
     def __init__(self, name: bytes, data: bytes, **other: int) -> None:
         self.name, self.data, self.other = name, data, other
 
 
 def zipped(path: Path, entry: Entry) -> Path:
-    """Write a zip with one stored entry, in which some field lies."""
+    """Write a zip with one stored entry that has a false field."""
     packed = entry.data
     fields = {"method": 0, "flags": 0, "crc": zlib.crc32(entry.data), "size": len(packed), "unpacked": len(packed)}
     fields.update(entry.other)

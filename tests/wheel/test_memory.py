@@ -1,4 +1,4 @@
-"""What `wheel` holds in memory: parts of a file, however large it is, and no module that it does not need."""
+"""`wheel` holds only parts of a file in memory, however large it is, and loads no module that it does not need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 class Nowhere:
-    """Takes bytes and keeps none."""
+    """Accepts bytes and discards them."""
 
     def write(self, data: bytes, /) -> int:
         return len(data)
@@ -55,7 +55,7 @@ def test_what_proves_a_wheel_and_reads_sdists_is_not_loaded_for_a_wheel() -> Non
 
 
 def test_the_script_measures_a_process_and_does_not_take_a_failed_one_for_cheap() -> None:
-    # A peak of this process is none of those that it starts.
+    # A peak of this process does not count for its children.
     bytearray(b"x" * 300 * MIB)
     small, large = (wheel_cost.cost([sys.executable, "-c", f"bytearray(b'x' * {size * MIB})"]) for size in (1, 64))
     assert 50 < large.mebibytes - small.mebibytes < 250

@@ -1,4 +1,4 @@
-"""`wheel`: what is written where, what is never replaced, and what is left after a failure."""
+"""`wheel`: the files that it writes, those that it never replaces, and what remains after a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The patched sdist: what is in it, that it is the same wherever it is built, and what is refused."""
+"""The patched sdist: its contents, that each build is the same anywhere, and refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Edit = Callable[[list[tuple[tarfile.TarInfo, bytes]]], object]
 
 
 def member(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
-    """One entry of an archive, as a builder on somebody's machine writes it."""
+    """Return one entry of an archive, as a builder on someone's machine writes it."""
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.uname, info.uid, info.mode = len(data), DATE, "runner", 1001, 0o664
     for field, value in fields.items():
@@ -71,7 +71,7 @@ def build(release: Release, sdist: Path, **options: object) -> tuple[BuiltWheel,
 
 
 def contents(data: bytes) -> dict[str, bytes]:
-    """Return the files, read by gzip and tarfile alone."""
+    """Return the files, read with only gzip and tarfile."""
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as archive:
         files = [info for info in archive.getmembers() if info.isfile()]
         assert len({info.name for info in files}) == len(files)
