@@ -1,1 +1,1 @@
-"""Tests of the emulated HPU. They run in processes of their own, with PyTorch and the device active."""
+"""Tests of the emulated HPU. They run in separate processes, with PyTorch and the device active."""

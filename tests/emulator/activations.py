@@ -1,4 +1,4 @@
-"""Helpers of the tests in this directory: activation."""
+"""Activation helpers of the tests in this directory."""
 
 from __future__ import annotations
 

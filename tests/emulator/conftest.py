@@ -18,7 +18,7 @@ from tests.emulator.support import ForkServer, run_script
 
 @pytest.fixture(scope="session")
 def once(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """``once(script, *arguments)``: a script's report; it runs once a session, pytest-xdist's workers included."""
+    """``once(script, *arguments)``: a script's report; it runs once per session, across pytest-xdist's workers."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-") else base
 
@@ -42,14 +42,14 @@ def once(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.fixture(scope="session")
 def forks(torch_python: Path) -> Iterator[ForkServer]:
-    """Runs short programs that need PyTorch, without the time that its import takes."""
+    """Run short programs that need PyTorch, without the time of its import."""
     server = ForkServer(torch_python)
     yield server
     server.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many conformance cases were compared with the CPU, and how many were the same bits."""
+    """Print how many conformance cases were compared with the CPU, and how many were bit-identical."""
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
@@ -65,7 +65,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def run(forks: ForkServer) -> Run:
-    """Run a program, which has to succeed, and return what it printed."""
+    """Run a program, which must succeed, and return its output."""
 
     def go(program: str, **env: str) -> str:
         done = forks.run(textwrap.dedent(program), env)

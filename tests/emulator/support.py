@@ -1,4 +1,4 @@
-"""Starting scripts that need PyTorch and an active device, from tests that have neither."""
+"""Start scripts that need PyTorch and an active device, from tests that have neither."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_script(
     timeout: float = 300,
     stdin: str | None = None,
 ) -> Any:
-    """Run a script of this directory and return what it reports; a script that dies fails the test with its output."""
+    """Run a script of this directory and return its report; a script that dies fails the test with its output."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         done = run_python(python, HERE / "scripts" / script, report, *arguments, env=env, timeout=timeout, stdin=stdin)
@@ -60,7 +60,7 @@ def run_script(
 
 
 class ForkServer:
-    """Runs short programs with PyTorch, each in a fork of one process that has imported it (``fork_server.py``)."""
+    """Run short programs with PyTorch, each in a fork of one process that has imported it (``fork_server.py``)."""
 
     def __init__(self, python: Path) -> None:
         self._process = subprocess.Popen(
@@ -72,7 +72,7 @@ class ForkServer:
         )
 
     def run(self, program: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program as ``python -c`` would, gaudi_patch importable, in a clean environment with ``env`` added."""
+        """Run a program as ``python -c`` does, with gaudi_patch importable, in a clean environment plus ``env``."""
         assert self._process.stdin
         assert self._process.stdout
         environment = clean_environment() | dict(env or {})
@@ -88,12 +88,12 @@ class ForkServer:
 
 
 def decorated(paths: list[Path], decorators: set[str]) -> list[str]:
-    """Return the names of the functions that carry one of ``decorators``, found without importing the files."""
+    """Return the names of the functions with one of ``decorators``, without importing the files."""
     return [name for path in sorted(paths) for name, *_ in decorator_arguments(path, decorators)]
 
 
 def decorator_arguments(path: Path, decorators: set[str]) -> list[tuple[str, list[Any], dict[str, Any]]]:
-    """Name, decorator's positional and keyword arguments of the functions of a file that carry a decorator."""
+    """For a file's decorated functions, return name and the decorator's positional and keyword arguments."""
     found = []
     for node in ast.parse(path.read_text()).body:
         for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else []:

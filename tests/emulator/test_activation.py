@@ -1,4 +1,4 @@
-"""The device is there when it is asked for, and never by accident."""
+"""The device is active when requested, and never by accident."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.torch
 
 
 def test_nothing_is_importable_without_activation(torch_python: Path) -> None:
-    """Not with gaudi_patch on the path, and not with every module of the emulator imported; PyTorch stays out too."""
+    """Neither with gaudi_patch on the path nor with every emulator module imported; PyTorch is not imported either."""
     program = """
         import importlib, importlib.util, pkgutil, sys
         assert importlib.util.find_spec("habana_frameworks") is None
@@ -64,7 +64,7 @@ def test_a_failed_activation_leaves_nothing_importable(run: Run, tmp_path: Path)
 
 @pytest.fixture
 def real_package(tmp_path: Path) -> Path:
-    """Return a directory with something that looks like an installed habana_frameworks."""
+    """Return a directory with an imitation of an installed habana_frameworks."""
     site = tmp_path / "site"
     for folder in ("habana_frameworks", "habana_frameworks/torch"):
         (site / folder).mkdir(parents=True)
@@ -72,7 +72,7 @@ def real_package(tmp_path: Path) -> Path:
     return site
 
 
-#: What a host with a Gaudi shows: a node below /dev/accel.
+#: The signs of a host with a Gaudi: a node below /dev/accel.
 NODES = """
     import glob, os, pathlib
     original, listed, exists = pathlib.Path.glob, glob.glob, os.path.exists

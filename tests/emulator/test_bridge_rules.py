@@ -1,4 +1,4 @@
-"""What the bridge holds a program to, beyond when work is done; README.md lists these rules with their sources."""
+"""The bridge's requirements on a program beyond when work is done; README.md lists these rules with their sources."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The device is compiled once for each PyTorch and source, safely, and what prevents it is said.
+"""The device is compiled once per PyTorch and source, safely, and an obstacle is reported.
 
-The compiler is a script that notes its calls and hands out the library that the real one made: what is tested is when
-it is called and what becomes of its output. The real compilation is what every other test of the device runs on.
+The compiler is a script that records its calls and returns the library made by the real compiler. The tests check when
+it is called and what happens to its output. Every other test of the device runs on the real compilation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACTIVATE = "import gaudi_patch.emulator as e; print(e.activate(lazy=False).libra
 
 
 class Compiler:
-    """A compiler that notes its calls; ``mode`` "copy" makes the library, "fail" complains after a partial output."""
+    """A compiler that records its calls; ``mode`` "copy" makes the library, "fail" fails after a partial output."""
 
     def __init__(self, folder: Path, library: Path) -> None:
         self.folder, self.library = folder, library
@@ -64,7 +64,7 @@ class Compiler:
 
 @pytest.fixture(scope="session")
 def library(forks: ForkServer) -> Path:
-    """Return the library that the real compiler made."""
+    """Return the library made by the real compiler."""
     done = forks.run(ACTIVATE)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
@@ -82,7 +82,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(forks: ForkServer, compiler: Compiler, cache: Path) -> Callable[..., Any]:
-    """Run a program with the noting compiler and an empty cache."""
+    """Run a program with the recording compiler and an empty cache."""
 
     def go(program: str = ACTIVATE, **env: str) -> subprocess.CompletedProcess[str]:
         variables = {"HPU_EMULATOR_CACHE": str(cache), "CXX": str(compiler.path), **env}
@@ -110,7 +110,7 @@ def test_the_first_use_compiles_and_the_second_does_not(
 def test_another_source_is_another_library(
     run: Callable[..., Any], compiler: Compiler, cache: Path, tmp_path: Path
 ) -> None:
-    """Whichever file of the source changes; the copy is the same library as the original until then."""
+    """Any changed file of the source counts; before the change, the copy yields the same library as the original."""
     assert run().returncode == 0
     package = tmp_path / "changed" / "gaudi_patch"
     shutil.copytree(EMULATOR, package / "emulator", ignore=shutil.ignore_patterns("__pycache__"))
@@ -209,7 +209,7 @@ def test_a_compiled_device_needs_no_compiler(run: Callable[..., Any], compiler: 
 def test_a_cache_that_cannot_be_written_is_said_to_be_so(
     run: Callable[..., Any], compiler: Compiler, tmp_path: Path
 ) -> None:
-    """A directory below a file cannot be made, whoever tries."""
+    """A directory below a file cannot be created by any user."""
     blocker = tmp_path / "file"
     blocker.write_text("")
     done = run(HPU_EMULATOR_CACHE=str(blocker / "cache"))
@@ -249,7 +249,7 @@ def test_a_read_only_cache_that_has_the_library_is_enough(
 def test_a_cache_that_others_can_write_to_is_refused(
     mode: int, run: Callable[..., Any], compiler: Compiler, cache: Path
 ) -> None:
-    """The library is code: who can replace it, a group's members too, can run theirs."""
+    """The library is code: anyone who can replace it, including members of a group, can run their own."""
     cache.mkdir()
     cache.chmod(mode)
     done = run()

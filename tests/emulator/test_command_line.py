@@ -1,4 +1,4 @@
-"""The command line, and processes that a program starts."""
+"""The command line, and processes started by a program."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_wrong_usage_is_said(torch_python: Path, tmp_path: Path) -> None:
 
 
 def test_a_child_process_can_have_the_same_device(run: Run) -> None:
-    """``Emulator.environment()``: importing habana_frameworks.torch then brings it up, as vLLM's workers need."""
+    """With ``Emulator.environment()``, importing habana_frameworks.torch activates it, as vLLM's workers need."""
     run("""
         import os, subprocess, sys
         import gaudi_patch.emulator as e

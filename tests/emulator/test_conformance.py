@@ -1,4 +1,4 @@
-"""The device computes what the CPU computes, bit for bit, under every rule and schedule."""
+"""The device's results are bit-identical to the CPU's, under every rule and schedule."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The device counts what it is documented to count, exactly, in both modes.
+"""The device counts exactly what is documented, in both modes.
 
-Each row names a program of scripts/programs and the counters it has to leave; ``_lazy`` and ``_eager`` hold what is
-particular to the rules. Counters that a row does not name are not looked at.
+Each row names a program of scripts/programs and its expected counters; ``_lazy`` and ``_eager`` hold the counters
+specific to one mode. Counters that a row does not name are not checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROW = 16 * 4  # bytes of 16 floats
 
 
 def _eager_launches(count: int, signatures: int | None = None) -> dict[str, Any]:
-    """Eager mode: every operator that is no view is a launch of its own."""
+    """Eager mode: every operator except a view is its own launch."""
     return {
         "graph_launches": count,
         "graph_compilation": count if signatures is None else signatures,
@@ -89,7 +89,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "_lazy": {"graph_launches": 2, "graph_compilation": 2},
         "_eager": _eager_launches(2),
     },
-    # The offset of a slice is a constant of the recipe: a signature for every position.
+    # The offset of a slice is a constant of the recipe: one signature per position.
     "a_slice_at_four_positions": {
         "_lazy": {"graph_launches": 4, "graph_compilation": 4},
         "_eager": _eager_launches(4),
@@ -107,9 +107,9 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "cut_by_a_copy_to_the_host_of_a_view_of_the_pending_tensor": _cut("d2h"),
     "cut_by_a_copy_to_the_device_into_the_pending_tensor": _cut("h2d"),
     "cut_by_item": _cut("item"),
-    # An operator whose shape depends on data ends the graph that it stands in.
+    # An operator whose shape depends on data ends its graph.
     "cut_by_nonzero": {"dynamic_ops": 1, **_cut("dynamic"), "_eager": {"graph_launches": 2}},
-    # A mask becomes indices, then comes the gather.
+    # A mask becomes indices, followed by the gather.
     "cut_by_a_boolean_index": {**_cut("dynamic"), "_eager": {"graph_launches": 3}},
     "cut_by_set_stream": _cut("set_stream"),
     "cut_by_event_record": _cut("event_record"),
@@ -156,7 +156,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "index_copy_of_fp8_is_a_device_operator": {"cpu_fallback": 0, "graph_launches": 1},
 }
 
-#: What a snapshot has to hold, whatever ran.
+#: The required keys of every snapshot.
 KEYS = {
     *("graph_launches", "graph_compilation", "recipe_cache_hits", "recipe_cache_misses", "cpu_fallback"),
     *("h2d_copies", "h2d_bytes", "d2h_copies", "d2h_bytes", "pinned_bytes", "bounce_bytes", "unpinned_copies"),

@@ -1,6 +1,7 @@
-"""The device on PyTorch as an index gives it, a CUDA build, on a machine without a GPU.
+"""The device on a CUDA build of PyTorch, as an index provides it, on a machine without a GPU.
 
-tests/support/cuda_build.py says what of it is real. Other releases, whole: ``python -m tests.scripts.torch_builds``.
+tests/support/cuda_build.py says which parts of it are real. For other releases, complete: ``python -m
+tests.scripts.torch_builds``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
 @pytest.fixture(scope="module")
 def build(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return an environment with a CUDA build and LMCache; skips where there is no room or no such build to be had."""
+    """Return an environment with a CUDA build and LMCache; skip if there is no room or no such build is available."""
     try:
         return cuda_build.private_environment(tmp_path_factory.mktemp("cuda"))
     except EnvironmentUnavailableError as error:

@@ -1,4 +1,4 @@
-"""A program that forgets a wait, reuses a buffer or reads the wrong memory fails every time; a correct one never."""
+"""A program that forgets a wait, reuses a buffer or reads the wrong memory always fails; a correct one never does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPEATS = "20"
 
 
 def _wrong_in(mode: str) -> list[str]:
-    """Return the faults under the rules of a mode."""
+    """Return the faults that are wrong under the rules of a mode."""
     return [name for name, (rules, _) in FAULTS.items() if rules in ("both", mode.split("-")[0])]
 
 
@@ -47,7 +47,7 @@ def test_a_correct_program_raises_no_alarm(once: Callable[..., Any], mode: str, 
     ("mode", "name"), [(mode, name) for mode in SYNC for name in _wrong_in(mode) if FAULTS[name][1]]
 )
 def test_run_at_once_the_same_faults_go_unseen(once: Callable[..., Any], mode: str, name: str) -> None:
-    """It is the schedule that catches them: without it these tests would have to fail."""
+    """The schedule catches them: without it these tests must fail."""
     found = once("run_faults.py", mode, REPEATS)["faults"][name]
     assert not found["broke"], found["broke"]
     assert found["shown"] == 0, found["how"]

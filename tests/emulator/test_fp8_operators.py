@@ -1,4 +1,4 @@
-"""The operators of torch.ops.hpu that vllm-gaudi calls for a KV cache in fp8, beside the same on the CPU."""
+"""The operators of torch.ops.hpu that vllm-gaudi calls for a KV cache in fp8, compared with the CPU's."""
 
 from __future__ import annotations
 

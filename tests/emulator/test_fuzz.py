@@ -1,4 +1,4 @@
-"""Random programs that wait where they must compute what the CPU computes."""
+"""Random programs with all necessary waits compute the CPU's results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""LMCache 0.5.6's own HPU connector, as it is in the wheel, runs on the device: bit-exact, and with the known figures.
+"""LMCache 0.5.6's own HPU connector, unchanged from the wheel, runs on the device: bit-exact, with the known figures.
 
-The figures are those that its source implies: one graph for a stored chunk, one for each layer of a loaded chunk, and
-a new signature for each position.
+The figures follow from its source: one graph per stored chunk, one per layer of a loaded chunk, and a new signature per
+position.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def test_figures_of_a_store(ran: dict[str, Any]) -> None:
     expected = {
         "ops": operators,
         "graph_launches": CHUNKS if ran["rules"] == "lazy" else operators,
-        # Eager: a gather for each position, and two kinds of stack.
+        # Eager: a gather per position, and two kinds of stack.
         "graph_compilation": CHUNKS if ran["rules"] == "lazy" else CHUNKS + 2,
         "d2h_copies": CHUNKS,
         "d2h_bytes": size,
         "h2d_copies": 0,
         "device_syncs": CHUNKS,
         "mark_steps": 2 * CHUNKS if ran["rules"] == "lazy" else 0,
-        # The copy to the host has cut the graph: neither mark_step launches anything.
+        # The copy to the host has cut the graph, so neither mark_step launches anything.
         "empty_mark_steps": 2 * CHUNKS if ran["rules"] == "lazy" else 0,
         "view_writes": 0,
         "device_traffic_bytes": 6 * size,

@@ -82,7 +82,7 @@ def test_a_wrong_value_in_the_environment_raises(forks: ForkServer) -> None:
 
 
 def test_a_misspelt_variable_raises(forks: ForkServer) -> None:
-    """An option that silently is not in force would make a check pass that should not."""
+    """An option that is silently ignored would make a check pass that should fail."""
     done = forks.run("import gaudi_patch.emulator as e; e.activate()", {"HPU_EMULATOR_SCHEDUL": "sync"})
     assert done.returncode == 1
     assert "HPU_EMULATOR_SCHEDUL" in done.stderr
@@ -115,7 +115,7 @@ def test_the_module_is_one_under_its_two_names(run: Run) -> None:
 
 
 def test_noncontiguous_copies_to_the_host_as_the_bridge_does_them(run: Run) -> None:
-    """Bridge 1.19 loses (lazy) or misplaces (eager) them; the device can refuse them, or do the same."""
+    """Bridge 1.19 loses (lazy) or misplaces (eager) them; the device can refuse them or behave the same."""
     for lazy in (True, False):
         run(f"""
             import gaudi_patch.emulator as e
@@ -231,7 +231,7 @@ def test_options_that_are_fixed_cannot_be_configured(run: Run) -> None:
 
 
 def test_a_compiled_function_is_one_launch(run: Run) -> None:
-    """As with torch.compile(backend="hpu_backend") under eager mode; a second call is the same recipe."""
+    """As with torch.compile(backend="hpu_backend") in eager mode; a second call uses the same recipe."""
     run("""
         import gaudi_patch.emulator as e
         emulator = e.activate(lazy=False)

@@ -1,4 +1,4 @@
-"""Memory that was given back while poison was off is poison again to who gets it once poison is on."""
+"""Memory freed while poison was off is poisoned for its next owner once poison is on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device that was built elsewhere is used where it fits, and refused anywhere else."""
+"""A prebuilt device is used if it fits, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORKS = ACTIVATE + "; import torch; assert torch.ones(2, device='hpu').sum().ite
 
 @pytest.fixture(scope="session")
 def device(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a device that `gaudi-patch emulator build` has made for the tests' PyTorch."""
+    """Return a device made by `gaudi-patch emulator build` for the tests' PyTorch."""
     file = tmp_path_factory.mktemp("device") / "device.so"
     done = gaudi_patch("emulator", "build", "--python", torch_python, "--out", file)
     assert done.code == 0, done.out + done.err
@@ -118,7 +118,7 @@ def test_a_device_that_others_can_write_to_is_refused(run: Callable[..., Any], c
 
 @pytest.mark.torch
 def test_headers_of_a_wheel_are_enough(torch_python: Path, device: Path, tmp_path: Path) -> None:
-    """Built from a wheel without a single library in it, the device is the same, byte for byte."""
+    """Built from a wheel without any library, the device is byte-identical."""
     program = "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
     root = Path(run_python(torch_python, "-c", program).stdout.strip())
     wheel = tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl"
@@ -133,7 +133,7 @@ def test_headers_of_a_wheel_are_enough(torch_python: Path, device: Path, tmp_pat
 
 
 def prebuilt_body(file: Path) -> bytes:
-    """Return the trailer of a device: what it is for."""
+    """Return the trailer of a device, which says what it is built for."""
     return file.read_bytes().rpartition(prebuilt._BEGIN)[2].partition(b'"sha256"')[0]
 
 
@@ -199,7 +199,7 @@ def test_a_pytorch_that_is_too_old_is_refused_before_anything_is_compiled(
 def test_a_pytorch_with_another_accelerator_built_in_is_refused_before_anything_is_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, name: str
 ) -> None:
-    """PyTorch counts what is built in: each pinned allocation would end in "Cannot have both"."""
+    """PyTorch counts the built-in accelerators: each pinned allocation would end in "Cannot have both"."""
     root = _torch(tmp_path / "torch", "2.9.1")
     with (root / "version.py").open("a") as stream:
         stream.write(f"cuda: Optional[str] = '13.0'\n{field}: Optional[str] = '20250301'\n")

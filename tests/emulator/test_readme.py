@@ -1,4 +1,4 @@
-"""The README's rules: each names its source and tests that are there."""
+"""The README's rules: each names its source and existing tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where Intel's plugin is installed and no card is there, what runs is the emulated device, in children too."""
+"""If Intel's plugin is installed without a card, the emulated device runs, in children too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RIGHT = {"emulated": True, "plugin": None, "value": 2.0}
 def images(
     lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], GaudiImage]:
-    """``images(form)``: a Gaudi image with the plugin in this form; not to be changed."""
+    """``images(form)``: a Gaudi image with the plugin in this form; do not change it."""
     made: dict[str, GaudiImage] = {}
 
     def get(form: str) -> GaudiImage:
@@ -70,9 +70,9 @@ def test_a_script_and_its_children_run_on_the_emulated_device(
 ) -> None:
     child = gaudi_image.script(REPORT, tmp_path / "child.py")
     parent = tmp_path / "parent.py"
-    # The child is started as vLLM starts its model inspection: a new interpreter, nothing but the environment.
+    # The child starts as vLLM's model inspection does: a new interpreter that inherits only the environment.
     parent.write_text(child.read_text() + f"import subprocess\nsubprocess.run([sys.executable, {str(child)!r}])\n")
-    # With PT_HPU_LAZY_MODE=0 the plugin's autoload imports all of the plugin.
+    # With PT_HPU_LAZY_MODE=0, the plugin's autoload imports the whole plugin.
     assert _reports(_run(images(form), EMULATOR, parent, PT_HPU_LAZY_MODE=lazy)) == [RIGHT, RIGHT]
 
 
@@ -87,7 +87,7 @@ def test_a_module_runs_on_the_emulated_device(images: Callable[[str], GaudiImage
 def test_activation_after_torch_drops_the_plugins_namespace(
     images: Callable[[str], GaudiImage], tmp_path: Path
 ) -> None:
-    """In lazy mode the plugin's autoload imports nothing but its namespace."""
+    """In lazy mode, the plugin's autoload imports only its namespace."""
     text = """
         import sys
         import torch
@@ -110,7 +110,7 @@ def test_a_plugin_that_torch_has_brought_in_is_refused_with_what_to_do(
     assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in done.stderr
 
 
-#: An import hook of an editable installation: it answers before sys.path is looked at.
+#: An import hook of an editable installation: it answers before sys.path is searched.
 _FINDER = """
 import importlib.util, sys
 class Finder:
@@ -191,7 +191,7 @@ def _mutant(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", _MUTANTS)
 def test_each_part_of_the_handling_is_needed(images: Callable[[str], GaudiImage], tmp_path: Path, name: str) -> None:
-    """Without a fault the three runs are right; each fault makes the one wrong that is about it."""
+    """Without a fault, the three runs are right; each fault breaks the one run that it concerns."""
     path = str(_mutant(tmp_path, name))
     report = gaudi_image.script(REPORT, tmp_path / "report.py")
     parent = gaudi_image.script(

@@ -1,7 +1,7 @@
-"""The packages have the real ones' signatures, and take no argument that those do not take.
+"""The packages have the real signatures, and accept no argument that the real ones reject.
 
 The table is that of HabanaAI/gaudi-pytorch-bridge 1.19.0, python_packages/habana_frameworks/torch. Code that passes a
-device to ``torch.hpu.synchronize`` fails on Gaudi, so it has to fail here.
+device to ``torch.hpu.synchronize`` fails on Gaudi, so it must fail here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ mem_get_info(device=None)
 get_rng_state(device='hpu') set_rng_state(new_state, device='hpu') manual_seed(seed) seed() initial_seed()
 get_rng_state_all() set_rng_state_all(new_states) manual_seed_all(seed) seed_all()
 """
-#: hpu/graphs.py, which is there in lazy mode only (hpu/__init__.py: ``if is_lazy(): from .graphs import *``)
+#: hpu/graphs.py, which exists only in lazy mode (hpu/__init__.py: ``if is_lazy(): from .graphs import *``)
 GRAPHS = """
 HPUGraph.capture_begin(self, dry_run=False) HPUGraph.capture_end(self)
 HPUGraph.replay(self, asynchronous=False) HPUGraph.replayV2(self, static_tlist, tlist, asynchronous=False)
@@ -67,12 +67,12 @@ hpu_inference_initialize(model=None, mark_only_scales_as_const=False, optimizer=
     "internal": "is_lazy() lazy_only(func)",
     "metrics": "metric_global(name) metric_localcontext(name) metrics_dump(file_name, format='json')",
 }
-#: core/step_closure.py: wrapped by ``lazy_only``, so that ``inspect`` sees (*args, **kwargs) on Gaudi. Either will do.
+#: core/step_closure.py: wrapped by ``lazy_only``, so ``inspect`` sees (*args, **kwargs) on Gaudi. Either is accepted.
 WRAPPED = "mark_step(device_str='', sync=False) iter_mark_step(device_str='') add_step_closure(closure, args=())"
 
 
 def _table(module: str, text: str) -> dict[str, list[list[str]]]:
-    """Return the signatures of a table, as the script describes what it finds."""
+    """Return the signatures of a table in the form of the script's report."""
     table = {}
     for name, parameters in re.findall(r"([\w.]+)\(((?:[^()]|\(\))*)\)", text):
         described = []
@@ -89,7 +89,7 @@ GRAPH_SIGNATURES = _table("hpu", GRAPHS)
 WRAPPED_SIGNATURES = _table("htcore", WRAPPED)
 ANYTHING = [["args", "VAR_POSITIONAL", "required"], ["kwargs", "VAR_KEYWORD", "required"]]
 
-#: Calls with an argument too many, too few or of another name.
+#: Calls with an extra, missing or misnamed argument.
 REFUSED = (
     "synchronize('hpu')",
     "synchronize(device=None)",
@@ -139,7 +139,7 @@ def test_arguments_that_gaudi_refuses_are_refused(found: dict[str, Any], call: s
 
 
 def test_mark_step_takes_what_it_takes(found: dict[str, Any]) -> None:
-    """Lazy: the real arguments only. Eager: a function that does nothing, whatever it is given (lazy_only)."""
+    """Lazy: the real arguments only. Eager: a function that does nothing, whatever its arguments (lazy_only)."""
     calls = found["calls"]
     assert calls["mark_step()"] == calls["mark_step(device_str, sync)"] == "returned None"
     if found["mode"] == "lazy":

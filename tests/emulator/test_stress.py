@@ -1,4 +1,4 @@
-"""Threads that share the device neither disturb each other nor lock up."""
+"""Threads that share the device neither disturb each other nor deadlock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THREADS = 6
 
 @pytest.mark.parametrize("mode", ["eager", "eager-reversed"])
 def test_six_threads_with_streams_and_pinned_copies(torch_python: Path, mode: str) -> None:
-    """Under eager mode; the lazy graph is one a process, in the bridge too, so that there one thread does the work."""
+    """Eager mode only: the lazy graph is one per process, as in the bridge, so one thread does the work there."""
     report = run_script(torch_python, "run_stress.py", mode, "4", str(THREADS))
     assert report["stuck"] == 0, "threads are deadlocked"
     assert report["errors"] == []

@@ -1,7 +1,7 @@
-"""What the scripts that run with an active device share: the modes, activation, and the report.
+"""The shared parts of scripts that run with an active device: the modes, activation, and the report.
 
-A script of this directory runs in a process of its own, with PyTorch, and writes one JSON object to the file that its
-first argument names; the tests, which have no PyTorch, start it and read that (``support.run_script``).
+A script of this directory runs in its own process, with PyTorch, and writes one JSON object to the file named by its
+first argument. The tests, which have no PyTorch, start it and read that file (``support.run_script``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: A mode is the rules (lazy or eager) and the schedule. "sync" runs every operation at once: no fault can be seen.
+#: A mode is the rules (lazy or eager) and the schedule. "sync" runs every operation at once, which hides all faults.
 MODES: dict[str, dict[str, Any]] = {
     "lazy": {"lazy": True, "schedule": "lazy"},
     "eager": {"lazy": False, "schedule": "lazy"},
@@ -24,7 +24,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 def activate(mode: str, **options: Any) -> Any:
-    """Activate the device in a mode and return the ``Emulator``; ``PT_HPU_LAZY_MODE`` agrees with it."""
+    """Activate the device in a mode and return the ``Emulator``; set ``PT_HPU_LAZY_MODE`` to match."""
     settings = {**MODES[mode], **options}
     os.environ["PT_HPU_LAZY_MODE"] = "1" if settings["lazy"] else "0"
     import gaudi_patch.emulator
@@ -33,10 +33,10 @@ def activate(mode: str, **options: Any) -> Any:
 
 
 def report(path: str, result: Any) -> None:
-    """Write ``result`` as JSON; without it the parent says that the script died."""
+    """Write ``result`` as JSON; without it, the parent reports that the script died."""
     Path(path).write_text(json.dumps(result))
 
 
 def arguments() -> list[str]:
-    """Return the script's arguments: the report's path, the mode, and its own."""
+    """Return the script's arguments: the report's path, the mode, and the script's own arguments."""
     return sys.argv[1:]

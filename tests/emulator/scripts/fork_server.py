@@ -1,7 +1,7 @@
-"""Run programs in forks of a process that has imported PyTorch already: importing it is most of a short program's time.
+"""Run programs in forks of a process that has imported PyTorch: the import takes most of a short program's time.
 
-Reads one JSON object a line, ``{"program", "environment", "path"}``, and answers with ``{"returncode", "stdout",
-"stderr"}``. A program runs as ``python -c`` would run it, in an interpreter in which nothing but PyTorch was imported.
+Reads one JSON object per line, ``{"program", "environment", "path"}``, and answers with ``{"returncode", "stdout",
+"stderr"}``. A program runs as with ``python -c``, in an interpreter that has imported only PyTorch.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import device_process
 
 def main() -> None:
     path, mode, *only = device_process.arguments()
-    # The values are compared here, of pageable memory too; what no wait covers is a matter of run_faults.py.
+    # The values are compared here, including those of pageable memory; run_faults.py covers missing waits.
     emulator = device_process.activate(mode, bounces="waited")
     import torch
     from cases import _case
@@ -46,7 +46,7 @@ def _compare(case, _case) -> str:  # type: ignore[no-untyped-def]
 
 
 def _guarded(run) -> str:  # type: ignore[no-untyped-def]
-    """Return an empty string for success, else the traceback; the device is left without pending work."""
+    """Return an empty string for success, else the traceback; leave the device without pending work."""
     import torch
 
     try:

@@ -1,7 +1,7 @@
-"""Small programs and what the device counted: ``run_counters.py REPORT MODE``.
+"""Run small programs and report the device's counters: ``run_counters.py REPORT MODE``.
 
-Before each program the device is idle and the counters and known signatures are forgotten; the counters are read right
-after it, before any further wait.
+Before each program, the device is idle, and the counters and known signatures are reset. The counters are read directly
+after the program, before any further wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MODULES = ("launches", "cuts", "copies", "writes", "fallbacks")
 
 
 def _strict(emulator: Any) -> dict[str, str]:
-    """With strict="raise" each operator that falls back raises instead."""
+    """Run with strict="raise", so that each operator that would fall back raises instead."""
     emulator.configure(strict="raise")
     outcome = {}
     for name, prepare in PROGRAMS.items():
@@ -34,7 +34,7 @@ def _strict(emulator: Any) -> dict[str, str]:
 
 
 def _int64_bytes(emulator: Any) -> dict[str, int]:
-    """Return the bytes that cross the bus for ten int64 values, carried as they are and as int32."""
+    """Return the bytes that cross the bus for ten int64 values, sent unchanged and as int32."""
     counted = {}
     for carried in (False, True):
         emulator.configure(int64_as_int32=carried)

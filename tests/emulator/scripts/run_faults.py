@@ -1,6 +1,6 @@
 """Programs with one deliberate fault each, and their correct twins: ``run_faults.py REPORT MODE REPEATS``.
 
-A fault is caught when the program's result is not what a lucky run would give, or when the device refuses it. Each
+A fault is caught if the program's result differs from that of a lucky run, or if the device refuses the program. Each
 program returns ``(observed, expected)``. Any other error is a fault of the device and counts as neither.
 """
 
@@ -18,7 +18,7 @@ MODULES = ("copies", "order", "twins")
 
 
 def _differs(program: Program) -> tuple[bool, str, str]:
-    """Return whether the fault shows, and how, and what broke; the device has no pending work afterwards."""
+    """Return whether the fault shows, how, and any other error; leave the device without pending work."""
     shown, how, broke = False, "", ""
     try:
         observed, expected = program()

@@ -1,8 +1,8 @@
-"""Random correct programs, on the CPU and on the device at once: ``run_fuzz.py REPORT MODE SEED PROGRAMS``.
+"""Random correct programs, on the CPU and on the device in parallel: ``run_fuzz.py REPORT MODE SEED PROGRAMS``.
 
 A program is a few dozen steps over a pool of tensors: operators, in-place writes through views, gathers, scatters,
 copies both ways, streams that wait for each other, tensors dropped while work is pending. Every step runs on both
-devices; at its end, and at random steps, a program compares all its tensors bit for bit.
+devices. At its end, and at random steps, a program compares all its tensors bit for bit.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ STEPS = 40
 @dataclass
 class Program:
     rng: random.Random
-    #: Pairs of the same tensor on the CPU and on the device; views of earlier ones among them.
+    #: Pairs of the same tensor on the CPU and on the device, including views of earlier pairs.
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    #: Pending copies to the host: what they have to hold after a wait, and the host tensor.
+    #: Pending copies to the host: the expected contents after a wait, and the host tensor.
     arrivals: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -126,7 +126,7 @@ def download(p: Program) -> None:
     host, device = p.pick()
     pinned = p.rng.random() < 0.5
     target = torch.empty(host.shape, dtype=host.dtype, pin_memory=pinned)
-    target.copy_(device, non_blocking=pinned)  # no wait would cover the other
+    target.copy_(device, non_blocking=pinned)  # no wait covers a non-blocking copy to unpinned memory
     p.arrivals.append((host.clone(), target))
 
 
@@ -171,7 +171,7 @@ def wait(p: Program) -> None:
     if kind == 0:
         torch.hpu.synchronize()
     elif kind == 1:
-        # Every earlier stream is waited for by the current one.
+        # The current stream waits for every earlier stream.
         event = torch.hpu.Event()
         event.record()
         event.synchronize()
@@ -208,7 +208,7 @@ KINDS: dict[Callable[[Program], None], int] = {
 
 
 def run(seed: int) -> str:
-    """Return an empty string, or what went wrong and the steps that led there."""
+    """Return an empty string, or the error and the steps that led to it."""
     p = Program(random.Random(seed))
     try:
         upload(p)

@@ -26,7 +26,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _caches(host: list[list[torch.Tensor]], mla: bool) -> list[Any]:
-    """Paged caches on the device as vllm-gaudi hands them over: views of flat tensors that end in a pad block."""
+    """Return paged caches on the device as vllm-gaudi passes them: views of flat tensors with a final padding block."""
 
     def paged(rows: torch.Tensor) -> torch.Tensor:
         flat = torch.empty(rows.shape[0] + BLOCK, *rows.shape[1:], dtype=rows.dtype, device="hpu")
@@ -97,7 +97,7 @@ class Bench:
             for part, rows in enumerate(_rows(cache, self.mla)):
                 wanted = self.other[number][part].clone()
                 source = self.host[number][part]
-                # fp8 has no advanced indexing on the CPU: bytes move.
+                # fp8 has no advanced indexing on the CPU, so the bytes are moved.
                 wanted.view(torch.uint8)[self.new_slots] = source.view(torch.uint8)[self.slots]
                 assert _same(rows, wanted), f"layer {number}, part {part}"
 
@@ -135,7 +135,7 @@ def _counted(emulator: Any) -> dict[str, Any]:
 
 
 def _without_synchronize() -> bool:
-    """Return the connector with its synchronize taken out stores wrong bytes: the device would notice."""
+    """Return whether the connector without its synchronize stores wrong bytes: the device would detect that."""
     bench = Bench(torch.bfloat16, False, layers=4, chunks=2, partial=0, chunk=CHUNK)
     synchronize, torch.hpu.synchronize = torch.hpu.synchronize, lambda: None
     try:
@@ -152,7 +152,7 @@ def _without_synchronize() -> bool:
 
 
 def _unpinned(emulator: Any) -> bool:
-    """Return the connector stores wrong bytes where its copies are done as late as the bridge may do them."""
+    """Return whether the connector stores wrong bytes if its copies run as late as the bridge may run them."""
     emulator.configure(bounces="late")
     bench = Bench(torch.bfloat16, False, layers=4, chunks=2, partial=0, chunk=CHUNK)
     bench.store()
@@ -168,7 +168,7 @@ def _unpinned(emulator: Any) -> bool:
 
 def main() -> None:
     path, mode = device_process.arguments()
-    # It copies without blocking into slices of one pinned pool, which no wait covers, and is right when it is lucky.
+    # It copies without blocking into slices of one pinned pool. No wait covers them, so it is right only by luck.
     emulator = device_process.activate(mode, bounces="waited")
     import lmcache
 

@@ -1,4 +1,4 @@
-"""The signatures of what the device's Python packages offer: ``run_signatures.py REPORT MODE``."""
+"""The signatures of the device's Python packages: ``run_signatures.py REPORT MODE``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ MODULES = {
 
 
 def _describe(function: Any) -> list[list[str]] | str:
-    """Return each parameter as name, kind, default; annotations are left out, as the real package's differ in
-    spelling.
-    """
+    """Return each parameter as name, kind, default; without annotations, whose spelling in the real package differs."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
@@ -46,7 +44,7 @@ def _find(dotted: str) -> Any:
 
 
 def _call(action: Any) -> str:
-    """Return what calling gives: the exception's name, or "returned" and the value's repr."""
+    """Return the outcome of a call: the exception's name, or "returned" and the value's repr."""
     try:
         return f"returned {action()!r}"
     except Exception as error:

@@ -1,7 +1,7 @@
 """Several threads on one device: ``run_stress.py REPORT MODE SECONDS [THREADS]``.
 
-Each thread has a stream of its own and loops over new shapes, pinned copies both ways, events, gathers, scatters,
-device-wide waits and scalars, and compares every result with the CPU's. By hand, for a minute (``-`` prints):
+Each thread has its own stream and loops over new shapes, pinned copies both ways, events, gathers, scatters,
+device-wide waits and scalars, and compares every result with the CPU's. To run it by hand for a minute (``-`` prints):
 ``python tests/emulator/scripts/run_stress.py - eager 60`` with the repository on PYTHONPATH and PyTorch installed.
 """
 
@@ -20,9 +20,9 @@ from typing import Any
 import device_process
 import torch
 
-#: A thread that has not ended this many seconds after the given time is stuck.
+#: A thread that is still running this many seconds after the given time is stuck.
 GRACE = 120.0
-#: What each thread does at least, however slow the machine is.
+#: The minimum per thread, however slow the machine is.
 ITERATIONS = 20
 
 
@@ -40,7 +40,7 @@ def _iteration(stream: Any, rng: random.Random) -> None:
         taken = cache.index_select(0, on_device) + 1
         cache.index_copy_(0, on_device, taken)
         cache[0].add_(1)
-        target.copy_(taken, non_blocking=pinned)  # nothing covers a copy to pageable memory that does not block
+        target.copy_(taken, non_blocking=pinned)  # nothing covers a non-blocking copy to pageable memory
         event = torch.hpu.Event()
         event.record()
         total = int(cache.to(torch.int64).sum().item()) if rng.random() < 0.2 else None
@@ -101,7 +101,7 @@ def main() -> None:
         device_process.report(path, result)
     sys.stdout.flush()
     if stuck:
-        os._exit(0)  # the report is written; a stuck thread may hold what the interpreter's end needs
+        os._exit(0)  # the report is written; a stuck thread may hold what the interpreter needs to exit
     sys.exit(1 if path == "-" and errors else 0)
 
 

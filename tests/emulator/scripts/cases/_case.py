@@ -1,4 +1,4 @@
-"""What a conformance case is, and how two results are compared."""
+"""A conformance case, and the comparison of two results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Target:
         return tensor.to(self.type, copy=True)
 
     def sync(self) -> None:
-        """Wait for the device; nothing on the CPU."""
+        """Wait for the device; on the CPU, do nothing."""
         if self.is_hpu:
             torch.hpu.synchronize()
 
     def mark_step(self) -> None:
-        """End the lazy graph; nothing on the CPU."""
+        """End the lazy graph; on the CPU, do nothing."""
         if self.is_hpu:
             import habana_frameworks.torch.core as htcore
 
@@ -35,7 +35,7 @@ class Target:
 
 @dataclass(frozen=True)
 class OnHost:
-    """A result that has to be on the CPU on both devices."""
+    """A result that must be on the CPU on both devices."""
 
     tensor: torch.Tensor
 
@@ -58,12 +58,12 @@ def compare(function: Callable[[Target], Any]) -> Callable[[Target], Any]:
 
 
 def compare_values(function: Callable[[Target], Any]) -> Callable[[Target], Any]:
-    """As ``compare``, for an operator whose output strides are its own affair."""
+    """Register a case like ``compare``, for an operator that may choose its output strides."""
     return _register(function, layout=False)
 
 
 def check(function: Callable[[], None]) -> Callable[[], None]:
-    """Register a statement about the device that has no counterpart on the CPU; it asserts."""
+    """Register an assertion about the device that has no counterpart on the CPU."""
     assert function.__name__ not in CHECKS, function.__name__
     CHECKS[function.__name__] = function
     return function
@@ -77,9 +77,7 @@ def _register(function: Callable[[Target], Any], layout: bool) -> Callable[[Targ
 
 
 def pattern(dtype: torch.dtype, *shape: int, seed: int = 0) -> torch.Tensor:
-    """Return a CPU tensor with random bits: every value of an integer, and of a float also NaNs, infinities,
-    denormals.
-    """
+    """Return a CPU tensor with random bits: every integer value; for floats also NaNs, infinities and denormals."""
     generator = torch.Generator().manual_seed(seed)
     if dtype == torch.bool:
         return torch.randint(0, 2, shape, generator=generator).bool()
@@ -101,7 +99,7 @@ def raises(
     action: Callable[[], Any],
     synchronize: bool = True,
 ) -> str:
-    """Run ``action``, which has to raise ``expected``, at the latest at a synchronize; returns the message."""
+    """Run ``action``, which must raise ``expected`` no later than at a synchronize; return the message."""
     try:
         action()
         if synchronize:
@@ -112,7 +110,7 @@ def raises(
 
 
 def difference(reference: Any, trial: Any, layout: bool, where: str = "result") -> str | None:
-    """Return why ``trial`` is not ``reference``, bit for bit; None if it is."""
+    """Return how ``trial`` differs from ``reference``, bit for bit; None if they are equal."""
     if type(reference) is not type(trial):
         return f"{where}: {type(trial).__name__} instead of {type(reference).__name__}"
     if isinstance(reference, OnHost):

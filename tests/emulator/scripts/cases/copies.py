@@ -41,7 +41,7 @@ def copy_between_devices_in_place(on: Target):
 
 @compare
 def copy_of_any_length_from_any_address(on: Target):
-    # The copy moves whole cache lines once it has reached one: lengths and addresses on both sides of the edges.
+    # From one cache line on, the copy moves whole cache lines: lengths and addresses on both sides of the edges.
     results = []
     for length in (1, 15, 63, 64, 65, 127, 129, 4095, 70_001):
         host = pattern(torch.uint8, length + 9)

@@ -12,7 +12,7 @@ from ._case import Target, check, compare, normal, raises
 
 @compare
 def zero_dim_cpu_tensors_mix(on: Target):
-    """A CPU scalar tensor may stand beside device tensors, as on every device."""
+    """A CPU scalar tensor may be mixed with device tensors, as on every device."""
     t = on(normal(3))
     return t + torch.tensor(2.0), torch.tensor(3.0) * t, t.add_(torch.tensor(1))
 
@@ -88,7 +88,7 @@ def dispatch_mode_sees_operators(on: Target):
 
 @check
 def mixed_devices_raise_at_the_call():
-    """As on the device: the error is raised by the call, not at the synchronize."""
+    """As on the device, the call raises the error, not the synchronize."""
     a, b = torch.ones(3, device="hpu"), torch.ones(3)
     message = "Expected all tensors to be on the same device"
     actions = {
@@ -153,7 +153,7 @@ def module_functions():
         torch.ones(1, device="hpu").add_(1)
     torch.hpu.set_device(0)
     torch.hpu.set_device("hpu")
-    # Once it was called, leaving torch.hpu.device() raises on a host with less than 8 cards (1.19, as read).
+    # After a call of set_device, leaving torch.hpu.device() raises on a host with fewer than 8 cards (1.19, as read).
     torch.hpu.set_device.current_device_idx = -1
     assert torch.hpu.synchronize() is None
 
@@ -247,7 +247,7 @@ def step_closures_run_in_lazy_mode_only():
 
 @check
 def fork_with_a_live_device():
-    """A forked child that does not touch the device lives and ends."""
+    """A forked child that does not touch the device runs and exits normally."""
     t = torch.ones(2, device="hpu")
     torch.hpu.synchronize()
     child = os.fork()

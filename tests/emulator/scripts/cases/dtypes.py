@@ -1,4 +1,4 @@
-"""Data types: movement is bit-exact for every one, arithmetic for those that the CPU has."""
+"""Data types: movement is bit-exact for each, arithmetic for those that the CPU supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors made on the device."""
+"""Tensors created on the device."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def a_new_tensor_is_on_index_zero():
 
 @check
 def fresh_memory_is_poisoned():
-    """Code that takes an empty tensor for zeros must see it."""
+    """Code that mistakes an empty tensor for zeros must notice."""
     t = torch.empty(4096, dtype=torch.uint8, device="hpu").cpu()
     assert (t != 0).all(), "fresh device memory looks like zeros"
 

@@ -1,4 +1,4 @@
-"""Index operators, among them those that move KV blocks."""
+"""Index operators, including those that move KV blocks."""
 
 from __future__ import annotations
 

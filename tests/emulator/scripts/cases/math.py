@@ -1,4 +1,4 @@
-"""Reductions, shape building, linear algebra, activations: the fallback has to serve every operator."""
+"""Reductions, shape building, linear algebra, activations: the fallback must support every operator."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def matmul_variants(on: Target):
 @compare_values
 def attention_and_softmax(on: Target):
     q, k, v = (on(normal(1, 2, 8, 16, seed=s)) for s in range(3))
-    # Whether a fused kernel is taken here by itself depends on the device and on the release, and its last bits differ.
+    # Without this, device and release decide whether a fused kernel is used, whose last bits differ.
     with sdpa_kernel(SDPBackend.MATH):
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return F.softmax(q, -1), F.log_softmax(k, -1), attended

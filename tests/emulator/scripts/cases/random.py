@@ -1,4 +1,4 @@
-"""Random numbers: seeded runs repeat. Bits are those of the CPU's generator, which the device emulates."""
+"""Random numbers: seeded runs repeat. The bits are those of the CPU's generator, which the device emulates."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def mark_step_changes_no_value(on: Target):
 
 @check
 def pinned_memory_is_recognised():
-    """The allocator's blocks are pinned; the bridge knows them by their base address alone."""
+    """The allocator's blocks are pinned; the bridge recognises them only by their base address."""
     block = torch.empty(4096, pin_memory=True)
     assert block.is_pinned("hpu")
     assert block[:16].is_pinned("hpu")

@@ -1,4 +1,4 @@
-"""Views alias: they share the memory, have the CPU's strides and offsets, and see each other's writes."""
+"""Views alias: they share memory, have the CPU's strides and offsets, and see each other's writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies without the wait that they need, to the host and from it."""
+"""Copies to and from the host that lack a necessary wait."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def h2d_source_reused_after_mark_step():
 
 @fault()
 def h2d_pageable_source_reused():
-    """The bridge copies a small pageable source at the call; the device is stricter: PyTorch promises nothing."""
+    """The bridge copies a small pageable source at the call; the device is stricter, since PyTorch promises nothing."""
     source = torch.full((64,), 1.0)
     t = source.to("hpu", non_blocking=True)
     source.fill_(9)
@@ -201,7 +201,7 @@ def h2d_pageable_source_reused():
 
 @fault()
 def h2d_large_pageable_source_reused():
-    """From 1 MiB on the bridge too reads it later, in another thread."""
+    """From 1 MiB on, the bridge also reads the source later, in another thread."""
     source = torch.ones(BIG // 4)
     t = source.to("hpu", non_blocking=True)
     source.fill_(9)
@@ -211,7 +211,7 @@ def h2d_large_pageable_source_reused():
 
 @fault()
 def ring_slot_reused_without_its_event():
-    """One staging buffer for two chunks, filled again before its copy ran."""
+    """One staging buffer for two chunks, refilled before its copy ran."""
     slot = torch.empty(64, pin_memory=True)
     cache = ready(0, 128)
     for chunk in range(2):

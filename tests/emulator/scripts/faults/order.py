@@ -1,4 +1,4 @@
-"""Streams that are not ordered, and memory that is read when or where it must not be."""
+"""Streams that are not ordered, and memory that is read at the wrong time or place."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def side_stream_result_read_on_the_default_stream():
 
 @fault()
 def default_stream_result_read_on_a_side_stream():
-    """Under eager mode the bridge makes a side stream wait for the default one; the device does not, unless asked."""
+    """In eager mode the bridge makes a side stream wait for the default one; the device does so only on request."""
     t, out = ready(1), pinned()
     t.add_(4)
     side = torch.hpu.Stream()
@@ -78,7 +78,7 @@ def wait_event_on_the_wrong_stream():
 
 
 def _peek(address: int, count: int) -> torch.Tensor:
-    """``count`` floats at an address. The kernel reads them, into a pipe: what may not be read is an error."""
+    """Return ``count`` floats at an address. The kernel reads them into a pipe, so unreadable memory is an error."""
     libc = ctypes.CDLL(None, use_errno=True)
     read_end, write_end = os.pipe()
     written = libc.write(write_end, ctypes.c_void_p(address), ctypes.c_size_t(4 * count))
@@ -90,7 +90,7 @@ def _peek(address: int, count: int) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.float32)
 
 
-@fault(hidden_by_sync=False)  # under lazy mode nothing is launched before the graph is cut, whatever the schedule
+@fault(hidden_by_sync=False)  # in lazy mode nothing is launched before the graph is cut, whatever the schedule
 def device_memory_peeked():
     t = ready(1)
     u = t + 1
@@ -107,7 +107,7 @@ def device_memory_peeked_after_mark_step():
 
 @fault(hidden_by_sync=False)
 def index_used_after_free():
-    """An address kept after its tensor died, as code does that registers memory by address."""
+    """An address used after its tensor was freed, as in code that registers memory by address."""
     index = torch.arange(64.0, device="hpu")
     torch.hpu.synchronize()
     address = index.data_ptr()

@@ -1,4 +1,4 @@
-"""What the programs are registered with, and what several of them use."""
+"""The registry of the fault programs, and their shared helpers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import gaudi_patch.emulator
 
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
-    """The device did not let the program have its way."""
+    """The device refused what the program tried to do."""
 
 
 Program = Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -32,7 +32,7 @@ BIG = 1 << 20  # bytes
 
 
 def fault(rules: str = "both", hidden_by_sync: bool = True) -> Callable[[Program], Program]:
-    """Register a fault; ``hidden_by_sync``: a schedule without delay hides it (read by the tests from the source)."""
+    """Register a fault; ``hidden_by_sync``: a schedule without delay hides it (the tests parse it from the source)."""
 
     def register(function: Program) -> Program:
         FAULTS[function.__name__] = Entry(function, rules)
@@ -47,7 +47,7 @@ def correct(function: Program) -> Program:
 
 
 def ready(value: float, count: int = 64) -> torch.Tensor:
-    """Return a device tensor whose content is there."""
+    """Return a device tensor whose contents have arrived."""
     t = torch.full((count,), float(value), device="hpu")
     torch.hpu.synchronize()
     return t

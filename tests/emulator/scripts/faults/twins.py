@@ -101,7 +101,7 @@ def d2h_with_an_event_recorded_after_it():
 
 @correct
 def event_polled_until_done():
-    """Polling is a legal wait: the device works while the host asks."""
+    """Polling is a valid wait: the device works while the host polls."""
     t, out = ready(3), pinned()
     out.copy_(t * 2, non_blocking=True)
     event = torch.hpu.Event()

@@ -1,1 +1,1 @@
-"""Small programs whose counters are read after them, by what they are about."""
+"""Small programs, grouped by topic, whose counters are read after each run."""

@@ -27,7 +27,7 @@ def non_blocking_copy_from_pinned_memory():
 
 @program
 def non_blocking_copy_from_the_first_slice_of_a_pinned_pool():
-    """Pinned memory is known by its base address: the first object of a pool is recognised."""
+    """Pinned memory is recognised by its base address, so the first object of a pool is recognised."""
     pool, t = torch.zeros(64).pin_memory(), torch.ones(16, device="hpu")
     return lambda: t.copy_(pool[:16], non_blocking=True)
 

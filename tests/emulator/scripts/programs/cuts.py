@@ -11,7 +11,7 @@ from .registry import mark_step, program
 
 
 def _pending(run_after: Callable[[torch.Tensor], Any]) -> Callable[[], Any]:
-    """One operator is pending on ``t``; what comes after it may cut the graph."""
+    """Leave one operator pending on ``t``; the next operation may cut the graph."""
     t = torch.ones(16, device="hpu")
 
     def run():

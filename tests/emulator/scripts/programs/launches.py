@@ -1,4 +1,4 @@
-"""Launches and signatures: what is a graph, and what is another one."""
+"""Launches and signatures: what forms a graph, and what makes a different one."""
 
 from __future__ import annotations
 

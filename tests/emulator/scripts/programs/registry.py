@@ -1,4 +1,4 @@
-"""The programs by name, and what several of them need."""
+"""The programs by name, and their shared helpers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PROGRAMS: dict[str, Callable[[], Callable[[], Any]]] = {}
 
 
 def program(prepare: Callable[[], Callable[[], Any]]) -> Callable[[], Callable[[], Any]]:
-    """Register a program: a function that prepares tensors and returns what is to be counted."""
+    """Register a program: a function that prepares tensors and returns the function to count."""
     PROGRAMS[prepare.__name__] = prepare
     return prepare
 
