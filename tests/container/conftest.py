@@ -1,4 +1,4 @@
-"""A fresh root for each test, and wheels in place of PyPI."""
+"""A fresh root for each test, and wheels instead of PyPI."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wheels(torch_python: Path) -> Iterator[Path]:
 
 
 def sha256_of(wheels: Path) -> str:
-    """Return what a reader of the Dockerfile computes of the wheel of gaudi-patch."""
+    """Return the digest that a reader of the Dockerfile computes from the wheel of gaudi-patch."""
     (wheel,) = wheels.glob("gaudi_patch-*.whl")
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
@@ -53,7 +53,7 @@ def sha256(wheels: Path) -> str:
 def root(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRoot]:
     """``root(form=..., broken=..., compiler=..., user=..., workdir=..., python=...)``: a Gaudi image to build from.
 
-    All images that a Dockerfile names are this one. The build context is the directory of wheels. ``python``: another
+    All images named by a Dockerfile are this one. The build context is the directory of wheels. ``python``: another
     Python's version, with a CUDA build of PyTorch, and wheels for it.
     """
     if not debian_root.possible():
@@ -73,7 +73,7 @@ def root(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
                 found = stack.enter_context(_wheelhouse())
             image = debian_root.gaudi(scratch / "image", **options)  # type: ignore[arg-type]
         except EnvironmentUnavailableError as error:
-            if python:  # a matter of the machine: the project's own files cannot install one
+            if python:  # depends on the machine: the project's own files cannot install a Python
                 pytest.skip(f"environment not available: {error}")
             unavailable(error)
         image = replace(image, user=user, workdir=workdir, env={**image.env, **(env or {})})
@@ -104,6 +104,6 @@ def container(wheels: Path) -> Iterator[Container]:
 
 @pytest.fixture(scope="module")
 def shared_container(wheels: Path) -> Iterator[Container]:
-    """Yield a root for all tests of a module, whose `docker build` need not build the same twice."""
+    """Yield a root for all tests of a module, so that the same `docker build` runs only once."""
     with _fresh(wheels) as made:
         yield made

@@ -1,6 +1,6 @@
-"""Every `run` of the GitHub workflow and of the action, every line of the GitLab job, carried out.
+"""Every `run` of the GitHub workflow and of the action, and every line of the GitLab job, executed.
 
-What stands for what: tests/support/container.py, tests/support/ci.py, tests/support/docker_stand_in.py.
+The stand-ins are described in tests/support/container.py, tests/support/ci.py and tests/support/docker_stand_in.py.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ WORKFLOW = ci.read(FILES / "github-workflow.yml")
 GITLAB = ci.read(FILES / "gitlab-ci.yml")
 JOB, WHEEL_JOB = GITLAB["gaudi-image"], GITLAB["gaudi-patch-wheel"]
 ACTION = ci.read(FILES / "action" / "action.yml")
-#: In place of the reader's mirror of gaudi-patch, this checkout.
+#: This checkout replaces the reader's mirror of gaudi-patch.
 SOURCE = {"GAUDI_PATCH_SOURCE": str(REPOSITORY)}
 PLACEHOLDER = "git+https://git.example.com/platform/gaudi-patch@COMMIT"
 
 
 def stays(text: str, container: Container) -> str:
-    """Return the attestation that a job kept names what was built."""
+    """Check that the attestation kept by a job names the build."""
     document: dict[str, Any] = json.loads(text)
     assert document["package"]["version"] == LMCACHE
     assert document["package"]["root"].startswith(str(container.root))
@@ -60,7 +60,7 @@ def test_the_workflow_builds_checks_and_attests_the_image(shared_container: Cont
     (upload,) = [one["with"] for one in WORKFLOW["jobs"]["image"]["steps"] if "upload" in one.get("uses", "")]
     assert (runner.folder / upload["path"]).is_file()
 
-    # The same check in a container whose file was edited since.
+    # The same check in a container whose file was edited afterwards.
     (engine,) = container.base.glob("lib/*/site-packages/lmcache/gaudi/__init__.py")
     pristine = engine.read_text()
     engine.write_text(f"{pristine}# edited\n")
@@ -132,7 +132,7 @@ def test_the_files_name_this_release_of_lmcache_and_a_placeholder_of_the_readers
 
 
 def test_no_input_is_pasted_into_a_script() -> None:
-    """`${{ }}` inside `run` would run what a pull request writes; inputs go through the environment."""
+    """`${{ }}` inside `run` would run text from a pull request; inputs go through the environment."""
     steps = [*ACTION["runs"]["steps"], *(one for job in WORKFLOW["jobs"].values() for one in job["steps"])]
     assert all("${{" not in step.get("run", "") for step in steps)
     assert WORKFLOW["permissions"] == {"contents": "read"}

@@ -1,4 +1,4 @@
-"""What the Dockerfiles say, and how the tests read them."""
+"""The text of the Dockerfiles, and how the tests read it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_wheel_holds_these_files_and_the_schema(wheels: Path) -> None:
     patches = {path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
     patches = {path for path in patches if not patch_files.is_litter(path)}
     assert len(patches) > 50
-    assert {f"gaudi_patch/_patches/{path}" for path in patches} <= names  # the runtime's sources, too
+    assert {f"gaudi_patch/_patches/{path}" for path in patches} <= names  # including the runtime's sources
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -58,7 +58,7 @@ def test_installing_and_patching_are_one_layer(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_root_works_only_where_the_user_of_the_image_is_named(name: str) -> None:
-    """Without RUN_AS no stage that the image is made of changes its user."""
+    """Without RUN_AS, no stage of the image changes its user."""
     text = (FILES / name).read_text()
     users: dict[str, list[str]] = {}
     starts: dict[str, str] = {}
@@ -75,7 +75,7 @@ def test_root_works_only_where_the_user_of_the_image_is_named(name: str) -> None
 
 
 def test_no_file_takes_gaudi_patch_from_an_index() -> None:
-    """The name is on no index yet: whoever takes it there gets a stranger's package."""
+    """The name is not on any index yet: anyone who installs it from there gets a stranger's package."""
     readme = FILES.parents[1] / "README.md"
     guides = sorted((FILES.parent / "guides").glob("*.md"))
     files = [readme, *guides, *(path for path in sorted(FILES.rglob("*")) if path.is_file())]
@@ -91,7 +91,7 @@ def test_no_file_takes_gaudi_patch_from_an_index() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_step_after_user_is_not_root_and_cannot_write(tmp_path: Path, root: MakeRoot) -> None:
-    """The stand-ins themselves: without this, the last check would prove less than it says."""
+    """Check the stand-ins themselves: without this, the last check would prove less than it claims."""
     container = Container(tmp_path, tmp_path, tmp_path)
     container.start("base")
     container.user = "10001"

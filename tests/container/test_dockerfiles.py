@@ -1,7 +1,7 @@
-"""Every RUN line of the Dockerfiles and of the README's, carried out in a true root file system.
+"""Every RUN line of the Dockerfiles and of the README's, executed in a true root file system.
 
-tests/support/debian_root.py says what stands for the base image. Here is a sample of the builds; with
-GAUDI_PATCH_TEST_FULL=1 all of them run, with every smoke level, and those that reach PyPI and Debian.
+tests/support/debian_root.py describes the stand-in for the base image. A sample of the builds runs by default; with
+GAUDI_PATCH_TEST_FULL=1 all of them run, with every smoke level, including those that reach PyPI and Debian.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tests.support import debian_root, dockerfile, gaudi_image
 from tests.support.debian_root import Root
 
 README = FILES.parents[1] / "README.md"
-#: As OpenShift runs an image: some user of group 0 that no file knows.
+#: As OpenShift runs an image: a user of group 0 that no file lists.
 ARBITRARY = "1000650000:0"
 FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
 
 
 class Case(NamedTuple):
-    """One build: the Dockerfile, the form of the plugin, the base image's user and WORKDIR, where packages are from.
+    """One build: the Dockerfile, the form of the plugin, the base image's user and WORKDIR, the source of packages.
 
-    ``python``: its Python's version, where it is not that of the tests.
+    ``python``: its Python's version, if it differs from that of the tests.
     """
 
     name: str
@@ -46,7 +46,7 @@ SAMPLE = [
     Case("Dockerfile.no-compiler", "nspkg", "2000:0", levels="imports"),
     Case("Dockerfile.pip", "namespace", "root", levels="imports", python="3.12"),
 ]
-#: In Intel's images root's WORKDIR is below its home, which is closed to all others.
+#: In Intel's images, root's WORKDIR is below root's home, which no other user may enter.
 WORKDIRS = {"root": SAMPLE[0].workdir, "2000:0": "/"}
 ALL = [
     Case(name, form, user, WORKDIRS[user], source)
@@ -79,7 +79,7 @@ def arguments(case: Case, sha256: str) -> dict[str, str]:
 
 
 def prepare(root: Root, case: Case) -> Root:
-    """Give the base image its WORKDIR; in Intel's it lies in root's home, which only root may enter."""
+    """Give the base image its WORKDIR; in Intel's images it is in root's home, which only root may enter."""
     (layer,) = {layer for layer in root.images("").layers if layer.name == "plugin"}
     (layer / case.workdir.lstrip("/")).mkdir(parents=True, exist_ok=True)
     if case.workdir.startswith("/root/"):
@@ -116,18 +116,18 @@ def test_the_dockerfile_installs_patches_proves_and_checks(case: Case, root: Mak
     assert set(levels) == {(level, "passed", "emulated") for level in case.levels.split(",")}
 
     assert made.user == case.user
-    # Neither this image nor one without a compiler has it: no step may need it.
+    # Neither this image nor one without a compiler has git: no step may need it.
     assert made.run(["sh", "-c", "command -v git"]).returncode != 0
     assert {"USER", "WORKDIR", "ENTRYPOINT"} & {one.word for one in dockerfile.parse(text)} == {"USER"}
     for user in (ARBITRARY, "10001:10001"):
         done = made.run(CHECK, user=user)
         assert done.returncode == 0, done.stdout + done.stderr
-    # Whoever serves can read everything, and change nothing.
+    # The serving user can read everything and change nothing.
     found = made.run(["sh", "-c", "find /opt/gaudi-patch /etc/gaudi-patch.json -writable ! -type l"], user=ARBITRARY)
     assert (found.returncode, found.stdout) == (0, ""), found.stderr
     names = made.run(["python3", "-m", "pip", "list", "--format=freeze"], user="root").stdout
     assert "lmcache==0.5.6" in names
-    if case.python:  # a CUDA build, with the libraries that it came with and no more
+    if case.python:  # a CUDA build, with only the libraries that it came with
         told = made.run(["python3", "-c", "import sys, torch; print(sys.version_info[:2], torch.version.cuda)"])
         assert told.stdout.startswith(f"({case.python.replace('.', ', ')}) 13"), told.stdout + told.stderr
         names = re.sub(r"^(cuda-toolkit|nvidia-(cuda-(runtime|cupti)|cufile))==.*", "", names, flags=re.MULTILINE)
@@ -135,7 +135,7 @@ def test_the_dockerfile_installs_patches_proves_and_checks(case: Case, root: Mak
 
 
 def _give_the_first_stage_a_compiler(made: Root) -> None:
-    """Offline, `apt-get install g++` has no archive: the stage `device` starts from an image that has it."""
+    """Offline, `apt-get install g++` has no archive: the stage `device` starts from an image that has the compiler."""
     without = made.images("")
     layers = (*without.layers[:-1], debian_root.with_compiler(), without.layers[-1])
     with_it = replace(without, layers=layers)
@@ -162,7 +162,7 @@ def test_a_wheel_that_is_not_the_one_that_was_meant_stops_the_build(
 
 
 def test_a_build_fails_where_the_check_of_its_last_step_fails(root: MakeRoot, sha256: str) -> None:
-    """What a later layer changes is found by the step that a build must not pass."""
+    """The step that a build must pass detects changes by a later layer."""
     text = (FILES / "Dockerfile.pip").read_text()
     edit = 'RUN echo "# later" >> "$("$PYTHON" -c "import lmcache.gaudi; print(lmcache.gaudi.__file__)")"\n'
     changed = text.replace("FROM patched AS end\n", f"{edit}FROM patched AS end\n")
@@ -193,7 +193,7 @@ def test_a_broken_plugin_stops_the_build_and_leaves_lmcache_as_installed(
 
 
 def test_a_required_level_that_cannot_run_stops_the_build(root: MakeRoot, sha256: str) -> None:
-    """A base image without a compiler: nothing could be proved, so nothing is said to be."""
+    """A base image without a compiler: nothing can be proved, so nothing is claimed."""
     made = root(compiler=False)
     with pytest.raises(dockerfile.BuildError, match="apt-get install"):
         dockerfile.build((FILES / "Dockerfile.pip").read_text(), made, arguments(SAMPLE[0], sha256))
@@ -201,7 +201,7 @@ def test_a_required_level_that_cannot_run_stops_the_build(root: MakeRoot, sha256
 
 
 def test_the_run_lines_of_the_readme_do_what_it_says(root: MakeRoot, sha256: str) -> None:
-    """All default levels, as there."""
+    """All default levels, as in the README."""
     (snippet,) = dockerfile.snippets(README, "dockerfile")
     made = root(env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/tmp/wheels"})
     dockerfile.build(f"FROM base\n{snippet}", made, {"GAUDI_PATCH_SHA256": sha256})

@@ -1,4 +1,4 @@
-"""The files for fleets: valid, their commands are ones that gaudi-patch takes, and the playbook tells hosts apart.
+"""The files for fleets are valid, gaudi-patch accepts their commands, and the playbook distinguishes hosts.
 
 kubernetes-validate and ansible-core come with the extra `test`; GAUDI_PATCH_TEST_ANSIBLE names another
 ansible-playbook. ansible-lint was run by hand.
@@ -109,7 +109,7 @@ def test_files_of_a_config_map_which_are_links_are_read(tmp_path: Path) -> None:
 
 
 def play(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run ansible-playbook: that beside this Python, which the extra `test` has brought."""
+    """Run ansible-playbook: the one next to this Python, installed by the extra `test`."""
     playbook = os.environ.get("GAUDI_PATCH_TEST_ANSIBLE") or Path(sys.executable).with_name("ansible-playbook")
     return subprocess.run(
         [playbook, *arguments],
@@ -141,7 +141,7 @@ def test_the_playbook_fetches_a_report_of_every_host_and_fails_by_the_worst(tmp_
     (hosts["edited"].site / "lmcache" / "engine.py").write_bytes(b"edited\n")
     inventory.append("gone ansible_host=127.0.0.1 ansible_port=1 ansible_connection=ssh")
     (tmp_path / "inventory").write_text("\n".join(inventory) + "\n")
-    # The environments of these hosts are directories alone: --path stands in for --python.
+    # The environments of these hosts are only directories: --path replaces --python.
     quoted = " ".join(command())
     tool.write_text(
         '#!/bin/sh\n[ "$1" = fleet ] && exec ' + quoted + ' "$@"\n'

@@ -1,6 +1,6 @@
-"""The files for Prometheus and Grafana: valid, and about metrics that the releases have.
+"""The files for Prometheus and Grafana are valid, and refer to metrics of the releases.
 
-promtool is used where it is installed (Debian's package prometheus has it).
+promtool is used if installed (Debian's package prometheus includes it).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.vllm_pairs import Pair
 
 FOLDER = Path(__file__).resolve().parents[2] / "gaudi_patch" / "container" / "monitoring"
 NAME = re.compile(r"\b(?:vllm:|lmcache:|lmcache_mp_)[a-z0-9_]+")
-#: What Prometheus' clients add to the name that the source has.
+#: Suffixes that Prometheus' clients add to the name in the source.
 ADDED = ("_chunks_total", "_tokens_total", "_total", "_bucket", "")
 
 
@@ -50,7 +50,7 @@ def names() -> set[str]:
 
 
 def missing(wanted: set[str], source: str) -> set[str]:
-    """Return the names that ``source`` defines in none of the forms that clients make of them."""
+    """Return the names that ``source`` defines in none of the forms that clients derive from them."""
     lost = set()
     for name in wanted:
         stems = [name.removesuffix(end) for end in ADDED if name.endswith(end)]
@@ -126,7 +126,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_promtool_takes_configuration_rules_and_expressions(tmp_path: Path) -> None:
     done = promtool("check", "config", FOLDER / "prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
-    # A dashboard's expressions are held to PromQL as rules of their own.
+    # A dashboard's expressions are checked as PromQL, each as a rule of its own.
     shown = [target["expr"] for panel in panels() for target in panel["targets"]]
     plain = [one.replace("$__rate_interval", "5m").replace("$instance", ".*") for one in shown]
     file = tmp_path / "panels.yml"
@@ -146,7 +146,7 @@ def test_alerts_fire_for_what_they_are_about_and_for_nothing_else(tmp_path: Path
         return {"series": f'{name}{{job="{job}", instance="a"}}', "values": values}
 
     def counted(alert: str, name: str, job: str = "vllm") -> list[tuple[str, list[dict[str, str]], bool]]:
-        """An alert on a counter that grows; one that stays as it is says nothing."""
+        """Return cases of an alert on a counter: it fires for a growing counter, not for a constant one."""
         return [(alert, [series(name, "0+1x90", job)], True), (alert, [series(name, "5+0x90", job)], False)]
 
     asked = series(counters.ASKED, "0+100000x90")
