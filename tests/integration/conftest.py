@@ -1,4 +1,4 @@
-"""What the tests on real wheels share."""
+"""Shared fixtures of the tests on real wheels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def manifest() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the developer's own environment decides a test."""
+    """Isolate every test from the developer's own environment."""
     kept = clean_environment()
     for name in set(os.environ) - set(kept):
         if not name.startswith("COV"):

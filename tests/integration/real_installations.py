@@ -49,7 +49,7 @@ def pip(python: Path, *arguments: str | Path, **env: str) -> None:
 
 
 def imported(python: Path, **env: str) -> Path:
-    """Return the package directory that a plain run of ``python`` really loads."""
+    """Return the package directory that a normal run of ``python`` loads."""
     out = run(python, "-c", "import lmcache; print(lmcache.__file__)", cwd=Path("/"), **env)
     return Path(out.strip()).parent
 

@@ -1,4 +1,4 @@
-"""The whole story in every kind of environment, made by the real tools."""
+"""The complete workflow in every kind of environment, created by the real tools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def patches(tmp_path: Path, wheel: Path) -> Path:
 
 
 def story(patches: Path, folder: Path, *target: str | Path, env: dict[str, str] | None = None) -> Done:
-    """check, apply, check, apply, rollback, check; every byte of ``folder`` as before. Returns the first check."""
+    """Run check, apply, check, apply, rollback, check: no byte of ``folder`` changes. Returns the first check."""
 
     def verb(name: str, *more: str) -> Done:
         quiet = ["--no-smoke"] if name == "apply" else []
@@ -82,7 +82,7 @@ def test_pip_install_target(wheel: Path, patches: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["usr/lib/python3/dist-packages", "opt/venv/lib/python3.12/site-packages"])
 def test_an_unpacked_image(folder: str, wheel: Path, patches: Path, tmp_path: Path) -> None:
-    """case_22 case_49: dist-packages of Debian and a venv; nothing of the image is run, however it is named."""
+    """case_22 case_49: Debian's dist-packages and a venv; nothing in the image is run, however the image is named."""
     root = tmp_path / "image"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "-t"]
     must([*command, root / folder, wheel], {})
@@ -96,7 +96,7 @@ def test_an_unpacked_image(folder: str, wheel: Path, patches: Path, tmp_path: Pa
 
 
 def test_an_image_mounted_elsewhere_is_rolled_back(wheel: Path, patches: Path, tmp_path: Path) -> None:
-    """case_22: nothing in the state depends on where the image was."""
+    """case_22: nothing in the state depends on the image's path."""
     site = "usr/lib/python3/dist-packages"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "-t"]
     must([*command, tmp_path / "image" / site, wheel], {})
@@ -118,7 +118,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Return a git checkout of a tag, with its build metadata, inside of another repository."""
+    """Return a git checkout of a tag, with its build metadata, inside another repository."""
     outer = tmp_path / "outer"
     outer.mkdir()
     git(outer, "init", "--quiet")
@@ -140,7 +140,7 @@ def changed_in_git(folder: Path) -> set[str]:
 
 
 def test_a_git_checkout_of_a_tag(checkout: Path, patches: Path) -> None:
-    """case_56 case_58: state lies under the git directory; `git status` shows the patched files and nothing else."""
+    """case_56 case_58: state is kept under the git directory; `git status` shows only the patched files."""
 
     def verb(name: str, *more: str) -> Done:
         quiet = ["--no-smoke"] if name == "apply" else []
@@ -175,7 +175,7 @@ def test_a_dev_commit_whose_files_are_the_releases_is_matched_by_hash(checkout: 
 
 
 def test_a_checkout_that_moved_on_under_a_patch_is_not_set_back(checkout: Path, patches: Path) -> None:
-    """case_60: state in the git directory outlives a checkout of another commit; its files are not restored over it."""
+    """case_60: state in the git directory survives a checkout of another commit; its files are not restored over it."""
     assert gaudi_patch("apply", "--path", checkout, "--manifest", patches, "--no-smoke").code == 0
     git(checkout, "checkout", "--quiet", "-f", f"v{VERSION}")
     git(checkout, "clean", "--quiet", "-fdx")
@@ -214,7 +214,7 @@ def test_a_worktree_keeps_its_state_in_its_own_git_folder(checkout: Path, patche
 
 @pytest.mark.parametrize("tool", ["pip", "uv"])
 def test_an_editable_install(tool: str, checkout: Path, patches: Path, tmp_path: Path) -> None:
-    """case_56: the source tree is patched; neither RECORD nor anything of the environment is touched."""
+    """case_56: the source tree is patched; RECORD and the rest of the environment are not touched."""
     try:
         backend = environments.wheel("80.9.0", f"{sys.version_info[0]}.{sys.version_info[1]}", name="setuptools")
     except environments.EnvironmentUnavailableError as error:
@@ -278,7 +278,7 @@ def test_two_dist_infos_are_refused(target: Venv, patches: Path) -> None:
 
 
 def test_an_empty_dist_info_and_what_an_interrupted_pip_left_are_ignored(target: Venv, patches: Path) -> None:
-    """case_53: told of, not in the way."""
+    """case_53: reported, but no obstacle."""
     site = target.site_packages
     (site / "lmcache-0.5.0.dist-info").mkdir()
     shutil.copytree(site / f"lmcache-{VERSION}.dist-info", site / f"~mcache-{VERSION}.dist-info")
@@ -287,7 +287,7 @@ def test_an_empty_dist_info_and_what_an_interrupted_pip_left_are_ignored(target:
 
 
 def test_a_copy_that_comes_first_on_the_path_is_refused(target: Venv, patches: Path, tmp_path: Path) -> None:
-    """case_54 case_55: metadata says one thing, import would load another."""
+    """case_54 case_55: the metadata names one package, import would load another."""
     vendored = tmp_path / "vendored"
     shutil.copytree(target.site_packages / "lmcache", vendored / "lmcache")
     (target.site_packages / "a.pth").write_text(f"import sys; sys.path.insert(0, {str(vendored)!r})\n")
@@ -326,7 +326,7 @@ def test_whatever_its_record_a_package_is_patched_and_restored(how: str, target:
 
 
 def test_uninstall_by_pip_after_apply_with_bytecode_leaves_nothing(target: Venv, patches: Path) -> None:
-    """case_61: what Python cached of created modules goes too."""
+    """case_61: Python's cached bytecode of created modules is removed, too."""
     assert gaudi_patch("apply", "--python", target.python, "--manifest", patches, "--no-smoke").code == 0
     ran = target.run("-c", "import lmcache.gaudi.kernels", env={"PYTHONDONTWRITEBYTECODE": ""})
     assert ran.returncode == 0
@@ -336,7 +336,7 @@ def test_uninstall_by_pip_after_apply_with_bytecode_leaves_nothing(target: Venv,
 
 
 def test_a_running_process_keeps_its_code(target: Venv, patches: Path) -> None:
-    """case_48: the next step that is named is a restart; nothing else is done about it."""
+    """case_48: the next step names a restart; nothing else is done about it."""
     process = subprocess.Popen(
         [target.python, "-c", "import lmcache.engine as e; print(flush=True); input(); print(e.device())"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

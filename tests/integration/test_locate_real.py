@@ -1,4 +1,4 @@
-"""Real installations by pip and uv, as they are found."""
+"""How real installations by pip and uv are located."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class TestPathOfANormalRun:
-    """The probe runs isolated and still knows what a plain run sees."""
+    """The probe runs isolated but still knows the path of a normal run."""
 
     @pytest.mark.parametrize("kind", ["venv", "venv with system packages", "base"])
     @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ class TestWheels:
         found = locate(Target(python=venv), environ={})
         engine = found.root / "lmcache" / "engine.py"
         assert engine.is_symlink() == (mode == "symlink")
-        if mode in ("hardlink", "copy"):  # a file system without clones makes other links of them
+        if mode in ("hardlink", "copy"):  # in other modes, links depend on the file system
             assert (engine.stat().st_nlink > 1) == (mode == "hardlink")
         assert found.record is not None
         assert agrees_with_import(found, venv)

@@ -1,4 +1,4 @@
-"""Source trees, clones and this process's own interpreter, as they are found."""
+"""How source trees, clones and this process's own interpreter are located."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def repository(folder: Path) -> Path:
 
 
 def keeps_state_out_of_sight(found: Installation) -> bool:
-    """Return whether git neither lists a file in the state directory nor minds it."""
+    """Return whether git neither lists a file in the state directory nor is disturbed by it."""
     before = git(found.root, "status", "--porcelain", "--ignored")
     found.state_dir.mkdir()
     (found.state_dir / "journal").write_text("x")
@@ -109,7 +109,7 @@ class TestGit:
 
 @pytest.fixture(scope="module")
 def setuptools() -> Path:
-    """Return the build backend that LMCache uses; one that builds wheels without the package ``wheel``."""
+    """Return LMCache's build backend, one that builds wheels without the package ``wheel``."""
     try:
         return environments.wheel("80.9.0", PYTHON, name="setuptools")
     except EnvironmentUnavailableError as error:
@@ -159,7 +159,7 @@ class TestEditable:
     def test_setup_py_develop_is_refused(self, builder: Path, tmp_path: Path) -> None:
         source = repository(tmp_path / "src")
         site = builder.parents[1] / SITE
-        # What setuptools up to 79 leaves: a link file, and the tree in easy-install.pth.
+        # As left by setuptools up to 79: a link file, and the tree in easy-install.pth.
         (source / "lmcache.egg-info").mkdir()
         (source / "lmcache.egg-info" / "PKG-INFO").write_text("Name: lmcache\nVersion: 0.5.6\n")
         (site / "lmcache.egg-link").write_text(f"{source}\n.")

@@ -1,6 +1,6 @@
-"""The patched wheel from an index of one's own: pip's and uv's lockfiles hold it, and an upgrade away is noticed.
+"""The patched wheel from a private index: lockfiles of pip and uv keep it, and an upgrade away from it is detected.
 
-The index is a directory (--find-links) with the patched wheel, the release, and a release that is newer.
+The index is a directory (--find-links) with the patched wheel, the release, and a newer release.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def release(tmp_path: Path) -> Release:
 
 @pytest.fixture
 def index(release: Release, tmp_path: Path) -> Path:
-    """Return a directory with 0.5.6 as released and patched."""
+    """Return a directory with 0.5.6 unpatched and patched."""
     folder = tmp_path / "index"
     folder.mkdir()
     shutil.copy(release.wheel, folder)
@@ -91,7 +91,7 @@ def test_uv_locks_and_syncs_it_and_finds_nothing_to_do_afterwards(
     before = {path: path.stat().st_mtime_ns for path in target.site_packages.rglob("*")}
     uv("sync", "--locked")
     assert {path: path.stat().st_mtime_ns for path in target.site_packages.rglob("*")} == before
-    # What was edited since the sync is not uv's to notice, but check's.
+    # Edits since the sync are for check to detect, not for uv.
     (target.site_packages / "lmcache" / "engine.py").unlink()
     (target.site_packages / "lmcache" / "engine.py").write_bytes(b"edited\n")
     uv("sync", "--locked")
@@ -101,7 +101,7 @@ def test_uv_locks_and_syncs_it_and_finds_nothing_to_do_afterwards(
 
 
 def test_a_lock_of_the_exact_version_survives_an_upgrade(index: Path, release: Release, tmp_path: Path) -> None:
-    """The upgrade is refused: the newer release is there, and the requirement does not take it."""
+    """The upgrade is refused: the newer release is available, but the requirement excludes it."""
     fake_wheel(index, NEXT, dict(PRISTINE))
     uv = offline_project(tmp_path / "project", index, "lmcache==0.5.6+gaudi.1")
     uv("lock", "--upgrade")
@@ -111,7 +111,7 @@ def test_a_lock_of_the_exact_version_survives_an_upgrade(index: Path, release: R
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 def test_an_upgrade_away_from_it_is_noticed(installer: str, index: Path, release: Release, tmp_path: Path) -> None:
-    """A requirement without an upper bound takes the next release, which no series is for: check says so."""
+    """A requirement without an upper bound accepts the next release, which has no series: check says so."""
     source = ["--no-index", "--find-links", str(index)]
     target = venv(tmp_path / "venv", {"UV_CACHE_DIR": str(tmp_path / "uv-cache")})
     install = target.pip if installer == "pip" else target.uv
@@ -125,7 +125,7 @@ def test_an_upgrade_away_from_it_is_noticed(installer: str, index: Path, release
 
 
 def test_the_metadata_without_cuda_resolves_where_cuda_is_not_to_be_had(index: Path, tmp_path: Path) -> None:
-    """--drop-cuda: uv lock over an index that has no CUDA package; without it the same project cannot be locked."""
+    """With --drop-cuda, uv can lock over an index without any CUDA package; without it, it cannot."""
     wheels = tmp_path / "cuda"
     requires = "Requires-Dist: cupy-cuda13x\nRequires-Dist: torch\n"
     made = patched_wheel.release(wheels, requires=requires)

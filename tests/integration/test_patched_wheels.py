@@ -1,7 +1,7 @@
-"""Patched wheels of real releases: the same bytes anywhere, whole by other readers, and equal to what apply makes.
+"""Patched wheels of real releases: the same bytes anywhere, valid for other readers, and equal to apply's result.
 
-By default one release of each family; GAUDI_PATCH_TEST_FULL=1 takes all of them. The smoke levels on an installed
-wheel are run with GAUDI_PATCH_TEST_FULL=1 alone: `test_releases.py` runs them on the same files.
+By default one release of each family; GAUDI_PATCH_TEST_FULL=1 tests all releases. Only GAUDI_PATCH_TEST_FULL=1 runs the
+smoke levels on an installed wheel: `test_releases.py` runs them on the same files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.wheels
 
 MANIFEST = load()
 RELEASES = [series.versions.removeprefix("==") for series in MANIFEST.series]
-#: The newest of each way in which LMCache is built and laid out.
+#: The newest release of each build and layout of LMCache.
 FAMILIES = ["0.5.6", "0.4.2", "0.3.9.post1"]
 CHOSEN = RELEASES if FULL else FAMILIES
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
@@ -44,7 +44,7 @@ Wheel = Callable[..., Path]
 
 
 def built(wheel: Path, folder: Path, **options: int | bool) -> Path:
-    """Build in this process, by the name that the wheel has to have."""
+    """Build in this process, under the wheel's required name."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "wheel").open("wb") as stream:
         made = build(MANIFEST, wheel, stream, BuildOptions(**options))  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def built(wheel: Path, folder: Path, **options: int | bool) -> Path:
 
 
 def interpreter(version: str) -> str | None:
-    """Return a Python of this version that runs: on PATH, or one of pyenv's, whose shims may all fail."""
+    """Return a working Python of this version: on PATH, or one of pyenv's, whose shims may all fail."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     on_path = shutil.which(f"python{version}")
     installed_there = map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}")))
@@ -63,7 +63,7 @@ def interpreter(version: str) -> str | None:
 
 
 def other_python(version: str, folder: Path) -> str:
-    """Return an interpreter of this version, in an environment with gaudi-patch; skip, and say so, without one."""
+    """Return an interpreter of this version, in an environment with gaudi-patch; without one, skip with the reason."""
     name = interpreter(version)
     if name is None:
         pytest.skip(f"no Python {version} that runs: neither python{version} on PATH nor one of pyenv's")
@@ -74,7 +74,7 @@ def other_python(version: str, folder: Path) -> str:
 
 
 def tree(target: Venv) -> Mapping[str, str]:
-    """Return LMCache's files by their hashes, without bytecode: what is beside it is state and metadata."""
+    """Return LMCache's files by their hashes, without bytecode; files outside the package are state and metadata."""
     package = target.site_packages / "lmcache"
     return {
         path.relative_to(package).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -84,7 +84,7 @@ def tree(target: Venv) -> Mapping[str, str]:
 
 
 def test_a_python_behind_a_shim_that_fails_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shim that is taken for the Python itself leaves the other versions untested without a word."""
+    """A shim mistaken for the Python itself would silently leave the other versions untested."""
     shim, real = tmp_path / "shims" / "python3.12", tmp_path / "versions" / "3.12.1" / "bin" / "python3.12"
     for path, code in ((shim, 127), (real, 0)):
         path.parent.mkdir(parents=True)
@@ -105,7 +105,7 @@ def test_a_python_that_is_missing_is_skipped_by_its_name(tmp_path: Path, monkeyp
 
 
 def built_away(python: str, wheel: Path, folder: Path) -> Path:
-    """Build by the command, with another umask, time zone, locale, hash seed, place and mtime."""
+    """Build with the command, under another umask, time zone, locale, hash seed, directory and mtime."""
     away = folder / "ein anderer Ort"
     away.mkdir()
     shutil.copy(wheel, away)
@@ -137,7 +137,7 @@ def test_every_other_python_builds_the_same_bytes(python: str, lmcache_wheel: Wh
 
 @pytest.mark.parametrize("version", CHOSEN)
 def test_other_readers_find_it_whole(version: str, lmcache_wheel: Wheel, tmp_path: Path) -> None:
-    """RECORD by csv and hashlib, the archive by Info-ZIP, the rest by twine and check-wheel-contents."""
+    """csv and hashlib read RECORD, Info-ZIP reads the archive, twine and check-wheel-contents read the rest."""
     wheel = lmcache_wheel(version)
     new = built(wheel, tmp_path / "new", drop_cuda=True)
     assert record_faults(new) == []
@@ -148,7 +148,7 @@ def test_other_readers_find_it_whole(version: str, lmcache_wheel: Wheel, tmp_pat
         sorted(run([sys.executable, "-m", "check_wheel_contents", one], {}).stdout.replace(str(one), "").splitlines())
         for one in (wheel, new)
     ]
-    assert findings[0] == findings[1]  # what it says of the release itself, and nothing more
+    assert findings[0] == findings[1]  # the same findings as for the release itself, and no more
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
@@ -250,7 +250,7 @@ def test_the_real_sdist_has_the_files_of_the_series_and_all_others_as_they_were(
 
 
 def _members(sdist: Path) -> dict[str, str]:
-    """Return the files of an sdist by their hashes, below its root."""
+    """Return the files of an sdist, below its root, by their hashes."""
     with tarfile.open(sdist) as archive:
         return {
             info.name.partition("/")[2]: hashlib.sha256(archive.extractfile(info).read()).hexdigest()  # type: ignore[union-attr]

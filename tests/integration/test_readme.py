@@ -1,4 +1,4 @@
-"""The README's sample of output is what the commands print."""
+"""The README's sample of output matches the commands' output."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.scripts import readme
 
 
 def masked(text: str) -> list[str]:
-    """Return what is the same in every run: without times, counts, and the levels that a short run leaves out."""
-    text = re.sub(r"\n {4,}", " ", text)  # a value that goes on in the next line
+    """Return the parts that are the same in every run, without times, counts, and levels omitted from short runs."""
+    text = re.sub(r"\n {4,}", " ", text)  # a value that continues on the next line
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", text)
     text = text.replace("engine, imports, kernels", "LEVELS").replace("imports, kernels, engine", "LEVELS")
     text = re.sub(r"(passed: )imports\b", r"\1LEVELS", text)
@@ -24,7 +24,7 @@ def masked(text: str) -> list[str]:
 @pytest.mark.torch
 @pytest.mark.usefixtures("torch_python")
 def test_the_sample_in_the_readme_is_what_the_commands_print(tmp_path: Path) -> None:
-    """With one smoke level, or all of them under GAUDI_PATCH_TEST_FULL=1."""
+    """With one smoke level, or with all levels under GAUDI_PATCH_TEST_FULL=1."""
     levels = "" if os.environ.get("GAUDI_PATCH_TEST_FULL") else "imports"
     assert masked(readme.sample(tmp_path, levels)) == masked(readme.shown())
 

@@ -1,11 +1,11 @@
-"""Every release that the manifest has a series for.
+"""Every release that has a series in the manifest.
 
-By default, in memory: each series applies to its wheel, compiles, and gives what the lock says. The whole round, with
-the smoke checks on the emulated HPU, is one command that ends with the table of releases and levels::
+By default, in memory: each series applies to its wheel, compiles, and gives the result in the lock. One command runs
+the whole round, with the smoke checks on the emulated HPU, and ends with the table of releases and levels::
 
     pytest -m releases tests/integration/test_releases.py
 
-``GAUDI_PATCH_TEST_RELEASES=0.4.4,0.5.6`` takes these releases only; ``GAUDI_PATCH_TEST_TABLE=FILE`` also writes the
+``GAUDI_PATCH_TEST_RELEASES=0.4.4,0.5.6`` selects these releases only; ``GAUDI_PATCH_TEST_TABLE=FILE`` also writes the
 table to a file.
 """
 
@@ -39,7 +39,7 @@ NEWEST = RELEASES[-1]
 _ASKED = os.environ.get("GAUDI_PATCH_TEST_RELEASES", "all")
 WANTED = RELEASES if _ASKED == "all" else [version for version in RELEASES if version in _ASKED.split(",")]
 OTHER_PYTHONS = ("3.10", "3.12", "3.13")
-#: All on PyPI from the first that a Gaudi user can meet on; there is no 0.3.8 and no 0.4.0.
+#: All releases on PyPI from the first that a Gaudi user can meet; there is no 0.3.8 and no 0.4.0.
 ON_PYPI = (
     "0.3.7",
     "0.3.9",
@@ -69,7 +69,7 @@ ON_PYPI = (
     "0.5.6",
 )
 
-#: The eager mode compile some thousand graphs in the kernels level; on a loaded machine that takes its time.
+#: Eager mode compiles about a thousand graphs in level kernels, which takes long on a loaded machine.
 LEVEL_TIMEOUT = 1200
 
 
@@ -117,7 +117,7 @@ def test_the_routing_of_a_release_is_small(version: str) -> None:
 
 
 def _same_files(version: str, python: str) -> None:
-    """The wheel for another Python holds the same bytes in every file that the series touches."""
+    """Check that the wheel for another Python has the same bytes in every file that the series changes."""
     try:
         wheel = environments.wheel(version, python)
     except EnvironmentUnavailableError as error:
@@ -137,7 +137,7 @@ def _same_files(version: str, python: str) -> None:
 def test_the_newest_wheel_for_another_python_holds_the_same_files(
     python: str, lmcache_wheel: Callable[..., Path]
 ) -> None:
-    lmcache_wheel(NEWEST, python)  # skips with the reason where it cannot be had
+    lmcache_wheel(NEWEST, python)  # skips with the reason if it is not available
     _same_files(NEWEST, python)
 
 
@@ -149,7 +149,7 @@ def test_the_wheel_for_another_python_holds_the_same_files(version: str, python:
 
 
 def _tree(environment: Environment) -> dict[str, str]:
-    """Return every file but bytecode, which running LMCache makes, by hash."""
+    """Return every file by hash, except bytecode, which running LMCache creates."""
     root = environment.site_packages
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -179,7 +179,7 @@ def _smoke(environment: Environment) -> tuple[int, list[dict[str, Any]]]:
 def test_a_release_passes_every_level_patched_and_fails_as_it_was_once_rolled_back(
     version: str, lmcache_copy: Callable[[str], Environment], record_property: Callable[[str, object], None]
 ) -> None:
-    """Levels that pass without the patch would prove nothing about it; the table says which do, release by release."""
+    """Levels that pass without the patch prove nothing about it; the table lists them per release."""
     target = lmcache_copy(version)
     target.run("-m", "compileall", "-q", target.site_packages / "lmcache")  # as pip does; spares every probe the time
     before = _tree(target)

@@ -1,4 +1,4 @@
-"""The real LMCache, compiled as image builders compile it, from an older series of its release to the present one."""
+"""The real LMCache, compiled as image builders compile it, updated from an older series of its release to this one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Updates between any two series of a release family: on the files of the real releases, with all their packages.
 
-A release's own series was made for it alone. What of another release's series fits it by content is a series for it,
-too, such as an older gaudi-patch may have had. Each is applied over each other one, in every mode of bytecode. What is
-then on disk is judged by `tests.support.pyc`, which asks nothing of gaudi_patch.
+A release's own series was made for that release alone. A series of another release also counts if its content fits, as
+an older gaudi-patch may have shipped it. Each series is applied over each other one, in every mode of bytecode.
+`tests.support.pyc`, which does not use gaudi_patch, then checks the files on disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CACHES = (*MODES, "none", "another interpreter's")
 
 MANIFEST = manifests.load()
 SERIES = {series.versions.removeprefix("=="): series for series in MANIFEST.series}
-#: With FULL all releases, all ordered pairs, all modes; else one release of each family and one pair of its series.
+#: FULL: all releases, all ordered pairs, all modes; otherwise one release of each family and one pair of its series.
 RELEASES = tuple(SERIES) if FULL else ("0.5.6", "0.4.2", "0.3.12")
 MODES_OF = {release: CACHES if FULL or release == "0.5.6" else ("unchecked",) for release in RELEASES}
 
@@ -49,7 +49,7 @@ def changes(patch: str) -> tuple[FileDiff, ...]:
 
 
 def fitted(pristine: dict[str, bytes], patch: str, files: Files) -> Files | None:
-    """Return what ``patch`` makes of a release that ``files`` has changed; None if a hunk has no one place."""
+    """Return the result of ``patch`` on a release that ``files`` has changed; None if a hunk has no unique place."""
     made: Files = {}
     for change in changes(patch):
         before = files.get(change.path, pristine.get(change.path))
@@ -63,9 +63,9 @@ def fitted(pristine: dict[str, bytes], patch: str, files: Files) -> Files | None
 
 
 def series_for(pristine: dict[str, bytes], release: str) -> dict[str, Files]:
-    """Return what each series of the family makes of the release, by the release that it is named after.
+    """Return the result of each series of the family on the release, by the release that the series is named after.
 
-    Those that make the same of it are one.
+    Series with the same result are merged.
     """
     found: dict[str, Files] = {}
     for other in family_of(release):
@@ -82,7 +82,7 @@ def digests(files: Files) -> dict[str, str | None]:
 
 
 def walk(names: list[str]) -> list[str]:
-    """Return a walk that goes from each name to each other one."""
+    """Return a walk that visits each ordered pair of names."""
     there_and_back = itertools.chain.from_iterable(
         (one, other) for at, one in enumerate(names) for other in names[at + 1 :]
     )
@@ -90,7 +90,7 @@ def walk(names: list[str]) -> list[str]:
 
 
 class Release:
-    """One release in ``folder``: each ``__init__.py`` that it has, each file that a series touches, and the series."""
+    """One release in ``folder``: all its ``__init__.py``, all files that a series changes, and the series."""
 
     def __init__(self, folder: Path, wheel: Path, release: str, most: int) -> None:
         touched = {path for other in family_of(release) for path in SERIES[other].files}
@@ -121,7 +121,7 @@ class Release:
         }
 
     def walked(self, names: list[str], cache: str) -> Iterator[tuple[str, str]]:
-        """Apply one series over the other; yield each update, when what is on disk was found right."""
+        """Apply one series over the other; yield each update after the files on disk were found correct."""
         if cache == "another interpreter's":
             compile_for_another(self.site)
         elif cache != "none":
@@ -146,7 +146,7 @@ class Release:
 def test_an_update_between_any_two_series_leaves_each_module_its_own_code(
     release: str, lmcache_wheel: Callable[..., Path], record_property: Callable[[str, object], None]
 ) -> None:
-    """In every mode of bytecode; by a walk from each series to each other one, and back to the release to the byte."""
+    """In every mode of bytecode: walk from each series to each other one, and back to the release, byte for byte."""
     wheel = lmcache_wheel(release)
     tried: set[tuple[str, str, str]] = set()
     with memory_folder() as folder:

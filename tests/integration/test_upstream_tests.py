@@ -1,4 +1,4 @@
-"""LMCache's own tests pass patched where they pass unpatched: a sample of one release; all families with FULL."""
+"""LMCache's own tests that pass unpatched also pass patched: a sample of one release; all families with FULL."""
 
 from __future__ import annotations
 

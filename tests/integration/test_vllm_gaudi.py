@@ -1,7 +1,7 @@
 """The real vllm-gaudi, its platform, worker and runner, on the patched LMCache and the emulated HPU.
 
-vllm-gaudi is on no index: ``GAUDI_PATCH_TEST_VLLM_GAUDI`` names a git repository of it that has the tags and ``main``.
-Each revision takes minutes. For the table: ``python -m tests.support.vllm_gaudi --help``.
+vllm-gaudi is on no index: ``GAUDI_PATCH_TEST_VLLM_GAUDI`` names a git repository of it with the tags and ``main``. Each
+revision takes minutes. For the table: ``python -m tests.support.vllm_gaudi --help``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_vllm_gaudi_answers_from_the_cache_as_it_does_without(revision: Revision
     try:
         results = vllm_gaudi.check(revision, SOURCE, tmp_path)
     except EnvironmentUnavailableError as error:
-        if "has no vllm-gaudi" in str(error):  # the repository was given, and is not what it was given for
+        if "has no vllm-gaudi" in str(error):  # the given repository is unsuitable: fail, do not skip
             raise
         pytest.skip(f"environment not available: {error}")
     told = "\n".join(f"{one.level}: {one.status}: {one.reason}\n{one.output_tail[-3000:]}" for one in results)

@@ -1,7 +1,7 @@
 """A real vLLM on the patched LMCache, pair by pair, on the emulated HPU.
 
-Each pair takes an environment of up to 3 GB and minutes. ``GAUDI_PATCH_TEST_PAIRS=all``, or a list such as
-``0.5.6x0.26.0,0.4.4x0.17.1``, says which are run; without it the first one where environments are required (as in
+Each pair takes an environment of up to 3 GB and several minutes. ``GAUDI_PATCH_TEST_PAIRS=all``, or a list such as
+``0.5.6x0.26.0,0.4.4x0.17.1``, selects the pairs. Without it, the first pair runs if environments are required (as in
 CI), else none. For the table of all pairs, or the releases unpatched: ``python -m tests.support.vllm_pairs --help``.
 """
 
@@ -22,7 +22,7 @@ from tests.support.vllm_pairs import PAIRS, Pair
 
 WANTED = vllm_pairs.pairs_of(os.environ.get("GAUDI_PATCH_TEST_PAIRS") or (str(PAIRS[0]) if REQUIRED else ""))
 NOT_ASKED_FOR = pytest.mark.skip(reason="a pair takes minutes: ask for it with GAUDI_PATCH_TEST_PAIRS=all, or a list")
-# How the releases fail on HPU as they are.
+# How the unpatched releases fail on HPU.
 UNPATCHED = {
     Pair("0.5.6", "0.26.0"): ("connector", "blocks that vLLM already had"),
     Pair("0.4.4", "0.17.1"): ("inference", "TensorTuple"),

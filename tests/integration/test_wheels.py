@@ -1,4 +1,4 @@
-"""The main job on wheels of LMCache as PyPI has them, installed by the real pip and the real uv."""
+"""The main job on LMCache's wheels from PyPI, installed by the real pip and the real uv."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Wheel = Callable[..., Path]
 
 
 def patch(verb: str, target: Venv, manifest: Path, *more: str | Path) -> Done:
-    """Without smoke checks, which have tests of their own: there is no PyTorch in these environments."""
+    """Apply without smoke checks, which have their own tests: there is no PyTorch in these environments."""
     quiet = ["--no-smoke"] if verb == "apply" else []
     return gaudi_patch(verb, "--python", target.python, "--manifest", manifest, *quiet, *more)
 
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory, lmcache_wheel: Wheel) -> Venv:
-    """0.5.6 by pip, to be copied and never to be changed."""
+    """Return an environment with 0.5.6 by pip; copy it, never change it."""
     return installed(tmp_path_factory.mktemp("original") / "venv", lmcache_wheel("0.5.6"), "pip")
 
 
@@ -42,14 +42,14 @@ def copy(original: Venv, tmp_path: Path) -> Venv:
 
 
 def traces(target: Venv) -> list[str]:
-    """Return everything below the environment whose path has to do with LMCache or with us."""
+    """Return every path below the environment that concerns LMCache or gaudi-patch."""
     words = ("lmcache", "gaudi")
     names = (path.relative_to(target.prefix).as_posix() for path in target.prefix.rglob("*"))
     return sorted(name for name in names if any(word in name.lower() for word in words))
 
 
 def without_bytecode(target: Venv) -> dict[str, Node]:
-    """Return the tree without the content of .pyc files, which holds the time of the installation."""
+    """Return the tree without the contents of .pyc files, which include the installation time."""
     return {name: node for name, node in tree(target.prefix).items() if not name.endswith(".pyc")}
 
 
@@ -96,7 +96,7 @@ def test_apply_and_rollback_leave_every_byte_as_installed(
 def test_uninstall_after_apply_leaves_nothing(
     installer: str, manifest: Path, lmcache_wheel: Wheel, tmp_path: Path
 ) -> None:
-    """case_61: files that the series created, state and backups go with the package."""
+    """case_61: files created by the series, state and backups are removed with the package."""
     target = installed(tmp_path / "venv", lmcache_wheel("0.5.6"), installer)
     assert patch("apply", target, manifest).code == 0
     assert target.run("-c", "import lmcache").returncode == 0
@@ -140,7 +140,7 @@ def test_another_environment_of_the_same_uv_cache_is_untouched(
 def test_a_rollback_gives_real_files_where_the_uv_cache_lost_them(
     manifest: Path, lmcache_wheel: Wheel, tmp_path: Path
 ) -> None:
-    """case_15: a link whose target is gone would be a broken package; its bytes are restored in its place."""
+    """case_15: a link without its target would break the package; a file with its bytes is restored instead."""
     target = installed(tmp_path / "venv", lmcache_wheel("0.5.6"), "uv-symlink")
     listed = patch("check", target, manifest, "--json").json["data"]["files"]
     files = [target.site_packages / one["path"] for one in listed if one["pre_sha256"]]
@@ -156,7 +156,7 @@ def test_a_rollback_gives_real_files_where_the_uv_cache_lost_them(
 
 
 def test_the_patched_code_runs_where_unchecked_bytecode_of_the_old_was(copy: Venv, manifest: Path) -> None:
-    """case_46: an unchecked-hash .pyc is believed by Python whatever its source says."""
+    """case_46: Python trusts an unchecked-hash .pyc whatever its source contains."""
     package = copy.site_packages / "lmcache"
     script = (
         "import compileall, py_compile, sys; compileall.compile_dir(sys.argv[1], quiet=2, "
@@ -188,7 +188,7 @@ def test_the_patched_code_runs_where_unchecked_bytecode_of_the_old_was(copy: Ven
 
 
 def test_import_runs_the_patched_code(copy: Venv, manifest: Path) -> None:
-    """case_46: seen by `import lmcache` itself, with unchecked bytecode of the old __init__.py in place."""
+    """case_46: observed through `import lmcache` itself, with unchecked bytecode of the old __init__.py in place."""
     assert patch("apply", copy, manifest).code == 0
     planned = patch("check", copy, manifest, "--json").json["data"]["files"]
     assert all(one["state"] == "patched" for one in planned)
@@ -213,7 +213,7 @@ def test_a_version_after_the_manifest_names_the_nearest(copy: Venv, manifest: Pa
 
 
 def test_no_installation_is_its_own_exit_code(manifest: Path, tmp_path: Path) -> None:
-    """case_50: nothing installed exits 3; --if-installed turns that, and nothing else, into 0."""
+    """case_50: nothing installed exits 3; --if-installed turns only that into 0."""
     empty = venv(tmp_path / "venv")
     for verb in ("check", "apply", "rollback"):
         done = patch(verb, empty, manifest, "--json")
@@ -224,7 +224,7 @@ def test_no_installation_is_its_own_exit_code(manifest: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("edit", [b"\n# mine\n", None])
 def test_a_file_edited_by_hand_is_named_and_kept(edit: bytes | None, copy: Venv, manifest: Path) -> None:
-    """case_31: the hunks may still fit; a file whose hash is unknown is refused all the same."""
+    """case_31: the hunks may still fit; a file with an unknown hash is refused anyway."""
     listed = patch("check", copy, manifest, "--json").json["data"]["files"]
     path = next(one["path"] for one in listed if one["pre_sha256"] and one["path"] != "lmcache/__init__.py")
     file = copy.site_packages / path
@@ -241,7 +241,7 @@ def test_a_file_edited_by_hand_is_named_and_kept(edit: bytes | None, copy: Venv,
 
 
 def test_read_only_site_packages_are_an_environment_error(copy: Venv, manifest: Path) -> None:
-    """case_6: seen on a read-only bind mount; `check` and --dry-run still work on it."""
+    """case_6: tested on a read-only bind mount, where `check` and --dry-run still work."""
     before = tree(copy.prefix, times=True)
     site = copy.site_packages
     if subprocess.run(["mount", "--bind", site, site], capture_output=True, check=False).returncode:
@@ -279,7 +279,7 @@ def test_a_broken_manifest_is_a_usage_error(
 
 
 def test_a_converted_patch_is_told_from_an_edited_one(copy: Venv, manifest: Path, tmp_path: Path) -> None:
-    """case_26: the hint names .gitattributes when all that happened was a checkout with autocrlf."""
+    """case_26: the hint names .gitattributes if a checkout with autocrlf was the only cause."""
     shutil.copytree(manifest, tmp_path / "patches")
     for file in (tmp_path / "patches").rglob("*.patch"):
         file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
@@ -289,7 +289,7 @@ def test_a_converted_patch_is_told_from_an_edited_one(copy: Venv, manifest: Path
 
 
 def test_reinstall_and_upgrade_over_a_patch_are_clean(manifest: Path, lmcache_wheel: Wheel, tmp_path: Path) -> None:
-    """case_59 case_60: state and backups belong to the dist-info that they are in, and go with it."""
+    """case_59 case_60: state and backups belong to their dist-info, and are removed with it."""
     target = installed(tmp_path / "venv", lmcache_wheel("0.4.2"), "pip")
     pristine = without_bytecode(target)
     assert patch("apply", target, manifest).code == 0
@@ -324,7 +324,7 @@ def test_reinstall_by_uv_over_a_patch_is_clean(manifest: Path, lmcache_wheel: Wh
 
 
 def test_demo_tells_the_whole_story_and_leaves_nothing(lmcache_wheel: Wheel, tmp_path: Path) -> None:
-    """The demo runs on the built-in manifest, from wheels on disk here."""
+    """The demo runs on the built-in manifest, here with wheels on disk."""
     wheel = lmcache_wheel("0.5.6")
     if not (Path(__file__).resolve().parents[2] / "patches" / "manifest.toml").is_file():
         pytest.skip("no built-in manifest yet")
