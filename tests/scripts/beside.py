@@ -1,10 +1,10 @@
-"""Measure help, completion and checks of gaudi-patch beside pip, uv, pre-commit and git, and print a Markdown table.
+"""Measure help, completion and checks of gaudi-patch and of pip, uv, pre-commit and git, and print a Markdown table.
 
     python -m tests.scripts.beside [RUNS]
 
-hyperfine takes the times (Debian: apt-get install hyperfine). All programs are installed afresh into a temporary
-environment, with their bytecode, and the checks look at one target: LMCache without its dependencies. Where root runs
-it, the programs go before all others (chrt --fifo), so that a busy machine takes little of their time.
+hyperfine measures the times (Debian: apt-get install hyperfine). All programs are freshly installed into a temporary
+environment, with their bytecode, and the checks examine one target: LMCache without its dependencies. If root runs it,
+the programs get priority over all others (chrt --fifo), so that a busy machine affects their times little.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ COLUMNS = ("what", "command", "time", "spread", "CPU time")
 
 
 class Program(NamedTuple):
-    """A command line to measure: what a user wants of it, the line as it is shown, its words and its variables."""
+    """A command line to measure: its purpose for a user, the displayed line, its words and its variables."""
 
     what: str
     shown: str
     words: Sequence[str]
     variables: Mapping[str, str] = {}
-    #: What it exits with when it has done what is measured.
+    #: The expected exit code of a complete run.
     exit: int = 0
 
 
 def programs(tools: Path, target: Path) -> list[Program]:
-    """Return what is measured: ``tools`` is a directory of programs, ``target`` an interpreter with LMCache."""
+    """Return the programs to measure: ``tools`` is a directory of programs, ``target`` an interpreter with LMCache."""
 
     def tool(what: str, *words: str, code: int = 0, **variables: str) -> Program:
         shown = " ".join(word.replace(str(target), "TARGET").replace(f"{REPOSITORY}/", "") for word in words)
@@ -61,10 +61,10 @@ def programs(tools: Path, target: Path) -> list[Program]:
         tool("help", "uv", "--help"),
         Program("help", "git -h", [git, "-h"]),
         tool("completion", "gaudi-patch", _GAUDI_PATCH_COMPLETE="complete_bash", **half),
-        tool("completion", "pip", code=1, **half_pip),  # pip ends its answer so
+        tool("completion", "pip", code=1, **half_pip),  # pip exits with 1 after its answer
         tool("check", "gaudi-patch", "check", "--python", str(target), code=pending),
         tool("check", "gaudi-patch", "check", "--fast", "--python", str(target), code=pending),
-        tool("check", "pip", "--python", str(target), "check", code=1),  # dependencies are missing, on purpose
+        tool("check", "pip", "--python", str(target), "check", code=1),  # dependencies are deliberately missing
         tool("check", "uv", "pip", "check", "--python", str(target), code=1),
         tool("check", "pre-commit", "validate-config", str(REPOSITORY / ".pre-commit-config.yaml")),
         Program("check", "git status --short", [git, "-C", str(REPOSITORY), "status", "--short"]),
@@ -72,7 +72,7 @@ def programs(tools: Path, target: Path) -> list[Program]:
 
 
 def install(scratch: Path) -> list[Program]:
-    """Make the environment of the programs and the target below ``scratch``."""
+    """Create the environment of the programs and the target below ``scratch``."""
     tools, target = scratch / "tools", scratch / "target"
     for folder in (tools, target):
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -83,9 +83,9 @@ def install(scratch: Path) -> list[Program]:
 
 
 def measure(program: Program, runs: int, scratch: Path) -> tuple[float, float, float]:
-    """Return the mean seconds by the clock, their standard deviation, and the mean CPU time of a run.
+    """Return the mean wall-clock seconds, their standard deviation, and the mean CPU time of a run.
 
-    Raises SystemExit where the program ends otherwise than it should: what fails early is quick.
+    Raises SystemExit if the program ends with another code than expected: an early failure is quick.
     """
     env = _clean() | dict(program.variables)
     done = subprocess.run(program.words, env=env, cwd=scratch, capture_output=True, text=True, check=False)
@@ -107,7 +107,7 @@ def row(program: Program, seconds: tuple[float, float, float]) -> tuple[str, ...
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return the table as it stands in docs/benchmarks.md."""
+    """Return the table as printed in docs/benchmarks.md."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -132,7 +132,7 @@ def _first() -> list[str]:
 
 
 def _clean() -> dict[str, str]:
-    """Return the environment without what changes Python's start: bytecode is written, and read, as for a user."""
+    """Return the environment without variables that change Python's start, so that bytecode is used as for a user."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 

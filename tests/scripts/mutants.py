@@ -25,12 +25,12 @@ VERSION = "0.5.6"
 
 
 def environment(folder: Path) -> Environment:
-    """Return a patched environment of ``VERSION`` below a directory, to be edited."""
+    """Return a patched environment of ``VERSION`` below a directory, for editing."""
     return patch(environments.overlay_copy(VERSION, folder))
 
 
 def sample(every: int) -> list[Mutant]:
-    """Return every n-th mutant of each level and rules, the first among them."""
+    """Return every n-th mutant of each level and rules, including the first."""
     kinds: Counter[tuple[str, ...]] = Counter()
     chosen = []
     for mutant in MUTANTS:
@@ -42,14 +42,14 @@ def sample(every: int) -> list[Mutant]:
 
 
 def run(mutant: Mutant, environment: Environment) -> LevelResult:
-    """Return what the mutant's level says of it."""
+    """Return the result of the mutant's level."""
     with mutant.put_into(environment.site_packages):
         (result,) = judge(environment.python, mutant.level, rules=(mutant.rules,), arguments=mutant.arguments())
     return result
 
 
 def is_killed(result: LevelResult) -> bool:
-    """Whether a check has seen the fault; not a probe that could not run, or code that is none."""
+    """Return whether a check detected the fault; a probe that could not run, or invalid code, does not count."""
     ended = ("SyntaxError", "NameError")
     spoiled = any(word in failure.message for failure in result.failures for word in ended)
     return result.status == "failed" and result.checks > 0 and not spoiled
@@ -71,7 +71,7 @@ def main() -> int:
         made = environment(Path(folder))
         for level, rules in sorted({(one.level, one.rules) for one in wanted}):
             results = judge(made.python, level, rules=(rules,))
-            if [one.status for one in results] != ["passed"]:  # nothing that fails then says anything
+            if [one.status for one in results] != ["passed"]:  # otherwise, later failures would mean nothing
                 print(f"without a fault, level {level} ({rules}) does not pass:\n{explain(results)}")
                 return 1
         for mutant in wanted:

@@ -1,8 +1,8 @@
-"""The README's sample of output, as the commands print it: run on a real LMCache, with the emulated HPU.
+"""The README's sample of output: the commands' output on a real LMCache, with the emulated HPU.
 
     python -m tests.scripts.readme [--write]
 
-Paths become those of an image, and nothing else is changed. ``tests/integration/test_readme.py`` holds it.
+Paths become those of an image; nothing else is changed. ``tests/integration/test_readme.py`` checks the sample.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.cli import command, environment
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 RELEASE = "0.5.6"
-#: The commands of the sample, each with what the README shows of its arguments.
+#: The commands of the sample, each with the arguments that the README shows.
 COMMANDS = (
     "check --python /opt/venv/bin/python",
     "apply --python /opt/venv/bin/python --report /etc/gaudi-patch.json",
@@ -29,9 +29,9 @@ _BLOCK = re.compile(r"(<!-- sample -->\n```console\n)(.*?)(```\n)", re.DOTALL)
 
 
 def sample(folder: Path, smoke: str = "") -> str:
-    """Return the commands with their output; ``folder`` is an empty directory to work in.
+    """Return the commands with their output; ``folder`` is an empty working directory.
 
-    ``smoke`` are the levels that `apply` runs, in place of all those that it runs by itself.
+    ``smoke`` are the levels that `apply` runs, instead of its default levels.
     """
     copy = environments.overlay_copy(RELEASE, folder)
     report = folder / "gaudi-patch.json"
@@ -52,7 +52,7 @@ def sample(folder: Path, smoke: str = "") -> str:
 
 
 def shown() -> str:
-    """Return the sample that the README has."""
+    """Return the README's sample."""
     found = _BLOCK.search(README.read_text(encoding="utf-8"))
     assert found is not None, "README.md has no block marked <!-- sample -->"
     return found[2]

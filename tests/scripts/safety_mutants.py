@@ -22,19 +22,19 @@ from tests.support.environments import clean_environment
 from tests.support.safety import GUARDS, Guard
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: Seconds for all tests, and for those of one guard: a mutant may hang where a limit is gone.
+#: Seconds for all tests, and for the tests of one guard: a mutant may hang if a limit is gone.
 ALL_TIMEOUT = 3600
 TIMEOUT = 600
 
 
 def copy_to(folder: Path) -> Path:
-    """Copy the checkout's product and tests, and return an interpreter that imports them from there."""
+    """Copy the checkout's product and tests, and return an interpreter that imports them from the copy."""
     checkout = folder / "checkout"
     ignored = shutil.ignore_patterns("__pycache__", ".venv", ".git", "*.egg-info", ".*_cache")
     shutil.copytree(REPOSITORY, checkout, ignore=ignored)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    # The copy comes first: the checkout that is installed in the other one is not imported.
+    # The copy comes first, so the checkout installed in the other environment is not imported.
     (site / "copy.pth").write_text(f"{checkout}\n{sysconfig.get_path('purelib')}\n")
     python = folder / "venv" / "bin" / "python"
     script = python.with_name("gaudi-patch")
@@ -46,7 +46,7 @@ def copy_to(folder: Path) -> Path:
 def run(
     python: Path, checkout: Path, tests: tuple[str, ...], timeout: float = TIMEOUT
 ) -> subprocess.CompletedProcess[str]:
-    """Run tests in the copy, up to the first that fails."""
+    """Run tests in the copy, up to the first failure."""
     command = [str(python), "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests]
     return subprocess.run(
         command, cwd=checkout, capture_output=True, text=True, timeout=timeout, env=clean_environment(), check=False
@@ -54,7 +54,7 @@ def run(
 
 
 def judge(guard: Guard, python: Path, checkout: Path) -> str:
-    """Return the test that fails without the guard, "" where all pass."""
+    """Return the test that fails without the guard, "" if all pass."""
     file = checkout / guard.file
     before = file.read_text(encoding="utf-8")
     if before.count(guard.code) != 1:
@@ -68,7 +68,7 @@ def judge(guard: Guard, python: Path, checkout: Path) -> str:
         file.write_text(before, encoding="utf-8")
     if done.returncode == 0:
         return ""
-    # ERROR: what a test needs could not be made; without "::" a file that could not be read, which judges nothing.
+    # ERROR: a test's setup failed; without "::", a file could not be read, which proves nothing.
     failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     if done.returncode != 1 or not failed or "::" not in failed[0]:
         raise SystemExit(f"{guard.name}: no test was judged\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
@@ -76,7 +76,7 @@ def judge(guard: Guard, python: Path, checkout: Path) -> str:
 
 
 def numbers(text: str) -> range:
-    """Read "N" or "N-M", counted from 1; raises ArgumentTypeError for what the table does not have."""
+    """Parse "N" or "N-M", counted from 1; raises ArgumentTypeError for numbers outside the table."""
     first, _, last = text.partition("-")
     part = range(int(first) - 1, int(last or first))
     if not part or part.start < 0 or part.stop > len(GUARDS):

@@ -1,9 +1,9 @@
-"""Measure what a start of gaudi-patch costs, as a multiple of an empty typer program, beside what others take.
+"""Measure the start-up cost of gaudi-patch, as a multiple of an empty typer program, next to other programs.
 
     python tests/scripts/startup.py [RUNS]
 
-No time is asserted anywhere: a shared machine is no stopwatch. The programs run in turn, so that a drift of the
-machine hits all alike, and the smallest CPU times of each are compared, those of its child processes included.
+No time is asserted anywhere, since timings on a shared machine are unreliable. The programs run in turn, so that a
+drift of the machine affects all equally. The smallest CPU times of each are compared, including child processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gaudi_patch.output.report import Table, plain
 from gaudi_patch.series.manifest import load
 
 RUNS = 15
-#: Multiples of the empty program that are promised.
+#: The promised multiples of the empty program.
 BUDGETS = dict.fromkeys(
     (f"gaudi-patch {what}" for what in ("check", "list", "show VERSION", "--help", "--version", "completion")), 2.0
 )
@@ -43,7 +43,7 @@ CREATING = "diff --git a/x b/x\nnew file mode 100644\n--- /dev/null\n+++ b/x\n@@
 
 
 class Program(NamedTuple):
-    """A command line, the directory that it runs in, and variables for it."""
+    """A command line, its working directory, and its variables."""
 
     name: str
     command: Sequence[str]
@@ -61,7 +61,7 @@ class Timing(NamedTuple):
 
 
 def main(runs: int = RUNS) -> None:
-    """Measure all programs that are here, and print a table."""
+    """Measure all programs available here, and print a table."""
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-startup-") as name:
         chosen, missing = programs(Path(name))
         timings = measure(chosen, runs)
@@ -80,9 +80,7 @@ def main(runs: int = RUNS) -> None:
 
 
 def programs(scratch: Path) -> tuple[list[Program], list[str]]:
-    """Return the programs to compare, with what they need laid into ``scratch``; and the names of those not
-    installed.
-    """
+    """Return the programs to compare, with their files in ``scratch``; and the names of those not installed."""
     empty = scratch / "empty.py"
     empty.write_text(_SOURCE, encoding="utf-8")
     site = stand_in(scratch / "site-packages")
@@ -96,12 +94,12 @@ def programs(scratch: Path) -> tuple[list[Program], list[str]]:
         Program("gaudi-patch list", [*ours, "list"], scratch),
         Program("gaudi-patch show VERSION", [*ours, "show", newest], scratch),
         Program("gaudi-patch --help", [*ours, "--help"], scratch),
-        # It asks the target's interpreter: one without the scripts that some put in its place on PATH (pyenv).
+        # It runs the target's interpreter: one without the scripts that some tools put before it on PATH (pyenv).
         Program("gaudi-patch --version", [*ours, "--version"], scratch, {"VIRTUAL_ENV": str(environment)}),
         Program("gaudi-patch completion", [installed], scratch, completing),
         *(Program(f"gaudi-patch {verb} --help", [*ours, verb, "--help"], scratch) for verb in COMMANDS),
     ]
-    # A patch that only creates a file applies to an empty directory, so that git finds nothing to complain of.
+    # A patch that only creates a file applies to an empty directory, so git has no complaint.
     creating = scratch / "creating.patch"
     creating.write_text(CREATING, encoding="utf-8")
     others = (
@@ -119,9 +117,7 @@ def programs(scratch: Path) -> tuple[list[Program], list[str]]:
 
 
 def stand_in(folder: Path) -> Path:
-    """Return an installation of a release with a series: `check` finds its files missing, at the cost of finding
-    them.
-    """
+    """Return an installation of a release with a series: `check` finds its files missing, at the cost of a search."""
     manifest = load()
     version = manifest.series[-1].versions.removeprefix("==")
     info = folder / f"lmcache-{version}.dist-info"
@@ -134,7 +130,7 @@ def stand_in(folder: Path) -> Path:
 
 
 def measure(chosen: Sequence[Program], runs: int) -> list[Timing]:
-    """Return the smallest times; one run of each is made before and not counted."""
+    """Return the smallest times; one warm-up run of each is not counted."""
     times: dict[str, list[float]] = {one.name: [] for one in chosen}
     for _ in range(runs + 1):
         for one in chosen:

@@ -37,7 +37,7 @@ _GIGABYTE = 1024**3
 
 @dataclass
 class Row:
-    """What came of one version."""
+    """The results of one version."""
 
     version: str
     installed: str = ""
@@ -55,7 +55,7 @@ class Row:
 
 
 def install(version: str, prefix: Path, lmcache: str) -> Path:
-    """Make the environment and return its interpreter."""
+    """Create the environment and return its interpreter."""
     python = prefix / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(prefix)], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
@@ -69,7 +69,7 @@ def install(version: str, prefix: Path, lmcache: str) -> Path:
 
 
 def conformance(python: Path, mode: str) -> str:
-    """Run every case in one mode; the result in words."""
+    """Run every case in one mode; return the result as text."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         script = REPOSITORY / "tests" / "emulator" / "scripts" / "run_cases.py"
@@ -92,7 +92,7 @@ def conformance(python: Path, mode: str) -> str:
 
 
 def smoke(python: Path) -> dict[str, str]:
-    """Apply the series and run the levels; what came of each, or of the whole."""
+    """Apply the series and run the levels; return the result of each, or of the whole."""
     wanted = ",".join(LEVELS)
     arguments = ("apply", "--python", python, "--smoke", wanted, "--require", wanted, "--json")
     done = subprocess.run(

@@ -2,9 +2,9 @@
 
     python -m tests.scripts.upstream_tests 0.5.6 [--device emulated] [--tests tests/v1/platform ...]
 
-A test that passes unpatched must pass patched, or stand in ``REFUSED`` with its reason. Exit 0: so it is; 1: the tests
-that do not are named. The tests run from a directory of their own, with the release's wheel on the path: what is tested
-is what pip installs. Without ``--tests``, the whole suite; that takes tens of minutes on two cores.
+A test that passes unpatched must pass patched, or be listed in ``REFUSED`` with its reason. Exit 0: all do; 1: the
+others are named. The tests run from a separate directory, with the release's wheel on the path, so they test what pip
+installs. Without ``--tests``, the whole suite runs, which takes tens of minutes on two cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.etree import ElementTree  # of a file that pytest has just written
+from xml.etree import ElementTree  # parses a file that pytest has just written
 
 from gaudi_patch.series import patch_files
 from gaudi_patch.series.manifest import load
@@ -30,9 +30,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PATCHES = REPOSITORY / "patches"
 EMULATOR = REPOSITORY / "gaudi_patch" / "emulator"
 
-#: One release of each family that a series is made for.
+#: One release of each family that has a series.
 FAMILIES = ("0.3.7", "0.3.10", "0.3.13", "0.4.2", "0.4.4", "0.5.1", "0.5.3", "0.5.6")
-#: A sample that takes a minute or two: what the routing hunks touch.
+#: A sample that takes a minute or two: the parts that the routing hunks change.
 SAMPLE = (
     "tests/v1/platform/test_device_ops.py",
     "tests/v1/test_token_database.py",
@@ -40,7 +40,7 @@ SAMPLE = (
     "tests/v1/test_kv_layer_groups_manager.py",
     "tests/v1/test_retrieve_pin_ownership.py",
 )
-#: Tests that the patch fails by design: pattern of the test's name, and why.
+#: Tests that the patch fails by design: a pattern of the test's name, and the reason.
 REFUSED: Mapping[str, str] = {}
 
 _TEST_TOOLS = ("pytest<9.1", "pytest-asyncio", "python-multipart", "httpx", "protobuf", "grpcio")
@@ -110,7 +110,7 @@ def tree(version: str, folder: Path, *, patched: bool) -> Path:
 
 
 def unpack_tests(version: str, folder: Path) -> Path:
-    """Lay ``tests/`` of the sdist below ``folder``, without LMCache itself, which would be imported in its place."""
+    """Unpack ``tests/`` of the sdist below ``folder``, without LMCache itself, which would shadow the release."""
     place = folder / "sdist"
     with tarfile.open(sdist(version)) as archive:
         archive.extractall(place, filter="data")
@@ -124,7 +124,7 @@ def unpack_tests(version: str, folder: Path) -> Path:
 
 
 def outcomes(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[str, str]:
-    """Run the tests on one tree; gives passed, failed, or skipped for each test by name."""
+    """Run the tests on one tree; return passed, failed or skipped for each test by name."""
     report = package.with_suffix(".xml")
     options = ["-q", "--continue-on-collection-errors", "-o", "log_cli=false", "-p", "no:cacheprovider"]
     start = [str(EMULATOR), "--lazy"] if device == "emulated" else []
@@ -157,7 +157,7 @@ def read(report: Path) -> dict[str, str]:
 
 
 def lost(before: Mapping[str, str], after: Mapping[str, str], refused: Mapping[str, str]) -> list[str]:
-    """Return the tests that pass unpatched, and patched do not, and are not refused by design."""
+    """Return the tests that pass unpatched, fail patched, and are not refused by design."""
     return sorted(
         name
         for name, outcome in before.items()
@@ -168,7 +168,7 @@ def lost(before: Mapping[str, str], after: Mapping[str, str], refused: Mapping[s
 
 
 def compare(version: str, wanted: Sequence[str], device: str) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """Run the tests on both trees; gives what is lost, and both outcomes."""
+    """Run the tests on both trees; return the lost tests and both outcomes."""
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-upstream-") as name:
         folder = Path(name)
         work = unpack_tests(version, folder)
@@ -179,7 +179,7 @@ def compare(version: str, wanted: Sequence[str], device: str) -> tuple[list[str]
 
 
 def main() -> int:
-    """Compare, and print the counts and what is lost."""
+    """Compare, and print the counts and the lost tests."""
     parser = argparse.ArgumentParser(description="Run LMCache's own tests, unpatched and patched.")
     parser.add_argument("versions", nargs="*", default=FAMILIES)
     parser.add_argument("--device", choices=("host", "emulated"), default="host")

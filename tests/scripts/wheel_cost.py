@@ -28,7 +28,7 @@ with zipfile.ZipFile(sys.argv[1]) as archive:
             new.write(sys.argv[2] + "/" + name, name)
 """
 
-#: Linux counts the peak of the process that starts another as this one's, too: so a bare one starts it.
+#: Linux also counts the peak of the parent process as the child's own, so a bare process starts it.
 _LAUNCHER = """
 import os, sys
 nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1)]
@@ -39,7 +39,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 class Cost(NamedTuple):
-    """What a process took: seconds of CPU, its children's included, and its own peak of memory in MiB."""
+    """The cost of a process: CPU seconds, including its children's, and its own peak memory in MiB."""
 
     seconds: float
     mebibytes: float
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compared(wheel: Path, runs: int) -> tuple[Cost, Cost]:
-    """Return the medians of gaudi-patch and of zipfile, which take turns; the first turn is not counted."""
+    """Return the medians of gaudi-patch and of zipfile, which run alternately; the first pair is not counted."""
     taken: tuple[list[Cost], list[Cost]] = ([], [])
     for _ in range(runs + 1):
         with tempfile.TemporaryDirectory(prefix="gaudi-patch-wheel-cost-") as folder:
@@ -79,7 +79,7 @@ def compared(wheel: Path, runs: int) -> tuple[Cost, Cost]:
 
 
 def cost(command: Sequence[str]) -> Cost:
-    """Run ``command``, which must succeed, and return what it took."""
+    """Run ``command``, which must succeed, and return its cost."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command], stdout=subprocess.PIPE, text=True, check=False
     )
