@@ -1,6 +1,6 @@
-"""The table of nasty cases: which tests keep each one. ``python -m tests.support.cases`` writes tests/CASES.md.
+"""The table of nasty cases and of the tests that cover each. ``python -m tests.support.cases`` writes tests/CASES.md.
 
-A test names the cases that it keeps in its docstring, as ``case_13``. Tests that do not are named here.
+A test's docstring names the cases that it covers, as ``case_13``. Other tests that cover a case are listed here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 TABLE = TESTS / "CASES.md"
 
-#: Each case, and what is done about it.
+#: Each case, and how it is handled.
 CASES: dict[int, str] = {
     1: "killed in the middle of apply: the next run finds the journal and undoes it",
     2: "killed in rollback, and in recovery: recovered again, however often",
@@ -91,7 +91,7 @@ CASES: dict[int, str] = {
 
 _BAD = "tests/series/test_diff.py::test_a_bad_patch_is_refused_with_the_line_and_the_reason"
 
-#: Tests that keep a case without naming it.
+#: Tests that cover a case without naming it.
 ELSEWHERE: dict[int, list[str]] = {
     18: ["tests/series/test_path_names.py::test_an_unsafe_path_is_refused_with_the_reason", _BAD],
     19: [_BAD],
@@ -127,7 +127,7 @@ ELSEWHERE: dict[int, list[str]] = {
     ],
 }
 
-#: What of a case cannot be had here.
+#: Parts of a case that cannot be tested here.
 NOT_HERE: dict[int, str] = {
     5: "the power is not cut: the order of the calls is recorded",
     8: "no SELinux here: seen with a user's extended attribute",

@@ -1,6 +1,6 @@
 """The CI files, read as YAML, and their commands run as the CI system runs them.
 
-Not run: steps that use an action of others (``uses``), and GitLab's services. ``docker`` is the stand-in of
+Not run: steps that use third-party actions (``uses``), and GitLab's services. ``docker`` is the stand-in of
 tests/support/docker_stand_in.py.
 """
 
@@ -23,7 +23,7 @@ BASH = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return a YAML file. GitHub's key ``on`` is a boolean in YAML 1.1."""
+    """Return a parsed YAML file. GitHub's key ``on`` is a boolean in YAML 1.1."""
     document: dict[str, Any] = yaml.safe_load(file.read_text())
     return document
 
@@ -34,7 +34,7 @@ class StepError(RuntimeError):
 
 @dataclass
 class Runner:
-    """Runs commands in ``folder`` with a container's wheels and stand-ins, and keeps what steps hand on."""
+    """Run commands in ``folder`` with a container's wheels and stand-ins, and keep the values that steps pass on."""
 
     container: Container
     folder: Path
@@ -45,13 +45,13 @@ class Runner:
     def __post_init__(self) -> None:
         self.folder.mkdir()
         self.container.start("runner")
-        self.container.env.pop("PYTHONPATH")  # that of Gaudi's images; a runner has none
+        self.container.env.pop("PYTHONPATH")  # the variable of Gaudi's images; a runner has none
         self.container.save()
         (self.folder / "temp").mkdir()
         self.env |= {"RUNNER_TEMP": str(self.folder / "temp"), "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md")}
 
     def shell(self, shell: list[str], script: str, env: Mapping[str, str]) -> str:
-        """Run a script to its end; what it printed. Raises StepError."""
+        """Run a script to its end and return its output. Raises StepError."""
         file = self.folder / "temp" / "step.sh"
         file.write_text(script)
         done = subprocess.run(
@@ -80,7 +80,7 @@ class Runner:
         return out
 
     def interpolate(self, text: str) -> str:
-        """``${{ inputs.NAME }}`` and ``${{ steps.ID.outputs.NAME }}``; anything else is an error."""
+        """Expand ``${{ inputs.NAME }}`` and ``${{ steps.ID.outputs.NAME }}``; anything else is an error."""
 
         def value(match: re.Match[str]) -> str:
             parts = match[1].split(".")

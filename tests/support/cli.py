@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process of its own, its exit code, its streams."""
+"""The command line as a user runs it: a separate process, its exit code, its streams."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from tests.support import output_schema
 from tests.support.environments import clean_environment
 
-#: A run that takes longer hangs.
+#: A run that takes longer is considered hung.
 TIMEOUT = 300
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a run left: exit code, stdout, stderr."""
+    """The results of a run: exit code, stdout, stderr."""
 
     code: int
     out: str
@@ -28,25 +28,25 @@ class Done:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one object of --json, as its published schema says."""
+        """Return the single object of --json, validated against its published schema."""
         output_schema.hold(self.out)
         document: dict[str, Any] = json.loads(self.out)
         return document
 
     @property
     def code_of_error(self) -> str:
-        """The stable code of the only error of --json."""
+        """Return the stable code of the only error of --json."""
         (error,) = self.json["errors"]
         return str(error["code"])
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """Return the command line of gaudi-patch, by the interpreter that runs the tests."""
+    """Return the command line of gaudi-patch, with the interpreter that runs the tests."""
     return [sys.executable, "-m", "gaudi_patch", *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a run: no colour, no CI, nothing of the parent's Python."""
+    """Return the environment of a run: no colour, no CI, no settings of the parent's Python."""
     dropped = ("GITHUB_", "NO_COLOR", "FORCE_COLOR", "CI", "SOURCE_DATE_EPOCH")
     kept = {name: value for name, value in clean_environment().items() if not name.startswith(dropped)}
     return kept | {"COLUMNS": "100"} | more
@@ -55,7 +55,7 @@ def environment(**more: str) -> dict[str, str]:
 def gaudi_patch(
     *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = TIMEOUT
 ) -> Done:
-    """Run gaudi-patch to its end and return what it left; ``timeout`` in seconds."""
+    """Run gaudi-patch to its end and return the results; ``timeout`` in seconds."""
     done = subprocess.run(
         command(*arguments),
         capture_output=True,
@@ -69,5 +69,5 @@ def gaudi_patch(
 
 
 def too_wide(text: str, width: int = 80) -> list[str]:
-    """Return the lines of ``text`` that do not fit ``width``, but for those with a path or URL that cannot."""
+    """Return the lines of ``text`` that exceed ``width``, except those with an unbreakable path or URL."""
     return [line for line in text.splitlines() if len(line) > width and max(map(len, line.split())) <= width // 2]

@@ -34,7 +34,7 @@ PATHS = ("/opt/gaudi-patch", "/etc/gaudi-patch.json", "/tmp/wheels", "/tmp/needs
 
 @dataclass
 class Container:
-    """A root of files and what a shell in it sees. ``wheels`` stands for PyPI, ``base`` for the base image."""
+    """A root of files and the environment of its shells. ``wheels`` replaces PyPI, ``base`` the base image."""
 
     root: Path
     base: Path
@@ -58,7 +58,7 @@ class Container:
         file.chmod(0o755)
 
     def start(self, image: str) -> None:
-        """FROM: the variables of a Gaudi image, and nothing of those who run the tests."""
+        """FROM: set the variables of a Gaudi image, without any from the user who runs the tests."""
         self.image = image
         self.user, self.arguments = "root", {}
         path = [self.root / "stand-ins", self.root / "usr/local/bin", self.base / "bin", "/usr/bin", "/bin"]
@@ -74,12 +74,12 @@ class Container:
             "UV_OFFLINE": "1",
             "UV_FIND_LINKS": str(self.wheels),
             "UV_PYTHON_DOWNLOADS": "never",
-            # The compiled device is the same for every root.
+            # All roots share the compiled device.
             "HPU_EMULATOR_CACHE": os.environ.get("HPU_EMULATOR_CACHE", str(Path.home() / ".cache" / "hpu-emulator")),
         }
 
     def state(self) -> tuple[dict[str, str], str]:
-        """Return what a stage left beside its files."""
+        """Return the state of a stage besides its files."""
         return dict(self.env), self.user
 
     def resume(self, state: tuple[dict[str, str], str]) -> None:
@@ -87,7 +87,7 @@ class Container:
         self.env, self.user, self.arguments = dict(state[0]), state[1], {}
 
     def copy(self, image: str, source: str, target: str) -> None:
-        """COPY --from: only uv's image is known, and its uv is that of the tests."""
+        """COPY --from: only uv's image is known, and its uv is the tests' own."""
         assert image.startswith("ghcr.io/astral-sh/uv:") and source == "/uv", (image, source)
         shutil.copy(uv_binary(), target)
 
@@ -107,7 +107,7 @@ class Container:
         """Run a command as the container's user, who owns nothing."""
         prefix: list[str] = []
         if self.user != "root" and os.geteuid() == 0:
-            # no_setuid_fixup: without it access(2) forgets that right.
+            # no_setuid_fixup: without it, access(2) ignores that right.
             kept = ["--securebits=+no_setuid_fixup", "--inh-caps=-all,+dac_read_search"]
             kept.append("--ambient-caps=+dac_read_search")
             uid, _, gid = self.user.partition(":")
@@ -124,13 +124,13 @@ class Container:
         )
 
     def here(self, text: str) -> str:
-        """Return a text in which the image's paths are those below the root."""
+        """Return a text with the image's paths replaced by those below the root."""
         for path in PATHS:
             text = text.replace(path, f"{self.root}{path}")
         return text
 
     def save(self, name: str = "container") -> None:
-        """So that another process can go on."""
+        """Save the state, so that another process can continue."""
         about = {"base": str(self.base), "wheels": str(self.wheels), "env": self.env, "user": self.user}
         (self.root / f"{name}.json").write_text(json.dumps(about))
 

@@ -1,9 +1,10 @@
-"""PyTorch's CUDA build, as an index gives it, without most of NVIDIA's libraries: 1.2 GB in place of 6.
+"""PyTorch's CUDA build, as an index provides it, without most of NVIDIA's libraries: 1.2 GB instead of 6.
 
-PyTorch's own files are all those of the wheel: what it has built in, and registers, is that of a CUDA build. Of
-NVIDIA's libraries the CUDA runtime, CUPTI and cuFile are the real ones. The others (cuBLAS, cuDNN, NCCL …) are loaded
-by ``import torch`` and called by nothing without a GPU: an empty library has the name of each. A call of one ends the
-process, and says which. The whole of it, with NVIDIA's libraries, is run by ``python -m tests.scripts.torch_builds``.
+All of PyTorch's own files are those of the wheel, so its built-in parts and registrations are those of a CUDA build.
+The CUDA runtime, CUPTI and cuFile are NVIDIA's real libraries. The others (cuBLAS, cuDNN, NCCL …) are loaded by
+``import torch`` and called by nothing without a GPU: an empty library has the name of each. Calling one ends the
+process with a message that names it. ``python -m tests.scripts.torch_builds`` tests the complete build, with NVIDIA's
+libraries.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from pathlib import Path
 from tests.support import environments, vllm_pairs
 from tests.support.environments import REQUIREMENTS, Environment, EnvironmentUnavailableError
 
-#: A release whose wheel for Linux on an index is a CUDA build, the smallest of them.
+#: A release whose wheel for Linux on an index is a CUDA build, the smallest such wheel.
 VERSION = "2.14.1"
 LMCACHE = "0.5.6"
 _GIGABYTES = 5
 _REAL = re.compile(r"lib(cudart|cupti|cufile)\b")
-#: What a symbol's version is called that the system's own libraries define.
+#: Version names of symbols that the system's own libraries define.
 _OF_THE_SYSTEM = re.compile(r"@(GLIBC|GCC|GLIBCXX|CXXABI|GOMP|OMP)_")
 
 
 def private_environment(folder: Path) -> Environment:
-    """Return an environment with LMCache over the CUDA build, free to be changed.
+    """Return a private environment with LMCache over the CUDA build, which may be changed.
 
-    Raises EnvironmentUnavailableError where it cannot be had: no network, no room, no compiler.
+    Raises EnvironmentUnavailableError if it is not available: no network, no room, no compiler.
     """
     base = environments.torch_python()
     version = environments._interpreter(base).version
@@ -41,9 +42,9 @@ def private_environment(folder: Path) -> Environment:
 
 
 def python_of(version: str) -> Path:
-    """Return an interpreter of another Python, such as 3.12, with the CUDA build and with what LMCache imports.
+    """Return an interpreter of another Python, such as 3.12, with the CUDA build and LMCache's import dependencies.
 
-    Raises EnvironmentUnavailableError where that Python, or its packages, cannot be had.
+    Raises EnvironmentUnavailableError if that Python, or its packages, are not available.
     """
     base = interpreter(version)
     lines = _requirements(version)
@@ -61,9 +62,9 @@ def python_of(version: str) -> Path:
 
 
 def interpreter(version: str) -> Path:
-    """Return a Python of this version that is installed here.
+    """Return an installed Python of this version.
 
-    Raises EnvironmentUnavailableError where there is none.
+    Raises EnvironmentUnavailableError if there is none.
     """
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     places = [*sorted(root.glob(f"versions/{version}.*/bin")), *map(Path, os.environ["PATH"].split(os.pathsep))]
@@ -75,7 +76,7 @@ def interpreter(version: str) -> Path:
 
 
 def _requirements(version: str) -> list[str]:
-    """Return what LMCache imports, PyTorch apart; for an older Python in the releases that still know it."""
+    """Return LMCache's import dependencies except PyTorch; for an older Python, in releases that still support it."""
     own = REQUIREMENTS.with_name(f"requirements-torch-{version}.txt")
     listed: dict[str, str] = {}
     for file in (REQUIREMENTS, own):
@@ -99,7 +100,7 @@ def _install_torch(prefix: Path, version: str) -> None:
         raise EnvironmentUnavailableError(f"{free:.1f} GB free for a CUDA build, {_GIGABYTES} are needed")
     site_packages = vllm_pairs._site_packages(prefix, version)
     vllm_pairs._install(prefix, ["--no-cache-dir", "--no-compile", f"torch=={VERSION}"])
-    # What of NVIDIA's the wheel wants, in the version that it names; its other requirements are not followed.
+    # The wheel's NVIDIA requirements in the versions that it names; its other requirements are not followed.
     toolkit = _requirement(site_packages, "cuda-toolkit")
     pip = [*environments._pip(), "--python", str(prefix / "bin" / "python"), "install", "--quiet", "--no-cache-dir"]
     environments._call([*pip, f"cuda-toolkit[cudart,cupti,cufile]{toolkit}"], "cannot install NVIDIA's runtime")
@@ -115,7 +116,7 @@ def _requirement(site_packages: Path, name: str) -> str:
 
 
 def _stand_in(site_packages: Path) -> None:
-    """Put an empty library in the place of each that PyTorch's own are linked with and that is not there."""
+    """Create an empty library for each missing one that PyTorch's own libraries are linked with."""
     own = site_packages / "torch" / "lib"
     libraries = [file for file in sorted(own.glob("*.so*")) if file.is_file()]
     needed = {name for file in libraries for name in _needed(file)}
@@ -124,7 +125,7 @@ def _stand_in(site_packages: Path) -> None:
     missing = sorted(name for name in needed - there if named.match(name) and name != "libcuda.so.1")
     if not missing or any(map(_REAL.match, missing)):
         raise EnvironmentUnavailableError(f"PyTorch's libraries have changed: of NVIDIA's, {missing} are missing")
-    # Functions are looked up at their first call, but what has its address taken must be there at load.
+    # Functions are looked up at their first call, but symbols whose address is taken must exist at load.
     defined = {
         name for file in site_packages.rglob("*.so*") if file.is_file() for name in _symbols(file, "--defined-only")
     }

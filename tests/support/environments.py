@@ -38,12 +38,12 @@ from pathlib import Path
 
 REQUIREMENTS = Path(__file__).with_name("requirements-torch.txt")
 
-#: Part of every cache key: raise it when the way environments are made changes.
+#: Part of every cache key: increment it when the way environments are made changes.
 _LAYOUT = "1"
 
 
 class EnvironmentUnavailableError(RuntimeError):
-    """An environment or a wheel cannot be had here; the message says what was tried and what it answered."""
+    """An environment or a wheel is not available here; the message says what was tried and the answer."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Environment:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the process's environment without what would leak a parent's Python setup or device into a child.
+    """Return the process's environment without variables that leak a parent's Python setup or device into a child.
 
-    HPU_EMULATOR_CACHE stays: where the compiled device lies changes nothing that a test looks at.
+    HPU_EMULATOR_CACHE stays: the place of the compiled device affects no test.
     """
     dropped = (
         "PYTHON",
@@ -104,7 +104,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def cache_dir() -> Path:
-    """Return the cache directory, made if it is missing."""
+    """Return the cache directory, created if missing."""
     given = os.environ.get("GAUDI_PATCH_TEST_CACHE")
     folder = Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "gaudi-patch-tests"
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def wheel(version: str, python: str = "3.11", *, name: str = "lmcache") -> Path:
     folder = cache_dir() / "wheels" / tag
 
     def cached() -> Path | None:
-        # A wheel's name never holds a partial file: it is downloaded elsewhere and moved here.
+        # A wheel's name never refers to a partial file: it is downloaded elsewhere and then moved here.
         found = sorted(folder.glob(f"{name}-{version}-*.whl"))
         return found[0] if found else None
 
@@ -140,7 +140,7 @@ def wheel(version: str, python: str = "3.11", *, name: str = "lmcache") -> Path:
 
 
 def torch_python() -> Path:
-    """Return an interpreter with PyTorch and what LMCache imports, made once from ``requirements-torch.txt``."""
+    """Return an interpreter with PyTorch and LMCache's imports, made once from ``requirements-torch.txt``."""
     return _torch_python(os.environ.get("GAUDI_PATCH_TEST_TORCH_PYTHON", ""))
 
 
@@ -171,7 +171,7 @@ def _torch_python(given: str) -> Path:
 
 @dataclass(frozen=True)
 class _Interpreter:
-    """What a venv over the PyTorch environment has to know of it."""
+    """The facts about the PyTorch environment that a venv over it needs."""
 
     version: str
     purelib: str
@@ -190,8 +190,8 @@ def _interpreter(python: Path) -> _Interpreter:
 def overlay(version: str) -> Environment:
     """Return the shared, pristine environment of an LMCache release. Read it and run it, never write into it.
 
-    It is made once per wheel and PyTorch environment. That its package is still what the wheel installed is
-    checked by hash at the first call of a process; a test that changes files takes ``overlay_copy``.
+    It is made once per wheel and PyTorch environment. The first call of a process checks its package by hash against
+    the wheel; a test that changes files uses ``overlay_copy``.
     """
     return _overlay(version, torch_python(), cache_dir())
 
@@ -214,10 +214,10 @@ def _overlay(version: str, base: Path, cache: Path) -> Environment:
 
 
 def overlay_copy(version: str, tmp_path: Path) -> Environment:
-    """Return a private copy of a release's environment, at ``tmp_path / "lmcache-<version>"``, free to be changed.
+    """Return a private copy of a release's environment, at ``tmp_path / "lmcache-<version>"``, which may be changed.
 
-    No file is shared with the pristine one. Its console scripts and their RECORD rows name the copy's
-    interpreter, and it has no bytecode, as after an installation with ``--no-compile``.
+    It shares no file with the pristine environment. Its console scripts and their RECORD rows name the copy's
+    interpreter. It has no bytecode, as after an installation with ``--no-compile``.
     """
     pristine = overlay(version)
     prefix = tmp_path / f"lmcache-{version}"
@@ -228,7 +228,7 @@ def overlay_copy(version: str, tmp_path: Path) -> Environment:
 
 
 def changed_files(environment: Environment) -> list[str]:
-    """Return the RECORD paths that are missing or not what RECORD says, in order; empty for an intact package."""
+    """Return the RECORD paths that are missing or differ from RECORD, in order; empty for an intact package."""
     changed = []
     for row in csv.reader(_record(environment).read_text(encoding="utf-8").splitlines()):
         path, expected = row[0], row[1]
@@ -294,10 +294,10 @@ def _digest(*parts: bytes) -> str:
 
 @contextlib.contextmanager
 def _made_once(prefix: Path) -> Iterator[bool]:
-    """Hold the lock of ``prefix`` and yield whether it has to be made.
+    """Hold the lock of ``prefix`` and yield whether it must be made.
 
-    Scripts in a venv name its path, so it is made in place; a marker beside it, written last, tells a
-    complete one from what a killed process left.
+    Scripts in a venv name its path, so it is made in place. A marker next to it, written last, distinguishes a complete
+    venv from the remains of a killed process.
     """
     marker = prefix.with_name(prefix.name + ".complete")
     if marker.exists() and prefix.exists():

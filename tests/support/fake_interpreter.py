@@ -1,4 +1,4 @@
-"""Programs that stand in for a target's interpreter: they answer gaudi_patch/target/ask.py, or behave badly."""
+"""Stand-ins for a target's interpreter: they answer gaudi_patch/target/ask.py, or misbehave."""
 
 from __future__ import annotations
 

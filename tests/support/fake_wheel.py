@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-#: What a wheel holds when a test does not care.
+#: The default contents of a wheel.
 DEFAULT_FILES: Mapping[str, str | bytes] = {
     "lmcache/__init__.py": "# SPDX-License-Identifier: Apache-2.0\n",
     "lmcache/engine.py": "def device():\n    return 'cuda'\n",
@@ -31,7 +31,7 @@ def metadata(version: str, name: str = "lmcache", requires: str = "") -> bytes:
 
 
 def record_row(path: str, content: bytes) -> str:
-    """One RECORD row: path, urlsafe base64 of the SHA-256 without padding, size in bytes."""
+    """Return one RECORD row: path, urlsafe base64 of the SHA-256 without padding, size in bytes."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     return f"{path},sha256={digest},{len(content)}"
 
@@ -71,10 +71,10 @@ def fake_wheel(
 
 
 def unpack(wheel: Path, site_packages: Path, installer: str = "pip") -> Path:
-    """Lay a wheel out in ``site_packages`` as an installer would, without running one; return its dist-info.
+    """Unpack a wheel into ``site_packages`` as an installer would, without running one; return its dist-info.
 
-    RECORD gets the rows an installer adds and its line ends (pip writes CRLF, uv LF). For tests that need the
-    shape of an installation and not the tool itself; the integration tests run real pip and uv.
+    RECORD gets the rows an installer adds and its line ends (pip writes CRLF, uv LF). For tests that need the shape of
+    an installation and not the tool itself; the integration tests run real pip and uv.
     """
     site_packages.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel) as archive:
