@@ -1,4 +1,4 @@
-"""Faults on purpose: a process killed, or an error raised, at step *n* of a transaction."""
+"""Deliberate faults: a process killed, or an error raised, at step *n* of a transaction."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 
 from gaudi_patch.disk import Disk
 
-#: GAUDI_PATCH_TEST_FULL=1 tries every combination; without it a spread of them is tried.
+#: GAUDI_PATCH_TEST_FULL=1 tests every combination; otherwise a spread of them is tested.
 FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
 
-#: The exit code of a process that SIGKILL ended, as a shell gives it.
+#: The exit code of a process ended by SIGKILL, as a shell reports it.
 KILLED = 137
 
 
 class Recorder(Disk):
-    """Writes down each step and does it."""
+    """Record each step and perform it."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Path]] = []
@@ -31,7 +31,7 @@ class Recorder(Disk):
 
 
 class KillAt(Disk):
-    """Ends the process before step ``at``: nothing runs after it, no handler, no clean-up."""
+    """End the process before step ``at``: nothing runs afterwards, no handler, no clean-up."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -44,7 +44,7 @@ class KillAt(Disk):
 
 
 class FailAt(Disk):
-    """Raises OSError before step ``at``: once, or from then on (a disk that is full, or dead)."""
+    """Raise OSError before step ``at``: once, or from then on (a full or dead disk)."""
 
     def __init__(self, at: int, number: int, *, from_then_on: bool = False) -> None:
         self.at = at
@@ -62,9 +62,9 @@ class FailAt(Disk):
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run ``work`` in a process of its own; its exit code, 0 when it ended, 70 when it raised."""
+    """Run ``work`` in a separate process; return its exit code, 0 if it ended, 70 if it raised."""
     with warnings.catch_warnings():
-        # Python 3.12 warns about fork with threads (pytest-xdist has some); the child only writes files and ends.
+        # Python 3.12 warns about fork with threads (pytest-xdist has some); the child only writes files and exits.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -81,7 +81,7 @@ def in_child(work: Callable[[], object]) -> int:
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """Yield a directory in memory where there is one: thousands of fsyncs on a disk would only measure the disk."""
+    """Yield a directory in memory if available: thousands of fsyncs on a disk would only measure the disk."""
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=parent, prefix="gaudi-patch-tests-") as folder:
@@ -89,7 +89,7 @@ def memory_folder() -> Iterator[Path]:
 
 
 def copy_tree(source: Path, target: Path) -> Path:
-    """Return a copy with links, modes and times; what was at ``target`` goes."""
+    """Return a copy with links, modes and times; an existing ``target`` is removed."""
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(source, target, symlinks=True)

@@ -1,12 +1,12 @@
-"""A stand-in for a Gaudi image in a build: Intel's plugin is installed, and no card, no driver is there.
+"""A stand-in for a Gaudi image in a build: Intel's plugin is installed, without a card or driver.
 
-What it has of the real image: the plugin's structure in both forms (a namespace package, and a package whose
-``__init__`` holds the entry point), the entry point by which ``import torch`` calls it, its metadata with the
+It shares these parts with the real image: the plugin's structure in both forms (a namespace package, and a package
+whose ``__init__`` holds the entry point), the entry point by which ``import torch`` calls it, its metadata with the
 vendor's version, and a PyTorch whose metadata has a vendor's version. The plugin's code is a stand-in: like the real
-one it registers ``torch.hpu`` when its ``torch`` package is imported, and says that no device is there.
+one, it registers ``torch.hpu`` when its ``torch`` package is imported, and reports that there is no device.
 
-``broken`` makes the plugin fail as real ones do: ``import`` (a library is missing), ``segfault`` (while it is
-imported), ``busy`` (a card is there, and another process has it).
+``broken`` makes the plugin fail as real ones do: ``import`` (a library is missing), ``segfault`` (during its import),
+``busy`` (there is a card, but another process uses it).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.environments import Environment
 PLUGIN_VERSION = "1.24.0.17"
 TORCH_VERSION = "2.9.0a0+gitb2fb688"
 FORMS = ("namespace", "package", "nspkg")
-#: Printed by whoever imports the stand-in's own torch package: the emulated device is not to be mixed with it.
+#: Printed by any import of the stand-in's own torch package, which must not be mixed with the emulated device.
 MARK = "GAUDI_IMAGE_PLUGIN_IMPORTED"
 
 _AUTOLOAD = '''
@@ -80,7 +80,7 @@ _BROKEN = {
 
 
 def install_plugin(site_packages: Path, form: str = "namespace", broken: str = "") -> None:
-    """Put the stand-in plugin into ``site_packages``; ``form`` is one of FORMS.
+    """Install the stand-in plugin into ``site_packages``; ``form`` is one of FORMS.
 
     ``nspkg`` is the namespace with the .pth file of an old setuptools, which puts the namespace into ``sys.modules``
     when the interpreter starts.
@@ -118,7 +118,7 @@ def install_plugin(site_packages: Path, form: str = "namespace", broken: str = "
 
 
 def give_torch_a_vendor_version(site_packages: Path) -> None:
-    """Put metadata of a vendor's PyTorch in front of that of the stock one."""
+    """Put metadata of a vendor's PyTorch before that of the original one."""
     info = site_packages / f"torch-{TORCH_VERSION}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {TORCH_VERSION}\n")
@@ -138,7 +138,7 @@ class GaudiImage:
 
 
 def make(version: str, directory: Path, *, form: str = "namespace", broken: str = "") -> GaudiImage:
-    """Return a private copy of the environment of an LMCache release, as it would stand in a Gaudi image."""
+    """Return a private copy of an LMCache release's environment, as in a Gaudi image."""
     environment = environments.overlay_copy(version, directory)
     install_plugin(environment.site_packages, form, broken)
     give_torch_a_vendor_version(environment.site_packages)

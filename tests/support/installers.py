@@ -1,4 +1,4 @@
-"""Environments made by the real pip and the real uv, from wheels on disk and never from an index."""
+"""Environments made by the real pip and the real uv, from wheels on disk, never from an index."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def venv(prefix: Path, env: Mapping[str, str] | None = None) -> Venv:
 
 
 def installed(prefix: Path, wheel: Path, installer: str) -> Venv:
-    """Return an environment with ``wheel`` in it, by "pip", "uv" or "uv-MODE"; uv's cache lies beside ``prefix``."""
+    """Return an environment with ``wheel`` in it, by "pip", "uv" or "uv-MODE"; uv's cache is next to ``prefix``."""
     made = venv(prefix, {"UV_CACHE_DIR": str(prefix.parent / "uv-cache")})
     if installer == "pip":
         made.pip("install", "--quiet", "--no-deps", "--no-index", wheel)
@@ -81,14 +81,14 @@ def run(
 
 
 def must(arguments: list[str | Path], env: Mapping[str, str], cwd: Path | None = None) -> str:
-    """Run a command that has to succeed; return its output."""
+    """Run a command, which must succeed; return its output."""
     done = run(arguments, env, cwd)
     assert done.returncode == 0, f"{arguments} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 def uv_project(folder: Path, requirement: str, find_links: Path, *settings: str, python: str = ">=3.10") -> Path:
-    """Make a project of uv's that asks for ``requirement``; ``settings`` are more lines of its table [tool.uv]."""
+    """Create a uv project that requires ``requirement``; ``settings`` are additional lines of its table [tool.uv]."""
     folder.mkdir()
     lines = [
         "[project]",

@@ -1,4 +1,4 @@
-"""A small manifest with every kind of table, as TOML and as a lock; no patch of it exists."""
+"""A small manifest with every kind of table, as TOML and as a lock; its patches do not exist."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ capabilities = ["fast"]
 
 
 def write(folder: Path, text: str | bytes = TEXT) -> Path:
-    """Write manifest.toml alone."""
+    """Write only manifest.toml."""
     (folder / lock.SOURCE).write_bytes(text if isinstance(text, bytes) else text.encode())
     return folder
 
 
 def write_locked(folder: Path, text: str = TEXT) -> Path:
-    """Write manifest.toml and a lock of it in which no file has a hash."""
+    """Write manifest.toml and a lock in which no file has a hash."""
     read = source.load(write(folder, text))
     content = lock.Content(*read[1:])
     (folder / lock.NAME).write_bytes(lock.render(content, text.encode()))
@@ -74,7 +74,7 @@ def write_locked(folder: Path, text: str = TEXT) -> Path:
 
 
 def made(folder: Path, text: str = TEXT) -> Manifest:
-    """Return the manifest as a run reads it."""
+    """Return the manifest as a run parses it."""
     return load(write_locked(folder, text))
 
 

@@ -1,4 +1,4 @@
-"""Hold the object of --json to the schema that is published."""
+"""Validate the object of --json against the published schema."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gaudi_patch.output import schema
 
 @cache
 def validator() -> Draft202012Validator:
-    """Return the validator of the shipped schema, which is a valid one itself."""
+    """Return the validator of the shipped schema, which is itself checked for validity."""
     loaded: dict[str, Any] = json.loads(schema.text())
     Draft202012Validator.check_schema(loaded)
     return Draft202012Validator(loaded)
 
 
 def faults(document: object) -> list[str]:
-    """Return what the schema has against ``document``; for a command's data, what its own definition has."""
+    """Return the schema's errors in ``document``; for a command's data, those of its own definition."""
     found = [f"{error.json_path}: {error.message}"[:600] for error in validator().iter_errors(document)]
     command = document.get("command") if isinstance(document, dict) else None
     if found and isinstance(document, dict) and isinstance(command, str):
@@ -35,6 +35,6 @@ def faults(document: object) -> list[str]:
 
 
 def hold(text: str) -> None:
-    """Assert that what a command printed is one object of the schema."""
+    """Assert that a command printed one object that conforms to the schema."""
     document = json.loads(text)
     assert faults(document) == [], f"{document.get('command')}: the object of --json is not as published"

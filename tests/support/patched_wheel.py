@@ -44,7 +44,7 @@ def release(folder: Path, version: str = tiny.VERSION, *, requires: str = "") ->
 
 
 def installed(folder: Path, made: Release) -> Tiny:
-    """Lay the patched wheel out, as an installer does."""
+    """Unpack the patched wheel as an installer does."""
     wheel = folder / "lmcache-0.5.6+gaudi.1-py3-none-any.whl"
     built = made.build(wheel)
     site = (folder / "site").resolve()
@@ -53,7 +53,7 @@ def installed(folder: Path, made: Release) -> Tiny:
 
 
 def record_faults(wheel: Path) -> list[str]:
-    """Return what RECORD and archive do not agree on, read with csv, zipfile and hashlib alone."""
+    """Return the differences between RECORD and archive, read only with csv, zipfile and hashlib."""
     faults = []
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]

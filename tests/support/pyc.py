@@ -1,7 +1,7 @@
-"""Cached bytecode as image builders make it, and whether each .pyc is its own source's.
+"""Cached bytecode as image builders make it, and a check that each .pyc matches its own source.
 
-The oracle is Python itself: what a .pyc holds is loaded and compared with the source, compiled here. Nothing of
-gaudi_patch is asked.
+The oracle is Python itself: each .pyc is loaded and compared with the source, compiled here. Nothing of gaudi_patch is
+used.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 Mode = py_compile.PycInvalidationMode
 MODES = {"timestamp": Mode.TIMESTAMP, "checked": Mode.CHECKED_HASH, "unchecked": Mode.UNCHECKED_HASH}
 TAG = sys.implementation.cache_tag
-#: Of an interpreter that is not here: its magic number is not ours, so that this Python would load none of it.
+#: An interpreter that is not installed: its magic number differs from ours, so this Python would load none of it.
 OTHER_TAG, OTHER_MAGIC = "cpython-39", (3425).to_bytes(2, "little") + b"\r\n"
 
 _CACHED = re.compile(r"(?P<stem>[^.]+)\.(?P<tag>[^.]+)(?:\.opt-(?P<level>[12]))?\.pyc")
 
 
 def cached(source: Path, prefix: Path | None, level: str = "", tag: str = TAG) -> Path:
-    """Return where the interpreter with ``tag`` keeps the bytecode of ``source``."""
+    """Return the path at which the interpreter with ``tag`` keeps the bytecode of ``source``."""
     name = f"{source.stem}.{tag}{'.opt-' + level if level else ''}.pyc"
     return (prefix / source.parent.relative_to("/") if prefix else source.parent / "__pycache__") / name
 
 
 def compile_site(site: Path, mode: Mode, levels: tuple[str, ...], prefix: Path | None) -> None:
-    """Compile all below ``site`` for this interpreter."""
+    """Compile everything below ``site`` for this interpreter."""
     for source in sorted(site.rglob("*.py")):
         for level in levels:
             where = str(cached(source, prefix, level))
@@ -37,7 +37,7 @@ def compile_site(site: Path, mode: Mode, levels: tuple[str, ...], prefix: Path |
 
 
 def compile_for_another(site: Path) -> None:
-    """Leave unchecked bytecode of another interpreter: a stand-in, which holds this one's code under its magic."""
+    """Leave unchecked bytecode of another interpreter: a stand-in with this one's code under its magic number."""
     for source in sorted(site.rglob("*.py")):
         file = cached(source, None, tag=OTHER_TAG)
         py_compile.compile(str(source), str(file), doraise=True, invalidation_mode=Mode.UNCHECKED_HASH)
@@ -45,7 +45,7 @@ def compile_for_another(site: Path) -> None:
 
 
 def foreign(folder: Path, prefix: Path | None) -> list[str]:
-    """Return the .pyc below ``folder`` that do not hold the code, the file name and the header of their own source."""
+    """Return the .pyc below ``folder`` whose code, file name or header does not match their own source."""
     return [f"{file}: {reason}" for file in sorted(folder.rglob("*.pyc")) if (reason := _fault(file, prefix))]
 
 

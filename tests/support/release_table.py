@@ -1,4 +1,4 @@
-"""The table of releases and smoke levels, from what the tests of the releases report."""
+"""The table of releases and smoke levels, from the reports of the release tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROPERTY = "release_levels"
 
 
 def row(version: str, *, patched: bool, levels: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a test gives to ``record_property(PROPERTY, ...)``; ``levels`` as in ``smoke --json``."""
+    """Return the value that a test passes to ``record_property(PROPERTY, ...)``; ``levels`` as in ``smoke --json``."""
     kept = [{name: one[name] for name in ("level", "rules", "status", "checks", "reason")} for one in levels]
     return json.dumps({"version": version, "patched": patched, "levels": kept})
 
@@ -31,9 +31,9 @@ def rows_of(reports: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table for the patched releases and one for the unpatched, as far as there are rows.
+    """Return a table for the patched releases and one for the unpatched, if there are rows for them.
 
-    Neighbours that fared alike share a line. Of unpatched releases, what each level fails on first is named.
+    Neighbours with equal results share a line. For unpatched releases, each level's first failure is named.
     """
     parts = []
     columns = [f"{level}, {rules}" for level in LEVELS for rules in ("lazy", "eager")]
@@ -85,7 +85,7 @@ def _cell(level: Mapping[str, Any] | None) -> str:
 
 
 def _short(reason: str, version: str) -> str:
-    """Return the first failure alone, without which check it was, where in the probe, and what to do about it."""
+    """Return only the first failure, without its check, its place in the probe, and the hint."""
     first = re.split(r" \(/|; LMCache |; run | \(and \d+ more| \(lmcache/", reason, maxsplit=1)[0]
     first = first.partition(": ")[2].replace(f"LMCache {version}", "LMCache") or first
     first = re.sub(r"\s+", " ", first).replace("|", "\\|")

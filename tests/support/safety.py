@@ -1,6 +1,6 @@
-"""What keeps a target from doing harm, and a run from saying what is not so: guard by guard, and how to take each away.
+"""Guards that keep a target from doing harm and a run from making false claims, with an edit that removes each.
 
-``python -m tests.scripts.safety_mutants`` makes these edits and runs the tests that are named with them.
+``python -m tests.scripts.safety_mutants`` makes these edits and runs the tests named with them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ class Guard(NamedTuple):
 
     Attributes:
         name: What it does.
-        file: Where, relative to the checkout.
-        code: Text that is there once; ``without`` takes its place.
-        tests: Files of tests, one of which has to fail.
+        file: Its file, relative to the checkout.
+        code: Text that occurs exactly once; ``without`` replaces it.
+        tests: Test files, one of which must fail.
     """
 
     name: str
@@ -274,7 +274,7 @@ GUARDS = (
         "",
         ("tests/target/test_ask.py", "tests/target/test_hostile_interpreters.py"),
     ),
-    # What is said
+    # Claims
     Guard(
         "what fails its proof does not stay",
         "gaudi_patch/attestation/prove.py",

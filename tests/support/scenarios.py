@@ -1,4 +1,4 @@
-"""The situations in which a transaction is put under attack, each a tiny LMCache laid out in a directory."""
+"""The situations in which a transaction is attacked, each a tiny LMCache unpacked in a directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import tiny
 from tests.support.fake_wheel import fake_wheel
 from tests.support.tiny import VERSION, Tiny
 
-#: A package of a few files, as every combination is to be tried; tool.sh changes its mode alone.
+#: A package of a few files, since every combination is tested; only the mode of tool.sh changes.
 FEW = {
     "lmcache/__init__.py": b"# SPDX-License-Identifier: Apache-2.0\n",
     "lmcache/engine.py": b"def device():\n    return 'cuda'\n",
@@ -27,7 +27,7 @@ FEW_PATCHED: dict[str, bytes | None] = {
     "lmcache/gaudi/__init__.py": b"BLOCK = 128\n",
     "lmcache/tool.sh": FEW["lmcache/tool.sh"],
 }
-#: A newer series: one file as before, one no more, one otherwise, one more.
+#: A newer series: one file unchanged, one dropped, one different, one added.
 NEWER: dict[str, bytes | None] = {
     "lmcache/engine.py": FEW_PATCHED["lmcache/engine.py"],
     "lmcache/old.py": b"import torch\n",
@@ -38,7 +38,7 @@ Mode = py_compile.PycInvalidationMode
 
 
 class Scenario(NamedTuple):
-    """``make`` lays it out in a directory; ``verb`` is what is then run; the patched side is its end or its start."""
+    """``make`` creates it in a directory; ``verb`` is then run; the patched side is its end or its start."""
 
     name: str
     make: Callable[[Path], Tiny]
@@ -47,7 +47,7 @@ class Scenario(NamedTuple):
 
 
 def compile_all(site: Path, mode: Mode = Mode.UNCHECKED_HASH) -> None:
-    """A .pyc for each module, as image builders make them."""
+    """Create a .pyc for each module, as image builders do."""
     for file in sorted(site.rglob("*.py")):
         py_compile.compile(str(file), invalidation_mode=mode, doraise=True)
 
@@ -65,7 +65,7 @@ def patched(folder: Path) -> Tiny:
 
 
 def linked(folder: Path) -> Tiny:
-    """As ``uv --link-mode=symlink`` installs: each file a link into a cache."""
+    """Install as ``uv --link-mode=symlink`` does: each file is a link into a cache."""
     made = tiny.make(folder, FEW, FEW_PATCHED, installer="uv")
     cache = folder / "cache"
     for file in [path for path in (made.site / "lmcache").rglob("*") if path.is_file()]:
@@ -77,7 +77,7 @@ def linked(folder: Path) -> Tiny:
 
 
 def outdated(folder: Path) -> Tiny:
-    """Return an older series is applied; the manifest has a newer one."""
+    """Apply an older series; the manifest has a newer one."""
     older = patched(folder)
     patches = {VERSION: {"newer.patch": tiny.patch(FEW, NEWER)}}
     newer = tiny.write_manifest(folder / "newer", patches, {VERSION: fake_wheel(folder / "wheels", VERSION, dict(FEW))})
@@ -85,7 +85,7 @@ def outdated(folder: Path) -> Tiny:
 
 
 def partial(folder: Path) -> Tiny:
-    """Return some files were patched by something else, which left no state."""
+    """Patch some files with another tool, which leaves no state."""
     made = tiny.make(folder, FEW, FEW_PATCHED)
     (made.site / "lmcache/engine.py").write_bytes(FEW_PATCHED["lmcache/engine.py"] or b"")
     return made

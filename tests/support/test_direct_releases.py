@@ -1,4 +1,4 @@
-"""What counts as green of a release, and the table that docs/verification.md has."""
+"""The conditions for a green release, and the table in docs/verification.md."""
 
 from __future__ import annotations
 

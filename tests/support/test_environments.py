@@ -1,4 +1,4 @@
-"""The environments that other tests rely on are what they are said to be."""
+"""The environments that other tests rely on have the promised properties."""
 
 from __future__ import annotations
 

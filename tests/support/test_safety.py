@@ -1,4 +1,4 @@
-"""The table of guards names code that is there, and tests that exist; what the edits do is seen by the command."""
+"""The table of guards names existing code and existing tests; the command observes the effect of the edits."""
 
 from __future__ import annotations
 

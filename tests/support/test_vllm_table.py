@@ -1,4 +1,4 @@
-"""The table of pairs says what was found, where it was found, and what was left out."""
+"""The table of pairs shows the results, where they were found, and what was omitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny LMCache, a tiny series of patches for it, and both in place in milliseconds.
+"""A tiny LMCache, a tiny series of patches for it, and both installed in milliseconds.
 
 The diffs are made by difflib and hashed here, not by the code under test.
 """
@@ -32,7 +32,7 @@ from tests.support.fake_wheel import fake_wheel, unpack
 
 VERSION = "0.5.6"
 
-#: What the release holds: text, no newline at the end, CRLF, latin-1, a script, a module that goes.
+#: The release's files: text, no newline at the end, CRLF, latin-1, a script, a module to be deleted.
 PRISTINE: Mapping[str, bytes] = {
     "lmcache/__init__.py": b"# SPDX-License-Identifier: Apache-2.0\n",
     "lmcache/engine.py": b"def device():\n    return 'cuda'\n",
@@ -45,7 +45,7 @@ PRISTINE: Mapping[str, bytes] = {
     "lmcache/untouched.py": b"ANSWER = 42\n",
 }
 
-#: What the series makes of it; None: deleted.
+#: The files after the series; None: deleted.
 PATCHED: Mapping[str, bytes | None] = {
     "lmcache/engine.py": b"def device():\n    return 'hpu'\n",
     "lmcache/v1/memory.py": b"PINNED = False\n\n\ndef copy(src, dst):\n    dst[:] = src\n",
@@ -62,12 +62,12 @@ EXECUTABLE = frozenset({"lmcache/tool.sh"})
 
 
 def blob_id(data: bytes | None) -> str:
-    """Return the id that git gives to a blob; zeros for none."""
+    """Return git's id of a blob; zeros for none."""
     return "0" * 40 if data is None else hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest()
 
 
 def diff(path: str, before: bytes | None, after: bytes | None, old_mode: int = 0o644, new_mode: int = 0o644) -> bytes:
-    """One section as ``git diff --full-index`` writes it; b"" when nothing changes."""
+    """Return one section as ``git diff --full-index`` writes it; b"" if nothing changes."""
     if before == after and old_mode == new_mode:
         return b""
     out = [b"diff --git a/%b b/%b\n" % (path.encode(), path.encode())]
@@ -101,7 +101,7 @@ def _lines(data: bytes | None) -> list[bytes]:
 def patch(
     before: Mapping[str, bytes], after: Mapping[str, bytes | None], executable: frozenset[str] = frozenset()
 ) -> bytes:
-    """Return a patch that turns the files ``before`` into ``after`` (those that ``after`` does not name stay)."""
+    """Return a patch that turns the files ``before`` into ``after`` (files not named in ``after`` stay)."""
     return b"".join(
         diff(path, before.get(path), data, 0o644, 0o755 if path in executable else 0o644)
         for path, data in sorted(after.items())
@@ -109,7 +109,7 @@ def patch(
 
 
 def manifest_text(series: Mapping[str, Mapping[str, bytes]]) -> str:
-    """manifest.toml for ``series``: {version: {name of the patch: its bytes}}."""
+    """Return manifest.toml for ``series``: {version: {name of the patch: its bytes}}."""
     out = ['schema = 2\npackage = "lmcache"\n']
     for version, patches in series.items():
         out.append(f'[[series]]\nversions = "=={version}"\npatches = {json.dumps(sorted(patches))}\n')
@@ -131,7 +131,7 @@ def write_manifest(directory: Path, series: Mapping[str, Mapping[str, bytes]], w
 
 
 def add_rules(directory: Path, text: str) -> None:
-    """Add tables to manifest.toml and renew the lock, for which no wheel is read."""
+    """Add tables to manifest.toml and renew the lock, without reading a wheel."""
     file = directory / "manifest.toml"
     file.write_text(file.read_text() + text)
     lint.lint(directory, write=True)
@@ -142,7 +142,7 @@ Node = tuple[str, bytes, int, int]
 
 
 def tree(folder: Path, *, times: bool = False) -> dict[str, Node]:
-    """Return all below ``folder``; the mtime is 0 unless ``times``. Byte-equal trees compare equal."""
+    """Return everything below ``folder``; the mtime is 0 unless ``times``. Byte-equal trees compare equal."""
     found: dict[str, Node] = {}
     for path in sorted(folder.rglob("*")):
         info = path.lstat()
@@ -161,7 +161,7 @@ def tree(folder: Path, *, times: bool = False) -> dict[str, Node]:
 class Tiny:
     """A tiny LMCache in ``site``, and the manifest with a series for it.
 
-    ``python`` None stands for an image: nothing of it may be run.
+    ``python`` None stands for an image: nothing in it may be run.
     """
 
     site: Path
@@ -186,7 +186,7 @@ class Tiny:
 
     @property
     def home(self) -> Path:
-        """The journal's directory."""
+        """Return the journal's directory."""
         return self.dist_info / "gaudi-patch.journal"
 
     @property
@@ -231,7 +231,7 @@ class Tiny:
         return rolling.rolled_back(self.manifest, self.installation, chosen)
 
     def sides(self) -> dict[str, str]:
-        """Return each target by its bytes: "pristine", "patched", or "third" for anything else."""
+        """Return the state of each target by its bytes: "pristine", "patched", or "third" for anything else."""
         found = {}
         for path, after in self.patched.items():
             file = self.site / path
@@ -249,7 +249,7 @@ def make(
     installer: str = "pip",
     executable: frozenset[str] = EXECUTABLE,
 ) -> Tiny:
-    """Lay the package out in ``folder/site`` and write its manifest into ``folder/patches``."""
+    """Unpack the package in ``folder/site`` and write its manifest into ``folder/patches``."""
     wheel = fake_wheel(folder / "wheels", version, dict(pristine))
     site = (folder / "site").resolve()
     unpack(wheel, site, installer)

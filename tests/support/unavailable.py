@@ -1,4 +1,4 @@
-"""What a test does where an environment that it needs cannot be had."""
+"""The response of a test to an unavailable environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.environments import EnvironmentUnavailableError
 
-#: In CI nothing is missing: an environment that cannot be made is a failure there.
+#: In CI nothing may be missing: there, an environment that cannot be made is a failure.
 REQUIRED = os.environ.get("GAUDI_PATCH_TEST_REQUIRE_ENVIRONMENTS") == "1"
 
 

@@ -1,4 +1,4 @@
-"""Unified diffs for tests: made by difflib for speed, by real git for truth."""
+"""Unified diffs for tests: difflib makes them fast, real git makes the reference."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def modify(path: str, hunks: Sequence[Hunk]) -> FileDiff:
 
 
 def _environment(ceiling: Path) -> dict[str, str]:
-    # No configuration, no repository but the one that is named.
+    # No configuration, and no repository except the named one.
     return {
         "PATH": os.environ["PATH"],
         "LC_ALL": "C",
@@ -75,7 +75,7 @@ def git_diff(
     *,
     quote_path: bool = True,
 ) -> bytes:
-    """Return what ``git diff --full-index`` writes between two trees of path -> (content, mode)."""
+    """Return the output of ``git diff --full-index`` between two trees of path -> (content, mode)."""
     assert GIT is not None
     environment = _environment(folder)
     for side, files in (("old", old), ("new", new)):
@@ -100,7 +100,7 @@ def git_diff(
 
 
 def git_apply(folder: Path, path: str, original: bytes, patch: bytes) -> bytes | None:
-    """Return what ``git apply`` makes of one file, without a repository; None if it refuses."""
+    """Return the result of ``git apply`` on one file, without a repository; None if it refuses."""
     assert GIT is not None
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ class Revision:
     vllm: str
 
 
-# The first is the one to run where one has to do. main goes with 0.27: v0.27.0rc0 itself does not import there.
+# The first one runs if only one is wanted. main goes with 0.27: v0.27.0rc0 itself does not import there.
 REVISIONS = (
     Revision("v0.26.0", "0.26.0"),
     Revision("main", "0.27.0"),
@@ -59,27 +59,27 @@ if not _extension._has_ops():
     for _name in ("nms", "qnms"):
         _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
-# vLLM 0.17's models for speech import it, and no build of it on an index loads beside PyTorch for the CPU.
+# vLLM 0.17's speech models import it, but no build of it on an index loads with PyTorch for the CPU.
 _EMPTY = ("torchaudio", "torchaudio.compliance", "torchaudio.compliance.kaldi")
 _METADATA = "Metadata-Version: 2.1\nName: vllm-gaudi\nVersion: {version}\n"
 
 
 def repository() -> Path | None:
-    """Return the repository that the variable names; None where it names none."""
+    """Return the repository named by the variable; None if it names none."""
     given = os.environ.get(VARIABLE)
     return Path(given).expanduser().absolute() if given else None
 
 
 def private_environment(revision: Revision, source: Path, folder: Path) -> Environment:
-    """Return an environment with a revision of vllm-gaudi, free to be changed.
+    """Return a private environment with a revision of vllm-gaudi, which may be changed.
 
-    Raises EnvironmentUnavailableError where a layer cannot be had, or the repository does not have the revision.
+    Raises EnvironmentUnavailableError if a layer is not available, or the repository lacks the revision.
     """
     base = environments.torch_python()
     version = environments._interpreter(base).version
     pair = vllm_pairs.Pair(LMCACHE, revision.vllm)
     found, own = vllm_pairs.layers(pair), vllm_pairs._dependencies(REQUIREMENTS, base, version)
-    # vLLM 0.17 brings an older transformers of its own; later ones must find the one that this layer has.
+    # vLLM 0.17 brings its own, older transformers; later releases must find the one in this layer.
     found = [*found, own] if revision.vllm == "0.17.1" else [own, *found]
     prefix = folder / f"vllm-gaudi-{revision.name}"
     vllm_pairs._make(prefix, base, version, found)
@@ -97,9 +97,9 @@ def private_environment(revision: Revision, source: Path, folder: Path) -> Envir
 
 
 def _copy_torchvision(source: Path, target: Path) -> None:
-    """Copy torchvision so that it imports where its library does not load: a CUDA build's, beside PyTorch for the CPU.
+    """Copy torchvision so that it imports without its library: PyTorch for the CPU cannot load a CUDA build's.
 
-    Models import its Python; its operators, which would be missing, are declared and have no kernel.
+    Models import its Python code; its operators, otherwise missing, are declared without a kernel.
     """
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     module = target / "_meta_registrations.py"
@@ -127,7 +127,7 @@ def _export(revision: Revision, source: Path, target: Path) -> None:
 
 
 def _entry_points(setup: str) -> dict[str, list[str]]:
-    """Return what setup.py gives as entry_points, read without running it."""
+    """Return the entry_points of setup.py, read without running it."""
     for node in ast.walk(ast.parse(setup)):
         if isinstance(node, ast.keyword) and node.arg == "entry_points":
             groups: dict[str, list[str]] = ast.literal_eval(node.value)
@@ -146,7 +146,7 @@ def check(
 ) -> list[LevelResult]:
     """Apply the patches to an environment of a revision and run the levels there.
 
-    Raises RuntimeError where the patches do not apply.
+    Raises RuntimeError if the patches do not apply.
     """
     environment = private_environment(revision, source, folder)
     done = gaudi_patch("apply", "--no-smoke", "--python", environment.python)
@@ -174,7 +174,7 @@ def _hits(result: LevelResult) -> str:
 
 
 def main() -> int:
-    """Run the revisions and print what came of each level; 1 where one has not passed."""
+    """Run the revisions and print the result of each level; return 1 if one has not passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     by_name = {revision.name: revision for revision in REVISIONS}
     parser.add_argument("--revisions", default=",".join(by_name))

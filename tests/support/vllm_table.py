@@ -1,4 +1,4 @@
-"""The table of pairs, levels and rules; the file that keeps what was found, so that it can be made bit by bit."""
+"""The table of pairs, levels and rules, and the file that keeps results, so that the table can grow step by step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def row(lmcache: str, vllm: str, *, patched: bool, result: LevelResult) -> Row:
-    """Return what is kept of one level under one set of rules on one pair."""
+    """Return the recorded result of one level under one set of rules on one pair."""
     return {
         "lmcache": lmcache,
         "vllm": vllm,
@@ -35,14 +35,14 @@ def row(lmcache: str, vllm: str, *, patched: bool, result: LevelResult) -> Row:
 
 
 def merge(kept: Iterable[Row], new: Iterable[Row]) -> list[Row]:
-    """Both, a new row in the place of a kept one about the same."""
+    """Return both; a new row replaces a kept row about the same subject."""
     rows = {_key(one): one for one in kept}
     rows.update({_key(one): one for one in new})
     return list(rows.values())
 
 
 def read(path: Path | None) -> list[Row]:
-    """Return the rows of a file; none where there is no such file yet."""
+    """Return the rows of a file; empty if there is no such file yet."""
     if path is None or not path.exists():
         return []
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
@@ -50,12 +50,12 @@ def read(path: Path | None) -> list[Row]:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Keep the rows."""
+    """Write the rows to the file."""
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """One table for the patched releases, one for them as they are; newest pairs first."""
+    """Return one table for the patched releases and one for the unpatched; newest pairs first."""
     parts = []
     if patched := [one for one in rows if one["patched"]]:
         lines = [_pair_line(pair) for pair in _by_pair(patched)]

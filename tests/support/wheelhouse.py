@@ -1,4 +1,4 @@
-"""A directory of wheels that stands for PyPI: gaudi-patch of this checkout, LMCache, what both import, hatchling."""
+"""A directory of wheels instead of PyPI: gaudi-patch of this checkout, LMCache, dependencies of both, hatchling."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LMCACHE = "0.5.6"
 
 
 def needs(python: Path) -> tuple[list[str], list[str]]:
-    """Return what the Dockerfiles install beside LMCache over ``python``: requirements, and the constraints on them."""
+    """Return what the Dockerfiles install besides LMCache over ``python``: requirements and their constraints."""
     there = requirements.distributions(python, environments.clean_environment())
     return list(requirements.needs(LMCACHE, there).missing), requirements.constraints(there)
 
 
 def make(folder: Path) -> Path:
-    """Fill ``folder``. What comes from PyPI is kept in the cache of environments; gaudi-patch is built each time."""
+    """Fill ``folder``. Downloads from PyPI are kept in the cache of environments; gaudi-patch is built each time."""
     python = environments.torch_python()
     version = environments._interpreter(python).version
     folder.mkdir(parents=True)
@@ -44,7 +44,7 @@ def make(folder: Path) -> Path:
                 "--dest",
                 str(cached),
             ]
-            # Apart: gaudi-patch has an environment of its own, and is held to nothing that LMCache's has.
+            # Separate: gaudi-patch has its own environment, and LMCache's constraints do not apply to it.
             environments._call([*download, str(built)], "cannot download what gaudi-patch imports")
             environments._call([*download, "hatchling>=1.21"], "cannot download what builds gaudi-patch")
             pins = cached / "constraints.txt"
@@ -59,14 +59,14 @@ def make(folder: Path) -> Path:
 
 
 def base_image(prefix: Path) -> Path:
-    """Return an environment over the PyTorch environment, as a Gaudi image has one: pip, Intel's plugin, no LMCache."""
+    """Return an environment over the PyTorch environment, as in a Gaudi image: pip, Intel's plugin, no LMCache."""
     python = environments.torch_python()
     about = environments._interpreter(python)
     environments._call([str(python), "-m", "venv", "--without-pip", str(prefix)], "cannot make an environment")
     site = prefix / "lib" / f"python{about.version}" / "site-packages"
     (site / "_base_image.pth").write_text("".join(f"{path}\n" for path in {about.purelib, about.platlib}))
     gaudi_image.install_plugin(site)
-    # By its name alone it would be the machine's own.
+    # The bare name would run the machine's own pip.
     for name in ("pip", "pip3"):
         script = prefix / "bin" / name
         script.write_text(f'#!/bin/sh\nexec {prefix}/bin/python3 -m pip "$@"\n')

@@ -1,6 +1,6 @@
-"""Targets whose owner means harm: links, forged files, FIFOs, devices, huge and deep files, odd names.
+"""Targets with a malicious owner: links, forged files, FIFOs, devices, huge and deep files, odd names.
 
-Each case is a function that spoils a target. ``victim`` is what nothing may touch; ``SECRET`` what nothing may copy.
+Each case is a function that spoils a target. Nothing may touch ``victim``, and nothing may copy ``SECRET``.
 """
 
 from tests.support.hostile import forged, links, names, no_files

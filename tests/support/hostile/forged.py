@@ -45,7 +45,7 @@ def journal_removed_a_directory_outside(target: Tiny, victim: Path) -> None:
 
 @case()
 def journal_gives_a_set_id_mode(target: Tiny, victim: Path) -> None:
-    """Into the package itself: written, but with no bit that the file has not."""
+    """Into the package itself: written, but without any bit that the file does not have."""
     forge_journal(target, entry={"before": saved(EVIL, "6755")})
 
 
@@ -98,7 +98,7 @@ def journal_is_endless(target: Tiny, victim: Path) -> None:
 
 @case(6)
 def journal_has_very_many_entries(target: Tiny, victim: Path) -> None:
-    """Linear in its size; each path is named twice, so that none is believed."""
+    """Linear in its size; each path is named twice, so none is trusted."""
     entry = json.dumps({"path": "lmcache/engine.py", "before": None, "after": None, "undo": None, "volatile": False})
     entry = entry[:-1] + ', "temp": "lmcache/.gaudi-patch-1-%d.tmp"}'
     entries = ",".join(entry % number for number in range(60_000))
@@ -153,7 +153,7 @@ def state_plants_a_link_to_a_secret(target: Tiny, victim: Path) -> None:
 
 @case(6, applied=True)
 def state_has_very_many_files(target: Tiny, victim: Path) -> None:
-    """Each with bytecode of its own, in one directory: more than any series has, and not believed."""
+    """Each has its own bytecode, in one directory: more than in any series, so not trusted."""
     nothing = {"before": None, "after": None}
     files = {f"lmcache/m{number}.py": nothing for number in range(20_000)}
     cached = [f"lmcache/__pycache__/m{number}.cpython-39.pyc" for number in range(20_000)]

@@ -1,4 +1,4 @@
-"""An image with an environment in it: what the hostile cases spoil, and how each command is led to it."""
+"""An image with an environment in it: the target that hostile cases spoil, and how each command reaches it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAYS = ("path", "root", "python")
 
 
 class Spoiled(NamedTuple):
-    """A spoiled image, the victim beside it, and the options that lead a command there."""
+    """A spoiled image, the victim next to it, and the options that lead a command there."""
 
     image: Path
     victim: Path
@@ -49,7 +49,7 @@ def site_of(image: Path) -> Path:
 
 
 def spoil(case: Case, templates: Path, folder: Path, way: str) -> Spoiled:
-    """Return a copy of the image that ``case`` needs, spoiled, as ``way`` of ``WAYS`` leads to it."""
+    """Return a spoiled copy of the image that ``case`` needs, for the ``way`` of ``WAYS``."""
     image = copy_tree(templates / ("applied" if case.applied else "pristine"), folder / "image")
     victim = make_victim(folder)
     case.spoil(Tiny(site_of(image), None), victim)  # type: ignore[arg-type]  # the commands read the manifest themselves

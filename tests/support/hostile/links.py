@@ -1,4 +1,4 @@
-"""Links where the package has files and directories of its own."""
+"""Links instead of the package's own files and directories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state_directory_is_a_link(target: Tiny, victim: Path) -> None:
 
 @case(1, applied=True)
 def state_directory_is_a_link_to_its_own_copy_outside(target: Tiny, victim: Path) -> None:
-    """A whole state, in a place that is not ours: a rollback would delete there."""
+    """A complete state outside the package: a rollback would delete files there."""
     os.utime(victim, (1, 1))
     copy = target.site.parent / "copy-of-state"
     shutil.copytree(target.state_dir, copy)
@@ -58,7 +58,7 @@ def undo_file_is_a_link(target: Tiny, victim: Path) -> None:
 
 @case(0, 1)
 def record_is_a_link_to_a_secret(target: Tiny, victim: Path) -> None:
-    """In an image the link leads nowhere, and there is no RECORD."""
+    """In an image, the link is dangling, and there is no RECORD."""
     replaced_by_link(target.record, victim / "secret")
 
 
@@ -97,9 +97,9 @@ def target_is_a_link_to_another_file(target: Tiny, victim: Path) -> None:
 
 @case(0, 1)
 def target_is_a_link_to_its_own_bytes(target: Tiny, victim: Path) -> None:
-    """As uv installs it: a private file takes the link's place, what it leads to is not touched.
+    """As uv installs it: a private file replaces the link, whose target is not touched.
 
-    In an image the link leads nowhere, and is refused.
+    In an image, the link is dangling and is refused.
     """
     replaced_by_link(target.site / "lmcache/engine.py", victim / "engine.py")
 

@@ -1,4 +1,4 @@
-"""Names that stand for another file: hard links, names that are taken, written twice, or read as one by some."""
+"""Names that denote another file: hard links, taken names, names written twice, and names that some systems merge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def state_file_is_a_hard_link(target: Tiny, victim: Path) -> None:
 
 @case(0)
 def record_names_files_twice_and_outside(target: Tiny, victim: Path) -> None:
-    """The rows of others are kept as they are, and nothing that they name is looked at."""
+    """Foreign rows are kept unchanged, and the files that they name are not read."""
     text = target.record.read_text()
     (row,) = (line for line in text.splitlines() if line.startswith("lmcache/engine.py"))
     outside = os.path.relpath(victim / "deleteme", target.site)
@@ -42,7 +42,7 @@ def record_names_files_twice_and_outside(target: Tiny, victim: Path) -> None:
 
 @case(1, applied=True)
 def state_has_one_name_in_two_forms(target: Tiny, victim: Path) -> None:
-    """A file system that folds case or normal forms would take them for one file."""
+    """A file system that folds case or normal forms would treat them as one file."""
     file = target.state_dir / "state.json"
     document = json.loads(file.read_bytes())
     engine = document["files"]["lmcache/engine.py"]

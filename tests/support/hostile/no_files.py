@@ -1,4 +1,4 @@
-"""FIFOs and devices, huge files, odd names: what hangs a reader, eats its memory, or fools a terminal."""
+"""FIFOs and devices, huge files, odd names: files that hang a reader, exhaust its memory, or fool a terminal."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def bytecode_is_huge(target: Tiny, victim: Path) -> None:
 
 @case(0)
 def names_are_odd(target: Tiny, victim: Path) -> None:
-    """Files beside ours whose names no terminal should see."""
+    """Files next to ours whose names must not reach a terminal."""
     cache = target.site / "lmcache/__pycache__"
     cache.mkdir(exist_ok=True)
     for name in (b"engine.\xff\x1b[31m.pyc", b"engine.a\nb.pyc", b"engine.\xe2\x80\xae.pyc", b"-rf", b"x" * 255):

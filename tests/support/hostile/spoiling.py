@@ -1,4 +1,4 @@
-"""What the hostile cases are made with: their list, the victim beside the target, and how a target is spoiled."""
+"""The parts of hostile cases: their list, the victim next to the target, and how a target is spoiled."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 from tests.support.tiny import Tiny
 
-#: Stands in files that the target's owner may not read.
+#: The contents of files that the target's owner may not read.
 SECRET = b"the-secret-of-the-victim"
-#: What the owner of the target puts in its place.
+#: The owner of the target writes this instead.
 EVIL = b"evil\n"
 
 Spoil = Callable[[Tiny, Path], None]
 
 
 class Case(NamedTuple):
-    """``applied``: the series is applied before; ``exits`` are those that apply and rollback may have, None for any."""
+    """``applied``: the series is applied first; ``exits`` are permitted for apply and rollback, None for any."""
 
     name: str
     spoil: Spoil
@@ -42,7 +42,7 @@ def case(*exits: int, applied: bool = False) -> Callable[[Spoil], Spoil]:
 
 
 def make_victim(folder: Path) -> Path:
-    """Return what lies beside the target, and belongs to somebody else."""
+    """Return files next to the target that belong to another user."""
     victim = folder / "victim"
     (victim / "emptydir").mkdir(parents=True)
     (victim / "cache").mkdir()
@@ -64,7 +64,7 @@ def make_victim(folder: Path) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
-    """Return all of ``folder``: kind, mode, owner, times, links, content."""
+    """Return everything in ``folder``: kind, mode, owner, times, links, content."""
     found: dict[str, tuple[object, ...]] = {}
     for path in [folder, *sorted(folder.rglob("*"))]:
         info = path.lstat()
@@ -98,7 +98,7 @@ def saved(data: bytes, mode: str = "0644", link: str | None = None) -> dict[str,
 
 
 def forge_journal(target: Tiny, text: str | bytes | None = None, undo: bytes = EVIL, **changes: Any) -> None:
-    """A journal of a killed run that puts ``EVIL`` into engine.py, with ``changes``."""
+    """Write a journal of a killed run that puts ``EVIL`` into engine.py, with ``changes``."""
     target.home.mkdir(exist_ok=True)
     (target.home / "undo").write_bytes(undo)
     engine = (target.site / "lmcache/engine.py").read_bytes()
@@ -129,5 +129,5 @@ def forge_state(target: Tiny, **changes: Any) -> dict[str, Any]:
 
 
 def up(target: Tiny, path: Path) -> str:
-    """``path`` as a relative path that climbs out of the target."""
+    """Return ``path`` as a relative path that climbs out of the target."""
     return os.path.relpath(path, target.site)
