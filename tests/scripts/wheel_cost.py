@@ -2,8 +2,9 @@
 
     python tests/scripts/wheel_cost.py WHEEL... [--runs 5]
 
-The other side is a bare Python that unpacks the same file and packs it again. Both run in turn in processes of their
-own, start-up included; the medians are compared. No bound is asserted: a shared machine is no stopwatch.
+The other side is a bare Python that unpacks the same file and packs it again. Both run alternately in separate
+processes, including start-up; the medians are compared. No bound is asserted, since timings on a shared machine are
+unreliable.
 """
 
 from __future__ import annotations

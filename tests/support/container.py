@@ -1,18 +1,18 @@
-"""What the steps of CI files run in, where there is no container engine: a fresh directory in place of a root.
+"""A stand-in for the container in which steps of CI files run, without an engine: a fresh directory as the root.
 
-Dockerfiles are carried out in a true root file system (tests/support/debian_root.py) where the tests run as root, and
-here otherwise.
+If the tests run as root, Dockerfiles are executed in a true root file system (tests/support/debian_root.py), otherwise
+here.
 
-Taken as it is: every command, word for word, by the shell that would run it, with the variables that ARG, ENV or the
-CI system would give it. Put in place of something else:
+Unchanged: every command, word for word, run by the same shell, with the variables that ARG, ENV or the CI system would
+set. Replaced:
 
 - the base image: a virtual environment over the tests' PyTorch environment, first on PATH, its PYTHONPATH set as in
   Habana's images (a directory that only root can read, and one without packages);
-- PyPI: a directory of wheels, gaudi-patch built from this checkout among them; nothing else can be reached;
+- PyPI: a directory of wheels, including gaudi-patch built from this checkout; nothing else can be reached;
 - the image's own paths, /opt/gaudi-patch and others: the same below the root;
-- USER: setpriv, where the tests run as root; that user keeps the right to read everything, since the interpreter may
-  lie in root's home, but none to write. Without root the steps go on as who runs the tests;
-- stages: one after the other in the same root, so that only a chain of stages from one image can be carried out;
+- USER: setpriv, if the tests run as root; that user may read everything, since the interpreter may be in root's home,
+  but gets no right to write. Without root, the steps continue as the user who runs the tests;
+- stages: one after the other in the same root, so only a chain of stages from one image can be executed;
 - the build context: the directory of wheels, or ``context``.
 """
 

@@ -1,8 +1,8 @@
 """Real environments for tests: an interpreter with PyTorch, and LMCache releases installed over it.
 
-Everything is made once and kept in a cache directory that all test runs of a user share, so that the second run
-works without a network. All functions may be called by several processes at once (pytest-xdist): a file lock
-per object makes the others wait, and an object counts as made only once it is complete.
+Everything is made once and kept in a cache directory shared by all test runs of a user, so the second run works without
+a network. Several processes (pytest-xdist) may call all functions at once: a file lock per object makes the others
+wait, and an object counts as made only once it is complete.
 
 Environment variables:
 
@@ -14,8 +14,8 @@ Environment variables:
 ``GAUDI_PATCH_TEST_BASE_PYTHON``
     the interpreter to make the PyTorch environment from; default the one that runs the tests.
 
-Where an environment cannot be had (no network, no such release), ``EnvironmentUnavailableError`` says what
-failed and how.
+If an environment is not available (no network, no such release), ``EnvironmentUnavailableError`` says what failed and
+how.
 """
 
 from __future__ import annotations
