@@ -69,7 +69,7 @@ ON_PYPI = (
     "0.5.6",
 )
 
-#: Eager mode compiles about a thousand graphs in level kernels, which takes long on a loaded machine.
+#: Eager mode compiles some thousand graphs in level kernels, which takes long on a loaded machine.
 LEVEL_TIMEOUT = 1200
 
 
