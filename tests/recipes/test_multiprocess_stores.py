@@ -134,6 +134,18 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.data"))
 
 
+def rests(folder: Path, seconds: float = 4.0) -> None:
+    """Wait until a directory has not changed for a while: the server writes and removes in the background."""
+    deadline = time.monotonic() + 60
+    before, since = None, time.monotonic()
+    while time.monotonic() - since < seconds:
+        assert time.monotonic() < deadline, "the directory does not come to rest"
+        found = sorted((entry.name, entry.stat().st_size) for entry in folder.glob("**/*.data*"))
+        if found != before:
+            before, since = found, time.monotonic()
+        time.sleep(0.1)
+
+
 def serves_what_was_stored_by_another(
     scripts: Path, kept: Callable[[], int], between: Callable[[], None], down: Callable[[], None] | None = None
 ) -> None:
@@ -174,9 +186,7 @@ def test_a_directory_survives_the_server_and_stays_below_its_size(recipe: Recipe
                 first.store(seed)
                 comes(lambda: len(files(below)), CHUNKS)
                 time.sleep(0.3)
-            deadline = time.monotonic() + 20
-            while size() > limit and time.monotonic() < deadline:
-                time.sleep(0.2)
+            rests(below)
             assert 0 < size() <= limit
         server.kill()
         newest = files(below)

@@ -29,16 +29,21 @@ def main() -> None:
     )
     leave = os._exit
 
-    def save_and_leave(status: int) -> None:
+    def save() -> None:
         measured.stop()
         measured.save()
+
+    def save_and_leave(status: int) -> None:
+        save()
         leave(status)
 
-    os._exit = save_and_leave  # type: ignore[assignment] - the scripts end so: LMCache's threads do not end
+    os._exit = save_and_leave  # type: ignore[assignment] - most scripts end so: LMCache's threads do not end
     measured.start()
     sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-    save_and_leave(0)
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        save()  # the others end as any script does, with their output written
 
 
 if __name__ == "__main__":
