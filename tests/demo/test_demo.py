@@ -15,7 +15,7 @@ from gaudi_patch.demo.story import Step, Story
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Table, plain
 from gaudi_patch.sizing.plan import GIB
-from gaudi_patch.smoke.counted import Counters
+from gaudi_patch.smoke.counted import Counters, Failure
 from gaudi_patch.smoke.outcome import LevelResult
 from gaudi_patch.target import process
 from tests.support.cli import gaudi_patch
@@ -68,6 +68,30 @@ def test_what_was_counted_is_shown_request_by_request_with_a_dash_where_stock_di
         "a_store": [("graph launches", "17", "3"), ("device synchronizations", "-", "1")],
         "a_load": [("graph launches", "-", "2")],
     }
+
+
+def test_a_table_has_something_to_compare_with_unless_all_is_asked_for() -> None:
+    counted = Counters.read({"a load": {"graph_launches": 3}})
+    level = LevelResult("kernels", "passed", "fine", 1.0, "emulated", "lazy", 3, (), counted)
+    story = Story("0.5.6", None, patched=[level])
+
+    def tables(*, verbose: bool) -> list[str]:
+        blocks = rendered(story, verbose=verbose).blocks
+        return [block.title for block in blocks if isinstance(block, Table) and block.title.startswith("a load")]
+
+    assert tables(verbose=False) == []
+    assert tables(verbose=True) == ["a load (lazy mode, after warm-up)"]
+
+
+def test_no_command_for_the_environment_that_is_gone_is_printed() -> None:
+    failures = (Failure("kernels / a store", "128 tokens are wrong"), Failure("kernels / a load", "no"))
+    reason = "kernels / a store: 128 tokens are wrong (and 1 more); not patched: run `gaudi-patch apply --python /gone`"
+    stock = LevelResult("kernels", "failed", reason, 1.0, "emulated", "lazy", 3, failures)
+    passed = LevelResult("kernels", "passed", "fine", 1.0, "emulated", "lazy", 3)
+    story = Story("0.5.6", None, stock=[stock], patched=[passed])
+    text = " ".join("".join(plain(block) for block in rendered(story).blocks).split())
+    assert "level kernels failed: kernels / a store: 128 tokens are wrong (and 1 more)" in text
+    assert "/gone" not in text
 
 
 def _inference(requests: list[dict[str, Any]]) -> LevelResult:
