@@ -40,6 +40,12 @@ LAYERS, HEADS, SIZE, TOKENS = (int(value) for value in os.environ.get("TEST_SHAP
 BLOCKS = 2 * TOKENS // BLOCK + 8
 
 
+def small_caches() -> Any:
+    """Return the caches of the small model."""
+    rows, rng = [(HEADS, SIZE)] * LAYERS, np.random.default_rng(0)
+    return make_caches("blocks", torch.bfloat16, blocks=BLOCKS, block_size=BLOCK, rows=rows, rng=rng)
+
+
 class Serving:
     """An engine of a small model."""
 
@@ -48,14 +54,7 @@ class Serving:
         config.update_config_from_env()
         config.validate()
         assert config.chunk_size == CHUNK
-        self.caches = make_caches(
-            "blocks",
-            torch.bfloat16,
-            blocks=BLOCKS,
-            block_size=BLOCK,
-            rows=[(HEADS, SIZE)] * LAYERS,
-            rng=np.random.default_rng(0),
-        )
+        self.caches = small_caches()
         values = {
             "model_name": "tiny",
             "world_size": 1,

@@ -13,21 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "runtime" / "inside"))
 sys.path.insert(0, str(Path(__file__).parent))  # engine.py next to this file, and the stand-in for vLLM
 
-from engine import BLOCK, BLOCKS, CHUNK, HEADS, LAYERS, SIZE, TOKENS, fill, is_as_stored, prompt, run, serve
+from engine import BLOCK, CHUNK, TOKENS, fill, is_as_stored, prompt, run, serve, small_caches
 from lmcache.integration.vllm.vllm_multi_process_adapter import (
     LMCacheMPSchedulerAdapter,
     LMCacheMPWorkerAdapter,
     LoadStoreOp,
     ParallelStrategy,
 )
-from support import make_caches
 
 FIRST, SECOND = list(range(TOKENS // BLOCK)), list(range(TOKENS // BLOCK, 2 * TOKENS // BLOCK))
 
@@ -36,14 +34,7 @@ class Serving:
     """A scheduler and a worker of a small model."""
 
     def __init__(self, extra: dict[str, Any]) -> None:
-        self.caches = make_caches(
-            "blocks",
-            torch.bfloat16,
-            blocks=BLOCKS,
-            block_size=BLOCK,
-            rows=[(HEADS, SIZE)] * LAYERS,
-            rng=np.random.default_rng(0),
-        )
+        self.caches = small_caches()
         url = f"{extra['lmcache.mp.host']}:{extra['lmcache.mp.port']}"  # as lmcache_mp_connector.py makes it
         one = ParallelStrategy(mla_only=False, vllm_world_size=1, vllm_worker_id=0, tp_size=1, pp_size=1, n_servers=1)
         context = zmq.Context.instance()

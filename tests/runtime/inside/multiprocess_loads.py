@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,54 +17,10 @@ from lmcache.gaudi.guards import GaudiError
 from lmcache.gaudi.multiprocess import FailedLoads, promise_once, whole_answer, withhold_failed_loads
 from support import make_caches
 
+sys.path.append(str(Path(__file__).parents[3] / "gaudi_patch" / "smoke" / "probes" / "_kernel_cases"))
+from stand_in import Adapter, Silent
+
 assert FailedLoads  # the runtime has the class that is stood in for
-
-
-class Adapter:
-    """The names of ``LMCacheMPWorkerAdapter`` that the runtime uses."""
-
-    lmcache_tokens_per_chunk, blocks_in_chunk, _heartbeat_interval = 64, 2, 0.2
-
-    def __init__(self) -> None:
-        self.error_block_ids: set[int] = set()
-        self._failed_request_ids: set[str] = set()
-        self._dropped_retrieves: set[str] = set()
-        self.done: dict[str, tuple[bool, list[int]]] = {}
-        self.req_client: Any = SimpleNamespace(prepare_retrieve=Silent, ping=Silent, unregister_kv_cache=Silent)
-        self.is_healthy = True
-        self.answer: Any = True
-
-    def submit_retrieve_request(self, request_id: str, op: Any) -> None:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        self.done[request_id] = (bool(self.answer), op.flat_block_ids)
-
-    def get_finished(self, ended: set[str]) -> tuple[set[str], set[str]]:
-        finished = set(self.done) | self._dropped_retrieves
-        for name, (loaded, blocks) in self.done.items():
-            if not loaded:
-                self.error_block_ids.update(blocks)
-                self._failed_request_ids.add(name)
-        self.done, self._dropped_retrieves = {}, set()
-        return set(ended), finished
-
-    def get_block_ids_with_load_errors(self) -> set[int]:
-        found = set(self.error_block_ids)
-        self.error_block_ids.clear()
-        return found
-
-
-class Silent:
-    """A reply that never arrives."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self._never = threading.Event()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return self._never.wait(timeout)
-
-    def query(self) -> bool:
-        return False
 
 
 def _op(*blocks: int, skip: int = 0) -> Any:
