@@ -58,8 +58,8 @@ def test_a_path_or_url_is_never_broken_and_what_is_before_it_is() -> None:
 
 def test_a_settings_name_in_the_last_column_stays_whole_where_there_is_room() -> None:
     """A terminal breaks text that is longer than its column, and half a name cannot be copied."""
-    setting, columns = "VLLM_CONTIGUOUS_PA=false", ("releases", "does not work", "in its place")
-    rows = [("0.3.9.post1 to 0.5.6", LONG, setting), ("all", LONG, LONG)]
+    setting, columns = "LMCACHE_GAUDI_PIN_AHEAD_MIB=256", ("releases", "does not work", "instead")
+    rows = [(LONG, LONG, setting)]
     widths = wrapping.column_widths(columns, rows, 79)
     assert widths[-1] >= len(setting)
     assert sum(widths) + 4 <= 79
