@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +28,6 @@ from gaudi_patch.output.report import Block, Color, Format, Preformatted, Result
 
 if TYPE_CHECKING:
     from gaudi_patch.recipes.write import Composed
-    from gaudi_patch.sizing.plan import Sizing
 
 app = command_app()
 
@@ -153,6 +152,7 @@ def recipe(
 
         from gaudi_patch.recipes import write
         from gaudi_patch.recipes.compose import Settings
+        from gaudi_patch.recipes.pool import Asked, pooled, weights
         from gaudi_patch.recipes.targets.write import check as check_target
         from gaudi_patch.recipes.targets.write import start as start_by
         from gaudi_patch.series.manifest import load
@@ -182,7 +182,7 @@ def recipe(
             composed = write.for_installation(*target(python, path, None, manifest), mode, settings)
         started = start_by(
             start, image, composed.mode, composed.release, settings, composed.recipe,
-            weights=_weights(sizing, model, model_config), folder=None if out is None else PurePosixPath(out.resolve()),
+            weights=weights(sizing, model, model_config), folder=None if out is None else PurePosixPath(out.resolve()),
         )  # fmt: skip
         composed = replace(composed, recipe=started)
         if out is not None:
@@ -209,16 +209,6 @@ def modes() -> Result:
     )
 
 
-class Asked(NamedTuple):
-    """The options about the pool; None means that the model decides."""
-
-    cpu_gb: float | None
-    max_model_len: int | None
-    prompts: int
-    ranks: int
-    chunk: int
-
-
 def _refuse_odd(sizes: Mapping[str, float | None], words: Mapping[str, str | None]) -> None:
     """Refuse sizes that are not numbers, and text with control characters: both end up in scripts and units."""
     for option, size in sizes.items():
@@ -229,57 +219,6 @@ def _refuse_odd(sizes: Mapping[str, float | None], words: Mapping[str, str | Non
             raise GaudiPatchError(
                 Exit.USAGE, "usage", f"{option} {word!a}: contains a control character; nothing was written"
             )
-
-
-def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> tuple[float, int | None, str, Sizing | None]:
-    """Return the pool in GB, the longest request in tokens (None: vLLM's default), the reason, and the calculation.
-
-    Each rank has its own pool; in mode multiprocess one server has the pool of all ranks. Raises ``short-pool`` (exit
-    2) if ``asked`` holds less than one request: the patched LMCache would refuse to start.
-    """
-    import os
-
-    from gaudi_patch.recipes.compose import CPU_GB
-    from gaudi_patch.sizing import shapes
-    from gaudi_patch.sizing.plan import Load, fits, sentence, size
-
-    shape = shapes.find(model, config, shapes.hub(os.environ))
-    length = asked.max_model_len or (shape.longest if shape else None)
-    if shape is None or length is None:
-        given = CPU_GB if asked.cpu_gb is None else asked.cpu_gb
-        hint = "--model-config FILE sizes it" if shape is None else "--max-model-len TOKENS sizes it"
-        return given, asked.max_model_len, f"The pool of {given:g} GB was not sized by the model: {hint}.", None
-    load = Load(length, asked.ranks, prompts=asked.prompts, chunk=asked.chunk)
-    sized = size(shape, load)
-    shared = sized.pools if mode == "multiprocess" else 1
-    needed = round(sized.pool_gb * shared, 1)
-    if asked.cpu_gb is None:
-        kept = f"{asked.prompts} requests of {length:,} tokens and 5 % more"
-        return needed, length, f"--cpu-gb {needed:g}: {sentence(sized)}, for {kept}.", sized
-    held = fits(shape, load, asked.cpu_gb / shared)
-    if held < length // asked.chunk * asked.chunk:
-        raise GaudiPatchError(
-            Exit.USAGE,
-            "short-pool",
-            f"--cpu-gb {asked.cpu_gb:g} holds {held:,} of the {length:,} tokens of one request: {sentence(sized)}",
-            f"--cpu-gb {needed:g} keeps {asked.prompts} requests; or --max-model-len {max(held, asked.chunk)}",
-        )
-    return (
-        asked.cpu_gb,
-        length,
-        f"--cpu-gb {asked.cpu_gb:g}: {sentence(sized)}; one request is {length:,} tokens.",
-        sized,
-    )
-
-
-def _weights(sizing: Sizing | None, model: str, config: Path | None) -> int | None:
-    """Return the size of the model's weights in bytes; None if unknown."""
-    import os
-
-    from gaudi_patch.sizing import shapes
-
-    shape = sizing.shape if sizing else shapes.find(model, config, shapes.hub(os.environ))
-    return shape.weights if shape else None
 
 
 def rendered(composed: Composed, out: Path | None, why: str = "", target: str = "scripts") -> Result:

@@ -174,24 +174,24 @@ def test_doctor_names_the_list_for_a_release_without_a_series(world: World) -> N
 
 def inside(world: World, expression: str) -> str:
     """Return the value of an expression in a probe's module, run by the target's interpreter."""
-    script = f"import sys; sys.path.insert(0, {str(PROBES)!r}); import _probe; print({expression})"
+    script = f"import sys; sys.path.insert(0, {str(PROBES)!r}); import _environment; print({expression})"
     done = subprocess.run([world.python, "-c", script], capture_output=True, text=True, check=True, env=environment())
     return done.stdout
 
 
 def test_what_a_probe_says_of_an_unpatched_lmcache_patches_that_one(world: World) -> None:
-    line = only(inside(world, "_probe.advice()"), "apply")
+    line = only(inside(world, "_environment.advice()"), "apply")
     world.reaches(f"{line} --manifest {shlex.quote(str(world.manifest))} --no-smoke")
     assert world.state() == "patched"
-    assert inside(world, "_probe.advice()").strip() == ""
+    assert inside(world, "_environment.advice()").strip() == ""
 
 
 def test_what_a_probe_says_of_a_missing_dependency_installs_it(world: World) -> None:
     fake_wheel(world.folder / "wheels", "1.5", {"needed.py": ""}, name="needed")
     (world.target.dist_info / "METADATA").write_bytes(metadata("0.5.6", requires="Requires-Dist: needed\n"))
-    said = inside(world, "_probe.not_installed('needed')").strip()
+    said = inside(world, "_environment.not_installed('needed')").strip()
     world.reaches(said.split("install everything missing, and change nothing else: ")[1])
-    assert inside(world, "_probe._missing_distributions()").strip() == "[]"
+    assert inside(world, "_environment._missing_distributions()").strip() == "[]"
 
 
 def test_a_failed_smoke_check_of_an_unpatched_lmcache_names_the_apply_for_it(

@@ -33,7 +33,13 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     yield named
     for name in set(sys.modules) - before:
-        if name.startswith(("_vllm", "_kv")) or name in ("_probe", "inference", "inference_case", "connector_case"):
+        if name.startswith(("_vllm", "_kv")) or name in (
+            "_environment",
+            "_probe",
+            "inference",
+            "inference_case",
+            "connector_case",
+        ):
             del sys.modules[name]
 
 

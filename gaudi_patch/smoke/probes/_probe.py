@@ -10,12 +10,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
-import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,7 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from gaudi_patch.inside import first_cause
+    from gaudi_patch.smoke.probes import _environment
 else:
+    import _environment
 
     def inside(name):  # noqa: ANN001, ANN202 - the type checker sees the imports above
         """Load a module of inside/ by path: the interpreter that runs this file has no gaudi_patch."""
@@ -47,20 +46,6 @@ EXIT = {"passed": 0, "failed": 1, "skipped": 77}
 MAX_FAILURES = 25
 _MAX_TEXT = 1500
 
-# Imported by LMCache under a name unrelated to the distribution's name.
-_DISTRIBUTIONS = {
-    "cpuinfo": "py-cpuinfo",
-    "google": "protobuf",
-    "grpc": "grpcio",
-    "opentelemetry": "opentelemetry-api",
-    "prometheus_client": "prometheus-client",
-    "yaml": "pyyaml",
-    "zmq": "pyzmq",
-}
-# Libraries that exist only for CUDA. LMCache declares some of them; a Gaudi host has none.
-_CUDA_DISTRIBUTION = re.compile(r"(^|-)(cuda|cufile|cupy|nixl|nvidia|pynvml)(\d|-|$)|-cu(da)?\d")
-CUDA_LIBRARIES = ("cuda", "cufile", "cupy", "cupy_backends", "nixl", "nixl_cu12", "nixl_cu13", "pynvml")
-
 
 class Skip(Exception):  # noqa: N818 - control flow, not an error
     """The level cannot be checked here; the message says why."""
@@ -73,105 +58,6 @@ class _Enough(Exception):  # noqa: N818 - control flow, not an error
 def load(name: str) -> Foreign:
     """Import a module of the target environment (untyped, since this file is checked without it)."""
     return importlib.import_module(name)
-
-
-def installed(name: str) -> bool:
-    """Return whether a module can be found, without importing it."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def lmcache_version() -> str:
-    """Return the installed release, from its metadata."""
-    try:
-        return importlib.metadata.version("lmcache")
-    except importlib.metadata.PackageNotFoundError:
-        return "(unknown version)"
-
-
-def is_patched() -> bool:
-    """Return whether the installed LMCache has the HPU runtime that the patches add."""
-    try:
-        return importlib.util.find_spec("lmcache") is not None and any(
-            (Path(folder) / "gaudi" / "__init__.py").is_file()
-            for folder in importlib.util.find_spec("lmcache").submodule_search_locations or ()  # type: ignore[union-attr]
-        )
-    except (ImportError, ValueError):
-        return False
-
-
-def advice() -> str:
-    """Return what to do about a failure, if known."""
-    if is_patched():
-        return ""
-    apply = f"gaudi-patch apply --python {shlex.quote(sys.executable)}"
-    return f"LMCache {lmcache_version()} is not patched for HPU (it has no lmcache.gaudi): run `{apply}`"
-
-
-def missing_dependency(error: BaseException) -> str:
-    """Return the missing dependency of LMCache that caused ``error``; "" for another cause.
-
-    Only what LMCache's metadata declares counts: any other missing module is a fault of the code.
-    """
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        if isinstance(current, ModuleNotFoundError) and current.name:
-            top = current.name.partition(".")[0]
-            if top in _declared() and top not in CUDA_LIBRARIES and not installed(top):
-                return top
-        current = current.__cause__ or current.__context__
-    return ""
-
-
-def not_installed(module: str) -> str:
-    """Return a message naming a missing dependency and all others: one at a time would take a build for each."""
-    text = f"LMCache's dependency {module!r} is not installed"
-    others = [name for name in _missing_distributions() if _normal(_DISTRIBUTIONS.get(module, module)) != name]
-    if others:
-        text += f"; also missing: {', '.join(others)}"
-    asked = f"gaudi-patch requirements {lmcache_version()} --python {shlex.quote(sys.executable)}"
-    install = f"{shlex.quote(sys.executable)} -m pip install -r <({asked}) -c <({asked} --constraints)"
-    return f"{text}; install everything missing, and change nothing else: {install}"
-
-
-def _missing_distributions() -> list[str]:
-    """Return what LMCache's metadata declares and is not installed, without CUDA packages."""
-    missing = []
-    for name in sorted(_requirements()):
-        try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            if not _CUDA_DISTRIBUTION.search(name):
-                missing.append(name)
-    return missing
-
-
-def _requirements() -> set[str]:
-    """Return the normalised names that LMCache's metadata declares, without extras."""
-    try:
-        lines = importlib.metadata.requires("lmcache") or []
-    except importlib.metadata.PackageNotFoundError:
-        return set()
-    return {
-        _normal(re.split(r"[\s\[(<>=!~;]", line, maxsplit=1)[0])
-        for line in lines
-        if not re.search(r"\bextra\s*==", line.partition(";")[2])
-    }
-
-
-def _declared() -> set[str]:
-    names = _requirements()
-    return {name.replace("-", "_") for name in names} | {
-        module for module, distribution in _DISTRIBUTIONS.items() if _normal(distribution) in names
-    }
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class Failure(NamedTuple):
@@ -218,8 +104,8 @@ class Probe:
         except (Skip, _Enough):
             raise
         except Exception as error:
-            if dependency := missing_dependency(error):
-                raise Skip(not_installed(dependency)) from error
+            if dependency := _environment.missing_dependency(error):
+                raise Skip(_environment.not_installed(dependency)) from error
             traceback.print_exc()
             self.fail(describe(error))
         finally:
@@ -242,10 +128,10 @@ class Probe:
         """Record a failed check. Raises to end the level after ``MAX_FAILURES``, or if one cause explains them all.
         Raises Skip if the first failure is due to a missing dependency that LMCache ignored.
         """
-        cause = first_cause.swallowed() if not self.failures and installed("lmcache") else None
+        cause = first_cause.swallowed() if not self.failures and _environment.installed("lmcache") else None
         if cause is not None:
-            if dependency := missing_dependency(cause.error):
-                raise Skip(not_installed(dependency))
+            if dependency := _environment.missing_dependency(cause.error):
+                raise Skip(_environment.not_installed(dependency))
             message = f"{cause.text} (seen as: {message})"
         self._record(message, detail)
         if cause is not None or len(self.failures) >= MAX_FAILURES:
@@ -346,6 +232,6 @@ def _carry_out(probe: Probe, body: Callable[[Probe], None]) -> tuple[str, str]:
     if probe.failures:
         first = probe.failures[0]
         more = f" (and {len(probe.failures) - 1} more)" if len(probe.failures) > 1 else ""
-        parts = [f"{first.check}: {first.message}{more}", advice()]
+        parts = [f"{first.check}: {first.message}{more}", _environment.advice()]
         return "failed", "; ".join(part for part in parts if part)
     return "passed", ", ".join([*probe.summary, f"{probe.checks} comparisons"])

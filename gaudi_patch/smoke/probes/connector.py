@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._vllm import children as vllm_children
     from gaudi_patch.smoke.probes._vllm import processes as vllm_processes
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
+    import _environment
     import _probe
     from _vllm import children as vllm_children
     from _vllm import processes as vllm_processes
@@ -43,7 +44,7 @@ def body(probe: _probe.Probe) -> None:
             folder = probe.scratch / name
             command = [script, "--case", name, "--shared", str(probe.scratch)]
             vllm_processes.run_case(probe, name, command, environ, folder, options.case_seconds)
-        if probe.failures and not _probe.is_patched():
+        if probe.failures and not _environment.is_patched():
             probe.summary.append("the other cases were not run")
             break
     vllm_processes.require_one(probe, wanted)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._probe import Foreign
     from gaudi_patch.smoke.probes._vllm import blocks as vllm_blocks
     from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
+    import _environment
     import _probe
     from _vllm import blocks as vllm_blocks
     from _vllm import controls as vllm_controls
@@ -53,7 +54,7 @@ class ConnectorCase:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
         if problems := self.engine.problems():
             raise RuntimeError(problems[0] + self.errors.first)
-        if _probe.is_patched():
+        if _environment.is_patched():
             self._check_registration()
         self.watch = vllm_blocks.Watch(self.engine.runner)
         self.vocabulary = vllm_prompts.vocabulary(self.folder)
@@ -160,7 +161,7 @@ def _preemption(case: ConnectorCase, n: int) -> None:
     whole_chunks = n // vllm_setup.chunk_size() * vllm_setup.chunk_size()
     promised = list(case.engine.promised_to_resumed)
     with case.probe.section("resumed requests"):
-        if _probe.is_patched():
+        if _environment.is_patched():
             case.probe.check(not any(promised), f"LMCache promised {promised} tokens to requests that had outputs")
     with case.probe.section("preempted prompts again"):
         case.probe.check(case.watch.resumed > 0, "no request was preempted: nothing was tested")
@@ -196,7 +197,7 @@ def identities(probe: _probe.Probe) -> None:
     with probe.section("the check sees a key without an identity"), vllm_identities.without_identities(case.engine):
         found = vllm_identities.offered(case.engine, tokens, "c")
         probe.check(found == due, f"the fault put in on purpose went unnoticed: {found} tokens offered, not {due}")
-    if _probe.is_patched():
+    if _environment.is_patched():
         with probe.section("adapters of their own in multiprocess mode"):
             vllm_identities.check_multiprocess_keys(probe)
         with probe.section("requests that multiprocess mode does not look up"):
@@ -230,11 +231,11 @@ def failed_load(probe: _probe.Probe) -> None:
     case.engine.forget_prefixes()
     case.engine.runner.before_load.append(lose_a_chunk)
     n = len(p)
-    if _probe.is_patched():
+    if _environment.is_patched():
         case.ask("a chunk is lost between lookup and load, and was held", [p], external=case.hit(n, n, n))
     case.engine.runner.before_load.remove(lose_a_chunk)
     case.engine.forget_prefixes()
-    if _probe.is_patched():
+    if _environment.is_patched():
         hooks = [lose_a_chunk, break_the_promise]
         whole = case.prompt(3, n)
         case.ask("miss of what will be lost in the control", [whole], external=0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kv import backends as kv_backends
     from gaudi_patch.smoke.probes._kv import caches as kv_caches
     from gaudi_patch.smoke.probes._kv import device as kv_device
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._kv.engine import BLOCK_SIZE, CHUNK, LAYERS, EngineCase, Prompt
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
+    import _environment
     import _probe
     from _kv import backends as kv_backends
     from _kv import caches as kv_caches
@@ -50,7 +51,7 @@ def body(probe: _probe.Probe) -> None:
             for backend in found:
                 with probe.section(f"{'MLA' if layout.mla else 'MHA'} over {backend.name}"):
                     check_backend(EngineCase(probe, layout, heads, head_size), backend)
-        if _probe.is_patched() and kv_lmcache.release() >= (0, 4, 1):
+        if _environment.is_patched() and kv_lmcache.release() >= (0, 4, 1):
             with probe.section("asynchronous loading"):
                 check_asynchronous(EngineCase(probe, MHA, 2, 64), found[0])
         with probe.section("MLA with two ranks"):
@@ -98,7 +99,7 @@ def pinned_on_demand(wanted: bool) -> Iterator[None]:
 
 def check_broadcasts(case: EngineCase) -> None:
     """Check that a single rank broadcasts nothing, since each object would be on the device twice."""
-    if not _probe.is_patched():
+    if not _environment.is_patched():
         return
     count = case.nobody.broadcasts
     case.probe.check(count == 0, f"one rank has broadcast {count} times, to itself")
@@ -106,7 +107,7 @@ def check_broadcasts(case: EngineCase) -> None:
 
 def check_promises(case: EngineCase) -> None:
     """What a lookup has promised is loaded, though the stores lose it before; without a promise it is not."""
-    if not _probe.is_patched():
+    if not _environment.is_patched():
         return
     prompt = case.prompt(2 * CHUNK + 20)
     case.store(prompt)
@@ -127,7 +128,7 @@ def check_host_copies(case: EngineCase) -> None:
 
     The counts of all backends are summed up in the result: so many copies and bytes went the direct way.
     """
-    if not _probe.is_patched():
+    if not _environment.is_patched():
         return
     before = case.host_copied_bytes
     case.probe.check(before is not None, "the connector does not count what the host copies")
@@ -166,7 +167,7 @@ def check_direct(case: EngineCase, counts: kv_device.Counts, what: str, copies: 
 
 def check_compiled(case: EngineCase, prompt: Prompt) -> None:
     """Check that an engine's first load compiles nothing: the warm-up covers how the engine handles objects."""
-    if not _probe.is_patched():
+    if not _environment.is_patched():
         return
     counts = case.retrieve(prompt, "the first prompt", pending=False)
     counts.at_most(case.probe, "graph_compilation", 0, "while serving")

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _bytecode, _children, _probe
+    from gaudi_patch.smoke.probes import _bytecode, _children, _environment, _probe
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
     import _bytecode
     import _children
+    import _environment
     import _probe
     from _kv import lmcache as kv_lmcache
 
@@ -58,7 +59,7 @@ class HideCuda(importlib.abc.MetaPathFinder):
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         """Raise ModuleNotFoundError for a CUDA library; leave everything else to the other finders."""
-        if fullname.partition(".")[0] in _probe.CUDA_LIBRARIES or fullname in self.EXTENSIONS:
+        if fullname.partition(".")[0] in _environment.CUDA_LIBRARIES or fullname in self.EXTENSIONS:
             self.asked.add(fullname)
             raise ModuleNotFoundError(f"No module named {fullname!r} (CUDA only)", name=fullname)
         return None
@@ -89,11 +90,12 @@ def check_imports(probe: _probe.Probe, *, habana_first: bool) -> None:
         device = kv_lmcache.detected_device()
         probe.check(device == "hpu", f"LMCache detects the device {device!r}, not 'hpu'")
     if probe.check(
-        _probe.is_patched(), f"LMCache {_probe.lmcache_version()} has no {RUNTIME}: the HPU runtime is missing"
+        _environment.is_patched(),
+        f"LMCache {_environment.lmcache_version()} has no {RUNTIME}: the HPU runtime is missing",
     ):
         for name in kv_lmcache.runtime_modules():
             _import(probe, hidden, name)
-    if _probe.installed("vllm"):
+    if _environment.installed("vllm"):
         _import(probe, hidden, VLLM_ADAPTER)
     elif habana_first:
         probe.summary.append("vLLM adapter not checked (no vLLM)")

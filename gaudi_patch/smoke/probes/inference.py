@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._vllm import children as vllm_children
     from gaudi_patch.smoke.probes._vllm import processes as vllm_processes
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
+    import _environment
     import _probe
     from _kv import lmcache as kv_lmcache
     from _vllm import children as vllm_children
@@ -192,7 +193,7 @@ def body(probe: _probe.Probe) -> None:
             steps[name]()
         elif not (level.model and "latent-attention" in name):
             level.run(name)
-        if probe.failures and not _probe.is_patched():
+        if probe.failures and not _environment.is_patched():
             probe.summary.append("the other cases were not run")
             break
     vllm_processes.require_one(probe, level.cases)

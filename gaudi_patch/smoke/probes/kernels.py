@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kernel_cases import counters, device, guards, multiprocess, requests, routes
     from gaudi_patch.smoke.probes._kernel_cases.bench import Bench
     from gaudi_patch.smoke.probes._kv import caches as kv_caches
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._kv.caches import MAIN, MLA, Layout
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
+    import _environment
     import _probe
     from _kernel_cases import counters, device, guards, multiprocess, requests, routes
     from _kernel_cases.bench import Bench
@@ -48,14 +49,14 @@ def body(probe: _probe.Probe) -> None:
     if cases == "all":
         check_transfers(probe)
     for name, check in parts.items():
-        if _probe.is_patched() and cases in ("all", name):
+        if _environment.is_patched() and cases in ("all", name):
             with probe.section(name):
                 check(probe)
 
 
 def check_transfers(probe: _probe.Probe) -> None:
     """Check the transfers and their costs."""
-    if _probe.is_patched():
+    if _environment.is_patched():
         device.check_statistics(probe)
     kv_device.confirm(probe)
     kv_device.register_compiler(probe)
@@ -73,10 +74,10 @@ def check_transfers(probe: _probe.Probe) -> None:
         requests.check_requests(bench)
         with kv_device.uncompiled():
             requests.check_sizes(bench)
-            if _probe.is_patched():
+            if _environment.is_patched():
                 device.check_refusals(bench)
                 device.check_layout_refusals(bench)
-        if _probe.is_patched():
+        if _environment.is_patched():
             device.check_addresses(probe)
             requests.check_sharing(bench)
             device.check_unpinned(bench)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kernel_cases.bench import Bench
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._kv.caches import MAIN, MLA
     from gaudi_patch.smoke.probes._kv.connector import columns
     from gaudi_patch.smoke.probes._kv.rig import GUARD, Rig
 else:  # run by path, beside this file
+    import _environment
     import _probe
     from _kv import lmcache as kv_lmcache
     from _kv.caches import MAIN, MLA
@@ -51,7 +52,7 @@ def check_requests(bench: Bench) -> None:
             with probe.section("objects on the device"):
                 rig.load(slots, spans, on_device=True)
                 rig.load(slots, spans[1:], on_device=True, cached=40)
-    if kv_lmcache.release() >= (0, 3, 12) and _probe.is_patched():
+    if kv_lmcache.release() >= (0, 3, 12) and _environment.is_patched():
         with probe.section("layers of different widths"):
             for dtype in ("bfloat16", "float8_e4m3fn"):
                 rig = bench.rig(MAIN, dtype, chunk=32, block_size=16, blocks=16, heads=(2, 1, 2, 3, 1))

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kv import device as kv_device
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, below the probe
+    import _environment
     import _probe
     from _kv import device as kv_device
     from _kv import lmcache as kv_lmcache
@@ -33,7 +34,7 @@ def check_routes(probe: _probe.Probe) -> None:
     if release >= (0, 3, 14):
         with probe.section("an engine that does not start"):
             _degraded(probe)
-    if release >= (0, 3, 9) or _probe.installed("vllm"):  # 0.3.7 imports vLLM for its lookups
+    if release >= (0, 3, 9) or _environment.installed("vllm"):  # 0.3.7 imports vLLM for its lookups
         with probe.section("lookups by Mooncake's client"):
             _mooncake(probe)
     with probe.section("images in the keys"):

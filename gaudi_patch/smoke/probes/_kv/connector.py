@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._kv import oracle as kv_oracle
     from gaudi_patch.smoke.probes._kv.caches import Caches
     from gaudi_patch.smoke.probes._kv.oracle import Bytes, Random
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
+    import _environment
     import _probe
 
     from _kv import lmcache as kv_lmcache
@@ -44,7 +45,7 @@ class Port:
             kinds.setdefault(width, []).append(layer)
         self.kinds = list(kinds.values())
         # Unpatched, LMCache's adapter keeps the slot mapping on the device.
-        self._slot_device = "cpu" if _probe.is_patched() else "hpu"
+        self._slot_device = "cpu" if _environment.is_patched() else "hpu"
 
     @property
     def host_copied_bytes(self) -> int | None:

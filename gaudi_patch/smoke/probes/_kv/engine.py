@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kv import backends as kv_backends
     from gaudi_patch.smoke.probes._kv import device as kv_device
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._kv.oracle import Bytes
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, below the probe
+    import _environment
     import _probe
 
     from _kv import device as kv_device
@@ -119,7 +120,7 @@ class EngineCase:
         except Exception as error:
             with contextlib.suppress(Exception):  # left incomplete by the first error
                 kv_lmcache.close_engine()
-            if _probe.missing_dependency(error):
+            if _environment.missing_dependency(error):
                 raise
             traceback.print_exc()
             self.probe.end(f"LMCache's engine does not start: {_probe.describe(error)}")
@@ -268,6 +269,6 @@ class EngineCase:
 
     def _arguments(self, slots: Sequence[int]) -> dict[str, Foreign]:
         mapping = self._torch.tensor(list(slots), dtype=self._torch.int64)
-        if not _probe.is_patched():  # their adapter keeps it on the device
+        if not _environment.is_patched():  # their adapter keeps it on the device
             mapping = mapping.to("hpu")
         return {"kvcaches": self.caches.entries, "slot_mapping": mapping}

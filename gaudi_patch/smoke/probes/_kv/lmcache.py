@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
+    import _environment
     import _probe
 
 INSTANCE = "gaudi-patch-smoke"
@@ -25,7 +26,7 @@ INSTANCE = "gaudi-patch-smoke"
 
 def release() -> tuple[int, ...]:
     """Return the release as numbers: ``(0, 3, 9)`` for 0.3.9.post1."""
-    match = re.match(r"\d+(?:\.\d+)*", _probe.lmcache_version())
+    match = re.match(r"\d+(?:\.\d+)*", _environment.lmcache_version())
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
@@ -53,7 +54,7 @@ def vllm_platform() -> Iterator[None]:
     Releases before 0.4.5 ask ``vllm.platforms.current_platform`` for the device. vllm-gaudi's answers
     neither ``is_cuda_alike()`` nor ``is_xpu()``, and has the device type ``hpu``.
     """
-    if _probe.installed("vllm"):
+    if _environment.installed("vllm"):
         yield
         return
     package, platforms = types.ModuleType("vllm"), types.ModuleType("vllm.platforms")
@@ -85,7 +86,7 @@ def detected_device() -> str:
         with vllm_platform():
             return str(utils.get_vllm_torch_dev()[1])
     # Earlier, the vLLM adapter assumes CUDA; patched, it asks the runtime.
-    if _probe.is_patched() and _probe.load("lmcache.gaudi.device").is_available():
+    if _environment.is_patched() and _probe.load("lmcache.gaudi.device").is_available():
         return "hpu"
     return "cuda"
 
@@ -134,9 +135,9 @@ def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
     package = _probe.load("lmcache.v1.gpu_connector")
     if not hasattr(package, "CreateGPUConnector"):
         # Before 0.3.14 the vLLM adapter chooses, and it needs vLLM; patched, it calls this function.
-        if not _probe.is_patched():
+        if not _environment.is_patched():
             raise RuntimeError(
-                f"LMCache {_probe.lmcache_version()} has no connector for HPU: its vLLM adapter knows CUDA only"
+                f"LMCache {_environment.lmcache_version()} has no connector for HPU: its vLLM adapter knows CUDA only"
             )
         engine = types.SimpleNamespace(name="VLLM")
         return _probe.load("lmcache.gaudi.connector").create_connector(config, metadata, engine)
@@ -185,7 +186,7 @@ class Allocator:
         except ModuleNotFoundError:
             module = _probe.load("lmcache.v1.memory_management")
         pool = module.MixedMemoryAllocator
-        if _probe.is_patched() and not one_buffer:
+        if _environment.is_patched() and not one_buffer:
             pool = _probe.load("lmcache.gaudi.allocator").memory_pool(make_config(), pool)
         self._allocator = pool(size)
         self._formats = _probe.load("lmcache.v1.memory_management").MemoryFormat

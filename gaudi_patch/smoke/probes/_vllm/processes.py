@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _children, _probe
+    from gaudi_patch.smoke.probes import _children, _environment, _probe
     from gaudi_patch.smoke.probes._vllm import children as vllm_children
 else:  # run by path, beside this file
     import _children
+    import _environment
     import _probe
 
     from _vllm import children as vllm_children
@@ -196,7 +197,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], port: int, timeout: float, 
 
 def _refuse_or_skip(module: str) -> None:
     top = module.partition(".")[0]
-    if top == "lmcache" or top in _probe.CUDA_LIBRARIES:
+    if top == "lmcache" or top in _environment.CUDA_LIBRARIES:
         raise RuntimeError(f"LMCache's server needs {module}, which a Gaudi host does not have")
     raise _probe.Skip(f"LMCache's server needs {module}, which is not installed")
 
