@@ -168,8 +168,8 @@ _MUTANTS = {
         ("real_plugin.py", '    environ[AUTOLOAD_VARIABLE] = "0"\n', ""),
         (
             "device.py",
-            "        # The cards of one host",
-            "        _restore(real_plugin.AUTOLOAD_VARIABLE, before)\n        # The cards of one host",
+            "        emulator = Emulator(",
+            "        _restore(real_plugin.AUTOLOAD_VARIABLE, before)\n        emulator = Emulator(",
         ),
     ),
     "the namespace is not dropped": (("real_plugin.py", "    _drop_namespace()\n", ""),),
