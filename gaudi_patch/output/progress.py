@@ -58,6 +58,7 @@ class Step:
         self.text, self.total, self.parts = text, total, 0
         self._look, self._detail = look, ""
         self._started = time.monotonic()
+        self._part_started: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -66,7 +67,7 @@ class Step:
 
     def begin(self, text: str) -> None:
         """Begin a part."""
-        self._detail = text
+        self._detail, self._part_started = text, time.monotonic()
         self._begun(text)
 
     def tell(self, text: str) -> None:
@@ -76,11 +77,30 @@ class Step:
     def end(self, text: str) -> None:
         """End a part."""
         self.parts += 1
+        self._detail, self._part_started = "", None
         self.line(f"{text}{self.count()}")
 
     def line(self, text: str) -> None:
         """Print a permanent line."""
         narrate([f"  {text}"])
+
+    def running(self) -> str:
+        """Return how long the part has been running, and the step if that differs."""
+        if self._part_started is None:
+            return f"{self.seconds:.0f} s"
+        part = f"{time.monotonic() - self._part_started:.0f} s"
+        return part if part == (whole := f"{self.seconds:.0f} s") else f"{part}, {whole} in all"
+
+    @contextmanager
+    def inner(self, text: str, look: Callable[[], str] | None) -> Iterator[None]:
+        """Show a nested step as a part; then continue with the part that it belongs to."""
+        before = self._detail, self._part_started, self._look
+        self._look = look or self._look
+        self.begin(text)
+        try:
+            yield
+        finally:
+            self._detail, self._part_started, self._look = before
 
     def count(self) -> str:
         """Return ``(2 of 6)``; "" if the number of parts is unknown."""
@@ -105,15 +125,22 @@ class Step:
 
 
 class _Logged(Step):
-    """A step in a log: one line when a part begins, one when it ends, and one every half minute in between."""
+    """A step in a log: one line when a part begins, one when it ends, and one for every half minute without a line."""
 
     _said = 0.0
 
+    def line(self, text: str) -> None:
+        self._said = self.seconds
+        super().line(text)
+
+    def _begun(self, text: str) -> None:
+        self._said = self.seconds
+        super()._begun(text)
+
     def _tick(self) -> None:
         if self.seconds - self._said >= _BETWEEN_LINES:
-            self._said = self.seconds
             detail = self.detail()
-            narrate([f"  still running after {self.seconds:.0f} s{f': {detail}' if detail else ''}"])
+            self.line(f"still running after {self.running()}{f': {detail}' if detail else ''}")
 
 
 class _Live(Step):
@@ -156,12 +183,14 @@ class _Inner(Step):
         super().__init__(text, total, look)
         self._outer = outer
 
+    def begin(self, text: str) -> None:
+        self._outer.begin(text)
+
     def tell(self, text: str) -> None:
         self._outer.tell(text)
 
-    def _begun(self, text: str) -> None:
-        self._outer.tell(text)
-        self._outer._begun(f"{text}")
+    def line(self, text: str) -> None:
+        self._outer.line(text)
 
 
 class _Quiet(Step):
@@ -187,9 +216,9 @@ def step(text: str, total: int = 0, look: Callable[[], str] | None = None) -> It
         return
     if outer is not None:
         inner = _Inner(text, total, look, outer)
-        inner.begin(text)
-        yield inner
-        narrate([f"  done in {inner.seconds:.1f} s"])
+        with outer.inner(text, look):
+            yield inner
+        outer.line(f"done in {inner.seconds:.1f} s")
         return
     live = _is_live()
     if not live:

@@ -130,6 +130,35 @@ def test_a_long_step_says_in_a_log_that_it_is_still_at_work(
     assert "  still running after 0 s: 7 MiB" in capsys.readouterr().err
 
 
+def test_the_seconds_of_a_long_part_are_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A level that began a second ago has not been running for the minute that its predecessors took."""
+    now = [100.0]
+    monkeypatch.setattr(progress, "_BETWEEN_LOOKS", 60.0)  # this test ticks by itself
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.step("smoke checks", 2) as step:
+        assert isinstance(step, progress._Logged)
+
+        def after(seconds: float) -> list[str]:
+            capsys.readouterr()
+            now[0] += seconds
+            step._tick()
+            return capsys.readouterr().err.splitlines()
+
+        step.begin("imports: running")
+        assert after(31) == ["  still running after 31 s: imports: running"]
+        step.end("imports: passed")
+        assert after(31) == ["  still running after 62 s"], "between two parts only the whole is running"
+        step.begin("engine: running")
+        step.tell("engine: a case")
+        assert after(29) == [], "the line of the beginning is younger than half a minute"
+        assert after(2) == ["  still running after 31 s, 93 s in all: engine: a case"]
+        with progress.step("an inner one", look=lambda: "3 MiB"):
+            assert after(30) == ["  still running after 30 s, 123 s in all: an inner one: 3 MiB"]
+        assert after(30) == ["  still running after 91 s, 153 s in all: engine: a case"]
+
+
 def test_a_step_that_fails_tells_no_end_and_stops_its_display(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         with progress.step("compiling"):
