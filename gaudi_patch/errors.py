@@ -49,11 +49,14 @@ class GaudiPatchError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a suggestion for ``word`` as the end of a message; "" if no known name is close."""
+    """Return a suggestion for ``word`` as the end of a message; "" if no known name is close.
+
+    The leading dashes do not count: all options share them.
+    """
     from difflib import get_close_matches
 
-    names = {name.lower(): name for name in known}
-    close = [names[name] for name in get_close_matches(word.lower(), names, n=2, cutoff=0.6)]
+    names = {name.lower().lstrip("-"): name for name in known}
+    close = [names[name] for name in get_close_matches(word.lower().lstrip("-"), names, n=2, cutoff=0.6)]
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -66,9 +66,7 @@ class ShownUsageError(UsageError):  # type: ignore[misc]
         text = text.rstrip(".").replace("\n", " ")
         text = text[:1].lower() + text[1:]
         if possible := getattr(error, "possibilities", None):
-            return text + (
-                did_you_mean(error.option_name, possible) or f"; did you mean {' or '.join(sorted(possible))}?"
-            )
+            return text + did_you_mean(error.option_name, possible)
         if text.startswith("no such command "):
             word = text.removeprefix("no such command ").strip("'\"")
             return text + (f"; did you mean --{word}?" if word in _OPTIONS else did_you_mean(word, self._names))

@@ -194,12 +194,12 @@ def named_python(argument: Path, environ: Mapping[str, str]) -> str:
             return os.path.abspath(executable)
         raise bad_target(
             f"--python {text}: this directory has no bin/python",
-            "Give the interpreter itself, or the directory of a virtual environment.",
+            "give the interpreter itself, or the directory of a virtual environment",
         )
     if not is_named_file(argument):
         raise bad_target(
             f"--python {text}: no such interpreter",
-            "Give the path of an interpreter, such as /opt/venv/bin/python, or a name that is on PATH.",
+            "give the path of an interpreter, such as /opt/venv/bin/python, or a name that is on PATH",
         )
     # Not resolved: the place of the link identifies a virtual environment, not its target.
     return os.path.abspath(text)
@@ -222,6 +222,6 @@ def active_python(variable: str, prefix: str) -> str:
             Exit.ENVIRONMENT,
             "interpreter-failed",
             f"the active environment {prefix} ({variable}) has no bin/python",
-            f"Deactivate it (unset {variable}), or name another target with --python, --path or --root.",
+            f"deactivate it (unset {variable}), or name another target with --python, --path or --root",
         )
     return interpreter

@@ -40,7 +40,7 @@ def locate(
     """
     given = [f"--{name}" for name in ("python", "path", "root") if getattr(target, name) is not None]
     if len(given) > 1:
-        raise bad_target(f"{' and '.join(given)} exclude each other", "Give one of them.")
+        raise bad_target(f"{' and '.join(given)} exclude each other", "give one of them")
     if not ask:
         from gaudi_patch.target import unasked
 
@@ -66,7 +66,7 @@ def _decide(search: Search, *, may_be_checkout: bool) -> Installation:
         raise refusal(
             "not-a-folder-install",
             f"import would load {search.package} from {imported.path}, which is not a package directory",
-            "Remove it from the path, or install LMCache's wheel with pip or uv.",
+            "remove it from the path, or install LMCache's wheel with pip or uv",
             imported.path,
             *(info.path for info in infos),
         )
@@ -97,7 +97,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "package-folder-missing",
             f"{info.path} says that {package} {info.version} is installed, but {folder} {what}",
-            f"Reinstall it: pip install --force-reinstall --no-deps {package}=={info.version}",
+            f"reinstall it: pip install --force-reinstall --no-deps {package}=={info.version}",
             info.path,
             folder,
         )
@@ -121,7 +121,7 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
 
 
 def _editable(search: Search, info: DistInfo) -> Installation:
-    """Return an editable installation: its source tree, which must be the top of a git checkout."""
+    """Return an editable installation: its source tree, which must be the top of a git checkout"""
     from urllib.parse import unquote
 
     project = search.place(unquote(re.sub(r"^file://[^/]*", "", info.url)))
@@ -140,7 +140,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "package-folder-missing",
             f"{info.path} is an editable install of {project}, but no {search.package} directory is there",
-            "Reinstall it from its source tree: pip install --no-deps -e DIR",
+            "reinstall it from its source tree: pip install --no-deps -e DIR",
             info.path,
             project,
         )
@@ -151,7 +151,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "strict-editable",
             f"import would load links in {real}, in which the files that patches add would be missing",
-            f"Install it again without editable_mode=strict: pip install --no-deps -e {project}",
+            f"install it again without editable_mode=strict: pip install --no-deps -e {project}",
             real,
             info.path,
         )
@@ -161,7 +161,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
             "editable-without-git",
             f"{info.path} is an editable install of {project}, which is not the top of a git checkout; "
             "gaudi-patch would have no safe place for the original files",
-            f"Install it as a wheel (pip install {project}), or run git init in {project}.",
+            f"install it as a wheel (pip install {project}), or run git init in {project}",
             info.path,
             project,
         )
@@ -196,7 +196,7 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
         raise refusal(
             "broken-checkout",
             f"{dot_git} leads to {git_dir}, which is not a git directory (it has no HEAD)",
-            "Clone the repository again, or remove .git and install LMCache as a wheel.",
+            "clone the repository again, or remove .git and install LMCache as a wheel",
             dot_git,
             git_dir,
         )
@@ -204,7 +204,7 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
         raise refusal(
             "foreign-git-folder",
             f"{dot_git} leads to {git_dir}, which {why}; gaudi-patch keeps its state in no other checkout",
-            f"If the checkout was moved: git -C {folder} worktree repair. Otherwise clone the repository again.",
+            f"if the checkout was moved: git -C {folder} worktree repair. Otherwise clone the repository again.",
             dot_git,
             git_dir,
         )
@@ -246,7 +246,7 @@ def _refuse_link(search: Search, path: str) -> None:
         raise refusal(
             "symlinked-package",
             f"{path} is a link to {real}; patching it would change that tree",
-            f"Patch that tree itself with --path {os.path.dirname(real)}, or install LMCache as a wheel.",
+            f"patch that tree itself with --path {os.path.dirname(real)}, or install LMCache as a wheel",
             path,
             real,
         )

@@ -22,7 +22,7 @@ def refusal(code: str, message: str, hint: str, *paths: str) -> GaudiPatchError:
 
 
 def bad_target(message: str, hint: str) -> GaudiPatchError:
-    """Return the error for an unusable --python, --path or --root."""
+    """Return the error for an unusable --python, --path or --root"""
     return GaudiPatchError(Exit.USAGE, "bad-target", message, hint)
 
 
@@ -32,7 +32,7 @@ def unreadable(error: OSError, path: str) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "unreadable",
         f"{error.filename or path} cannot be read: {error.strerror or error}",
-        "Run gaudi-patch as a user who may read the installation.",
+        "run gaudi-patch as a user who may read the installation",
     )
 
 
@@ -58,8 +58,8 @@ def cannot_run(executable: str, why: str) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "interpreter-failed",
         f"the Python interpreter {executable} cannot be run: {why}",
-        "Name a Python 3.8 or newer of the environment that has LMCache with --python, or its site-packages "
-        "directory with --path.",
+        "name a Python 3.8 or newer of the environment that has LMCache with --python, or its site-packages "
+        "directory with --path",
     )
 
 
@@ -67,9 +67,9 @@ def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:
     """Return the error for two or more valid metadata, or two kinds of metadata in one directory."""
     folders = list(dict.fromkeys(os.path.dirname(path) for path in paths))
     if len(folders) > 1:
-        hint = "Uninstall all but one, or choose one: " + " or ".join(f"--path {folder}" for folder in folders)
+        hint = "uninstall all but one, or choose one: " + " or ".join(f"--path {folder}" for folder in folders)
     else:
-        hint = f"Uninstall {search.package} until none is left in {folders[0]}, then install it once."
+        hint = f"uninstall {search.package} until none is left in {folders[0]}, then install it once"
     return refusal(
         "ambiguous-installation",
         f"{len(paths)} installations of {search.package} are found for {search.where}: {' and '.join(paths)}",
@@ -83,8 +83,8 @@ def shadowed(search: Search, imported: str, metadata: str) -> GaudiPatchError:
     return refusal(
         "shadowed-installation",
         f"import would load {search.package} from {imported}, but the metadata is {metadata}",
-        f"Remove {os.path.dirname(imported)} from the path (PYTHONPATH, user site, .pth), "
-        f"or remove the copy that is not wanted.",
+        f"remove {os.path.dirname(imported)} from the path (PYTHONPATH, user site, .pth), "
+        f"or remove the copy that is not wanted",
         imported,
         metadata,
     )
@@ -96,22 +96,22 @@ def without_metadata(search: Search) -> GaudiPatchError:
     real_import = imported.path if imported and imported.kind == "package" else None
     if search.legacy:
         where = f", imported from {real_import}" if real_import else ""
-        hint = f"Install the wheel instead: pip uninstall {package}, then pip install {package}"
+        hint = f"install the wheel instead: pip uninstall {package}, then pip install {package}"
         if real_import and is_there(Path(real_import).parent / ".git"):
             hint += f"; or patch the checkout itself with --path {os.path.dirname(real_import)}"
         return refusal(
             "legacy-install",
             f"{' and '.join(search.legacy)}: {package} was installed in the way used before wheels "
             f"(setup.py){where}; such an install lists no files and cannot be patched safely",
-            hint + ".",
+            hint,
             *search.legacy,
         )
     if search.broken:
         listed = "; ".join(f"{path}: {why}" for path, why in search.broken)
-        hint = f"Remove the broken directory and reinstall {package}."
+        hint = f"remove the broken directory and reinstall {package}"
         if any(is_directory(Path(path, "gaudi-patch.journal")) for path, _ in search.broken):
             # The journal knows what else was left behind.
-            hint = f"Keep that directory and reinstall {package}; the next apply or rollback then cleans it up."
+            hint = f"keep that directory and reinstall {package}; the next apply or rollback then cleans it up"
         return GaudiPatchError(
             Exit.NOT_FOUND,
             "broken-metadata",
@@ -128,7 +128,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
             "identifies it"
             if not is_checkout
             else f"{real_import} is a git checkout of {package} without installed metadata",
-            f"Patch the checkout with --path {top}." if is_checkout else f"Install {package} with pip or uv.",
+            f"patch the checkout with --path {top}" if is_checkout else f"install {package} with pip or uv",
             real_import,
         )
     details = [*search.leftovers, *search.warnings]
@@ -138,8 +138,18 @@ def without_metadata(search: Search) -> GaudiPatchError:
         Exit.NOT_FOUND,
         "not-installed",
         f"{package} is not installed for {search.where} ({search.how})",
-        "Give its site-packages directory, or the top of a git checkout, with --path."
-        if search.image_root or search.how.startswith("--path")
-        else "Activate the environment that has it, or name it with --python, --path or --root.",
+        _where_else(search),
         details=details,
     )
+
+
+def _where_else(search: Search) -> str:
+    """Return the hint for a target without the package, by how the target was named."""
+    if search.image_root or search.how.startswith("--path"):
+        return "give its site-packages directory, or the top of a git checkout, with --path"
+    if search.how.startswith("--python"):
+        return (
+            f"install {search.package} there (`gaudi-patch guide quick-start`, step 2), or name another interpreter "
+            "with --python"
+        )
+    return "activate the environment that has it, or name it with --python, --path or --root"

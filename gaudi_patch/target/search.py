@@ -68,9 +68,7 @@ class Search:
 
 
 def search_default(python: Path | None, package: str, environ: Mapping[str, str]) -> Search:
-    """Search Search ``--python``, else the active environment, else this process's interpreter, else python3 on
-    PATH.
-    """
+    """Search ``--python``, else the active environment, else this process's interpreter, else python3 on PATH."""
     if python is not None:
         executable = interpreters.named_python(python, environ)
         return search_interpreter(interpreters.identify(executable, package, environ), f"--python {python}", package)
@@ -96,7 +94,7 @@ def search_interpreter(interpreter: Interpreter, how: str, package: str) -> Sear
         raise refused(
             "not-a-folder-install",
             f"{package} is built into the interpreter {interpreter.executable}; there is no file to patch",
-            "Use an interpreter that imports it from a directory.",
+            "use an interpreter that imports it from a directory",
         )
     warnings: list[str] = []
     folders: dict[str, SiteFolder] = {}
@@ -133,7 +131,7 @@ def search_image(root: Path, package: str) -> Search:
     from gaudi_patch.target.image_root import ImageRoot
 
     if not is_named_directory(root):
-        raise bad_target(f"--root {root}: no such directory", "Unpack the image into a directory and name that.")
+        raise bad_target(f"--root {root}: no such directory", "unpack the image into a directory and name that")
     image = ImageRoot(str(root))
     warnings: list[str] = []
     folders: list[SiteFolder] = []
@@ -168,7 +166,7 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
     if not is_named_directory(path):
         raise bad_target(
             f"--path {path}: no such directory",
-            "Give a site-packages directory, or the top of a git checkout.",
+            "give a site-packages directory, or the top of a git checkout",
         )
     try:
         folder = scan(str(path), package)
@@ -187,10 +185,10 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
     )
     if search.is_empty and is_named_file(path / "__init__.py"):
         raise bad_target(
-            f"--path {path}: this is a package itself", f"Give the directory that holds it: {path.absolute().parent}"
+            f"--path {path}: this is a package itself", f"give the directory that holds it: {path.absolute().parent}"
         )
     if search.is_empty and interpreters.python_in(str(path)) is not None:
-        raise bad_target(f"--path {path}: this is an environment, not its site-packages", f"Use --python {path}.")
+        raise bad_target(f"--path {path}: this is an environment, not its site-packages", f"use --python {path}")
     if interpreter is not None and folder.found is not None:
         imported = search_interpreter(interpreter, search.how, package).imported
         if imported is not None and os.path.realpath(imported.path) != os.path.realpath(folder.found.path):

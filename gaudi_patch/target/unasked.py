@@ -33,7 +33,7 @@ def search(target: Target, package: str, environ: Mapping[str, str]) -> Search:
         return search_image(target.root, package)
     if target.path is not None:
         if not is_named_directory(target.path):
-            raise bad_target(f"--path {target.path}: there is no such directory", "Give a site-packages directory.")
+            raise bad_target(f"--path {target.path}: there is no such directory", "give a site-packages directory")
         return _folder(str(target.path), f"--path {target.path}", package, environ)
     if target.python is not None:
         return _of(interpreters.named_python(target.python, environ), f"--python {target.python}", package, environ)

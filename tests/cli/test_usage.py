@@ -30,7 +30,7 @@ from tests.support.cli import gaudi_patch
             "check --color alwys",
             "invalid value for '--color': 'alwys' is not one of 'auto', 'always', 'never'; did you",
         ),
-        ("check --pyton x", "no such option: --pyton; did you mean --python or --path?"),
+        ("check --pyton x", "no such option: --pyton; did you mean --python?"),
         ("version", "no such command 'version'; did you mean --version?"),
         ("smoke --device hpuu", "--device takes auto, hpu, emulated, not 'hpuu'; did you mean hpu?"),
     ],
@@ -65,6 +65,7 @@ def test_a_version_with_numbers_left_out_is_no_release_and_those_that_it_may_be_
 
 def test_nothing_is_guessed_where_nothing_is_close() -> None:
     assert "did you mean" not in gaudi_patch("xyzzy").err
+    assert "did you mean" not in gaudi_patch("smoke", "--levels", "imports").err  # --rules is close by its dashes only
 
 
 @pytest.mark.parametrize("arguments", ["aply", "dev prot", "apply --dryrun", "show"])

@@ -278,7 +278,7 @@ def test_with_nothing_installed_the_journal_is_kept_for_the_next_installation(tm
     for verb in ("check", "apply", "rollback"):
         done = gaudi_patch(verb, *target, "--json")
         assert (done.code, done.code_of_error) == (3, "broken-metadata")
-        assert "Keep that directory and reinstall lmcache" in done.json["errors"][0]["hint"]
+        assert "keep that directory and reinstall lmcache" in done.json["errors"][0]["hint"]
     world.install(NEW)
     assert gaudi_patch("check", *target).code == 1
     done = gaudi_patch("rollback", *target)

@@ -1,0 +1,84 @@
+"""Every hint and message of an error in the source has the form of docs/style.md."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "gaudi_patch"
+#: The functions that make an error, and the position of their hint; the message is the argument before it.
+HINT = {"GaudiPatchError": 3, "refusal": 2, "refused": 2, "bad_target": 1, "bad_patch": 3, "bad_manifest": 3}
+
+
+def _texts(node: ast.expr, end: int) -> Iterator[str]:
+    """Yield the literal text at one end (0 or -1) of a hint: of each form that it can take."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr) and node.values:
+        yield from _texts(node.values[end], end)
+    elif isinstance(node, ast.BinOp):
+        yield from _texts(node.right if end else node.left, end)
+    elif isinstance(node, ast.IfExp):
+        yield from _texts(node.body, end)
+        yield from _texts(node.orelse, end)
+
+
+def _literals(node: ast.AST) -> Iterator[str]:
+    """Yield every literal text in order."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in ast.iter_child_nodes(node):
+        yield from _literals(child)
+
+
+def _hints_and_messages(tree: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
+    """Yield each expression for a hint or a message, and whether it is a hint."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if name in HINT:
+                place = HINT[name]
+                yield from ((hint, True) for hint in node.args[place : place + 1])
+                yield from ((message, False) for message in node.args[place - 1 : place] if place > 1)
+            yield from ((keyword.value, True) for keyword in node.keywords if keyword.arg == "hint")
+        elif isinstance(node, ast.Assign) and any(
+            getattr(target, "id", getattr(target, "attr", "")) == "hint" for target in node.targets
+        ):
+            yield node.value, True
+
+
+def faults_of(source: str) -> list[str]:
+    """Return the texts that begin with a capital, and the hints of one sentence that end with a full stop."""
+    faults = []
+    for node, is_hint in _hints_and_messages(ast.parse(source)):
+        for text in _texts(node, 0):
+            first = text.partition(" ")[0]
+            if first[:1].isupper() and first[1:].islower():  # PATH and LMCache are names
+                faults.append(f"{node.lineno}: begins with a capital: {text[:60]}")
+        inside = ". " in "x".join(_literals(node))
+        for text in _texts(node, -1):
+            if is_hint and text.endswith(".") and not inside:
+                faults.append(f"{node.lineno}: one sentence ends with a full stop: {text[-60:]}")
+    return faults
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_hints_and_messages_start_in_lower_case_and_hints_have_no_full_stop(file: Path) -> None:
+    assert faults_of(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'refusal("code", "a fault", "Give another.")',
+        'bad_target("a fault", "give another" if one else f"Use {it}")',
+        'hint = f"remove {it}" + "."',
+        'raise GaudiPatchError(Exit.USAGE, "code", f"Damaged {it}", "look at it")',
+        'raise GaudiPatchError(Exit.USAGE, "code", f"{it} is damaged", hint="Look at it")',
+    ],
+)
+def test_the_rule_finds_each_form(source: str) -> None:
+    assert faults_of(source) != []
