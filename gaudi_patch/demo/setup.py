@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -58,11 +58,16 @@ def install_proof(python: Path, torch: str, *, vllm: bool) -> None:
 @contextmanager
 def folder(keep: Path | None) -> Iterator[Path]:
     """Yield the working directory: ``keep`` (new or empty), or a temporary directory, removed at the end."""
-    with ExitStack() as stack:
-        if keep is None:
+    if keep is None:
+        throwaway = tempfile.TemporaryDirectory(prefix="gaudi-patch-demo-")
+        leaves(f"part of {throwaway.name} may be left: remove it")
+        try:
+            yield Path(throwaway.name).resolve()
+        finally:  # PyTorch's thousands of files take seconds, on a busy disk minutes
+            with step(f"removing {throwaway.name}"):
+                throwaway.cleanup()
             leaves("the throwaway environment was removed")
-            yield Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gaudi-patch-demo-"))).resolve()
-            return
+    else:
         if keep.exists() and any(keep.iterdir()):
             raise GaudiPatchError(
                 Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new directory", str(keep)

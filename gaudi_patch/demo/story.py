@@ -107,7 +107,8 @@ class Story:
 
     def compare(self, root: Path, before: dict[str, str]) -> None:
         """Compare every file below ``root`` with its hash ``before``."""
-        identical = setup.tree(root) == before
+        with step("comparing every installed file"):
+            identical = setup.tree(root) == before
         self.steps.append(Step("compare", identical, "every byte as installed" if identical else "bytes differ"))
         say(f"  compare: {self.steps[-1].ending}")
 
@@ -162,7 +163,8 @@ def _core(story: Story, manifest: Manifest, target: Installation) -> None:
 def _proof(story: Story, manifest: Manifest, target: Installation, options: DemoOptions) -> None:
     """Run the smoke checks on the unpatched and the patched release, roll back, and compare the files."""
     commands = _Commands(manifest, target)
-    before = setup.tree(target.root)
+    with step("reading every installed file, to compare them at the end"):
+        before = setup.tree(target.root)
     say("  the release as it is, for comparison:")
     wanted = ("kernels", *(vllm.LEVELS if options.full else ()))
     chosen = smoke.SmokeOptions(wanted, "emulated", ("lazy",), quiet=options.quiet, arguments=vllm.STOCK_ARGUMENTS)

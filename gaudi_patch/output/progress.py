@@ -20,6 +20,8 @@ from gaudi_patch.output.streams import is_dumb, is_terminal, wants_color
 #: Seconds between the lines of a long step in a log, and between two readings of its progress.
 _BETWEEN_LINES = 30.0
 _BETWEEN_LOOKS = 0.5
+#: The least multiple of a reading's own duration to wait before the next: measuring a large tree must not slow the step.
+_REST = 10
 
 
 class _Ambient:
@@ -246,8 +248,11 @@ def _ticking(shown: Step) -> Iterator[None]:
     ended = threading.Event()
 
     def tick() -> None:
-        while not ended.wait(_BETWEEN_LOOKS):
+        rest = _BETWEEN_LOOKS
+        while not ended.wait(rest):
+            before = time.monotonic()
             shown._tick()
+            rest = max(_BETWEEN_LOOKS, _REST * (time.monotonic() - before))
 
     thread = threading.Thread(target=tick, name="progress", daemon=True)
     # The main thread must get the signals: one taken by this thread would not end the main thread's wait.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gaudi_patch.commands.demo import rendered
 from gaudi_patch.demo import needs, setup
 from gaudi_patch.demo.story import Step, Story
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output import progress
 from gaudi_patch.output.report import Table, plain
 from gaudi_patch.sizing.plan import GIB
 from gaudi_patch.smoke.counted import Counters, Failure
@@ -286,3 +288,22 @@ def test_what_the_demo_refuses_is_what_the_emulator_refuses() -> None:
 
     assert tuple(map(int, needs.OLDEST_TORCH.split("."))) == pytorch.OLDEST
     assert {label.replace("rocm", "hip") for label in needs.UNSERVED_BUILDS} == set(pytorch._ACCELERATORS)
+
+
+def test_the_removal_of_the_environment_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.start(quiet=False)
+    with setup.folder(None) as made:
+        (made / "file").write_text("")
+    assert not made.exists()
+    assert f"removing {made} ..." in capsys.readouterr().err
+    assert progress.left() == "the throwaway environment was removed"
+
+
+def test_an_interrupt_during_the_removal_does_not_claim_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), setup.folder(None) as made:
+        patched.setattr(shutil, "rmtree", interrupted)
+    assert progress.left() == f"part of {made} may be left: remove it"
+    shutil.rmtree(made)

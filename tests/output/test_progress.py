@@ -159,6 +159,22 @@ def test_the_seconds_of_a_long_part_are_its_own(
         assert after(30) == ["  still running after 91 s, 153 s in all: engine: a case"]
 
 
+def test_measuring_takes_little_of_the_time_that_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a large tree takes long to add up, and the step would wait for the same disk and processor."""
+    monkeypatch.setattr(progress, "_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "_BETWEEN_LOOKS", 0.01)
+    looks = []
+
+    def look() -> str:
+        looks.append(time.monotonic())
+        time.sleep(0.05)
+        return "7 MiB"
+
+    with progress.step("installing", look=look):
+        time.sleep(0.9)
+    assert 1 <= len(looks) <= 4, "one reading in eleven times its own duration, and one at the end"
+
+
 def test_a_step_that_fails_tells_no_end_and_stops_its_display(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         with progress.step("compiling"):
