@@ -20,7 +20,7 @@ from gaudi_patch.output.streams import is_dumb, is_terminal, wants_color
 #: Seconds between the lines of a long step in a log, and between two readings of its progress.
 _BETWEEN_LINES = 30.0
 _BETWEEN_LOOKS = 0.5
-#: The least multiple of a reading's own duration to wait before the next: measuring a large tree must not slow the step.
+#: How many times its own duration a reading is followed by a rest: measuring a large tree must not slow the step.
 _REST = 10
 
 
