@@ -110,13 +110,13 @@ def _check(value: object) -> None:
 def _check_text(text: str) -> None:
     if text.isascii():
         if "\0" in text:
-            raise ValueError("a string holds a NUL character")
+            raise ValueError("a string contains a NUL character")
         return
     try:
         if b"\0" in text.encode("utf-8", "surrogateescape"):  # a path's undecodable bytes are such surrogates
-            raise ValueError("a string holds a NUL character")
+            raise ValueError("a string contains a NUL character")
     except UnicodeEncodeError:
-        raise ValueError("a string holds half of a surrogate pair") from None
+        raise ValueError("a string contains half of a surrogate pair") from None
 
 
 def _no_number(text: str) -> NoReturn:

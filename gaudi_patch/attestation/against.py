@@ -51,7 +51,7 @@ class Comparison:
             Exit.REFUSED,
             "not-as-attested",
             f"{count} difference{'s' if count != 1 else ''} from the attestation; nothing was changed",
-            f"`{check}` says what holds instead; `{attest}` attests anew",
+            f"`{check}` shows the present state; `{attest}` writes a new attestation",
             str(self.path),
             details=self._said(),
         )

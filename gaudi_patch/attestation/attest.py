@@ -50,7 +50,7 @@ def apply_and_attest(
             stamp_ns=layout.stamp_ns(),
         )
     except ValueError as error:
-        what = f"{error}: another run has changed it meanwhile; no attestation was written"
+        what = f"{error}: another run changed it in the meantime; no attestation was written"
         raise GaudiPatchError(Exit.REFUSED, "changed-meanwhile", what, "run the same command again") from error
     try:
         file.write(target, attested, options.disk)

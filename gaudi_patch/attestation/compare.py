@@ -81,7 +81,7 @@ def _files(attested: Attestation, situation: Situation) -> Iterator[Difference]:
     refuse_compiled(installation.root, sorted(expected))
     for file in inspect(Ground.of(installation), expected):
         if file.current != file.after:
-            state = " (as the release has it)" if file.current is not None and file.current == file.before else ""
+            state = " (as released)" if file.current is not None and file.current == file.before else ""
             yield Difference(file.path, file.after or "no file", (file.current or "no file") + state)
     for other in wrong(installation, sorted(expected), recorded(installation, situation.applied)):
         yield Difference(other.source, "run from its source", f"run from {other.path}, which {other.reason}")

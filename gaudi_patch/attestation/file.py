@@ -26,11 +26,11 @@ def destination(path: Path) -> Path:
     environment error if its directory is missing or not writable.
     """
     if str(path) == "-":
-        raise _usage("--report takes a file; nothing was changed", "--json prints the result on stdout")
+        raise _usage("--report must be a file; nothing was changed", "--json prints the result on stdout")
     target = path.resolve()
     if target.exists() and not target.is_file():
-        raise _usage(f"--report {path}: is there and is no file; nothing was changed", "name a new file")
-    doing = "looking at where the attestation is to go"
+        raise _usage(f"--report {path}: exists and is not a regular file; nothing was changed", "choose a new file")
+    doing = "checking where the attestation will be written"
     if not target.parent.is_dir():
         raise environment_error(FileNotFoundError(2, "No such directory", str(target.parent)), doing)
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -84,7 +84,7 @@ def read_signed(path: Path, key: Path | None, anew: str) -> tuple[Attestation, s
         _bad(path, f"there is no attestation ({error.strerror})", f"write one: `{anew}`")
     except OSError as error:
         if error.errno == errno.ELOOP:
-            _bad(path, "is a link that leads back to itself", f"write it anew: `{anew}`")
+            _bad(path, "is a link that points to itself", f"write it again: `{anew}`")
         raise environment_error(error, "reading the attestation") from error
     comment = ""
     if key is not None:
@@ -98,18 +98,18 @@ def _parsed(path: Path, data: bytes, anew: str) -> Attestation:
     try:
         document = parse_json(data)
     except ValueError as error:
-        _bad(path, f"is not valid JSON: {error}", f"write it anew: `{anew}`", getattr(error, "lineno", 0))
+        _bad(path, f"is not valid JSON: {error}", f"write it again: `{anew}`", getattr(error, "lineno", 0))
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is int and version > VERSION:
         _bad(path, f"was written by a newer gaudi-patch (schema_version {version})", "upgrade gaudi-patch")
     faults = schema.faults(document)
     if faults:
         details = faults[:20] if len(faults) > 1 else []
-        _bad(path, f"is no attestation: {faults[0]}", f"write it anew: `{anew}`", details=details)
+        _bad(path, f"is not an attestation: {faults[0]}", f"write it again: `{anew}`", details=details)
     attested = cast("Attestation", document)  # just validated against the schema
     if attested["sha256"] != digest(attested):
-        what = "was changed after it was written: its sha256 is not that of its content"
-        _bad(path, what, f"write it anew: `{anew}`")
+        what = "was changed after it was written: its sha256 does not match its content"
+        _bad(path, what, f"write it again: `{anew}`")
     return attested
 
 

@@ -28,7 +28,7 @@ def statement(attested: Attestation, artifact: tuple[str, str] | None = None) ->
         raise GaudiPatchError(
             Exit.USAGE,
             "nothing-to-state",
-            "the attestation names no patched file, so that an in-toto statement would have no subject",
+            "the attestation names no patched file, so an in-toto statement would have no subject",
             "the release needs no patch: keep the attestation itself",
         )
     package, release, series = attested["package"], attested.get("release"), attested["series"]

@@ -152,7 +152,9 @@ class _Run:
             fault.message += "; the series was rolled back"
             leave = now.command("apply", "--no-smoke")
             again = command_line("smoke", target=self.installation.target)
-            fault.hint = f"see the details above; to look into it, `{leave}` leaves it applied and `{again}` says more"
+            fault.hint = (
+                f"see the details above; to investigate, `{leave}` keeps the series applied, `{again}` says more"
+            )
         else:
             fault.message += "; nothing was changed"
         return ProvedApply(outcome, now, self.progress.stage, levels, fault=fault, warnings=warnings)
@@ -175,7 +177,7 @@ class _Run:
         first = why.message if isinstance(why, GaudiPatchError) else str(why) or type(why).__name__
         second = error.message if isinstance(error, GaudiPatchError) else str(error)
         whole = undoing.stage in (Stage.NOT_STARTED, Stage.UNDONE)
-        left = "the series is applied and not proved" if whole else "files may be on both sides"
+        left = "the series is applied but not proved" if whole else "some files may be patched and others pristine"
         details = list(why.details) if isinstance(why, GaudiPatchError) else []
         details += error.details if isinstance(error, GaudiPatchError) else []
         try:
@@ -187,7 +189,7 @@ class _Run:
         return GaudiPatchError(
             Exit.HUMAN,
             "rollback-failed",
-            f"{first}; and rolling back failed, too: {second}; {left}",
+            f"{first}; and the rollback failed too: {second}; {left}",
             hint,
             error.file if isinstance(error, GaudiPatchError) else str(self.installation.root),
             details=details,
@@ -200,4 +202,4 @@ class _Run:
         try:
             return applying.confirm(self.manifest, self.installation, self.options), ()
         except (GaudiPatchError, OSError) as error:
-            return outcome.after, (f"could not be marked as proved, so that `check` warns: {error}",)
+            return outcome.after, (f"could not be marked as proved, so `check` will warn: {error}",)

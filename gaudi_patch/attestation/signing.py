@@ -34,11 +34,13 @@ class Signer:
             if self._secret.is_encrypted():
                 password = environ.get(PASSWORD)
                 if password is None:
-                    raise _bad(key, "is encrypted", f"set {PASSWORD}, or make a key without a password: minisign -G -W")
+                    raise _bad(
+                        key, "is encrypted", f"set {PASSWORD}, or create a key without a password: minisign -G -W"
+                    )
                 self._secret.decrypt(password)
         except (library.Error, ValueError) as error:
             raise _bad(
-                key, f"is no secret key of minisign: {error}", "make one: `minisign -G -s FILE -p FILE.pub`"
+                key, f"is not a minisign secret key: {error}", "create one: `minisign -G -s FILE -p FILE.pub`"
             ) from (error)
 
     def sign(self, path: Path, seconds: int, disk: Disk) -> Path:
@@ -67,7 +69,7 @@ def verify(path: Path, data: bytes, key: Path) -> str:
         public = library.PublicKey.from_bytes(_read(key, "public key"))
     except (library.Error, ValueError) as error:
         raise _bad(
-            key, f"is no public key of minisign: {error}", "give the .pub file that `minisign -G` wrote"
+            key, f"is not a minisign public key: {error}", "give the .pub file that `minisign -G` wrote"
         ) from error
     try:
         signed = read_bytes(signature, _KEY_LIMIT)
@@ -85,14 +87,14 @@ def verify(path: Path, data: bytes, key: Path) -> str:
     try:
         parsed = library.Signature.from_bytes(signed)
         if not parsed.is_prehashed():
-            raise library.VerifyError("it is of minisign's old form, which is not taken any more")
+            raise library.VerifyError("it has minisign's old format, which is no longer accepted")
         public.verify(data, parsed)
     except (library.Error, ValueError) as error:
         raise GaudiPatchError(
             Exit.REFUSED,
             "bad-signature",
             f"is not signed by the key in {key}: {error}",
-            "do not trust it; get file and signature again from whoever signed them",
+            "do not trust it; get the file and its signature again from the signer",
             str(path),
         ) from error
     return str(parsed.trusted_comment)

@@ -65,7 +65,7 @@ def refresh(folder: Path, directory: Path | None, *, fewer_hunks: bool = False) 
                 Exit.REFUSED,
                 "unnamed-patch",
                 f"commit {number + 1} ({commit.subject}) has no `Patch: TOPIC/{series.id}.patch`; nothing was written",
-                "amend it with one, and describe it in manifest.toml (title, why, upstream, remove_when)",
+                "add one to its message, and describe the patch in manifest.toml (title, why, upstream, remove_when)",
                 str(folder),
             )
     names = tuple(commit.patch for commit in commits)

@@ -59,14 +59,14 @@ def watch(directory: Path | None, wheel: Path) -> Fit:
     version = _version_of(wheel, manifest.package)
     series = manifest.by_id(version) or manifest.nearest(version)
     if series is None:
-        raise GaudiPatchError(Exit.USAGE, "no-series", "the manifest has no series to hold against it", "", str(wheel))
+        raise GaudiPatchError(Exit.USAGE, "no-series", "the manifest has no series to compare it with", "", str(wheel))
     return Fit(directory, wheel, version, series.id, tuple(_hunks(manifest, series, wheel)))
 
 
 def _version_of(wheel: Path, package: str) -> str:
     parts = wheel.name.split("-")
     if wheel.suffix != ".whl" or len(parts) < 5 or parts[0].lower() != package:
-        raise GaudiPatchError(Exit.USAGE, "no-wheel", f"is no wheel of {package}", "", str(wheel))
+        raise GaudiPatchError(Exit.USAGE, "no-wheel", f"is not a wheel of {package}", "", str(wheel))
     return parts[1]
 
 

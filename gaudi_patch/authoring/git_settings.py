@@ -130,8 +130,8 @@ def with_own_git(function: Callable[_P, _R]) -> Callable[_P, _R]:
                 raise GaudiPatchError(
                     Exit.ENVIRONMENT,
                     "git-failed",
-                    f"git failed ({error.status}): {command:.200}; the patches are as they were",
-                    "see what git says below",
+                    f"git failed ({error.status}): {command:.200}; the patches are unchanged",
+                    "see git's output below",
                     details=said[-5:],
                 ) from error
 

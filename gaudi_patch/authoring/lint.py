@@ -55,7 +55,7 @@ def lint(
     before = file.read_bytes() if file.is_file() else None
     old = _content(file)
     given = known or {}
-    with step("holding each series to its wheel", 0 if write else len(manifest.series)) as shown:
+    with step("comparing each series with its wheel", 0 if write else len(manifest.series)) as shown:
         data = lock.generate(
             directory,
             lambda version: given.get(version) or wheels.fetch(manifest.package, version),
@@ -71,7 +71,7 @@ def lint(
         stale = GaudiPatchError(
             Exit.USAGE,
             "lock-stale",
-            "differs from what the manifest, the patches and the wheels give",
+            "differs from what the manifest, the patches and the wheels produce",
             lock_file.renew_hint(directory).removeprefix("maintainers: "),
             str(file),
         )
@@ -95,7 +95,7 @@ def _content(file: Path) -> Content | None:
 
 def _refuse_vanished(file: Path, old: Content, new: Content) -> None:
     gone = [
-        f"{name}: {path}: {new.patches[name].hunks.get(path, 0)} of {number} hunks are left"
+        f"{name}: {path}: {new.patches[name].hunks.get(path, 0)} of {number} hunks remain"
         for name, patch in old.patches.items()
         if name in new.patches
         for path, number in patch.hunks.items()
@@ -105,7 +105,7 @@ def _refuse_vanished(file: Path, old: Content, new: Content) -> None:
         fault = refused(
             "hunk-vanished",
             "patches have fewer hunks than the lock says they had; nothing was written",
-            "put them back; if they were taken out on purpose, add --fewer-hunks to the command",
+            "restore them; if they were removed on purpose, add --fewer-hunks to the command",
             str(file),
         )
         fault.details = gone

@@ -43,8 +43,8 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
         if not commit.patch or patch is None:
             raise refused(
                 "unnamed-patch",
-                f"commit {commit.sha[:10]} ({commit.subject}) does not say what it is; nothing was written",
-                "amend its message: a title, why it is there, then Upstream:, Remove-when: and "
+                f"commit {commit.sha[:10]} ({commit.subject}) does not name its patch; nothing was written",
+                "amend its message: a title, why it is needed, then Upstream:, Remove-when: and "
                 f"Patch: TOPIC/{release}.patch",
                 str(repo.working_dir),
             )
@@ -54,7 +54,10 @@ def name(repo: git.Repo, manifest: Manifest, release: str) -> list[Named]:
     names = [naming.patch for naming in named]
     if twice := sorted({patch_name for patch_name in names if names.count(patch_name) > 1}):
         raise refused(
-            "named-twice", f"two commits are {twice[0]}; nothing was written", "squash them", str(repo.working_dir)
+            "named-twice",
+            f"two commits are named {twice[0]}; nothing was written",
+            "squash them",
+            str(repo.working_dir),
         )
     return named
 

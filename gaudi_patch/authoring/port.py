@@ -79,7 +79,8 @@ class Conflict:
         return refused(
             "conflict",
             f"{self.patch} conflicts with {self.plan.new} in {', '.join(self.files)}",
-            f"resolve and `git add`{removed} there, then gaudi-patch dev port --continue {folder} (or --abort)",
+            f"resolve and `git add`{removed} the files there, then gaudi-patch dev port --continue {folder} (or "
+            f"--abort)",
             str(self.folder),
         )
 
@@ -138,7 +139,7 @@ def port(
         raise GaudiPatchError(
             Exit.USAGE,
             "exists",
-            f"the manifest has a series {new} already; nothing was changed",
+            f"the manifest already has a series {new}; nothing was changed",
             f"gaudi-patch dev edit {new}{lock.option(directory)}",
             str(manifest.file),
         )
@@ -147,7 +148,7 @@ def port(
     started = time.time()
     new_wheel = options.wheel or wheels.fetch(manifest.package, new)
     old_wheel = wheels.fetch(manifest.package, release_of(series))
-    leaves(f"the worktree {folder} is left as far as it got, and the patches are as they were")
+    leaves(f"the worktree {folder} is left as it is, and the patches are unchanged")
     repo = worktree.create(folder, manifest.package, old_wheel)
     worktree.lay(repo, manifest, series)
     own = {name for name in series.patches if not manifest.patches[name].built_in}
@@ -184,7 +185,7 @@ def _under(manifest: Manifest, new: str) -> Series | None:
         raise GaudiPatchError(
             Exit.NOT_FOUND,
             "unknown-version",
-            f"gaudi-patch has no series for {new} to lay these patches over; nothing was changed",
+            f"gaudi-patch has no series for {new} to put these patches on top of; nothing was changed",
             "upgrade gaudi-patch; `gaudi-patch list` has the supported releases",
             str(manifest.file),
         )
@@ -205,7 +206,7 @@ def proceed(folder: Path) -> Ported | Conflict:
             raise refused(
                 "unresolved",
                 f"unresolved: {', '.join(sorted({*unmerged, *marked}))}",
-                "resolve, and `git add` the files",
+                "resolve them and `git add` the files",
                 str(folder),
             )
         _commit(repo, plan, plan.todo.pop(0))

@@ -21,7 +21,7 @@ from gaudi_patch.target.ask import AskError, Fields, Problem, ask
 from gaudi_patch.target.locate import Target, locate
 
 #: The hint for an unusable interpreter.
-_HINT = "name an interpreter with PyTorch by --python, or use --no-smoke"
+_HINT = "point --python at an interpreter with PyTorch, or use --no-smoke"
 _SECONDS = 60.0
 #: Timeout for a virtual environment, or one wheel without dependencies, on a slow network file system.
 _SET_UP_SECONDS = 600.0
@@ -55,7 +55,7 @@ def prove(directory: Path, wheel: Path, python: Path | None) -> PortProof:
 def environment(folder: Path, wheel: Path, python: Path) -> Path:
     """Create an environment in ``folder`` with ``wheel``, then all packages of ``python``; return its interpreter."""
     paths = _site_packages(python)
-    _run([str(python), "-m", "venv", "--without-pip", str(folder)], "make a virtual environment")
+    _run([str(python), "-m", "venv", "--without-pip", str(folder)], "create a virtual environment")
     target = folder / "bin" / "python"
     here, *_ = _site_packages(target)
     # addsitedir also finds packages added by a .pth file, such as vLLM from a checkout.
@@ -74,7 +74,7 @@ def _site_packages(python: Path) -> tuple[str, ...]:
         if not paths:
             raise AskError(Problem.INVALID, "its answer names no directory")
     except AskError as error:
-        what = f"could not ask {python} where its packages are: {error}"
+        what = f"{python} did not report where its packages are: {error}"
         raise GaudiPatchError(Exit.ENVIRONMENT, "proof-set-up", what, _HINT) from error
     return paths
 

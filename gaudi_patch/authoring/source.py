@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 BUILT_IN = "built-in"
 
 _OLDER = (
-    "give each patch a title, declare capabilities on patches in place of series, write pairs as PEP 440 specifiers, "
+    "give each patch a title, declare capabilities on patches instead of series, write pairs as PEP 440 specifiers, "
     "then schema = 2; see the built-in manifest.toml and `gaudi-patch guide porting`"
 )
 
@@ -55,7 +55,7 @@ def load(directory: Path) -> Manifest:
     for table in top.tables("series"):
         one = _series(table, patches, known)
         if one.id in series:
-            raise table.fault(f"two series have the name {one.id}", "id" if "id" in table.value else "versions")
+            raise table.fault(f"two series are named {one.id}", "id" if "id" in table.value else "versions")
         series[one.id] = one
     _refuse_unused(top, series.values())
     return Manifest(
@@ -92,7 +92,7 @@ def _overlay(directory: Path, top: Table) -> Manifest:
         release = laid.versions.removeprefix("==")
         under = base.verdict(release).series
         if under is None or under.versions != laid.versions:
-            what = f"gaudi-patch has no series for {laid.versions}; a site's patches are laid over one (==X.Y.Z)"
+            what = f"gaudi-patch has no series for {laid.versions}; a site's patches go on top of one (==X.Y.Z)"
             raise table.fault(what, "versions", hint="upgrade gaudi-patch, or see `gaudi-patch list`")
         if release in laid_over:
             raise table.fault(f"two series are for {release}", "versions")
@@ -137,7 +137,7 @@ def _patch(table: Table, known: Collection[str]) -> Patch:
     table.only({"title", "why", "upstream", "remove_when", "capabilities"})
     name = table.name
     if name.startswith("/") or ".." in name.split("/"):
-        raise table.fault("a patch must lie below patches/")
+        raise table.fault("a patch must be below patches/")
     title, why, upstream, remove_when = (table.text(key) for key in ("title", "why", "upstream", "remove_when"))
     capabilities = table.texts("capabilities")
     for index, capability in enumerate(capabilities):
@@ -219,14 +219,14 @@ class Table:
         """Return a non-empty text; ``default`` if there is no such key."""
         value = self.value.get(key, default)
         if not isinstance(value, str) or ((default is None or key in self.value) and not value.strip()):
-            raise self.fault(f"must be a text that is not empty, not {value!r}", key)
+            raise self.fault(f"must be a non-empty string, not {value!r}", key)
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a list of texts; empty if there is no such key."""
         value = self.value.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.fault(f"must be a list of texts, not {value!r}", key)
+            raise self.fault(f"must be a list of strings, not {value!r}", key)
         return tuple(value)
 
     def specifier(self, key: str) -> str:
@@ -270,5 +270,5 @@ def _parse(file: Path) -> dict[str, Any]:
     if several := re.search(r'"""|\'\'\'', text):
         # The lock's digest of this file supports single-line strings only.
         line_of = text.count("\n", 0, several.start()) + 1
-        raise bad_manifest("has a string of several lines (three quotes); write it in one line", str(file), line_of)
+        raise bad_manifest("has a string on several lines (three quotes); write it on one line", str(file), line_of)
     return document

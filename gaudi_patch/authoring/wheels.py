@@ -47,7 +47,7 @@ def fetch(package: str, version: str, python: str = "3.11") -> Path:
                 Exit.ENVIRONMENT,
                 "download-failed",
                 f"pip could not download {package} {version} for Python {python}",
-                "look at the network and at pip's configuration, or give --wheel FILE",
+                "check the network and pip's configuration, or give --wheel FILE",
                 details=done.tail.strip().splitlines()[-5:],
             )
         target = folder / wheels[0].name

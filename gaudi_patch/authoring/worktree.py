@@ -40,7 +40,7 @@ def create(folder: Path, package: str, wheel: Path) -> git.Repo:
 
     if folder.exists() and any(folder.iterdir()):
         raise GaudiPatchError(
-            Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new directory", str(folder)
+            Exit.USAGE, "not-empty", "is not empty; nothing was changed", "choose a new directory", str(folder)
         )
     _refuse_variables(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,10 @@ def open_repo(folder: Path) -> git.Repo:
         repo = overrule(git.Repo(folder, expand_vars=False))
         repo.commit(PRISTINE)
     except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.BadName, ValueError) as error:
-        hint = "make one with `gaudi-patch dev edit VERSION`"
-        raise GaudiPatchError(Exit.USAGE, "no-worktree", "is no worktree of `dev edit`", hint, str(folder)) from error
+        hint = "create one with `gaudi-patch dev edit VERSION`"
+        raise GaudiPatchError(
+            Exit.USAGE, "no-worktree", "is not a worktree of `dev edit`", hint, str(folder)
+        ) from error
     return repo
 
 
@@ -90,8 +92,8 @@ def _refuse_variables(folder: Path) -> None:
     """Refuse a path in which GitPython would expand a variable (git/cmd.py): git would run elsewhere."""
     path = str(folder.absolute())
     if os.path.expandvars(path) != path:
-        what = "the git library would put a variable's value into this path; nothing was changed"
-        raise GaudiPatchError(Exit.USAGE, "bad-directory", what, "name a directory without $", path)
+        what = "the git library would expand a variable in this path; nothing was changed"
+        raise GaudiPatchError(Exit.USAGE, "bad-directory", what, "choose a directory without $", path)
 
 
 def commit_patch(repo: git.Repo, manifest: Manifest, name: str) -> None:
@@ -149,8 +151,8 @@ def commits(repo: git.Repo) -> list[Commit]:
     if repo.is_dirty(untracked_files=True):
         raise refused(
             "uncommitted",
-            "has changes that are not committed",
-            "commit them, or amend the patch they belong to",
+            "has uncommitted changes",
+            "commit them, or amend the commit of the patch that they belong to",
             str(repo.working_dir),
         )
     commits = []

@@ -80,12 +80,12 @@ def host_of(preset: str, bandwidths: Mapping[str, float | None], cards: int | No
         GaudiPatchError: ``usage`` if there is no such preset, or a bandwidth is not above zero.
     """
     if preset not in HOSTS:
-        what = f"--host takes {', '.join(HOSTS)}, not {preset!r}{did_you_mean(preset, HOSTS)}"
+        what = f"--host must be one of {', '.join(HOSTS)}, not {preset!r}{did_you_mean(preset, HOSTS)}"
         raise GaudiPatchError(Exit.USAGE, "usage", what)
     given = {name: value for name, value in bandwidths.items() if value is not None}
     for name, value in given.items():
         if not 0 < value < float("inf"):
-            raise GaudiPatchError(Exit.USAGE, "usage", f"--{name}-gbs takes a bandwidth above zero, not {value}")
+            raise GaudiPatchError(Exit.USAGE, "usage", f"--{name}-gbs must be a bandwidth above zero, not {value}")
     own = HOSTS[preset]
     source = f"{own.source}; given: {', '.join(given)}" if given else own.source
     return replace(

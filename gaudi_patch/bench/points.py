@@ -150,7 +150,7 @@ def repeated(pairs: Sequence[Pair]) -> str:
     lengths = " or ".join(length_text(tokens) for tokens in held)
     return (
         f"*: memory holds KV of {lengths} tokens only (--memory); slots and memory objects repeat after them. "
-        "Counts and bytes are those of the whole request, but what grows with the size of the cache."
+        "Counts and bytes are those of the whole request, except values that grow with the size of the cache."
     )
 
 

@@ -153,5 +153,5 @@ def _cannot(reason: str) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "cannot-measure",
         f"nothing was measured: {reason}",
-        "name an interpreter with LMCache and PyTorch with --python",
+        "point --python at an interpreter with LMCache and PyTorch",
     )

@@ -75,7 +75,7 @@ class Comparison:
             Exit.ENVIRONMENT,
             "cannot-measure",
             "nothing was measured",
-            "shorter --contexts, other --shapes, or more --memory",
+            "use shorter --contexts, other --shapes, or more --memory",
             details=details,
         )
 

@@ -109,7 +109,7 @@ def held_tokens(shape: Shape, contexts: Sequence[int], limit: int) -> int:
 def none_fits(shape: Shape, contexts: Sequence[int], limit: int) -> list[Skipped]:
     """Return all lengths as skipped, with the memory they need."""
     needed = needed_bytes(shape, min(max(contexts), _LEAST_HELD))
-    reason = f"needs {needed / GIB:.1f} GiB of memory, {limit / GIB:.1f} GiB may be used"
+    reason = f"needs {needed / GIB:.1f} GiB of memory, {limit / GIB:.1f} GiB are allowed"
     return [Skipped(shape.name, tokens, reason) for tokens in contexts]
 
 
@@ -123,4 +123,4 @@ def _words(text: str) -> list[str]:
 
 
 def _usage(option: str, allowed: str, text: str) -> GaudiPatchError:
-    return GaudiPatchError(Exit.USAGE, "usage", f"{option} takes {allowed}, not {text!r}")
+    return GaudiPatchError(Exit.USAGE, "usage", f"{option} must be {allowed}, not {text!r}")

@@ -36,7 +36,7 @@ def smoke_options(
     for name, value, allowed in (("--device", (device,), DEVICES), ("--rules", split(rules), RULES)):
         if not value or not set(value) <= set(allowed):
             odd = next((word for word in value if word not in allowed), "")
-            what = f"{name} takes {', '.join(allowed)}, not {' '.join(value)!r}{did_you_mean(odd, allowed)}"
+            what = f"{name} must be one of {', '.join(allowed)}, not {' '.join(value)!r}{did_you_mean(odd, allowed)}"
             raise GaudiPatchError(Exit.USAGE, "usage", what)
     return SmokeOptions(split(levels), device, split(rules), split(require), timeout, quiet)
 
@@ -49,12 +49,12 @@ def detailed(verbose: bool, output: Format) -> bool:
 def exclude(option: str, other: str, given: bool) -> None:
     """Refuse two options that contradict each other."""
     if given:
-        raise GaudiPatchError(Exit.USAGE, "usage", f"{option} and {other} exclude each other", "leave one of them out")
+        raise GaudiPatchError(Exit.USAGE, "usage", f"{option} and {other} exclude each other", "use only one of them")
 
 
 def needs(option: str, other: str) -> GaudiPatchError:
     """Return the error for an option that has no effect without another."""
-    return GaudiPatchError(Exit.USAGE, "usage", f"{option} needs {other}", f"give {other}, or leave {option} out")
+    return GaudiPatchError(Exit.USAGE, "usage", f"{option} needs {other}", f"give {other}, or leave out {option}")
 
 
 def target(

@@ -58,7 +58,7 @@ class ShownUsageError(UsageError):  # type: ignore[misc]
             names.insert(0, context.info_name)
             context = context.parent
         path = " ".join(["gaudi-patch", *names])
-        return GaudiPatchError(Exit.USAGE, "usage", self._message(), f"`{path} --help` says what it takes")
+        return GaudiPatchError(Exit.USAGE, "usage", self._message(), f"`{path} --help` lists its options")
 
     def _message(self) -> str:
         error = self._error

@@ -198,13 +198,13 @@ def _done(proved: ProvedApply) -> str:
 
     outcome = proved.outcome
     if proved.accepted:
-        how = "proved now" if proved.levels else "taken as it is: no proof was asked for"
+        how = "proved now" if proved.levels else "accepted as it is: no proof was requested"
         return f"series {outcome.series}, which an earlier run left unproved, is {how}"
     if outcome.done is Done.ALREADY and outcome.after.built is not None:
         return f"nothing to do: the wheel was built with series {outcome.series}; nothing was written"
     return {
         Done.NOT_NEEDED: f"nothing to do: {outcome.after.verdict.reason}",
-        Done.ALREADY: f"series {outcome.series} is applied already; nothing was written",
+        Done.ALREADY: f"series {outcome.series} is already applied; nothing was written",
         Done.WOULD_APPLY: f"would apply series {outcome.series}; nothing was written",
         Done.APPLIED: f"applied series {outcome.series}; verified from disk{_proof(proved)}",
     }[outcome.done]

@@ -93,9 +93,7 @@ def rendered(story: Story, *, verbose: bool = False) -> Result:
         again = "fix that, and run the same command again"
         if story.kept:  # the demo refuses a directory that is not empty
             result.blocks.append(Text(f"the environment is in {story.kept}", verbatim=True))
-            again = (
-                f"look at what is in {story.kept}, then `{shlex.join(['rm', '-rf', str(story.kept)])}` and run it again"
-            )
+            again = f"look at {story.kept}, then `{shlex.join(['rm', '-rf', str(story.kept)])}` and run it again"
         result.exit = Exit.REFUSED
         result.errors = [
             GaudiPatchError(
@@ -119,7 +117,7 @@ def rendered(story: Story, *, verbose: bool = False) -> Result:
 def _summary(story: Story) -> list[tuple[str, str]]:
     """Return a summary for a reader who was not there: what was done, what was proved, and on which device."""
     rows = [
-        ("core", f"{story.core_seconds:.0f} s with PyPI's wheel, without PyTorch: every byte as installed after it")
+        ("core", f"{story.core_seconds:.0f} s with PyPI's wheel, without PyTorch: afterwards every byte as installed")
     ]
     if not story.patched:
         return [*rows, ("proof", "left out (--no-smoke)")]

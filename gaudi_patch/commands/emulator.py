@@ -54,7 +54,7 @@ def build(
 
         if (python is None) == (torch is None):
             raise GaudiPatchError(
-                Exit.USAGE, "usage", "the device is built for one PyTorch", "name it with --python or --torch"
+                Exit.USAGE, "usage", "the device is built for one PyTorch", "choose it with --python or --torch"
             )
         place = torch if torch is not None else _torch_of(python or Path())
         try:
@@ -65,7 +65,7 @@ def build(
                 Exit.ENVIRONMENT,
                 "emulator-not-built",
                 f"{error}; nothing was written",
-                "see the emulator's README for what it needs: gaudi_patch/emulator/README.md",
+                "the emulator's README lists what it needs: gaudi_patch/emulator/README.md",
                 str(out),
             ) from None
         data = {"file": str(out.absolute()), "sha256": sha256, "torch": found.version, "machine": found.machine}
@@ -87,9 +87,9 @@ def _torch_of(python: Path) -> Path:
         place = Fields(ask(executable, "find_torch.py", timeout=60.0, environ=os.environ, flags=("-B",)))
         origin = place.text("torch")
     except AskError as error:
-        message = f"cannot ask {executable} for the location of its PyTorch: {error}"
-        raise GaudiPatchError(Exit.ENVIRONMENT, "no-interpreter", message, "name it with --torch DIR") from None
+        message = f"{executable} did not report where its PyTorch is: {error}"
+        raise GaudiPatchError(Exit.ENVIRONMENT, "no-interpreter", message, "give it with --torch DIR") from None
     if not origin:
         message = f"{executable} has no PyTorch"
-        raise GaudiPatchError(Exit.ENVIRONMENT, "no-torch", message, "name one with --torch DIR")
+        raise GaudiPatchError(Exit.ENVIRONMENT, "no-torch", message, "give one with --torch DIR")
     return Path(origin)

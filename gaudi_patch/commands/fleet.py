@@ -71,7 +71,7 @@ def summed_up(fleet: Fleet) -> Result:
     if fleet.fault is not None:
         result.errors = [fleet.fault]
     elif fleet.worst is Exit.OK:
-        result.blocks.append(Text(f"{len(hosts)} hosts are as they must be", "good"))
+        result.blocks.append(Text(f"{len(hosts)} hosts are in the required state", "good"))
     else:
         waiting = sum(host.exit is Exit.PENDING for host in fleet.hosts)
         result.blocks.append(Text(f"{waiting} of {len(hosts)} hosts are not patched yet", "next"))

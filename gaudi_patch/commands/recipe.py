@@ -168,7 +168,7 @@ def recipe(
         asked = Asked(cpu_gb, max_model_len, prompts, ranks, chunk)
         if cpu_gb is not None and prompts != PROMPTS:
             raise GaudiPatchError(
-                Exit.USAGE, "usage", "--prompts computes the pool's size, and --cpu-gb sets it: leave out one of them"
+                Exit.USAGE, "usage", "--prompts computes the pool's size, and --cpu-gb sets it: use only one of them"
             )
         pool, longest, why, sizing = pooled(model, model_config, mode, asked)
         settings = Settings(
@@ -247,7 +247,7 @@ def rendered(composed: Composed, out: Path | None, why: str = "", target: str = 
     blocks += [Text(note) for note in (*recipe.notes, why) if note]
     warnings = []
     if composed.checked:
-        blocks.append(Text(f"Validated: LMCache {version} accepts every value", "good"))
+        blocks.append(Text(f"validated: LMCache {version} accepts every value", "good"))
     else:
         warnings.append("not validated by any LMCache: without --lmcache, the installed one checks it")
     if composed.patch:

@@ -59,7 +59,7 @@ def requirements(
         if python is None and (constraints or output is not None):
             option = "--constraints" if constraints else "--output"
             raise GaudiPatchError(
-                Exit.USAGE, "usage", f"{option} needs an interpreter", "name the image's own with --python"
+                Exit.USAGE, "usage", f"{option} needs an interpreter", "give the image's own with --python"
             )
         interpreter = None if python is None else Path(named_python(python, os.environ))
         there = None if interpreter is None else distributions(interpreter)
@@ -99,7 +99,7 @@ def _report(
 
 def _requirements_file(needs: Needs, python: Path | None) -> list[str]:
     what = f"only what {python} lacks" if python else "everything"
-    lines = [f"# LMCache {needs.version} on a Gaudi: {what}. Made by gaudi-patch requirements.", *needs.missing]
+    lines = [f"# LMCache {needs.version} on a Gaudi: {what}. Written by gaudi-patch requirements.", *needs.missing]
     lines += [f"# {requirement}: {installed} is already installed" for requirement, installed in needs.other]
     lines += [f"# {requirement}: left out" for requirement in needs.left_out]
     return lines

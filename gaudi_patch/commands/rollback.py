@@ -100,6 +100,8 @@ def rolled_back(
     if not outcome.changed:
         result.blocks.append(Text("nothing is applied; nothing was written", "good"))
         result.blocks += describe.blocks(outcome.after) if verbose else [where(outcome.after)]
+        # Whoever expected a patch here may have meant another installation: `check` says what this one is.
+        result.blocks.append(Text(f"next: {outcome.after.command('check')}", "next", verbatim=True))
         return result
     result.data["rolled_back"] = outcome.series
     result.blocks.append(Text(f"rolled back series {outcome.series}; verified from disk", "good"))

@@ -88,7 +88,7 @@ def size(
                 Exit.USAGE,
                 "unknown-model",
                 f"the shape of model {model} is not known{did_you_mean(model, models.names())}",
-                "name its config.json, or its directory, with --model-config; `gaudi-patch size` lists the known ones",
+                "pass its config.json, or its directory, with --model-config; `gaudi-patch size` lists the known ones",
             )
         width = 1 if fp8 else 2
         steps = STEPS if context is None else (context,)
@@ -115,7 +115,7 @@ def _models() -> Result:
         "size",
         data={"models": data},
         blocks=[
-            Table(("model", "a token, 1 rank", "longest context"), rows),
+            Table(("model", "per token, 1 rank", "longest context"), rows),
             Text(f"next: gaudi-patch size {rows[0][0]} --tensor-parallel-size 8", "next", verbatim=True),
         ],
     )
@@ -144,15 +144,16 @@ def _report(shape: Shape, rows: list[Sizing]) -> Result:
         Text(f"{shape.name}, by {shape.source}: {sentence(first)}"),
         Table(columns, table),
         Text(
-            f"--cpu-gb keeps {load.prompts} prompt(s) of the context for each rank, and 5 % more. 'pinned, shm': all "
-            "ranks together, or /dev/shm of a multiprocess server. 'host memory': that, 8 GiB a rank, and the weights. "
+            f"--cpu-gb keeps {load.prompts} prompt(s) of the context for each rank, plus 5 %. 'pinned, shm': all "
+            "ranks together, or /dev/shm of a multiprocess server. 'host memory': that, 8 GiB per rank, and the "
+            "weights. "
             f"'fit on cards': requests of the whole context on {load.card}, estimated. A disk or store takes "
             f"'prompt, all' for each prompt that it keeps; recipes give a shared directory room for {KEPT_PROMPTS}."
         ),
     ]
     longest = shape.longest
     if longest and any(row.load.context > longest for row in rows):
-        blocks.append(Text(f"The model itself is made for {longest:,} tokens; beyond, see its own page."))
+        blocks.append(Text(f"The model itself is made for {longest:,} tokens; for longer contexts, see its own page."))
     data: dict[str, Any] = {
         "model": shape.name,
         "source": shape.source,

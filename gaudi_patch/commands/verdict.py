@@ -11,8 +11,8 @@ from gaudi_patch.series.manifest import Kind
 
 #: The wording for one file, and for several.
 _WORDS = {
-    State.MODIFIED: ("has the hash of neither side", "have the hash of neither side"),
-    State.MISSING: ("is not there", "are not there"),
+    State.MODIFIED: ("is neither pristine nor patched", "are neither pristine nor patched"),
+    State.MISSING: ("is missing", "are missing"),
     State.PARTIAL: ("is patched", "are patched"),
 }
 
@@ -30,7 +30,7 @@ def headline(situation: Situation, fault: GaudiPatchError | None = None) -> Text
         return Text("patched: every file has the hash that the series gives it", "good")
     name = situation.series.id if situation.series else ""
     if situation.state is State.OUTDATED:
-        return Text(f"outdated: patched with other patches than series {name} has here", "pending")
+        return Text(f"outdated: patched with different patches than series {name} has here", "pending")
     return Text(f"pristine: as released, not patched; series {name} would apply", "pending")
 
 
@@ -50,7 +50,7 @@ def _refused(situation: Situation, fault: GaudiPatchError) -> str:
         return "refused: this release cannot be patched"
     if situation.verdict.kind is Kind.UNKNOWN:
         return "unknown: there is no series for this release"
-    return f"{situation.state.value if situation.state else 'unknown'}: not as it should be"
+    return f"{situation.state.value if situation.state else 'unknown'}: in no known state"
 
 
 def where(situation: Situation) -> Block:

@@ -84,9 +84,9 @@ def described(found: RoundTrip) -> Result:
         )
     )
     if found.first_hits >= found.expected:
-        result.warnings.append("tokens already came from LMCache the first time: its time is not that of a miss")
+        result.warnings.append("the first request already got tokens from LMCache: its time is not that of a miss")
     if error is None:
-        result.blocks.append(Text("The server reuses cached KV, with the same answer", "good"))
+        result.blocks.append(Text("the server reuses cached KV, with the same answer", "good"))
     else:
         result.errors = [error]
     return result

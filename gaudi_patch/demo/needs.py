@@ -67,8 +67,8 @@ def refuse_older(version: str) -> None:
         raise GaudiPatchError(
             Exit.USAGE,
             "demo-vllm",
-            f"LMCache {version} does not go with the demo's {VLLM}; nothing was installed",
-            f"name {OLDEST_WITH_VLLM} or later with --version, or leave --full out",
+            f"LMCache {version} does not work with the demo's {VLLM}; nothing was installed",
+            f"use --version {OLDEST_WITH_VLLM} or later, or leave out --full",
         )
 
 
@@ -83,7 +83,7 @@ def refuse_unserved(torch: str) -> None:
         return
     bounds = [Version(clause.version.removesuffix(".*")) for clause in specifier if clause.operator != "==="]
     if bad := next((bound for bound in bounds if bound.local and bound.local.startswith(UNSERVED_BUILDS)), None):
-        why = f"{bad} has a GPU's support built in that the emulated HPU cannot stand beside"
+        why = f"{bad} has built-in support for a GPU, which conflicts with the emulated HPU"
     elif not any(specifier.contains(version, prereleases=True) for version in _from(OLDEST_TORCH, bounds)):
         why = f"the emulated HPU needs PyTorch {OLDEST_TORCH} or later"
     else:
@@ -91,8 +91,8 @@ def refuse_unserved(torch: str) -> None:
     raise GaudiPatchError(
         Exit.USAGE,
         "demo-torch",
-        f"--torch {torch!r} cannot be served: {why}; nothing was installed",
-        "leave --torch out, or name a build for the CPU or for CUDA",
+        f"--torch {torch!r} cannot be used: {why}; nothing was installed",
+        "leave out --torch, or use a build for the CPU or for CUDA",
     )
 
 
@@ -121,13 +121,13 @@ def missing(
     if torch and not environ.get(DEVICE_VARIABLE) and not compiler(environ):
         lacks.append(
             "no C++ compiler, which builds the emulated HPU: install g++ (apt-get install g++; dnf install gcc-c++), "
-            f"set CXX or {DEVICE_VARIABLE}, or leave the smoke checks out with --no-smoke"
+            f"set CXX or {DEVICE_VARIABLE}, or skip the smoke checks with --no-smoke"
         )
     room, free = ROOM["vllm" if vllm else "torch" if torch else "lmcache"], free_space(folder)
     if free < room:
         where = folder or Path(tempfile.gettempdir())
-        other = "another --keep DIR" if folder else "TMPDIR, or --keep DIR, on a larger file system"
-        lacks.append(f"{where} has {free / GIB:.1f} GiB free of {room / GIB:.2g} GiB that are needed: name {other}")
+        other = "use another --keep DIR" if folder else "set TMPDIR, or use --keep DIR, on a larger file system"
+        lacks.append(f"{where} has {free / GIB:.1f} GiB free, but needs {room / GIB:.2g} GiB: {other}")
     if problem := unavailable(package, version, run or _run):
         lacks.append(problem)
     return lacks
@@ -155,7 +155,7 @@ def refuse_cuda_without_room(nvidia: Sequence[str], folder: Path) -> None:
     cpu = "point PIP_EXTRA_INDEX_URL at PyTorch's CPU index"
     free = free_space(folder)
     if free >= CUDA:
-        say(f"  pip's index gives PyTorch as a CUDA build: {len(nvidia)} packages of NVIDIA's come with it")
+        say(f"  pip's index gives PyTorch as a CUDA build: {len(nvidia)} NVIDIA packages come with it")
         say(f"  no GPU is used; for a build without them, {cpu}")
         return
     raise GaudiPatchError(
@@ -163,7 +163,7 @@ def refuse_cuda_without_room(nvidia: Sequence[str], folder: Path) -> None:
         "demo-cuda",
         f"pip's index gives PyTorch as a CUDA build, and NVIDIA's packages need {CUDA / GIB:.2g} GiB: {folder} has "
         f"{free / GIB:.1f} GiB free",
-        f"{cpu} for a build without them, or name another --keep DIR (or TMPDIR) on a larger file system",
+        f"{cpu} for a build without them, or name use another --keep DIR (or TMPDIR) on a larger file system",
     )
 
 
@@ -196,7 +196,7 @@ def unavailable(package: str, version: str, run: Run) -> str:
         return f"{sys.executable} has no pip: {sys.executable} -m ensurepip"
     if "unknown command" in last or "No matching distribution" not in last:
         return ""  # an older pip; the installation will tell
-    return f"pip finds no {package}: look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)"
+    return f"pip finds no {package}: check the network and pip's configuration (PIP_INDEX_URL, PIP_CERT)"
 
 
 def _is_among(version: str, listed: Sequence[str]) -> bool:

@@ -38,7 +38,7 @@ def install_lmcache(python: Path, requirement: str) -> None:
 
 def install_torch(python: Path, torch: str) -> list[str]:
     """Install PyTorch without its dependencies; return the NVIDIA packages it requires, [] for a CPU build."""
-    with installing(python, f"installing {torch}, without what it asks for"):
+    with installing(python, f"installing {torch}, without its dependencies"):
         install(python, torch, "--no-deps")
     found = sorted((python.parent.parent / "lib").glob("python*/site-packages/torch-*.dist-info/METADATA"))
     text = found[0].read_text(encoding="utf-8") if found else ""
@@ -70,10 +70,10 @@ def folder(keep: Path | None) -> Iterator[Path]:
     else:
         if keep.exists() and any(keep.iterdir()):
             raise GaudiPatchError(
-                Exit.USAGE, "not-empty", "is not empty; nothing was changed", "name a new directory", str(keep)
+                Exit.USAGE, "not-empty", "is not empty; nothing was changed", "choose a new directory", str(keep)
             )
         keep.mkdir(parents=True, exist_ok=True)
-        leaves(f"{keep} is left as far as it got")
+        leaves(f"{keep} is left as it is")
         yield keep.resolve()
 
 
@@ -81,7 +81,7 @@ def environment(folder: Path) -> Path:
     """Create a virtual environment in ``folder``; return its interpreter."""
     _run(
         [sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")],
-        "make a virtual environment",
+        "create a virtual environment",
         "apt install python3-venv",
     )
     return folder / "venv" / "bin" / "python"
@@ -91,7 +91,7 @@ def install(python: Path, *arguments: str) -> None:
     """Install into the environment of ``python`` with the running interpreter's pip."""
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *arguments]
     named = next(name for name in arguments if not name.startswith("-"))
-    hint = "look at the network and at pip's configuration (PIP_INDEX_URL, PIP_CERT)"
+    hint = "check the network and pip's configuration (PIP_INDEX_URL, PIP_CERT)"
     # Downloads are stored beside the environment: their size is shown, and they are removed with it.
     with tempfile.TemporaryDirectory(prefix="downloads-", dir=python.parent.parent.parent) as downloads:
         _run(command, f"install {named}", hint, {"TMPDIR": downloads})

@@ -124,15 +124,15 @@ def demo(options: DemoOptions) -> Story:
     version = needs.release(manifest, options.version, vllm=options.full)
     needs.refuse_unserved(options.torch)
     proves = bool(options.torch)
-    leaves("nothing was made or downloaded")
-    with step("looking for what the demo needs"):
+    leaves("nothing was created or downloaded")
+    with step("checking what the demo needs"):
         lacks = needs.missing(manifest.package, version, options.keep, torch=proves, vllm=options.full)
     needs.refuse(lacks)
     with setup.folder(options.keep) as folder:
         story = Story(version, folder if options.keep else None)
         started = time.perf_counter()
         say(f"{'1 of 2: ' if proves else ''}what it does, with LMCache {version} from PyPI, without PyTorch")
-        with step(f"making an environment in {folder}"):
+        with step(f"creating an environment in {folder}"):
             python = setup.environment(folder)
         setup.install_lmcache(python, f"{manifest.package}=={version}")
         target = locate(Target(python=python), manifest.package)
@@ -165,7 +165,7 @@ def _proof(story: Story, manifest: Manifest, target: Installation, options: Demo
     commands = _Commands(manifest, target)
     with step("reading every installed file, to compare them at the end"):
         before = setup.tree(target.root)
-    say("  the release as it is, for comparison:")
+    say("  the unpatched release, for comparison:")
     wanted = ("kernels", *(vllm.LEVELS if options.full else ()))
     chosen = smoke.SmokeOptions(wanted, "emulated", ("lazy",), quiet=options.quiet, arguments=vllm.STOCK_ARGUMENTS)
     story.stock = smoke.run(target, chosen)

@@ -6,8 +6,8 @@ from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown
 
-_NO_CARDS = "no Gaudi card was seen on this host"
-_ON_HOST = "run doctor on the Gaudi host, in the container that is to serve"
+_NO_CARDS = "no Gaudi card found on this host"
+_ON_HOST = "run doctor on the Gaudi host, in the container that will serve"
 _FIELDS = "index,module_id,name,driver_version"
 
 
@@ -22,14 +22,14 @@ def cards(case: Case) -> Answer:
     if case.cards:
         return ok(f"{len(case.cards)} on the PCI bus")
     if not case.host.names("/sys/bus/pci/devices"):
-        return unknown("/sys/bus/pci/devices cannot be read, so that cards cannot be seen", _ON_HOST)
+        return unknown("/sys/bus/pci/devices cannot be read: cards cannot be detected", _ON_HOST)
     return unknown(_NO_CARDS, _ON_HOST)
 
 
 @check(
     "device.driver",
     "the habanalabs driver is loaded",
-    why="the cards are reached through the kernel driver habanalabs only",
+    why="only the kernel driver habanalabs gives access to the cards",
     source=sources.VERIFICATION,
     needs=("running",),
 )
@@ -40,7 +40,7 @@ def driver(case: Case) -> Answer:
     if case.cards:
         return failure(
             f"{len(case.cards)} card(s) on the PCI bus, but the driver habanalabs is not loaded",
-            "on the host: modprobe habanalabs; if that fails, install habanalabs-dkms and look into dmesg",
+            "on the host: modprobe habanalabs; if that fails, install habanalabs-dkms and check dmesg",
         )
     return unknown(_NO_CARDS, _ON_HOST)
 
@@ -48,7 +48,7 @@ def driver(case: Case) -> Answer:
 @check(
     "device.nodes",
     "device files of the cards",
-    why="a container sees the cards on the bus, and can use only those that its runtime gave it",
+    why="a container sees all cards on the bus, but can use only those that its runtime passed in",
     source=sources.DOCKER,
     needs=("running",),
 )
@@ -68,7 +68,7 @@ def nodes(case: Case) -> Answer:
 @check(
     "device.hl-smi",
     "hl-smi lists the cards",
-    why="hl-smi talks to each card; one that is missing there failed to start",
+    why="hl-smi queries every card; a card missing from its list failed to start",
     source=sources.HL_SMI,
     needs=("running",),
 )
@@ -79,19 +79,19 @@ def hl_smi(case: Case) -> Answer:
     if isinstance(done, str):
         return unknown(f"hl-smi cannot be run: {done}")
     if done.timed_out:
-        return failure(f"hl-smi did not answer in {done.seconds:.0f} s", "a card hangs: look into dmesg, then reset it")
+        return failure(f"hl-smi did not answer in {done.seconds:.0f} s", "a card may hang: check dmesg, then reset it")
     if done.returncode != 0:
         what = f"hl-smi failed ({done.ending}): {done.last_line}"
-        return failure(what, "look into dmesg; reload the driver, or reboot") if case.cards else unknown(what)
+        return failure(what, "check dmesg; reload the driver or reboot") if case.cards else unknown(what)
     rows = [line for line in done.tail.splitlines() if line.count(",") == _FIELDS.count(",")]
     if not rows:
-        what = "hl-smi ran and lists no card"
-        return failure(what, "look into dmesg for cards that failed to start") if case.cards else unknown(what)
+        what = "hl-smi lists no card"
+        return failure(what, "check dmesg for cards that failed to start") if case.cards else unknown(what)
     names = sorted({row.split(",")[2].strip() for row in rows})
     if len(rows) < len(case.cards) and not _in_container(case):
         return failure(
             f"hl-smi lists {len(rows)} of {len(case.cards)} cards on the PCI bus",
-            "look into dmesg for the card that is missing; reset it with hl-smi -r -i ADDRESS, or reboot",
+            "check dmesg for the missing card; reset it with hl-smi -r -i ADDRESS, or reboot",
         )
     return ok(f"{len(rows)} card(s), {', '.join(names)}, driver {rows[0].split(',')[3].strip()}")
 
@@ -108,7 +108,7 @@ def _in_container(case: Case) -> bool:
 @check(
     "device.pyhlml",
     "the management library counts the cards",
-    why="monitoring goes through it; a count that differs shows a library that does not fit the driver",
+    why="monitoring uses it; a different count means that the library does not match the driver",
     source=f"{sources.HABANA}/API_Reference_Guides/PYHLML_APIs/Common_APIs.html",
     needs=("running",),
 )
@@ -130,7 +130,7 @@ def pyhlml(case: Case) -> Answer:
 @check(
     "device.torch-hpu",
     "torch.hpu in a process of the target",
-    why="vLLM and LMCache reach the card through torch.hpu; it is the first thing to work",
+    why="vLLM and LMCache reach the cards through torch.hpu",
     source=sources.bridge("python_packages/habana_frameworks/torch/hpu/__init__.py"),
     needs=("running",),
 )
@@ -149,7 +149,7 @@ def torch_hpu(case: Case) -> Answer:
         )
     reason = "torch.hpu.is_available() is False"
     if case.cards:
-        return failure(reason, "see device.driver and device.nodes; then whether another process owns the cards")
+        return failure(reason, "see device.driver and device.nodes; then check whether another process holds the cards")
     return unknown(f"{reason}, and {_NO_CARDS}", _ON_HOST)
 
 

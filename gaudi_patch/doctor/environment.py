@@ -28,15 +28,15 @@ def _within(version: str, versions: str) -> bool:
 @check(
     "env.lazy-mode",
     "PT_HPU_LAZY_MODE",
-    why="1 (lazy) and 0 (eager, torch.compile) run other code; in lazy mode `import torch` alone brings no torch.hpu, "
-    "so that an unpatched LMCache takes the CPU",
+    why="1 (lazy) and 0 (eager, torch.compile) run different code; in lazy mode `import torch` alone does not provide "
+    "torch.hpu, so an unpatched LMCache uses the CPU",
     source=sources.bridge("python_packages/habana_frameworks/autoload/__init__.py"),
     needs=("running",),
 )
 def lazy_mode(case: Case) -> Answer:
     value = case.environ.get("PT_HPU_LAZY_MODE")
     if value not in (None, "0", "1"):
-        return warning(f"PT_HPU_LAZY_MODE={value}: the bridge takes anything but 0 for lazy", "set it to 0 or 1")
+        return warning(f"PT_HPU_LAZY_MODE={value}: the bridge treats anything but 0 as lazy", "set it to 0 or 1")
     if value == "1" and not isinstance(case.lmcache, GaudiPatchError) and not case.is_patched:
         return warning("PT_HPU_LAZY_MODE=1 with an unpatched LMCache", case.command("apply"))
     return ok(f"PT_HPU_LAZY_MODE={value}" if value else f"{_NOT_SET}: the installed bridge decides")
@@ -46,7 +46,7 @@ def lazy_mode(case: Case) -> Answer:
     "env.gpu-migration",
     "PT_HPU_GPU_MIGRATION",
     why="it makes torch.cuda.is_available() true: LMCache 0.3.7 to 0.4.3 then import CUDA kernels, 0.5.2 and 0.5.3 "
-    "take the device for CUDA",
+    "treat the device as CUDA",
     source=sources.vllm_gaudi("vllm_gaudi/__init__.py"),
     needs=("running",),
 )
@@ -58,21 +58,21 @@ def gpu_migration(case: Case) -> Answer:
     if _within(_version(case), ">=0.3.7,<0.4.4") and not case.is_patched:
         return failure(f"{what}, and LMCache {_version(case)} is not patched: its import fails", fix)
     if _within(_version(case), ">=0.5.2,<0.5.4") and not case.is_patched:
-        return failure(f"{what}, and LMCache {_version(case)} is not patched: it takes CUDA", fix)
+        return failure(f"{what}, and LMCache {_version(case)} is not patched: it uses CUDA", fix)
     return warning(what, fix)
 
 
 @check(
     "env.visible-devices",
     "HABANA_VISIBLE_DEVICES",
-    why="the container runtime gives a container the cards that it lists, and none without it",
+    why="the container runtime passes in the cards that it lists, and none if it is not set",
     source=sources.TENANTS,
     needs=("running",),
 )
 def visible_devices(case: Case) -> Answer:
     value = case.environ.get("HABANA_VISIBLE_DEVICES")
     if value is None:
-        return ok(f"{_NOT_SET}: outside of containers it is not needed")
+        return ok(f"{_NOT_SET}: not needed outside containers")
     if value == "all":
         return ok("all")
     parts = [part.strip() for part in value.split(",") if part.strip()]
@@ -80,9 +80,9 @@ def visible_devices(case: Case) -> Answer:
     if not parts or value in ("none", "void"):
         return failure(f"HABANA_VISIBLE_DEVICES={value!r} gives the container no card", fix)
     if not all(part.isdigit() for part in parts):
-        return unknown(f"HABANA_VISIBLE_DEVICES={value} is no list of indices", fix)
+        return unknown(f"HABANA_VISIBLE_DEVICES={value} is not a list of indices", fix)
     if len(set(parts)) < len(parts):
-        return warning(f"HABANA_VISIBLE_DEVICES={value} names a card twice", fix)
+        return warning(f"HABANA_VISIBLE_DEVICES={value} lists a card twice", fix)
     if case.cards and (beyond := [part for part in parts if int(part) >= len(case.cards)]):
         return failure(f"HABANA_VISIBLE_DEVICES={value}, but this host has {len(case.cards)} card(s): {beyond}", fix)
     if case.ranks and len(parts) < case.ranks:
@@ -93,7 +93,7 @@ def visible_devices(case: Case) -> Answer:
 @check(
     "env.visible-modules",
     "HABANA_VISIBLE_MODULES",
-    why="each rank takes the module at its own place in the list; without an entry for it, it cannot start",
+    why="each rank takes the module at its own position in the list; a rank without an entry cannot start",
     source=sources.bridge("python_packages/habana_frameworks/torch/distributed/hccl/__init__.py"),
     needs=("running",),
 )
@@ -104,9 +104,9 @@ def visible_modules(case: Case) -> Answer:
     parts = [part.strip() for part in value.split(",")]
     fix = "give module numbers, each once, one for each rank (hl-smi -Q index,module_id -f csv)"
     if not all(part.isdigit() for part in parts):
-        return failure(f"HABANA_VISIBLE_MODULES={value!r} is no list of numbers: the bridge cannot read it", fix)
+        return failure(f"HABANA_VISIBLE_MODULES={value!r} is not a list of numbers: the bridge cannot read it", fix)
     if len(set(parts)) < len(parts):
-        return failure(f"HABANA_VISIBLE_MODULES={value} names a module twice", fix)
+        return failure(f"HABANA_VISIBLE_MODULES={value} lists a module twice", fix)
     if any(int(part) > 7 for part in parts):
         return warning(f"HABANA_VISIBLE_MODULES={value}: the bridge counts eight modules, 0 to 7", fix)
     if case.ranks and len(parts) < case.ranks:
@@ -117,7 +117,7 @@ def visible_modules(case: Case) -> Answer:
 @check(
     "env.module-id",
     "HLS_MODULE_ID",
-    why="a process takes exactly the card that it names; inherited by all ranks, they all want the same one",
+    why="a process takes exactly the card that it names; if all ranks inherit it, they all try to take the same card",
     source=sources.ASSIGNMENT,
     needs=("running",),
 )
@@ -134,8 +134,8 @@ def module_id(case: Case) -> Answer:
 @check(
     "env.device-type",
     "DEVICE_TYPE, LMCACHE_DEVICE_BACKEND",
-    why="LMCache 0.5.2 and later try the device that they name before any other; a backend that is not there is an "
-    "error, a type that is not there a warning in the log",
+    why="LMCache 0.5.2 and later try the named device first; a missing backend is an error, a missing type only a "
+    "warning in the log",
     source=sources.lmcache("v1/platform/_device_detect.py"),
     needs=("running",),
 )
@@ -166,7 +166,7 @@ def plugins(case: Case) -> Answer:
     listed = value.split(",")
     fix = "unset VLLM_PLUGINS, or add what is missing"
     if "hpu" not in listed:
-        return failure(f"VLLM_PLUGINS={value!r} leaves vllm-gaudi's platform, hpu, out", fix)
+        return failure(f"VLLM_PLUGINS={value!r} leaves out vllm-gaudi's platform, hpu", fix)
     names = case.installed.entry_points("vllm-gaudi", "vllm.general_plugins")
     missing = [name for name in names if name not in listed]
     return warning(f"VLLM_PLUGINS leaves out {', '.join(missing)}", fix) if missing else ok(value)
@@ -175,7 +175,7 @@ def plugins(case: Case) -> Answer:
 @check(
     "env.fake-hpu",
     "VLLM_USE_FAKE_HPU",
-    why="vllm-gaudi then takes code paths for tests without a card",
+    why="vllm-gaudi then takes code paths meant for tests without a card",
     source=sources.vllm_gaudi("vllm_gaudi/extension/utils.py"),
     needs=("running",),
 )

@@ -45,8 +45,8 @@ def examine(
     optional. Raises a usage error for a missing file, or for a target that cannot be one.
     """
     if config is not None and not config.is_file():
-        hint = "give the file that LMCACHE_CONFIG_FILE is to name"
-        raise GaudiPatchError(Exit.USAGE, "usage", f"--config {config}: there is no such file", hint)
+        hint = "pass the file that LMCACHE_CONFIG_FILE will name"
+        raise GaudiPatchError(Exit.USAGE, "usage", f"--config {config}: no such file", hint)
     host = host or (Host() if target.root is None else Host(target.root, running=False))
     line = None if vllm_args is None else arguments.parse(vllm_args)
     case = vllm_config.with_file(Case(host, target, manifest, line, config.absolute() if config else None))

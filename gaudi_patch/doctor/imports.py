@@ -11,7 +11,7 @@ from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.output.wrapping import Whole
 from gaudi_patch.target.requirements import distributions, needs
 
-_NO_PYTHON = "no interpreter of the target is known to be asked"
+_NO_PYTHON = "the interpreter of the target is not known"
 
 
 def _version(case: Case) -> str:
@@ -28,7 +28,7 @@ def install_command(case: Case) -> Whole:
 
 @check(
     "software.requirements",
-    "what LMCache requires, CUDA's packages left out",
+    "LMCache's requirements, without CUDA's packages",
     why="LMCache is installed without its dependencies, so that none of them replaces Gaudi's PyTorch",
     source="Requires-Dist of the installed LMCache; gaudi-patch requirements VERSION",
     needs=("running",),
@@ -44,14 +44,14 @@ def requirements(case: Case) -> Answer:
     except GaudiPatchError as error:
         return unknown(error.message, error.hint)
     if not missing:
-        return ok(f"all that LMCache {version} requires is installed")
+        return ok(f"everything that LMCache {version} requires is installed")
     return warning(f"{len(missing)} not installed: {', '.join(missing)}", install_command(case))
 
 
 @check(
     "software.lmcache-imports",
     "LMCache's compiled extensions and its device can be imported",
-    why="LMCache writes a warning and goes on without them; it fails later, as `cannot import name 'device_ops'`",
+    why="LMCache logs a warning and continues without them; it fails later with `cannot import name 'device_ops'`",
     source=sources.lmcache("__init__.py"),
     needs=("running",),
 )

@@ -23,7 +23,7 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104 - compared with, never bound
 @check(
     "config.internal-api",
     "LMCache's internal API",
-    why="each process of LMCache serves one, which asks for no key and runs the scripts that it is sent (0.5.6: where "
+    why="each LMCache process serves one, which needs no key and runs the scripts that it receives (0.5.6: if "
     "run_script_api_enabled is set)",
     source=sources.lmcache("v1/internal_api_server/api_server.py"),
     needs=("settings",),
@@ -33,9 +33,9 @@ def internal_api(case: Case) -> Answer:
     if not values.get("internal_api_server_enabled"):
         return ok("off")
     if case.arguments is not None and "LMCacheMPConnector" in (case.arguments.connector, *case.arguments.parts):
-        return ok("not used: LMCache runs in a server of its own")
+        return ok("not used: LMCache runs in a separate server")
     if prefix := values.get("internal_api_server_socket_path_prefix"):
-        return ok(f"on Unix sockets alone, {prefix}_PORT")
+        return ok(f"on Unix sockets only, {prefix}_PORT")
     ports, host = _ports(case), str(values.get("internal_api_server_host") or _EVERYWHERE)
     if not ports:
         return ok("on, but internal_api_server_include_index_list names no process of this server")
@@ -50,7 +50,7 @@ def internal_api(case: Case) -> Answer:
     if not _is_loopback(host):
         fix = "internal_api_server_host: 127.0.0.1, or internal_api_server_enabled: false"
         return warning(f"listens on {host}, port {shown}, without a key", fix)
-    return ok(f"on {host}, port {shown}: whoever is on this host may use it")
+    return ok(f"on {host}, port {shown}: anyone on this host can use it")
 
 
 def _ports(case: Case) -> dict[int, int]:

@@ -19,14 +19,14 @@ def _sharing(case: Case) -> str:
     if case.arguments is not None and case.arguments.connector == "LMCacheMPConnector":
         return "the cache is in a server's process"
     if case.ranks is not None and case.ranks > 1:
-        return f"{case.ranks} ranks and the scheduler look the same keys up"
+        return f"{case.ranks} ranks and the scheduler look up the same keys"
     return ""
 
 
 @check(
     "env.hash-seed",
     "PYTHONHASHSEED",
-    why="without it vLLM starts each process's chain of keys at random: no process finds what another one stored",
+    why="without it vLLM seeds each process's chain of keys at random: no process finds what another one stored",
     source=sources.vllm("v1/core/kv_cache_utils.py") + " (init_none_hash)",
     needs=("running", "settings"),
 )
@@ -35,30 +35,32 @@ def hash_seed(case: Case) -> Answer:
     if value is not None and value.isdigit():
         return ok(f"PYTHONHASHSEED={value}; it has to be the same for every process that shares the cache")
     if sharing:
-        return failure(f"PYTHONHASHSEED is {value or 'not set'}, and {sharing}", "export PYTHONHASHSEED=0, everywhere")
+        return failure(
+            f"PYTHONHASHSEED is {value or 'not set'}, and {sharing}", "export PYTHONHASHSEED=0 in every process"
+        )
     if case.ranks is None:
-        return unknown("not set; needed as soon as there are several ranks", "give the command line with --vllm-args")
-    return ok("not set, and one process keeps its keys to itself")
+        return unknown("not set; needed with several ranks", "give the command line with --vllm-args")
+    return ok("not set, and not needed: only one process uses the keys")
 
 
 @check(
     "config.hash-algorithm",
     "pre_caching_hash_algorithm",
-    why="builtin is Python's hash(), and keys hold None, whose hash is its address before Python 3.12: keys differ "
-    "between processes whatever PYTHONHASHSEED says, unless the interpreter was built for fixed addresses",
+    why="builtin is Python's hash(), and keys contain None, whose hash is its address before Python 3.12: keys differ "
+    "between processes whatever PYTHONHASHSEED is, unless the interpreter was built for fixed addresses",
     source=sources.lmcache("v1/token_database.py") + "; https://github.com/python/cpython/pull/99541",
     needs=("settings",),
 )
 def hash_algorithm(case: Case) -> Answer:
     name, sharing = case.settings.values.get("pre_caching_hash_algorithm"), _sharing(case)
     if name is None:
-        return ok("this LMCache has one algorithm only")
+        return ok("this LMCache has only one algorithm")
     if name != "builtin":
         return ok(str(name))
     if case.arguments is not None and case.arguments.connector == "LMCacheMPConnector":
-        return ok("not used: LMCache's server makes the keys, by its own --hash-algorithm")
+        return ok("not used: LMCache's server computes the keys with its own --hash-algorithm")
     if not sharing:
-        return ok("builtin, and one process keeps its keys to itself")
+        return ok("builtin, and only one process uses the keys")
     agree = case.processes_agree_on_none
     if agree is None:
         return unknown(f"builtin, and {sharing}; whether processes agree cannot be measured here", _stable_keys(case))
@@ -74,8 +76,8 @@ def _stable_keys(case: Case) -> str:
         bytes_are_refused = False
     if bytes_are_refused:
         # vLLM's sha256_cbor returns bytes from 0.11 on; LMCache before 0.3.13 formats keys as numbers: TypeError.
-        return "Python 3.12 or later: this LMCache cannot write the keys of sha256_cbor with vLLM 0.11"
-    return "pre_caching_hash_algorithm: sha256_cbor, in all of them"
+        return "use Python 3.12 or later: this LMCache cannot write the keys of sha256_cbor with vLLM 0.11"
+    return "pre_caching_hash_algorithm: sha256_cbor, in every process"
 
 
 CHECKS = (hash_seed, hash_algorithm)

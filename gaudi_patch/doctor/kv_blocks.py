@@ -19,8 +19,8 @@ _ALIBI = "a model with ALiBi needs it, and is refused with LMCache"
 @check(
     "env.defragmentation",
     "blocks that move: VLLM_DEFRAG, VLLM_CONTIGUOUS_PA",
-    why="vllm-gaudi's online defragmentation moves KV blocks and tells only itself: LMCache would load into, and store "
-    "from, blocks of other requests (the patched LMCache refuses to start)",
+    why="vllm-gaudi's online defragmentation moves KV blocks without telling the connector: LMCache would load into, "
+    "and store from, blocks of other requests (the patched LMCache refuses to start)",
     source=sources.vllm_gaudi("vllm_gaudi/extension/features.py") + "; environment.py (_get_prefix)",
     needs=("running",),
 )
@@ -68,9 +68,9 @@ def _defragments(plugin: Version | None, cause: str) -> Answer:
 @check(
     "env.contiguous-attention",
     "blocks that are read by position: VLLM_CONTIGUOUS_PA",
-    why="with contiguous paged attention, prefills behind a cached prefix read the first blocks of the cache in place "
-    "of their own, up to vllm-gaudi 0.21; of models with latent attention (MLA) in all versions. Every hit would give "
-    "wrong tokens (the patched LMCache refuses to start)",
+    why="with contiguous paged attention, prefills behind a cached prefix read the first blocks of the cache instead "
+    "of their own: up to vllm-gaudi 0.21, and in all versions for models with latent attention (MLA). Every hit would "
+    "give wrong tokens (the patched LMCache refuses to start)",
     source=sources.vllm_gaudi("vllm_gaudi/extension/utils.py", "v0.21.0") + " (fetch_from_cache)",
     needs=("running",),
 )
@@ -92,8 +92,8 @@ def contiguous_attention(case: Case) -> Answer:
 @check(
     "vllm.preemption",
     "requests that are preempted",
-    why="vllm-gaudi answers wrongly where vLLM resumes a preempted request from its own prefix cache: the tokens of "
-    "its answer so far are repeated, with or without LMCache",
+    why="vllm-gaudi gives wrong answers when vLLM resumes a preempted request from its own prefix cache: the tokens "
+    "generated so far are repeated, with or without LMCache",
     source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_input_batch.py") + " (add_request)",
     needs=("arguments",),
 )
@@ -102,12 +102,12 @@ def preemption(case: Case) -> Answer:
     if case.version("vllm-gaudi") is None:
         return ok("vllm-gaudi is not installed")
     if "no-enable-prefix-caching" in case.arguments.options:
-        return ok("vLLM's own prefix cache is off; LMCache promises nothing to requests that are resumed")
+        return ok("vLLM's own prefix cache is off; LMCache offers no hits to resumed requests")
     if is_on(case.environ.get("VLLM_CONTIGUOUS_PA")):
         return ok("VLLM_CONTIGUOUS_PA turns vLLM's own prefix cache off")
     return warning(
         "vLLM's own prefix cache is on",
-        "--no-enable-prefix-caching, and let LMCache serve the prefixes; or make the KV cache large enough that "
+        "use --no-enable-prefix-caching and let LMCache serve the prefixes, or make the KV cache large enough that "
         "no request is preempted (vllm:num_preemptions_total stays 0)",
     )
 
@@ -133,7 +133,7 @@ def unified_attention(case: Case) -> Answer:
 @check(
     "env.dynamic-kv-quant",
     "VLLM_DYNAMIC_KV_QUANT",
-    why="with QUANT_CONFIG, KV blocks carry scales that vllm-gaudi does not hand to the connector: keys would come "
+    why="with QUANT_CONFIG, KV blocks carry scales that vllm-gaudi does not pass to the connector: keys would come "
     "back without their values and scales",
     source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py"),
     needs=("running",),

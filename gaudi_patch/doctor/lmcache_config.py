@@ -27,7 +27,7 @@ def load(case: Case) -> Answer:
     where = str(file) if file else "LMCACHE_* variables and defaults"
     settings = case.settings
     if settings.refused:
-        return failure(f"LMCache does not take {where}: {settings.problem}", "correct the file; see LMCache's guide")
+        return failure(f"LMCache refuses {where}: {settings.problem}", "correct the file; see LMCache's guide")
     if settings.problem:
         return unknown(f"not loaded ({where}): {settings.problem}", "name LMCache's interpreter with --python")
     return ok(where)
@@ -36,7 +36,7 @@ def load(case: Case) -> Answer:
 @check(
     "config.values",
     "values that LMCache can read",
-    why="LMCache logs a warning and goes on with nothing, or with the default, in place of the value",
+    why="LMCache logs a warning and uses nothing, or the default, instead of the value",
     source=_CONFIG_BASE + " (_apply_env_converter_safely)",
     needs=("settings",),
 )
@@ -63,8 +63,8 @@ def unknown_keys(case: Case) -> Answer:
 
 @check(
     "config.deprecated-keys",
-    "keys that are no longer meant to be used",
-    why="the next LMCache may ignore them without a word",
+    "deprecated keys",
+    why="a later LMCache may silently ignore them",
     source=_CONFIG_BASE + " (deprecated_configs)",
     needs=("settings",),
 )
@@ -75,8 +75,8 @@ def deprecated_keys(case: Case) -> Answer:
 
 @check(
     "config.warnings",
-    "what else LMCache warned of",
-    why="LMCache changes settings that contradict each other, and says so in its log only",
+    "other warnings of LMCache",
+    why="LMCache changes contradictory settings, and reports that only in its log",
     source=sources.lmcache("v1/config.py") + " (_validate_config)",
     needs=("settings",),
 )
@@ -91,7 +91,7 @@ def warnings(case: Case) -> Answer:
 @check(
     "config.pd-role",
     "pd_role and kv_role",
-    why="a sender is vLLM's producer, a receiver its consumer; crossed, neither side gets what it waits for",
+    why="a sender is vLLM's producer, a receiver its consumer; if they are swapped, neither side receives anything",
     source=sources.vllm_gaudi("examples/lmcache/README.md"),
     needs=("settings", "connector"),
 )
@@ -110,7 +110,7 @@ def pd_role(case: Case) -> Answer:
 
 @check(
     "config.chunk-size",
-    "chunk size against block size",
+    "chunk size and block size",
     why="a chunk that ends inside a block shares it with the next one; multiprocess mode refuses such chunks",
     source=sources.lmcache("integration/vllm/vllm_multi_process_adapter.py") + " (lmcache_tokens_per_chunk)",
     needs=("settings",),
@@ -130,7 +130,7 @@ def chunk_size(case: Case) -> Answer:
 @check(
     "config.unfull-chunk",
     "save_unfull_chunk",
-    why="without the patch each length of a last, partial chunk compiles a graph of its own",
+    why="without the patch, every length of a partial last chunk compiles a separate graph",
     source=f"{sources.HABANA}/PyTorch/Model_Optimization_PyTorch/Dynamic_Shapes.html",
     needs=("settings",),
 )
@@ -139,7 +139,7 @@ def unfull_chunk(case: Case) -> Answer:
     if not values.get("save_unfull_chunk"):
         return ok("off")
     if values.get("enable_pd"):
-        return ok("on, as disaggregated prefill needs it")
+        return ok("on, as disaggregated prefill requires")
     if str(values.get("remote_url") or "").startswith("resp://"):
         return failure("save_unfull_chunk is on, and resp:// refuses it", "save_unfull_chunk: false")
     if case.is_patched:
@@ -150,7 +150,7 @@ def unfull_chunk(case: Case) -> Answer:
 @check(
     "config.backends",
     "a place to keep chunks",
-    why="without one LMCache does its work and stores nothing",
+    why="without one, LMCache runs and stores nothing",
     source=sources.lmcache("v1/storage_backend/__init__.py"),
     needs=("settings",),
 )
@@ -169,7 +169,9 @@ def backends(case: Case) -> Answer:
     stores = [name for name in ("local_cpu", *named) if values.get(name)]
     stores += ["nixl"] if isinstance(extra, dict) and extra.get("enable_nixl_storage") else []
     if not stores:
-        return failure("local_cpu is off, and there is no disk and no remote store", "local_cpu: true, or local_disk")
+        return failure(
+            "local_cpu is off, and neither a disk nor a remote store is set", "local_cpu: true, or local_disk"
+        )
     if values.get("local_disk") and not values.get("max_local_disk_size"):
         return failure("local_disk is set, and max_local_disk_size is 0: nothing fits", "max_local_disk_size: GB")
     return ok(", ".join(stores))
@@ -178,8 +180,8 @@ def backends(case: Case) -> Answer:
 @check(
     "config.memory",
     "memory for LMCache's pool",
-    why="each rank fills max_local_cpu_size GB of host memory; where it is not there, the kernel ends the server. A "
-    "request that is larger can be neither stored nor loaded: the patched LMCache does not start",
+    why="each rank fills max_local_cpu_size GB of host memory; if the host has less, the kernel kills the server. A "
+    "request larger than the pool can be neither stored nor loaded: the patched LMCache does not start",
     source=sources.lmcache("v1/storage_backend/local_cpu_backend.py") + "; `gaudi-patch size`",
     needs=("running", "settings"),
 )
@@ -190,7 +192,7 @@ def memory(case: Case) -> Answer:
         return failure(held.seen, held.fix)
     total = re.search(r"^MemTotal: +(\d+) kB", case.host.read("/proc/meminfo") or "", re.MULTILINE)
     if not isinstance(size, int | float) or total is None:
-        return unknown("the host's memory cannot be seen" if total is None else f"max_local_cpu_size is {size!r}")
+        return unknown("the host's memory cannot be determined" if total is None else f"max_local_cpu_size is {size!r}")
     limit = case.host.read("/sys/fs/cgroup/memory.max") or "max"
     gigabytes = int(total[1]) / 1024**2
     if limit.isdigit():
@@ -206,7 +208,7 @@ def memory(case: Case) -> Answer:
     if held.pools is None and size * ranks > gigabytes:
         return warning(f"{seen}: enough for MLA models only, where one rank keeps the pool", lower)
     if size * (held.pools or ranks) > 0.8 * gigabytes:
-        return warning(f"{seen}: little is left for the weights on their way to the cards", lower)
+        return warning(f"{seen}: this leaves little for loading the weights", lower)
     return ok(f"{seen}; {held.seen}")
 
 

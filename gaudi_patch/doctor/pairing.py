@@ -32,8 +32,8 @@ VALIDATED = {
 
 @check(
     "software.vllm-gaudi",
-    "vLLM and its Gaudi plugin, of one version",
-    why="vllm-gaudi X.Y.Z replaces parts of vLLM X.Y.Z; with another vLLM they do not fit",
+    "vLLM and its Gaudi plugin have the same version",
+    why="vllm-gaudi X.Y.Z replaces parts of vLLM X.Y.Z; it does not fit another vLLM",
     source=sources.vllm_gaudi("README.md"),
 )
 def vllm_gaudi(case: Case) -> Answer:
@@ -41,7 +41,7 @@ def vllm_gaudi(case: Case) -> Answer:
     if plugin is None and engine is None:
         return unknown("neither vLLM nor vllm-gaudi is installed in the target")
     if plugin is None:
-        what = f"vLLM {engine} is installed without vllm-gaudi, so that it finds no HPU platform"
+        what = f"vLLM {engine} is installed without vllm-gaudi: it finds no HPU platform"
         fix = f"install vllm-gaudi {engine.base_version if engine else ''} from its repository (it is not on PyPI)"
         return failure(what, fix) if case.is_gaudi else unknown(what, fix)
     if engine is None:
@@ -63,7 +63,7 @@ def gaudi_release(case: Case) -> Answer:
         return unknown(_NO_PLUGIN)
     software = versions.get("habana-torch-plugin") or versions.get("SynapseAI")
     if software is None:
-        return unknown("no Gaudi software can be seen")
+        return unknown("no Gaudi software found")
     tested = VALIDATED.get(plugin.base_version)
     if tested is None:
         return unknown(f"vllm-gaudi {plugin} is not in the compatibility matrix of August 2026")
@@ -75,8 +75,8 @@ def gaudi_release(case: Case) -> Answer:
 
 @check(
     "software.pairing",
-    "LMCache and vllm-gaudi that fit",
-    why="each vllm-gaudi hands its KV caches over in another form, and each LMCache imports another vLLM",
+    "LMCache and vllm-gaudi fit each other",
+    why="vllm-gaudi releases pass KV caches in different forms, and LMCache releases import different vLLM versions",
     source="gaudi-patch list (the manifest's pairs)",
 )
 def pairing(case: Case) -> Answer:
@@ -90,7 +90,7 @@ def pairing(case: Case) -> Answer:
         return ok(f"LMCache {lmcache.version} with vllm-gaudi {plugin}")
     if plugin.release < (0, 13):
         return failure(
-            f"vllm-gaudi {plugin} calls no KV connector for LMCache, so that nothing is stored or loaded",
+            f"vllm-gaudi {plugin} calls no KV connector for LMCache: nothing is stored or loaded",
             "use vllm-gaudi 0.13.0 or later",
         )
     others = [pair.lmcache for pair in case.manifest.pairs if pairs.holds(pair, plugin)]
@@ -102,8 +102,8 @@ def pairing(case: Case) -> Answer:
 
 @check(
     "software.transformers",
-    "the transformers that vLLM, vllm-gaudi and LMCache ask for",
-    why="vLLM imports its model code from transformers; a major version off and models do not load",
+    "the transformers that vLLM, vllm-gaudi and LMCache require",
+    why="vLLM imports its model code from transformers; with another major version, models do not load",
     source="Requires-Dist in the packages' own METADATA",
 )
 def transformers(case: Case) -> Answer:
@@ -119,15 +119,15 @@ def transformers(case: Case) -> Answer:
                 continue
             seen += 1
             if not wanted.specifier.contains(installed, prereleases=True):
-                unmet.append(f"{package} asks for {text}")
+                unmet.append(f"{package} requires {text}")
     if unmet:
         return warning(
             f"transformers {installed}, but {', '.join(unmet)}",
-            "install the transformers of vllm-gaudi's pin, and the LMCache that pairs with it: "
+            "install the transformers that vllm-gaudi pins, and the LMCache that pairs with it: "
             f"`{case.command('list')}`",
         )
     if not seen:
-        return unknown(f"transformers {installed}; no package in the target says which one it needs")
+        return unknown(f"transformers {installed}; no package in the target requires a version")
     return ok(f"transformers {installed}")
 
 

@@ -12,8 +12,8 @@ from gaudi_patch.series.manifest import Kind
 
 @check(
     "patch.installation",
-    "one LMCache, where import looks",
-    why="two copies, or one that another path hides, and the patch would go where nothing is imported from",
+    "one LMCache, the one that Python imports",
+    why="with two copies, or one that another path shadows, the patch could go into one that is never imported",
     source="gaudi-patch check --help",
 )
 def installation(case: Case) -> Answer:
@@ -28,7 +28,7 @@ def installation(case: Case) -> Answer:
 @check(
     "patch.series",
     "a series of patches for this LMCache",
-    why="releases up to 0.4.2 do not know the HPU, 0.4.3 and 0.4.4 crash, later ones overwrite shared blocks",
+    why="releases up to 0.4.2 do not support the HPU, 0.4.3 and 0.4.4 crash, later ones overwrite shared blocks",
     source="https://github.com/LMCache/LMCache/pull/2822; gaudi-patch list",
 )
 def series(case: Case) -> Answer:

@@ -104,7 +104,7 @@ CHECKS = (
     _refusal(
         "config.serde",
         "remote_serde",
-        "CacheGen codes and decodes on a CUDA device",
+        "CacheGen encodes and decodes on a CUDA device",
         _serde,
         "remote_serde: naive",
     ),

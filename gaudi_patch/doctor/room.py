@@ -67,7 +67,7 @@ def _sizing(case: Case, arguments: Arguments, chunk: int) -> Sizing | str:
     except GaudiPatchError as error:
         return str(error)
     if shape is None:
-        return f"nothing is known of the shape of {model}: gaudi-patch size MODEL --model-config FILE"
+        return f"no shape is known for {model}: gaudi-patch size MODEL --model-config FILE"
     given = arguments.options.get("max-model-len")
     length = _length(given) if isinstance(given, str) else shape.longest
     if not length:

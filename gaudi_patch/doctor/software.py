@@ -17,7 +17,7 @@ _CUDA = re.compile(r"(cupy-cuda|cuda-(python|bindings|pathfinder)|nvidia-|cufile
 @check(
     "software.interpreter",
     "the target's interpreter",
-    why="all else is read from, or asked of, this environment",
+    why="everything else is read from this environment or reported by it",
     source="gaudi-patch check --help",
 )
 def interpreter(case: Case) -> Answer:
@@ -25,9 +25,7 @@ def interpreter(case: Case) -> Answer:
     if installed.problem:
         return failure(installed.problem, installed.hint)
     if installed.python is None:
-        return unknown(
-            f"no interpreter is known ({installed.how}); files are read, nothing is asked", "--python PYTHON"
-        )
+        return unknown(f"no interpreter is known ({installed.how}); files are read, nothing is run", "--python PYTHON")
     return ok(f"{installed.python} ({installed.how})")
 
 
@@ -52,7 +50,7 @@ def gaudi_versions(case: Case) -> dict[str, str]:
 
 @check(
     "software.synapse",
-    "driver, SynapseAI and plugin of one release",
+    "driver, SynapseAI and plugin are of one release",
     why="the PyTorch plugin is built for the graph compiler and the runtime of its own release",
     source=sources.VERIFICATION,
 )
@@ -60,13 +58,13 @@ def synapse(case: Case) -> Answer:
     versions = gaudi_versions(case)
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     if len(versions) < 2:
-        seen = f"only {listed} can be seen" if versions else "no Gaudi software can be seen"
+        seen = f"only {listed} can be seen" if versions else "no Gaudi software found"
         return unknown(f"{seen} (the packages of rpm systems are not read)", "rpm -q habanalabs-graph; hl-smi")
     short = {name: _release(version).rpartition(".")[0] for name, version in versions.items()}
     if {"SynapseAI", _PLUGIN} <= set(versions) and short["SynapseAI"] != short[_PLUGIN]:
-        return failure(f"of different releases: {listed}", f"install the {_PLUGIN} of the SynapseAI that is there")
+        return failure(f"of different releases: {listed}", f"install the {_PLUGIN} of the installed SynapseAI")
     if len(set(short.values())) > 1:
-        return warning(f"of different releases: {listed}", "bring the host's driver to the release of the software")
+        return warning(f"of different releases: {listed}", "update the host's driver to the release of the software")
     return ok(listed)
 
 
@@ -80,7 +78,7 @@ def habana(case: Case) -> Answer:
     if plugin := case.installed.packages.get(_PLUGIN):
         return ok(f"{_PLUGIN} {plugin.version}")
     what = f"{_PLUGIN} is not installed in the target"
-    fix = "name the environment that serves with --python, or start from an image of vault.habana.ai"
+    fix = "point --python at the environment that serves, or start from an image of vault.habana.ai"
     return failure(f"{len(case.cards)} Gaudi card(s), but {what}", fix) if case.cards else unknown(what, fix)
 
 
@@ -101,12 +99,12 @@ def torch(case: Case) -> Answer:
             return failure(
                 what, "install the torch of your Gaudi release again; install LMCache with pip install --no-deps"
             )
-        return unknown(f"{what}; no Gaudi software is beside it, so that it may be meant")
+        return unknown(f"{what}; there is no Gaudi software here, so this may be intended")
     if re.search(r"\+hpu|git", torch.version):
         return ok(f"PyTorch {torch.version}")
     return unknown(
-        f"PyTorch {torch.version}: whether it has Gaudi support cannot be told from its version",
-        "device.torch-hpu tells, on a Gaudi host",
+        f"PyTorch {torch.version}: its version does not tell whether it supports Gaudi",
+        "run doctor on a Gaudi host: device.torch-hpu tells",
     )
 
 
@@ -120,10 +118,10 @@ def torch(case: Case) -> Answer:
 def cuda_packages(case: Case) -> Answer:
     cuda_packages = sorted(name for name in case.installed.packages if _CUDA.match(name))
     if not cuda_packages:
-        return ok("none") if case.installed.packages else unknown("no package of the target can be seen")
+        return ok("none") if case.installed.packages else unknown("the packages of the target cannot be listed")
     listed = ", ".join(cuda_packages[:4]) + (f" and {len(cuda_packages) - 4} more" if len(cuda_packages) > 4 else "")
     if not case.is_gaudi:
-        return unknown(f"{listed}: no Gaudi software is beside them, so that they may be meant")
+        return unknown(f"{listed}: there is no Gaudi software here, so this may be intended")
     pip = [str(case.installed.python), "-m", "pip"] if case.installed.python else ["pip"]
     return warning(listed, Whole(shlex.join([*pip, "uninstall", "--yes", *cuda_packages])))
 

@@ -40,7 +40,7 @@ def _disks(case: Case) -> list[str]:
 @check(
     "storage.local-disk",
     "local_disk",
-    why="LMCache makes the directory and fills it up to max_local_disk_size GB; where it cannot, chunks are lost",
+    why="LMCache creates the directory and fills it up to max_local_disk_size GB; if it cannot, chunks are lost",
     source=sources.lmcache("v1/storage_backend/local_disk_backend.py"),
     needs=("running", "settings"),
 )
@@ -65,7 +65,7 @@ def local_disk(case: Case) -> Answer:
                 f"{folder}: {free / GIB:.1f} GiB free, up to {wanted / GIB:.1f} GiB wanted",
                 "lower max_local_disk_size (it counts for each rank), or free some space",
             )
-        notes.append(f"{folder}: {free / GIB:.0f} GiB free{'' if existing == folder else ', to be made'}")
+        notes.append(f"{folder}: {free / GIB:.0f} GiB free{'' if existing == folder else ', to be created'}")
     return ok("; ".join(notes))
 
 
@@ -96,7 +96,7 @@ def leftovers(case: Case) -> Answer:
 @check(
     "storage.bandwidth",
     "bandwidth of local_disk, measured",
-    why="a hit that loads more slowly than the card computes is worth nothing",
+    why="a hit that loads more slowly than the card computes is useless",
     source="a file of 64 MiB, written through to the disk and read back, 3 s at most, removed",
     needs=("running", "settings"),
 )
@@ -107,9 +107,7 @@ def bandwidth(case: Case) -> Answer:
     notes = []
     for folder in folders:
         if case.host.existing(folder) != (folder.rstrip("/") or "/"):
-            return unknown(
-                f"{folder} does not exist yet, so that nothing was measured", f"mkdir -p {shlex.quote(folder)}"
-            )
+            return unknown(f"{folder} does not exist yet: nothing was measured", f"mkdir -p {shlex.quote(folder)}")
         try:
             measured = case.host.bandwidth(folder)
         except OSError as error:
@@ -122,7 +120,7 @@ def bandwidth(case: Case) -> Answer:
 @check(
     "storage.remote",
     "remote_url",
-    why="LMCache starts without its remote store and goes on without it: every request is a miss",
+    why="LMCache starts and runs without its remote store: every request is a miss",
     source=sources.lmcache("v1/storage_backend/connector/__init__.py") + " (parse_remote_url)",
     needs=("running", "settings"),
 )
@@ -134,7 +132,7 @@ def remote(case: Case) -> Answer:
     if scheme == "fs":
         return _shared_folder(case, "/" + rest.partition("/")[2])
     if scheme not in _SERVERS:
-        return unknown(f"{scheme}:// names no host and port that could be tried")
+        return unknown(f"{scheme}:// names no host and port to try")
     servers = rest.rpartition("@")[2].split(",")  # a user and a password are not shown
     problems = []
     for server in servers:
@@ -144,7 +142,7 @@ def remote(case: Case) -> Answer:
         except ValueError:
             name = port = None
         if name is None or port is None:
-            return failure(f"{server!r} is no host and port", f"remote_url: {scheme}://HOST:PORT")
+            return failure(f"{server!r} is not a host and port", f"remote_url: {scheme}://HOST:PORT")
         if problem := case.host.connect(name, port):
             problems.append(f"{name}:{port}: {problem}")
     if len(problems) == len(servers):
@@ -159,7 +157,7 @@ def _shared_folder(case: Case, folder: str) -> Answer:
         return failure(f"{folder} does not exist", "mount the share, on every host that uses it")
     if problem := case.host.unwritable(folder):
         return failure(f"{folder} cannot be written to: {problem}", "chown it to the user that serves")
-    return ok(f"{folder} is there and can be written to")
+    return ok(f"{folder} exists and is writable")
 
 
 CHECKS = (local_disk, leftovers, bandwidth, remote)

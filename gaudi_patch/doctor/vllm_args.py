@@ -21,7 +21,7 @@ _EXAMPLE = '--kv-transfer-config \'{"kv_connector":"LMCacheConnectorV1","kv_role
 @check(
     "vllm.arguments",
     "the command line can be read",
-    why="connector, block size and ranks are decided there",
+    why="it decides the connector, the block size and the ranks",
     source=sources.vllm("config/kv_transfer.py"),
 )
 def arguments(case: Case) -> Answer:
@@ -36,7 +36,7 @@ def arguments(case: Case) -> Answer:
     "vllm.connector",
     "the KV connector",
     why="vllm-gaudi gives attention metadata to LMCache's own connector only: within a MultiConnector an unpatched "
-    "LMCache loads nothing, and says that it did",
+    "LMCache loads nothing, and reports that it did",
     source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_model_runner.py"),
     needs=("arguments",),
 )
@@ -52,9 +52,9 @@ def connector(case: Case) -> Answer:
     if case.arguments.unread_file and not name:
         return unknown("vLLM's --config file may name one: see vllm.config-file", "give it with --vllm-args")
     if name:
-        why = "vLLM calls the connector that is named there and no other: LMCache stores and loads nothing"
+        why = "vLLM calls only the connector that is named there: LMCache stores and loads nothing"
         return warning(f"{name} is not LMCache's", _EXAMPLE, why)
-    why = "vLLM loads no KV connector unless one is configured: LMCache stores and loads nothing, and says nothing"
+    why = "vLLM loads no KV connector unless one is configured: LMCache silently stores and loads nothing"
     return warning("no --kv-transfer-config: vLLM runs without LMCache", _EXAMPLE, why)
 
 
@@ -114,7 +114,7 @@ def block_size(case: Case) -> Answer:
 @check(
     "vllm.kv-cache-dtype",
     "--kv-cache-dtype",
-    why="vllm-gaudi knows fp8_inc alone beside the model's own dtype",
+    why="besides the model's own dtype, vllm-gaudi supports only fp8_inc",
     source=sources.vllm_gaudi("vllm_gaudi/platform.py") + " (is_kv_cache_dtype_supported)",
     needs=("arguments",),
 )
@@ -129,7 +129,7 @@ def kv_cache_dtype(case: Case) -> Answer:
 
 
 #: Lookups use Unix sockets, one per rank (lmcache/v1/lookup_client/factory.py, lmcache/v1/rpc_utils.py).
-_LOOKUPS = "lookups reach the ranks of the scheduler's own host alone: each waits for its time limit and finds nothing"
+_LOOKUPS = "lookups reach only the ranks on the scheduler's own host: each one times out and finds nothing"
 _ONE_HOST = "an engine on each host over one store, or vLLM without LMCache: gaudi-patch guide production"
 
 
@@ -150,7 +150,7 @@ def ranks(case: Case) -> Answer:
         return unknown(f"Ray places {wanted} rank(s), perhaps on several hosts; there {_LOOKUPS}", "ray status")
     count = case.hpu.torch.count or len(case.cards)
     if not count:
-        return unknown(f"{wanted} rank(s); no card was seen here")
+        return unknown(f"{wanted} rank(s); no card found here")
     if wanted > count:
         fix = "lower --tensor-parallel-size, or give the container more cards"
         return failure(f"{wanted} ranks for {count} card(s)", fix)
@@ -159,8 +159,8 @@ def ranks(case: Case) -> Answer:
 
 @check(
     "vllm.multiprocess",
-    "LMCache in a server of its own",
-    why="on HPU the engine drives the transfer; the server serves that only when configured to, and clients wait 300 s",
+    "LMCache in a separate server",
+    why="on HPU the engine drives the transfer; the server supports that only if configured, and clients wait 300 s",
     source=sources.lmcache("v1/multiprocess/config.py") + " (--supported-transfer-mode, default lmcache_driven)",
     needs=("connector",),
 )
@@ -177,9 +177,7 @@ def multiprocess(case: Case) -> Answer:
         )
     servers = list(_servers(case))
     if not servers:
-        return unknown(
-            "no server of LMCache is seen here", "start it with: lmcache server --supported-transfer-mode auto"
-        )
+        return unknown("no LMCache server found here", "start it with: lmcache server --supported-transfer-mode auto")
     modes = [_after(words, "--supported-transfer-mode") for words in servers]
     if wrong := [mode for mode in modes if mode not in ("auto", "engine_driven")]:
         what = f"--supported-transfer-mode is {wrong[0] or 'missing, which is lmcache_driven'}"
@@ -212,7 +210,8 @@ def _after(words: list[str], option: str) -> str:
 @check(
     "vllm.lora",
     "--enable-lora: adapters in LMCache's keys",
-    why="as released, LMCache's keys know tokens only: KV of one LoRA adapter, cache_salt or image is given to another",
+    why="as released, LMCache's keys cover only tokens: KV of one LoRA adapter, cache_salt or image is served to "
+    "another",
     source=sources.lmcache("utils.py") + " (CacheEngineKey); capability request-identity",
     needs=("connector",),
 )
@@ -231,14 +230,15 @@ def lora(case: Case) -> Answer:
     if situation.state is not State.PATCHED or (
         situation.applied and "request-identity" not in situation.applied.capabilities
     ):
-        return failure("adapters share their KV: the keys of this LMCache do not know them", case.command("apply"))
-    return ok("keys have the adapter's name and path: give changed weights a new name")
+        return failure("adapters share their KV: the keys of this LMCache do not include them", case.command("apply"))
+    return ok("keys include the adapter's name and path: give changed weights a new name")
 
 
 @check(
     "vllm.sleep-mode",
     "--enable-sleep-mode",
-    why="waking up gives vLLM new KV caches, and LMCache can take them once (the patched LMCache refuses to start)",
+    why="waking up gives vLLM new KV caches, and LMCache can register them only once (the patched LMCache refuses to "
+    "start)",
     source=sources.vllm_gaudi("vllm_gaudi/v1/worker/hpu_worker.py") + " (wake_up)",
     needs=("connector",),
 )

@@ -75,13 +75,11 @@ def config_file(case: Case) -> Answer:
     assert case.arguments is not None
     file = case.arguments.file
     if file is None and "config" in case.arguments.options:
-        return warning(
-            "vLLM does not read the file of --config=FILE, and says nothing", "write two words: --config FILE"
-        )
+        return warning("vLLM silently ignores the file of --config=FILE", "write it as two words: --config FILE")
     if file is None:
         return ok("none")
     if file.fault:
-        return failure(file.fault, "correct the file or its path, which starts at the directory where vLLM is started")
+        return failure(file.fault, "correct the file or its path, which is relative to the directory where vLLM starts")
     if file.unread:
         return unknown(f"{file.name} is not read: {file.unread}", "give its options with --vllm-args")
     if file.off:

@@ -107,7 +107,7 @@ def library(pytorch: PyTorch) -> Path:
                 compile_to(path, pytorch)
     except OSError as error:
         message = (
-            f"cannot build the emulated HPU in {path.parent}: {error}; set {CACHE_VARIABLE} to a directory of yours"
+            f"cannot build the emulated HPU in {path.parent}: {error}; set {CACHE_VARIABLE} to a directory that you own"
         )
         raise EmulatorError(message) from error
     return path
@@ -131,7 +131,7 @@ def _refuse_foreign(path: Path) -> None:
             continue
         message = (
             f"the emulated HPU is not loaded: {place} {reason}; "
-            f"take that right away (chmod go-w), or set {CACHE_VARIABLE} to a directory of yours"
+            f"remove that permission (chmod go-w), or set {CACHE_VARIABLE} to a directory that you own"
         )
         raise EmulatorError(message)
 

@@ -30,9 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--lazy", action="store_const", const=True, default=None, help="lazy mode (PT_HPU_LAZY_MODE=1)")
     mode.add_argument("--eager", dest="lazy", action="store_const", const=False, help="eager mode (PT_HPU_LAZY_MODE=0)")
     parser.add_argument("--schedule", choices=["lazy", "reversed", "sync"])
-    parser.add_argument(
-        "--strict", choices=["off", "count", "raise"], help="operators that the device has no kernel for"
-    )
+    parser.add_argument("--strict", choices=["off", "count", "raise"], help="operators without a kernel on the device")
     parser.add_argument("--noncontiguous-d2h", choices=["copy", "raise", "bridge"])
     parser.add_argument("--no-poison", dest="poison", action="store_const", const=False, default=None)
     parser.add_argument("--int64-as-int32", action="store_const", const=True, default=None)
@@ -80,7 +78,7 @@ def main(argv: list[str]) -> int:
 
         return report()
     if not arguments.module and not rest:
-        parser.error("a script is needed")
+        parser.error("no script was given")
     names = ("lazy", "schedule", "strict", "noncontiguous_d2h", "poison", "int64_as_int32", "tolerant_index")
     options: dict[str, Any] = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
     try:
@@ -113,7 +111,7 @@ def _build(argv: list[str]) -> int:
         "--torch", type=Path, metavar="PLACE", help="a torch directory or wheel; else this interpreter's PyTorch"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="a file to set HPU_EMULATOR_DEVICE to; else the cache, where it lacks"
+        "--out", type=Path, metavar="FILE", help="the file to write, for HPU_EMULATOR_DEVICE; else the cache"
     )
     parser.add_argument(
         "--name-to", type=Path, metavar="FILE", help="write the name of the device into FILE, and print nothing"

@@ -182,6 +182,6 @@ def _refuse_contradiction(active: Options, given: dict[str, OptionValue]) -> Non
         if getattr(wanted, name) != getattr(active, name):
             message = (
                 f"the emulated HPU is active with {name}={getattr(active, name)!r}, not {getattr(wanted, name)!r}; "
-                "use another process, or Emulator.configure for what can change"
+                "use another process, or Emulator.configure for options that can change"
             )
             raise EmulatorError(message)

@@ -125,12 +125,12 @@ class Options:
             if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
                 continue
             if name not in names:
-                message = f"{variable} is no option; there are {', '.join(sorted(names))}"
+                message = f"{variable} is not an option; options: {', '.join(sorted(names))}"
                 raise ValueError(message)
             values[name] = text if name in _CHOICES else _parsed(variable, name, text)
         unknown = sorted(set(given) - names)
         if unknown:
-            message = f"unknown option {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+            message = f"unknown option {', '.join(unknown)}; options: {', '.join(sorted(names))}"
             raise TypeError(message)
         values.update(given)
         for name, (variable, default) in _FOLLOWING.items():

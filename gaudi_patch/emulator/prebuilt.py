@@ -72,15 +72,15 @@ def verify(file: Path, wanted: Fit) -> None:
     body, mark, rest = content.rpartition(_BEGIN)
     about = _about(rest) if mark and rest.endswith(_END) and len(rest) < _TRAILER_LIMIT else None
     if about is None:
-        message = f"{file} is no device made by `gaudi-patch emulator build`, or was cut off"
+        message = f"{file} is not a device built by `gaudi-patch emulator build`, or is truncated"
         raise EmulatorError(message)
     if about.pop("sha256", None) != hashlib.sha256(body).hexdigest():
-        message = f"{file} is damaged: its content is not what its sha256 says"
+        message = f"{file} is damaged: its content does not match its sha256"
         raise EmulatorError(message)
     try:
         fit = Fit(**about)  # type: ignore[arg-type]
     except TypeError:
-        message = f"{file} was made by another version of gaudi-patch; build it anew"
+        message = f"{file} was built by another version of gaudi-patch; build it again"
         raise EmulatorError(message) from None
     if different := fit.differences(wanted):
         message = f"{file} does not fit here: it was built for {'; '.join(different)}. Build it for this PyTorch"

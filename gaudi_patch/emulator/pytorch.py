@@ -55,7 +55,7 @@ class PyTorch:
             raise EmulatorError(message)
         if self.accelerator:
             message = (
-                f"PyTorch {self.version} has {self.accelerator} built in, and PyTorch takes no HPU beside it "
+                f"PyTorch {self.version} has {self.accelerator} built in, and PyTorch allows no HPU beside it "
                 '("Cannot have both"); install the same release for the CPU or for CUDA in this environment'
             )
             raise EmulatorError(message)
@@ -93,7 +93,7 @@ def at(root: Path) -> PyTorch:
     try:
         text = (root / "version.py").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        message = f"{root} holds no PyTorch: version.py cannot be read ({error})"
+        message = f"{root} contains no PyTorch: version.py cannot be read ({error})"
         raise EmulatorError(message) from error
     names = "|".join(["__version__", "git_version", *_ACCELERATORS])
     values = dict(re.findall(rf"^({names})(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]*)['\"]", text, re.MULTILINE))

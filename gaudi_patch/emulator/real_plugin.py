@@ -39,8 +39,8 @@ def refuse() -> None:
     loaded = sys.modules.get(_NAME)
     if loaded is not None and not _is_emulated(loaded) and (not _is_bare(loaded) or f"{_NAME}.torch" in sys.modules):
         message = (
-            "the real habana_frameworks is already imported in this process (PyTorch imports it by itself where it was "
-            f"imported first); start the process with {AUTOLOAD_VARIABLE}=0, or by `python -m gaudi_patch.emulator`"
+            "the real habana_frameworks is already imported in this process (PyTorch imports it by itself if it was "
+            "imported first); start the process with {AUTOLOAD_VARIABLE}=0, or by `python -m gaudi_patch.emulator`"
         )
         raise EmulatorError(message)
     if not _is_installed():

@@ -138,7 +138,7 @@ def reading_again(situation: Situation, progress: Progress) -> Iterator[None]:
             Exit.HUMAN,
             "unverified",
             f"{progress.words()}, and was read back before the commit; but it could not be re-read: {what}",
-            f"check the health of the disk; `{situation.command('check')}` reads it again",
+            f"check the disk; `{situation.command('check')}` reads it again",
             file,
         ) from error
 
@@ -218,7 +218,7 @@ def _lay_out(situation: Situation, overlay: Overlay, options: ApplyOptions) -> t
 
 def _moved(planned: Plan) -> list[str]:
     return [
-        f"{path}: hunks apply at other lines than in the patch ({', '.join(f'{line:+d}' for line in lines)})"
+        f"{path}: hunks apply at different lines than in the patch ({', '.join(f'{line:+d}' for line in lines)})"
         for path, lines in planned.offsets.items()
     ]
 

@@ -95,7 +95,7 @@ def wrong(
             if cached.sha256 == known.get(variant.path) and _fits(cached.data, text.data, source):
                 continue
             if len(cached.data) > LIMIT:
-                wrong.append(Wrong(variant.path, f"is larger than any ({len(cached.data)} bytes)", name))
+                wrong.append(Wrong(variant.path, f"is too large ({len(cached.data)} bytes)", name))
                 continue
             unknown.append(_Cached(name, source, text.data, variant.path, variant.optimization, cached.data))
     if unknown:

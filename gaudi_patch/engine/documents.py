@@ -38,7 +38,7 @@ def load(file: Path, ground: Ground, kind: Kind, parse: Callable[[dict[str, Any]
     if image is None:
         return None
     if len(image.data) > DOCUMENT_LIMIT:
-        raise kind.damaged(file, f"is larger than any {kind.name} ({len(image.data)} bytes)")
+        raise kind.damaged(file, f"is too large for a {kind.name} ({len(image.data)} bytes)")
     try:
         document = strict.document(image.data)
         schema = strict.integer(document["schema_version"], "schema_version", 1, 10**6)

@@ -194,8 +194,8 @@ def refuse_mounts(paths: Iterable[Path]) -> None:
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "mounted-file",
-                f"is a mount of its own ({mounts[os.fspath(path)]}), which cannot be replaced; nothing was changed",
-                "patch it where it comes from, or start the container without this mount (-v FILE:FILE) and "
+                f"is a separate mount ({mounts[os.fspath(path)]}), which cannot be replaced; nothing was changed",
+                "patch it at its source, or start the container without this mount (-v FILE:FILE) and "
                 "run the same command again",
                 os.fspath(path),
             )

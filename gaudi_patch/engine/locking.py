@@ -100,9 +100,9 @@ def _wait(descriptor: int, path: Path, timeout: float) -> None:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "cannot-lock",
-            f"its file system cannot lock ({error.strerror}), so two runs at once could not be kept apart; "
-            "nothing was changed",
-            "if nothing else changes this installation meanwhile, run the same command with --no-lock",
+            f"its file system cannot lock ({error.strerror}), so concurrent runs could not be prevented; nothing was "
+            f"changed",
+            "if nothing else changes this installation in the meantime, run the same command with --no-lock",
             str(path),
         ) from error
 

@@ -241,7 +241,7 @@ def _content(change: FileDiff, current: FileImage | None, name: str) -> bytes:
         return b""
     if current is None:
         raise refused(
-            "missing", f"{name} changes this file, but it is not there; nothing was changed", file=change.path
+            "missing", f"{name} changes this file, but it does not exist; nothing was changed", file=change.path
         )
     return current.data
 
@@ -286,7 +286,7 @@ def _does_not_apply(patch: Path, path: str, data: bytes, error: Exception) -> Ga
         refused("", "").exit,
         "does-not-apply",
         f"hunk {error.index + 1} does not apply to {path} at line {error.at}: {error.reason}; nothing was changed",
-        "the file is not as the patch expects it; the details show where they differ",
+        "the file differs from what the patch expects; the details show where",
         str(patch),
         error.hunk.line,
         explain.explain(data, error.hunk).sentences(),

@@ -190,7 +190,7 @@ def _in_the_way(home: Path) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "journal-in-the-way",
         "is in the way of this run's journal, and does not belong to gaudi-patch; nothing was changed",
-        "find out what it is, move it away, and run the same command again",
+        "find out what it is, move it, and run the same command again",
         str(home),
     )
 
@@ -284,7 +284,7 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
                 Exit.ENVIRONMENT,
                 "verify-failed",
                 "read-back failed: the file differs from what was just written; all changes were rolled back",
-                "check the health of the disk, and look for a program that changes this directory at the same time",
+                "check the disk, and look for a program that changes this directory at the same time",
                 str(change.path),
             )
 

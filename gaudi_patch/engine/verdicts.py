@@ -202,7 +202,7 @@ def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
         return GaudiPatchError(
             Exit.REFUSED,
             "built-otherwise",
-            f"{built.version} was built with other patches than this gaudi-patch has for series {built.series}; "
+            f"{built.version} was built with different patches than this gaudi-patch has for series {built.series}; "
             "nothing was changed",
             f"`{anew}` rebuilds the wheel; `{held}` compares it with its own attestation",
             str(situation.installation.root),
@@ -300,7 +300,8 @@ def next_step(situation: Situation) -> str:
         ]
         if unknown:  # an older gaudi-patch had them, or a site has
             return (
-                f"{update}; it takes {', '.join(unknown)} out: if that is your own, name its manifest with --manifest"
+                f"{update}; that removes {', '.join(unknown)}: if the patch is your own, give its manifest with "
+                f"--manifest"
             )
         return update
     if situation.state is State.PARTIAL:

@@ -77,8 +77,8 @@ class Fleet(NamedTuple):
         return GaudiPatchError(
             self.worst,
             "fleet",
-            f"{len(bad)} of {len(self.hosts)} hosts are not as they must be",
-            "each host's own report has what to do about it",
+            f"{len(bad)} of {len(self.hosts)} hosts are not in the required state",
+            "each host's report says how to fix it",
             details=[f"{host.name}: {host.problem}" for host in bad],
         )
 
@@ -94,8 +94,8 @@ def read(files: Sequence[Path]) -> Fleet:
     hosts = sorted((_host(file, validator) for file in files), key=lambda host: host.name)
     double = [name for name, count in Counter(host.name for host in hosts).items() if count > 1]
     if double:
-        what = f"two reports are of the host {double[0]}"
-        raise GaudiPatchError(Exit.USAGE, "usage", what, "name each file by its host: HOST.json")
+        what = f"two reports are for the host {double[0]}"
+        raise GaudiPatchError(Exit.USAGE, "usage", what, "name each file after its host: HOST.json")
     return Fleet(tuple(hosts))
 
 
@@ -109,7 +109,7 @@ def _host(file: Path, validator: Any) -> Host:  # noqa: ANN401 - jsonschema has 
         return _unknown(name, file, f"no report: not valid JSON: {error}")
     fault = next(validator.iter_errors(document), None)
     if fault is not None or not isinstance(document, dict):
-        return _unknown(name, file, "no report: not what `check --json` prints")
+        return _unknown(name, file, "no report: not the output of `check --json`")
     if document["command"] != "check":
         return _unknown(name, file, f"a report of {document['command']}, not of check")
     data, code = document["data"], Exit(document["exit_code"])

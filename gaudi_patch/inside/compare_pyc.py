@@ -39,13 +39,13 @@ def _fault(item: dict[str, Any], pyc: bytes) -> str:
     flags = int.from_bytes(pyc[4:8], "little")
     if flags and pyc[8:16] != importlib.util.source_hash(source):
         # Python also ignores a checked-hash file that does not match.
-        return "" if flags & 2 else "was compiled from another source, and is used unchecked"
+        return "" if flags & 2 else "was compiled from a different source, and Python uses it unchecked"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             expected = compile(source, item["path"], "exec", dont_inherit=True, optimize=int(item["optimization"] or 0))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return "is of a source that does not compile"
+            return "belongs to a source that does not compile"
     if pyc[16:] == marshal.dumps(expected):
         return ""
     try:
@@ -53,11 +53,11 @@ def _fault(item: dict[str, Any], pyc: bytes) -> str:
     except (EOFError, ValueError, TypeError, MemoryError, RecursionError) as error:
         return f"cannot be loaded ({type(error).__name__})"
     if not isinstance(code, type(expected)):
-        return "holds no code"
+        return "contains no code"
     name = code.co_filename
     if name != item["name"] and not name.endswith("/" + item["name"]):
-        return f"holds the code of {name}"
-    return "" if _bare(code, {}) == _bare(expected, {}) else "holds other code than its source"
+        return f"contains the code of {name}"
+    return "" if _bare(code, {}) == _bare(expected, {}) else "contains code that differs from its source"
 
 
 def _bare(code: CodeType, known: dict[int, CodeType]) -> CodeType:

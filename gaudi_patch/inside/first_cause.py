@@ -66,9 +66,9 @@ def swallowed() -> Cause | None:
         except ModuleNotFoundError as error:
             if error.name and error.name.startswith("lmcache"):
                 continue  # this release has no such module
-            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", _advice(str(error)), error)
+            return Cause(f"{name} cannot be imported: {error}, an error that LMCache hid", _advice(str(error)), error)
         except Exception as error:  # LMCache swallows any error
-            return Cause(f"{name} cannot be imported: {error}, which LMCache has swallowed", _advice(str(error)), error)
+            return Cause(f"{name} cannot be imported: {error}, an error that LMCache hid", _advice(str(error)), error)
     return None
 
 
@@ -92,10 +92,11 @@ def _advice(message: str) -> str:
     if re.search(r"GLIBC_\d", message):
         return f"{version} was built for a newer C library than this image has: use a newer base image"
     if "undefined symbol" in message and re.search(r"_Z\w*(c10|2at|5torch)", message):
-        return f"{version} was built for another PyTorch: use the release that goes with this one (`gaudi-patch list`)"
+        return f"{version} was built for another PyTorch: use the release that fits this one (`gaudi-patch list`)"
     if "GLIBCXX" in message or "CXXABI" in message or "undefined symbol: _ZN" in message:
         return (
-            f"{version} was built for a newer libstdc++ than this image has: use an image with that of GCC 13 or later "
+            f"{version} was built for a newer libstdc++ than this image has: use an image with the one of GCC 13 or "
+            f"later "
             "(Ubuntu 24.04, Debian 13), or a release of LMCache that loads here"
         )
     if "No module named" in message:

@@ -85,5 +85,5 @@ class Figures:
             and isinstance(counts, dict)
             and all(type(number) is int for number in counts.values())
         ):
-            raise ValueError("figures of a request that cannot be")
+            raise ValueError("impossible figures of a request")
         return cls(**document)

@@ -22,7 +22,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: bytes that are not text
         return {"stage": "load", "problem": " ".join(f"{type(error).__name__}: {error}".split())}
     if not isinstance(document, dict):
-        return {"stage": "load", "problem": f"it holds no table of options, but {type(document).__name__}"}
+        return {"stage": "load", "problem": f"it must contain a table of options, not {type(document).__name__}"}
     return {"values": {str(name): value for name, value in document.items()}}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 NAME = "clean.py"
 
 SCRIPT = '''\
-"""Remove the chunks of LMCache's directory of files that were written longest ago, until the rest fits.
+"""Remove the oldest chunks from LMCache's directory until the rest fits.
 
-Written by gaudi-patch recipe. Run it from a timer, on one host: `clean.py DIR --keep-gb GB`. An engine that was
-promised a chunk which is removed computes it again. Temporary files of killed engines and servers go after a day.
+Written by gaudi-patch recipe. Run it from a timer, on one host: `clean.py DIR --keep-gb GB`. An engine recomputes a
+chunk that it was promised and that is removed. Temporary files of killed engines and servers are removed after a day.
 """
 
 import argparse
@@ -20,7 +20,7 @@ DAY = 24 * 3600
 
 
 def chunks(folder):
-    """Yield (time of writing, bytes, path) of every chunk, and remove what killed engines left half written."""
+    """Yield (modification time, bytes, path) of every chunk, and remove partial files of killed engines."""
     for where, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(where, name)
@@ -36,7 +36,7 @@ def chunks(folder):
 
 
 def removed(path):
-    """Remove a file; one that another run has removed is no error."""
+    """Remove a file; return False if another run has already removed it."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -50,9 +50,9 @@ def main():
     parser.add_argument("--keep-gb", type=float, required=True)
     given = parser.parse_args()
     if not 0 < given.keep_gb < float("inf"):
-        sys.exit("--keep-gb %s is no size: nothing was removed" % given.keep_gb)
+        sys.exit("--keep-gb %s is not a valid size: nothing was removed" % given.keep_gb)
     if not os.path.isdir(given.folder):
-        sys.exit("%s is no directory: is the share mounted?" % given.folder)
+        sys.exit("%s is not a directory, so nothing was removed: is the share mounted?" % given.folder)
     found = sorted(chunks(given.folder))
     size, limit, gone = sum(one[1] for one in found), given.keep_gb * 1024**3, 0
     before = size

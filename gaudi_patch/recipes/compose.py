@@ -23,7 +23,7 @@ PROXY = "examples/lmcache/disagg_prefill_lmcache_v1/disagg_proxy_server.py"
 def compose(mode: Mode, release: Release, settings: Settings) -> Recipe:
     """Return the recipe; raise a refusal if the release cannot run it on HPU, and a usage error for bad settings."""
     if settings.chunk % BLOCK or settings.chunk <= 0:
-        raise usage(f"--chunk-size {settings.chunk}: takes a multiple of vllm-gaudi's block of {BLOCK} tokens")
+        raise usage(f"--chunk-size {settings.chunk}: must be a multiple of vllm-gaudi's block of {BLOCK} tokens")
     given = {
         "--storage": settings.storage is not None,
         "--disk-gb": settings.disk_gb is not None,
@@ -31,7 +31,7 @@ def compose(mode: Mode, release: Release, settings: Settings) -> Recipe:
     }
     useless = [option for option, is_given in given.items() if is_given and option not in mode.takes]
     if useless:
-        raise usage(f"{' and '.join(useless)}: means nothing in mode {mode.name}")
+        raise usage(f"{' and '.join(useless)}: has no effect in mode {mode.name}")
     if settings.ranks > 1 and mode.name != "multiprocess":
         refuse_private_keys(release, f"{settings.ranks} ranks")
     ports.check_bind(settings.bind)
@@ -54,7 +54,8 @@ def _disk(release: Release, settings: Settings) -> Recipe:
     )
     note = (
         f"A restarted engine finds nothing: LMCache keeps the index of {folder} in memory. serve.sh removes what an "
-        "earlier one left there, which no limit counts. To outlive a restart: shared, remote or multiprocess."
+        f"earlier engine left there, since no limit counts it. To keep KV across restarts, use mode shared, remote or "
+        f"multiprocess."
     )
     entries = _engine(release, settings, more)
     process = replace(serve.engine(release, settings), scratch=folder)
@@ -68,7 +69,7 @@ def _remote(release: Release, settings: Settings) -> Recipe:
 
 def _shared(release: Release, settings: Settings) -> Recipe:
     store = stores.store(release, settings, stores.directory(_given(settings.storage, "/mnt/lmcache")))
-    return _over(release, settings, store, "The directory is mounted on every host.")
+    return _over(release, settings, store, "The directory must be mounted on every host.")
 
 
 def _mixed(release: Release, settings: Settings) -> Recipe:
@@ -80,7 +81,7 @@ def _mixed(release: Release, settings: Settings) -> Recipe:
         replace(serve.engine(release, settings, store=store), name="gaudi"),
     )
     notes = (
-        f"{CONFIG} is the same on both hosts, and both reach the store.",
+        f"{CONFIG} is the same on both hosts, and both must reach the store.",
         *store.notes,
         "Both sides must agree: LMCache release, model name as written, ranks, dtype, chunk size, hash algorithm, "
         "PYTHONHASHSEED. See `gaudi-patch guide disaggregated`.",
@@ -105,10 +106,10 @@ def _disaggregated(release: Release, settings: Settings) -> Recipe:
         *_start(store),
         *store.notes,
         f"Send a prompt to prefill (port {prefill.port}) with max_tokens 1, then to decode (port {decode.port}). "
-        f"vllm-gaudi has a proxy that does, {PROXY}: `{_proxy(settings, prefill.port, decode.port)}`. It sends the "
-        "key, and asks its own clients for none.",
-        "KV goes through the store, not from card to card: LMCache's NIXL path cannot address HPU memory. What is not "
-        "in the store yet when decode looks is computed again.",
+        f"vllm-gaudi has a proxy for this, {PROXY}: `{_proxy(settings, prefill.port, decode.port)}`. It sends the key, "
+        f"but requires none from its own clients.",
+        "KV goes through the store, not from card to card: LMCache's NIXL path cannot address HPU memory. Decode "
+        "recomputes whatever is not in the store yet.",
     )
     return _recipe(release, settings, entries, processes, *notes)
 
@@ -126,17 +127,17 @@ def _proxy(settings: Settings, prefill: int, decode: int) -> str:
 MODES: Mapping[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("memory", "host memory of the engine: fastest, gone with the process", _memory),
-        Mode("disk", "a disk of this host below it: more room, gone with the process", _disk, _BOTH),
+        Mode("memory", "host memory of the engine: fastest, lost with the process", _memory),
+        Mode("disk", "also a disk of this host: more room, lost with the process", _disk, _BOTH),
         Mode(
-            "remote", "a store below it, Redis, Valkey or S3: outlives the engine, and hosts share it", _remote, _BOTH
+            "remote", "also a store such as Redis, Valkey or S3: outlives the engine, shared by hosts", _remote, _BOTH
         ),
-        Mode("shared", "a directory that hosts share below it: outlives everything", _shared, _BOTH),
+        Mode("shared", "also a directory that hosts share: outlives everything", _shared, _BOTH),
         Mode("mixed", "MI300X and Gaudi hosts over one shared store", _mixed, _BOTH),
-        Mode("disaggregated", "one engine prefills, another one decodes, through a store", _disaggregated, _BOTH),
+        Mode("disaggregated", "one engine prefills, another decodes, through a store", _disaggregated, _BOTH),
         Mode(
             "multiprocess",
-            "LMCache in a process of its own, for all engines of a host, over a store or a disk",
+            "LMCache in its own process, for all engines of a host, over a store or a disk",
             multiprocess.compose,
             _BOTH | {"--quotas"},
         ),
@@ -170,12 +171,12 @@ def _start(store: Store) -> tuple[str, ...]:
 
 def _engine(release: Release, settings: Settings, more: Sequence[Entry]) -> tuple[Entry, ...]:
     builtin = release.hash_algorithm == "builtin"
-    keys = "the same keys in every process from Python 3.12 on" if builtin else "the same keys in every process"
+    keys = "the same keys in every process, from Python 3.12 on" if builtin else "the same keys in every process"
     return (
-        ("chunk_size", settings.chunk, f"tokens, in whole blocks of {BLOCK}"),
+        ("chunk_size", settings.chunk, f"tokens, a multiple of the block of {BLOCK}"),
         ("local_cpu", True, ""),
         ("max_local_cpu_size", settings.cpu_gb, "GB of host memory for each rank"),
-        ("save_unfull_chunk", False, "whole chunks only; the rest of a prompt is computed again"),
+        ("save_unfull_chunk", False, "whole chunks only; the rest of a prompt is recomputed"),
         ("pre_caching_hash_algorithm", release.hash_algorithm, keys),
         *more,
     )

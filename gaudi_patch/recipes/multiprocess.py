@@ -41,7 +41,7 @@ def compose(release: Release, settings: Settings) -> Recipe:
     refuse_multiprocess(release)
     bind = settings.bind or LOOPBACK
     if ":" in bind:
-        raise usage(f"--bind {bind}: LMCache's own server takes no IPv6 address")
+        raise usage(f"--bind {bind}: LMCache's own server accepts no IPv6 address")
     reached = reached_at(bind)
     policy = "IsolatedLRU" if settings.quotas else "LRU"
     below = _below(settings, policy)
@@ -74,14 +74,14 @@ def compose(release: Release, settings: Settings) -> Recipe:
     processes = (server, engine)
     notes = (
         "Start server.sh first.",
-        "It needs no card, and holds --cpu-gb for all ranks. Run it where no card is visible, such as in a container "
-        "of its own: whether it would claim one was not tried on hardware.",
+        "It needs no card, and holds --cpu-gb for all ranks. Run it where no card is visible, such as in its own "
+        "container: whether it would claim one has not been tested on hardware.",
         f"Engines map its memory, /dev/shm/{SEGMENT}: /dev/shm must hold {settings.cpu_gb:g} GB, "
-        "and containers share it with --ipc=host. Where it is too small, KV travels through sockets, slowly.",
-        "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus beside what the engine needs.",
+        "and containers share it with --ipc=host. If it is too small, KV goes through sockets, slowly.",
+        "It needs httpx, opentelemetry-sdk and opentelemetry-exporter-prometheus in addition to what the engine needs.",
         f"Ask it: `{settings.python} -m lmcache.cli.main ping kvcache --url http://{reached}:{HTTP_PORT}`, and "
-        "`describe kvcache` in its place. Its HTTP API asks for no key, can clear the cache, and "
-        "before 0.5.6 runs scripts: never let it leave the host.",
+        "`describe kvcache` in its place. Its HTTP API needs no key, can clear the cache, and before 0.5.6 runs "
+        "scripts: never expose it outside the host.",
         *(_quotas(settings, reached) if settings.quotas else ()),
         *below.notes,
         *serve.notes(settings),
@@ -93,8 +93,8 @@ def compose(release: Release, settings: Settings) -> Recipe:
 def _quotas(settings: Settings, reached: str) -> tuple[str, ...]:
     set_ = f"{settings.python} -m lmcache.cli.main quota set SALT --limit-gb GB --url http://{reached}:{HTTP_PORT}"
     return (
-        f"--quotas: each cache_salt has a budget, and one without is emptied within seconds, _default (no salt) "
-        f"included. Set them after each start: `{set_}`.",
+        f"--quotas: each cache_salt has a budget, and a salt without one is emptied within seconds, including _default "
+        f"(no salt). Set them after each start: `{set_}`.",
     )
 
 
@@ -103,7 +103,7 @@ def _below(settings: Settings, policy: str) -> _Below:
     storage = settings.storage
     if storage is None:
         if settings.disk_gb is not None:
-            raise usage("--disk-gb: means nothing in mode multiprocess without --storage")
+            raise usage("--disk-gb: has no effect in mode multiprocess without --storage")
         return _Below()
     keep = stores.kept_gb(settings)
     evicts = {"max_capacity_gb": keep, "eviction": {"eviction_policy": policy}}
@@ -111,14 +111,15 @@ def _below(settings: Settings, policy: str) -> _Below:
         folder = stores.directory(storage)
         adapter: dict[str, object] = {"type": "fs_native", "base_path": folder, "relative_tmp_dir": "tmp", **evicts}
         note = (
-            f"{folder} is this server's alone. It keeps {keep:g} GB of what it wrote since its start, oldest out "
-            f"first; at a start, {keep:g} GB of older chunks are left. The disk needs {2 * keep:g} GB."
+            f"{folder} must belong to this server only. It keeps {keep:g} GB of what it has written since its start, "
+            f"and removes the oldest first; at a start, {keep:g} GB of older chunks are left. The disk needs "
+            f"{2 * keep:g} GB."
         )
         return _Below(adapter, (folder, keep), notes=(note,))
     parts = stores.split(storage)
     if parts.scheme in ("redis", "valkey"):
         if parts.query or parts.path.strip("/") not in ("", "0"):
-            raise usage(f"--storage {storage!r}: in mode multiprocess takes redis://[USER@]HOST[:PORT], database 0")
+            raise usage(f"--storage {storage!r}: mode multiprocess accepts redis://[USER@]HOST[:PORT], database 0")
         adapter = {"type": "resp", "host": parts.hostname, "port": parts.port or stores.REDIS_PORT}
         user = (Variable("LMCACHE_RESP_USERNAME", parts.username),) if parts.username else ()
         what = {stores.PASSWORD: f"the password of {parts.username} at {parts.hostname}"} if user else {}
@@ -129,11 +130,11 @@ def _below(settings: Settings, policy: str) -> _Below:
         if not tls:
             adapter |= {"disable_tls": True, "s3_prefer_http2": False}
         note = (
-            f"It keeps {keep:g} GB in the bucket of what it wrote since its start. Nothing deletes what earlier "
+            f"It keeps {keep:g} GB in the bucket of what it has written since its start. Nothing deletes what earlier "
             "servers left there: set a lifecycle rule that expires objects. It needs awscrt and boto3."
         )
         return _Below(adapter, notes=(note, stores.S3_CREDENTIALS))
     raise usage(
-        f"--storage {storage!r}: in mode multiprocess takes an absolute directory, redis://HOST:PORT or s3://..., "
+        f"--storage {storage!r}: mode multiprocess accepts an absolute directory, redis://HOST:PORT or s3://..., "
         "without TLS for Redis: LMCache's native client has none"
     )

@@ -48,7 +48,7 @@ def pooled(model: str, config: Path | None, mode: str, asked: Asked) -> Pool:
     shared = sized.pools if mode == "multiprocess" else 1
     needed = round(sized.pool_gb * shared, 1)
     if asked.cpu_gb is None:
-        kept = f"{asked.prompts} requests of {length:,} tokens and 5 % more"
+        kept = f"{asked.prompts} requests of {length:,} tokens plus 5 %"
         return Pool(needed, length, f"--cpu-gb {needed:g}: {sentence(sized)}, for {kept}.", sized)
     held = fits(shape, load, asked.cpu_gb / shared)
     if held < length // asked.chunk * asked.chunk:

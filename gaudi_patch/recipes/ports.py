@@ -48,7 +48,7 @@ def check_bind(bind: str | None) -> None:
         ipaddress.ip_address(bind)
     except ValueError:
         if not _NAME.fullmatch(bind):
-            raise usage(f"--bind {bind!r}: takes an address or a name of this host, without a port") from None
+            raise usage(f"--bind {bind!r}: must be an address or a name of this host, without a port") from None
 
 
 def refuse_collisions(mode: str, settings: Settings, processes: Sequence[Process], *, one_host: bool = False) -> None:

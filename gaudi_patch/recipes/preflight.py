@@ -10,10 +10,10 @@ from gaudi_patch.recipes.release import Release
 NAME = "preflight.py"
 
 _SCRIPT = '''\
-"""Refuse to start with another LMCache than the recipe is for; written by gaudi-patch recipe.
+"""Refuse to start unless the installed LMCache is the one that this recipe is for; written by gaudi-patch recipe.
 
-Run by the interpreter that serves. With --release only the release is compared: on hosts that need no patch.
-Exit codes: 0 as the recipe wants it, 1 not so, with the reason on stderr.
+Run by the interpreter that serves. With --release only the release is compared, for hosts that need no patch.
+Exit codes: 0 if LMCache matches the recipe, 1 if not, with the reason on stderr.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ import sys
 
 RELEASE = {release}
 APPLY = {apply}
-# sha256 of every file of the patched LMCache; None: a file that is not there.
+# sha256 of every file of the patched LMCache; None: the file must be missing.
 FILES = {files}
 
 
 def problem(release_only):
-    """Return why this LMCache must not serve; "" where it may."""
-    spec = importlib.util.find_spec("lmcache")  # nothing of LMCache is imported
+    """Return why this LMCache must not serve, or "" if it may."""
+    spec = importlib.util.find_spec("lmcache")  # does not import LMCache
     if spec is None or not spec.submodule_search_locations:
         return "LMCache is not installed for " + sys.executable
     try:
@@ -38,14 +38,14 @@ def problem(release_only):
     except importlib.metadata.PackageNotFoundError:
         return "LMCache has no metadata for " + sys.executable
     if version.split("+")[0] != RELEASE.split("+")[0]:
-        return "LMCache %s is installed, and this recipe is for %s: write it again" % (version, RELEASE)
+        return "LMCache %s is installed, but this recipe is for %s: run gaudi-patch recipe again" % (version, RELEASE)
     if release_only:
         return ""
     root = os.path.dirname(os.path.abspath(list(spec.submodule_search_locations)[0]))
     other = [name for name, digest in sorted(FILES.items()) if found(os.path.join(root, *name.split("/"))) != digest]
     if not other:
         return ""
-    what = "is not patched" if len(other) == len(FILES) else "is not as it was patched"
+    what = "is not patched" if len(other) == len(FILES) else "differs from the patched release"
     named = ", ".join(other[:3]) + (" and %d more" % (len(other) - 3) if len(other) > 3 else "")
     return "LMCache %s in %s %s (%s): an upgrade may have undone it; run: %s" % (version, root, what, named, APPLY)
 

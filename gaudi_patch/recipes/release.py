@@ -71,7 +71,7 @@ def known(
         why = f" {series.notes}" if series is not None and series.notes else ""
         raise refused(
             "no-pair",
-            f"no vllm-gaudi works with LMCache {version}, so that no mode can.{why}",
+            f"no vllm-gaudi works with LMCache {version}, so no mode does.{why}",
             f"see `{command_line('list', target=Target(), manifest=given(manifest))}`",
         )
     capabilities = series.capabilities if series is not None else tuple(manifest.capabilities)
@@ -89,10 +89,10 @@ def refuse_private_keys(release: Release, what: str) -> None:
     if release.hash_algorithm == "builtin" and release.builtin_agrees is False:
         raise refused(
             "keys-differ",
-            f"{what} with LMCache {release.version}: its keys contain hash(None), on which processes of the target's "
-            "Python do not agree (measured; before Python 3.12 it is an address), so that none would find what "
-            "another one stored",
-            "take LMCache 0.3.13 or later, or Python 3.12",
+            f"{what} with LMCache {release.version}: its keys contain hash(None), which differs between processes of "
+            f"the target's Python (measured; before Python 3.12 it is an address), so none would find what another one "
+            f"stored",
+            "use LMCache 0.3.13 or later, or Python 3.12",
         )
 
 
@@ -103,8 +103,8 @@ def refuse_long_keys(release: Release, model: str, ranks: int) -> None:
     if len(key) > LM_KEY_LENGTH:
         raise refused(
             "key-too-long",
-            f"keys of model {model!r} would have {len(key)} characters, and lm:// takes {LM_KEY_LENGTH}",
-            "serve the model from a shorter path, or share a directory: --storage DIR",
+            f"keys of model {model!r} would have {len(key)} characters, but lm:// accepts {LM_KEY_LENGTH}",
+            "serve the model from a shorter path, or use a shared directory: --storage DIR",
         )
 
 
@@ -117,9 +117,9 @@ def refuse_multiprocess(release: Release) -> None:
     elif release.before("0.4.6"):
         reason = "its server reads device memory by CUDA's IPC handles, which HPU memory does not have"
     else:
-        reason = "it takes no (key, value) pair of caches, which is what vllm-gaudi gives it"
+        reason = "it does not accept a (key, value) pair of caches, which is what vllm-gaudi passes"
     raise refused(
         "mode-refused",
         f"LMCache {release.version} has no multiprocess mode that works on HPU: {reason}",
-        "take LMCache 0.5.5 or later, or another mode",
+        "use LMCache 0.5.5 or later, or another mode",
     )

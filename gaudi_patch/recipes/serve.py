@@ -65,10 +65,10 @@ def engine(
 
 
 def _gaudi(release: Release, settings: Settings) -> tuple[Variable, ...]:
-    still = "vllm-gaudi must not move KV blocks: LMCache would load into, and store from, blocks of others"
+    still = "vllm-gaudi must not move KV blocks: LMCache would load into, and store from, blocks of other requests"
     found = [Variable("VLLM_CONTIGUOUS_PA", "false", still), Variable("VLLM_DEFRAG", "false")]
     if settings.is_long:
-        why = "long requests, as vllm-gaudi's guide to long contexts has it; buckets grow by powers by themselves"
+        why = "for long requests, by vllm-gaudi's guide to long contexts; buckets grow by powers by themselves"
         found.append(Variable("VLLM_ENGINE_ITERATION_TIMEOUT_S", "3600", why))
         if release.before("0.5.0"):
             # For pairs with vLLM up to 0.21; later vLLM warns of an unknown name (vllm/envs.py, validate_environ).
@@ -79,7 +79,7 @@ def _gaudi(release: Release, settings: Settings) -> tuple[Variable, ...]:
 def prefill_port(port: int) -> int:
     """Return the prefill engine's port, behind a proxy on ``port``; the decode engine's is 100 higher."""
     if port + 200 > 65535:
-        raise usage(f"--port {port}: prefill and decode listen 100 and 200 above it, beyond 65535")
+        raise usage(f"--port {port}: prefill and decode would listen 100 and 200 above it, beyond 65535")
     return port + 100
 
 
@@ -88,6 +88,6 @@ def notes(settings: Settings) -> tuple[str, ...]:
     if (settings.bind or EVERYWHERE) != EVERYWHERE:
         return ()
     return (
-        "vLLM listens on every interface, and asks for no key: set VLLM_API_KEY in its environment, or --bind "
+        "vLLM listens on every interface and requires no key: set VLLM_API_KEY in its environment, or use --bind "
         "127.0.0.1 behind a proxy.",
     )

@@ -33,24 +33,24 @@ _TAKES = (
 #: Schemes of servers that speak Redis's protocol, and the schemes for LMCache's Redis client.
 _REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 REDIS_EVICTS = (
-    "Redis and Valkey evict only if configured to: maxmemory BYTES and maxmemory-policy allkeys-lru. Without "
-    "maxmemory they grow until they are ended; with noeviction they refuse new chunks once they are full."
+    "Redis and Valkey evict only if configured to: maxmemory BYTES and maxmemory-policy allkeys-lru. Without maxmemory "
+    "they grow until they are killed; with noeviction they refuse new chunks once they are full."
 )
-REDIS_IS_PLAIN = "redis:// and valkey:// are not encrypted: whoever is on that network can read prompts' KV."
+REDIS_IS_PLAIN = "redis:// and valkey:// are not encrypted: anyone on that network can read prompts' KV."
 S3_CREDENTIALS = (
     "Credentials are those of the AWS SDK's default chain: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
-    "environment, or the host's role; no file of the recipe has them."
+    "environment, or the host's role; no file of the recipe contains them."
 )
 MOONCAKE_NOTES = (
-    "Mooncake keeps chunks in memory of its clients alone. Beside `mooncake_master` run one that outlives engines: "
-    "`mooncake_client --global_segment_size='64 GB' --host=ITS_ADDRESS --master_server_address=HOST:50051 "
-    "--metadata_server=P2PHANDSHAKE`. When it ends, its chunks are gone. The master evicts once that memory is nearly "
-    "full, and asks for no password.",
+    "Mooncake keeps chunks only in its clients' memory. Besides `mooncake_master`, run a client that outlives the "
+    "engines: `mooncake_client --global_segment_size='64 GB' --host=ITS_ADDRESS --master_server_address=HOST:50051 "
+    "--metadata_server=P2PHANDSHAKE`. When it exits, its chunks are lost. The master evicts once that memory is nearly "
+    "full, and requires no password.",
     "Each engine needs the wheel mooncake-transfer-engine-non-cuda and, from the distribution, libibverbs (Debian: "
-    "libibverbs1, ibverbs-providers, librdmacm1), with TCP, too; the one without non-cuda also wants CUDA's libraries. "
-    "RDMA was not tried.",
+    "libibverbs1, ibverbs-providers, librdmacm1), even over TCP; the wheel without non-cuda also needs CUDA's "
+    "libraries. RDMA has not been tested.",
 )
-_WHY = "with the password, which no file has"
+_WHY = "with the password, which no file contains"
 #: At INFO, LMCache logs its configuration and the URL of its Redis, with the password.
 _QUIET = Variable("LMCACHE_LOG_LEVEL", "WARNING", "below it LMCache logs the URL with its password")
 _AWS = re.compile(r"\.s3(?:express-[\w-]+)?[.-]([a-z0-9-]+)\.amazonaws\.com$")
@@ -86,7 +86,7 @@ def store(release: Release, settings: Settings, storage: str) -> Store:
         return _s3(release, settings, parts)
     if parts.scheme == "mooncake":
         return _mooncake(release, settings, parts)
-    raise usage(f"--storage {storage!r}: takes {_TAKES}")
+    raise usage(f"--storage {storage!r}: must be {_TAKES}")
 
 
 def split(storage: str) -> SplitResult:
@@ -98,21 +98,23 @@ def split(storage: str) -> SplitResult:
     except ValueError:
         host, password = None, None
     if not host or any(character in storage for character in " ,@$`\\\"'" if character != "@"):
-        raise usage(f"--storage {storage!r}: takes {_TAKES}")
+        raise usage(f"--storage {storage!r}: must be {_TAKES}")
     if password is not None:
         raise usage(
-            "--storage has a password: it would be in files and in the list of processes",
-            f"leave it out, USER@ remains: the scripts take it from {PASSWORD}",
+            "--storage has a password: it would be visible in files and in the process list",
+            f"leave it out but keep USER@: the scripts read it from {PASSWORD}",
         )
     if host in (EVERYWHERE, "::"):
-        raise usage(f"--storage: {host} is where a server listens; name the address that engines use", "see --bind")
+        raise usage(
+            f"--storage: {host} is an address to listen on; give the address that engines connect to", "see --bind"
+        )
     return parts
 
 
 def directory(given: str) -> str:
     """Return ``given`` without a trailing slash; raise a usage error if LMCache would not read it as written."""
     if not given.startswith("/") or any(character in given for character in " ,?#%@$`\\\"'"):
-        raise usage(f"--storage {given!r}: takes an absolute directory without spaces, commas or any of ? # % @ $")
+        raise usage(f"--storage {given!r}: must be an absolute directory without spaces, commas or any of ? # % @ $")
     return given.rstrip("/")
 
 
@@ -131,7 +133,7 @@ def s3_host(parts: SplitResult) -> tuple[str, str, bool]:
     region = options.get("region", [named[1] if named else ""])[-1]
     tls = options.get("tls", ["on"])[-1]
     if unknown or parts.path.strip("/") or parts.username or tls not in ("on", "off") or not region:
-        why = "the region is not in it: add ?region=REGION" if not region else f"takes {_TAKES}"
+        why = "the region is missing: add ?region=REGION" if not region else f"must be {_TAKES}"
         raise usage(f"--storage {parts.geturl()!r}: {why}")
     return parts.netloc, region, tls == "on"
 
@@ -146,35 +148,36 @@ def _directory(settings: Settings, given: str) -> Store:
     keep = kept_gb(settings)
     cleaner = Process(
         name="clean",
-        what=f"Removes the chunks that were written longest ago until {keep:g} GB are left; LMCache never does.",
+        what=f"Removes the oldest chunks until {keep:g} GB are left; LMCache removes none.",
         python=settings.python,
         arguments=("@HERE@/clean.py", folder, "--keep-gb", f"{keep:g}"),
     )
     # The file connector ignores host and port, but LMCache's parser requires them.
     url: Entry = ("remote_url", f"fs://localhost:0{folder}/", "")
-    note = f"LMCache never removes a file from {folder}: run clean.sh from a timer on one host; it keeps {keep:g} GB."
+    note = f"LMCache never removes a file from {folder}: run clean.sh from a timer on one host. It keeps {keep:g} GB."
     return Store((url, *_common(settings)), (own,), cleaner=cleaner, notes=(note,))
 
 
 def _lm(release: Release, settings: Settings, given: str, parts: SplitResult) -> Store:
     # A host with colons is an IPv6 address, which LMCache's server cannot bind.
     if not parts.port or ":" in (parts.hostname or "") or parts.path.strip("/") or parts.username or parts.query:
-        raise usage(f"--storage {given!r}: takes lm://HOST:PORT")
+        raise usage(f"--storage {given!r}: must be lm://HOST:PORT")
     if ":" in (settings.bind or ""):
-        raise usage(f"--bind {settings.bind}: LMCache's own server takes no IPv6 address")
+        raise usage(f"--bind {settings.bind}: LMCache's own server accepts no IPv6 address")
     refuse_long_keys(release, settings.model, settings.ranks)
     bind = settings.bind or str(parts.hostname)
     process = Process(
         name="server",
-        what=f"LMCache's own server, on {bind}. It keeps all in memory, evicts nothing, and asks for no password.",
+        what=f"LMCache's own server, on {bind}. It keeps everything in memory, evicts nothing, and requires no "
+        f"password.",
         python=settings.python,
         arguments=("-m", "lmcache.v1.server", bind, str(parts.port), "cpu"),
         ports={"lm": parts.port},
         bind=bind,
     )
     note = (
-        "lm:// is LMCache's own server: one process on one node, whose memory grows until it is ended, without a "
-        "password. For more than a trial take --storage redis://HOST:PORT or s3://..."
+        "lm:// is LMCache's own server: one process on one node, whose memory grows until it is killed, without a "
+        "password. For more than a trial, use --storage redis://HOST:PORT or s3://..."
     )
     return Store(
         (("remote_url", f"lm://{parts.hostname}:{parts.port}", ""), *_common(settings)), process=process, notes=(note,)
@@ -184,7 +187,7 @@ def _lm(release: Release, settings: Settings, given: str, parts: SplitResult) ->
 def _redis(release: Release, settings: Settings, parts: SplitResult) -> Store:
     database = parts.path.strip("/")
     if parts.query or not (database or "0").isdigit():
-        raise usage(f"--storage {parts.geturl()!r}: takes redis[s]://[USER@]HOST[:PORT][/DATABASE]")
+        raise usage(f"--storage {parts.geturl()!r}: must be redis[s]://[USER@]HOST[:PORT][/DATABASE]")
     user = f"{parts.username}:{secret(PASSWORD)}@" if parts.username else ""
     host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
     url = f"{_REDIS[parts.scheme]}://{user}{host}:{parts.port or REDIS_PORT}/{database or 0}"
@@ -208,8 +211,8 @@ def _s3(release: Release, settings: Settings, parts: SplitResult) -> Store:
     if release.before("0.3.10.post1"):
         raise refused(
             "store-refused",
-            f"LMCache {release.version} keeps no S3 store that could be tried: its connector takes no plain HTTP",
-            "take LMCache 0.3.10.post1 or later, or another store",
+            f"LMCache {release.version} has no S3 store that could be tested: its connector does not accept plain HTTP",
+            "use LMCache 0.3.10.post1 or later, or another store",
         )
     host, region, tls = s3_host(parts)
     extra: dict[str, object] = {"s3_region": region}
@@ -218,8 +221,8 @@ def _s3(release: Release, settings: Settings, parts: SplitResult) -> Store:
     notes = (
         S3_CREDENTIALS,
         "LMCache never deletes an object: set a lifecycle rule that expires them. An engine remembers what it saw in "
-        "the bucket, so an expired chunk is computed again.",
-        "After three failed connections in a row LMCache uses the bucket no more until the engine is restarted.",
+        "the bucket, and recomputes a chunk that has expired since.",
+        "After three failed connections in a row, LMCache stops using the bucket until the engine is restarted.",
     )
     entries = (("remote_url", f"s3://{host}", ""), *_common(settings), ("extra_config", extra, ""))
     return Store(entries, notes=notes)
@@ -229,11 +232,12 @@ def _mooncake(release: Release, settings: Settings, parts: SplitResult) -> Store
     if release.before("0.4.6"):
         raise refused(
             "store-refused",
-            f"LMCache {release.version} hands Mooncake no settings by name: its connector was written for an older one",
-            "take LMCache 0.4.6 or later, or another store",
+            f"LMCache {release.version} passes Mooncake no settings by name: its connector was written for an older "
+            f"Mooncake",
+            "use LMCache 0.4.6 or later, or another store",
         )
     if parts.query or parts.path.strip("/") or parts.username or ":" in (parts.hostname or ""):
-        raise usage(f"--storage {parts.geturl()!r}: takes mooncake://HOST[:PORT], Mooncake's master")
+        raise usage(f"--storage {parts.geturl()!r}: must be mooncake://HOST[:PORT], Mooncake's master")
     buffer = mooncake_buffer(settings)
     # LMCache passes on what begins with mooncake_; Mooncake does not read LMCache's own name for the master's address.
     # An engine gives Mooncake no memory, because chunks stored there would vanish with the engine.
@@ -250,7 +254,7 @@ def _mooncake(release: Release, settings: Settings, parts: SplitResult) -> Store
         ("remote_storage_plugins", ["mooncakestore"], "remote_url is deprecated in this release"),
         *_common(settings),
     )
-    room = f"Each rank takes {buffer / GIB:.1f} GB more than its pool: Mooncake's client has room for one prompt."
+    room = f"Each rank uses {buffer / GIB:.1f} GB more than its pool: Mooncake's client has room for one prompt."
     return Store(entries, (own,), notes=(*MOONCAKE_NOTES, room))
 
 
@@ -272,6 +276,10 @@ def _extra(values: Mapping[str, object], why: str) -> Variable:
 
 def _common(settings: Settings) -> tuple[Entry, ...]:
     return (
-        ("remote_serde", "naive", "the other one, CacheGen, runs on CUDA"),
-        ("blocking_timeout_secs", settings.timeout, "a load is given up after that: one prompt at 1 GB/s, 10 at least"),
+        ("remote_serde", "naive", "the other serializer, CacheGen, needs CUDA"),
+        (
+            "blocking_timeout_secs",
+            settings.timeout,
+            "seconds until a load is given up: one prompt at 1 GB/s, at least 10",
+        ),
     )

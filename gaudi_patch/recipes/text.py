@@ -63,7 +63,7 @@ def script(release: Release, process: Process) -> str:
 
 def _secrets(process: Process) -> Iterator[str]:
     for name, what in process.secrets.items():
-        yield f': "${{{name}:?{what}: set it in the environment, no file has it}}"'
+        yield f': "${{{name}:?{what}: set it in the environment, no file contains it}}"'
     used = {name for variable in process.variables for name in _SECRET.findall(variable.value)}
     for name in sorted(used):
         yield f"export {name}"
@@ -89,7 +89,7 @@ def _quoted(value: str) -> str:
 def _scratch(folder: str) -> Iterator[str]:
     if not folder:
         return
-    yield "# LMCache keeps the index in memory: what an earlier process left here is never found, nor counted."
+    yield "# LMCache keeps the index in memory: what an earlier process left here is neither found nor counted."
     yield f"mkdir -p {shlex.quote(folder)}"
     yield f"exec 9>{shlex.quote(folder + '/.lock')}"
     yield "flock -n 9 || { echo " + shlex.quote(f"another engine uses {folder}") + " >&2; exit 1; }"
@@ -100,7 +100,7 @@ def _segment(name: str) -> Iterator[str]:
     if not name:
         return
     path = shlex.quote(f"/dev/shm/{name}")  # noqa: S108 -- where shared memory is
-    yield "# A killed server leaves its memory behind. It counts as used, and the next one would send KV by sockets."
+    yield "# A killed server leaves its memory behind. It counts as used, and the next one would use sockets."
     yield f"exec 9>{path}.lock"
     yield "flock -n 9 || { echo " + shlex.quote(f"another server uses /dev/shm/{name}") + " >&2; exit 1; }"
     yield f"rm -f {path}"
@@ -108,7 +108,7 @@ def _segment(name: str) -> Iterator[str]:
 
 def _trims(folder: str, keep: float) -> Iterator[str]:
     path = shlex.quote(folder)
-    yield "# It finds what earlier servers left here, but counts and evicts only what it writes itself."
+    yield "# The server finds what earlier servers left here, but counts and evicts only what it writes itself."
     yield f'[ ! -d {path} ] || "$python" -B "$here/{cleaner.NAME}" {path} --keep-gb {keep:g}'
 
 
@@ -120,13 +120,13 @@ def _metrics(process: Process) -> Iterator[str]:
     up whatever is in the directory (vllm/v1/metrics/prometheus.py).
     """
     port = process.ports["http"]
-    yield "# LMCache counts in vLLM's engine process, another one makes the page of metrics: they meet in these files."
+    yield "# LMCache counts in vLLM's engine process, and another process serves the metrics: these files connect them."
     yield f'metrics="${{TMPDIR:-/tmp}}/vllm-metrics-$(id -u)-{port}"'
     yield 'mkdir -m 700 "$metrics" 2>/dev/null || { [ -d "$metrics" ] && [ ! -L "$metrics" ] && [ -O "$metrics" ]; } ||'
-    yield '  { echo "$metrics is no directory of this user: remove it, or set TMPDIR" >&2; exit 1; }'
+    yield '  { echo "$metrics is not a directory of this user: remove it, or set TMPDIR" >&2; exit 1; }'
     yield 'exec 8>"$metrics/.lock"'
     yield 'flock -n 8 || { echo "another engine counts in $metrics" >&2; exit 1; }'
-    yield "find \"$metrics\" -maxdepth 1 -type f -name '*.db' -delete  # of an earlier start: they would be added"
+    yield "find \"$metrics\" -maxdepth 1 -type f -name '*.db' -delete  # from an earlier start: they would be added up"
     yield 'export PROMETHEUS_MULTIPROC_DIR="$metrics"'
 
 

@@ -84,7 +84,7 @@ def _ask(python: Path, question: Mapping[str, Any], read: Callable[[Fields], Loa
     raise GaudiPatchError(
         Exit.ENVIRONMENT,
         "cannot-validate",
-        f"LMCache, or what it needs for this mode, could not be imported by {python}; nothing was written",
+        f"LMCache, or a package that it needs for this mode, could not be imported by {python}; nothing was written",
         "install what is missing, or write the recipe unchecked: --lmcache VERSION",
         details=[problem],
     )
@@ -113,7 +113,7 @@ def _config(fields: Fields) -> Loaded:
 def _rejected(details: list[str]) -> GaudiPatchError:
     fault = refused(
         "recipe-rejected",
-        "the installed LMCache does not take this configuration as it is meant; nothing was written",
+        "the installed LMCache does not load this configuration as intended; nothing was written",
         "please report it, with `gaudi-patch --version`",
     )
     fault.details = details

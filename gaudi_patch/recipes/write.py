@@ -45,7 +45,7 @@ def for_installation(manifest: Manifest, installation: Installation, mode: str, 
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "no-interpreter",
-            "no interpreter of the target can be run, so that LMCache cannot check the recipe; nothing was written",
+            "no interpreter of the target can be run, so LMCache cannot check the recipe; nothing was written",
             "name the interpreter with --python, or write the recipe unchecked: --lmcache VERSION",
             str(installation.root),
         )
@@ -78,7 +78,7 @@ def for_version(manifest: Manifest, version: str, mode: str, settings: Settings)
 def mode_of(name: str) -> Mode:
     """Return the mode called ``name``. Raises ``unknown-mode`` (exit 2)."""
     if name not in MODES:
-        what = f"there is no mode {name!r}{did_you_mean(name, MODES)}"
+        what = f"no mode is called {name!r}{did_you_mean(name, MODES)}"
         raise GaudiPatchError(Exit.USAGE, "unknown-mode", what, f"modes: {', '.join(MODES)}")
     return MODES[name]
 
@@ -94,8 +94,8 @@ def write(files: Mapping[str, str], folder: Path) -> None:
         raise GaudiPatchError(
             Exit.REFUSED,
             "would-overwrite",
-            f"{', '.join(other)} is there already, and differs; nothing was written",
-            "name another directory with --out, or remove it",
+            f"{', '.join(other)} already exists with other content; nothing was written",
+            "choose another directory with --out, or remove the file",
             str(folder),
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ _EMPTY_BLOBS = (
     "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
 )
 _MAX_SHOWN = 200
-_MAKE_IT = "make it with: git diff --full-index (no other options)"
+_MAKE_IT = "create it with: git diff --full-index (no other options)"
 _CRLF_HINT = "mark patches `*.patch -text` in .gitattributes and check them out again"
 
 
@@ -90,7 +90,7 @@ def _lines(data: bytes, name: str) -> list[bytes]:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise bad_patch("the patch is UTF-16, as a shell's redirection on Windows writes it", name, 1, _MAKE_IT)
     if data.startswith(b"\xef\xbb\xbf"):
-        raise bad_patch("the patch begins with a byte order mark", name, 1, "save it as it was: patches are bytes")
+        raise bad_patch("the patch begins with a byte order mark", name, 1, "save it unchanged: patches are bytes")
     lines = BytesIO(data).readlines()
     if not data.endswith(b"\n"):
         raise bad_patch("the patch is truncated: its last line has no line end", name, len(lines))
@@ -235,7 +235,7 @@ class _Guard:
             self._fail("malformed index line", at=at)
         old, new, mode = match.groups()
         if (not old.strip("0"), not new.strip("0")) != (kind is Kind.CREATE, kind is Kind.DELETE):
-            self._fail(f"the ids of the index line do not fit a patch that is to {kind.value} the file", at=at)
+            self._fail(f"the ids of the index line do not match a patch that should {kind.value} the file", at=at)
         if old == new:
             self._fail("the index line says that the content stays the same", at=at)
         if mode and modes != (None, None):
@@ -246,7 +246,7 @@ class _Guard:
         """Refuse headers that git knows but this tool does not accept, and headers out of place."""
         text = self._peek()
         if text.startswith((b"similarity ", b"dissimilarity ", b"rename ", b"copy ")):
-            self._fail("renames, copies and rewrites are refused", "make it with: git diff --full-index --no-renames")
+            self._fail("renames, copies and rewrites are refused", "create it with: git diff --full-index --no-renames")
         if text.startswith((b"Binary files ", b"GIT binary patch")):
             self._fail("binary files are not patched")
         if text.startswith(
@@ -280,7 +280,7 @@ class _Guard:
             if new_index != old_index + shift:
                 self._fail(f"the hunk's new start should be {old_index + shift + bool(new_count)}")
             if kind is not Kind.MODIFY and ((old_count, new_count)[kind is Kind.DELETE] or old_index):
-                self._fail(f"a patch that is to {kind.value} a file has one hunk, of all its lines")
+                self._fail(f"a patch that should {kind.value} a file has one hunk with all its lines")
             self._next += 1
             first = self._next
             last = self._body(old_count, new_count)

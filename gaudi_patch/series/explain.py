@@ -99,27 +99,27 @@ class Explanation:
     def _sentences(self) -> Iterator[str]:
         fit = self.nearest
         if self.already:
-            yield f"The change is already there, at line {self.already}."
+            yield f"the change is already there, at line {self.already}"
         if not fit.total:
-            yield "The hunk expects an empty file."
+            yield "the hunk expects an empty file"
         elif self.places > 1:
-            yield f"The expected lines occur in {self.places} places, first at line {fit.line}."
+            yield f"the expected lines occur in {self.places} places, first at line {fit.line}"
         elif self.places:
             moved = fit.line - self.expected_line
-            yield f"The expected lines are at line {fit.line}" + (f", moved by {moved:+d} lines." if moved else ".")
+            yield f"the expected lines are at line {fit.line}" + (f", moved by {moved:+d} lines" if moved else "")
             if self.at_beginning and moved:
-                yield "But it belongs to the beginning of the file."
+                yield "but the hunk belongs to the beginning of the file"
             if self.at_end:
-                yield "But it belongs to the end of the file."
+                yield "but the hunk belongs to the end of the file"
         elif not fit.line:
-            yield "Nothing in the file resembles the expected lines."
+            yield "nothing in the file resembles the expected lines"
         else:
-            yield f"It nearly fits at line {fit.line}: {fit.equal} of {fit.total} lines are as expected."
+            yield f"it nearly fits at line {fit.line}: {fit.equal} of {fit.total} lines are as expected"
         if not self.already and self.nearest_new.similarity > fit.similarity:
             new = self.nearest_new
             yield (
-                f"The patched lines fit better, at line {new.line} ({new.equal} of {new.total}): "
-                "the file may contain the change in another form."
+                f"the patched lines fit better, at line {new.line} ({new.equal} of {new.total}): "
+                "the file may contain the change in another form"
             )
         if self.line_ends:
             yield self.line_ends
@@ -215,8 +215,8 @@ def _line_ends(lines: list[bytes], fit: Fit) -> str:
     expected, found = differing[0].expected or b"", differing[0].found or b""
     if expected.endswith(b"\n") != found.endswith(b"\n"):
         with_newline = "hunk" if expected.endswith(b"\n") else "file"
-        return f"Only the {with_newline} has a newline at its last line."
+        return f"only the {with_newline} has a newline at its last line"
     crlf = sum(line.endswith(b"\r\n") for line in lines)
-    return f"Line ends differ: {crlf} of the file's {len(lines)} lines end in CRLF, the hunk expects " + (
-        "CRLF." if expected.endswith(b"\r\n") else "LF."
+    return f"line ends differ: {crlf} of the file's {len(lines)} lines end in CRLF, the hunk expects " + (
+        "CRLF" if expected.endswith(b"\r\n") else "LF"
     )

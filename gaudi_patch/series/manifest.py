@@ -75,8 +75,8 @@ class Manifest(NamedTuple):
 
             every = len(meant) == len(self.series)
             which = coverage.span(meant) if every else coverage.words(self.series, meant.__contains__)
-            what = f"LMCache {version} is no full version; it may be {which}"
-            raise GaudiPatchError(Exit.NOT_FOUND, "unknown-version", what, f"name one in full, such as {meant[0].id}")
+            what = f"LMCache {version} is not a full version; it may be {which}"
+            raise GaudiPatchError(Exit.NOT_FOUND, "unknown-version", what, f"give one in full, such as {meant[0].id}")
         return self.verdict(version)
 
     def by_id(self, name: str) -> Series | None:

@@ -64,7 +64,7 @@ def created(data: bytes, name: str) -> dict[str, bytes]:
     files = {}
     for change in diff.parse(data, name):
         if change.kind is not Kind.CREATE or change.new_mode != 0o644 or not change.path.endswith(".py"):
-            hint = "move that change to a patch of its own"
+            hint = "move that change to a separate patch"
             raise bad_patch(
                 f"{name} is kept as source files: it may only create .py files, not {change.path}", name, hint=hint
             )

@@ -157,11 +157,11 @@ def sentence(sizing: Sizing) -> str:
     shape, load = sizing.shape, sizing.load
     layers = math.ceil(shape.layers / load.pipeline)
     if shape.mla:
-        factors, where = f"{layers} layers x {shape.head_size} latent x {load.width} B", "in every rank"
+        factors, where = f"{layers} layers x {shape.head_size} latent x {load.width} B", "on every rank"
     else:
         heads = max(1, shape.kv_heads // load.ranks)
-        factors, where = f"{layers} layers x 2 x {heads} KV heads x {shape.head_size} x {load.width} B", "in each rank"
-    return f"{factors} = {sizing.token:,} B a token {where}"
+        factors, where = f"{layers} layers x 2 x {heads} KV heads x {shape.head_size} x {load.width} B", "on each rank"
+    return f"{factors} = {sizing.token:,} B per token {where}"
 
 
 def human(size: float) -> str:

@@ -153,7 +153,7 @@ def _refuse_recurrent(values: Mapping[str, Any], file: Path) -> None:
     found = sorted({str(kind) for kind in kinds if any(word in str(kind) for word in _RECURRENT)})
     found += [name for name in _RECURRENT_KEYS if values.get(name)]
     if found:
-        reason = f"a hybrid model ({', '.join(found)}): some layers keep a state, not KV for each token"
+        reason = f"a hybrid model ({', '.join(found)}): some layers keep a state instead of KV for each token"
         raise _unusable(file, reason)
 
 
@@ -173,6 +173,6 @@ def _unusable(file: Path, why: str) -> GaudiPatchError:
         Exit.USAGE,
         "model-not-sized",
         f"the model cannot be sized: {why}",
-        "name the model's config.json, or its directory, with --model-config",
+        "pass the model's config.json, or its directory, with --model-config",
         str(file),
     )

@@ -58,7 +58,7 @@ def prove(installation: Installation, options: SmokeOptions) -> Proof:
         fault.hint += f"; on an unpatched installation: `{command_line('apply', target=installation.target)}`"
     if fault is None and not any(level.status == "passed" for level in levels):
         reasons = sorted({level.reason for level in levels})
-        again = "make that so, and run the same command again"
+        again = "provide what is missing, and run the same command again"
         fault = GaudiPatchError(Exit.SMOKE, "nothing-proved", "every level was skipped", again, details=reasons)
     return Proof(tuple(levels), fault)
 
@@ -111,7 +111,7 @@ def no_interpreter(installation: Installation) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "no-interpreter",
         "no interpreter of the target can be run, so nothing can be proved; nothing was changed",
-        "name the target's interpreter with --python, or apply without a proof: "
+        "point --python at the target's interpreter, or apply without a proof: "
         f"`{command_line('apply', '--no-smoke', target=installation.target)}`",
         str(installation.root),
     )

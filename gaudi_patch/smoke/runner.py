@@ -71,7 +71,7 @@ def run(
         obstacles = {level.name: target.obstacle(found, level, used) for level in chosen}
         library: Path | None = None
         if used == "emulated" and not all(obstacles.values()):
-            begin("the emulated HPU: looking for the compiled device, which takes a minute where it has to be compiled")
+            begin("the emulated HPU: looking for the compiled device; compiling it takes a minute")
             prepared = emulated.prepare(python, EMULATOR, environ, scratch)
             if prepared.fault:
                 return [_not_run(level, rule, "failed", prepared.fault) for level in chosen for rule in _ordered(rules)]

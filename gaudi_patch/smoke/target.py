@@ -121,7 +121,7 @@ def inspect(python: Path, environ: Mapping[str, str], scratch: Path, modules: tu
     except AskError as error:
         if error.problem is Problem.NO_ANSWER and (crash := _plugin_crash(python, environ, scratch)):
             raise TargetError(
-                f"{_BROKEN}: importing it ends {python} with {crash}; "
+                f"{_BROKEN}: importing it kills {python} with {crash}; "
                 "fix or reinstall Habana's software in this environment"
             ) from None
         cannot = "cannot run {}" if error.problem is Problem.NOT_STARTED else "cannot ask {} for its modules"
@@ -154,14 +154,14 @@ def obstacle(target: Inspection, level: Level, device: str) -> str:
     if not target.lmcache:
         return "LMCache is not installed for this interpreter"
     if not target.torch:
-        return "PyTorch is not installed for this interpreter: name another one with --python, or install torch"
+        return "PyTorch is not installed for this interpreter: use another one with --python, or install torch"
     lacking = [name for name in level.needs if name in target.missing]
     if lacking:
-        return f"the check needs {', '.join(lacking)}, which this interpreter does not have"
+        return f"the check needs {', '.join(lacking)}, which this interpreter lacks"
     if device == "none":
         return f"no HPU: {target.hpu_problem}"
     if device == "emulated" and target.hpu:
-        return "a real HPU is present, and the emulated one does not replace it"
+        return "a real HPU is present, which the emulated one must not replace"
     return ""
 
 

@@ -75,7 +75,7 @@ def identify(executable: str, package: str, environ: Mapping[str, str]) -> Inter
     from gaudi_patch.target.ask import AskError, ask
 
     if waited_for := _blocking_start_file(executable):
-        raise cannot_run(executable, f"it would block at its start on {waited_for}, a FIFO or a device")
+        raise cannot_run(executable, f"it would block at start-up on {waited_for}, a FIFO or a device")
     env = dict(environ)
     if env.get("PYTHONPATH"):  # its relative entries are relative to this directory, but the script runs in "/"
         env["PYTHONPATH"] = os.pathsep.join(pythonpath(environ))
@@ -199,7 +199,7 @@ def named_python(argument: Path, environ: Mapping[str, str]) -> str:
     if not is_named_file(argument):
         raise bad_target(
             f"--python {text}: no such interpreter",
-            "give the path of an interpreter, such as /opt/venv/bin/python, or a name that is on PATH",
+            "give the path of an interpreter, such as /opt/venv/bin/python, or a name on PATH",
         )
     # Not resolved: the place of the link identifies a virtual environment, not its target.
     return os.path.abspath(text)
@@ -222,6 +222,6 @@ def active_python(variable: str, prefix: str) -> str:
             Exit.ENVIRONMENT,
             "interpreter-failed",
             f"the active environment {prefix} ({variable}) has no bin/python",
-            f"deactivate it (unset {variable}), or name another target with --python, --path or --root",
+            f"deactivate it (unset {variable}), or choose another target with --python, --path or --root",
         )
     return interpreter

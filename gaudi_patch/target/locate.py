@@ -40,7 +40,7 @@ def locate(
     """
     given = [f"--{name}" for name in ("python", "path", "root") if getattr(target, name) is not None]
     if len(given) > 1:
-        raise bad_target(f"{' and '.join(given)} exclude each other", "give one of them")
+        raise bad_target(f"{' and '.join(given)} exclude each other", "use only one of them")
     if not ask:
         from gaudi_patch.target import unasked
 
@@ -204,7 +204,7 @@ def git_dir(folder: str, resolve: Resolve = os.path.realpath, place: Resolve = o
         raise refusal(
             "foreign-git-folder",
             f"{dot_git} leads to {git_dir}, which {why}; gaudi-patch keeps its state in no other checkout",
-            f"if the checkout was moved: git -C {folder} worktree repair. Otherwise clone the repository again.",
+            f"if the checkout was moved, run `git -C {folder} worktree repair`; otherwise clone the repository again",
             dot_git,
             git_dir,
         )

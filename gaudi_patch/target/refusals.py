@@ -58,8 +58,8 @@ def cannot_run(executable: str, why: str) -> GaudiPatchError:
         Exit.ENVIRONMENT,
         "interpreter-failed",
         f"the Python interpreter {executable} cannot be run: {why}",
-        "name a Python 3.8 or newer of the environment that has LMCache with --python, or its site-packages "
-        "directory with --path",
+        "point --python at a Python 3.8 or newer of the environment that has LMCache, or --path at its site-packages "
+        "directory",
     )
 
 
@@ -83,8 +83,7 @@ def shadowed(search: Search, imported: str, metadata: str) -> GaudiPatchError:
     return refusal(
         "shadowed-installation",
         f"import would load {search.package} from {imported}, but the metadata is {metadata}",
-        f"remove {os.path.dirname(imported)} from the path (PYTHONPATH, user site, .pth), "
-        f"or remove the copy that is not wanted",
+        f"remove {os.path.dirname(imported)} from the path (PYTHONPATH, user site, .pth), or remove the unwanted copy",
         imported,
         metadata,
     )
@@ -101,7 +100,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
             hint += f"; or patch the checkout itself with --path {os.path.dirname(real_import)}"
         return refusal(
             "legacy-install",
-            f"{' and '.join(search.legacy)}: {package} was installed in the way used before wheels "
+            f"{' and '.join(search.legacy)}: {package} was installed the way that preceded wheels "
             f"(setup.py){where}; such an install lists no files and cannot be patched safely",
             hint,
             *search.legacy,

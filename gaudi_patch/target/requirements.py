@@ -79,9 +79,9 @@ def distributions(python: Path, environ: Mapping[str, str] = os.environ) -> Dist
         versions, markers = answer["versions"], answer["markers"]
         requires = None if answer["requires"] is None else fields.texts("requires")
     except (AskError, KeyError, TypeError) as error:
-        message = f"cannot ask {python} for its packages: {error}"
+        message = f"{python} did not report its packages: {error}"
         raise GaudiPatchError(
-            Exit.ENVIRONMENT, "no-interpreter", message, "name an interpreter with --python"
+            Exit.ENVIRONMENT, "no-interpreter", message, "choose an interpreter with --python"
         ) from None
     return Distributions(
         {_normal(str(name)): str(version) for name, version in versions.items()},
@@ -145,8 +145,8 @@ def _declared(version: str, there: Distributions | None) -> Iterable[str]:
             Exit.NOT_FOUND,
             "unknown-version",
             f"the requirements of LMCache {version} are not known here{did_you_mean(version, known)}",
-            f"install it without dependencies (pip install --no-deps lmcache=={version}) and name its interpreter with "
-            "--python: its own metadata is read then",
+            f"install it without dependencies (pip install --no-deps lmcache=={version}) and point --python at its "
+            f"interpreter, so that its own metadata is read",
         )
     return known[version]
 

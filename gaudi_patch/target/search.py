@@ -131,7 +131,9 @@ def search_image(root: Path, package: str) -> Search:
     from gaudi_patch.target.image_root import ImageRoot
 
     if not is_named_directory(root):
-        raise bad_target(f"--root {root}: no such directory", "unpack the image into a directory and name that")
+        raise bad_target(
+            f"--root {root}: no such directory", "unpack the image into a directory, and give that directory"
+        )
     image = ImageRoot(str(root))
     warnings: list[str] = []
     folders: list[SiteFolder] = []
@@ -185,7 +187,7 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
     )
     if search.is_empty and is_named_file(path / "__init__.py"):
         raise bad_target(
-            f"--path {path}: this is a package itself", f"give the directory that holds it: {path.absolute().parent}"
+            f"--path {path}: this is a package itself", f"give the directory that contains it: {path.absolute().parent}"
         )
     if search.is_empty and interpreters.python_in(str(path)) is not None:
         raise bad_target(f"--path {path}: this is an environment, not its site-packages", f"use --python {path}")

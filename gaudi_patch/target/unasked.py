@@ -33,7 +33,7 @@ def search(target: Target, package: str, environ: Mapping[str, str]) -> Search:
         return search_image(target.root, package)
     if target.path is not None:
         if not is_named_directory(target.path):
-            raise bad_target(f"--path {target.path}: there is no such directory", "give a site-packages directory")
+            raise bad_target(f"--path {target.path}: no such directory", "give a site-packages directory")
         return _folder(str(target.path), f"--path {target.path}", package, environ)
     if target.python is not None:
         return _of(interpreters.named_python(target.python, environ), f"--python {target.python}", package, environ)
@@ -56,7 +56,7 @@ def _of(executable: str, how: str, package: str, environ: Mapping[str, str]) -> 
             Exit.USAGE,
             "needs-interpreter",
             f"--fast runs no interpreter, and {places} may be what {executable} imports {package} from",
-            "name its site-packages directory with --path, or leave --fast out",
+            "give its site-packages directory with --path, or leave out --fast",
             executable,
         )
     return _folder(folders[0], how, package, environ)

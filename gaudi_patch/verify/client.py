@@ -44,11 +44,13 @@ class Server:
     def __init__(self, url: str, key: str, timeout: float) -> None:
         parts = _parts(url)
         if not math.isfinite(timeout):
-            raise GaudiPatchError(Exit.USAGE, "usage", f"--timeout {timeout}: is no time; nothing was asked")
+            raise GaudiPatchError(Exit.USAGE, "usage", f"--timeout {timeout}: is not a valid time; nothing was sent")
         if key and not re.fullmatch(r"[\x21-\x7e]+", key):
             # The key is a secret, and so never quoted.
-            what = "VLLM_API_KEY has a space, a newline or another character that no key has; nothing was asked"
-            raise GaudiPatchError(Exit.USAGE, "usage", what, "take off what follows the key, as a file's last newline")
+            what = "VLLM_API_KEY contains a space, a newline or another character that a key may not contain; not sent"
+            raise GaudiPatchError(
+                Exit.USAGE, "usage", what, "remove whatever follows the key, such as a file's last newline"
+            )
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
         self._key, self._timeout = key, timeout
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
@@ -90,8 +92,8 @@ class Server:
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "not-reset",
-            f"vLLM did not forget its own prefix cache: {refusal}",
-            "verify a server that nobody else uses: blocks of running requests are not forgotten",
+            f"vLLM did not reset its own prefix cache: {refusal}",
+            "verify a server that nobody else uses: blocks of running requests cannot be reset",
         )
 
     def _reset(self) -> str:
@@ -104,8 +106,8 @@ class Server:
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "no-reset",
-                f"{self.url} has no /reset_prefix_cache: vLLM's own prefix cache would answer the second time, and "
-                "nothing would be known of LMCache",
+                f"{self.url} has no /reset_prefix_cache: vLLM's own prefix cache would answer the second request, and "
+                f"nothing would be learned about LMCache",
                 "start a server for this test with VLLM_SERVER_DEV_MODE=1, and one without it afterwards",
             ) from error
         return _refusal(answer)
@@ -134,7 +136,9 @@ class Server:
         if first is None or not prompt_tokens:
             raise _malformed("/v1/completions", "the stream has no token, or does not say how long the prompt was")
         if not "".join(text):
-            raise _malformed("/v1/completions", "the answer is empty, and two of them are equal whatever was computed")
+            raise _malformed(
+                "/v1/completions", "the answer is empty, and two empty answers are equal whatever was computed"
+            )
         return Completion("".join(text), prompt_tokens, first - began, ended - began)
 
     def _events(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -153,7 +157,7 @@ class Server:
                     if "error" in event:
                         raise _malformed(path, f"it ended with {json.dumps(event['error'])[:300]}")
                     yield event
-        raise _malformed(path, "the stream broke off before its end")
+        raise _malformed(path, "the stream ended early")
 
     def _pieces(self, response: HTTPResponse, path: str) -> Iterator[bytes]:
         """Yield an answer as it arrives; raise if it is too long, or unfinished after twice the time limit.
@@ -256,7 +260,7 @@ def _parts(url: str) -> Any:  # noqa: ANN401 - urllib.parse's own type differs b
         raise GaudiPatchError(
             Exit.USAGE,
             "usage",
-            f"--url {url!r}: takes http://HOST:PORT or https://HOST:PORT, without a key in it",
+            f"--url {url!r}: must be http://HOST:PORT or https://HOST:PORT, without a key in it",
             "such as --url http://127.0.0.1:8000; the key is taken from VLLM_API_KEY",
         )
     return parts
@@ -268,7 +272,7 @@ def _object(text: str, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _malformed(path, "the answer is not JSON") from error
     if not isinstance(found, dict):
-        raise _malformed(path, "the answer is no JSON object")
+        raise _malformed(path, "the answer is not a JSON object")
     return found
 
 
@@ -291,8 +295,8 @@ def _list(value: object) -> list[dict[str, Any]]:
 
 def _unreachable(url: str, error: Exception) -> GaudiPatchError:
     reason = getattr(error, "reason", None) or error
-    hint = "is it started and warmed up? a long prompt may need a longer --timeout"
-    return GaudiPatchError(Exit.ENVIRONMENT, "unreachable", f"{url} is not reached: {reason}", hint)
+    hint = "has it started and warmed up? a long prompt may need a longer --timeout"
+    return GaudiPatchError(Exit.ENVIRONMENT, "unreachable", f"{url} cannot be reached: {reason}", hint)
 
 
 def _malformed(path: str, why: str) -> GaudiPatchError:

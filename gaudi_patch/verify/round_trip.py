@@ -71,8 +71,8 @@ def ask(server: Server, wanted: Wanted, seed: int) -> RoundTrip:
         raise GaudiPatchError(
             Exit.USAGE,
             "usage",
-            f"--tokens {wanted.tokens} and an answer of {wanted.answer}: {model} serves {longest} in all",
-            f"`{_again(server, wanted, max(1, (longest - wanted.answer) // 2))}` is well below it",
+            f"--tokens {wanted.tokens} and an answer of {wanted.answer}: {model} allows {longest} in total",
+            f"`{_again(server, wanted, max(1, (longest - wanted.answer) // 2))}` is well below the limit",
         )
     prompt = _prompt(seed, wanted.tokens)
     start = _counted(server)
@@ -104,9 +104,9 @@ def fault(found: RoundTrip) -> GaudiPatchError | None:
     if not found.equal:
         error = refused(
             "answers-differ",
-            f"the same prompt had two answers: the second one, with {found.hits:,} tokens from LMCache, is another",
-            "stop the server, and compare bit by bit in its environment: "
-            "`gaudi-patch smoke kernels engine --device hpu`, with --python where that is not the active one",
+            f"the same prompt got two different answers; the second one used {found.hits:,} tokens from LMCache",
+            "stop the server, and compare bit by bit in its environment: `gaudi-patch smoke kernels engine --device "
+            "hpu`, with --python unless it is the active one",
         )
         error.details = [f"computed: {found.first.text!r}", f"with LMCache: {found.second.text!r}"]
         return error
@@ -114,24 +114,26 @@ def fault(found: RoundTrip) -> GaudiPatchError | None:
         return GaudiPatchError(
             Exit.ENVIRONMENT,
             "busy-server",
-            "other requests ran on this server: the counts include theirs, and say nothing of the prompt that was sent",
+            "other requests ran on this server: the counts include theirs, and say nothing about the prompt that was "
+            "sent",
             "verify a server that nobody else uses",
         )
     if found.own_hits >= found.expected:
         return GaudiPatchError(
             Exit.ENVIRONMENT,
             "not-reset",
-            f"vLLM's own prefix cache was reset, and gave {found.own_hits:,} tokens: LMCache was not asked for them",
+            f"vLLM's own prefix cache was reset, but still served {found.own_hits:,} tokens: LMCache was not queried "
+            f"for them",
             "run the same command again",
         )
     if not found.hits:
-        hint = "`gaudi-patch guide troubleshooting`, No hits; a prompt longer than two chunks has to hit"
+        hint = "`gaudi-patch guide troubleshooting`, No hits; a prompt longer than two chunks must hit"
         return refused("no-hits", f"none of {found.expected:,} tokens came from LMCache the second time", hint)
     if found.hits < found.expected:
         return refused(
             "few-hits",
             f"{found.hits:,} of {found.expected:,} tokens came from LMCache the second time",
-            "give the pool more room, or --chunk-size as LMCache has it; see `gaudi-patch size`",
+            "enlarge the pool, or set --chunk-size to LMCache's; see `gaudi-patch size`",
         )
     return None
 

@@ -66,23 +66,23 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(stream)
         except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError) as error:
-            raise damaged(path, f"is no zip file that can be read: {error}") from error
+            raise damaged(path, f"is not a readable zip file: {error}") from error
         self._infos = {info.filename: info for info in self._zip.infolist()}
         if len(self._infos) != len(self._zip.infolist()):
             names = [info.filename for info in self._zip.infolist()]
             double = sorted({name for name in names if names.count(name) > 1})
-            raise damaged(path, f"has two entries of the name {double[0]!a}")
+            raise damaged(path, f"has two entries named {double[0]!a}")
         if sum(info.file_size for info in self._infos.values()) > MOST_UNPACKED:
-            raise damaged(path, "unpacks to more than any release holds")
+            raise damaged(path, "unpacks to more data than any release contains")
         self.entries = tuple(self._entry(info) for info in self._zip.infolist())
 
     def _entry(self, info: zipfile.ZipInfo) -> Entry:
         name = info.filename
         parts = name.removesuffix("/").split("/")
         if not NAME.fullmatch(name) or any(part in ("", ".", "..") for part in parts):
-            raise damaged(self.path, f"has an entry that no installer may write: {name!a}")
+            raise damaged(self.path, f"has an entry with an unsafe name: {name!a}")
         if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise damaged(self.path, f"{name!a} is encrypted, or compressed in a way that wheels are not")
+            raise damaged(self.path, f"{name!a} is encrypted or uses an unsupported compression")
         kind = info.external_attr >> 16 & 0o170000
         if info.create_system == _UNIX and kind not in (0, 0o100000, 0o040000):
             raise damaged(self.path, f"{name!a} is a link or a special file")
@@ -94,7 +94,7 @@ class Archive:
         if info is None:
             raise damaged(self.path, f"has no {name}")
         if info.file_size > SMALL:
-            raise damaged(self.path, f"{name} is larger than any ({info.file_size:,} bytes)")
+            raise damaged(self.path, f"{name} is too large ({info.file_size:,} bytes)")
         sink = io.BytesIO()
         for _, part in self._parts(info, Digest()):
             sink.write(part)
@@ -120,13 +120,13 @@ class Archive:
         while left:
             part = self._stream.read(min(left, _BLOCK))
             if not part:
-                self._wrong(info, "ends too soon")
+                self._wrong(info, "is truncated")
             left -= len(part)
             try:
                 for data in unpacker.unpacked(part, last=not left):
                     total += len(data)
                     if total > info.file_size:
-                        self._wrong(info, "unpacks to more than the archive says")
+                        self._wrong(info, "unpacks to more bytes than the archive declares")
                     crc = zlib.crc32(data, crc)
                     digest.update(data)
                     yield part, data
@@ -136,9 +136,9 @@ class Archive:
             if part:
                 yield part, b""
         if not unpacker.is_whole:
-            self._wrong(info, "does not end where its compressed bytes do")
+            self._wrong(info, "has extra bytes after its compressed data")
         if total != info.file_size or crc != info.CRC:
-            self._wrong(info, "has another checksum or size than the archive says")
+            self._wrong(info, "does not match the checksum or size that the archive declares")
 
     def _seek(self, info: zipfile.ZipInfo) -> None:
         """Seek to the first byte of an entry, after checking that its local header names it."""
@@ -149,7 +149,7 @@ class Archive:
             self._wrong(info, "has no local header")
         *_, length, extra = _LOCAL.unpack(head)
         if stream.read(length) != info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437"):
-            self._wrong(info, "has another name in its local header")
+            self._wrong(info, "has a different name in its local header")
         stream.seek(extra, io.SEEK_CUR)
 
     def _wrong(self, info: zipfile.ZipInfo, what: str) -> NoReturn:
@@ -239,7 +239,7 @@ class Writer:
 
     def _begin(self, header: _Header) -> None:
         if max(header.size, header.compressed, self._at) > _MOST_BYTES or len(self._central) >= _MOST_ENTRIES:
-            raise refused("too-large", "a wheel that needs the 64-bit form of zip is not written; nothing was changed")
+            raise refused("too-large", "the wheel would need zip64, which is not supported; nothing was changed")
         self._central.append(header.central(self._at))
         self._put(header.local())
 

@@ -130,7 +130,7 @@ class _Build:
         files = {entry.name for entry in self.archive.entries if not entry.is_directory}
         files -= {name, *(f"{self.old.dist_info}/{one}" for one in _SIGNATURES)}
         for odd in sorted(files ^ (set(rows) - {name})):
-            what = "has no row in RECORD" if odd in files else "is in RECORD, and not in the wheel"
+            what = "has no row in RECORD" if odd in files else "is in RECORD but not in the wheel"
             raise damaged(self.path, f"{odd} {what}")
         return rows
 
@@ -153,7 +153,7 @@ class _Build:
 
     def _hold(self, name: str, row: record.Entry) -> None:
         if self.listed.get(name) != row:
-            raise damaged(self.path, f"{name} is not as RECORD has it")
+            raise damaged(self.path, f"{name} does not match RECORD")
 
     def _copy(self, writer: Writer, entry: Entry, date: tuple[int, ...]) -> None:
         name = self._renamed(entry.name)

@@ -34,7 +34,7 @@ def edited(data: bytes, *, old: str, new: str, note: str, drop_cuda: bool) -> Ed
     fields = list(_fields(head, end))
     versions = [one for one in fields if _is(one, b"version")]
     if [_value(one) for one in versions] != [old.encode()]:
-        raise ValueError(f"its METADATA is not that of version {old}")
+        raise ValueError(f"its METADATA is not for version {old}")
     out, dropped = [], []
     for one in fields:
         value = _value(one)

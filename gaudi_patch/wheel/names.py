@@ -32,8 +32,8 @@ class WheelName(NamedTuple):
             raise GaudiPatchError(
                 Exit.USAGE,
                 "not-a-wheel",
-                "is not called as a wheel is (NAME-VERSION-PYTHON-ABI-PLATFORM.whl); nothing was written",
-                "give a release (0.5.6), or the file as the index has it",
+                "is not the file name of a wheel (NAME-VERSION-PYTHON-ABI-PLATFORM.whl); nothing was written",
+                "give a release (0.5.6), or a file with its name on the index",
                 str(file),
             )
         return cls(match["name"], match["version"], match["build"] or "", match["tags"])
@@ -73,8 +73,8 @@ class SdistName(NamedTuple):
             raise GaudiPatchError(
                 Exit.USAGE,
                 "not-a-wheel",
-                "is not called as an sdist is (NAME-VERSION.tar.gz); nothing was written",
-                "give the file as the index has it",
+                "is not the file name of an sdist (NAME-VERSION.tar.gz); nothing was written",
+                "give the file with its name on the index",
                 str(file),
             )
         return cls(match["name"], match["version"])
@@ -99,7 +99,7 @@ def _patched(name: str, version: str, build: int) -> str:
         raise GaudiPatchError(
             Exit.REFUSED,
             "local-version",
-            f"{name} {version} is somebody's build already; nothing was written",
-            "take the file of the release itself",
+            f"{name} {version} is already a modified build; nothing was written",
+            "use the file of the release itself",
         )
     return f"{version}+gaudi.{build}"

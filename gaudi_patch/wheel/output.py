@@ -112,8 +112,8 @@ def _refuse_other(target: Path, built: BuiltWheel) -> None:
     if is_there(target) and (not is_file(target) or digest_of(target) != built.sha256):
         raise refused(
             "exists",
-            "is there already with another content; nothing was written",
-            "raise --build: installers keep what they have once seen of a version",
+            "already exists with other content; nothing was written",
+            "use a higher --build: installers cache the first wheel that they see of a version",
             str(target),
         )
 
@@ -129,7 +129,7 @@ def _place(staged: Path, built: BuiltWheel, out: Path, options: OutputOptions, p
                 Exit.ENVIRONMENT,
                 "verify-failed",
                 "read-back failed: the file differs from what was just written",
-                "look at the health of the disk, remove the file, and run the same command again",
+                "check the disk, remove the file, and run the same command again",
                 str(target),
             )
     beside = []

@@ -24,7 +24,7 @@ from gaudi_patch.target.installation import Installation, Layout
 STATE = "gaudi-patch"
 ATTESTATION = f"{STATE}/{built.FILE}"
 CHECKSUMS = f"{STATE}/SHA256SUMS"
-_NO_SMOKE = "a wheel holds no results, so that it can be built again byte for byte; `wheel --report` has them beside it"
+_NO_SMOKE = "a wheel contains no results, so that it can be rebuilt byte for byte; see `wheel --report`"
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip file
 
 
@@ -54,9 +54,9 @@ def planned(
         if digest != hashes.before:
             raise refused(
                 "other-build",
-                f"{name} is not that of the release: {digest or 'no file'}, the lock says "
+                f"{name} differs from the release: {digest or 'no file'}, the lock says "
                 f"{hashes.before or 'no file'}; nothing was written",
-                "take the file that PyPI has",
+                "use the file from PyPI",
                 str(path),
             )
         stem = name.removesuffix(".py")
@@ -135,10 +135,10 @@ def nowhere(package: str, version: str, file: str, directory: str) -> Installati
 def note(name: str, origin: Origin, series: Series, attested: str) -> str:
     """Return the note for the metadata; ``attested`` is the path of the attestation."""
     return (
-        f"This is {name} {origin.release} with patches for Intel Gaudi, and no release of the "
-        f"{name} project. It was built by gaudi-patch {__version__} from {origin.path.name} "
-        f"(sha256 {origin.sha256}), series {series.id}. What was changed, file by file, is in "
-        f"{attested} beside this file."
+        f"This is {name} {origin.release} with patches for Intel Gaudi, not a release of the {name} project. It was "
+        f"built by gaudi-patch {__version__} from {origin.path.name} "
+        f"(sha256 {origin.sha256}), series {series.id}. The changes, file by file, are listed in {attested} beside "
+        f"this file."
     )
 
 

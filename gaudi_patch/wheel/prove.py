@@ -57,6 +57,6 @@ def _fitting(wheels: Sequence[Path], python: Path) -> Path:
     raise GaudiPatchError(
         Exit.USAGE,
         "no-fitting-wheel",
-        f"{python} is Python {version or 'of unknown version'}, and takes none of {names}; nothing was written",
-        "name an interpreter with PyTorch by --python, or leave --smoke out",
+        f"{python} is Python {version or 'of unknown version'}, and can install none of {names}; nothing was written",
+        "point --python at an interpreter with PyTorch, or leave out --smoke",
     )

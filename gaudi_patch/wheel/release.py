@@ -33,7 +33,7 @@ def series_for(manifest: Manifest, name: WheelName | SdistName) -> Series:
     Raises ``other-package`` (exit 2), ``not-needed`` (exit 1), ``refused-version`` or ``unknown-version`` (exit 3).
     """
     if name.name.lower().replace("_", "-").replace(".", "-") != manifest.package:
-        what = f"is of {name.name}, and the patches are those of {manifest.package}; nothing was written"
+        what = f"is of {name.name}, but the patches are for {manifest.package}; nothing was written"
         raise GaudiPatchError(Exit.USAGE, "other-package", what, file=name.file)
     verdict = manifest.verdict(name.version)
     if verdict.series is not None:

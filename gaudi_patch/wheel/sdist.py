@@ -69,8 +69,9 @@ class _Build:
         if self.options.drop_cuda:
             raise refused(
                 "not-for-sdists",
-                "--drop-cuda means wheels: what an sdist requires is computed when it is built; nothing was written",
-                "leave --drop-cuda out",
+                "--drop-cuda works for wheels only: an sdist's requirements are computed when it is built; nothing was "
+                "written",
+                "leave out --drop-cuda",
                 str(self.path),
             )
         self.old = SdistName.of(self.path)
@@ -122,7 +123,7 @@ class _Build:
             self.members.append(member)
             if member.name in wanted and stream is not None:
                 if member.size > SMALL:
-                    raise damaged(self.path, f"{member.name} is larger than any ({member.size:,} bytes)")
+                    raise damaged(self.path, f"{member.name} is too large ({member.size:,} bytes)")
                 self.kept[member.name] = stream.read()
         if self.about[0] not in self.kept:
             raise damaged(self.path, "has no PKG-INFO")
@@ -156,28 +157,28 @@ class _Build:
                     for info in archive:
                         member = self._member(info)
                         if member.name in seen:
-                            raise damaged(self.path, f"has two entries of the name {info.name!a}")
+                            raise damaged(self.path, f"has two entries named {info.name!a}")
                         seen.add(member.name)
                         total += member.size
                         if total > MOST_UNPACKED:
-                            raise damaged(self.path, "unpacks to more than any release holds")
+                            raise damaged(self.path, "unpacks to more data than any release contains")
                         yield member, None if member.is_directory else archive.extractfile(info)  # type: ignore[misc]
                 while rest := unpacked.read(_BLOCK):  # read to the end, where gzip verifies the checksum
                     total += len(rest)
                     if total > MOST_UNPACKED or rest.strip(b"\0"):
-                        raise damaged(self.path, "does not end where its files do")
+                        raise damaged(self.path, "has extra bytes after its files")
         except _BROKEN as error:
-            raise damaged(self.path, f"is no .tar.gz that can be read: {error}") from error
+            raise damaged(self.path, f"is not a readable .tar.gz: {error}") from error
 
     def _member(self, info: tarfile.TarInfo) -> _Member:
         root, _, name = info.name.partition("/")
         parts = name.split("/") if name else []
         if root != self.old.root or not NAME.fullmatch(info.name) or any(part in ("", ".", "..") for part in parts):
-            raise damaged(self.path, f"has an entry that no installer may write: {info.name!a}")
+            raise damaged(self.path, f"has an entry with an unsafe name: {info.name!a}")
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or info.issparse():
             raise damaged(self.path, f"{info.name!a} is a link or a special file")
         if not 0 <= info.mtime <= _LATEST:
-            raise damaged(self.path, f"{info.name!a} is of no date")
+            raise damaged(self.path, f"{info.name!a} has no valid date")
         return _Member(name, info.isdir(), bool(info.mode & 0o111), info.size, int(info.mtime))
 
     def _put(

@@ -57,7 +57,7 @@ def test_a_deleted_file_that_came_back_is_named(attested: Tiny, report: Path) ->
     (difference,) = against(attested, report).data["against"]["differences"]
     assert difference["what"] == "lmcache/v1/old.py"
     assert difference["attested"] == "no file"
-    assert difference["found"].endswith("(as the release has it)")
+    assert difference["found"].endswith("(as released)")
 
 
 def test_a_rollback_is_found_file_by_file(attested: Tiny, report: Path) -> None:

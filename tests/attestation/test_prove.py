@@ -134,8 +134,8 @@ def test_a_rollback_that_fails_after_a_failed_check_exits_6_and_names_the_files(
     result = apply(target, disk=disk)
     (error,) = result.errors
     assert (result.exit, error.code) == (Exit.HUMAN, "rollback-failed")
-    assert "smoke checks failed; and rolling back failed, too: No space left on device" in error.message
-    assert "the series is applied and not proved" in error.message
+    assert "smoke checks failed; and the rollback failed too: No space left on device" in error.message
+    assert "the series is applied but not proved" in error.message
     assert set(target.sides().values()) == {"patched"}
     for path in target.patched:
         assert f"patched: {path}" in error.details

@@ -134,7 +134,7 @@ def test_a_hunk_that_vanished_is_refused_until_it_is_said_to_be_meant(
     with pytest.raises(GaudiPatchError) as caught:
         lint.lint(shelf.directory, write=write)
     assert caught.value.code == "hunk-vanished"
-    assert caught.value.details == ["route/1.0.0.patch: lmcache/engine.py: 1 of 2 hunks are left"]
+    assert caught.value.details == ["route/1.0.0.patch: lmcache/engine.py: 1 of 2 hunks remain"]
     assert (shelf.directory / "manifest.lock").read_bytes() == before
     assert lint.lint(shelf.directory, write=True, fewer_hunks=True).written is True
     assert lint.lint(shelf.directory, write=False).exit is Exit.OK
@@ -149,7 +149,7 @@ def test_a_file_that_vanished_from_a_patch_is_refused(shelf: Shelf) -> None:
     (shelf.directory / "route/1.0.0.patch").unlink()
     with pytest.raises(GaudiPatchError) as caught:
         lint.lint(shelf.directory, write=True)
-    assert caught.value.details == ["runtime/1.0.0.patch: lmcache/gaudi.py: 0 of 1 hunks are left"]
+    assert caught.value.details == ["runtime/1.0.0.patch: lmcache/gaudi.py: 0 of 1 hunks remain"]
 
 
 def test_a_lock_that_is_missing_or_damaged_is_generated_anew(shelf: Shelf) -> None:

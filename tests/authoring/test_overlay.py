@@ -103,8 +103,8 @@ def test_both_are_applied_as_one_transaction_and_rolled_back(site: Path, built_i
     outdated = checked(ours, target.installation)
     assert outdated.data["state"] == "outdated", "not what the built-in series gives"
     said = "".join(map(plain, outdated.blocks))
-    assert "patched with other patches than series 0.5.6 has here" in said
-    assert "takes site/0.5.6.patch out: if that is your own, name its manifest with --manifest" in said
+    assert "patched with different patches than series 0.5.6 has here" in said
+    assert "that removes site/0.5.6.patch: if the patch is your own, give its manifest with --manifest" in said
     rollback(target.manifest, target.installation, RollbackOptions())
     assert tiny.tree(target.site) == before
 

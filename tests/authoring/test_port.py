@@ -147,7 +147,7 @@ def test_a_commit_that_does_not_say_what_it_is_stops_the_port(conflict: Shelf, t
     resolve(tmp_path / "w/lmcache/engine.py")
     git(tmp_path / "w", "commit", "--quiet", "-m", "The route")
     git(tmp_path / "w", "commit", "--quiet", "--allow-empty", "-m", "Nothing")
-    with pytest.raises(GaudiPatchError, match="does not say what it is"):
+    with pytest.raises(GaudiPatchError, match="does not name its patch"):
         port.proceed(tmp_path / "w")
     assert kept(conflict) == before
 

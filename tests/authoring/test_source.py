@@ -30,11 +30,11 @@ def fault(folder: Path) -> GaudiPatchError:
         ("schema = 2", 'schema = "2"', "must be 2", "schema ="),
         ("schema = 2", "", "must be 2, not None", ""),
         ("schema = 2", "schema = 2\nnonsense = 1", "nonsense: unknown key", "nonsense"),
-        ('package = "lmcache"', "", "package: must be a text", "schema"),
-        ('package = "lmcache"', "package = 5", "package: must be a text", "package"),
+        ('package = "lmcache"', "", "package: must be a non-empty string", "schema"),
+        ('package = "lmcache"', "package = 5", "package: must be a non-empty string", "package"),
         ('versions = "==0.5.6"', 'versions = "0.5.6"', "not a PEP 440 specifier", 'versions = "0.5.6"'),
-        ('versions = "==0.5.6"', 'versions = ""', "versions: must be a text", 'versions = ""'),
-        ('versions = "==0.5.6"\n', "", "versions: must be a text", "[[series]]"),
+        ('versions = "==0.5.6"', 'versions = ""', "versions: must be a non-empty string", 'versions = ""'),
+        ('versions = "==0.5.6"\n', "", "versions: must be a non-empty string", "[[series]]"),
         ('notes = "see below"', "typo = 1", "typo: unknown key", "typo"),
         ('notes = "see below"', 'capabilities = ["fast"]', "a series has the capabilities of its patches", "capab"),
         ('patches = ["runtime/a.patch", "adapter/b.patch"]', "patches = []", "lists no patch", "patches = []"),
@@ -42,10 +42,10 @@ def fault(folder: Path) -> GaudiPatchError:
         ('"adapter/b.patch"]', '"c.patch"]', 'c.patch: there is no [patch."c.patch"]', "patches = ["),
         ('"adapter/b.patch"]', '"adapter/b.patch", "adapter/b.patch"]', "lists it twice", "patches = ["),
         ('    "runtime/a.patch",\n]', '    "runtime/a.patch",\n    "c.patch",\n]', "c.patch", '    "c.patch"'),
-        ('id = "older"', 'id = "0.5.6"', "two series have the name 0.5.6", 'id = "0.5.6"'),
-        ('why = "w"', 'why = " "', "why: must be a text that is not empty", 'why = " "'),
-        ('title = "t"\n', "", "title: must be a text", '[patch."runtime/a.patch"]'),
-        ('remove_when = "r"\ncapab', "capab", "remove_when: must be a text", '[patch."adapter/b.patch"]'),
+        ('id = "older"', 'id = "0.5.6"', "two series are named 0.5.6", 'id = "0.5.6"'),
+        ('why = "w"', 'why = " "', "why: must be a non-empty string", 'why = " "'),
+        ('title = "t"\n', "", "title: must be a non-empty string", '[patch."runtime/a.patch"]'),
+        ('remove_when = "r"\ncapab', "capab", "remove_when: must be a non-empty string", '[patch."adapter/b.patch"]'),
         (
             'capabilities = ["fast"]',
             'capabilities = ["slow"]',
@@ -54,11 +54,11 @@ def fault(folder: Path) -> GaudiPatchError:
         ),
         ('smoke = ["kernels"]', 'smoke = ["kernels", "kernel"]', "no smoke level kernel", "smoke ="),
         ('[patch."adapter/b.patch"]', '[patch."adapter/c.patch"]', "adapter/b.patch", "patches = ["),
-        ('reason = "too old"', "", "reason: must be a text", "[[refused]]"),
-        ('reason = "upstream has it"', "", "reason: must be a text", "[[upstream]]"),
+        ('reason = "too old"', "", "reason: must be a non-empty string", "[[refused]]"),
+        ('reason = "upstream has it"', "", "reason: must be a non-empty string", "[[upstream]]"),
         ("[[pairs]]", "[pairs]", "must be a list of tables", "[pairs]"),
         ("vllm_gaudi = [", "vllm = [", "vllm: unknown key", "vllm = ["),
-        ('lmcache = "==0.5.6"\n', "", "lmcache: must be a text that is not empty", "[[pairs]]"),
+        ('lmcache = "==0.5.6"\n', "", "lmcache: must be a non-empty string", "[[pairs]]"),
         ('lmcache = "==0.5.6"', 'lmcache = "one"', "lmcache: not a PEP 440 specifier", 'lmcache = "one"'),
         ('[">=0.14.1,<=0.17.1"]', "[]", "lists no specifier", "vllm_gaudi = []"),
         ('[">=0.14.1,<=0.17.1"]', '["from 0.13 on"]', "not a PEP 440 specifier", "vllm_gaudi ="),
@@ -67,7 +67,7 @@ def fault(folder: Path) -> GaudiPatchError:
         ("[[refused]]", "[[refuse]]", "refuse: unknown key", "[[refuse]]"),
         ("schema = 2", "schema = 2\nschema = 2", "not valid TOML", None),
         ('package = "lmcache"', 'package = "lmcache', "not valid TOML", 'package = "lmcache'),
-        ('why = "w"', 'why = """w\n"""', "string of several lines", 'why = """'),
+        ('why = "w"', 'why = """w\n"""', "string on several lines", 'why = """'),
     ],
 )
 def test_every_fault_names_the_file_the_key_and_the_line(
@@ -101,7 +101,7 @@ def test_a_fault_near_the_end_of_the_real_manifest_has_its_true_line(tmp_path: P
 def test_a_patch_outside_of_the_folder_is_a_fault(name: str, tmp_path: Path) -> None:
     """case_18"""
     error = fault(write(tmp_path, TEXT.replace("adapter/b.patch", name)))
-    assert "must lie below patches/" in error.message
+    assert "must be below patches/" in error.message
 
 
 def test_a_patch_that_no_series_uses_is_a_fault(tmp_path: Path) -> None:

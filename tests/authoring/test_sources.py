@@ -141,7 +141,7 @@ def test_a_port_that_changes_the_sources_changes_them_for_all_series(
     assert result.exit is Exit.OK
     assert result.data["new"] == ["runtime"]
     (table,) = [one for one in result.blocks if isinstance(one, Table)]
-    assert ("runtime", "changed", "in every series: all of them must be proved again") in table.rows
+    assert ("runtime", "changed", "used by every series: all of them must be proved again") in table.rows
     assert {one.patches for one in load(sources.directory).series} == {("runtime", "route/1.0.0.patch")}
     assert (sources.directory / "runtime/lmcache/gaudi.py").read_text() == "DEVICE = 'hpu'\nCOMPAT = 2\n"
     assert lint.lint(sources.directory, write=False).exit is Exit.OK

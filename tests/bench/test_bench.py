@@ -78,7 +78,7 @@ def test_memory_that_holds_too_little_is_told_for_each_length(
     skipped = none_fits(SHAPES[0], [2048, 262144], 1 << 30)
     result = _shown(monkeypatch, tmp_path, Measured("emulated", [make_point("patched", shape="mla")], skipped))
     text = " ".join("".join(plain(block) for block in result.blocks).split())
-    assert "8b 2K needs 3.8 GiB of memory, 1.0 GiB may be used" in text
+    assert "8b 2K needs 3.8 GiB of memory, 1.0 GiB are allowed" in text
     assert "8b 256K needs" in text
 
 
@@ -142,7 +142,7 @@ def test_an_interpreter_without_pytorch_is_refused_with_the_reason(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--contexts", "2M"), "--contexts takes lengths"),
+        (("--contexts", "2M"), "--contexts must be lengths"),
         (("--shapes", "13b"), "--shapes takes 8b"),
         (("--rules", "both"), "--rules takes"),
         (("--rules", "lazy,eager"), "one mode for --rules: lazy or eager"),

@@ -51,7 +51,7 @@ def test_memory_for_less_than_eight_chunks_is_too_little_unless_no_request_is_lo
     assert workload.held_tokens(shape, [512, 4096], limit) == 0
     first, second = workload.none_fits(shape, [512, 4096], limit)
     assert (first.shape, first.tokens, second.tokens) == ("8b", 512, 4096)
-    assert first.reason == second.reason == "needs 3.8 GiB of memory, 3.7 GiB may be used"
+    assert first.reason == second.reason == "needs 3.8 GiB of memory, 3.7 GiB are allowed"
 
 
 def test_caches_and_objects_of_the_request_are_in_what_is_needed() -> None:

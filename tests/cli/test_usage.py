@@ -20,11 +20,11 @@ from tests.support.cli import gaudi_patch
         ("apply --lock-timeout x", "invalid value for '--lock-timeout': 'x' is not a valid float"),
         ("smoke kernel", "no such smoke level: kernel; did you mean kernels?"),
         ("guide quickstart", "no such guide: 'quickstart'; did you mean quick-start?"),
-        ("recipe memry", "there is no mode 'memry'; did you mean memory?"),
-        ("recipe memory --target kubernets --out x", "there is no target 'kubernets'; did you mean kubernetes?"),
+        ("recipe memry", "no mode is called 'memry'; did you mean memory?"),
+        ("recipe memory --target kubernets --out x", "no target is called 'kubernets'; did you mean kubernetes?"),
         (
             "bench --host gaudi33",
-            "--host takes gaudi3, gaudi3-x8, gaudi2, gaudi2-x8, not 'gaudi33'; did you mean gaudi3",
+            "--host must be one of gaudi3, gaudi3-x8, gaudi2, gaudi2-x8, not 'gaudi33'; did you mean gaudi3",
         ),
         (
             "check --color alwys",
@@ -32,7 +32,7 @@ from tests.support.cli import gaudi_patch
         ),
         ("check --pyton x", "no such option: --pyton; did you mean --python?"),
         ("version", "no such command 'version'; did you mean --version?"),
-        ("smoke --device hpuu", "--device takes auto, hpu, emulated, not 'hpuu'; did you mean hpu?"),
+        ("smoke --device hpuu", "--device must be one of auto, hpu, emulated, not 'hpuu'; did you mean hpu?"),
     ],
 )
 def test_what_is_wrong_stands_behind_error_with_what_was_probably_meant(arguments: str, said: str) -> None:
@@ -58,8 +58,8 @@ def test_a_version_with_numbers_left_out_is_no_release_and_those_that_it_may_be_
     done = gaudi_patch(*arguments.split(), "0.4")
     assert (done.code, done.out) == (3, "")
     first, second = done.err.splitlines()
-    assert first == "error: LMCache 0.4 is no full version; it may be 0.4.1 to 0.4.7"
-    assert second == "  next: name one in full, such as 0.4.7"
+    assert first == "error: LMCache 0.4 is not a full version; it may be 0.4.1 to 0.4.7"
+    assert second == "  next: give one in full, such as 0.4.7"
     assert "; it may be 0.3.7 to 0.5.6" in gaudi_patch("show", "0").err
 
 

@@ -190,7 +190,7 @@ def test_what_a_probe_says_of_a_missing_dependency_installs_it(world: World) -> 
     fake_wheel(world.folder / "wheels", "1.5", {"needed.py": ""}, name="needed")
     (world.target.dist_info / "METADATA").write_bytes(metadata("0.5.6", requires="Requires-Dist: needed\n"))
     said = inside(world, "_environment.not_installed('needed')").strip()
-    world.reaches(said.split("install everything missing, and change nothing else: ")[1])
+    world.reaches(said.split("install everything that is missing, and change nothing else: ")[1])
     assert inside(world, "_environment._missing_distributions()").strip() == "[]"
 
 
@@ -332,7 +332,7 @@ def test_each_report_of_a_fleet_has_what_mends_its_host(world: World) -> None:
     report = world.folder / "host.json"
     report.write_text(gaudi_patch("check", *world.named, "--json").out)
     done = gaudi_patch("fleet", report, "--json")
-    assert "each host's own report" in done.json["errors"][0]["hint"]
+    assert "each host's report" in done.json["errors"][0]["hint"]
     line = only(json.loads(report.read_text())["errors"], "apply")
     world.reaches(f"{line} --no-smoke")
     assert world.state() == "patched"

@@ -155,5 +155,5 @@ def test_the_playbook_fetches_a_report_of_every_host_and_fails_by_the_worst(tmp_
     assert (tmp_path / "reports" / "patched.json").is_file(), done.stdout + done.stderr
     assert done.returncode != 0
     assert json.loads((tmp_path / "reports" / "edited.json").read_text())["errors"][0]["code"] == "drift"
-    assert "2 of 3 hosts are not as they must be" in done.stdout + done.stderr
+    assert "2 of 3 hosts are not in the required state" in done.stdout + done.stderr
     assert "gone: no report" in done.stdout + done.stderr

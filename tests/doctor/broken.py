@@ -153,7 +153,7 @@ HOSTS = [
         {"device.pyhlml": F},
         "of the driver's release",
     ),
-    Broken("torch.hpu sees nothing", unavailable_hpu, {"device.torch-hpu": F}, "another process owns"),
+    Broken("torch.hpu sees nothing", unavailable_hpu, {"device.torch-hpu": F}, "another process holds"),
     Broken(
         "the plugin is built for another PyTorch",
         lambda gaudi: gaudi.module("habana_frameworks/torch/__init__.py", "raise ImportError('undefined symbol')"),
@@ -179,13 +179,13 @@ SOFTWARE = [
         "SynapseAI of another release",
         lambda g: g.file("/var/lib/dpkg/status", "Package: habanalabs-graph\nVersion: 1.23.0-695\n"),
         {"software.synapse": F},
-        "habana-torch-plugin of the SynapseAI",
+        "habana-torch-plugin of the installed SynapseAI",
     ),
     Broken(
         "the host's driver is older",
         lambda gaudi: gaudi.file("/sys/module/habanalabs/version", "1.22.1-6\n"),
         {"software.synapse": W},
-        "bring the host's driver",
+        "update the host's driver",
     ),
     Broken(
         "pip brought PyTorch for CUDA",
@@ -253,7 +253,7 @@ SOFTWARE = [
         {"software.lmcache-imports": F},
         "gaudi-patch requirements 0.5.6 --python",
     ),
-    Broken("old transformers", package("transformers", "4.55.4"), {"software.transformers": W}, "vllm-gaudi's pin"),
+    Broken("old transformers", package("transformers", "4.55.4"), {"software.transformers": W}, "that vllm-gaudi pins"),
 ]
 
 PATCH = [

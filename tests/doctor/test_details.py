@@ -226,7 +226,7 @@ def test_a_container_may_show_fewer_cards_than_the_host_has(gaudi: Gaudi) -> Non
     [
         ("redis://user:secret@127.0.0.1:{port}", "ok", "1 server"),
         ("redis-sentinel://127.0.0.1:{port},127.0.0.1:1", "warning", "127.0.0.1:1"),
-        ("redis://127.0.0.1:port", "failure", "is no host and port"),
+        ("redis://127.0.0.1:port", "failure", "is not a host and port"),
         ("s3://bucket.example.com", "unknown", "no host and port"),
     ],
 )

@@ -17,7 +17,7 @@ RECEIVER = {"enable_pd": True, "pd_buffer_device": "cpu", "pd_role": "receiver"}
     ("settings", "options", "level", "said"),
     [
         ({}, "--port 6999", "ok", "off"),
-        (ON, "", "ok", "on 127.0.0.1, port 6999, 7000: whoever"),
+        (ON, "", "ok", "on 127.0.0.1, port 6999, 7000: anyone"),
         (ON, "--tensor-parallel-size 4", "ok", "port 6999, 7000, 7001, 7002, 7003:"),
         (ON, "--data-parallel-size 2", "ok", "port 6999, 7000:"),
         ({**ON, "internal_api_server_host": "localhost"}, "", "ok", "on localhost"),

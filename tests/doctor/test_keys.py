@@ -26,7 +26,7 @@ def case(version: str | None, agree: bool | None) -> Any:
     [
         ("0.3.9.post2", "Python 3.12"),
         ("0.3.12", "Python 3.12"),
-        ("0.3.13", "sha256_cbor, in all"),
+        ("0.3.13", "sha256_cbor, in every"),
         (None, "sha256_cbor"),
     ],
 )

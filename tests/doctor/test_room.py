@@ -19,7 +19,7 @@ EIGHT, SEVENTY = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-70B-I
         (f"--model {SEVENTY} -tp 8", 4.0, "failure", "of the 131,072 tokens of one request"),
         (f"--model {SEVENTY} -tp 8", 5.5, "ok", "room for 1 request(s) of 131,072 tokens"),
         (f"--model {SEVENTY} -tp 8", 200.0, "failure", "8 pools of 200 GB"),
-        ("--model nobody/model --max-model-len 4096", 5.0, "ok", "nothing is known of the shape"),
+        ("--model nobody/model --max-model-len 4096", 5.0, "ok", "no shape is known"),
         (f"--model {EIGHT} --max-model-len auto", 5.0, "ok", "the longest request is not known"),
     ],
 )

@@ -125,8 +125,8 @@ def test_an_option_and_its_no_exclude_each_other_and_the_last_one_counts(gaudi: 
     [
         (b"a: [1\n", "vllm.yaml", "cannot be read: ParserError"),
         (b"a: \xff\xfe\n", "vllm.yaml", "cannot be read: "),
-        (b"- a\n", "vllm.yaml", "holds no table of options, but list"),
-        (b"", "vllm.yml", "holds no table of options, but NoneType"),
+        (b"- a\n", "vllm.yaml", "must contain a table of options, not list"),
+        (b"", "vllm.yml", "must contain a table of options, not NoneType"),
         (b"a: 1\n", "vllm.json", "*.yaml or *.yml only"),
     ],
 )

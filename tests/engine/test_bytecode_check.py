@@ -64,7 +64,7 @@ def test_code_of_another_source_under_a_right_header_is_found(mode: Mode, applie
     cached(applied).write_bytes(header(applied.site / MODULE, mode) + code(other.read_bytes(), other))
     (error,) = applied.check().errors
     assert (error.exit, error.code, error.file) == (Exit.REFUSED, "stale-bytecode", str(cached(applied)))
-    assert f"holds the code of {other}" in error.details[0]
+    assert f"contains the code of {other}" in error.details[0]
     assert applied.apply().data["changed"]
     assert applied.check().exit is Exit.OK
     assert b"hpu" in cached(applied).read_bytes()
@@ -75,7 +75,7 @@ def test_code_of_another_source_under_a_right_header_is_found(mode: Mode, applie
 def test_other_code_under_its_own_name_is_found(mode: Mode, level: str, applied: Tiny) -> None:
     source = applied.site / MODULE
     cached(applied, level=level).write_bytes(header(source, mode) + code(b"def device():\n    return 'x'\n", source))
-    assert reasons(applied) == ["holds other code than its source"]
+    assert reasons(applied) == ["contains code that differs from its source"]
     assert applied.apply().data["changed"]
     assert applied.check().exit is Exit.OK
 
@@ -130,7 +130,7 @@ def test_bytecode_that_ends_the_interpreter_is_named_and_the_rest_is_judged(appl
     found = wrong(installation, applied.patched, {})
     assert [one.path for one in found] == [cached(applied), other]
     assert "cannot be verified" in found[0].reason
-    assert found[1].reason == "holds no code"
+    assert found[1].reason == "contains no code"
 
 
 def _imported(target: Tiny, *options: str) -> None:
@@ -255,7 +255,7 @@ def test_a_verification_before_the_commit_names_the_file(applied: Tiny) -> None:
 
 
 def test_a_reason_is_read_with_its_file() -> None:
-    assert str(Wrong(Path("/a/b.pyc"), "holds no code", "a/b.py")) == "/a/b.pyc holds no code"
+    assert str(Wrong(Path("/a/b.pyc"), "contains no code", "a/b.py")) == "/a/b.pyc contains no code"
 
 
 class Writes(Disk):

@@ -113,4 +113,4 @@ def test_the_command_prints_a_row_per_host(target: Tiny, tmp_path: Path) -> None
     text = gaudi_patch("fleet", file, tmp_path / "gone.json")
     assert text.code == 2
     assert "node-1" in text.out and "gone" in text.out
-    assert "1 of 2 hosts are not as they must be" in text.err
+    assert "1 of 2 hosts are not in the required state" in text.err

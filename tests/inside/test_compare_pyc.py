@@ -42,10 +42,10 @@ def test_every_interpreter_knows_its_own_code_and_no_other(python: Path, tmp_pat
         (elsewhere, "", ""),
         (b"\0\0\r\n" + own[4:], "", ""),  # another version's
         (own[:4] + b"\x03" + other[5:], "", ""),  # checked before each use
-        (first, "", "holds other code than its source"),
-        (other, "", "was compiled from another source, and is used unchecked"),
-        (named, "", f"holds the code of {tmp_path / 'lmcache/other.py'}"),
-        (own[:16] + b"N", "", "holds no code"),
+        (first, "", "contains code that differs from its source"),
+        (other, "", "was compiled from a different source, and Python uses it unchecked"),
+        (named, "", f"contains the code of {tmp_path / 'lmcache/other.py'}"),
+        (own[:16] + b"N", "", "contains no code"),
         (own[:30], "", "cannot be loaded"),
     ]
     question = [

@@ -49,7 +49,7 @@ def test_a_link_or_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     kept.write_bytes(b"1")
     counted(tmp_path).symlink_to(elsewhere)
     done = start(tmp_path)
-    assert (done.returncode, "no directory of this user" in done.stderr, kept.exists()) == (1, True, True)
+    assert (done.returncode, "not a directory of this user" in done.stderr, kept.exists()) == (1, True, True)
     counted(tmp_path).unlink()
     counted(tmp_path).write_text("")
     assert start(tmp_path).returncode == 1

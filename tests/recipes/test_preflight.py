@@ -59,7 +59,7 @@ def test_a_patched_wheel_of_the_release_may_serve(site: Path) -> None:
 def test_another_release_is_refused_by_name(site: Path) -> None:
     code, said = run(site, version="0.5.5")
     assert code == 1
-    assert "LMCache 0.5.6 is installed, and this recipe is for 0.5.5" in said
+    assert "LMCache 0.5.6 is installed, but this recipe is for 0.5.5" in said
     assert run(site, "--release", version="0.5.5")[0] == 1
 
 
@@ -81,7 +81,7 @@ def test_one_file_that_differs_is_named(site: Path, name: str, gone: bool) -> No
     file.unlink() if gone else file.write_bytes(file.read_bytes() + b"# edited\n")
     code, said = run(site)
     assert code == 1
-    assert f"is not as it was patched ({name})" in said or "not installed" in said
+    assert f"differs from the patched release ({name})" in said or "not installed" in said
 
 
 def test_a_file_that_the_series_removes_must_be_gone(site: Path) -> None:

@@ -297,7 +297,7 @@ def test_kinds_have_stable_names() -> None:
 
 def test_a_hint_is_given_where_there_is_something_to_do() -> None:
     assert refusal(PATCH + b"+d\n").hint == ""
-    assert refusal(b"").hint == "make it with: git diff --full-index (no other options)"
+    assert refusal(b"").hint == "create it with: git diff --full-index (no other options)"
 
 
 def test_the_hint_says_how_to_undo_a_conversion_to_crlf() -> None:

@@ -37,7 +37,7 @@ def test_a_changed_context_line_is_named() -> None:
     )
     assert result.nearest.similarity == pytest.approx(6 / 7)
     assert result.sentences() == [
-        "It nearly fits at line 17: 6 of 7 lines are as expected.",
+        "it nearly fits at line 17: 6 of 7 lines are as expected",
         "line 18: expected 'line 18\\n', found 'other\\n'",
     ]
 
@@ -45,7 +45,7 @@ def test_a_changed_context_line_is_named() -> None:
 def test_a_hunk_is_found_where_its_code_moved_to_and_changed() -> None:
     original = b"#\n" * 100 + BODY.replace(b"line 22\n", b"line  22\n")
     assert said(original) == [
-        "It nearly fits at line 117: 6 of 7 lines are as expected.",
+        "it nearly fits at line 117: 6 of 7 lines are as expected",
         "line 122: expected 'line 22\\n', found 'line  22\\n' (white space)",
     ]
 
@@ -53,7 +53,7 @@ def test_a_hunk_is_found_where_its_code_moved_to_and_changed() -> None:
 def test_a_line_too_many_and_a_line_too_few_are_named() -> None:
     original = BODY.replace(b"line 18\n", b"line 18\nnew\n").replace(b"line 22\n", b"")
     assert said(original) == [
-        "It nearly fits at line 17: 6 of 7 lines are as expected.",
+        "it nearly fits at line 17: 6 of 7 lines are as expected",
         "line 19: not expected: 'new\\n'",
         "line 23: missing: 'line 22\\n'",
     ]
@@ -79,48 +79,48 @@ def test_a_first_or_last_line_that_the_file_ends_before_is_missing() -> None:
 
 
 def test_the_change_that_is_there_already_is_found() -> None:
-    assert said(b"#\n" + PATCHED)[0] == "The change is already there, at line 18."
+    assert said(b"#\n" + PATCHED)[0] == "the change is already there, at line 18"
     assert explain(b"#\n" + PATCHED, HUNK).nearest_new == Fit(18, 7, 7)
 
 
 def test_the_change_that_is_there_in_another_form_is_guessed() -> None:
     assert said(PATCHED.replace(b"line 18\n", b"line eighteen\n"))[:2] == [
-        "It nearly fits at line 17: 5 of 7 lines are as expected.",
-        "The patched lines fit better, at line 17 (6 of 7): the file may contain the change in another form.",
+        "it nearly fits at line 17: 5 of 7 lines are as expected",
+        "the patched lines fit better, at line 17 (6 of 7): the file may contain the change in another form.",
     ]
 
 
 def test_a_removal_that_was_made_already_is_found() -> None:
     (removal,) = make_hunks(BODY, BODY.replace(b"line 20\n", b""))
-    assert said(BODY.replace(b"line 20\n", b""), removal)[0] == "The change is already there, at line 17."
+    assert said(BODY.replace(b"line 20\n", b""), removal)[0] == "the change is already there, at line 17"
 
 
 def test_a_hunk_that_moved_is_found() -> None:
-    assert said(b"#\n#\n" + BODY) == ["The expected lines are at line 19, moved by +2 lines."]
-    assert said(BODY[7:]) == ["The expected lines are at line 16, moved by -1 lines."]
-    assert said(BODY) == ["The expected lines are at line 17."]
+    assert said(b"#\n#\n" + BODY) == ["the expected lines are at line 19, moved by +2 lines"]
+    assert said(BODY[7:]) == ["the expected lines are at line 16, moved by -1 lines"]
+    assert said(BODY) == ["the expected lines are at line 17"]
 
 
 def test_a_hunk_that_stands_twice_is_counted() -> None:
-    assert said(BODY + b"#\n" + BODY) == ["The expected lines occur in 2 places, first at line 17."]
+    assert said(BODY + b"#\n" + BODY) == ["the expected lines occur in 2 places, first at line 17"]
 
 
 def test_a_hunk_of_an_edge_that_is_found_elsewhere_is_said_to_belong_there() -> None:
     (top,) = make_hunks(BODY, b"new\n" + BODY)
     assert said(b"#\n" + BODY, top) == [
-        "The expected lines are at line 2, moved by +1 lines.",
-        "But it belongs to the beginning of the file.",
+        "the expected lines are at line 2, moved by +1 lines",
+        "but the hunk belongs to the beginning of the file",
     ]
     (bottom,) = make_hunks(BODY, BODY + b"new\n")
     assert said(BODY + b"#\n", bottom) == [
-        "The expected lines are at line 38.",
-        "But it belongs to the end of the file.",
+        "the expected lines are at line 38",
+        "but the hunk belongs to the end of the file",
     ]
 
 
 def test_a_hunk_of_the_beginning_that_fits_there_is_not_said_to_have_moved() -> None:
     (top,) = make_hunks(BODY, b"new\n" + BODY)
-    assert said(BODY, top) == ["The expected lines are at line 1."]
+    assert said(BODY, top) == ["the expected lines are at line 1"]
 
 
 def test_a_long_hunk_that_moved_far_is_lined_up() -> None:
@@ -149,8 +149,8 @@ def test_lines_that_became_fewer_are_missing_behind_those_that_replace_them() ->
 
 def test_a_file_that_should_be_empty_is_told() -> None:
     (create,) = make_hunks(b"", BODY)
-    assert said(b"x\n", create) == ["The hunk expects an empty file."]
-    assert said(BODY, create) == ["The change is already there, at line 1.", "The hunk expects an empty file."]
+    assert said(b"x\n", create) == ["the hunk expects an empty file"]
+    assert said(BODY, create) == ["the change is already there, at line 1", "the hunk expects an empty file"]
     assert explain(b"x\n", create).nearest.similarity == 0
     assert explain(BODY, create).places == 0
 
@@ -163,7 +163,7 @@ def test_a_file_to_be_deleted_that_differs_is_explained() -> None:
 
 @pytest.mark.parametrize("original", [b"", b"something else\n", b"\n"])
 def test_a_file_with_nothing_alike_is_told(original: bytes) -> None:
-    assert said(original) == ["Nothing in the file resembles the expected lines."]
+    assert said(original) == ["nothing in the file resembles the expected lines"]
     assert explain(original, HUNK).nearest == Fit(0, 0, 7)
 
 
@@ -171,8 +171,8 @@ def test_crlf_in_the_file_is_named_once_and_shown_by_line() -> None:
     original = BODY.replace(b"\n", b"\r\n")
     result = said(original)
     assert result[:3] == [
-        "It nearly fits at line 17: 0 of 7 lines are as expected.",
-        "Line ends differ: 40 of the file's 40 lines end in CRLF, the hunk expects LF.",
+        "it nearly fits at line 17: 0 of 7 lines are as expected",
+        "line ends differ: 40 of the file's 40 lines end in CRLF, the hunk expects LF.",
         "line 17: expected 'line 17\\n', found 'line 17\\r\\n' (line end)",
     ]
     assert len(result) == 9
@@ -181,14 +181,14 @@ def test_crlf_in_the_file_is_named_once_and_shown_by_line() -> None:
 def test_crlf_in_the_patch_is_named() -> None:
     (hunk,) = make_hunks(BODY.replace(b"\n", b"\r\n"), PATCHED.replace(b"\n", b"\r\n"))
     original = BODY.replace(b"line 1\n", b"line 1\r\n")
-    assert "Line ends differ: 1 of the file's 40 lines end in CRLF, the hunk expects CRLF." in said(original, hunk)
+    assert "line ends differ: 1 of the file's 40 lines end in CRLF, the hunk expects CRLF." in said(original, hunk)
 
 
 def test_a_missing_newline_at_the_end_is_named() -> None:
     (hunk,) = make_hunks(BODY, BODY.replace(b"line 39\n", b"x\n"))
-    assert "Only the hunk has a newline at its last line." in said(BODY[:-1], hunk)
+    assert "only the hunk has a newline at its last line" in said(BODY[:-1], hunk)
     (hunk,) = make_hunks(BODY[:-1], BODY[:-1].replace(b"line 39\n", b"x\n"))
-    assert "Only the file has a newline at its last line." in said(BODY, hunk)
+    assert "only the file has a newline at its last line" in said(BODY, hunk)
 
 
 @pytest.mark.parametrize(

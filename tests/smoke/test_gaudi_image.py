@@ -103,7 +103,7 @@ def test_a_host_with_a_real_device_is_not_checked_on_the_emulated_one(image: Mak
     done = gaudi_patch("smoke", "imports", "--device", "emulated", "--python", made.python, "--json")
     assert done.code == 5, done.out
     (level,) = {one["reason"] for one in done.json["data"]["levels"]}
-    assert level == "a real HPU is present, and the emulated one does not replace it"
+    assert level == "a real HPU is present, which the emulated one must not replace"
 
 
 # --- as an unprivileged user -----------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ class TestProcesses:
         assert "finished but did not exit" in probe.failures[0].message
 
     def test_a_case_without_a_result_has_failed(self, run: Any) -> None:
-        assert "gave no result; its last words: oh" in run("print('oh')").failures[0].message
+        assert "gave no result; its last line: oh" in run("print('oh')").failures[0].message
 
     def test_a_result_that_the_exit_status_contradicts_is_a_failure(self, run: Any) -> None:
         assert "reported passed but ended with status 3" in run("write()\nraise SystemExit(3)").failures[0].message

@@ -73,7 +73,7 @@ def test_metadata_without_a_description_gets_the_note_for_one() -> None:
     ids=["another", "none", "two"],
 )  # fmt: skip
 def test_metadata_of_another_version_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not that of version 0\.5\.6"):
+    with pytest.raises(ValueError, match=r"not for version 0\.5\.6"):
         edit(text)
 
 

@@ -211,7 +211,7 @@ def test_a_damaged_file_is_refused(broken: Callable[[bytes], bytes], release: Re
 def test_a_bomb_is_not_unpacked(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gaudi_patch.wheel.sdist.MOST_UNPACKED", 50_000)
     path = make(tmp_path, lambda entries: entries.append(member(f"{ROOT}/x", bytes(60_000))))
-    with pytest.raises(GaudiPatchError, match="more than any release holds"):
+    with pytest.raises(GaudiPatchError, match="more data than any release contains"):
         build(release, path)
 
 

@@ -121,8 +121,8 @@ def _conflict(conflict: Conflict) -> Result:
     )
     if conflict.gone:
         sides += (
-            f" {plan.new} no longer has {', '.join(conflict.gone)}: `git rm` it, and see whether the change belongs "
-            "elsewhere now."
+            f" {plan.new} no longer has {', '.join(conflict.gone)}: `git rm` it, and check whether the change now "
+            f"belongs elsewhere."
         )
     return Result("dev port", conflict.exit, data, [Diff(conflict.diff), Text(sides)], errors=[conflict.fault])
 
@@ -177,9 +177,9 @@ def _summary(done: Ported) -> Text:
 def _row(naming: Named) -> tuple[str, str, str]:
     """Return the row of a patch: its name, whether it is new, and why."""
     if naming.new is None:
-        return naming.patch, "shared", "the text is as in other releases"
+        return naming.patch, "shared", "the patch is the same as in other releases"
     if naming.patch == naming.new.source:
-        return naming.patch, "changed", "in every series: all of them must be proved again"
+        return naming.patch, "changed", "used by every series: all of them must be proved again"
     return naming.patch, "new", f"from {naming.new.source}" if naming.new.source else naming.subject
 
 
@@ -187,7 +187,7 @@ def to_look_at(gaps: Sequence[Gap], calls: Sequence[Call], stale: Sequence[str])
     """Return what a maintainer has to review; may be empty."""
     blocks: list[Block] = []
     if gaps:
-        title = "Claimed as in the old series, and not proved here"
+        title = "Claimed by the old series, but not proved here"
         blocks.append(Table(("capability", "why"), [(gap.capability, str(gap)) for gap in gaps], title))
     if calls:
         more = f"; the first {SHOWN} of {len(calls)}, all with --json" if len(calls) > SHOWN else ""

@@ -160,16 +160,16 @@ def _run(plan: Plan, process: Process, image: str) -> str:
 def notes(plan: Plan) -> tuple[str, ...]:
     """Return what an administrator must know about the containers."""
     found = [
-        f"`docker compose up --detach` in the directory of {COMPOSE}, or `sh {RUN}`; both want VLLM_API_KEY.",
+        f"`docker compose up --detach` in the directory of {COMPOSE}, or `sh {RUN}`; both need VLLM_API_KEY.",
         "Models are kept in $MODELS, ./models by default. Ports and shared memory are the host's. Cards are numbered "
-        "from 0: edit HABANA_VISIBLE_DEVICES where others are free.",
+        "from 0: edit HABANA_VISIBLE_DEVICES if other cards are free.",
     ]
     if plan.local or plan.shared:
-        found.append(f"Of the host, these are mounted: {', '.join((*plan.local, *plan.shared))}.")
+        found.append(f"Mounted from the host: {', '.join((*plan.local, *plan.shared))}.")
     if plan.having(Role.CLEANER):
         found.append(
-            "No container removes old chunks: run clean.sh from a timer of one host, as systemd's target does."
+            "No container removes old chunks: run clean.sh from a timer on one host, as the target systemd does."
         )
     if any(process.role is Role.ROCM for process in plan.processes):
-        found.append("mi300x.sh is for the MI300X host, in an image of vLLM for ROCm: it is in no container here.")
+        found.append("mi300x.sh is for the MI300X host, in an image of vLLM for ROCm: no container here runs it.")
     return tuple(found)

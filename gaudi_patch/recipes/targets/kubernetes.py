@@ -62,8 +62,8 @@ def _refuse_one_address(plan: Plan) -> None:
         raise GaudiPatchError(
             Exit.USAGE,
             "usage",
-            f"--bind {bind}: nobody knows a pod's address before, and Service and probes would not reach it",
-            "leave --bind out, and let a NetworkPolicy say who reaches the pods",
+            f"--bind {bind}: a pod's address is not known in advance, and Service and probes would not reach it",
+            "leave --bind out, and let a NetworkPolicy decide who reaches the pods",
         )
 
 
@@ -76,7 +76,7 @@ def _refuse_unreachable(plan: Plan) -> None:
                 Exit.USAGE,
                 "unreachable-server",
                 f"pods do not reach {server.script} at {called or '127.0.0.1'}: in a cluster it is {server.name}",
-                f"give --storage lm://{server.name}:{server.port}",
+                f"use --storage lm://{server.name}:{server.port}",
             )
 
 
@@ -303,18 +303,18 @@ def notes(plan: Plan) -> tuple[str, ...]:
     secrets = dict.fromkeys(_key(name) for process in plan.processes for name in process.of.secrets)
     more = "".join(f" --from-literal={key}=PASSWORD" for key in secrets)
     found = [
-        f"Keys first: `kubectl create secret generic {SECRET} --from-literal=api-key=KEY "
+        f"Create the keys first: `kubectl create secret generic {SECRET} --from-literal=api-key=KEY "
         f"--from-literal=hf-token=TOKEN{more}`; then `kubectl apply -f {FILE}`.",
-        f"Memory is computed; hugepages-2Mi is what Intel's guide gives a pod. No claim names a storage class, "
-        f"and {WEIGHTS} has room for one model: edit them.",
-        f"The init container holds LMCache against {ATTESTATION} of the image. For an attestation from outside of the "
-        "image, see `gaudi-patch guide fleet`.",
+        f"Memory is computed; hugepages-2Mi is what Intel's guide gives a pod. No claim names a storage class, and "
+        f"{WEIGHTS} has room for one model: edit them.",
+        f"The init container compares LMCache with {ATTESTATION} of the image. For an attestation from outside the "
+        f"image, see `gaudi-patch guide fleet`.",
     ]
     if plan.shared:
-        found.append(f"The claim {STORE} wants a storage class with ReadWriteMany, such as NFS or VAST.")
+        found.append(f"The claim {STORE} needs a storage class with ReadWriteMany, such as NFS or VAST.")
     if plan.multiprocess:
         (label,) = NODE
-        found.append(f"Server and engines run on nodes that `kubectl label node NODE {label}=true` has marked.")
+        found.append(f"Server and engines run on nodes labelled with `kubectl label node NODE {label}=true`.")
     if any(process.role is Role.ROCM for process in plan.processes):
         found.append("The MI300X side is not in the file: run mi300x.sh in an image of vLLM for ROCm.")
     return tuple(found)

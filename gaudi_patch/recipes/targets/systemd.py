@@ -72,8 +72,8 @@ def notes(plan: Plan, folder: PurePosixPath) -> tuple[str, ...]:
     found = [
         f"The units run the scripts in {folder}: keep them there. Copy the units to /etc/systemd/system, then "
         f"`systemctl daemon-reload` and `systemctl enable --now {units}`.",
-        f"Keys go into {SECRETS} ({'=, '.join(keys)}=), which root alone may read.",
-        "Each runs as root until `systemctl edit` gives it User=, one who may open the cards.",
+        f"Keys go into {SECRETS} ({'=, '.join(keys)}=), readable only by root.",
+        "Each unit runs as root until `systemctl edit` sets User= to a user who may open the cards.",
     ]
     if any(process.role is Role.ROCM for process in plan.processes):
         found.append("vllm-mi300x.service is for the MI300X host, vllm-gaudi.service for the Gaudi host.")

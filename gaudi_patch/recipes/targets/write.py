@@ -21,18 +21,18 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 def check(target: str, image: str) -> None:
     """Raise a usage error for an unknown target, or for an image that is missing, useless or malformed."""
     if target not in NAMES:
-        what = f"there is no target {target!r}{did_you_mean(target, NAMES)}"
+        what = f"no target is called {target!r}{did_you_mean(target, NAMES)}"
         raise GaudiPatchError(Exit.USAGE, "unknown-target", what, f"targets: {', '.join(NAMES)}")
     contained = target in ("compose", "kubernetes")
     if contained and not image:
         raise _usage(
-            f"--target {target} needs --image: one with vLLM, vllm-gaudi and the patched LMCache",
-            "build it as gaudi_patch/container/README.md says, and give its name: --image NAME",
+            f"--target {target} needs --image, an image with vLLM, vllm-gaudi and the patched LMCache",
+            "build it as described in gaudi_patch/container/README.md, and pass its name: --image NAME",
         )
     if image and not contained:
-        raise _usage(f"--image: means nothing with --target {target}")
+        raise _usage(f"--image: has no effect with --target {target}")
     if image and not _IMAGE.fullmatch(image):
-        raise _usage(f"--image {image!r}: takes a name such as registry.example/vllm-gaudi-lmcache:1")
+        raise _usage(f"--image {image!r}: must be a name such as registry.example/vllm-gaudi-lmcache:1")
 
 
 def start(
@@ -71,7 +71,10 @@ def start(
 def _sized(weights: int | None) -> tuple[str, ...]:
     if weights is not None:
         return ()
-    return ("The model's weights are not known, and not in the memory limits: add them, or give --model-config.",)
+    return (
+        "The size of the model's weights is not known, so the memory limits do not include it: add it, or pass "
+        "--model-config.",
+    )
 
 
 def _usage(message: str, hint: str = "see `gaudi-patch recipe --help`") -> GaudiPatchError:

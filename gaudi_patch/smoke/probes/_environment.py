@@ -87,7 +87,7 @@ def not_installed(module: str) -> str:
         text += f"; also missing: {', '.join(others)}"
     asked = f"gaudi-patch requirements {lmcache_version()} --python {shlex.quote(sys.executable)}"
     install = f"{shlex.quote(sys.executable)} -m pip install -r <({asked}) -c <({asked} --constraints)"
-    return f"{text}; install everything missing, and change nothing else: {install}"
+    return f"{text}; install everything that is missing, and change nothing else: {install}"
 
 
 def _missing_distributions() -> list[str]:

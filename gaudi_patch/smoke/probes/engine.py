@@ -102,7 +102,7 @@ def check_broadcasts(case: EngineCase) -> None:
     if not _environment.is_patched():
         return
     count = case.nobody.broadcasts
-    case.probe.check(count == 0, f"one rank has broadcast {count} times, to itself")
+    case.probe.check(count == 0, f"one rank broadcast {count} times, to itself")
 
 
 def check_promises(case: EngineCase) -> None:

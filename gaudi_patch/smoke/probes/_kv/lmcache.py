@@ -137,7 +137,8 @@ def make_connector(config: Foreign, metadata: Foreign) -> Foreign:
         # Before 0.3.14 the vLLM adapter chooses, and it needs vLLM; patched, it calls this function.
         if not _environment.is_patched():
             raise RuntimeError(
-                f"LMCache {_environment.lmcache_version()} has no connector for HPU: its vLLM adapter knows CUDA only"
+                f"LMCache {_environment.lmcache_version()} has no connector for HPU: its vLLM adapter supports only "
+                f"CUDA"
             )
         engine = types.SimpleNamespace(name="VLLM")
         return _probe.load("lmcache.gaudi.connector").create_connector(config, metadata, engine)

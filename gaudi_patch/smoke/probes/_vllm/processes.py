@@ -130,13 +130,13 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
     if status is None:
         print(tail, flush=True)
         finished = "finished but did not exit" if answer.exists() else "was still running"
-        probe.fail(f"the case {finished} after {timeout:g} s and was killed; its last words: {_last_line(tail)}")
+        probe.fail(f"the case {finished} after {timeout:g} s and was killed; its last line: {_last_line(tail)}")
         return
     try:
         data = json.loads(answer.read_bytes())
     except (OSError, ValueError):
         print(tail, flush=True)
-        probe.fail(f"the process ended with status {status} and gave no result; its last words: {_last_line(tail)}")
+        probe.fail(f"the process ended with status {status} and gave no result; its last line: {_last_line(tail)}")
         return
     probe.checks += data["checks"]
     probe.counters[name] = data["counters"]
