@@ -208,6 +208,14 @@ def test_every_environment_variable_of_the_program_is_in_the_reference() -> None
     assert {name for name in used if f"`{name}`" not in reference} == set()
 
 
+def test_every_environment_variable_of_the_tests_is_in_contributing() -> None:
+    files = [ROOT / ".ci" / "run", *sorted((ROOT / "tests").rglob("*.py"))]
+    read = {name for file in files for name in re.findall(r"GAUDI_PATCH_TEST_[A-Z_]*[A-Z]", file.read_text())}
+    listed = re.findall(r"^\| `(GAUDI_PATCH_TEST_[A-Z_]+)=", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert len(read) >= 8
+    assert sorted(listed) == sorted(read)
+
+
 def test_every_guide_is_on_the_site() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     guides = [file for file in DOCUMENTS if file.parent.name == "guides"]

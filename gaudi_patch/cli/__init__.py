@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from gaudi_patch.cli.manual import summary
 from gaudi_patch.cli.usage import usage_faults
 
 if TYPE_CHECKING:
-    from typer._click import Command, Context
+    from typer._click import Command, Context, HelpFormatter
 
 EXIT_CODES = """
 Exit codes: 0 success (including: nothing to do) - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
@@ -51,6 +52,18 @@ class Commands(TyperGroup):
         command = typer.main.get_command(import_module(f"gaudi_patch.commands.{cmd_name}").app)
         command.name = cmd_name
         return command
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write a line per command. Its options are not built for this: they take as long as all the rest of --help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(name)) for name in COMMANDS])
+
+
+def _summary(name: str) -> str:
+    """Return the first sentence of a command's or a group's help."""
+    app: typer.Typer = import_module(f"gaudi_patch.commands.{name}").app
+    group = app.info.help
+    return summary(group if isinstance(group, str) else app.registered_commands[0].callback.__doc__ or "")
 
 
 app = typer.Typer(

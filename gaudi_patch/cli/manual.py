@@ -32,6 +32,12 @@ def split(text: str) -> tuple[str, list[Example]]:
     return head.rstrip(), examples
 
 
+def summary(text: str) -> str:
+    """Return the first sentence of a help text."""
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    return paragraph.partition(". ")[0].rstrip(".") + "."
+
+
 class Manual(TyperCommand):
     """A command whose examples end its help, line for line: a line that is wrapped cannot be copied."""
 
@@ -41,8 +47,7 @@ class Manual(TyperCommand):
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """Return the whole first sentence: it is wrapped, where click would cut it off."""
-        paragraph = " ".join((self.help or "").partition("\n\n")[0].split())
-        return paragraph.partition(". ")[0].rstrip(".") + "."
+        return summary(self.help or "")
 
     def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the examples."""

@@ -116,6 +116,12 @@ def series_of(manifest: Manifest, version: str) -> Series:
     """Return the series with this name, or for this release. Raises ``refused-version`` or ``unknown-version`` (exit
     3).
     """
+    if named := manifest.by_id(version):
+        return named
+    verdict = manifest.named(version)
+    if verdict.series is not None:
+        return verdict.series
+
     from gaudi_patch.engine.situation import given
     from gaudi_patch.engine.verdicts import port_hint
     from gaudi_patch.errors import Exit, GaudiPatchError, did_you_mean
@@ -124,11 +130,6 @@ def series_of(manifest: Manifest, version: str) -> Series:
     from gaudi_patch.target.installation import Target
     from gaudi_patch.target.invocation import command_line
 
-    if named := manifest.by_id(version):
-        return named
-    verdict = manifest.named(version)
-    if verdict.series is not None:
-        return verdict.series
     if verdict.kind in (Kind.REFUSED, Kind.UPSTREAM):
         raise GaudiPatchError(
             Exit.NOT_FOUND, f"{verdict.kind.value}-version", f"LMCache {version}: {verdict.reason}", verdict.advice

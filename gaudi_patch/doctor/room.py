@@ -18,7 +18,7 @@ _UNITS = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
 
 
 class Room(NamedTuple):
-    """What a pool holds.
+    """The contents of a pool.
 
     ``short``: less than one request, which ``fix`` corrects. ``pools`` is the number of pools on the host.
     """

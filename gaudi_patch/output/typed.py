@@ -1,4 +1,4 @@
-"""What is printed to be typed, as it works in the shell that reads it: gaudi-patch need not be on its PATH."""
+"""Command lines that are printed to be typed, as they work in the reader's shell, whatever its PATH has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an LMCache release can do on Gaudi, as far as configurations depend on it."""
+"""The abilities of an LMCache release on Gaudi, as far as configurations depend on them."""
 
 from __future__ import annotations
 

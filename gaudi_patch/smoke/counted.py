@@ -1,4 +1,4 @@
-"""What a probe's result file holds beside its status: failed checks and counters, read into types once."""
+"""The failed checks and counters of a probe's result file, read into types once."""
 
 from __future__ import annotations
 

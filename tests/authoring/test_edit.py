@@ -67,7 +67,7 @@ def test_uncommitted_edits_are_refused_and_nothing_is_written(shelf: Shelf, tmp_
     before = kept(shelf)
     edit.edit("1.0.0", tmp_path / "w", shelf.directory)
     (tmp_path / "w/lmcache/new.py").write_text("")
-    with pytest.raises(GaudiPatchError, match="not committed"):
+    with pytest.raises(GaudiPatchError, match="has uncommitted changes"):
         edit.refresh(tmp_path / "w", shelf.directory)
     assert kept(shelf) == before
 

@@ -86,7 +86,7 @@ def test_the_change_that_is_there_already_is_found() -> None:
 def test_the_change_that_is_there_in_another_form_is_guessed() -> None:
     assert said(PATCHED.replace(b"line 18\n", b"line eighteen\n"))[:2] == [
         "it nearly fits at line 17: 5 of 7 lines are as expected",
-        "the patched lines fit better, at line 17 (6 of 7): the file may contain the change in another form.",
+        "the patched lines fit better, at line 17 (6 of 7): the file may contain the change in another form",
     ]
 
 
@@ -172,7 +172,7 @@ def test_crlf_in_the_file_is_named_once_and_shown_by_line() -> None:
     result = said(original)
     assert result[:3] == [
         "it nearly fits at line 17: 0 of 7 lines are as expected",
-        "line ends differ: 40 of the file's 40 lines end in CRLF, the hunk expects LF.",
+        "line ends differ: 40 of the file's 40 lines end in CRLF, the hunk expects LF",
         "line 17: expected 'line 17\\n', found 'line 17\\r\\n' (line end)",
     ]
     assert len(result) == 9
@@ -181,7 +181,7 @@ def test_crlf_in_the_file_is_named_once_and_shown_by_line() -> None:
 def test_crlf_in_the_patch_is_named() -> None:
     (hunk,) = make_hunks(BODY.replace(b"\n", b"\r\n"), PATCHED.replace(b"\n", b"\r\n"))
     original = BODY.replace(b"line 1\n", b"line 1\r\n")
-    assert "line ends differ: 1 of the file's 40 lines end in CRLF, the hunk expects CRLF." in said(original, hunk)
+    assert "line ends differ: 1 of the file's 40 lines end in CRLF, the hunk expects CRLF" in said(original, hunk)
 
 
 def test_a_missing_newline_at_the_end_is_named() -> None:

@@ -106,7 +106,7 @@ def check_broadcasts(case: EngineCase) -> None:
 
 
 def check_promises(case: EngineCase) -> None:
-    """What a lookup has promised is loaded, though the stores lose it before; without a promise it is not."""
+    """Check that promised chunks are loaded although the stores lose them, and that others are not."""
     if not _environment.is_patched():
         return
     prompt = case.prompt(2 * CHUNK + 20)
@@ -191,7 +191,7 @@ def check_ranks(first: EngineCase, second: EngineCase, backend: kv_backends.Back
 
 
 def check_asynchronous(case: EngineCase, backend: kv_backends.Backend) -> None:
-    """What a lookup has brought is released once: after each hit the cache alone has its objects, unpinned."""
+    """Check that objects of a lookup are released once: after each hit only the cache holds them, unpinned."""
     answers = kv_lmcache.Answers()
     with case.engine(backend, answers=answers):
         prompt = case.prompt(3 * CHUNK + 20)

@@ -271,7 +271,7 @@ class Engine:
 
 
 def hands_caches_over_at_start() -> bool:
-    """Whether vLLM's connector for LMCache passes ``register_kv_caches`` on (not up to 0.13.0, but in 0.17.1)."""
+    """Return whether its connector for LMCache passes ``register_kv_caches`` on (0.17.1 does, 0.13.0 does not)."""
     module = _probe.load("vllm.distributed.kv_transfer.kv_connector.v1.lmcache_connector")
     return "register_kv_caches" in vars(module.LMCacheConnectorV1)
 

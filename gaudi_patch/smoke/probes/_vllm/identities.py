@@ -50,7 +50,7 @@ def plain_request(tokens: Sequence[int], adapter: str | None = None, *, logprobs
 
 
 def check_multiprocess_keys(probe: _probe.Probe) -> None:
-    """What LMCache's multiprocess mode keeps of a request differs between adapters, where the release serves an HPU."""
+    """Check that LMCache's multiprocess mode tells adapters apart, if the release serves an HPU."""
     if kv_lmcache.release() < (0, 5, 5):
         return
     kind = _probe.load("lmcache.integration.vllm.lmcache_mp_metadata").LMCacheMPRequestTracker
