@@ -148,7 +148,7 @@ def _where_else(search: Search) -> str:
         return "give its site-packages directory, or the top of a git checkout, with --path"
     if search.how.startswith("--python"):
         return (
-            f"install {search.package} there (`gaudi-patch guide quick-start`, step 2), or name another interpreter "
+            f"install {search.package} there (`gaudi-patch guide quick-start`, step 2), or choose another interpreter "
             "with --python"
         )
-    return "activate the environment that has it, or name it with --python, --path or --root"
+    return "activate the environment that has it, or choose it with --python, --path or --root"
