@@ -23,7 +23,9 @@ def statement(attested: Attestation, artifact: tuple[str, str] | None = None) ->
     Its subject is the wheel ``artifact`` (file name and sha256) if given, else the patched files on disk. Raises
     ``nothing-to-state`` (exit 2) if the release needs no patch, since there is no subject then.
     """
-    subjects = [artifact] if artifact else [(one["path"], one["after"]) for one in attested["files"] if one["after"]]
+    subjects = (
+        [artifact] if artifact else [(file["path"], file["after"]) for file in attested["files"] if file["after"]]
+    )
     if not subjects:
         raise GaudiPatchError(
             Exit.USAGE,
@@ -33,7 +35,7 @@ def statement(attested: Attestation, artifact: tuple[str, str] | None = None) ->
         )
     package, release, series = attested["package"], attested.get("release"), attested["series"]
     materials: list[dict[str, Any]] = [
-        {"name": f"patch/{one['name']}", "digest": {"sha256": one["sha256"]}} for one in attested["patches"]
+        {"name": f"patch/{patch['name']}", "digest": {"sha256": patch["sha256"]}} for patch in attested["patches"]
     ]
     if release is not None:
         materials.insert(0, {"name": release["wheel"], "digest": {"sha256": release["sha256"]}})

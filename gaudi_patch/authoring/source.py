@@ -53,10 +53,10 @@ def load(directory: Path) -> Manifest:
     patches = {table.name: _patch(table, known) for table in top.named("patch")}
     series: dict[str, Series] = {}
     for table in top.tables("series"):
-        one = _series(table, patches, known)
-        if one.id in series:
-            raise table.fault(f"two series are named {one.id}", "id" if "id" in table.value else "versions")
-        series[one.id] = one
+        read = _series(table, patches, known)
+        if read.id in series:
+            raise table.fault(f"two series are named {read.id}", "id" if "id" in table.value else "versions")
+        series[read.id] = read
     _refuse_unused(top, series.values())
     return Manifest(
         directory,

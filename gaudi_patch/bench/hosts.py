@@ -64,7 +64,7 @@ _GAUDI_2 = Host(
     "four threads of a server processor copy about 30 GB/s, two sockets have about 400 GB/s: estimates",
 )
 HOSTS: Mapping[str, Host] = {
-    host.name: host for one in (_GAUDI_3, _GAUDI_2) for host in (one, replace(one, name=f"{one.name}-x8", cards=8))
+    host.name: host for base in (_GAUDI_3, _GAUDI_2) for host in (base, replace(base, name=f"{base.name}-x8", cards=8))
 }
 
 

@@ -93,8 +93,13 @@ def described(found: RoundTrip) -> Result:
 
 
 def _data(found: RoundTrip) -> dict[str, Any]:
-    def answer(one: Completion, hits: int) -> dict[str, Any]:
-        return {"text": one.text, "ttft_seconds": one.first_token, "seconds": one.total, "hit_tokens": hits}
+    def answer(completion: Completion, hits: int) -> dict[str, Any]:
+        return {
+            "text": completion.text,
+            "ttft_seconds": completion.first_token,
+            "seconds": completion.total,
+            "hit_tokens": hits,
+        }
 
     return {
         "url": found.url,

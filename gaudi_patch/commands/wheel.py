@@ -144,9 +144,9 @@ def rendered(output: Output, without: tuple[str, ...] = ()) -> Result:
     """Return text and JSON of what was built."""
     from gaudi_patch.commands import levels as rendering
 
-    result = Result("wheel", data={"wheels": [_data(one) for one in output.wheels], "without": list(without)})
-    for one in output.wheels:
-        result.blocks += _blocks(one)
+    result = Result("wheel", data={"wheels": [_data(written) for written in output.wheels], "without": list(without)})
+    for written in output.wheels:
+        result.blocks += _blocks(written)
     if without:
         result.warnings.append(f"the release has no wheel for Python {', '.join(without)}")
     if output.proof is not None:
@@ -164,33 +164,35 @@ def rendered(output: Output, without: tuple[str, ...] = ()) -> Result:
     return result
 
 
-def _data(one: Written) -> dict[str, object]:
-    wheel = one.wheel
+def _data(written: Written) -> dict[str, object]:
+    wheel = written.wheel
     return {
-        "path": str(one.path),
+        "path": str(written.path),
         "version": wheel.name.version,
         "release": wheel.release,
         "series": wheel.series,
         "sha256": wheel.sha256,
         "size": wheel.size,
-        "changed": one.changed,
+        "changed": written.changed,
         "dropped": list(wheel.dropped),
-        "beside": [str(path) for path in one.beside],
+        "beside": [str(path) for path in written.beside],
     }
 
 
-def _blocks(one: Written) -> list[Block]:
-    wheel = one.wheel
+def _blocks(written: Written) -> list[Block]:
+    wheel = written.wheel
     rows = [
-        ("wheel", str(one.path)),
+        ("wheel", str(written.path)),
         ("sha256", wheel.sha256),
         ("series", f"{wheel.series} on {wheel.name.name} {wheel.release}"),
     ]
     if wheel.dropped:
         rows.append(("left out", ", ".join(wheel.dropped)))
-    if one.beside:
-        rows.append(("beside", ", ".join(path.name.removeprefix(one.path.name) for path in one.beside)))
-    done = "built; read back from disk" if one.changed else "already there, with the same bytes; nothing was written"
+    if written.beside:
+        rows.append(("beside", ", ".join(path.name.removeprefix(written.path.name) for path in written.beside)))
+    done = (
+        "built; read back from disk" if written.changed else "already there, with the same bytes; nothing was written"
+    )
     return [Fields(rows), Text(done, "good")]
 
 

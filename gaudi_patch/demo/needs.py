@@ -205,9 +205,9 @@ def _is_among(version: str, listed: Sequence[str]) -> bool:
         wanted = Version(version)
     except InvalidVersion:
         return version in listed
-    for one in listed:
+    for known in listed:
         with contextlib.suppress(InvalidVersion):
-            if Version(one) == wanted:
+            if Version(known) == wanted:
                 return True
     return False
 

@@ -192,7 +192,7 @@ def _servers(case: Case) -> Iterator[list[str]]:
             continue
         words = (case.host.read(f"/proc/{name}/cmdline") or "").split("\0")
         called = [before.rpartition("/")[2] for before, word in pairwise(words) if word == "server"]
-        if any(one in ("lmcache", "lmcache.cli.main") for one in called):
+        if any(word in ("lmcache", "lmcache.cli.main") for word in called):
             yield words
 
 

@@ -75,10 +75,10 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Built:
     if len(entries) > MOST_FILES:
         raise ValueError(f"files has {len(entries)} entries, more than any series")
     for entry in entries:
-        one = strict.mapping(entry, "a file")
-        path = strict.text(one["path"], "a path", 4095)
+        fields = strict.mapping(entry, "a file")
+        path = strict.text(fields["path"], "a path", 4095)
         ground.package_path(path)
-        files[path] = LockedFile(_digest(one["before"], path), _digest(one["after"], path))
+        files[path] = LockedFile(_digest(fields["before"], path), _digest(fields["after"], path))
     if not files:
         raise ValueError("it names no file")
     release = strict.text(origin["version"], "the release")
@@ -91,8 +91,11 @@ def _parsed(document: dict[str, Any], ground: Ground) -> Built:
         strict.text(package["version"], "version"),
         release,
         strict.text(series["id"], "series"),
-        {strict.text(one["name"], "a patch"): strict.digest(one["sha256"], "the hash of a patch") for one in patches},
-        tuple(strict.text(one["id"], "a capability") for one in capabilities),
+        {
+            strict.text(patch["name"], "a patch"): strict.digest(patch["sha256"], "the hash of a patch")
+            for patch in patches
+        },
+        tuple(strict.text(brought["id"], "a capability") for brought in capabilities),
         files,
         strict.text(document["created"], "created"),
         strict.text(strict.mapping(document["tool"], "tool")["version"], "tool"),

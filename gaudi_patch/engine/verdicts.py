@@ -110,7 +110,7 @@ def hidden(situation: Situation, old: list[Wrong]) -> GaudiPatchError:
         "every source is patched, but Python would run other cached bytecode; nothing was changed",
         f"`{situation.command('apply')}` removes it"
         if situation.built is None
-        else f"`{shlex.join(['rm', *(str(one.path) for one in old)])}` removes it",
+        else f"`{shlex.join(['rm', *(str(cached.path) for cached in old)])}` removes it",
         str(old[0].path),
         details=[str(path) for path in old],
     )
@@ -209,14 +209,14 @@ def _fault_of_wheel(situation: Situation) -> GaudiPatchError | None:
         )
     if situation.state is State.PATCHED:
         return None
-    changed = [one for one in situation.files if one.current != one.after]
+    changed = [file for file in situation.files if file.current != file.after]
     return GaudiPatchError(
         Exit.REFUSED,
         "drift",
         f"{len(changed)} file(s) differ from the patched wheel; nothing was changed",
         f"reinstall the wheel: `{reinstall(situation.installation)}`",
         str(situation.installation.root),
-        details=[f"{one.state.value}: {one.path}" for one in changed],
+        details=[f"{file.state.value}: {file.path}" for file in changed],
     )
 
 

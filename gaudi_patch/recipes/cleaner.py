@@ -54,7 +54,7 @@ def main():
     if not os.path.isdir(given.folder):
         sys.exit("%s is not a directory, so nothing was removed: is the share mounted?" % given.folder)
     found = sorted(chunks(given.folder))
-    size, limit, gone = sum(one[1] for one in found), given.keep_gb * 1024**3, 0
+    size, limit, gone = sum(bytes_ for _, bytes_, _ in found), given.keep_gb * 1024**3, 0
     before = size
     for _, bytes_, path in found:
         if size <= limit:

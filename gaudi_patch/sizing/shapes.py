@@ -116,8 +116,8 @@ def _shape(values: dict[str, Any], file: Path, name: str) -> Shape:
     if latent is not None:
         kv_heads, head_size = 1, latent + fields.number("qk_rope_head_dim")
     else:
-        one = text.get("multi_query") is True and not text.get("new_decoder_architecture")
-        kv_heads = 1 if one else fields.optional("num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
+        single = text.get("multi_query") is True and not text.get("new_decoder_architecture")
+        kv_heads = 1 if single else fields.optional("num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
         head_size = fields.optional("head_dim") or fields.number("hidden_size", "n_embd", "d_model") // heads
         if not head_size:
             raise _unusable(file, "hidden_size is less than num_attention_heads")

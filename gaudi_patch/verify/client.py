@@ -290,7 +290,7 @@ def _refusal(answer: str) -> str:
 
 
 def _list(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _unreachable(url: str, error: Exception) -> GaudiPatchError:

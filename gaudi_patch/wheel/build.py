@@ -78,7 +78,7 @@ class _Build:
 
     def write(self, out: BinaryIO) -> BuiltWheel:
         planned = self._plan()
-        changed = {one.path: one.after for one in planned.files}
+        changed = {file.path: file.after for file in planned.files}
         date = self._date()
         origin = Origin(self.path, digest_of(self.path), self.old.version, self.new.version)
         info = self._read(f"{self.old.dist_info}/METADATA")
@@ -128,7 +128,7 @@ class _Build:
         name = f"{self.old.dist_info}/RECORD"
         rows = record.selected(self.archive.read(name), lambda _: True)
         files = {entry.name for entry in self.archive.entries if not entry.is_directory}
-        files -= {name, *(f"{self.old.dist_info}/{one}" for one in _SIGNATURES)}
+        files -= {name, *(f"{self.old.dist_info}/{signature}" for signature in _SIGNATURES)}
         for odd in sorted(files ^ (set(rows) - {name})):
             what = "has no row in RECORD" if odd in files else "is in RECORD but not in the wheel"
             raise damaged(self.path, f"{odd} {what}")

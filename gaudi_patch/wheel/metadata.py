@@ -32,20 +32,20 @@ def edited(data: bytes, *, old: str, new: str, note: str, drop_cuda: bool) -> Ed
     end = b"\r\n" if b"\r\n" in data.partition(b"\n")[0] + b"\n" else b"\n"
     head, body = _halves(data, end)
     fields = list(_fields(head, end))
-    versions = [one for one in fields if _is(one, b"version")]
-    if [_value(one) for one in versions] != [old.encode()]:
+    versions = [field for field in fields if _is(field, b"version")]
+    if [_value(field) for field in versions] != [old.encode()]:
         raise ValueError(f"its METADATA is not for version {old}")
     out, dropped = [], []
-    for one in fields:
-        value = _value(one)
-        if _is(one, b"version"):
-            out.append(one.replace(old.encode(), new.encode(), 1))
-        elif drop_cuda and _is(one, b"requires-dist") and _is_left_out(value):
+    for field in fields:
+        value = _value(field)
+        if _is(field, b"version"):
+            out.append(field.replace(old.encode(), new.encode(), 1))
+        elif drop_cuda and _is(field, b"requires-dist") and _is_left_out(value):
             dropped.append(value.decode("utf-8", "replace"))
-        elif not (_is(one, b"classifier") and value == PRIVATE.encode()):
-            out.append(one)
-    classifiers = [number for number, one in enumerate(out) if _is(one, b"classifier")]
-    after = (classifiers or [number for number, one in enumerate(out) if _is(one, b"version")])[-1] + 1
+        elif not (_is(field, b"classifier") and value == PRIVATE.encode()):
+            out.append(field)
+    classifiers = [number for number, field in enumerate(out) if _is(field, b"classifier")]
+    after = (classifiers or [number for number, field in enumerate(out) if _is(field, b"version")])[-1] + 1
     out.insert(after, b"Classifier: " + PRIVATE.encode() + end)
     text = note.encode().replace(b"\n", end)
     return Edited(b"".join(out) + end + text + end + (end + body if body else b""), tuple(dropped))
@@ -56,15 +56,15 @@ def wheel_file(data: bytes, generator: str) -> bytes:
     end = b"\r\n" if b"\r\n" in data else b"\n"
     line = b"Generator: " + generator.encode() + end
     fields = list(_fields(data, end))
-    if not any(_is(one, b"generator") for one in fields):
+    if not any(_is(field, b"generator") for field in fields):
         fields.insert(1, line)
-    return b"".join(line if _is(one, b"generator") else one for one in fields)
+    return b"".join(line if _is(field, b"generator") else field for field in fields)
 
 
 def tags(data: bytes) -> list[str]:
     """Return the tags of a WHEEL file."""
     end = b"\r\n" if b"\r\n" in data else b"\n"
-    return [_value(one).decode("ascii", "replace") for one in _fields(data, end) if _is(one, b"tag")]
+    return [_value(field).decode("ascii", "replace") for field in _fields(data, end) if _is(field, b"tag")]
 
 
 def _halves(data: bytes, end: bytes) -> tuple[bytes, bytes]:

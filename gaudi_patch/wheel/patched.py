@@ -78,13 +78,13 @@ def attestation(
     """Return the attestation to write into the archive; ``date`` is its only timestamp."""
     files = tuple(
         plan.FileState(
-            one.path,
-            one.before.sha256 if one.before else None,
-            one.after.sha256 if one.after else None,
-            one.after.sha256 if one.after else None,
+            file.path,
+            file.before.sha256 if file.before else None,
+            file.after.sha256 if file.after else None,
+            file.after.sha256 if file.after else None,
             State.PATCHED,
         )
-        for one in made.files
+        for file in made.files
     )
     said = built.Built(
         origin.version,

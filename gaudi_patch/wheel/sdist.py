@@ -86,7 +86,7 @@ class _Build:
         made = patched.planned(
             self.manifest, self.series, self.path, [member.name for member in self.members], self._image
         )
-        changed = {one.path: one.after for one in made.files}
+        changed = {file.path: file.after for file in made.files}
         newest = max(member.seconds for member in self.members)
         date = patched.clamped(tuple(time.gmtime(newest)[:6]))
         origin = Origin(self.path, digest_of(self.path), self.old.version, self.new.version)

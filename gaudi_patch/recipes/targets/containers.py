@@ -51,7 +51,7 @@ def _service(plan: Plan, process: Process, image: str) -> dict[str, Any]:
             "start_period": f"{WARM_UP}s",
         }
         if plan.servers:
-            service["depends_on"] = {one.name: {"condition": "service_started"} for one in plan.servers}
+            service["depends_on"] = {server.name: {"condition": "service_started"} for server in plan.servers}
     return service
 
 

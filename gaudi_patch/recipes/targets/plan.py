@@ -109,7 +109,7 @@ class Plan:
 def plan(mode: str, release: Release, settings: Settings, recipe: Recipe, weights: int | None) -> Plan:
     """Return the plan of a recipe; ``weights`` are the bytes of the model's weights, None if unknown."""
     local, shared = _directories(recipe)
-    processes = tuple(_process(one, mode, settings, weights) for one in recipe.processes)
+    processes = tuple(_process(process, mode, settings, weights) for process in recipe.processes)
     return Plan(mode, release, settings, recipe.files, processes, local, shared, weights)
 
 
@@ -146,9 +146,9 @@ def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
-        return [text for one in value.values() for text in _texts(one)]
+        return [text for item in value.values() for text in _texts(item)]
     if isinstance(value, list | tuple):
-        return [text for one in value for text in _texts(one)]
+        return [text for item in value for text in _texts(item)]
     return []
 
 

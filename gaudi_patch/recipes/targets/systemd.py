@@ -25,7 +25,7 @@ def _timer(plan: Plan, process: Process) -> str:
 
 def _unit(plan: Plan, process: Process, folder: PurePosixPath) -> str:
     server, cleaner = process.role is Role.SERVER, process.role is Role.CLEANER
-    before = [f"{one.name}.service" for one in plan.servers] if not (server or cleaner) else []
+    before = [f"{other.name}.service" for other in plan.servers] if not (server or cleaner) else []
     after = " ".join(["network-online.target", *before])
     mounts = () if server else plan.shared
     what = "LMCache's server" if server else "LMCache's cleaner" if cleaner else f"vLLM, port {process.port}"
@@ -67,8 +67,10 @@ def _word(text: str) -> str:
 def notes(plan: Plan, folder: PurePosixPath) -> tuple[str, ...]:
     """Return what an administrator does with the units."""
     timers = plan.having(Role.CLEANER)
-    units = " ".join(f"{one.name}.{'timer' if one in timers else 'service'}" for one in plan.processes)
-    keys = dict.fromkeys(["VLLM_API_KEY", "HF_TOKEN", *(key for one in plan.processes for key in one.of.secrets)])
+    units = " ".join(f"{process.name}.{'timer' if process in timers else 'service'}" for process in plan.processes)
+    keys = dict.fromkeys(
+        ["VLLM_API_KEY", "HF_TOKEN", *(key for process in plan.processes for key in process.of.secrets)]
+    )
     found = [
         f"The units run the scripts in {folder}: keep them there. Copy the units to /etc/systemd/system, then "
         f"`systemctl daemon-reload` and `systemctl enable --now {units}`.",

@@ -56,7 +56,9 @@ def start(
         files, notes = systemd.files(planned, where), systemd.notes(planned, where)
     elif target == "compose":
         # All containers share the network of one host.
-        ports.refuse_collisions(mode, settings, [one for one in recipe.processes if one.ports], one_host=True)
+        ports.refuse_collisions(
+            mode, settings, [process for process in recipe.processes if process.ports], one_host=True
+        )
         files, notes = containers.files(planned, image), containers.notes(planned)
     else:
         disk = DISK_GB if settings.disk_gb is None else settings.disk_gb

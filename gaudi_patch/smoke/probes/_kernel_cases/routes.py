@@ -90,7 +90,10 @@ def _degraded(probe: _probe.Probe) -> None:
 
 def _parameters(kind: type) -> int:
     found = list(inspect.signature(kind).parameters.values())
-    return sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in found)
+    return sum(
+        parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        for parameter in found
+    )
 
 
 def _mooncake(probe: _probe.Probe) -> None:
@@ -102,11 +105,11 @@ def _mooncake(probe: _probe.Probe) -> None:
         asked.append(more.get("request_configs"))
         return iter(())
 
-    one = object.__new__(client)
-    one.token_database = SimpleNamespace(process_tokens=process_tokens)
-    one.store = SimpleNamespace(batch_is_exist=lambda keys: [], batch_isExist=lambda keys: [])
+    instance = object.__new__(client)
+    instance.token_database = SimpleNamespace(process_tokens=process_tokens)
+    instance.store = SimpleNamespace(batch_is_exist=lambda keys: [], batch_isExist=lambda keys: [])
     tagged = {"lmcache.tag.identity": "one's own"}
-    one.lookup([1, 2, 3], lookup_id="smoke", request_configs=tagged)
+    instance.lookup([1, 2, 3], lookup_id="smoke", request_configs=tagged)
     probe.check(asked == [tagged], f"keys are made without the identity: {asked}")
 
 
