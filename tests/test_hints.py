@@ -11,6 +11,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "gaudi_patch"
 #: The functions that make an error, and the position of their hint; the message is the argument before it.
 HINT = {"GaudiPatchError": 3, "refusal": 2, "refused": 2, "bad_target": 1, "bad_patch": 3, "bad_manifest": 3}
+#: All other functions that return an error: each of their texts is a part of it.
+MAKERS = {
+    node.name
+    for file in PACKAGE.rglob("*.py")
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    if isinstance(node, ast.FunctionDef) and getattr(node.returns, "id", "") == "GaudiPatchError"
+} - set(HINT)
 
 
 def _texts(node: ast.expr, end: int) -> Iterator[str]:
@@ -43,11 +50,13 @@ def _hints_and_messages(tree: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
                 place = HINT[name]
                 yield from ((hint, True) for hint in node.args[place : place + 1])
                 yield from ((message, False) for message in node.args[place - 1 : place] if place > 1)
+            elif name in MAKERS:
+                yield from ((text, False) for text in node.args)
             yield from ((keyword.value, True) for keyword in node.keywords if keyword.arg == "hint")
-        elif isinstance(node, ast.Assign) and any(
-            getattr(target, "id", getattr(target, "attr", "")) == "hint" for target in node.targets
-        ):
-            yield node.value, True
+        elif isinstance(node, ast.Assign):
+            names = {getattr(target, "id", getattr(target, "attr", "")) for target in node.targets}
+            if names & {"hint", "what", "message"}:
+                yield node.value, "hint" in names
 
 
 def faults_of(source: str) -> list[str]:
@@ -78,6 +87,8 @@ def test_hints_and_messages_start_in_lower_case_and_hints_have_no_full_stop(file
         'hint = f"remove {it}" + "."',
         'raise GaudiPatchError(Exit.USAGE, "code", f"Damaged {it}", "look at it")',
         'raise GaudiPatchError(Exit.USAGE, "code", f"{it} is damaged", hint="Look at it")',
+        'raise damaged_state(file, "Holds nothing")',
+        'what = "Nothing" if empty else f"Only {it}"',
     ],
 )
 def test_the_rule_finds_each_form(source: str) -> None:

@@ -38,7 +38,7 @@ def fault(folder: Path) -> GaudiPatchError:
         ('notes = "see below"', "typo = 1", "typo: unknown key", "typo"),
         ('notes = "see below"', 'capabilities = ["fast"]', "a series has the capabilities of its patches", "capab"),
         ('patches = ["runtime/a.patch", "adapter/b.patch"]', "patches = []", "lists no patch", "patches = []"),
-        ('patches = ["runtime/a.patch", "adapter/b.patch"]', "patches = 5", "must be a list of texts", "patches = 5"),
+        ('patches = ["runtime/a.patch", "adapter/b.patch"]', "patches = 5", "must be a list of strings", "patches = 5"),
         ('"adapter/b.patch"]', '"c.patch"]', 'c.patch: there is no [patch."c.patch"]', "patches = ["),
         ('"adapter/b.patch"]', '"adapter/b.patch", "adapter/b.patch"]', "lists it twice", "patches = ["),
         ('    "runtime/a.patch",\n]', '    "runtime/a.patch",\n    "c.patch",\n]', "c.patch", '    "c.patch"'),
