@@ -30,6 +30,8 @@ SCHEMAS = {
     "the attestation of apply --report": "gaudi_patch/attestation/schema.json",
     "the predicate of an in-toto statement": "gaudi_patch/attestation/predicate.schema.json",
 }
+#: The first line of a block of code whose language is followed by words for the tests, such as ``bash run``.
+_WORDS = re.compile(r"^( *```\w+) [^\n`]*$", re.MULTILINE)
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -62,7 +64,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"{words} (`{name}`)" if words.strip("`") != name else f"`{name}`"
         return f"[{words}]({posixpath.relpath(place, posixpath.dirname(here) or '.')}{anchor})"
 
-    return _LINK.sub(link, markdown)
+    return _WORDS.sub(r"\1", _LINK.sub(link, markdown))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Refuse a page on which a block of code was taken for prose: then all prose after it would be code."""
+    if "```" in html:
+        block = html.partition("```")[2][:60]
+        raise ValueError(f"{page.file.src_uri}: a block of code is not rendered as one: {block!r}")
+    return html
 
 
 def commands() -> str:
