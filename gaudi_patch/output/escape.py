@@ -22,7 +22,7 @@ def visible(text: str) -> str:
 
 def visible_lines(text: str) -> str:
     """Return lines of text escaped as in :func:`visible`, except newlines and tabs."""
-    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+    if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(
         character if character in "\n\t" or character.isprintable() else _escaped(character) for character in text
