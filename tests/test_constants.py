@@ -60,7 +60,8 @@ def _alone(file: Path) -> ModuleType:
     return module
 
 
-def test_homes_that_may_not_import_each_other_hold_the_same() -> None:
+def test_homes_that_may_not_import_each_other_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(levels.PROBES))  # where probes find each other
     assert options.DEVICE_VARIABLE == levels.DEVICE_VARIABLE
     assert settings.EVERYWHERE == internal_api._EVERYWHERE
     assert _alone(levels.PROBES / "_probe.py").EXIT == outcome.EXIT_STATUS

@@ -191,7 +191,7 @@ def test_weights_that_are_not_known_are_said_to_be_missing() -> None:
     found = gaudi_patch(
         "recipe", "memory", "--lmcache", "0.5.6", "--target", "systemd", "--model", "nobody/knows", "--json"
     ).json["data"]
-    assert any("not in the memory limits" in note for note in found["notes"])
+    assert any("the memory limits do not include it" in note for note in found["notes"])
     assert found["target"] == "systemd"
     unknown = plan("memory", release(), *_settings(), None)
     assert unknown.weights is None
