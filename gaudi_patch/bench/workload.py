@@ -65,7 +65,7 @@ def shapes_of(text: str) -> list[Shape]:
     names = _words(text)
     known = {shape.name: shape for shape in SHAPES}
     if not names or not set(names) <= set(known):
-        raise _usage("--shapes", ", ".join(known), text)
+        raise _usage("--shapes", f"some of {', '.join(known)}", text)
     return [shape for shape in SHAPES if shape.name in names]
 
 
