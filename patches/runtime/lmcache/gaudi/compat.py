@@ -126,7 +126,6 @@ def _groups(metadata: Any, layout: Layout) -> Any:
     """
     import torch
 
-    from ..utils import EngineType
     from ..v1 import gpu_connector
     from ..v1.kv_layer_groups import KVLayerGroupsManager
 
@@ -143,6 +142,8 @@ def _groups(metadata: Any, layout: Layout) -> Any:
         manager = KVLayerGroupsManager()
         manager.build_kv_layer_groups({str(layer): cache for layer, cache in enumerate(caches)})
         return manager
+    from ..utils import EngineType  # these releases have it; 0.3.12 to 0.3.14 do not
+
     size = {name: metadata.chunk_size for name in parameters if name.startswith("lmcache_")}
     find = importlib.import_module(f"{gpu_connector.__name__}.utils")
     try:
