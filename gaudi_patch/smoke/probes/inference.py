@@ -92,7 +92,7 @@ class Level:
         self._outlives("file-store", f"fs://localhost:0{store}/")
 
     def lm_server(self) -> None:
-        """Check Check Check LMCache's own server, which outlives the engine that filled it."""
+        """Check LMCache's own server, which outlives the engine that filled it."""
         port = vllm_processes.free_port()
         folder = self.probe.scratch / "lm-server-process"
         command = ["-m", "lmcache.v1.server", "127.0.0.1", str(port)]
@@ -121,7 +121,7 @@ class Level:
         return self.run(name, "--phase", phase, folder=f"{name}-{phase}")
 
     def multiprocess(self) -> None:
-        """Check Check Check LMCache's multiprocess mode, for the pairs that have it."""
+        """Check LMCache's multiprocess mode, for the pairs that have it."""
         if reason := _no_multiprocess():
             vllm_processes.not_checked(self.probe, "multiprocess", reason)
             return

@@ -160,6 +160,7 @@ def outlives(probe: _probe.Probe) -> None:
         _wait_for_remote(case, n // vllm_setup.chunk_size())
     else:
         case.ask("hit in a new process", [p], external=[case.hit(n, n, n)], local=[0])
+        _other_content(case, p)
         probe.summary.append(f"{given.storage.partition(':')[0]}: a new process was served from storage")
     case.close()
 
@@ -246,6 +247,7 @@ def two_ranks(probe: _probe.Probe, *, mla: bool = False) -> None:
     case.ask("miss", [p], external=[0])
     case.engine.forget_prefixes()
     case.ask("hit", [p], external=[case.hit(n, n, n)], local=[0])
+    _other_content(case, p)
     case.close()
     probe.summary.append(f"two ranks, {'MLA' if mla else 'MHA'}: answers identical")
 

@@ -28,12 +28,17 @@ TOKENS = 4 * CHUNK
 
 
 class Store:
-    """An engine with stored chunks, and the ways a test can damage the store."""
+    """An engine with stored chunks, and the ways a test can damage the store.
 
-    def __init__(self, folder: Path, kind: str, *, own_server: bool = False, **options: Any) -> None:
+    ``place`` is the store's directory, which may exist; by default a new one below ``folder``.
+    """
+
+    def __init__(
+        self, folder: Path, kind: str, *, own_server: bool = False, place: Path | None = None, **options: Any
+    ) -> None:
         self.server: subprocess.Popen[bytes] | None = None
-        self.folder = folder / f"{kind}-{random.random()}"
-        self.folder.mkdir(parents=True)
+        self.folder = place or folder / f"{kind}-{random.random()}"
+        self.folder.mkdir(parents=True, exist_ok=place is not None)
         settings: dict[str, Any] = {"chunk_size": CHUNK, "max_local_cpu_size": 0.1, "save_unfull_chunk": False}
         if kind == "disk":
             settings |= {"local_cpu": False, "local_disk": f"{self.folder}/", "max_local_disk_size": 0.1}
@@ -63,8 +68,8 @@ class Store:
             time.sleep(0.05)
         while kind in ("disk", "fs") and len(self.files()) < TOKENS // CHUNK and time.monotonic() < deadline:
             time.sleep(0.05)  # a lookup finds a chunk before its file is written
-        place = {"disk": "LocalDiskBackend", "memory": "LocalCPUBackend"}.get(kind, "RemoteBackend")
-        self.backend = self.engine.storage_manager.storage_backends[place]
+        backend = {"disk": "LocalDiskBackend", "memory": "LocalCPUBackend"}.get(kind, "RemoteBackend")
+        self.backend = self.engine.storage_manager.storage_backends[backend]
 
     def files(self) -> list[Path]:
         """Return the chunks' files, in no particular order."""

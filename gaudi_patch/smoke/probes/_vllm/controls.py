@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 else:  # run by path, beside this file
     import _probe
 
+    from _vllm import engine as vllm_engine
+
 
 @contextlib.contextmanager
 def replaced(module: str, name: str, value: Foreign) -> Iterator[None]:
@@ -67,10 +69,33 @@ def exchange(found: list[Foreign]) -> None:
         other.copy_(before)
 
 
+#: The faults of this process that other calls of ``collective_rpc`` take back; used in worker processes.
+_put_in = contextlib.ExitStack()
+
+
 @contextlib.contextmanager
 def negated_loads(engine: vllm_engine.Engine) -> Iterator[None]:
-    """All KV that LMCache loads in the block comes with the other sign: the store's content is not what was stored."""
-    connector = engine.adapter.lmcache_engine.gpu_connector
+    """All KV that LMCache loads in the block comes with the other sign, on every rank: not what was stored."""
+    engine.llm.collective_rpc(_negate_loads)
+    try:
+        yield
+    finally:
+        engine.llm.collective_rpc(_take_back)
+
+
+def _negate_loads(worker: Foreign) -> None:
+    """Put the fault into the process of a worker."""
+    _put_in.enter_context(_negated(vllm_engine.worker_adapter().lmcache_engine.gpu_connector))
+
+
+def _take_back(worker: Foreign) -> None:
+    """Take the faults out of it again."""
+    _put_in.close()
+
+
+@contextlib.contextmanager
+def _negated(connector: Foreign) -> Iterator[None]:
+    """Let one connector load all KV with the other sign."""
     synchronize = _probe.load("torch").hpu.synchronize
     names = [name for name in ("batched_to_gpu", "to_gpu") if hasattr(connector, name)]
     originals = {name: getattr(connector, name) for name in names}

@@ -158,8 +158,7 @@ class Engine:
     @property
     def adapter(self) -> Foreign:
         """Return LMCache's worker-side adapter in this process."""
-        state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
-        return _lmcache_connector(state.get_kv_transfer_group())._lmcache_engine
+        return worker_adapter()
 
     @property
     def saves_tails(self) -> bool:
@@ -274,6 +273,12 @@ def hands_caches_over_at_start() -> bool:
     """Return whether its connector for LMCache passes ``register_kv_caches`` on (0.17.1 does, 0.13.0 does not)."""
     module = _probe.load("vllm.distributed.kv_transfer.kv_connector.v1.lmcache_connector")
     return "register_kv_caches" in vars(module.LMCacheConnectorV1)
+
+
+def worker_adapter() -> Foreign:
+    """Return LMCache's worker-side adapter in this process, which may be a worker's own."""
+    state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
+    return _lmcache_connector(state.get_kv_transfer_group())._lmcache_engine
 
 
 def _lmcache_connector(connector: Foreign) -> Foreign:
