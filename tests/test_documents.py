@@ -65,6 +65,18 @@ def test_documents_use_the_words_of_the_style(file: Path) -> None:
     assert wrong == []
 
 
+def torn(text: str) -> list[int]:
+    """Return the lines of paragraphs whose marks show when rendered: unclosed emphasis, a parenthesis before a space."""
+    bare = ((line, re.sub(r"`[^`]*`", "code", paragraph)) for line, paragraph in prose(text))
+    return [line for line, text in bare if text.count("**") % 2 or "***" in text or re.search(r"\(\s|\s\)", text)]
+
+
+@pytest.mark.parametrize("file", [*DOCUMENTS, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda file: file.name)
+def test_emphasis_and_parentheses_of_documents_are_closed_where_they_should_be(file: Path) -> None:
+    assert torn(file.read_text()) == []
+    assert torn("***Gaudi** is\n\n**A\n\nas in (\n`smoke`).\n\n**as** (`x`) `( **`") == [1, 3, 5]
+
+
 def texts(source: str) -> Iterator[tuple[int, str]]:
     """Yield a module's docstrings and messages with their lines, without code in backticks or programs in strings."""
     for node in ast.walk(ast.parse(source)):
