@@ -66,7 +66,7 @@ def test_documents_use_the_words_of_the_style(file: Path) -> None:
 
 
 def torn(text: str) -> list[int]:
-    """Return the lines of paragraphs whose marks show when rendered: unclosed emphasis, a parenthesis before a space."""
+    """Return the lines of paragraphs whose marks would show: unclosed emphasis, a space inside a parenthesis."""
     bare = ((line, re.sub(r"`[^`]*`", "code", paragraph)) for line, paragraph in prose(text))
     return [line for line, text in bare if text.count("**") % 2 or "***" in text or re.search(r"\(\s|\s\)", text)]
 
