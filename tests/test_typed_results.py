@@ -23,6 +23,7 @@ BORDERS = (
     "authoring/source.py",  # the manifest
     "doctor/arguments.py",  # vLLM's and LMCache's settings, as given by a user
     "smoke/probes/_kv/backends.py",  # LMCache's settings
+    "smoke/probes/_kv/server.py",  # LMCache's messages
     "smoke/probes/_vllm/setup.py",  # the same
 )
 
