@@ -55,7 +55,7 @@ def bars(pairs: Sequence[Pair], metric: Metric) -> list[Bar]:
     found = []
     for pair in pairs:
         group = f"{pair.shape} {length(pair)} {pair.direction}"
-        for point in (pair.stock, pair.patched):
+        for point in (pair.stock, pair.ring, pair.patched):
             value = None if point is None else metric.value(point)
             if point is not None and value is not None:
                 found.append(Bar(group, point.code, value, metric.text(value)))

@@ -1,7 +1,8 @@
 """Measure the cost of a request. Run by path under the target interpreter, like a smoke probe.
 
 ``measure.py --result FILE --rules RULES --device DEVICE --work JSON``. The work names the shape of a model and the
-context lengths. If the code to measure is not the installed one, it also names a directory to put first on sys.path.
+context lengths, and the way: LMCache's connector, its engine, or its multiprocess mode. If the code to measure is not
+the installed one, it also names a directory to put first on sys.path.
 
 One process measures one code on one shape, shortest context first. The caches are as large as the longest context
 needs, or as memory allows: a longer request reuses the same slots and memory objects, with the same content each
@@ -12,11 +13,12 @@ alongside a memcpy of as many bytes.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from gaudi_patch.inside.measurement import Figures, Work
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._kv import connector as kv_connector
     from gaudi_patch.smoke.probes._kv import device as kv_device
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
-    from gaudi_patch.smoke.probes._probe import Foreign
+    from gaudi_patch.smoke.probes._kv import ways as kv_ways
+    from gaudi_patch.smoke.probes._kv.caches import Caches
+    from gaudi_patch.smoke.probes._kv.oracle import Random
 else:  # run by path; the smoke probes' shared modules are in smoke/probes
     sys.path.append(str(Path(__file__).resolve().parents[1] / "smoke" / "probes"))
     import _probe
@@ -33,6 +37,7 @@ else:  # run by path; the smoke probes' shared modules are in smoke/probes
     from _kv import connector as kv_connector
     from _kv import device as kv_device
     from _kv import lmcache as kv_lmcache
+    from _kv import ways as kv_ways
 
     _measurement = _probe.inside("measurement")
     Figures, Work = _measurement.Figures, _measurement.Work
@@ -43,6 +48,7 @@ COPY_BYTES = 256 << 20  # the block that memcpy copies repeatedly: larger than a
 OBJECT_SLACK = 8192  # an allocator aligns its objects
 DEVICE_SHARE = 0.9  # share of the device's free memory for the caches
 MOST_RUNS, RUN_SECONDS = 5, 20.0
+DIRECTIONS = ("store", "load")
 
 
 class Took(NamedTuple):
@@ -63,6 +69,8 @@ class Timed(NamedTuple):
 def body(probe: _probe.Probe) -> None:
     """Measure all contexts, and put the figures into the counters of the result."""
     work = _work()
+    if not work.pinned:
+        os.environ["LMCACHE_GAUDI_PIN_MIB"] = "0"
     if work.tree:
         sys.path.insert(0, work.tree)
     kv_device.confirm(probe)
@@ -75,16 +83,20 @@ def body(probe: _probe.Probe) -> None:
     held = work.held if work.held <= on_device else on_device // work.chunk * work.chunk
     if held < 2 * work.chunk:
         raise _probe.Skip(f"the device has {free >> 20} MiB free, which is too little for caches")
+    if work.through != "connector" and held < max(work.contexts):
+        raise _probe.Skip(f"the device has {free >> 20} MiB free, which is too little for {max(work.contexts)} tokens")
     meter = Meter(probe, work, held)
-    probe.counters["connector"] = type(meter.port.connector).__name__
+    probe.counters["connector"] = meter.way.mover
     probe.counters["points"] = points = []
-    # The unpatched code makes non-blocking copies into memory that counts as not pinned, and no wait covers them. It is
-    # measured as if these copies were always in order.
-    with kv_device.copies_in_order():
-        for tokens in work.contexts:
-            with probe.section(f"{tokens} tokens"):
-                points += [figures.to_json() for figures in meter.context(tokens)]
-    meter.allocator.close()
+    try:
+        # The unpatched code makes non-blocking copies into memory that counts as not pinned, and no wait covers them.
+        # It is measured as if these copies were always in order.
+        with kv_device.copies_in_order():
+            for tokens in work.contexts:
+                with probe.section(f"{tokens} tokens"):
+                    points += [figures.to_json() for figures in meter.context(tokens)]
+    finally:
+        meter.way.close()
 
 
 def _work() -> Work:
@@ -98,6 +110,69 @@ def _free_device_bytes() -> int:
     return int(stats["Limit"]) - int(stats["InUse"])
 
 
+class Moves(Protocol):
+    """One prompt, and its way."""
+
+    def ready(self, direction: str) -> Callable[[], None]:
+        """Return the call to measure, in new slots; it may be repeated."""
+        ...
+
+    def wrong(self) -> int:
+        """Return the number of planes that differ after the last call."""
+        ...
+
+    def free(self) -> None:
+        """Free its memory."""
+        ...
+
+
+class Way(Protocol):
+    """How KV moves; see `Connector`, and ``ways.Way`` for the others."""
+
+    mover: str
+    whole: bool
+    token_bytes: int
+
+    @property
+    def host_copied_bytes(self) -> int | None:
+        """Return the bytes that the host has copied so far, other than the bridge's; None if not counted."""
+        ...
+
+    def request(self, tokens: int) -> Moves:
+        """Return a prompt of this length."""
+        ...
+
+    def close(self) -> None:
+        """Release the memory."""
+        ...
+
+
+class Connector:
+    """LMCache's connector alone, with memory objects for ``held`` tokens."""
+
+    whole = False
+
+    def __init__(self, caches: Caches, chunk: int, held: int, rng: Random, token_bytes: int) -> None:
+        objects = -(-held // chunk) + 1  # plus the partial chunk of a longer request
+        self._allocator = kv_lmcache.Allocator((held + chunk) * token_bytes + objects * OBJECT_SLACK)
+        self._held = held
+        self._port = kv_connector.Port(caches, chunk, self._allocator, rng)
+        self.mover, self.token_bytes = type(self._port.connector).__name__, self._port.token_bytes
+
+    @property
+    def host_copied_bytes(self) -> int | None:
+        """Return what the connector counts."""
+        return self._port.host_copied_bytes
+
+    def request(self, tokens: int) -> Request:
+        """Return a prompt of this length."""
+        return Request(self._port, tokens, self._held)
+
+    def close(self) -> None:
+        """Release the pool."""
+        self._allocator.close()
+
+
 class Request:
     """A request of ``tokens`` tokens over memory for ``held`` tokens: its memory objects and their spans.
 
@@ -106,35 +181,52 @@ class Request:
 
     def __init__(self, port: kv_connector.Port, tokens: int, held: int) -> None:
         self._port, self._tokens = port, tokens
-        self.held = min(tokens, held)
-        self.spans = port.spans(tokens)
-        self.own = [port.allocate(end - start) for start, end in port.spans(self.held)]
-        self.objects = [self.own[number % len(self.own)] for number in range(len(self.spans))]
-        start, end = self.spans[-1]
+        self._held = min(tokens, held)
+        self._spans = port.spans(tokens)
+        self._own = [port.allocate(end - start) for start, end in port.spans(self._held)]
+        self._objects = [self._own[number % len(self._own)] for number in range(len(self._spans))]
+        start, end = self._spans[-1]
         if end - start < port.chunk and tokens > held:  # a partial chunk needs an object of its own size
-            self.objects[-1] = port.allocate(end - start)
-            self.own.append(self.objects[-1])
+            self._objects[-1] = port.allocate(end - start)
+            self._own.append(self._objects[-1])
+        self._slots: list[int] = []
 
-    def slots(self) -> list[int]:
-        """Return a new slot mapping for all tokens."""
-        slots = self._port.slots(self.held)
-        return (slots * -(-self._tokens // self.held))[: self._tokens]
+    def ready(self, direction: str) -> Callable[[], None]:
+        """Return the connector's call, with a new slot mapping for all tokens."""
+        slots = self._port.slots(self._held)
+        self._slots = (slots * -(-self._tokens // self._held))[: self._tokens]
+        connector = self._port.connector
+        call = connector.batched_from_gpu if direction == "store" else connector.batched_to_gpu
+        arguments, columns = self._port.arguments(self._slots), kv_connector.columns(self._spans)
+        return lambda: call(self._objects, *columns, **arguments)
+
+    def wrong(self) -> int:
+        """Return the number of planes whose slots differ from the memory objects."""
+        index = np.asarray(self._slots)
+        contents = [self._port.contents(memory_object) for memory_object in self._objects]
+        wrong = 0
+        for kind, layers in enumerate(self._port.kinds):
+            for place, number in enumerate(self._port.caches.plane_numbers(layers)):
+                rows = self._port.caches.read_plane(number)
+                wrong += not all(
+                    np.array_equal(rows[index[start:end]], content[kind][place])
+                    for content, (start, end) in zip(contents, self._spans)  # noqa: B905 - equal by construction
+                )
+        return wrong
 
     def free(self) -> None:
         """Free the objects."""
-        self._port.free(self.own)
+        self._port.free(self._own)
 
 
 class Meter:
-    """One code on one shape: the caches behind the connector, and the cost of moving them."""
+    """One code on one shape: the way of the KV, and the cost of moving it."""
 
     def __init__(self, probe: _probe.Probe, work: Work, held: int) -> None:
         self._probe, self._torch = probe, _probe.load("torch")
         rng = np.random.default_rng(_probe.SEED)
         chunk, block = work.chunk, work.block
-        self._held = held
-        objects = -(-held // chunk) + 1  # plus the partial chunk of a longer request
-        self.allocator = kv_lmcache.Allocator((held + chunk) * work.token_bytes + objects * OBJECT_SLACK)
+        self._held, self._chunk = held, chunk
         layout = next(candidate for candidate in kv_caches.LAYOUTS if candidate.mla == work.mla and candidate.pad)
         caches = kv_caches.Caches(
             layout,
@@ -146,19 +238,18 @@ class Meter:
             rng=rng,
             copied=False,
         )
-        self.port = kv_connector.Port(caches, chunk, self.allocator, rng)
-        probe.check(
-            self.port.token_bytes == work.token_bytes,
-            f"a token has {self.port.token_bytes} bytes, not {work.token_bytes}",
-        )
+        self.way = _way(work, caches, held, rng)
+        found = self.way.token_bytes
+        probe.check(found == work.token_bytes, f"a token has {found} bytes, not {work.token_bytes}")
         size = min(COPY_BYTES, held * work.token_bytes)
         self._blocks = np.ones(size, np.uint8), np.zeros(size, np.uint8)
 
     def context(self, tokens: int) -> list[Figures]:
         """Return the figures of a store and a load of this length: counted and checked once, then timed."""
         first = {name: dict(counts) for name, counts in self._checked(tokens).items()}
-        # A prompt of another length, with a partial chunk: graphs compiled for it are compiled for every new prompt.
-        other = tokens - self.port.chunk - self.port.chunk // 3
+        # A prompt of another length, with a partial chunk if one can move: graphs compiled for it are compiled for
+        # every new prompt.
+        other = tokens - self._chunk - (0 if self.way.whole else self._chunk // 3)
         again = self._checked(other)
         with kv_device.unpoisoned():
             timed = self._timed(tokens)
@@ -167,7 +258,7 @@ class Meter:
                 tokens=tokens,
                 held=min(tokens, self._held),
                 direction=name,
-                bytes=tokens * self.port.token_bytes,
+                bytes=tokens * self.way.token_bytes,
                 counts=counts,
                 other_tokens=other,
                 compiled_for_other=again[name].get("graph_compilation"),
@@ -182,56 +273,32 @@ class Meter:
 
     def _checked(self, tokens: int) -> dict[str, kv_device.Counts]:
         """Return the counts of a store, and of a load into other slots, after comparing both byte by byte."""
-        request = Request(self.port, tokens, self._held)
+        request = self.way.request(tokens)
         counts = {}
-        for name in ("store", "load"):
-            slots = request.slots()
-            move = self._move(name, request, slots)
+        for name in DIRECTIONS:
+            move = request.ready(name)
             self._torch.hpu.synchronize()
-            before = self.port.host_copied_bytes
+            before = self.way.host_copied_bytes
             with kv_device.counting() as counts[name]:
                 move()
             # The ring's copies; the device counts the bridge's own copies, of memory that is not pinned.
-            ring = 0 if before is None else (self.port.host_copied_bytes or 0) - before
+            ring = 0 if before is None else (self.way.host_copied_bytes or 0) - before
             if "bounce_bytes" in counts[name]:
                 counts[name]["host_copied_bytes"] = ring + counts[name]["bounce_bytes"]
-            wrong = self._different_planes(request.objects, request.spans, slots)
+            wrong = request.wrong()
             self._probe.check(not wrong, f"{name} of {tokens} tokens: {wrong} planes of the cache differ")
         request.free()
         return counts
 
-    def _move(self, name: str, request: Request, slots: Sequence[int]) -> Callable[[], None]:
-        connector = self.port.connector
-        call = connector.batched_from_gpu if name == "store" else connector.batched_to_gpu
-        arguments, columns = self.port.arguments(slots), kv_connector.columns(request.spans)
-        return lambda: call(request.objects, *columns, **arguments)
-
-    def _different_planes(
-        self, objects: Sequence[Foreign], spans: Sequence[kv_connector.Span], slots: Sequence[int]
-    ) -> int:
-        """Return the number of planes whose slots differ from the memory objects."""
-        index = np.asarray(slots)
-        contents = [self.port.contents(memory_object) for memory_object in objects]
-        wrong = 0
-        for kind, layers in enumerate(self.port.kinds):
-            for place, number in enumerate(self.port.caches.plane_numbers(layers)):
-                rows = self.port.caches.read_plane(number)
-                wrong += not all(
-                    np.array_equal(rows[index[start:end]], content[kind][place])
-                    for content, (start, end) in zip(contents, spans)  # noqa: B905 - equal by construction
-                )
-        return wrong
-
     def _timed(self, tokens: int) -> dict[str, Timed]:
         """Return the fastest of several interleaved runs: other load can make a run longer, never shorter."""
-        request = Request(self.port, tokens, self._held)
-        slots = request.slots()
-        moves = {name: self._move(name, request, slots) for name in ("store", "load")}
+        request = self.way.request(tokens)
+        moves = {name: request.ready(name) for name in DIRECTIONS}
         moved: dict[str, list[Took]] = {name: [] for name in moves}
         copied: list[Took] = []
         begun = time.perf_counter()
         while len(copied) < MOST_RUNS and (not copied or time.perf_counter() - begun < RUN_SECONDS):
-            copied.append(_took(lambda: self._copy(tokens * self.port.token_bytes)))
+            copied.append(_took(lambda: self._copy(tokens * self.way.token_bytes)))
             for name, move in moves.items():
                 moved[name].append(_took(lambda move=move: (move(), self._torch.hpu.synchronize())))  # type: ignore[misc]
         request.free()
@@ -243,6 +310,14 @@ class Meter:
         for first in range(0, size, len(source)):
             count = min(len(source), size - first)
             np.copyto(target[:count], source[:count])
+
+
+def _way(work: Work, caches: Caches, held: int, rng: Random) -> Way:
+    if work.through == "engine":
+        return kv_ways.Engine(caches, work.chunk, held, rng)
+    if work.through == "multiprocess":
+        return kv_ways.Multiprocess(caches, work.chunk, held, rng)
+    return Connector(caches, work.chunk, held, rng, work.token_bytes)
 
 
 def _took(work: Callable[[], object]) -> Took:

@@ -14,8 +14,8 @@ from gaudi_patch.sizing.plan import GIB
 DIRECTIONS = ("store", "load")
 
 
-#: The two codes: the name in JSON, and the name in text.
-WORDS = {"stock": "unpatched", "patched": "patched"}
+#: The codes: the name in JSON, and the name in text.
+WORDS = {"stock": "unpatched", "ring": "pinned ring", "patched": "patched"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,17 @@ class Point(Figures):
 
 
 class Pair(NamedTuple):
-    """The same request by the unpatched (``stock``) and the patched code; None for a side without a figure."""
+    """The same request by the unpatched (``stock``) and the patched code; None for a side without a figure.
+
+    ring: by the patched code through its pinned ring; None if that was not measured.
+    """
 
     shape: str
     tokens: int
     direction: str
     stock: Point | None
     patched: Point | None
+    ring: Point | None = None
 
 
 def read(code: str, shape: str, document: object) -> list[Point]:
@@ -84,7 +88,10 @@ def pairs_of(points: Sequence[Point]) -> list[Pair]:
     )
     return [
         Pair(
-            shape, tokens, direction, *(measured.get((shape, direction, tokens, code)) for code in ("stock", "patched"))
+            shape,
+            tokens,
+            direction,
+            *(measured.get((shape, direction, tokens, code)) for code in ("stock", "patched", "ring")),
         )
         for shape, direction, tokens in keys
     ]
@@ -96,7 +103,7 @@ HOST_COLUMNS = ("request", "PCIe limit", "unpatched", "pinned ring", "patched")
 
 
 def count_row(pair: Pair) -> tuple[str, ...]:
-    """Return a row of the work given to the device: unpatched -> patched."""
+    """Return a row of the work given to the device: unpatched -> patched, with the ring between if it was measured."""
     return (
         _request(pair),
         _both(pair, lambda point: _count(point, "graph_launches")),
@@ -109,8 +116,8 @@ def count_row(pair: Pair) -> tuple[str, ...]:
 
 
 def byte_row(pair: Pair) -> tuple[str, ...]:
-    """Return a row of the bytes moved and the time: unpatched -> patched."""
-    some = pair.patched or pair.stock
+    """Return a row of the bytes moved and the time, as in ``count_row``."""
+    some = pair.patched or pair.stock or pair.ring
     assert some is not None
     return (
         _request(pair),
@@ -124,10 +131,12 @@ def byte_row(pair: Pair) -> tuple[str, ...]:
 
 
 def host_row(pair: Pair, host: Host) -> tuple[str, ...]:
-    """Return a row of the modelled times on a host: milliseconds, and multiples of PCIe's limit."""
-    stock = pair.stock.moved if pair.stock is not None else None
-    patched = pair.patched.moved if pair.patched is not None else None
-    some = patched or stock
+    """Return a row of the modelled times on a host: milliseconds, and multiples of PCIe's limit.
+
+    The ring's are those of its own counts if it was measured, otherwise of the patched code's with all bytes copied.
+    """
+    stock, patched, ring = (None if one is None else one.moved for one in (pair.stock, pair.patched, pair.ring))
+    some = patched or stock or ring
     limit = 0.0 if some is None else limit_seconds(some, host)
 
     def text(moved: Moved | None) -> str:
@@ -136,15 +145,14 @@ def host_row(pair: Pair, host: Host) -> tuple[str, ...]:
         seconds = exposed_seconds(moved, host)
         return f"{seconds * 1e3:.1f} ms, {seconds / limit:.1f}x"
 
-    ring = by_ring(patched) if patched is not None else None
+    if ring is None and patched is not None:
+        ring = by_ring(patched)
     return (_request(pair), "-" if some is None else f"{limit * 1e3:.1f} ms", text(stock), text(ring), text(patched))
 
 
 def repeated(pairs: Sequence[Pair]) -> str:
     """Return the footnote for the star after a length; empty if no length has one."""
-    held = sorted(
-        {point.held for pair in pairs for point in (pair.stock, pair.patched) if point and point.held < point.tokens}
-    )
+    held = sorted({point.held for pair in pairs for point in _sides(pair) if point and point.held < point.tokens})
     if not held:
         return ""
     lengths = " or ".join(length_text(tokens) for tokens in held)
@@ -156,7 +164,7 @@ def repeated(pairs: Sequence[Pair]) -> str:
 
 def length(pair: Pair) -> str:
     """Return the length of the request, with a star if it exceeds the tokens held in memory."""
-    star = "*" if any(point and point.held < point.tokens for point in (pair.stock, pair.patched)) else ""
+    star = "*" if any(point and point.held < point.tokens for point in _sides(pair)) else ""
     return f"{length_text(pair.tokens)}{star}"
 
 
@@ -164,10 +172,12 @@ def _request(pair: Pair) -> str:
     return f"{pair.direction} {length(pair)}"
 
 
+def _sides(pair: Pair) -> tuple[Point | None, ...]:
+    return (pair.stock, pair.patched) if pair.ring is None else (pair.stock, pair.ring, pair.patched)
+
+
 def _both(pair: Pair, text: Callable[[Point], str]) -> str:
-    stock = "-" if pair.stock is None else text(pair.stock)
-    patched = "-" if pair.patched is None else text(pair.patched)
-    return f"{stock} -> {patched}"
+    return " -> ".join("-" if point is None else text(point) for point in _sides(pair))
 
 
 def _count(point: Point, *names: str) -> str:

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from gaudi_patch.bench import points, trees
 from gaudi_patch.bench.points import Point
-from gaudi_patch.bench.workload import BLOCK, CHUNK, Shape, Skipped, held_tokens, length_text, none_fits
+from gaudi_patch.bench.workload import (
+    BLOCK,
+    CHUNK,
+    Shape,
+    Skipped,
+    held_tokens,
+    length_text,
+    none_fits,
+    too_long,
+    whole_lengths,
+)
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.inside.measurement import Work
@@ -23,7 +33,7 @@ MEASURE = Level("bench", str(Path(__file__).resolve().with_name("measure.py")), 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure, where, and with how much memory in bytes."""
+    """What to measure, where, and with how much memory in bytes. through: of ``workload.THROUGH``."""
 
     shapes: Sequence[Shape]
     contexts: Sequence[int]
@@ -31,6 +41,7 @@ class Request:
     rules: str = "lazy"
     memory: int = 0
     timeout: float = 1800.0
+    through: str = "connector"
 
 
 @dataclass
@@ -62,25 +73,26 @@ def run(situation: Situation, python: Path, request: Request, say: Callable[[str
         if reason := target.obstacle(offered, MEASURE, device):
             raise _cannot(reason)
         codes = trees.codes(situation, scratch / "tree")
+        if request.through == "engine":
+            codes = _with_ring(codes)
         measured = Measured(device)
         for shape in request.shapes:
-            held = held_tokens(shape, request.contexts, request.memory)
+            contexts, held = _fitting(measured, shape, request)
             if not held:
-                measured.skipped += none_fits(shape, request.contexts, request.memory)
                 continue
             for code in codes:
-                lengths = ", ".join(map(length_text, request.contexts))
+                lengths = ", ".join(map(length_text, contexts))
                 say(f"{shape.name}, {code.name}: measuring {lengths} on {_device_text(device)} ...")
                 folder = scratch / f"{shape.name}-{code.name}"
                 folder.mkdir()
-                work = _work(shape, request.contexts, held, code, situation.installation.package)
+                work = _work(shape, contexts, held, code, situation.installation.package, request.through)
                 arguments = ("--work", work.to_text())
                 result = runner.run_probe(
                     python, MEASURE, request.rules, device, request.timeout, os.environ, folder, arguments
                 )
                 good = result.status == "passed"
                 say(f"  {result.status} in {result.seconds:.0f} s: {result.reason if good else _reason(code, result)}")
-                _add(measured, code, shape.name, request.contexts, result)
+                _add(measured, code, shape.name, contexts, result)
     return measured
 
 
@@ -100,7 +112,25 @@ def available_bytes() -> int:
     return max(free, 0)
 
 
-def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, package: str) -> Work:
+def _fitting(measured: Measured, shape: Shape, request: Request) -> tuple[Sequence[int], int]:
+    """Return the lengths to measure and the tokens to hold, 0 if there are none; what does not fit is skipped."""
+    contexts, limit = request.contexts, request.memory
+    if request.through == "connector":
+        held = held_tokens(shape, contexts, limit)
+        measured.skipped += [] if held else none_fits(shape, contexts, limit)
+        return contexts, held
+    fitting = whole_lengths(shape, contexts, limit)
+    measured.skipped += too_long(shape, [tokens for tokens in contexts if tokens not in fitting], limit)
+    return fitting, -(-max(fitting, default=0) // CHUNK) * CHUNK
+
+
+def _with_ring(codes: Sequence[trees.Code]) -> list[trees.Code]:
+    """Return the codes, with the patched one once more before it: with every byte through its pinned ring."""
+    ring = [code._replace(name=trees.RING) for code in codes if code.name == trees.PATCHED]
+    return [*codes[:1], *ring, *codes[1:]]
+
+
+def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, package: str, through: str) -> Work:
     return Work(
         layers=shape.layers,
         heads=shape.heads,
@@ -113,6 +143,8 @@ def _work(shape: Shape, contexts: Sequence[int], held: int, code: trees.Code, pa
         block=BLOCK,
         tree=str(code.root) if code.laid_out else "",
         expected=str(code.root / package) + os.sep,
+        through=through,
+        pinned=code.name != trees.RING,
     )
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from gaudi_patch.bench import points, workload
 from gaudi_patch.bench.hosts import HOSTS, Host
 from gaudi_patch.bench.runs import Measured, Request, available_bytes, run
+from gaudi_patch.bench.trees import STOCK
 from gaudi_patch.bench.workload import Shape
 from gaudi_patch.engine.situation import look
 from gaudi_patch.errors import Exit, GaudiPatchError
@@ -22,7 +23,7 @@ from gaudi_patch.target.invocation import command_line
 class BenchOptions:
     """What to measure. ``contexts`` in tokens; ``memory`` in bytes, 0 for half of the free memory; ``timeout`` in s.
 
-    host: its bandwidths give the exposed times.
+    host: its bandwidths give the exposed times. through: what the KV is moved through, of ``workload.THROUGH``.
     """
 
     shapes: Sequence[Shape] = workload.SHAPES
@@ -32,6 +33,7 @@ class BenchOptions:
     memory: int = 0
     timeout: float = 1800.0
     host: Host = HOSTS["gaudi3"]
+    through: str = "connector"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Comparison:
     measured: Measured
     smoke: str = "gaudi-patch smoke"
     host: Host = HOSTS["gaudi3"]
+    through: str = "connector"
 
     @cached_property
     def pairs(self) -> list[points.Pair]:
@@ -61,7 +64,7 @@ class Comparison:
         A failure of the unpatched code is a finding, not a fault.
         """
         failures = self.measured.failures
-        broken = [f"{shape}: {why}" for code, shape, why in failures if code == "patched"]
+        broken = [f"{shape}: {why}" for code, shape, why in failures if code != STOCK]
         if broken:
             return GaudiPatchError(
                 Exit.SMOKE, "bench-failed", "the patched code failed", f"`{self.smoke}` says more", details=broken
@@ -83,9 +86,20 @@ class Comparison:
 def compare(
     manifest: Manifest, installation: Installation, options: BenchOptions, say: Callable[[str], None]
 ) -> Comparison:
-    """Measure both codes; ``say`` shows a line of progress. Requests that exceed the memory are reported as skipped."""
+    """Measure the codes; ``say`` shows a line of progress. Requests that exceed the memory are reported as skipped."""
     limit = options.memory or available_bytes() // 2
-    request = Request(options.shapes, options.contexts, options.device, options.rules, limit, options.timeout)
+    request = Request(
+        options.shapes, options.contexts, options.device, options.rules, limit, options.timeout, options.through
+    )
     measured = run(look(manifest, installation), interpreter_of(installation), request, say)
     smoke = command_line("smoke", target=installation.target)
-    return Comparison(installation.version or "", options.rules, options.shapes, limit, measured, smoke, options.host)
+    return Comparison(
+        installation.version or "",
+        options.rules,
+        options.shapes,
+        limit,
+        measured,
+        smoke,
+        options.host,
+        options.through,
+    )

@@ -19,6 +19,8 @@ from gaudi_patch.engine.situation import Situation
 from gaudi_patch.engine.verdicts import fault_of
 
 STOCK, PATCHED = "stock", "patched"
+#: The patched code, as it moves objects that are not pinned.
+RING = "ring"
 
 
 class Code(NamedTuple):

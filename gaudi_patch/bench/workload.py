@@ -46,6 +46,8 @@ SHAPES = (
     Shape("mla", "DeepSeek-V3, MLA", 61, 1, 576, mla=True),
 )
 CONTEXTS = "2K,8K,32K,128K,256K"
+#: What KV is moved through: LMCache's connector alone, its engine, or the worker of its multiprocess mode.
+THROUGH = ("connector", "engine", "multiprocess")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,18 @@ def contexts_of(text: str) -> list[int]:
     return sorted(lengths)
 
 
+def through_of(text: str, contexts: Sequence[int]) -> str:
+    """Return the way of the KV.
+
+    Raises ``usage`` for an unknown one, and for lengths that it cannot move: multiprocess mode has whole chunks only.
+    """
+    if text not in THROUGH:
+        raise _usage("--through", ", ".join(THROUGH), text)
+    if text == "multiprocess" and (parts := [tokens for tokens in contexts if tokens % CHUNK]):
+        raise _usage("--contexts", f"multiples of {CHUNK} tokens with --through multiprocess", str(parts[0]))
+    return text
+
+
 def needed_bytes(shape: Shape, held: int) -> int:
     """Return the host memory in bytes of a measuring process on the emulated HPU that holds ``held`` tokens.
 
@@ -106,9 +120,22 @@ def held_tokens(shape: Shape, contexts: Sequence[int], limit: int) -> int:
     return held if held >= min(longest, _LEAST_HELD) else 0
 
 
+def whole_lengths(shape: Shape, contexts: Sequence[int], limit: int) -> list[int]:
+    """Return the lengths of which all tokens fit into ``limit`` bytes: LMCache's engine holds a prompt only once."""
+    return [tokens for tokens in contexts if needed_bytes(shape, tokens) <= limit]
+
+
 def none_fits(shape: Shape, contexts: Sequence[int], limit: int) -> list[Skipped]:
-    """Return all lengths as skipped, with the memory they need."""
-    needed = needed_bytes(shape, min(max(contexts), _LEAST_HELD))
+    """Return all lengths as skipped, with the memory that the least of them needs."""
+    return _skipped(shape, contexts, needed_bytes(shape, min(max(contexts), _LEAST_HELD)), limit)
+
+
+def too_long(shape: Shape, contexts: Sequence[int], limit: int) -> list[Skipped]:
+    """Return these lengths as skipped, each with the memory that all of its tokens need."""
+    return [one for tokens in contexts for one in _skipped(shape, [tokens], needed_bytes(shape, tokens), limit)]
+
+
+def _skipped(shape: Shape, contexts: Sequence[int], needed: int, limit: int) -> list[Skipped]:
     reason = f"needs {needed / GIB:.1f} GiB of memory, {limit / GIB:.1f} GiB are allowed"
     return [Skipped(shape.name, tokens, reason) for tokens in contexts]
 

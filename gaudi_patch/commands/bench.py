@@ -37,6 +37,11 @@ MODEL = (
     "memory {hbm:g}, host copies {copy:g}, host memory {dram:g}; cards at work: {cards}). Give your own with "
     "--pcie-gbs, --hbm-gbs, --copy-gbs, --dram-gbs, --cards. Source: {source}."
 )
+THROUGH = {
+    "connector": "through LMCache's connector",
+    "engine": "through LMCache's engine over its CPU backend",
+    "multiprocess": "through the worker of multiprocess mode, over shared memory",
+}
 NOTES = {
     "emulated": "Emulated HPU: counts and bytes follow the device's rules. Times compare the two versions where the "
     "host does the device's work. Bounces take time there; the copies of whole caches "
@@ -58,6 +63,10 @@ def bench(
     contexts: Annotated[
         str, typer.Option("--contexts", metavar="LENGTHS", help="Context lengths in tokens.")
     ] = "2K,8K,32K,128K,256K",
+    through: Annotated[
+        str,
+        typer.Option("--through", metavar="WAY", help="What moves the KV: connector, engine, multiprocess."),
+    ] = "connector",
     device: DeviceOption = "auto",
     rules: Annotated[str, typer.Option("--rules", help="Mode of PT_HPU_LAZY_MODE: lazy or eager.")] = "lazy",
     memory: Annotated[
@@ -98,6 +107,10 @@ def bench(
     out in a temporary directory. A request too long for memory reuses the same slots and memory
     objects, and is marked with a star.
 
+    --through engine lets LMCache's engine store and retrieve, and also measures the patched code
+    with its pinned ring in the place of pinned objects. --through multiprocess measures the
+    worker of multiprocess mode over shared memory, with a stand-in for the server.
+
     The time that the counts would take on a Gaudi host is computed from the bandwidths of
     --host or your own: the PCIe limit, the unpatched code, a pinned ring, the patched code.
 
@@ -114,18 +127,21 @@ def bench(
         chosen = smoke_options("", device, rules, "", timeout)
         if len(chosen.rules) != 1:
             raise GaudiPatchError(Exit.USAGE, "usage", "bench needs one mode for --rules: lazy or eager")
+        lengths = workload.contexts_of(contexts)
         bandwidths = {"pcie": pcie_gbs, "hbm": hbm_gbs, "copy": copy_gbs, "dram": dram_gbs}
         options = BenchOptions(
             workload.shapes_of(shapes),
-            workload.contexts_of(contexts),
+            lengths,
             device,
             chosen.rules[0],
             int(memory * GIB),
             timeout,
             hosts.host_of(host, bandwidths, cards),
+            workload.through_of(through, lengths),
         )
         found = target(python, path, None, manifest)
-        with progress.step("measuring", 2 * len(options.shapes)) as step:
+        codes = 3 if options.through == "engine" else 2
+        with progress.step("measuring", codes * len(options.shapes)) as step:
 
             def say(line: str) -> None:
                 step.begin(line.removesuffix(" ...")) if line.endswith(" ...") else step.end(line.strip())
@@ -158,9 +174,10 @@ def _blocks(comparison: Comparison) -> list[Block]:
     if not pairs:
         return []
     blocks: list[Block] = []
+    codes = " -> ".join(word for code, word in points.WORDS.items() if code != "ring" or comparison.through == "engine")
     for shape in workload.SHAPES:
         if of_shape := [pair for pair in pairs if pair.shape == shape.name]:
-            size = f"{shape.title}, {shape.token_bytes / 1024:.0f} KiB per token, unpatched -> patched"
+            size = f"{shape.title}, {shape.token_bytes / 1024:.0f} KiB per token, {codes}"
             counts, bytes_ = map(points.count_row, of_shape), map(points.byte_row, of_shape)
             blocks.append(Table(points.COUNT_COLUMNS, list(counts), f"{size}: counts"))
             blocks.append(Table(points.BYTE_COLUMNS, list(bytes_), f"{size}: bytes and time"))
@@ -173,7 +190,9 @@ def _blocks(comparison: Comparison) -> list[Block]:
     if measured.skipped:
         rows = [(case.shape, workload.length_text(case.tokens), case.reason) for case in measured.skipped]
         blocks.append(Table(("shape", "context", "why"), rows, "Not measured"))
-    title = f"LMCache {comparison.version}: unpatched and patched, {comparison.rules} mode"
+    title = (
+        f"LMCache {comparison.version}: unpatched and patched, {comparison.rules} mode, {THROUGH[comparison.through]}"
+    )
     model = MODEL.format(**vars(comparison.host))
     notes = (title, points.repeated(pairs), HOW, NOTES[measured.device], model)
     return [*blocks, *(Text(note) for note in notes if note)]
@@ -189,6 +208,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "version": comparison.version,
         "device": measured.device,
         "rules": comparison.rules,
+        "through": comparison.through,
         "chunk_tokens": workload.CHUNK,
         "block_tokens": workload.BLOCK,
         "memory_limit_bytes": comparison.limit,

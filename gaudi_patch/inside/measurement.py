@@ -16,7 +16,8 @@ class Work:
     """One shape of a model, and the code to measure.
 
     heads: KV heads per layer. held: tokens held in memory. chunk, block: in tokens. tree: a directory to put first on
-    sys.path, "" to measure the installed code. expected: required prefix of LMCache's path.
+    sys.path, "" to measure the installed code. expected: required prefix of LMCache's path. through: ``connector``,
+    ``engine`` or ``multiprocess``. pinned: whether the patched code may pin memory objects; otherwise it uses its ring.
     """
 
     layers: int
@@ -30,6 +31,8 @@ class Work:
     block: int
     tree: str
     expected: str
+    through: str = "connector"
+    pinned: bool = True
 
     def to_text(self) -> str:
         """Return the JSON text passed to the measuring process."""

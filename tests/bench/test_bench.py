@@ -69,6 +69,80 @@ def test_a_request_longer_than_memory_goes_over_it_again_and_is_measured_whole(r
     assert real["data"]["skipped"] == []
 
 
+@pytest.mark.torch
+@pytest.mark.wheels
+def test_the_engine_is_measured_unpatched_by_its_ring_and_directly(
+    lmcache_overlay: Callable[[str], Environment],
+) -> None:
+    points, data = _through("engine", lmcache_overlay)
+    assert set(data["connectors"]) == {"stock", "ring", "patched"}
+    assert data["failures"] == []
+    for direction in ("store", "load"):
+        stock, ring, direct = (points[code, direction] for code in ("stock", "ring", "patched"))
+        size = direct["bytes"]
+        assert stock["counts"]["host_copied_bytes"] > size // 2
+        assert (ring["counts"]["host_copied_bytes"], ring["counts"]["bounce_bytes"]) == (size, 0)
+        assert (direct["counts"]["host_copied_bytes"], direct["counts"]["bounce_bytes"]) == (0, 0)
+        for one in (ring, direct):  # 768 tokens are a group of two chunks and a group of one
+            assert one["counts"]["graph_launches"] == 2 < stock["counts"]["graph_launches"]
+            assert one["counts"]["device_syncs"] == 1 < stock["counts"]["device_syncs"]
+            assert one["counts"]["graph_compilation"] == one["compiled_for_other"] == 0
+        assert direct["exposed_seconds"] < ring["exposed_seconds"] < stock["exposed_seconds"]
+
+
+@pytest.mark.torch
+@pytest.mark.wheels
+def test_multiprocess_mode_is_measured_through_shared_memory(lmcache_overlay: Callable[[str], Environment]) -> None:
+    points, data = _through("multiprocess", lmcache_overlay)
+    assert data["connectors"] == {"patched": "EngineDrivenTransferContext"}
+    # As released, LMCache 0.5.6 does not get as far as a transfer on an HPU.
+    ((code, why),) = [(failure["code"], failure["reason"]) for failure in data["failures"]]
+    assert (code, "synchronize" in why) == ("stock", True)
+    for direction, copies in (("store", "d2h_copies"), ("load", "h2d_copies")):
+        one = points["patched", direction]
+        assert one["counts"]["bounce_bytes"] >= one["bytes"]  # shared memory is not pinned
+        assert one["counts"][copies] >= 3
+        assert one["other_tokens"] == 512  # whole chunks
+
+
+def _through(way: str, overlay: Callable[[str], Environment]) -> tuple[dict[tuple[str, str], Any], dict[str, Any]]:
+    """Return the points of one small run by code and direction, and all of its JSON."""
+    python = overlay("0.5.6").python
+    options = ("--shapes", "mla", "--contexts", "768", "--memory", "3", "--through", way, "--json")
+    done = gaudi_patch("bench", "--python", python, "--device", "emulated", *options, timeout=1800)
+    assert done.code == 0, done.out + done.err
+    data = done.json["data"]
+    assert data["through"] == way
+    return {(one["code"], one["direction"]): one for one in data["points"]}, data
+
+
+def test_a_length_that_the_engine_cannot_hold_whole_is_skipped_and_the_others_are_measured() -> None:
+    shape = workload.SHAPES[0]
+    limit = workload.needed_bytes(shape, 2048)
+    request = runs.Request([shape], [2048, 8192], memory=limit, through="engine")
+    measured = Measured("emulated")
+    assert runs._fitting(measured, shape, request) == ([2048], 2048)
+    assert [(one.tokens, "needs 5.2 GiB" in one.reason) for one in measured.skipped] == [(8192, True)]
+    measured = Measured("emulated")
+    assert runs._fitting(measured, shape, runs.Request([shape], [2048], memory=limit - 1, through="engine"))[1] == 0
+    assert [one.tokens for one in measured.skipped] == [2048]
+
+
+def test_the_ring_is_shown_between_both_codes_where_it_was_measured(make_point: MakePoint) -> None:
+    from gaudi_patch.bench import chart, points
+
+    (pair,) = points.pairs_of([make_point("stock"), make_point("patched", launches=1), make_point("ring", launches=2)])
+    assert points.count_row(pair)[1] == "8 -> 2 -> 1"
+    assert [bar.code for bar in chart.bars([pair], chart.METRICS[1])] == ["stock", "ring", "patched"]
+
+
+def test_a_ring_that_fails_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
+) -> None:
+    measured = Measured("emulated", [make_point("patched")], failures=[("ring", "8b", "3 planes differ")])
+    assert _shown(monkeypatch, tmp_path, measured).exit is Exit.SMOKE
+
+
 def test_memory_that_holds_too_little_is_told_for_each_length(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_point: MakePoint
 ) -> None:
@@ -147,9 +221,11 @@ def test_an_interpreter_without_pytorch_is_refused_with_the_reason(tmp_path: Pat
         (("--rules", "both"), "--rules must be"),
         (("--rules", "lazy,eager"), "one mode for --rules: lazy or eager"),
         (("--device", "gpu"), "--device must be"),
+        (("--through", "vllm"), "--through must be connector, engine, multiprocess"),
+        (("--through", "multiprocess", "--contexts", "1000"), "multiples of 256 tokens with --through multiprocess"),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_runs(arguments: tuple[str, str], said: str, tmp_path: Path) -> None:
+def test_a_wrong_option_is_refused_before_anything_runs(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     small = tiny.make(tmp_path)
     done = _usage("--path", small.site, "--manifest", small.manifest.directory, *arguments)
     assert (done.code, done.code_of_error) == (2, "usage")
@@ -283,5 +359,5 @@ def test_the_command_line_has_the_defaults_of_the_verb() -> None:
     options = side_by_side.BenchOptions()
     assert workload.shapes_of(defaults["shapes"]) == list(options.shapes)
     assert defaults["contexts"] == workload.CONTEXTS
-    for name in ("device", "rules", "memory", "timeout"):
+    for name in ("device", "rules", "memory", "timeout", "through"):
         assert defaults[name] == getattr(options, name), name
