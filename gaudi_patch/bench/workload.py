@@ -93,7 +93,7 @@ def through_of(text: str, contexts: Sequence[int]) -> str:
     Raises ``usage`` for an unknown one, and for lengths that it cannot move: multiprocess mode has whole chunks only.
     """
     if text not in THROUGH:
-        raise _usage("--through", ", ".join(THROUGH), text)
+        raise _usage("--through", f"one of {', '.join(THROUGH)}", text)
     if text == "multiprocess" and (parts := [tokens for tokens in contexts if tokens % CHUNK]):
         raise _usage("--contexts", f"multiples of {CHUNK} tokens with --through multiprocess", str(parts[0]))
     return text

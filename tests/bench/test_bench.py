@@ -221,7 +221,7 @@ def test_an_interpreter_without_pytorch_is_refused_with_the_reason(tmp_path: Pat
         (("--rules", "both"), "--rules must be"),
         (("--rules", "lazy,eager"), "one mode for --rules: lazy or eager"),
         (("--device", "gpu"), "--device must be"),
-        (("--through", "vllm"), "--through must be connector, engine, multiprocess"),
+        (("--through", "vllm"), "--through must be one of connector, engine, multiprocess"),
         (("--through", "multiprocess", "--contexts", "1000"), "multiples of 256 tokens with --through multiprocess"),
     ],
 )

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes import _environment, _probe
     from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._kv import oracle as kv_oracle
     from gaudi_patch.smoke.probes._kv import ranks as kv_ranks
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._kv.oracle import Random
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, beside this file
+    import _environment
     import _probe
 
     from _kv import lmcache as kv_lmcache
@@ -139,7 +140,7 @@ class Engine(Way):
     def mover_of(self, direction: str, tokens: int, slots: Sequence[int]) -> Callable[[], None]:
         """Each store has other tokens, so that none is found to be there."""
         mapping = self._torch.tensor(list(slots), dtype=self._torch.int64)
-        if not _probe.is_patched():  # their adapter keeps it on the device
+        if not _environment.is_patched():  # their adapter keeps it on the device
             mapping = mapping.to("hpu")
         arguments = {"kvcaches": self.caches.entries, "slot_mapping": mapping}
 
