@@ -237,7 +237,8 @@ def test_a_series_left_unproved_by_a_kill_is_rolled_back_where_its_proof_fails(
     killed_in_smoke(target, monkeypatch)
     smoke_is(monkeypatch, lambda: FAILED)
     result = apply(target)
-    assert (result.exit, result.data["state"]) == (Exit.SMOKE, "pristine")
+    assert (result.exit, result.errors[0].code) == (Exit.SMOKE, "smoke-failed")
+    assert result.data["state"] == "pristine"
     assert tree(target.site) == before
 
 
