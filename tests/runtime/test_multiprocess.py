@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,7 @@ from tests.support.environments import Environment
 pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 
 # Before 0.5.5 LMCache refuses vllm-gaudi's layout in multiprocess mode.
-RELEASES = ["0.5.5", "0.5.6"] if os.environ.get("GAUDI_PATCH_TEST_FULL") == "1" else ["0.5.6"]
+RELEASES = ["0.5.5", "0.5.6"]
 
 
 @pytest.mark.parametrize("version", RELEASES)

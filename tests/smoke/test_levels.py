@@ -39,6 +39,21 @@ def test_a_patched_release_passes_every_level_and_is_left_as_it_was(version: str
     assert _files(environment.prefix) == before
 
 
+@pytest.mark.parametrize(
+    ("version", "level", "cases"),
+    [
+        ("0.5.5", "kernels", "multiprocess"),  # the first that serves an HPU in multiprocess mode
+        ("0.4.7", "engine", "memory"),  # the first whose engine broadcasts MLA's objects to its only rank
+    ],
+)
+def test_a_part_of_a_level_passes_on_the_first_release_that_has_its_subject(
+    version: str, level: str, cases: str, patched: Overlay
+) -> None:
+    (result,) = judge(patched(version).python, level, arguments={level: ["--cases", cases]})
+    assert result.status == "passed", explain([result])
+    assert result.checks > 5
+
+
 def _messages(results: list[LevelResult]) -> str:
     return "\n".join(f"{failure.check}: {failure.message}" for one in results for failure in one.failures)
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,6 +69,19 @@ class ConnectorCase:
             if vllm_engine.hands_caches_over_at_start():
                 transfer = adapter.lmcache_engine.gpu_connector.transfer
                 self.probe.check(transfer is not None, "the connector was not given the caches: nothing is warmed up")
+            self._check_late_registration(type(adapter))
+
+    def _check_late_registration(self, kind: type) -> None:
+        """Caches that come with the first forward context, as up to vLLM 0.13, are registered and judged as well."""
+        late: Foreign = object.__new__(kind)
+        late.kv_caches = {}
+        layer = SimpleNamespace(kv_cache=["caches"])
+        registered: list[object] = []
+        with vllm_controls.replaced("lmcache.gaudi.adapter", "register_kv_caches", registered.append):
+            late._init_kv_caches_from_forward_context(
+                SimpleNamespace(no_compile_layers={"layer": layer}, virtual_engine=0)
+            )
+        self.probe.check(registered == [late], "caches of a forward context are used, and nothing is refused for them")
 
     def prompt(self, seed: int, length: int) -> list[int]:
         """Return a prompt of random tokens."""
@@ -198,6 +212,9 @@ def identities(probe: _probe.Probe) -> None:
         found = vllm_identities.offered(case.engine, tokens, "c")
         probe.check(found == due, f"the fault put in on purpose went unnoticed: {found} tokens offered, not {due}")
     if _environment.is_patched():
+        with probe.section("log probabilities of the prompt"):
+            found = vllm_identities.offered(case.engine, tokens, None, logprobs=True)
+            probe.check(found == 0, f"{found} tokens of KV offered, whose positions have no log probabilities then")
         with probe.section("adapters of their own in multiprocess mode"):
             vllm_identities.check_multiprocess_keys(probe)
         with probe.section("requests that multiprocess mode does not look up"):

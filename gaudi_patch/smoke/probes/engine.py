@@ -2,11 +2,13 @@
 
 All caches are compared after each request, so that a write outside the request is noticed. Blocks are overwritten as
 soon as a store returns, as a serving engine would: whatever was not copied by then is lost. On the emulated HPU the
-check itself is checked: without the waits, it must fail.
+check itself is checked: without the waits, it must fail. Option, beside a probe's own: ``--cases memory``, ``--cases
+disk`` or ``--cases ranks`` for one part of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -34,6 +36,8 @@ else:  # run by path, with its neighbours beside it
     from _kv.engine import BLOCK_SIZE, CHUNK, LAYERS, EngineCase, Prompt
 
 WHOLE_CHUNKS = 3
+#: A part's backends, by number.
+_PARTS = {"all": (0, None), "memory": (0, 1), "disk": (1, 2), "ranks": (0, 0)}
 _PIN_AHEAD = "LMCACHE_GAUDI_PIN_AHEAD_MIB"
 MHA = kv_caches.LAYOUTS[0]
 MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
@@ -41,22 +45,27 @@ MLA = next(layout for layout in kv_caches.LAYOUTS if layout.mla)
 
 def body(probe: _probe.Probe) -> None:
     """Check both kinds of attention over all backends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", choices=tuple(_PARTS), default="all")
+    cases = parser.parse_known_args()[0].cases
     kv_device.confirm(probe)
     for module in ("lmcache.v1.cache_engine", "lmcache.v1.server.__main__"):
         _probe.load(module)  # report missing dependencies by name before starting a server
     chunk_bytes = CHUNK * LAYERS * 2 * 2 * 128  # the larger of the two layouts: K and V, 2 bytes, width 128
     gigabyte = 1024**3
     with kv_backends.backends(probe.scratch, 64 * chunk_bytes / gigabyte, 13 * chunk_bytes / gigabyte) as found:
+        chosen = found[slice(*_PARTS[cases])]
         for layout, heads, head_size in ((MHA, 2, 64), (MLA, 1, 256)):
-            for backend in found:
+            for backend in chosen:
                 with probe.section(f"{'MLA' if layout.mla else 'MHA'} over {backend.name}"):
                     check_backend(EngineCase(probe, layout, heads, head_size), backend)
-        if _environment.is_patched() and kv_lmcache.release() >= (0, 4, 1):
+        if cases == "all" and _environment.is_patched() and kv_lmcache.release() >= (0, 4, 1):
             with probe.section("asynchronous loading"):
                 check_asynchronous(EngineCase(probe, MHA, 2, 64), found[0])
-        with probe.section("MLA with two ranks"):
-            check_ranks(EngineCase(probe, MLA, 1, 256), EngineCase(probe, MLA, 1, 256), found[0])
-    probe.summary.append(f"MHA and MLA over {', '.join(backend.name for backend in found)}")
+        if cases in ("all", "ranks"):
+            with probe.section("MLA with two ranks"):
+                check_ranks(EngineCase(probe, MLA, 1, 256), EngineCase(probe, MLA, 1, 256), found[0])
+    probe.summary.append(f"MHA and MLA over {', '.join(backend.name for backend in chosen) or 'two ranks'}")
 
 
 def check_backend(case: EngineCase, backend: kv_backends.Backend) -> None:

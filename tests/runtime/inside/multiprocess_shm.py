@@ -5,6 +5,7 @@ It uses LMCache's own worker side of the transfer, with a stand-in for the serve
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from multiprocessing import resource_tracker, shared_memory
@@ -86,8 +87,14 @@ def exercise(segment: shared_memory.SharedMemory) -> None:
     truth = [[torch.randn(shape).to(torch.bfloat16) for _ in range(2)] for _ in range(LAYERS)]
     caches: dict[str, Any] = {f"layer.{n}": tuple(side.to("hpu") for side in truth[n]) for n in range(LAYERS)}
     server = Server(segment)
-    worker = EngineDrivenTransferContext(7, server)
-    worker.register(caches, "model", 1, BLOCKS_IN_CHUNK, 5.0)
+    make: Any = EngineDrivenTransferContext
+    own: tuple[int, ...] = ()
+    if len(inspect.signature(make.__init__).parameters) > 1:
+        worker = make(7, server)
+        worker.register(caches, "model", 1, BLOCKS_IN_CHUNK, 5.0)
+    else:  # in 0.5.5, the instance and the client come with each call
+        worker, own = make(), (7,)
+        worker.register(*own, caches, "model", 1, BLOCKS_IN_CHUNK, server, 5.0)
     context = worker.engine_driven_context
     resource_tracker.register(f"/{segment.name}", "shared_memory")  # LMCache treats the segment as another process's
     assert isinstance(context, EngineDrivenContextShm), type(context)
@@ -96,7 +103,7 @@ def exercise(segment: shared_memory.SharedMemory) -> None:
     assert not is_pinned(view), "the bridge knows its own allocations alone"
 
     counters.reset()
-    assert worker.submit_store("request", "key", caches, [FROM], None, BLOCKS_IN_CHUNK).result() is True
+    assert worker.submit_store("request", "key", *own, caches, [FROM], None, BLOCKS_IN_CHUNK).result() is True
     store = cost(counters)
     assert server.sent == [b""], "KV was pickled"
     for n, slot in enumerate(server.slots):
@@ -107,7 +114,7 @@ def exercise(segment: shared_memory.SharedMemory) -> None:
             for side in range(2):
                 assert torch.equal(stored[side, layer], truth[layer][side][blocks].reshape(SHAPE[2:]))
 
-    assert worker.submit_retrieve("request", "key", caches, [TO], None, BLOCKS_IN_CHUNK).result() is True
+    assert worker.submit_retrieve("request", "key", *own, caches, [TO], None, BLOCKS_IN_CHUNK).result() is True
     load = cost(counters)
     for layer in range(LAYERS):
         for side in range(2):

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaudi_patch.smoke.probes import _probe
+    from gaudi_patch.smoke.probes._kv import lmcache as kv_lmcache
     from gaudi_patch.smoke.probes._probe import Foreign
 else:  # run by path, below the probe
     import _probe
+
+    from _kv import lmcache as kv_lmcache
 
 _FIRST = 4096  # the offset of the first slot: a page behind the start of the memory
 _INSTANCE, _SECONDS = 7, 60.0
@@ -92,21 +95,28 @@ class Worker:
     def __init__(self, server: Server, caches: dict[str, Foreign], blocks_in_chunk: int) -> None:
         module = _probe.load("lmcache.v1.multiprocess.transfer_context.worker_transfer")
         self._caches, self._blocks = caches, blocks_in_chunk
-        self.transfer = module._build_engine_driven_context(_INSTANCE, server)
-        self.transfer.register(caches, "model", 1, blocks_in_chunk, _SECONDS)
+        self._own: tuple[int, ...] = ()
+        if kv_lmcache.release() >= (0, 5, 6):
+            self.transfer = module._build_engine_driven_context(_INSTANCE, server)
+            self.transfer.register(caches, "model", 1, blocks_in_chunk, _SECONDS)
+        else:  # instance and server come with each call
+            self.transfer, self._own = module._build_engine_driven_context(), (_INSTANCE,)
+            self.transfer.register(_INSTANCE, caches, "model", 1, blocks_in_chunk, server, _SECONDS)
         if server.segment is not None:  # LMCache takes it for another process's, and the tracker forgets it
             resource_tracker.register(f"/{server.segment.name}", "shared_memory")
 
     def store(self, blocks: Sequence[int]) -> bool:
         """Store these blocks as one prompt; done on return."""
         event = self.transfer.create_recorded_event()
-        done = self.transfer.submit_store("request", _KEY, self._caches, [list(blocks)], event, self._blocks)
+        given = (*self._own, self._caches, [list(blocks)], event, self._blocks)
+        done = self.transfer.submit_store("request", _KEY, *given)
         return bool(done.result(timeout=_SECONDS))
 
     def load(self, blocks: Sequence[int]) -> bool:
         """Load the prompt into these blocks; done on return."""
         event = self.transfer.create_recorded_event()
-        done = self.transfer.submit_retrieve("request", _KEY, self._caches, [list(blocks)], event, self._blocks)
+        given = (*self._own, self._caches, [list(blocks)], event, self._blocks)
+        done = self.transfer.submit_retrieve("request", _KEY, *given)
         return bool(done.result(timeout=_SECONDS))
 
     def close(self) -> None:

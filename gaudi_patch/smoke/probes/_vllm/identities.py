@@ -94,12 +94,12 @@ def check_multiprocess_lookups(probe: _probe.Probe) -> None:
             probe.check(bool(asked) is looked_up, f"{what} is {'' if asked else 'not '}looked up")
 
 
-def offered(engine: vllm_engine.Engine, tokens: Sequence[int], adapter: str | None) -> int:
+def offered(engine: vllm_engine.Engine, tokens: Sequence[int], adapter: str | None, *, logprobs: bool = False) -> int:
     """Ask LMCache's scheduler side what it has for a request with a LoRA adapter; the request goes no further.
 
-    The engine has no adapter loaded, and needs none for the question.
+    The engine has no adapter loaded, and needs none for the question. logprobs: as for plain_request.
     """
-    request = plain_request(tokens, adapter)
+    request = plain_request(tokens, adapter, logprobs=logprobs)
     name = request.request_id
     scheduler = engine.scheduler.connector
     answer = scheduler.get_num_new_matched_tokens(request, 0)
