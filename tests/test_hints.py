@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from gaudi_patch.cli import COMMANDS
+from gaudi_patch.output.typed import _COMMAND
 
 PACKAGE = Path(__file__).parents[1] / "gaudi_patch"
 #: The functions that make an error, and the position of their hint; the message is the argument before it.
@@ -59,6 +63,17 @@ def _hints_and_messages(tree: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
                 yield node.value, "hint" in names
 
 
+def unmarked(node: ast.expr) -> list[str]:
+    """Return the commands in a hint that output/typed.py does not see: without the program's path they may not run."""
+    text = "{}".join(_literals(node))
+    seen = {match.start() for match in _COMMAND.finditer(text)}
+    return [
+        f"{node.lineno}: quote the command: {match[0]}"
+        for match in re.finditer(rf"\bgaudi-patch (?:{'|'.join(COMMANDS)})\b", text)
+        if match.start() not in seen
+    ]
+
+
 def faults_of(source: str) -> list[str]:
     """Return the texts that begin with a capital, and the hints of one sentence that end with a full stop."""
     faults = []
@@ -67,6 +82,8 @@ def faults_of(source: str) -> list[str]:
             first = text.partition(" ")[0]
             if first[:1].isupper() and first[1:].islower():  # PATH and LMCache are names
                 faults.append(f"{node.lineno}: begins with a capital: {text[:60]}")
+        if is_hint:
+            faults += unmarked(node)
         inside = ". " in "x".join(_literals(node))
         for text in _texts(node, -1):
             if is_hint and text.endswith(".") and not inside:
@@ -85,6 +102,7 @@ def test_hints_and_messages_start_in_lower_case_and_hints_have_no_full_stop(file
         'refusal("code", "a fault", "Give another.")',
         'bad_target("a fault", "give another" if one else f"Use {it}")',
         'hint = f"remove {it}" + "."',
+        'hint = f"look at {it}, then gaudi-patch dev lint"',
         'raise GaudiPatchError(Exit.USAGE, "code", f"Damaged {it}", "look at it")',
         'raise GaudiPatchError(Exit.USAGE, "code", f"{it} is damaged", hint="Look at it")',
         'raise damaged_state(file, "Holds nothing")',

@@ -79,7 +79,7 @@ class Conflict:
         return refused(
             "conflict",
             f"{self.patch} conflicts with {self.plan.new} in {', '.join(self.files)}",
-            f"resolve and `git add`{removed} the files there, then gaudi-patch dev port --continue {folder} (or "
+            f"resolve and `git add`{removed} the files there, then `gaudi-patch dev port --continue {folder}` (or "
             f"--abort)",
             str(self.folder),
         )
@@ -295,7 +295,7 @@ def _finish(repo: git.Repo, plan: Plan) -> Ported:
     if proved.fault is not None:
         folder = shlex.quote(str(repo.working_dir))
         proved.fault.message += "; nothing was written to the patches"
-        proved.fault.hint = f"amend the commits there, then gaudi-patch dev port --continue {folder}"
+        proved.fault.hint = f"amend the commits there, then `gaudi-patch dev port --continue {folder}`"
     return ported
 
 
