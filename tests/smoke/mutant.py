@@ -14,6 +14,7 @@ class Mutant:
 
     name: the fault in words. file: path below site-packages. old, new: the edit; ``old`` occurs exactly once. level,
     rules: where the fault must be detected. cases: ``--cases`` of the level's probe, if a part of it is enough.
+    release: the LMCache release that gets the fault.
     """
 
     name: str
@@ -23,6 +24,12 @@ class Mutant:
     level: str = "kernels"
     rules: str = "lazy"
     cases: str = ""
+    release: str = "0.5.6"
+
+    @property
+    def needs_vllm(self) -> bool:
+        """Return whether the level runs vLLM."""
+        return self.level in ("connector", "inference")
 
     def arguments(self) -> dict[str, list[str]]:
         """Return the options of the level's probe."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from tests.smoke.guard_mutants import GUARD_MUTANTS
+from tests.smoke.multiprocess_mutants import MULTIPROCESS_MUTANTS
 from tests.smoke.mutant import RUNTIME as _GAUDI
 from tests.smoke.mutant import Mutant
 from tests.smoke.pinning_mutants import PINNING_MUTANTS
+from tests.smoke.routing_mutants import ROUTING_MUTANTS
 
 MUTANTS: tuple[Mutant, ...] = (
     *GUARD_MUTANTS,
     *PINNING_MUTANTS,
+    *ROUTING_MUTANTS,
+    *MULTIPROCESS_MUTANTS,
     # Waiting.
     Mutant(
         "the device-wide wait at the end of a request is dropped",
