@@ -38,6 +38,8 @@ else:
 
 # An object from torch or LMCache: the probes are type-checked without either.
 Foreign: TypeAlias = Any
+#: What LMCache calls a GB in its settings of sizes.
+GIB = 1 << 30
 
 # Of whatever a probe draws at random, so that a run can be repeated.
 SEED = 20240229

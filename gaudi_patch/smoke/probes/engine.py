@@ -52,8 +52,7 @@ def body(probe: _probe.Probe) -> None:
     for module in ("lmcache.v1.cache_engine", "lmcache.v1.server.__main__"):
         _probe.load(module)  # report missing dependencies by name before starting a server
     chunk_bytes = CHUNK * LAYERS * 2 * 2 * 128  # the larger of the two layouts: K and V, 2 bytes, width 128
-    gigabyte = 1024**3
-    with kv_backends.backends(probe.scratch, 64 * chunk_bytes / gigabyte, 13 * chunk_bytes / gigabyte) as found:
+    with kv_backends.backends(probe.scratch, 64 * chunk_bytes / _probe.GIB, 13 * chunk_bytes / _probe.GIB) as found:
         chosen = found[slice(*_PARTS[cases])]
         for layout, heads, head_size in ((MHA, 2, 64), (MLA, 1, 256)):
             for backend in chosen:

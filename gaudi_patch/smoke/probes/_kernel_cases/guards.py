@@ -20,7 +20,6 @@ else:  # run by path, below the probe
     import _probe
 
 _VLLM_ADAPTER = "lmcache.integration.vllm.vllm_v1_adapter"
-_GIGABYTE = 1 << 30
 
 
 class _SlicingCache:
@@ -148,7 +147,7 @@ def _pools(probe: _probe.Probe) -> None:
             refuse(config, layout, chunk=chunk, longest=longest, ranks=2)  # noqa: B023 - called at once
 
         what = f"{longest} tokens, tails {tails}"
-        enough, short = (chunks * aligned + 4096) / _GIGABYTE, (chunks * aligned - 4096) / _GIGABYTE
+        enough, short = (chunks * aligned + 4096) / _probe.GIB, (chunks * aligned - 4096) / _probe.GIB
         _expect(probe, f"{what}, enough", "", lambda: ask(enough))  # noqa: B023 - called at once
         text = _expect(probe, f"{what}, one page short", "smaller than one prompt", lambda: ask(short))  # noqa: B023 - called at once
         advised = re.search(r"max_local_cpu_size to ([\d.]+) or more", text)

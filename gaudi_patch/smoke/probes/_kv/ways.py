@@ -34,7 +34,6 @@ else:  # run by path, beside this file
 
 np: Any = _probe.load("numpy")
 
-_GIB = 1 << 30
 _OBJECT_SLACK = 8192  # an allocator aligns its objects
 _VOCABULARY = 100_000
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Python's shared_memory is
@@ -120,7 +119,7 @@ class Engine(Way):
             save_unfull_chunk=True,
             reserve_local_cpu_size=0.0,
             local_cpu=True,
-            max_local_cpu_size=size / _GIB,
+            max_local_cpu_size=size / _probe.GIB,
         )
         shape = (len(caches.entries), caches.kv, chunk, caches.heads[0], caches.head_size)
         metadata = kv_lmcache.make_metadata(kv_shape=shape, dtype=caches.dtype, use_mla=caches.layout.mla)
