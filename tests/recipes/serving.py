@@ -16,13 +16,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gaudi_patch
 from tests.support.environments import clean_environment
 
 INSIDE = Path(__file__).parent / "inside"
 EMULATOR = Path(gaudi_patch.__file__).parent / "emulator"
+#: Seconds: a hanging start lasts longer than any start does, even on a busy machine.
+PATIENCE = 300.0
 #: A model so small that its chunks are 32 KiB.
 CONFIG = {
     "num_hidden_layers": 2,
@@ -91,7 +93,7 @@ class Engine:
     def _answer(self) -> dict[str, Any]:
         stream = self.process.stdout
         assert stream is not None
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             ready, _, _ = select.select([stream], [], [], 1.0)
             line = stream.readline() if ready else b"\n"
@@ -140,11 +142,16 @@ class Server:
                 self.command, cwd=self.folder, stdout=log, stderr=log, env={**os.environ, **self.environment},
                 start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
                 return
             time.sleep(0.05)
+        self.failed()
+
+    def failed(self) -> NoReturn:
+        """Kill a server that does not come up, and show its log."""
+        self.kill()
         raise AssertionError((self.folder / "server.log").read_text(errors="replace")[-2000:])
 
     def send(self, number: int) -> None:
@@ -161,7 +168,7 @@ class Redis(Server):
 
     def start(self) -> None:
         super().start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while self.answer(b"PING").startswith(b"-LOADING"):
             assert time.monotonic() < deadline, "redis-server does not end loading"
             time.sleep(0.05)

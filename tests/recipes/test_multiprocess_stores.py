@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -100,12 +101,22 @@ class LMCacheServer(serving.Server):
 
     def start(self) -> None:
         super().start()
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + serving.PATIENCE
+        while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.page}/healthcheck", timeout=5):
                 return
             time.sleep(0.05)
-        raise AssertionError((self.folder / "server.log").read_text(errors="replace")[-2000:])
+        self.failed()
+
+    def failed(self) -> NoReturn:
+        self.end()
+        super().failed()
+
+    def end(self) -> None:
+        """Kill it, and remove the shared memory that a killed server leaves."""
+        self.kill()
+        for left in (self.segment, self.segment.with_name(f"{self.segment.name}.lock")):
+            left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -117,14 +128,12 @@ def started(scripts: Path) -> Iterator[LMCacheServer]:
     try:
         yield server
     finally:
-        server.kill()
-        for left in (server.segment, server.segment.with_name(f"{server.segment.name}.lock")):
-            left.unlink(missing_ok=True)
+        server.end()
 
 
 def comes(kept: Callable[[], int], wanted: int) -> None:
     """Wait until a store has the wanted number of chunks."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + serving.PATIENCE
     while (found := kept()) < wanted:
         assert time.monotonic() < deadline, f"{found} chunks"
         time.sleep(0.05)
