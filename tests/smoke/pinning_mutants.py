@@ -21,6 +21,25 @@ PINNING_MUTANTS = (
         "        if slab.holds < 0:\n            return",
     ),
     Mutant(
+        "a slab whose transfer ends goes to the next object, though its own still has it",
+        f"{_GAUDI}/slabs.py",
+        "            slab.holds -= 1\n            if not slab.used:",
+        "            slab.holds -= 1\n            if slab.used in (False, True):",
+    ),
+    Mutant(
+        "memory that the driver did not pin is taken for a slab",
+        f"{_GAUDI}/slabs.py",
+        "                if backend.is_pinned(buffer):",
+        "                if backend.is_pinned(buffer) in (False, True):",
+    ),
+    Mutant(
+        "a server's shared memory is left unused, and KV is pickled",
+        "lmcache/v1/multiprocess/transfer_context/base.py",
+        "    if not use_pickle:\n",
+        "    if use_pickle is None:\n",
+        cases="multiprocess",
+    ),
+    Mutant(
         "a hold ends before the device was waited for",
         f"{_GAUDI}/transfer.py",
         "                self.ring.drain()\n            finally:",

@@ -81,6 +81,7 @@ def check_transfers(probe: _probe.Probe) -> None:
             device.check_addresses(probe)
             requests.check_sharing(bench)
             device.check_unpinned(bench)
+            device.check_unpinned_objects(bench)
     with probe.section("streams reversed"), kv_device.streams_reversed() as reverse:
         if reverse:
             rig = bench.rig(MAIN, chunk=32, block_size=16, blocks=90)

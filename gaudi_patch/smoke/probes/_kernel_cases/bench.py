@@ -67,14 +67,25 @@ class Bench:
             rng=self.rng,
             shared=shared,
         )
-        with unpinned_objects() if ring else contextlib.nullcontext():
+        with set_variable("LMCACHE_GAUDI_PIN_MIB") if ring else contextlib.nullcontext():
             return Rig(self.probe, caches, chunk, self._pools[ring or foreign], self.rng)
+
+    def unpinned_rig(
+        self, layout: Layout, *, chunk: int, block_size: int, blocks: int
+    ) -> tuple[Rig, kv_lmcache.Allocator]:
+        """Return a rig with a pool of its own, of which nothing is pinned before an object needs it."""
+        self.cases += 1
+        with set_variable("LMCACHE_GAUDI_PIN_AHEAD_MIB"):
+            pool = kv_lmcache.Allocator(POOL_BYTES)
+            caches = Caches(
+                layout, dtype="bfloat16", blocks=blocks, block_size=block_size, heads=(2, 2), head_size=8, rng=self.rng
+            )
+            return Rig(self.probe, caches, chunk, pool, self.rng), pool
 
 
 @contextlib.contextmanager
-def unpinned_objects() -> Iterator[None]:
-    """Create connectors that leave LMCache's pool as one buffer."""
-    name = "LMCACHE_GAUDI_PIN_MIB"
+def set_variable(name: str) -> Iterator[None]:
+    """Set a limit of pinned memory to 0 for the time of the block."""
     before = os.environ.get(name)
     os.environ[name] = "0"
     try:

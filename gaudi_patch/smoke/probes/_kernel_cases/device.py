@@ -62,6 +62,18 @@ def check_unpinned(bench: Bench) -> None:
                 rig.load(slots, rig.spans(len(slots)), cached=50)
 
 
+def check_unpinned_objects(bench: Bench) -> None:
+    """Check that objects that cannot be pinned go by the ring, which is: nothing is copied twice, nor waited for."""
+    with bench.probe.section("memory objects that cannot be pinned"):
+        rig, pool = bench.unpinned_rig(MAIN, chunk=32, block_size=16, blocks=90)
+        with kv_device.nothing_pinned() as emulated:
+            for what, move in (("store", rig.store), ("load", rig.load)) if emulated else ():
+                counts = move(rig.slots(9 * 32), rig.spans(9 * 32), counted=True)
+                counts.at_most(bench.probe, "bounce_bytes", 0, f"{what} by the pinned ring")
+                counts.at_most(bench.probe, "blocking_copies", 0, f"{what} by the pinned ring")
+        pool.close()
+
+
 def check_refusals(bench: Bench) -> None:
     """Check that a slot outside the caches is refused and nothing written: the device would wrap or clamp it."""
     with bench.probe.section("a slot outside the caches"):
