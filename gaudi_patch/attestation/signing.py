@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.reading import UnsuitableFileError, read_bytes
 
 SUFFIX = ".minisig"
+#: What the extra ``sign`` requires; gaudi-patch itself may come from no index, so the hint names the library.
+REQUIREMENT = "py-minisign>=0.21"
 #: The password of an encrypted secret key; an option would expose it to every user of the machine.
 PASSWORD = "GAUDI_PATCH_SIGN_PASSWORD"  # noqa: S105 - the variable's name
 _KEY_LIMIT = 64 * 1024
@@ -108,7 +111,7 @@ def _library() -> Any:  # noqa: ANN401 - a module
             Exit.ENVIRONMENT,
             "no-signing-library",
             "signatures need py-minisign, which is not installed; nothing was changed",
-            "pip install 'gaudi-patch[sign]'",
+            f"`{shlex.join([sys.executable, '-m', 'pip', 'install', REQUIREMENT])}` installs it",
         ) from None
     return minisign
 

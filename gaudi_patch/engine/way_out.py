@@ -10,6 +10,7 @@ from pathlib import Path
 from gaudi_patch.engine.guard import journal_home
 from gaudi_patch.errors import GaudiPatchError
 from gaudi_patch.target.installation import Installation, Layout
+from gaudi_patch.target.invocation import reinstall_line
 
 
 def reinstall(installation: Installation, specifier: str = "") -> str:
@@ -21,12 +22,7 @@ def reinstall(installation: Installation, specifier: str = "") -> str:
         return shlex.join(["git", "-C", str(installation.root), "checkout", "--", installation.package])
     specifier = specifier or (f"=={installation.version}" if installation.version else "")
     release = f"{installation.package}{specifier}"
-    if installation.python is None:
-        # The only form that replaces an existing package without its interpreter.
-        words = ["pip", "install", "--upgrade", "--no-deps", "--target", str(installation.root), release]
-    else:
-        words = ["pip", "--python", str(installation.python), "install", "--force-reinstall", "--no-deps", release]
-    return shlex.join(words)
+    return reinstall_line(release, installation.python, installation.root)
 
 
 @contextmanager

@@ -28,3 +28,14 @@ def command_line(verb: str, *arguments: str, target: Target, manifest: Path | No
         if path is not None:
             words += [option, str(path.absolute())]
     return shlex.join(words)
+
+
+def reinstall_line(release: str, python: Path | None, site: Path) -> str:
+    """Return the pip command line that installs ``release`` again without its dependencies, quoted for the shell.
+
+    ``python`` is the target's interpreter; if it is None, the files in ``site`` are replaced.
+    """
+    if python is None:
+        # The only form that replaces an existing package without its interpreter.
+        return shlex.join(["pip", "install", "--upgrade", "--no-deps", "--target", str(site), release])
+    return shlex.join(["pip", "--python", str(python), "install", "--force-reinstall", "--no-deps", release])

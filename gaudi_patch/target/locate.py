@@ -25,6 +25,7 @@ from gaudi_patch.opening import is_directory, is_file, is_there
 from gaudi_patch.reading import read_text
 from gaudi_patch.target.installation import Installation, Layout
 from gaudi_patch.target.installation import Target as Target
+from gaudi_patch.target.invocation import reinstall_line
 from gaudi_patch.target.refusals import ambiguous, bad_target, refusal, shadowed, unreadable, without_metadata
 from gaudi_patch.target.search import Search, search_default, search_folder, search_image
 from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
@@ -93,11 +94,12 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
     if imported is not None and imported.kind == "package" and imported.path != folder:
         raise shadowed(search, imported.path, info.path)
     if imported is None or imported.kind != "package":
+        python = search.interpreter.executable if search.interpreter is not None else None
         what = "has no __init__.py" if is_directory(Path(search.resolve(folder))) else "is missing"
         raise refusal(
             "package-folder-missing",
             f"{info.path} says that {package} {info.version} is installed, but {folder} {what}",
-            f"reinstall it: pip install --force-reinstall --no-deps {package}=={info.version}",
+            f"`{reinstall_line(f'{package}=={info.version}', python, Path(search.resolve(site)))}` restores it",
             info.path,
             folder,
         )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,9 @@ def without_metadata(search: Search) -> GaudiPatchError:
     real_import = imported.path if imported and imported.kind == "package" else None
     if search.legacy:
         where = f", imported from {real_import}" if real_import else ""
-        hint = f"install the wheel instead: pip uninstall {package}, then pip install {package}"
+        python = ["--python", str(search.interpreter.executable)] if search.interpreter is not None else []
+        old, new = (shlex.join(["pip", *python, *words, package]) for words in (["uninstall", "--yes"], ["install"]))
+        hint = f"install the wheel instead: `{old}`, then `{new}`"
         if real_import and is_there(Path(real_import).parent / ".git"):
             hint += f"; or patch the checkout itself with --path {os.path.dirname(real_import)}"
         return refusal(

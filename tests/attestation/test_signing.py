@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import minisign
 import pytest
+from packaging.requirements import Requirement
 
 from gaudi_patch.attestation import signing
 from gaudi_patch.attestation.against import compare_with
@@ -228,9 +233,13 @@ def test_a_wheel_and_its_proof_are_signed_each_in_a_file_of_its_own(tmp_path: Pa
         assert path.name in signing.verify(path, path.read_bytes(), pair.public)
 
 
-def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, pair: Keys) -> None:
+def test_without_the_library_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch, pair: Keys) -> None:
     monkeypatch.setitem(__import__("sys").modules, "minisign", None)
     with pytest.raises(GaudiPatchError) as refused:
         signing.Signer(pair.secret)
     assert refused.value.code == "no-signing-library"
-    assert "gaudi-patch[sign]" in refused.value.hint
+    (line,) = re.findall(r"`([^`]+)`", refused.value.hint)
+    assert shlex.split(line) == [sys.executable, "-m", "pip", "install", signing.REQUIREMENT]
+    (extra,) = [one for one in requires("gaudi-patch") or [] if re.search(r"extra == .sign.", one)]
+    assert Requirement(extra).name == Requirement(signing.REQUIREMENT).name
+    assert Requirement(extra).specifier == Requirement(signing.REQUIREMENT).specifier

@@ -99,9 +99,15 @@ def another_file_where_one_is_created(place: Place) -> None:
     (place.target.site / "lmcache/gaudi/__init__.py").write_bytes(b"MINE = 1\n")
 
 
+def package_is_gone(place: Place) -> None:
+    shutil.rmtree(place.target.site / "lmcache")
+
+
 @pytest.mark.parametrize(
     ("broken", "verb", "how"),
     [
+        (package_is_gone, "check", "--python"),
+        (package_is_gone, "apply", "--path"),
         (state_is_garbage, "apply", "--python"),
         (state_is_garbage, "rollback", "--path"),
         (backup_is_gone, "rollback", "--python"),

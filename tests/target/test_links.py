@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -53,11 +55,15 @@ class TestLegacy:
     ) -> None:
         info = install(tmp_path / "site")
         info.rename(tmp_path / "site" / name)
-        refused = error(Target(python=python(tmp_path / "site")))
+        interpreter = python(tmp_path / "site")
+        refused = error(Target(python=interpreter))
         assert (refused.exit, refused.code) == (Exit.REFUSED, "legacy-install")
         assert refused.details == [str(tmp_path / "site" / name)]
         assert f"imported from {tmp_path / 'site' / 'lmcache'}" in str(refused)
         assert "--path" not in refused.hint
+        old, new = map(shlex.split, re.findall(r"`([^`]+)`", refused.hint))
+        assert old == ["pip", "--python", str(interpreter), "uninstall", "--yes", "lmcache"]
+        assert new == ["pip", "--python", str(interpreter), "install", "lmcache"]
         (tmp_path / "site" / "lmcache").rename(tmp_path / "gone")
         (tmp_path / "site" / ".git").mkdir()
         refused = error(Target(python=python(tmp_path / "site")))
