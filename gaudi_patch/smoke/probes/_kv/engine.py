@@ -215,21 +215,30 @@ class EngineCase:
         stores = self._engine.storage_manager.storage_backends
         if "RemoteBackend" in stores:  # another process has them
             return False
+        keys = [key for _, _, key in self._engine.token_database.process_tokens(self._torch.tensor(prompt.tokens))]
+        disk = stores["LocalDiskBackend"].dict if "LocalDiskBackend" in stores else {}
+        if "LocalDiskBackend" in stores:  # it writes in the background: what is taken out now would come back
+            self._wait_until(lambda: all(key in disk for key in keys), "all chunks are on the disk")
         promised = int(self._engine.lookup(self._torch.tensor(prompt.tokens), lookup_id=REQUEST, pin=True))
         self.probe.check(
             promised == len(prompt.tokens), f"{promised} tokens are promised, {len(prompt.tokens)} are there to be"
         )
-        keys = [key for _, _, key in self._engine.token_database.process_tokens(self._torch.tensor(prompt.tokens))]
         for entry in [stores["LocalCPUBackend"].hot_cache.pop(key, None) for key in keys]:
             if entry is not None:
                 if entry.is_pinned:
                     entry.unpin()
                 entry.ref_count_down()
-        for key in keys if "LocalDiskBackend" in stores else ():
-            stores["LocalDiskBackend"].dict.pop(key, None)
+        for key in keys:
+            disk.pop(key, None)
         if broken:
             self._engine.gaudi_promises.drop(REQUEST)
         return True
+
+    def _wait_until(self, true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while not true() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.probe.check(true(), f"after {SETTLE_SECONDS:g} s it is not so that {what}")
 
     def would_retrieve(self, prompt: Prompt) -> bool:
         """Return whether a retrieve returns what was computed; the expected content is then updated to the actual."""
