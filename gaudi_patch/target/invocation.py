@@ -30,6 +30,16 @@ def command_line(verb: str, *arguments: str, target: Target, manifest: Path | No
     return shlex.join(words)
 
 
+def pip_line(python: Path | None, *words: str) -> str:
+    """Return ``pip WORDS`` for the interpreter ``python``, or for pip's own if it is None, quoted for the shell."""
+    return shlex.join(["pip", *(["--python", str(python)] if python is not None else []), *words])
+
+
+def option(name: str, path: str) -> str:
+    """Return ``NAME PATH``, quoted for the shell."""
+    return shlex.join([name, path])
+
+
 def reinstall_line(release: str, python: Path | None, site: Path) -> str:
     """Return the pip command line that installs ``release`` again without its dependencies, quoted for the shell.
 
@@ -37,5 +47,5 @@ def reinstall_line(release: str, python: Path | None, site: Path) -> str:
     """
     if python is None:
         # The only form that replaces an existing package without its interpreter.
-        return shlex.join(["pip", "install", "--upgrade", "--no-deps", "--target", str(site), release])
-    return shlex.join(["pip", "--python", str(python), "install", "--force-reinstall", "--no-deps", release])
+        return pip_line(None, "install", "--upgrade", "--no-deps", "--target", str(site), release)
+    return pip_line(python, "install", "--force-reinstall", "--no-deps", release)

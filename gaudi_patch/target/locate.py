@@ -4,7 +4,7 @@ The target is what ``import`` would load. If the import and the metadata disagre
 decides. The package is never imported.
 
 Codes of the errors raised here and below: not-installed, broken-metadata, no-metadata, ambiguous-installation,
-shadowed-installation, package-directory-missing, symlinked-package, not-a-directory-install, legacy-install,
+shadowed-installation, package-folder-missing, symlinked-package, not-a-directory-install, legacy-install,
 strict-editable, editable-without-git, broken-checkout, foreign-git-directory, bad-target, interpreter-failed,
 unreadable.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from gaudi_patch.opening import is_directory, is_file, is_there
 from gaudi_patch.reading import read_text
 from gaudi_patch.target.installation import Installation, Layout
 from gaudi_patch.target.installation import Target as Target
-from gaudi_patch.target.invocation import reinstall_line
+from gaudi_patch.target.invocation import option, pip_line, reinstall_line
 from gaudi_patch.target.refusals import ambiguous, bad_target, refusal, shadowed, unreadable, without_metadata
 from gaudi_patch.target.search import Search, search_default, search_folder, search_image
 from gaudi_patch.target.site_folder import DistInfo, Resolve, scan
@@ -94,12 +95,11 @@ def _wheel(search: Search, info: DistInfo) -> Installation:
     if imported is not None and imported.kind == "package" and imported.path != folder:
         raise shadowed(search, imported.path, info.path)
     if imported is None or imported.kind != "package":
-        python = search.interpreter.executable if search.interpreter is not None else None
         what = "has no __init__.py" if is_directory(Path(search.resolve(folder))) else "is missing"
         raise refusal(
             "package-folder-missing",
             f"{info.path} says that {package} {info.version} is installed, but {folder} {what}",
-            f"`{reinstall_line(f'{package}=={info.version}', python, Path(search.resolve(site)))}` restores it",
+            f"`{reinstall_line(f'{package}=={info.version}', search.python, Path(search.resolve(site)))}` restores it",
             info.path,
             folder,
         )
@@ -127,6 +127,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
     from urllib.parse import unquote
 
     project = search.place(unquote(re.sub(r"^file://[^/]*", "", info.url)))
+    editable = pip_line(search.python, "install", "--no-deps", "-e", project)
     folder = search.imported.path if search.imported and search.imported.kind == "package" else None
     if folder is None:
         # For build systems whose finders are code, if there is no interpreter to ask.
@@ -142,7 +143,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "package-folder-missing",
             f"{info.path} is an editable install of {project}, but no {search.package} directory is there",
-            "reinstall it from its source tree: pip install --no-deps -e DIR",
+            f"bring its source tree back; then `{editable}` installs it again",
             info.path,
             project,
         )
@@ -153,7 +154,7 @@ def _editable(search: Search, info: DistInfo) -> Installation:
         raise refusal(
             "strict-editable",
             f"import would load links in {real}, in which the files that patches add would be missing",
-            f"install it again without editable_mode=strict: pip install --no-deps -e {project}",
+            f"install it again without editable_mode=strict: `{editable}`",
             real,
             info.path,
         )
@@ -163,7 +164,8 @@ def _editable(search: Search, info: DistInfo) -> Installation:
             "editable-without-git",
             f"{info.path} is an editable install of {project}, which is not the top of a git checkout; "
             "gaudi-patch would have no safe place for the original files",
-            f"install it as a wheel (pip install {project}), or run git init in {project}",
+            f"install it as a wheel: `{pip_line(search.python, 'install', '--no-deps', project)}`; or make it a "
+            f"checkout: `{shlex.join(['git', 'init', project])}`",
             info.path,
             project,
         )
@@ -248,7 +250,7 @@ def _refuse_link(search: Search, path: str) -> None:
         raise refusal(
             "symlinked-package",
             f"{path} is a link to {real}; patching it would change that tree",
-            f"patch that tree itself with --path {os.path.dirname(real)}, or install LMCache as a wheel",
+            f"patch that tree itself with {option('--path', os.path.dirname(real))}, or install LMCache as a wheel",
             path,
             real,
         )

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.opening import is_directory, is_file, is_there
+from gaudi_patch.target.invocation import option, pip_line
 
 if TYPE_CHECKING:
     from gaudi_patch.target.search import Search
@@ -68,7 +68,7 @@ def ambiguous(search: Search, paths: list[str]) -> GaudiPatchError:
     """Return the error for two or more valid metadata, or two kinds of metadata in one directory."""
     folders = list(dict.fromkeys(os.path.dirname(path) for path in paths))
     if len(folders) > 1:
-        hint = "uninstall all but one, or choose one: " + " or ".join(f"--path {folder}" for folder in folders)
+        hint = "uninstall all but one, or choose one: " + " or ".join(option("--path", folder) for folder in folders)
     else:
         hint = f"uninstall {search.package} until none is left in {folders[0]}, then install it once"
     return refusal(
@@ -96,11 +96,10 @@ def without_metadata(search: Search) -> GaudiPatchError:
     real_import = imported.path if imported and imported.kind == "package" else None
     if search.legacy:
         where = f", imported from {real_import}" if real_import else ""
-        python = ["--python", str(search.interpreter.executable)] if search.interpreter is not None else []
-        old, new = (shlex.join(["pip", *python, *words, package]) for words in (["uninstall", "--yes"], ["install"]))
+        old, new = (pip_line(search.python, *words, package) for words in (["uninstall", "--yes"], ["install"]))
         hint = f"install the wheel instead: `{old}`, then `{new}`"
         if real_import and is_there(Path(real_import).parent / ".git"):
-            hint += f"; or patch the checkout itself with --path {os.path.dirname(real_import)}"
+            hint += f"; or patch the checkout itself with {option('--path', os.path.dirname(real_import))}"
         return refusal(
             "legacy-install",
             f"{' and '.join(search.legacy)}: {package} was installed the way that preceded wheels "
@@ -130,7 +129,7 @@ def without_metadata(search: Search) -> GaudiPatchError:
             "identifies it"
             if not is_checkout
             else f"{real_import} is a git checkout of {package} without installed metadata",
-            f"patch the checkout with --path {top}" if is_checkout else f"install {package} with pip or uv",
+            f"patch the checkout with {option('--path', top)}" if is_checkout else f"install {package} with pip or uv",
             real_import,
         )
     details = [*search.leftovers, *search.warnings]

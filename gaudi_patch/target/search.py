@@ -15,6 +15,7 @@ from gaudi_patch.errors import refused
 from gaudi_patch.target import interpreter as interpreters
 from gaudi_patch.target.installation import Target as Target
 from gaudi_patch.target.interpreter import Interpreter
+from gaudi_patch.target.invocation import option
 from gaudi_patch.target.refusals import bad_target, is_named_directory, is_named_file, unreadable
 from gaudi_patch.target.site_folder import DistInfo, Importable, Resolve, SiteFolder, scan
 
@@ -40,6 +41,11 @@ class Search:
     place: Callable[[str], str] = os.path.realpath
     #: The root of an unpacked image
     image_root: str | None = None
+
+    @property
+    def python(self) -> Path | None:
+        """Return the target's interpreter, None where it has none."""
+        return self.interpreter.executable if self.interpreter is not None else None
 
     @property
     def infos(self) -> list[DistInfo]:
@@ -190,7 +196,10 @@ def search_folder(path: Path, package: str, environ: Mapping[str, str]) -> Searc
             f"--path {path}: this is a package itself", f"give the directory that contains it: {path.absolute().parent}"
         )
     if search.is_empty and interpreters.python_in(str(path)) is not None:
-        raise bad_target(f"--path {path}: this is an environment, not its site-packages", f"use --python {path}")
+        raise bad_target(
+            f"--path {path}: this is an environment, not its site-packages",
+            f"use {option('--python', str(path))}",
+        )
     if interpreter is not None and folder.found is not None:
         imported = search_interpreter(interpreter, search.how, package).imported
         if imported is not None and os.path.realpath(imported.path) != os.path.realpath(folder.found.path):
