@@ -152,9 +152,7 @@ class _Run:
             fault.message += "; the series was rolled back"
             leave = now.command("apply", "--no-smoke")
             again = command_line("smoke", target=self.installation.target)
-            fault.hint = (
-                f"see the details above; to investigate, `{leave}` keeps the series applied, `{again}` says more"
-            )
+            fault.hint += f"; to investigate, `{leave}` keeps the series applied, `{again}` says more"
         else:
             fault.message += "; nothing was changed"
         return ProvedApply(outcome, now, self.progress.stage, levels, fault=fault, warnings=warnings)

@@ -140,10 +140,13 @@ def fault_of(results: Sequence[LevelResult], options: SmokeOptions) -> GaudiPatc
     for result in bad:
         details.append(f"{result.level} ({result.rules}) {result.status}: {result.reason}")
         details += [f"  {failure.check}: {failure.message}" for failure in result.failures[:5]]
+    hint = "see the details above"
+    if any(level.timed_out for level in bad):
+        hint += f"; a slow machine needs more than --smoke-timeout {options.timeout:g}"
     return GaudiPatchError(
         Exit.SMOKE,
         "smoke-failed",
         _count(bad, len(results)),
-        "see the details above",
+        hint,
         details=details,
     )

@@ -20,6 +20,7 @@ EMULATOR_UNAVAILABLE = 4
 EMULATOR_MESSAGE = "hpu emulator: "
 RESULT_LIMIT = 4 * 1024 * 1024
 SCHEMA = 1
+_TIMED_OUT = "timed out"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class LevelResult:
     counters: Counters = field(default_factory=Counters)
     output_tail: str = ""
     exit_code: int | None = None
+
+    @property
+    def timed_out(self) -> bool:
+        """Return whether its time was up before it had ended."""
+        return self.status == "failed" and self.reason.startswith(_TIMED_OUT)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, which is published."""
@@ -120,7 +126,7 @@ def judge(finished: Finished, path: Path, *, level: str, rules: str, device: str
     status: Status = "failed"
     if finished.timed_out:
         done = "finished its checks but did not exit" if reported else "was still running"
-        reason = f"timed out: the probe {done} after {timeout:g} s and was killed"
+        reason = f"{_TIMED_OUT}: the probe {done} after {timeout:g} s and was killed"
     elif reported is None and device == "emulated" and (obstacle := _emulator_obstacle(finished)):
         status, reason = "skipped", f"no emulated HPU here: {obstacle}"
     elif reported is None:

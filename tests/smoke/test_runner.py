@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gaudi_patch.smoke import levels, runner
+from gaudi_patch.smoke import checks, levels, runner
 from gaudi_patch.smoke.counted import Failure
 from gaudi_patch.smoke.levels import Level
 from gaudi_patch.smoke.outcome import LevelResult
@@ -147,6 +147,8 @@ def test_failures_and_skips_keep_their_reason(run: Run) -> None:
     )
     assert (failed.status, failed.reason) == ("failed", "slot 3")
     assert failed.failures == (Failure("a", "b", {"slot": 3}),)
+    fault = checks.fault_of([failed], checks.SmokeOptions())
+    assert fault is not None and "--smoke-timeout" not in fault.hint
     assert failed.to_json()["failures"] == [{"check": "a", "message": "b", "slot": 3}]
     (skipped,) = run("result(status='skipped', reason='no msgspec', checks=0); sys.exit(77)")
     assert (skipped.status, skipped.reason) == ("skipped", "no msgspec")
@@ -163,6 +165,8 @@ def test_a_probe_that_hangs_is_killed_with_everything_that_it_started(run: Run, 
     )
     assert result.status == "failed"
     assert "timed out" in result.reason
+    fault = checks.fault_of([result], checks.SmokeOptions(timeout=2.0))
+    assert fault is not None and fault.hint.endswith("a slow machine needs more than --smoke-timeout 2")
     assert "about to hang" in result.output_tail
     assert _gone(int(pid.read_text()))
 
