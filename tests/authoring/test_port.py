@@ -193,7 +193,7 @@ def test_a_file_that_the_release_no_longer_has_is_said_and_shown(shelf: Shelf, t
     assert "+line_5 = 'hpu'" in outcome.diff
     said = "".join(one.text for one in report(outcome).blocks if isinstance(one, Text))
     assert "1.0.1 no longer has lmcache/engine.py: `git rm` it" in said
-    assert "(or `git rm`) there" in outcome.fault.hint
+    assert "(or `git rm`) the files there" in outcome.fault.hint
     git(tmp_path / "w", "rm", "--quiet", "lmcache/engine.py")
     assert report(port.proceed(tmp_path / "w")).exit is Exit.OK
 
