@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 
 from tests.support.environments import clean_environment
-from tests.support.safety import GUARDS, Guard
+from tests.support.guard import Guard
+from tests.support.safety import GUARDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Seconds for all tests, and for the tests of one guard: a mutant may hang if a limit is gone.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.safety import GUARDS, Guard
+from tests.support.guard import Guard
+from tests.support.safety import GUARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,253 @@
+"""Guards that keep a target from doing harm: bytecode, paths, and what follows a fault."""
+
+from __future__ import annotations
+
+from tests.support.guard import Guard
+
+_BOUNDS = ("tests/engine/test_guard.py", "tests/engine/test_hostile_targets.py", "tests/test_opening.py")
+_STATE = ("tests/engine/test_guard.py", "tests/engine/test_strict.py", "tests/engine/test_hostile_targets.py")
+_UNDO = ("tests/engine/test_undo.py", "tests/engine/test_recovery.py")
+
+FILES = (
+    # Bytecode
+    Guard(
+        "bytecode belongs to the directory of its source",
+        "gaudi_patch/engine/bytecode.py",
+        "    if path.parent not in cache_directories(source, pycache_prefix):\n        return None\n",
+        "",
+        ("tests/engine/test_bytecode.py", "tests/engine/test_bytecode_updates.py"),
+    ),
+    Guard(
+        "bytecode of unknown bytes is judged",
+        "gaudi_patch/engine/bytecode_check.py",
+        "    if unknown:\n",
+        "    if False:\n",
+        ("tests/engine/test_bytecode_check.py",),
+    ),
+    # Paths
+    Guard(
+        "links on the way are refused",
+        "gaudi_patch/confined.py",
+        'if not area.links or part == "__pycache__" or len(names) < len(area.parts):',
+        "if False:",
+        _BOUNDS,
+    ),
+    Guard(
+        "__pycache__ is no link, even in the package",
+        "gaudi_patch/confined.py",
+        'if not area.links or part == "__pycache__" or',
+        "if not area.links or",
+        _BOUNDS,
+    ),
+    Guard(
+        "a link that is followed stays inside",
+        "gaudi_patch/confined.py",
+        "                    if inside is None:\n                        raise leads_out(path, link) from None\n",
+        "                    if inside is None:\n                        return os.open(link, WALK)\n",
+        _BOUNDS,
+    ),
+    Guard(
+        "links that are swapped in afterwards are not followed",
+        "gaudi_patch/opening.py",
+        "WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+        "WALK = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC",
+        _BOUNDS,
+    ),
+    Guard(
+        "paths of state and journal lie in the package",
+        "gaudi_patch/engine/guard.py",
+        "        if not self.bounds.holds(path) and not self._is_other_cache(path):\n",
+        "        if False:\n",
+        _STATE,
+    ),
+    Guard(
+        "no directory outside is made or removed",
+        "gaudi_patch/engine/guard.py",
+        "        if not self.bounds.holds_directory(path):\n",
+        "        if False:\n",
+        _STATE,
+    ),
+    Guard(
+        "no mode beyond the original's is taken",
+        "gaudi_patch/engine/guard.py",
+        "    mode = image.mode & (0o755 | rights & 0o7022 | package.st_mode & 0o022)\n",
+        "    mode = image.mode\n",
+        _STATE,
+    ),
+    Guard(
+        "no owner of a file's choice is taken",
+        "gaudi_patch/engine/guard.py",
+        "kept = image.owner if image.owner is None or image.owner in allowed else",
+        "kept = image.owner if True else",
+        _STATE,
+    ),
+    Guard(
+        "temporary files have our names",
+        "gaudi_patch/engine/journal.py",
+        "    if temp.parent != path.parent or not TEMPORARY.fullmatch(temp.name):\n",
+        "    if temp.parent != path.parent:\n",
+        _STATE,
+    ),
+    Guard(
+        "what is no regular file is not opened",
+        "gaudi_patch/reading.py",
+        "    if not stat.S_ISREG(info.st_mode):\n        kind",
+        "    if False:\n        kind",
+        ("tests/test_reading.py", "tests/target/test_hostile_files.py"),
+    ),
+    Guard(
+        "files are read up to a limit",
+        "gaudi_patch/reading.py",
+        "            if size > limit:  #",
+        "            if False:  #",
+        ("tests/test_reading.py", "tests/target/test_hostile_files.py"),
+    ),
+    Guard(
+        "files of the package are read up to a limit",
+        "gaudi_patch/opening.py",
+        "            if len(data) <= limit:\n                return data\n",
+        "            return data + stream.read()\n        return stream.read()\n",
+        _BOUNDS,
+    ),
+    Guard(
+        "a document of a target is not nested without end",
+        "gaudi_patch/engine/strict.py",
+        "    except RecursionError:\n",
+        "    except ZeroDivisionError:\n",
+        _STATE,
+    ),
+    Guard(
+        "a target that is a mount is refused first",
+        "gaudi_patch/engine/guard.py",
+        "        if os.fspath(path) in mounts:\n",
+        "        if False:\n",
+        ("tests/engine/test_mounted_files.py",),
+    ),
+    Guard(
+        "a file gets no ACL from its directory",
+        "gaudi_patch/attributes.py",
+        "        os.removexattr(descriptor, ACL)\n",
+        "        pass\n",
+        ("tests/engine/test_attributes.py",),
+    ),
+    Guard(
+        "the ACL of a file is kept",
+        "gaudi_patch/attributes.py",
+        'if name == ACL or name.startswith("user.")',
+        'if name.startswith("user.")',
+        ("tests/engine/test_attributes.py",),
+    ),
+    Guard(
+        "a device that others can write is not loaded",
+        "gaudi_patch/emulator/build.py",
+        "        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):\n",
+        "        elif status.st_mode & stat.S_IWOTH:\n",
+        ("tests/emulator/test_build.py",),
+    ),
+    # After a fault
+    Guard(
+        "an undo goes on past an error",
+        "gaudi_patch/engine/undo.py",
+        "        faults.append((path, error))\n",
+        "        faults.append((path, error))\n        raise\n",
+        _UNDO,
+    ),
+    Guard(
+        "an undo that did not finish is exit 6",
+        "gaudi_patch/engine/undo.py",
+        '    return GaudiPatchError(\n        Exit.HUMAN,\n        "journal-damaged" if lost',
+        '    return GaudiPatchError(\n        Exit.ENVIRONMENT,\n        "journal-damaged" if lost',
+        _UNDO,
+    ),
+    Guard(
+        "a journal is said to be kept where it is",
+        "gaudi_patch/engine/undo.py",
+        '    kept_text = f"the journal is kept in {ground.home}" if kept else "no journal could be kept"\n',
+        '    kept_text = f"the journal is kept in {ground.home}"\n',
+        _UNDO,
+    ),
+    Guard(
+        "the journal of a release that is gone is cleared",
+        "gaudi_patch/engine/orphans.py",
+        "    for orphan in list(find(installation)):\n",
+        "    for orphan in []:\n",
+        ("tests/engine/test_orphans.py",),
+    ),
+    Guard(
+        "the journal of an installation that was replaced is cleared",
+        "gaudi_patch/engine/orphans.py",
+        "    if not _installed_anew(left, ground, installation.record, rows):\n",
+        "    if True:\n",
+        ("tests/engine/test_orphans.py",),
+    ),
+    Guard(
+        "a saved copy is whole under its name",
+        "gaudi_patch/engine/saved_copies.py",
+        "    return Found.PART if data.startswith(content) else Found.OTHER\n",
+        "    return Found.OTHER\n",
+        ("tests/engine/test_saved_copies.py",),
+    ),
+    Guard(
+        "where nothing can be locked nothing is written",
+        "gaudi_patch/engine/locking.py",
+        "        if error.errno not in UNSUPPORTED:\n            raise\n        raise GaudiPatchError(",
+        "        if error.errno not in UNSUPPORTED:\n            raise\n        return\n        raise GaudiPatchError(",
+        ("tests/engine/test_locking.py",),
+    ),
+    Guard(
+        "who holds the lock is named",
+        "gaudi_patch/engine/locking.py",
+        'f" (waited {timeout:g} s)", holder_of(descriptor))',
+        'f" (waited {timeout:g} s)")',
+        ("tests/engine/test_locking.py",),
+    ),
+    Guard(
+        "a working process is not taken for an interrupted run",
+        "gaudi_patch/engine/locking.py",
+        "        yield None if free else holder_of(descriptor)\n",
+        "        yield None\n",
+        ("tests/engine/test_concurrency.py", "tests/engine/test_locking.py"),
+    ),
+    Guard(
+        "check names the process that works, and calls nothing interrupted",
+        "gaudi_patch/engine/verdicts.py",
+        "locked(folder, holder=writer) if writer is not None else interrupted(situation)",
+        "locked(folder) if writer is not None else interrupted(situation)",
+        ("tests/engine/test_concurrency.py",),
+    ),
+    Guard(
+        "a RECORD that cannot be looked at is not taken for missing",
+        "gaudi_patch/target/site_folder.py",
+        'has_record=is_file(Path(resolve(os.path.join(path, "RECORD")))),',
+        'has_record=os.path.isfile(resolve(os.path.join(path, "RECORD"))),',
+        ("tests/test_opening.py",),
+    ),
+    Guard(
+        "the group of a program is killed",
+        "gaudi_patch/target/process.py",
+        "                os.killpg(self._process.pid, signal.SIGKILL)",
+        "                os.kill(self._process.pid, signal.SIGKILL)",
+        ("tests/smoke/test_runner.py", "tests/target/test_children.py"),
+    ),
+    Guard(
+        "programs die with the run that was killed",
+        "gaudi_patch/target/process.py",
+        "                self._lifeline.tie(-self._process.pid)\n",
+        "                pass\n",
+        ("tests/target/test_children.py",),
+    ),
+    Guard(
+        "SIGHUP undoes as SIGTERM does",
+        "gaudi_patch/engine/progress.py",
+        "signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})",
+        "signal.SIGTERM})",
+        ("tests/engine/test_interrupts.py", "tests/attestation/test_prove.py", "tests/engine/test_apply_proof.py"),
+    ),
+    Guard(
+        "an answer of an interpreter has a limit",
+        "gaudi_patch/target/ask.py",
+        "            self.overflow = not ended and len(self._data) > self._limit\n",
+        "",
+        ("tests/target/test_ask.py", "tests/target/test_hostile_interpreters.py"),
+    ),
+)
