@@ -75,13 +75,15 @@ def unmarked(node: ast.expr) -> list[str]:
 
 
 def faults_of(source: str) -> list[str]:
-    """Return the texts that begin with a capital, and the hints of one sentence that end with a full stop."""
+    """Return the texts that begin with a capital or show a name in braces, and hints with a needless full stop."""
     faults = []
     for node, is_hint in _hints_and_messages(ast.parse(source)):
         for text in _texts(node, 0):
             first = text.partition(" ")[0]
             if first[:1].isupper() and first[1:].islower():  # PATH and LMCache are names
                 faults.append(f"{node.lineno}: begins with a capital: {text[:60]}")
+        for text in _literals(node):
+            faults += [f"{node.lineno}: is shown as it is: {name}" for name in re.findall(r"\{[A-Za-z_][\w.]*\}", text)]
         if is_hint:
             faults += unmarked(node)
         inside = ". " in "x".join(_literals(node))
@@ -92,7 +94,7 @@ def faults_of(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_hints_and_messages_start_in_lower_case_and_hints_have_no_full_stop(file: Path) -> None:
+def test_hints_and_messages_have_the_form_of_the_style_guide(file: Path) -> None:
     assert faults_of(file.read_text(encoding="utf-8")) == []
 
 
@@ -107,6 +109,7 @@ def test_hints_and_messages_start_in_lower_case_and_hints_have_no_full_stop(file
         'raise GaudiPatchError(Exit.USAGE, "code", f"{it} is damaged", hint="Look at it")',
         'raise damaged_state(file, "Holds nothing")',
         'what = "Nothing" if empty else f"Only {it}"',
+        'message = "set {VARIABLE}=0, or " f"look at {it}"',
     ],
 )
 def test_the_rule_finds_each_form(source: str) -> None:

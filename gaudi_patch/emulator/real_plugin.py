@@ -40,7 +40,7 @@ def refuse() -> None:
     if loaded is not None and not _is_emulated(loaded) and (not _is_bare(loaded) or f"{_NAME}.torch" in sys.modules):
         message = (
             "the real habana_frameworks is already imported in this process (PyTorch imports it by itself if it was "
-            "imported first); start the process with {AUTOLOAD_VARIABLE}=0, or by `python -m gaudi_patch.emulator`"
+            f"imported first); start the process with {AUTOLOAD_VARIABLE}=0, or by `python -m gaudi_patch.emulator`"
         )
         raise EmulatorError(message)
     if not _is_installed():
