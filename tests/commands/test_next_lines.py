@@ -159,6 +159,14 @@ def test_the_next_step_of_check_is_a_whole_command_line(target: Tiny, tmp_path: 
     assert (code, document["data"]["state"], document["data"]["root"]) == (0, "patched", str(target.site))
 
 
+def test_a_rollback_of_nothing_names_the_check_of_the_same_target(target: Tiny, tmp_path: Path) -> None:
+    done = gaudi_patch("rollback", "--path", str(target.site), "--manifest", str(target.manifest.directory))
+    assert done.code == 0
+    (line,) = re.findall(r"^next: (.*)$", done.out, flags=re.MULTILINE)
+    code, document = paste(line, tmp_path)
+    assert (code, document["data"]["state"], document["data"]["root"]) == (10, "pristine", str(target.site))
+
+
 def test_a_target_is_repeated_as_it_was_given_and_paths_are_absolute(tmp_path: Path) -> None:
     there = Path("a b/python")
     assert command_line("apply", target=Target(python=Path("python3"))) == "gaudi-patch apply --python python3"
