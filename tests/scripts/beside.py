@@ -77,8 +77,8 @@ def install(scratch: Path) -> list[Program]:
     for folder in (tools, target):
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     quiet = ["-m", "pip", "install", "--quiet"]
-    subprocess.run([str(tools / "bin/python"), *quiet, str(REPOSITORY), "uv", "pre-commit"], check=True, env=_clean())
-    subprocess.run([str(target / "bin/python"), *quiet, "--no-deps", LMCACHE], check=True, env=_clean())
+    subprocess.run([str(tools / "bin/python"), *quiet, str(REPOSITORY), "uv", "pre-commit"], check=True, env=clean())
+    subprocess.run([str(target / "bin/python"), *quiet, "--no-deps", LMCACHE], check=True, env=clean())
     return programs(tools / "bin", target / "bin/python")
 
 
@@ -87,7 +87,7 @@ def measure(program: Program, runs: int, scratch: Path) -> tuple[float, float, f
 
     Raises SystemExit if the program ends with another code than expected: an early failure is quick.
     """
-    env = _clean() | dict(program.variables)
+    env = clean() | dict(program.variables)
     done = subprocess.run(program.words, env=env, cwd=scratch, capture_output=True, text=True, check=False)
     if done.returncode != program.exit:
         raise SystemExit(f"{program.shown}: exit {done.returncode}, not {program.exit}\n{done.stdout}{done.stderr}")
@@ -131,7 +131,7 @@ def _first() -> list[str]:
     return first if usable else []
 
 
-def _clean() -> dict[str, str]:
+def clean() -> dict[str, str]:
     """Return the environment without variables that change Python's start, so that bytecode is used as for a user."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 

@@ -1,20 +1,20 @@
 """Measure the start-up cost of gaudi-patch, as a multiple of an empty typer program, next to other programs.
 
-    python tests/scripts/startup.py [RUNS]
+    python -m tests.scripts.startup [RUNS]
 
-No time is asserted anywhere, since timings on a shared machine are unreliable. The programs run in turn, so that a
-drift of the machine affects all equally. The smallest CPU times of each are compared, including child processes.
+gaudi-patch is installed into a temporary environment as users install it, with the bytecode that pip writes. A checkout
+has none at first, and none at all under PYTHONDONTWRITEBYTECODE: every run would compile gaudi-patch again, but not
+typer. No time is asserted anywhere, since timings on a shared machine are unreliable. The programs run in turn, so that
+a drift of the machine affects all equally. The smallest CPU times of each are compared, including child processes.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from typing import NamedTuple
 from gaudi_patch.cli import COMMANDS
 from gaudi_patch.output.report import Table, plain
 from gaudi_patch.series.manifest import load
+from tests.scripts.beside import REPOSITORY, clean
 
 RUNS = 15
 #: The promised multiples of the empty program.
@@ -81,22 +82,22 @@ def main(runs: int = RUNS) -> None:
 
 def programs(scratch: Path) -> tuple[list[Program], list[str]]:
     """Return the programs to compare, with their files in ``scratch``; and the names of those not installed."""
+    tools = install(scratch / "tools")
+    python = str(tools / "python")
     empty = scratch / "empty.py"
     empty.write_text(_SOURCE, encoding="utf-8")
     site = stand_in(scratch / "site-packages")
-    ours, newest = [sys.executable, "-m", "gaudi_patch"], load().series[0].versions.removeprefix("==")
-    environment, installed = scratch / "venv", str(Path(sys.executable).with_name("gaudi-patch"))
-    venv.create(environment)
+    ours, newest = [str(tools / "gaudi-patch")], load().series[0].versions.removeprefix("==")
     completing = {"_GAUDI_PATCH_COMPLETE": "complete_bash", "COMP_WORDS": "gaudi-patch ap", "COMP_CWORD": "1"}
     found = [
-        Program(EMPTY, [sys.executable, str(empty), "check"], scratch),
+        Program(EMPTY, [python, str(empty), "check"], scratch),
         Program("gaudi-patch check", [*ours, "check", "--path", str(site)], scratch),
         Program("gaudi-patch list", [*ours, "list"], scratch),
         Program("gaudi-patch show VERSION", [*ours, "show", newest], scratch),
         Program("gaudi-patch --help", [*ours, "--help"], scratch),
         # It runs the target's interpreter: one without the scripts that some tools put before it on PATH (pyenv).
-        Program("gaudi-patch --version", [*ours, "--version"], scratch, {"VIRTUAL_ENV": str(environment)}),
-        Program("gaudi-patch completion", [installed], scratch, completing),
+        Program("gaudi-patch --version", [*ours, "--version"], scratch, {"VIRTUAL_ENV": str(tools.parent)}),
+        Program("gaudi-patch completion", ours, scratch, completing),
         *(Program(f"gaudi-patch {verb} --help", [*ours, verb, "--help"], scratch) for verb in COMMANDS),
     ]
     # A patch that only creates a file applies to an empty directory, so git has no complaint.
@@ -114,6 +115,14 @@ def programs(scratch: Path) -> tuple[list[Program], list[str]]:
         else:
             found.append(Program(name, [where, *arguments], scratch))
     return found, missing
+
+
+def install(environment: Path) -> Path:
+    """Install this checkout into a new environment, as users do, and return the directory of its programs."""
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    command = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", str(REPOSITORY)]
+    subprocess.run(command, check=True, env=clean())
+    return environment / "bin"
 
 
 def stand_in(folder: Path) -> Path:
@@ -149,7 +158,7 @@ def _once(program: Program) -> float:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=program.folder,
-        env={**os.environ, **program.variables},
+        env=clean() | dict(program.variables),
         check=False,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
