@@ -14,12 +14,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from packaging.version import Version
+
 from tests.mixes import serve
-from tests.mixes.ways import WAYS
+from tests.mixes.ways import WAYS, Way
 from tests.smoke.conftest import patch
 from tests.smoke.mutants import MUTANTS, Mutant
 from tests.support import environments
 
+RELEASE = "0.5.6"
 #: With this many mixes, some have hits.
 _ENOUGH = 10
 
@@ -27,6 +30,11 @@ _ENOUGH = 10
 def _numbers(text: str) -> list[int]:
     first, _, last = text.partition("-")
     return list(range(int(first), int(last or first) + 1))
+
+
+def _has(release: str, way: Way) -> bool:
+    """Return whether a release has a way: before 0.5.5, LMCache has no multiprocess mode for an HPU."""
+    return not way.multiprocess or Version(release) >= Version("0.5.5")
 
 
 def _mutant(text: str) -> Mutant:
@@ -40,22 +48,26 @@ def main() -> int:
     """Serve the mixes, way by way."""
     parser = argparse.ArgumentParser(prog="python -m tests.mixes", description=__doc__)
     parser.add_argument("--mixes", type=_numbers, default=_numbers("1-112"), metavar="FIRST-LAST")
-    parser.add_argument("--way", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    parser.add_argument("--way", nargs="+", choices=tuple(WAYS), help="all that the release has, by default")
     parser.add_argument("--mutant", type=_mutant, metavar="TEXT")
-    parser.add_argument("--release", default="0.5.6")
+    parser.add_argument("--release", default=RELEASE)
     options = parser.parse_args()
+    ways = options.way or [name for name, way in WAYS.items() if _has(options.release, way)]
     red, total = False, serve.Counts()
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-mixes-") as folder:
         made = patch(environments.overlay_copy(options.release, Path(folder)))
+        if any(WAYS[name].multiprocess for name in ways):
+            made = serve.with_server(made)
         fault = options.mutant.put_into(made.site_packages) if options.mutant else contextlib.nullcontext()
         with fault:
-            for way in options.way:
+            for way in ways:
                 outcome = serve.serve(made.python, [way], options.mixes)
                 print(f"{way}: {outcome}", flush=True)
                 if outcome.red:
                     red = True
                     mutant = f" --mutant {options.mutant.name!r}" if options.mutant else ""
-                    print(f"  again: python -m tests.mixes{outcome.again}{mutant}", flush=True)
+                    release = "" if options.release == RELEASE else f" --release {options.release}"
+                    print(f"  again: python -m tests.mixes{release}{outcome.again}{mutant}", flush=True)
                 total += outcome.counts
     if len(options.mixes) >= _ENOUGH and not total.hits:
         red = True

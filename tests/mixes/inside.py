@@ -24,18 +24,14 @@ sys.path.append(str(REPOSITORY))
 import _probe  # noqa: E402
 import numpy as np  # noqa: E402
 from _kv import backends as kv_backends  # noqa: E402
-from _kv import caches as kv_caches  # noqa: E402
 from _kv import device as kv_device  # noqa: E402
 from _kv import lmcache as kv_lmcache  # noqa: E402
-from _kv import oracle as kv_oracle  # noqa: E402
 from _kv import ranks as kv_ranks  # noqa: E402
-from gaudi_smoke_hpu import pattern  # noqa: E402
 
-from tests.mixes import generator  # noqa: E402
+from tests.mixes import generator, multiprocess, rows  # noqa: E402
+from tests.mixes.rows import BLOCK, CHUNK, LONGEST  # noqa: E402
 from tests.mixes.ways import WAYS, Way  # noqa: E402
 
-CHUNK, BLOCK, BLOCKS, LAYERS = 64, 16, 96, 3
-LONGEST = 7 * CHUNK
 _SETTLE_SECONDS = 20.0
 
 
@@ -46,20 +42,11 @@ class Rank:
         self.number, self.way = number, way
         self.answers = kv_lmcache.Answers()
         self.rng = np.random.default_rng(number)
-        heads, size = (1, 256) if way.mla else (2, 64)
-        self.caches = kv_caches.Caches(
-            kv_caches.MLA if way.mla else kv_caches.MAIN,
-            dtype="bfloat16",
-            blocks=BLOCKS,
-            block_size=BLOCK,
-            heads=(heads,) * LAYERS,
-            head_size=size,
-            rng=self.rng,
-        )
+        self.caches = rows.make_caches(mla=way.mla, rng=self.rng)
         config = kv_lmcache.make_config(
             chunk_size=CHUNK, save_unfull_chunk=way.tails, reserve_local_cpu_size=0.0, **settings
         )
-        shape = (LAYERS, self.caches.kv, CHUNK, heads, size)
+        shape = (rows.LAYERS, self.caches.kv, CHUNK, rows.heads(mla=way.mla)[0], rows.head_size(mla=way.mla))
         metadata = kv_lmcache.make_metadata(
             kv_shape=shape, dtype=self.caches.dtype, use_mla=way.mla, rank=number, ranks=way.ranks
         )
@@ -93,29 +80,15 @@ class Rank:
             kv_lmcache.close_engine()
 
 
-class Serving:
-    """A request on one rank: its slots, and the expected rows of its KV."""
+class Serving(rows.Rows):
+    """A request on one rank, served from LMCache's engine."""
 
     def __init__(self, rank: Rank, request: generator.Request, tokens: Sequence[int], configs: Any) -> None:
-        self.rank, self.tokens, self.configs = rank, list(tokens), configs
-        self.slots = kv_oracle.slot_map(len(tokens), BLOCKS, BLOCK, rank.rng)
+        super().__init__(rank.caches, request, tokens, mla=rank.way.mla, number=rank.number, rng=rank.rng)
+        self.rank, self.configs = rank, configs
         # Other requests' writes are still running on the device; a load that waits too briefly collides with them.
         taken = set(self.slots)
         rank.caches.write_pending([slot for slot in range(0, rank.caches.slots, 7) if slot not in taken])
-        hashes = pattern.prefix_hashes([hash_of(request), *tokens])[1:]
-        self.rows = []
-        # With MLA, all ranks have the same KV.
-        shift = 0 if rank.way.mla else 1000 * rank.number
-        for number, plane in enumerate(rank.caches.truth):
-            with np.errstate(over="ignore"):
-                seeds = pattern.mix(hashes + np.uint64(shift + number + 1) * np.uint64(0x9E3779B97F4A7C15))
-                steps = np.arange(plane.shape[1] // 8, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
-                self.rows.append(pattern.mix(seeds[:, None] + steps[None, :]).view(np.uint8))
-
-    def compute(self, start: int, end: int) -> None:
-        """Write the KV of these positions, as a forward pass does."""
-        if end > start:
-            self.rank.caches.write(self.slots[start:end], [rows[start:end] for rows in self.rows])
 
     def load(self, found: int, local: int, name: str) -> int:
         """Load the promised tokens after vLLM's own; return how many arrived."""
@@ -125,9 +98,7 @@ class Serving:
         mask[:skipped] = False
         arguments = {**self._arguments(found, name), "vllm_cached_tokens": local}
         retrieved = self.rank.engine.retrieve(torch.tensor(self.tokens[:found]), mask, **arguments)
-        # Written by LMCache, so it must be compared.
-        for plane, rows in zip(self.rank.caches.truth, self.rows, strict=True):
-            plane[self.slots[local:found]] = rows[local:found]
+        self.expect(local, found)
         return int(retrieved.sum()) + skipped
 
     def store(self, end: int, skipped: int, name: str) -> None:
@@ -138,17 +109,6 @@ class Serving:
         mask = torch.ones(end, dtype=torch.bool)
         mask[:skipped] = False
         self.rank.engine.store(torch.tensor(self.tokens[:end]), mask=mask, **self._arguments(end, name))
-
-    def wrong(self) -> str:
-        """Return a text that says where the caches are wrong; empty if they are right."""
-        now = self.rank.caches.read()
-        problem = kv_oracle.wrong_rows(now, self.rank.caches.truth, set(self.slots))
-        self.rank.caches.truth = now
-        return problem
-
-    def free(self) -> None:
-        """Hand the blocks to another request, which overwrites them at once."""
-        self.rank.caches.write_pending(self.slots)
 
     def _arguments(self, end: int, name: str) -> dict[str, Any]:
         slots = _probe.load("torch").tensor(self.slots[:end], dtype=_probe.load("torch").int64)
@@ -174,6 +134,13 @@ class Server:
         """Stop all engines, the last one first."""
         for rank in reversed(self.ranks):
             rank.close()
+
+    def serve_mix(self, number: int, requests: Sequence[generator.Request], name: str) -> None:
+        """Serve a mix, one request after the other."""
+        for place, request in enumerate(requests):
+            what = f"{len(request.tokens)} tokens of {request.identity}"
+            with self.probe.section(f"{name}: mix {number}: request {place}, {what}"):
+                self.serve(request)
 
     def serve(self, request: generator.Request) -> None:
         """Serve a request, and resume it if it was preempted."""
@@ -204,7 +171,7 @@ class Server:
         """Look up, load, compute and store; ``until`` limits how far the request gets."""
         self.served += 1
         name = f"request-{self.served}"
-        configs = self.adapter.tag_identity(vllm_request(request), None)
+        configs = self.adapter.tag_identity(rows.vllm_request(request), None)
         found = self._lookup(request, tokens, configs, name) if lookup else 0
         length = len(tokens) if until is None else until
         runs = [Serving(rank, request, tokens, configs) for rank in self.ranks]
@@ -274,18 +241,6 @@ class Server:
             self.probe.check(found == len(tokens), f"{found} of {len(tokens)} stored tokens are found")
 
 
-def hash_of(request: generator.Request) -> int:
-    """Return a token that identifies the owner of the KV."""
-    return generator.VOCABULARY + sum((place + 1) * ord(mark) for place, mark in enumerate(repr(request.identity)))
-
-
-def vllm_request(request: generator.Request) -> Any:
-    """Return the fields of vLLM's request that LMCache's adapter reads for its keys."""
-    name = request.adapter
-    lora = SimpleNamespace(lora_name=name, lora_path=f"/adapters/{name}", lora_int_id=1) if name else None
-    return SimpleNamespace(lora_request=lora, cache_salt=request.salt or None, prompt_embeds=None)
-
-
 def body(probe: _probe.Probe) -> None:
     """Serve the mixes over each way."""
     parser = argparse.ArgumentParser()
@@ -304,25 +259,31 @@ def serve_way(probe: _probe.Probe, name: str, mixes: Sequence[int], url: str) ->
     """Serve mixes over one way, by one engine."""
     folder = (probe.scratch / name).resolve()  # part of an address
     folder.mkdir()
-    way = WAYS[name]
-    settings = {
-        key: value.format(folder=folder, server=url) if isinstance(value, str) else value
-        for key, value in way.settings.items()
-    }
-    began = time.monotonic()
-    server, served = Server(probe, way, settings), 0
-    try:
+    way, began, served = WAYS[name], time.monotonic(), 0
+    with serving(probe, way, folder, url) as server:
         for number in mixes:
             served += 1
-            for place, request in enumerate(generator.mix(number, chunk=CHUNK, block=BLOCK, longest=LONGEST)):
-                what = f"{len(request.tokens)} tokens of {request.identity}"
-                with probe.section(f"{name}: mix {number}: request {place}, {what}"):
-                    server.serve(request)
+            server.serve_mix(number, generator.mix(number, chunk=CHUNK, block=BLOCK, longest=LONGEST), name)
             if any(failure.check.partition(": ")[0].endswith(name) for failure in probe.failures):
                 break  # one wrong answer spoils the following ones
-    finally:
-        server.close()
     probe.counters[name] = {**server.counts, "mixes": served, "seconds": round(time.monotonic() - began, 1)}
+
+
+@contextlib.contextmanager
+def serving(probe: _probe.Probe, way: Way, folder: Path, url: str) -> Iterator[Server | multiprocess.Server]:
+    """Run what serves a way, and stop it at the end."""
+    with contextlib.ExitStack() as stack:
+        server: Server | multiprocess.Server
+        if way.multiprocess:
+            server = multiprocess.Server(probe, way, stack.enter_context(multiprocess.server(way, folder)))
+        else:
+            settings = {
+                key: value.format(folder=folder, server=url) if isinstance(value, str) else value
+                for key, value in way.settings.items()
+            }
+            server = Server(probe, way, settings)
+        stack.callback(server.close)
+        yield server
 
 
 if __name__ == "__main__":

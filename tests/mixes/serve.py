@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gaudi_patch.smoke.levels import EMULATOR
-from tests.support.environments import clean_environment
+from tests.support import vllm_pairs
+from tests.support.environments import Environment, clean_environment
 
 _INSIDE = Path(__file__).resolve().with_name("inside.py")
 #: Seconds per mix and way, on a busy host; and for the start.
@@ -59,6 +60,15 @@ class Outcome:
         """Return the options that repeat the first red mix; empty if none is named."""
         found = re.search(r"([\w-]+): mix (\d+): ", self.said)
         return f" --way {found[1]} --mixes {found[2]}" if found else ""
+
+
+def with_server(environment: Environment) -> Environment:
+    """Give a private environment the dependencies of LMCache's server, which the ways of multiprocess mode need.
+
+    Raises EnvironmentUnavailableError if they cannot be had.
+    """
+    (environment.site_packages / "_server.pth").write_text(f"{vllm_pairs.imports()}\n")
+    return environment
 
 
 def serve(python: Path, ways: Sequence[str], mixes: Sequence[int]) -> Outcome:

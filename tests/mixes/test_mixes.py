@@ -1,6 +1,6 @@
 """A sample of the mixes over every way, and faults of the patched LMCache that the mixes must detect.
 
-``GAUDI_PATCH_TEST_FULL=1`` serves 1,344, as ``python -m tests.mixes`` does.
+``GAUDI_PATCH_TEST_FULL=1`` serves 2,016, as ``python -m tests.mixes`` does.
 """
 
 from __future__ import annotations
@@ -14,19 +14,63 @@ import pytest
 from tests.mixes import serve
 from tests.mixes.ways import WAYS
 from tests.smoke.conftest import patch
-from tests.smoke.mutants import MUTANTS
+from tests.smoke.mutants import MUTANTS, Mutant
 from tests.support import environments
-from tests.support.environments import Environment
+from tests.support.environments import Environment, EnvironmentUnavailableError
+from tests.support.unavailable import unavailable
 
 FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
 NAMES = {mutant.name: mutant for mutant in MUTANTS}
 
+# Faults of LMCache's own worker side, and of what its salts are made of.
+_TRANSFER = "lmcache/v1/multiprocess/transfer_context/worker_transfer.py"
+_SCATTER = """scatter_cpu_to_paged_kv(
+                    kv_caches,
+                    _single_group_block_ids(block_ids),
+                    src_buffers,
+                    blocks_in_chunk,
+                    skip_first_n_tokens="""
+KEPT_BLOCKS_WRITTEN = Mutant(
+    "a load writes blocks that vLLM has", _TRANSFER, f"{_SCATTER}skip_first_n_tokens", f"{_SCATTER}0"
+)
+ENDED_TOO_EARLY = Mutant(
+    "the server is told too early that its memory has been read",
+    _TRANSFER,
+    f"                {_SCATTER}",
+    f"                self._engine_driven_context.commit_retrieve(key, self._instance_id)\n                {_SCATTER}",
+)
+ADAPTERS_ALIKE = Mutant(
+    "in multiprocess mode all adapters are alike",
+    "lmcache/gaudi/identity.py",
+    '    if plain and set(identity) <= {"salt"}:',
+    "    if plain:",
+)
+
 
 @pytest.fixture(scope="module")
-def environment(lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return this module's patched environment."""
-    lmcache_overlay("0.5.6")
-    return patch(environments.overlay_copy("0.5.6", tmp_path_factory.mktemp("mixes")))
+def made(
+    lmcache_overlay: Callable[[str], Environment], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Environment]:
+    """``made(release)``: this module's patched environment of a release, which can run LMCache's server."""
+    known: dict[str, Environment] = {}
+
+    def make(release: str) -> Environment:
+        if release not in known:
+            lmcache_overlay(release)
+            copy = patch(environments.overlay_copy(release, tmp_path_factory.mktemp("mixes")))
+            try:
+                known[release] = serve.with_server(copy)
+            except EnvironmentUnavailableError as error:
+                unavailable(error)
+        return known[release]
+
+    return make
+
+
+@pytest.fixture
+def environment(made: Callable[[str], Environment]) -> Environment:
+    """Return the environment of the newest release."""
+    return made("0.5.6")
 
 
 @pytest.mark.wheels
@@ -41,22 +85,37 @@ def test_every_way_serves_what_was_computed_and_promises_what_was_stored(environ
 
 @pytest.mark.wheels
 @pytest.mark.torch
+def test_multiprocess_mode_of_0_5_5_serves_what_was_computed(made: Callable[[str], Environment]) -> None:
+    ways = [name for name, way in WAYS.items() if way.multiprocess]
+    outcome = serve.serve(made("0.5.5").python, ways, range(1, 113 if FULL else 4))
+    assert not outcome.red, f"{outcome.said}; python -m tests.mixes --release 0.5.5{outcome.again}"
+    assert outcome.counts.hits > len(ways)
+    assert outcome.counts.preempted > 0
+
+
+@pytest.mark.wheels
+@pytest.mark.torch
 @pytest.mark.parametrize(
-    ("mutant", "mix", "words"),
+    ("mutant", "way", "mix", "words"),
     [
-        ("the prefix that vLLM has is written again", 1, "after the load"),
-        ("all salts are alike", 7, "0 were stored for it"),
-        ("a preempted request may resume with a hit", 7, "may be loaded"),
+        (NAMES["the prefix that vLLM has is written again"], "tails", 1, "after the load"),
+        (NAMES["all salts are alike"], "tails", 7, "0 were stored for it"),
+        (NAMES["a preempted request may resume with a hit"], "tails", 7, "may be loaded"),
+        (NAMES["copies into shared memory are not waited for"], "multiprocess", 1, "is committed"),
+        (KEPT_BLOCKS_WRITTEN, "multiprocess", 1, "after the load"),
+        (ENDED_TOO_EARLY, "multiprocess", 1, "after the load"),
+        (ADAPTERS_ALIKE, "multiprocess", 2, "0 were stored for it"),
     ],
+    ids=lambda given: getattr(given, "name", None),
 )
 def test_a_fault_of_the_runtime_turns_one_mix_red_that_is_named(
-    environment: Environment, mutant: str, mix: int, words: str
+    environment: Environment, mutant: Mutant, way: str, mix: int, words: str
 ) -> None:
-    with NAMES[mutant].put_into(environment.site_packages):
-        outcome = serve.serve(environment.python, ["tails"], [mix])
+    with mutant.put_into(environment.site_packages):
+        outcome = serve.serve(environment.python, [way], [mix])
     assert outcome.red
     assert words in outcome.said
-    assert outcome.again == f" --way tails --mixes {mix}"
+    assert outcome.again == f" --way {way} --mixes {mix}"
 
 
 def test_a_way_that_was_not_served_is_red() -> None:

@@ -12,7 +12,8 @@ class Way:
 
     settings: LMCache's; ``{folder}`` and ``{server}`` stand for a directory and for an lm:// server's URL. mla: latent
     attention. ranks: how many. tails: a partial last chunk is stored. asynchronous: LMCache brings the hits of a lookup
-    into host memory in the background, and answers then.
+    into host memory in the background, and answers then. multiprocess: LMCache's server serves it, in another process.
+    server: that server's options. pickled: it has no shared memory. below: it has a directory, too.
     """
 
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -20,6 +21,15 @@ class Way:
     ranks: int = 1
     tails: bool = False
     asynchronous: bool = False
+    multiprocess: bool = False
+    server: tuple[str, ...] = ()
+    pickled: bool = False
+    below: bool = False
+
+    @property
+    def overwrites(self) -> bool:
+        """Return whether the server's memory may be overwritten after a load: not if it is written to a directory."""
+        return not self.below
 
 
 _ROOMY, _SMALL = 0.05, 0.0025  # GB: room for about ten mixes, and for less than one mix
@@ -28,6 +38,9 @@ _BELOW = {"local_cpu": False, "max_local_cpu_size": _ROOMY}
 _DISK = {"local_disk": "file://{folder}/", "max_local_disk_size": 1.0}
 _REMOTE = {"remote_serde": "naive"}
 _ASYNCHRONOUS = {"enable_async_loading": True}
+
+_SERVER = ("--l1-size-gb", "0.1")
+_SMALL_SERVER = ("--l1-size-gb", "0.004")
 
 WAYS: dict[str, Way] = {
     "memory": Way(_MEMORY),
@@ -44,4 +57,10 @@ WAYS: dict[str, Way] = {
     ),
     "two-ranks": Way(_MEMORY, ranks=2),
     "two-ranks-latent-attention": Way(_MEMORY, mla=True, ranks=2, tails=True),
+    "multiprocess": Way(multiprocess=True, server=_SERVER),
+    "multiprocess-latent-attention": Way(multiprocess=True, server=_SERVER, mla=True),
+    "multiprocess-by-pickle": Way(multiprocess=True, server=_SERVER, pickled=True),
+    "multiprocess-over-disk": Way(multiprocess=True, server=_SMALL_SERVER, below=True),
+    "multiprocess-two-ranks": Way(multiprocess=True, server=_SERVER, ranks=2),
+    "multiprocess-two-ranks-latent-attention": Way(multiprocess=True, server=_SERVER, mla=True, ranks=2),
 }
