@@ -130,9 +130,9 @@ class Case:
     def is_patched(self) -> bool:
         return not isinstance(self.situation, GaudiPatchError) and self.situation.state is State.PATCHED
 
-    def command(self, name: str) -> Whole:
+    def command(self, name: str, *arguments: str) -> Whole:
         """Return the shell command line of another command for this target; it stays on one line."""
-        return Whole(command_line(name, target=self.target, manifest=given(self.manifest)))
+        return Whole(command_line(name, *arguments, target=self.target, manifest=given(self.manifest)))
 
     @cached_property
     def hpu(self) -> Devices:

@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One check. ``id`` is stable: guides and scripts name it.
+    """One check. ``id`` is stable: guides and scripts name it. ``source`` is a text, or a command line for the case.
 
     ``needs`` are the required parts of a case. If one is missing, the answer is unknown with the reason, and ``run`` is
     not called.
@@ -49,7 +49,7 @@ class Check(NamedTuple):
     id: str
     asks: str
     why: str
-    source: str
+    source: str | Callable[[Case], str]
     needs: Sequence[str]
     run: Callable[[Case], Answer]
 
@@ -57,11 +57,12 @@ class Check(NamedTuple):
         reasons = (case.lacking(need) for need in self.needs)
         reason = next((text for text in reasons if text), "")
         answer = Answer(Level.UNKNOWN, reason) if reason else self.run(case)
-        return Finding(self.id, answer.level, answer.what, answer.why or self.why, answer.fix, self.source)
+        source = self.source if isinstance(self.source, str) else self.source(case)
+        return Finding(self.id, answer.level, answer.what, answer.why or self.why, answer.fix, source)
 
 
 def check(
-    name: str, asks: str, *, why: str, source: str, needs: Sequence[str] = ()
+    name: str, asks: str, *, why: str, source: str | Callable[[Case], str], needs: Sequence[str] = ()
 ) -> Callable[[Callable[[Case], Answer]], Check]:
     """Turn a function that examines a case into a check."""
     return lambda run: Check(name, asks, why, source, needs, run)

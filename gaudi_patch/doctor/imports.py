@@ -30,7 +30,7 @@ def install_command(case: Case) -> Whole:
     "software.requirements",
     "LMCache's requirements, without CUDA's packages",
     why="LMCache is installed without its dependencies, so that none of them replaces Gaudi's PyTorch",
-    source="Requires-Dist of the installed LMCache; gaudi-patch requirements VERSION",
+    source="Requires-Dist of the installed LMCache",
     needs=("running",),
 )
 def requirements(case: Case) -> Answer:

@@ -182,7 +182,7 @@ def backends(case: Case) -> Answer:
     "memory for LMCache's pool",
     why="each rank fills max_local_cpu_size GB of host memory; if the host has less, the kernel kills the server. A "
     "request larger than the pool can be neither stored nor loaded: the patched LMCache does not start",
-    source=sources.lmcache("v1/storage_backend/local_cpu_backend.py") + "; `gaudi-patch size`",
+    source=sources.lmcache("v1/storage_backend/local_cpu_backend.py") + "; `gaudi-patch size --help`",
     needs=("running", "settings"),
 )
 def memory(case: Case) -> Answer:

@@ -77,7 +77,7 @@ def gaudi_release(case: Case) -> Answer:
     "software.pairing",
     "LMCache and vllm-gaudi fit each other",
     why="vllm-gaudi releases pass KV caches in different forms, and LMCache releases import different vLLM versions",
-    source="gaudi-patch list (the manifest's pairs)",
+    source="`gaudi-patch list` (the manifest's pairs)",
 )
 def pairing(case: Case) -> Answer:
     plugin = case.version("vllm-gaudi")

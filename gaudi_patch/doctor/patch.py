@@ -14,7 +14,7 @@ from gaudi_patch.series.manifest import Kind
     "patch.installation",
     "one LMCache, the one that Python imports",
     why="with two copies, or one that another path shadows, the patch could go into one that is never imported",
-    source="gaudi-patch check --help",
+    source="`gaudi-patch check --help`",
 )
 def installation(case: Case) -> Answer:
     lmcache = case.lmcache
@@ -29,7 +29,7 @@ def installation(case: Case) -> Answer:
     "patch.series",
     "a series of patches for this LMCache",
     why="releases up to 0.4.2 do not support the HPU, 0.4.3 and 0.4.4 crash, later ones overwrite shared blocks",
-    source="https://github.com/LMCache/LMCache/pull/2822; gaudi-patch list",
+    source="https://github.com/LMCache/LMCache/pull/2822; `gaudi-patch list`",
 )
 def series(case: Case) -> Answer:
     lmcache = case.lmcache
@@ -51,7 +51,7 @@ def series(case: Case) -> Answer:
     "patch.state",
     "every file is patched, by its hash",
     why="an unpatched LMCache on Gaudi crashes or overwrites blocks that vLLM shares between requests",
-    source="gaudi-patch show VERSION",
+    source=lambda case: f"`{_explanation(case)}`",
 )
 def state(case: Case) -> Answer:
     situation = case.situation
@@ -75,6 +75,14 @@ def state(case: Case) -> Answer:
         return ok(f"patched when the wheel was built, series {situation.built.series}")
     applied = situation.applied.series if situation.applied else situation.series.id if situation.series else None
     return ok(f"patched, series {applied}" if situation.state and applied else "nothing to patch")
+
+
+def _explanation(case: Case) -> str:
+    """Return the command that explains the patches: of the installed release, else of the newest with a series."""
+    version = "" if isinstance(case.lmcache, GaudiPatchError) else case.lmcache.version or ""
+    series = case.manifest.verdict(version).series if version else None
+    names = [one.id for one in (series, *case.manifest.series) if one]
+    return case.command("show", names[0]) if names else case.command("list")
 
 
 CHECKS = (installation, series, state)

@@ -18,7 +18,7 @@ _CUDA = re.compile(r"(cupy-cuda|cuda-(python|bindings|pathfinder)|nvidia-|cufile
     "software.interpreter",
     "the target's interpreter",
     why="everything else is read from this environment or reported by it",
-    source="gaudi-patch check --help",
+    source="`gaudi-patch check --help`",
 )
 def interpreter(case: Case) -> Answer:
     installed = case.installed

@@ -81,7 +81,10 @@ def narrate(lines: Sequence[str], *, runner: bool = False, colored: bool | None 
     begin an error, a warning or a next step; if omitted, as chosen for the run.
     """
     colored = wants_color(sys.stderr) if colored is None else colored
-    shown = map(visible, lines)
+    shown = list(map(visible, lines))
+    if sys.stderr and is_terminal(sys.stderr):
+        width = wrapping.width_of_terminal(sys.stderr)
+        shown = [wrapping.narration(line, width) for line in shown]
     text = "".join(f"{_colored(line) if colored else line}\n" for line in shown)
     write(sys.stderr, no_commands(text) if runner or os.environ.get("GITHUB_ACTIONS") else text)
 

@@ -6,10 +6,11 @@ Output is rendered into memory first: if rich fails, nothing has been printed, a
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import rich.markdown
 import rich.table
@@ -67,7 +68,7 @@ class _Memory(io.StringIO):
         return self._encoding
 
 
-def rendered(blocks: Iterable[Block], color: Color) -> str:
+def rendered(blocks: Sequence[Block], color: Color) -> str:
     """Return text with escape sequences that shows ``blocks`` on stdout's terminal."""
     memory = _Memory(getattr(sys.stdout, "encoding", None) or "utf-8")
     colored = wants_color(sys.stdout, color)
@@ -80,8 +81,10 @@ def rendered(blocks: Iterable[Block], color: Color) -> str:
         emoji=False,
     )
     console.width = max(console.width, _NARROWEST)
-    for block in blocks:
+    for block, after in itertools.zip_longest(blocks, blocks[1:]):
         _print(console, escaped(block))
+        if isinstance(block, Table) and after not in (None, Text("")):
+            console.print()
     return memory.getvalue()
 
 
@@ -98,7 +101,6 @@ def _print(console: Console, block: Block) -> None:
         _print_fields(console, block)
     else:
         console.print(_table(block, console.width))
-        console.print()
 
 
 def _print_lines(console: Console, lines: Iterable[str], style: Callable[[str], str]) -> None:

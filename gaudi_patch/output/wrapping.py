@@ -9,6 +9,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import IO
 
 WIDTH = 80
 GAP = "  "  # between the columns of a table
@@ -27,6 +28,24 @@ def width_of() -> int:
     """Return COLUMNS if it is a number, as shells set it; else 80, as for a pipe."""
     text = os.environ.get("COLUMNS", "")
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else WIDTH
+
+
+def width_of_terminal(stream: IO[str]) -> int:
+    """Return the width of the terminal ``stream``; COLUMNS if it is set, as for :func:`width_of`."""
+    try:
+        return width_of() if os.environ.get("COLUMNS") else os.get_terminal_size(stream.fileno()).columns or WIDTH
+    except (OSError, ValueError):
+        return WIDTH
+
+
+def narration(line: str, width: int) -> str:
+    """Wrap a line of stderr for a terminal, which would break words; what may be copied stays whole.
+
+    That is a quoted command, a next step with an option, and a quotation of code, which is indented further.
+    """
+    bare = line.lstrip(" ")
+    is_command = "`" in line or (bare.startswith("next: ") and (" -" in bare or "gaudi-patch " in bare))
+    return line if is_command or len(line) - len(bare) > len(GAP) else prose(line, width)
 
 
 def prose(text: str, width: int) -> str:

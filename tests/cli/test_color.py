@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,3 +124,11 @@ def commands(command: Any, *names: str) -> Iterator[tuple[str, set[str]]]:
             yield from commands(command.get_command(None, name), *names, name)
     else:
         yield " ".join(names), {option for parameter in command.params for option in parameter.opts}
+
+
+def test_an_error_on_a_terminal_breaks_between_words(target: Tiny) -> None:
+    for width in ("40", "80"):
+        text = re.sub(r"\x1b\[[0-9;]*m", "", shown(["check", "--path", "/nonexistent"], COLUMNS=width))
+        piped = gaudi_patch("check", "--path", "/nonexistent").err
+        assert text.split() == piped.split()
+        assert all(len(line) <= int(width) for line in text.splitlines())

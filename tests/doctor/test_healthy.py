@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -112,6 +113,18 @@ def test_json_tells_what_why_fix_and_source_of_each(gaudi: Gaudi) -> None:
     for each in document["data"]["findings"]:
         assert each["why"], each
         assert each["source"], each
+
+
+def test_a_command_named_as_a_source_runs_as_printed(gaudi: Gaudi) -> None:
+    sources = [one["source"] for one in findings(gaudi.run()).values()]
+    lines = {line for source in sources for line in re.findall("`([^`]*)`", source)}
+    named = {line for line in lines if line.startswith("gaudi-patch ")}
+    assert len(named) > 2
+    # Without quotes, a command would not get the path that works in the reader's shell.
+    assert all(source.count("gaudi-patch") == source.count("`gaudi-patch") for source in sources)
+    for line in sorted(named):
+        words = shlex.split(line)[1:]
+        assert gaudi_patch(*words).code == 0, line
 
 
 def test_the_text_has_the_warning_in_full_and_one_row_for_one_reason(gaudi: Gaudi) -> None:

@@ -184,3 +184,28 @@ def test_the_json_is_the_same_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     drawn, problem = on_terminal(monkeypatch, Result("check", data={"a": 1}), Format.JSON, Color.ALWAYS)
     assert problem == ""
     assert json.loads(drawn)["data"] == {"a": 1}
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_a_table_is_set_off_by_one_blank_line_and_nothing_ends_with_one(
+    width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    table = Table(("state", "file"), [("ok", "a.py")])
+    for blocks in (
+        [Text("one"), table, Text("next: two", "next")],
+        [table, Text(""), table, Text(""), Text("next: two", "next")],
+        [table, table, Fields([("a", "b")])],
+        [Text("one"), Text(""), table],
+    ):
+        lines = [
+            line.rstrip()
+            for line in bare(
+                on_terminal(monkeypatch, Result("list", blocks=list(blocks)), Format.TEXT, Color.ALWAYS)[0]
+            ).split("\n")
+        ]
+        assert "\n\n\n" not in "\n".join(lines), blocks
+        assert lines[-1] == "" and lines[-2] != "", blocks
+        for index, line in enumerate(lines[:-2]):
+            after_table = line.endswith("a.py")
+            assert (lines[index + 1] == "") is (after_table or (line == "one" and Text("") in blocks)), blocks

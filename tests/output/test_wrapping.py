@@ -109,3 +109,25 @@ def test_what_is_to_be_copied_is_not_wrapped() -> None:
 def test_a_value_with_a_path_stays_on_its_line() -> None:
     path = "/opt/my environments/" + "x/" * 40
     assert wrapping.fields([("lmcache", Whole(f"0.5.6 in {path}"))], 80) == f"lmcache: 0.5.6 in {path}\n"
+
+
+NARRATION = (
+    ("error: the file differs from what was written to it; all changes were rolled back", False),
+    ("  why: an unpatched LMCache on Gaudi crashes or overwrites blocks that vLLM shares between requests", False),
+    ("  PyTorch is not installed for this interpreter: use another one with --python, or install torch", False),
+    ("  next: provide what is missing, in the environment of the target, and run the same command again", False),
+    ("  next: gaudi-patch apply --python /opt/a/rather/long/path/to/venv/bin/python --manifest /opt/patches", True),
+    ("  next: pip --python /opt/a/rather/long/path/to/venv/bin/python install --no-deps lmcache==0.5.6", True),
+    ("  next: reinstall the release: `pip install --upgrade --no-deps --target /tmp/site lmcache==0.3.7`", True),
+    ("  source: `gaudi-patch show 0.5.6 --manifest '/opt/a/path/with many/words in it'`, and its patches", True),
+    ("      12 |     if device is None and len(tensors) > 1:  # a line of code that an error quotes in full", True),
+)
+
+
+@pytest.mark.parametrize(("line", "whole"), NARRATION)
+def test_a_long_line_of_stderr_breaks_at_spaces_unless_it_is_to_be_copied(line: str, whole: bool) -> None:
+    shown = wrapping.narration(line, 60)
+    assert (shown == line) is whole
+    assert words(shown) == words(line)
+    assert whole or max(map(len, shown.split("\n"))) <= 60
+    assert wrapping.narration(line, 200) == line
