@@ -367,6 +367,13 @@ _OLD_VLLM_ROUTES = (
         cases="identities",
     ),
     Mutant(
+        "0.3.9: a request that is resumed without an output is promised a hit",
+        _ADAPTER,
+        "        if is_available() and request.request_id in self._request_trackers:",
+        "        if not is_available() and request.request_id in self._request_trackers:",
+        cases="early-preemption",
+    ),
+    Mutant(
         "0.3.9: the tracker of a resumed request keeps its old blocks",
         _ADAPTER,
         "        if is_available() and gaudi.is_resumed(cached_reqs, i, req_id):",

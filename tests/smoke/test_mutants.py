@@ -31,8 +31,6 @@ PAIRS = [str(pair) for pair in vllm_pairs.pairs_of(os.environ.get("GAUDI_PATCH_T
 WITHOUT = {
     # For layerwise transfer, which is refused.
     b"                slot_mapping = slot_mapping.to(self.device)\n",
-    # For a request that is preempted before its first output, which no smoke case has.
-    b"        if is_available() and request.request_id in self._request_trackers:\n",
 }
 Make = Callable[[Mutant], Environment]
 

@@ -22,7 +22,7 @@ else:  # run by path, with its neighbours beside it
     from _vllm import children as vllm_children
     from _vllm import processes as vllm_processes
 
-CASES = ("blocks", "latent-attention", "identities", "failed-load", "multi-connector")
+CASES = ("blocks", "latent-attention", "identities", "failed-load", "early-preemption", "multi-connector")
 _CASE_SECONDS = 300.0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._vllm import controls as vllm_controls
     from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
     from gaudi_patch.smoke.probes._vllm import identities as vllm_identities
+    from gaudi_patch.smoke.probes._vllm import preemption as vllm_preemption
     from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
@@ -26,6 +27,7 @@ else:  # run by path, with its neighbours beside it
     from _vllm import controls as vllm_controls
     from _vllm import engine as vllm_engine
     from _vllm import identities as vllm_identities
+    from _vllm import preemption as vllm_preemption
     from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
@@ -37,7 +39,7 @@ ANSWER = 4
 class ConnectorCase:
     """An engine whose KV is a hash of the context, watched at every step."""
 
-    def __init__(self, probe: _probe.Probe, *, mla: bool = False, multi: bool = False) -> None:
+    def __init__(self, probe: _probe.Probe, *, mla: bool = False, **options: Foreign) -> None:
         self.probe = probe
         vllm_setup.prepare_environment(probe.scratch, {}, own_platform=True)
         self.errors = vllm_engine.Errors()
@@ -49,7 +51,7 @@ class ConnectorCase:
                 model="pattern",
                 dtype="bfloat16",
                 blocks=BLOCKS,
-                **(vllm_engine.MULTI_CONNECTOR if multi else {}),
+                **options,
             )
         except Exception as error:
             raise RuntimeError(f"the engine does not start: {_probe.describe(error)}{self.errors.first}") from error
@@ -153,7 +155,7 @@ def blocks(probe: _probe.Probe, *, mla: bool = False) -> None:
     case.engine.forget_prefixes()
     case.ask("hit of a long prompt", [long], external=case.hit(900, 900, 900))
     case.engine.forget_prefixes()
-    _preemption(case, n)
+    vllm_preemption.with_outputs(case, n)
     probe.counters["kv_positions_compared"] = case.watch.tokens
     case.close()
     probe.summary.append(f"{'MLA' if mla else 'MHA'}: KV of {case.watch.tokens} positions bit-exact")
@@ -166,25 +168,6 @@ def _shared_prefix(case: ConnectorCase, p: list[int], block: int, chunk: int) ->
     case.watch.invert(had)
     case.ask("partial hit on a prefix that vLLM has", [p], external=case.hit(len(p), len(p), len(p), had), local=had)
     case.watch.restore(had)
-
-
-def _preemption(case: ConnectorCase, n: int) -> None:
-    """Check four requests that do not fit together: some are resumed, and their stored KV must also be right."""
-    prompts = [case.prompt(seed, n) for seed in range(10, 14)]
-    case.ask("preemption and resumption", prompts, external=None, count=140)
-    whole_chunks = n // vllm_setup.chunk_size() * vllm_setup.chunk_size()
-    promised = list(case.engine.promised_to_resumed)
-    with case.probe.section("resumed requests"):
-        if _environment.is_patched():
-            case.probe.check(not any(promised), f"LMCache promised {promised} tokens to requests that had outputs")
-    with case.probe.section("preempted prompts again"):
-        case.probe.check(case.watch.resumed > 0, "no request was preempted: nothing was tested")
-        for tokens in prompts:
-            case.engine.forget_prefixes()
-            hits = case.engine.generate([tokens], 1)[0].external
-            case.probe.check(hits >= whole_chunks, f"LMCache had {hits} of {n} tokens, not {whole_chunks} or more")
-        for problem in case.watch.take():
-            case.probe.fail(problem)
 
 
 def latent_attention(probe: _probe.Probe) -> None:
@@ -274,9 +257,17 @@ def failed_load(probe: _probe.Probe) -> None:
     )
 
 
+def early_preemption(probe: _probe.Probe) -> None:
+    """Check requests that are preempted within their prefill, and resumed without an output."""
+    case = ConnectorCase(probe, **vllm_preemption.EARLY)
+    vllm_preemption.without_outputs(case, BLOCKS)
+    case.close()
+    probe.summary.append("preempted before the first output: KV bit-exact")
+
+
 def multi_connector(probe: _probe.Probe) -> None:
     """Check LMCache within a MultiConnector: vllm-gaudi passes no attention metadata, but the load is still due."""
-    case = ConnectorCase(probe, multi=True)
+    case = ConnectorCase(probe, **vllm_engine.MULTI_CONNECTOR)
     n = 4 * vllm_setup.chunk_size() + 44
     p = case.prompt(1, n)
     case.ask("miss", [p], external=0)
@@ -321,6 +312,7 @@ CASES = {
     "latent-attention": latent_attention,
     "identities": identities,
     "failed-load": failed_load,
+    "early-preemption": early_preemption,
     "multi-connector": multi_connector,
 }
 
