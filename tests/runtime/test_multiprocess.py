@@ -15,9 +15,11 @@ pytestmark = [pytest.mark.torch, pytest.mark.wheels]
 RELEASES = ["0.5.5", "0.5.6"]
 
 
+@pytest.mark.parametrize("rules", ["lazy", "eager"])
+@pytest.mark.parametrize("caches", ["mha", "mla", "shared"])
 @pytest.mark.parametrize("version", RELEASES)
-def test_kv_goes_through_the_servers_memory_and_is_not_pickled(
-    patched: Callable[[str], Environment], version: str
+def test_chunks_in_the_servers_memory_move_by_the_kernels_and_are_not_pickled(
+    patched: Callable[[str], Environment], version: str, caches: str, rules: str
 ) -> None:
-    printed = lines(patched(version).python, "multiprocess_shm.py", rules="lazy")
+    printed = lines(patched(version).python, "multiprocess_shm.py", caches, rules=rules)
     assert printed[-1] == "passed", printed[-20:]

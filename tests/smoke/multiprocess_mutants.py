@@ -9,6 +9,7 @@ from tests.smoke.mutant import RUNTIME, Mutant
 _LOADS = f"{RUNTIME}/multiprocess.py"
 _WATCHED = f"{RUNTIME}/watched.py"
 _WAITING = f"{RUNTIME}/waiting.py"
+_CHUNKS = f"{RUNTIME}/server_chunks.py"
 
 _MUTANTS = (
     # Failed loads.
@@ -178,6 +179,43 @@ _MUTANTS = (
         _WAITING,
         "non_blocking=is_pinned(args[0]))",
         "non_blocking=True)",
+    ),
+    # Chunks in the server's memory.
+    Mutant(
+        "a store brings the first chunks, whichever are missing",
+        _CHUNKS,
+        "for n in numbers for b in blocks",
+        "for n in range(len(numbers)) for b in blocks",
+    ),
+    Mutant(
+        "a load writes the blocks that vLLM has",
+        _CHUNKS,
+        "self._slots(blocks[:needed]), skip=skip)",
+        "self._slots(blocks[:needed]))",
+    ),
+    Mutant(
+        "a block begins one token late",
+        _CHUNKS,
+        "(first + np.arange(self.block))",
+        "(first + 1 + np.arange(self.block))",
+    ),
+    Mutant(
+        "a chunk with a layer twice counts as a memory object",
+        _CHUNKS,
+        "    if layout.shared:\n",
+        "    if layout.shared and not layout.sections:\n",
+    ),
+    Mutant(
+        "the caches are not known again",
+        _CHUNKS,
+        "or not same_caches(_latest.caches, caches):",
+        "or same_caches(_latest.caches, caches):",
+    ),
+    Mutant(
+        "LMCache's own transfer is not waited for",
+        _CHUNKS,
+        "            return waiting_for_host_copies(original)(kv_caches,",
+        "            return original(kv_caches,",
     ),
 )
 

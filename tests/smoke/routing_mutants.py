@@ -83,10 +83,16 @@ _MULTIPROCESS_ROUTES = (
         "    if not is_available():\n        return False",
     ),
     Mutant(
-        "a gather into shared memory is not waited for",
+        "chunks are stored by LMCache's own transfer",
         _TRANSFER,
-        "waiting_for_host_copies(gather_paged_kv_to_cpu)(",
+        "gathering(gather_paged_kv_to_cpu)(",
         "gather_paged_kv_to_cpu(",
+    ),
+    Mutant(
+        "chunks are loaded by LMCache's own transfer",
+        _TRANSFER,
+        "scattering(scatter_cpu_to_paged_kv)(",
+        "scatter_cpu_to_paged_kv(",
     ),
     Mutant(
         "a short answer of the server counts as whole",

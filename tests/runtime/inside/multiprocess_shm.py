@@ -1,27 +1,30 @@
-"""Multiprocess mode over a server's shared memory: no KV in a message, none of it pinned for the device. A script.
+"""Multiprocess mode over a server's shared memory: no KV in a message, none copied by the bridge. A script.
 
-It uses LMCache's own worker side of the transfer, with a stand-in for the server that hands out slots of a segment.
+It uses LMCache's own worker side of the transfer, with a stand-in for the server that hands out slots of a segment. The
+argument names the caches: ``mha``, ``mla``, or ``shared``, where a layer uses the caches of another one.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import random
 import sys
 from multiprocessing import resource_tracker, shared_memory
 from types import SimpleNamespace
 from typing import Any
 
+import habana_frameworks.torch.utils.internal as internal
 import torch
+from lmcache.gaudi import server_chunks
 from lmcache.gaudi.pinning import is_pinned
 from lmcache.v1.multiprocess.custom_types import RegisterEngineDrivenContextResponse
 from lmcache.v1.multiprocess.transfer_context import EngineDrivenContextShm, EngineDrivenTransferContext
 
-LAYERS, BLOCKS, BLOCK, HEADS, SIZE = 3, 24, 16, 2, 32
-BLOCKS_IN_CHUNK, CHUNKS = 4, 3
-SHAPE = [2, LAYERS, BLOCKS_IN_CHUNK * BLOCK, HEADS * SIZE]
-CHUNK_BYTES = 2 * 2 * LAYERS * BLOCKS_IN_CHUNK * BLOCK * HEADS * SIZE
-FROM, TO = list(range(2, 2 + BLOCKS_IN_CHUNK * CHUNKS)), list(range(11, 11 + BLOCKS_IN_CHUNK * CHUNKS))
+LAYERS, BLOCKS, BLOCK, HEADS, SIZE = 3, 160, 16, 2, 32
+BLOCKS_IN_CHUNK, CHUNKS = 4, 19
+WIDTH = {"mha": HEADS * SIZE, "shared": HEADS * SIZE, "mla": SIZE}
+TOKENS = BLOCKS_IN_CHUNK * BLOCK
 
 
 class Reply:
@@ -38,20 +41,31 @@ class Reply:
 
 
 class Server:
-    """Slots for ``CHUNKS`` chunks of one prompt, and everything that was sent."""
+    """Slots for the chunks of one prompt, and everything that was sent.
 
-    def __init__(self, segment: shared_memory.SharedMemory) -> None:
-        self.segment, self.sent = segment, []  # type: ignore[var-annotated]
-        self.slots = [
-            {"offset": 4096 + n * CHUNK_BYTES, "length": CHUNK_BYTES, "shape": SHAPE, "dtype": "bfloat16"}
-            for n in range(CHUNKS)
-        ]
+    numbers: of the chunks that a store is to bring. found: how many chunks a load is told of.
+    """
+
+    def __init__(self, segment: shared_memory.SharedMemory, shape: list[int], chunk_bytes: int) -> None:
+        self.segment, self.shape, self.chunk_bytes = segment, shape, chunk_bytes
+        self.sent: list[bytes] = []
+        self.numbers: list[int] = []
+        self.found = 0
+
+    def slot(self, number: int) -> dict[str, Any]:
+        offset = 4096 + number * self.chunk_bytes
+        return {"offset": offset, "length": self.chunk_bytes, "shape": self.shape, "dtype": "bfloat16"}
+
+    def held(self, number: int) -> torch.Tensor:
+        offset = self.slot(number)["offset"]
+        raw = bytearray(self.segment.buf[offset : offset + self.chunk_bytes])
+        return torch.frombuffer(raw, dtype=torch.bfloat16).view(-1, LAYERS, *self.shape[-2:])
 
     def register_kv_cache_engine_driven_context(self, payload: Any) -> Reply:
         return Reply(RegisterEngineDrivenContextResponse(self.segment.name, self.segment.size))
 
     def prepare_store(self, *arguments: Any) -> Reply:
-        context = {"slots": self.slots, "chunk_indices": list(range(CHUNKS))}
+        context = {"slots": [self.slot(n) for n in self.numbers], "chunk_indices": list(self.numbers)}
         return Reply(SimpleNamespace(success=True, context=context))
 
     def commit_store(self, key: Any, instance: int, data: bytes) -> Reply:
@@ -59,77 +73,165 @@ class Server:
         return Reply(True)
 
     def prepare_retrieve(self, *arguments: Any) -> Reply:
-        return Reply(SimpleNamespace(success=True, context={"slots": self.slots}, data=b""))
+        slots = [self.slot(n) for n in range(self.found)]
+        return Reply(SimpleNamespace(success=True, context={"slots": slots}, data=b""))
 
     def commit_retrieve(self, *arguments: Any) -> Reply:
         return Reply(True)
 
 
-def cost(counters: Any) -> dict[str, int]:
-    snapshot = counters.snapshot()
-    counters.reset()
-    return {name: int(snapshot[name]) for name in ("bounce_bytes", "d2h_bytes", "h2d_bytes")}
+class Worker:
+    """LMCache's worker side over caches of one kind; ``truth[side][layer]`` is what they must hold."""
+
+    def __init__(self, kind: str, segment: shared_memory.SharedMemory, chunk_bytes: int) -> None:
+        sides = 1 if kind == "mla" else 2
+        row = (SIZE,) if kind == "mla" else (HEADS, SIZE)
+        self.sides, self.width = sides, WIDTH[kind]
+        shape = (BLOCKS, BLOCK, *row)
+        self.truth = [[torch.randn(shape).to(torch.bfloat16) for _ in range(LAYERS)] for _ in range(sides)]
+        planes = [[on_device(side[n]) for side in self.truth] for n in range(LAYERS)]
+        if kind == "shared":
+            planes[2] = planes[1]
+            for side in self.truth:
+                side[2] = side[1]
+        self.planes = planes
+        self.caches: dict[str, Any] = {
+            f"layer.{n}": tuple(one) if sides == 2 else one[0] for n, one in enumerate(planes)
+        }
+        object_shape = [LAYERS, TOKENS, self.width]
+        self.server = Server(segment, object_shape if sides == 1 else [2, *object_shape], chunk_bytes)
+        make: Any = EngineDrivenTransferContext
+        self.own: tuple[int, ...] = ()
+        if len(inspect.signature(make.__init__).parameters) > 1:
+            self.transfer = make(7, self.server)
+            self.transfer.register(self.caches, "model", 1, BLOCKS_IN_CHUNK, 5.0)
+        else:  # in 0.5.5, the instance and the client come with each call
+            self.transfer, self.own = make(), (7,)
+            self.transfer.register(*self.own, self.caches, "model", 1, BLOCKS_IN_CHUNK, self.server, 5.0)
+        resource_tracker.register(f"/{segment.name}", "shared_memory")  # LMCache treats it as another process's
+
+    def store(self, blocks: list[int], numbers: list[int]) -> dict[str, int]:
+        """Store some chunks of a prompt, and compare what the server then holds."""
+        counters = current()
+        self.server.numbers = numbers
+        before = {n: self.server.held(n) for n in range(CHUNKS) if n not in numbers}
+        counters.reset()
+        done = self.transfer.submit_store("request", "key", *self.own, self.caches, [blocks], None, BLOCKS_IN_CHUNK)
+        cost = dict(counters.snapshot())
+        assert done.result() is True
+        for n in numbers:
+            held, own = self.server.held(n), blocks[n * BLOCKS_IN_CHUNK : (n + 1) * BLOCKS_IN_CHUNK]
+            for side, layers in enumerate(self.truth):
+                for layer, plane in enumerate(layers):
+                    assert torch.equal(held[side, layer], plane[own].reshape(TOKENS, self.width)), (n, side, layer)
+        assert all(torch.equal(self.server.held(n), held) for n, held in before.items()), "another chunk was written"
+        return cost
+
+    def load(self, blocks: list[int], chunks: int, skip: int = 0) -> dict[str, int]:
+        """Load the first chunks into blocks, and compare all caches."""
+        counters = current()
+        self.server.found = chunks
+        stored = [self.server.held(n) for n in range(chunks)]
+        counters.reset()
+        done = self.transfer.submit_retrieve(
+            "request", "key", *self.own, self.caches, [blocks], None, BLOCKS_IN_CHUNK, skip_first_n_tokens=skip
+        )
+        cost = dict(counters.snapshot())
+        assert done.result() is True
+        for side, layers in enumerate(self.truth):
+            for layer, plane in enumerate(layers):
+                rows = plane.view(BLOCKS * BLOCK, self.width)
+                for token in range(skip, chunks * TOKENS):
+                    number, offset = divmod(token, TOKENS)
+                    rows[blocks[token // BLOCK] * BLOCK + token % BLOCK] = stored[number][side, layer, offset]
+                now = self.planes[layer][side].cpu()
+                assert torch.equal(now, plane), (side, layer)
+        return cost
 
 
-def main() -> None:
-    segment = shared_memory.SharedMemory(create=True, size=1 << 20)
+def on_device(plane: torch.Tensor) -> torch.Tensor:
+    """A cache as vllm-gaudi makes it: blocks, as a view of a flat allocation with one block more."""
+    flat = torch.zeros((BLOCKS + 1) * BLOCK, *plane.shape[2:], dtype=plane.dtype, device="hpu")
+    view = flat.view(BLOCKS + 1, *plane.shape[1:])[:BLOCKS]
+    view.copy_(plane)
+    return view
+
+
+def current() -> Any:
+    return sys.modules["hpu_emulator"].current().counters
+
+
+def main(kind: str) -> None:
+    chunk_bytes = 2 * (1 if kind == "mla" else 2) * LAYERS * TOKENS * WIDTH[kind]
+    segment = shared_memory.SharedMemory(create=True, size=4096 + CHUNKS * chunk_bytes)
     try:
-        exercise(segment)
+        exercise(kind, Worker(kind, segment, chunk_bytes), chunk_bytes)
     finally:
         segment.unlink()
     print("passed")
     sys.stdout.flush()
 
 
-def exercise(segment: shared_memory.SharedMemory) -> None:
-    counters: Any = sys.modules["hpu_emulator"].current().counters
-    shape = (BLOCKS, BLOCK, HEADS, SIZE)
-    truth = [[torch.randn(shape).to(torch.bfloat16) for _ in range(2)] for _ in range(LAYERS)]
-    caches: dict[str, Any] = {f"layer.{n}": tuple(side.to("hpu") for side in truth[n]) for n in range(LAYERS)}
-    server = Server(segment)
-    make: Any = EngineDrivenTransferContext
-    own: tuple[int, ...] = ()
-    if len(inspect.signature(make.__init__).parameters) > 1:
-        worker = make(7, server)
-        worker.register(caches, "model", 1, BLOCKS_IN_CHUNK, 5.0)
-    else:  # in 0.5.5, the instance and the client come with each call
-        worker, own = make(), (7,)
-        worker.register(*own, caches, "model", 1, BLOCKS_IN_CHUNK, server, 5.0)
-    context = worker.engine_driven_context
-    resource_tracker.register(f"/{segment.name}", "shared_memory")  # LMCache treats the segment as another process's
+def exercise(kind: str, worker: Worker, chunk_bytes: int) -> None:
+    context = worker.transfer.engine_driven_context
     assert isinstance(context, EngineDrivenContextShm), type(context)
     assert not context._pinned
-    (view, *_), _ = context.prepare_store("key", 7)
+    worker.server.numbers = [0]
+    (view,), _ = context.prepare_store("key", 7)
     assert not is_pinned(view), "the bridge knows its own allocations alone"
+    rng = random.Random(5)
+    blocks = rng.sample(range(BLOCKS), BLOCKS_IN_CHUNK * CHUNKS)
+    worker.store(blocks, [0])  # the first one compiles
+    stored = worker.store(blocks, list(range(CHUNKS)))
+    loaded = worker.load(rng.sample(range(BLOCKS), len(blocks)), CHUNKS)
+    for what, cost in (("store", stored), ("load", loaded)):
+        if kind == "shared":  # LMCache's own transfer: the bridge makes an extra copy of each byte
+            assert cost["bounce_bytes"] == cost["d2h_bytes"] + cost["h2d_bytes"] >= CHUNKS * chunk_bytes, cost
+        else:
+            check_cost(what, cost, CHUNKS)
+    assert set(worker.server.sent) == {b""}, "KV was pickled"
+    copied = server_chunks.server_chunks(worker.caches, BLOCKS_IN_CHUNK)
+    assert (copied.transfer is None) == (kind == "shared")
+    for _ in range(12):  # other lengths, prompts of which the server has some chunks, prefixes that vLLM has
+        numbers = sorted(rng.sample(range(CHUNKS), rng.randint(1, CHUNKS)))
+        cost = worker.store(rng.sample(range(BLOCKS), len(blocks)), numbers)
+        chunks = rng.randint(1, CHUNKS)
+        skip = rng.randrange(chunks * BLOCKS_IN_CHUNK) * BLOCK
+        other = worker.load(rng.sample(range(BLOCKS), chunks * BLOCKS_IN_CHUNK), chunks, skip)
+        if kind != "shared":
+            check_cost("store", cost, len(numbers))
+            check_cost("load", other, chunks - skip // TOKENS)
+    # A server that has come back is registered with anew; nothing is compiled or pinned for it again.
+    if copied.transfer is not None:
+        assert server_chunks.server_chunks(dict(worker.caches), BLOCKS_IN_CHUNK) is copied
+    refuse(worker, blocks)
+    worker.transfer.close()
+    server_chunks.forget()
 
-    counters.reset()
-    assert worker.submit_store("request", "key", *own, caches, [FROM], None, BLOCKS_IN_CHUNK).result() is True
-    store = cost(counters)
-    assert server.sent == [b""], "KV was pickled"
-    for n, slot in enumerate(server.slots):
-        raw = bytes(segment.buf[slot["offset"] : slot["offset"] + CHUNK_BYTES])
-        stored = torch.frombuffer(bytearray(raw), dtype=torch.bfloat16).view(SHAPE)
-        blocks = FROM[n * BLOCKS_IN_CHUNK : (n + 1) * BLOCKS_IN_CHUNK]
-        for layer in range(LAYERS):
-            for side in range(2):
-                assert torch.equal(stored[side, layer], truth[layer][side][blocks].reshape(SHAPE[2:]))
 
-    assert worker.submit_retrieve("request", "key", *own, caches, [TO], None, BLOCKS_IN_CHUNK).result() is True
-    load = cost(counters)
-    for layer in range(LAYERS):
-        for side in range(2):
-            loaded = caches[f"layer.{layer}"][side].cpu()
-            assert torch.equal(loaded[TO], truth[layer][side][FROM]), (layer, side)
-            rest = [block for block in range(BLOCKS) if block not in TO]
-            assert torch.equal(loaded[rest], truth[layer][side][rest]), (layer, side)
-    # The bridge makes an extra copy of each byte, since the memory is not pinned.
-    total = CHUNKS * CHUNK_BYTES
-    assert store["d2h_bytes"] == total and load["h2d_bytes"] >= total, (store, load)
-    for counts in (store, load):  # including the indices of LMCache's own kernels
-        assert counts["bounce_bytes"] == counts["d2h_bytes"] + counts["h2d_bytes"], counts
-    worker.close()
+def check_cost(what: str, cost: dict[str, int], chunks: int) -> None:
+    assert cost["graph_compilation"] == 0, (what, cost)
+    assert cost["bounce_bytes"] == cost["unpinned_copies"] == cost["blocking_copies"] == 0, (what, cost)
+    assert cost["view_writes"] == cost["cpu_fallback"] == 0, (what, cost)
+    groups = chunks // 8 + (chunks % 8).bit_count()
+    if internal.is_lazy():  # in eager mode without a compiler, each operation is launched
+        assert cost["graph_launches"] == groups, (what, chunks, cost)
+    assert cost["d2h_copies"] + cost["h2d_copies"] <= chunks + 2 + groups, (what, cost)
+
+
+def refuse(worker: Worker, blocks: list[int]) -> None:
+    """A block outside the caches is never written, and the load counts as failed."""
+    worker.server.found = 2
+    outside = [*blocks[: BLOCKS_IN_CHUNK * 2 - 1], BLOCKS]
+    if server_chunks.server_chunks(worker.caches, BLOCKS_IN_CHUNK).transfer is None:
+        return
+    done = worker.transfer.submit_retrieve("request", "key", *worker.own, worker.caches, [outside], None, 4)
+    assert done.result() is False
+    for side, layers in enumerate(worker.truth):
+        for layer, plane in enumerate(layers):
+            assert torch.equal(worker.planes[layer][side].cpu(), plane), "a refused load has written"
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)
-    main()
+    logging.disable(logging.ERROR)
+    main(sys.argv[1])

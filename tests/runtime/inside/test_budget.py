@@ -136,12 +136,14 @@ def test_device_traffic_is_a_small_multiple_of_the_rows(
 
 
 @pytest.mark.parametrize("direction", ["store", "load"])
-def test_device_staging_is_one_group_and_a_tail(workload: tuple[Bench, int, int], direction: str) -> None:
+def test_device_staging_is_two_groups_of_a_load_or_one_of_a_store_and_a_tail(
+    workload: tuple[Bench, int, int], direction: str
+) -> None:
     bench, tokens, _ = workload
-    # A part is a chunk, rounded up to whole planes. A load keeps its buffers; a store needs its graph's outputs.
-    assert (
-        bench.cost(direction, tokens)["peak_staging_bytes"] <= 9 * bench.transfer.kernels.part_bytes + 4 * 8 * 8 * CHUNK
-    )
+    # A store needs its graph's outputs. A load copies the next group while it scatters one, as there is room here.
+    chunks = 9 if direction == "store" else 17
+    staging = bench.cost(direction, tokens)["peak_staging_bytes"]
+    assert staging <= chunks * bench.transfer.kernels.part_bytes + 4 * 8 * 8 * CHUNK
 
 
 def test_tokens_that_vllm_has_are_not_even_copied(workload: tuple[Bench, int, int]) -> None:

@@ -212,3 +212,14 @@ def test_after_an_error_nothing_stays_held(small: Bench) -> None:
 
 def test_all_layouts_are_known_here() -> None:
     assert {shape[0] for shape in SHAPES.values()} <= set(LAYOUTS)
+
+
+def test_loads_and_stores_in_turn_take_the_device_memory_of_one() -> None:
+    bench = Bench("blocks", 8, (2, 4), 90, staging_bytes=9 * 8 * 2 * 2 * 8 * CHUNK)
+    bench.transfer._pool.drop()
+    held = torch.hpu.memory_allocated()
+    torch.hpu.reset_peak_memory_stats()
+    for direction in ("load", "store", "load", "store"):
+        bench.cost(direction, 32 * CHUNK)
+    indices = 4 * 8 * CHUNK * 12
+    assert torch.hpu.max_memory_allocated() - held <= 9 * bench.object_bytes + indices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import resource_tracker, shared_memory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -41,23 +41,25 @@ class Server:
     """Slots for the chunks of one prompt.
 
     segment: the shared memory with the slots; None: a server without, which is sent the chunks themselves.
-    shape: of a chunk. chunks: how many a store is given room for. found: how many a load is told of.
+    shape: of a chunk. missing: the numbers of the chunks that a store is given room for. found: how many a load is told
+    of.
     sent: what came with each store beside the slots: KV, if it does not go through shared memory.
     """
 
     def __init__(
         self, segment: shared_memory.SharedMemory | None, shape: Sequence[int], chunk_bytes: int, chunks: int
     ) -> None:
-        self.segment, self.chunks, self.found = segment, chunks, chunks
+        self.segment, self.found = segment, chunks
+        self.missing: Sequence[int] = range(chunks)
         self.sent: list[bytes] = []
         self._shape, self._chunk_bytes = list(shape), chunk_bytes
 
-    def slots(self, chunks: int) -> list[dict[str, Any]]:
-        """Return where the first chunks are, in LMCache's form."""
+    def slots(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """Return where these chunks are, in LMCache's form."""
         return [
             {"offset": _FIRST + n * self._chunk_bytes, "length": self._chunk_bytes, "shape": self._shape}
             | {"dtype": "bfloat16"}
-            for n in range(chunks)
+            for n in numbers
         ]
 
     def register_kv_cache_engine_driven_context(self, payload: Foreign) -> _Reply:
@@ -66,8 +68,8 @@ class Server:
         return _Reply(kind("", 0) if self.segment is None else kind(self.segment.name, self.segment.size))
 
     def prepare_store(self, *arguments: Foreign) -> _Reply:
-        """Give room for all chunks."""
-        context = {"slots": self.slots(self.chunks), "chunk_indices": list(range(self.chunks))}
+        """Give room for what is missing."""
+        context = {"slots": self.slots(self.missing), "chunk_indices": list(self.missing)}
         return _Reply(SimpleNamespace(success=True, context=context if self.segment is not None else {}))
 
     def commit_store(self, key: Foreign, instance: int, data: bytes) -> _Reply:
@@ -79,7 +81,7 @@ class Server:
         """Say where the chunks are, or send them."""
         if self.segment is None:
             return _Reply(SimpleNamespace(success=True, context={}, data=self.sent[-1]))
-        return _Reply(SimpleNamespace(success=True, context={"slots": self.slots(self.found)}, data=b""))
+        return _Reply(SimpleNamespace(success=True, context={"slots": self.slots(range(self.found))}, data=b""))
 
     def commit_retrieve(self, *arguments: Foreign) -> _Reply:
         """Let go of them."""
@@ -112,10 +114,10 @@ class Worker:
         done = self.transfer.submit_store("request", _KEY, *given)
         return bool(done.result(timeout=_SECONDS))
 
-    def load(self, blocks: Sequence[int]) -> bool:
-        """Load the prompt into these blocks; done on return."""
+    def load(self, blocks: Sequence[int], skip: int = 0) -> bool:
+        """Load the prompt into these blocks, but for the first ``skip`` tokens; done on return."""
         event = self.transfer.create_recorded_event()
-        given = (*self._own, self._caches, [list(blocks)], event, self._blocks)
+        given = (*self._own, self._caches, [list(blocks)], event, self._blocks, skip)
         done = self.transfer.submit_retrieve("request", _KEY, *given)
         return bool(done.result(timeout=_SECONDS))
 

@@ -188,13 +188,20 @@ class Multiprocess(Way):
             self._worker = kv_server.Worker(self._server, entries, chunk // caches.block_size)
             segment.unlink()  # both sides have mapped it, and nothing is left if this process is killed
             self._stack = stack.pop_all()
-        self.mover = type(self._worker.transfer).__name__
+        self._chunks = _probe.load("lmcache.gaudi.server_chunks").server_chunks(entries, chunk // caches.block_size)
+        self.mover = type(self._worker.transfer if self._chunks.transfer is None else self._chunks).__name__
+
+    @property
+    def host_copied_bytes(self) -> int | None:
+        """Return what the runtime counts."""
+        return None if self._chunks.transfer is None else int(self._chunks.transfer.host_copied_bytes)
 
     def mover_of(self, direction: str, tokens: int, slots: Sequence[int]) -> Callable[[], None]:
         """Whole chunks, by their blocks."""
         size = self.caches.block_size
         blocks = [slot // size for slot in slots[::size]]
-        self._server.chunks = self._server.found = tokens // self.chunk
+        self._server.found = tokens // self.chunk
+        self._server.missing = range(self._server.found)
         call = self._worker.store if direction == "store" else self._worker.load
 
         def move() -> None:

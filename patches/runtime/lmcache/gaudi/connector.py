@@ -12,9 +12,9 @@ import torch
 from ..logging import init_logger
 from ..v1.gpu_connector import GPUConnectorInterface
 from . import allocator, compat, numa
-from .device import backend_for
+from .device import DEVICE, backend_for
 from .guards import refuse_config, refuse_hybrid_on_disk, refuse_partial_lookups
-from .layout import Layout, normalise
+from .layout import Layout, first_tensor, normalise, same_caches
 from .plugin import refuse_engine
 from .transfer import Settings, Transfer
 
@@ -59,7 +59,8 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
         if kvcaches is None or self._has(kvcaches):
             return
         refuse_engine(kvcaches, kwargs.get("vllm_config"))
-        backend = backend_for(_device(kvcaches))
+        first = first_tensor(kvcaches)
+        backend = backend_for(torch.device(DEVICE) if first is None else first.device)
         layout = normalise(kvcaches, bitcast=backend.bitcast)
         refuse_hybrid_on_disk(self.config, len(layout.sections))
         compat.reconcile(self.metadata, layout)
@@ -67,7 +68,7 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
         transfer = Transfer(layout, chunk=self.chunk_size, settings=self.settings, backend=backend, direct=direct)
         if direct:
             allocator.serve(layout.token_bytes * self.chunk_size, backend)
-        self._report(layout, transfer)
+        transfer.report(logger)
         if self.settings.warm_up:
             # With several ranks LMCache broadcasts MLA objects from one to the others, on the device.
             transfer.warm_up(resident=_is_mla(layout) and self.metadata.world_size > 1)
@@ -170,26 +171,7 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
         return self.transfer, objects, list(zip(starts, ends, strict=True)), torch.as_tensor(slots)
 
     def _has(self, kvcaches: Sequence[Any]) -> bool:
-        mine = self.kvcaches
-        return mine is not None and len(mine) == len(kvcaches) and all(map(_same, mine, kvcaches))
-
-    def _report(self, layout: Layout, transfer: Transfer) -> None:
-        logger.info(
-            "KV caches on %s: %s; up to %d chunks of %d tokens a graph; ring of %d x %.1f MiB",
-            layout.device,
-            layout.describe(),
-            transfer.largest,
-            transfer.chunk,
-            len(transfer.ring),
-            transfer.kernels.part_bytes / (1 << 20),
-        )
-        if layout.through_views:
-            logger.warning(
-                "%d cache tensors can only be written through a view; on HPU such a write may copy the whole cache",
-                layout.through_views,
-            )
-        if not transfer.ring.pinned:
-            logger.warning("host memory could not be pinned for the HPU; copies go through the bridge's buffers")
+        return self.kvcaches is not None and same_caches(self.kvcaches, list(kvcaches))
 
 
 def create_connector(config: Any, metadata: Any, engine: Any) -> GaudiConnector:
@@ -206,19 +188,3 @@ def create_connector(config: Any, metadata: Any, engine: Any) -> GaudiConnector:
 
 def _is_mla(layout: Layout) -> bool:
     return all(section.kv == 1 for section in layout.sections)
-
-
-def _same(mine: Any, other: Any) -> bool:
-    """Return whether two entries are the same tensors; forward contexts wrap the same tensors anew."""
-    if mine is other:
-        return True
-    if isinstance(mine, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(mine) == len(other) and all(map(_same, mine, other))
-    return False
-
-
-def _device(kvcaches: Sequence[Any]) -> torch.device:
-    entry = kvcaches[0] if kvcaches else None
-    while isinstance(entry, (tuple, list)) and entry:
-        entry = entry[0]
-    return entry.device if isinstance(entry, torch.Tensor) else torch.device("hpu")

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Layout", "LayoutError", "Plane", "Section", "host_dtype", "normalise"]
+__all__ = ["Layout", "LayoutError", "Plane", "Section", "first_tensor", "host_dtype", "normalise", "same_caches"]
 
 
 class LayoutError(ValueError):
@@ -131,6 +131,25 @@ def host_dtype(dtype: torch.dtype) -> torch.dtype:
     import torch
 
     return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+
+
+def first_tensor(kvcaches: Sequence[Any]) -> torch.Tensor | None:
+    """Return K or the latent cache of the first layer, None where there is no tensor."""
+    import torch
+
+    entry = kvcaches[0] if kvcaches else None
+    while isinstance(entry, (tuple, list)) and entry:
+        entry = entry[0]
+    return entry if isinstance(entry, torch.Tensor) else None
+
+
+def same_caches(mine: Any, other: Any) -> bool:
+    """Return whether two entries, or lists of them, are the same tensors; forward contexts wrap the same ones anew."""
+    if mine is other:
+        return True
+    if isinstance(mine, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(mine) == len(other) and all(map(same_caches, mine, other))
+    return False
 
 
 def normalise(kvcaches: Sequence[Any], *, bitcast: bool = False) -> Layout:

@@ -24,6 +24,7 @@ from ..logging import init_logger
 from .device import is_available
 from .layout import normalise
 from .pool import refuse_small_server
+from .server_chunks import forget, server_chunks
 from .watched import WatchedClient
 
 __all__ = ["FailedLoads", "complete_reports", "promise_once", "whole_answer", "withhold_failed_loads"]
@@ -152,8 +153,16 @@ def withhold_failed_loads(adapter: type) -> type:
             original(self, kv_caches, *args, **kwargs)
             if is_available():
                 _refuse_small_server(self, kv_caches)
+                server_chunks(kv_caches, self.blocks_in_chunk)  # compiles, before there are requests
 
         return register_kv_caches
+
+    def shut_down(original: Callable[..., None]) -> Callable[..., None]:
+        def shutdown(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            forget()
+
+        return shutdown
 
     def errors(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_errors(self: Any) -> Any:
@@ -167,6 +176,7 @@ def withhold_failed_loads(adapter: type) -> type:
     _wrap(adapter, "__init__", initialise)
     _wrap(adapter, "register_kv_caches", register)
     _wrap(adapter, "submit_retrieve_request", submit)
+    _wrap(adapter, "shutdown", shut_down)
     _wrap(adapter, "get_finished", finished)
     _wrap(adapter, "get_finished_with_lazy_offload", finished)
     _wrap(adapter, "get_block_ids_with_load_errors", errors)

@@ -147,6 +147,11 @@ class DevicePool:
         self._idle.extend((tensor, event) for tensor in self._taken)
         self._taken.clear()
 
+    def drop(self) -> None:
+        """Free the idle buffers: the request that follows takes device memory of another kind."""
+        self._held -= sum(tensor.nbytes for tensor, _ in self._idle)
+        self._idle.clear()
+
     def settled(self) -> None:
         """The device has been synchronised: nothing reads any buffer."""
         self.give()

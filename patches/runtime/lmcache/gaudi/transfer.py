@@ -11,6 +11,7 @@ happens; in between only events, to reuse buffers and to bound the memory.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ class Transfer:
         # More than a group, if there is room: the copies of the next one start while this one is scattered.
         spare = min(self.largest, max(0, settings.staging_bytes // part_bytes - 1 - self.largest))
         indices = 4 * self.largest * chunk * _INDEX_BYTES
-        self._pool = DevicePool(self.backend, (self.largest + spare) * part_bytes + indices)
+        self._pool = DevicePool(self.backend, (self.largest + spare) * layout.token_bytes * chunk + indices)
         self._outputs: Event | None = None
         under_way = max(1, (room - joined) // self.largest)
         self.direct = self._make_direct(under_way) if direct and len(layout.sections) == 1 else None
@@ -96,6 +97,25 @@ class Transfer:
     def host_copied_bytes(self) -> int:
         """Return the bytes that the host has copied between pinned buffers and memory objects so far."""
         return self._copier.copied_bytes
+
+    def report(self, logger: logging.Logger) -> None:
+        """Log what is moved and how, and what will be slow."""
+        logger.info(
+            "KV caches on %s: %s; up to %d chunks of %d tokens a graph; ring of %d x %.1f MiB",
+            self.layout.device,
+            self.layout.describe(),
+            self.largest,
+            self.chunk,
+            len(self.ring),
+            self.kernels.part_bytes / (1 << 20),
+        )
+        if self.layout.through_views:
+            logger.warning(
+                "%d cache tensors can only be written through a view; on HPU such a write may copy the whole cache",
+                self.layout.through_views,
+            )
+        if not self.ring.pinned:
+            logger.warning("host memory could not be pinned for the HPU; copies go through the bridge's buffers")
 
     def warm_up(self, *, resident: bool = False) -> None:
         """Compile every graph of both directions, and allocate.
@@ -217,6 +237,8 @@ class Transfer:
             raise ValueError("memory objects to store into must be on the host")
         numbers = rows.slot_array(slots)
         with self._request():
+            # What a load has left, for the next one, and what this gathers are not held at the same time.
+            self._pool.drop()
             arrays = [rows.host_arrays(tensors) for tensors in objects]
             if self.direct is not None:
                 members = self.direct.members(objects, spans, numbers, 0)
