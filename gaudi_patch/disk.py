@@ -279,8 +279,7 @@ def environment_error(error: OSError, doing: str, left: str = "nothing was chang
     # After a call by descriptor, the system's error names a number instead of a path.
     path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     hint = {
-        "EACCES": f"run as the owner of the directory (this process is uid {os.geteuid()}); "
-        "in a Dockerfile: before USER",
+        "EACCES": _who_may(path),
         "EPERM": "the file may be immutable (lsattr), or owned by another user",
         "EROFS": "the file system is mounted read-only; patch the image where it is built",
         "ENOSPC": "free some space and run the same command again",
@@ -289,6 +288,18 @@ def environment_error(error: OSError, doing: str, left: str = "nothing was chang
     }.get(_errno_name(error), "")
     message = f"{error.strerror or error} while {doing}; {left}"
     return GaudiPatchError(Exit.ENVIRONMENT, _errno_name(error).lower() or "io-error", message, hint, path)
+
+
+def _who_may(path: str) -> str:
+    """Return what to do where permission is denied, by the owner of what is there of ``path``."""
+    own = os.geteuid()
+    for place in (Path(path), *Path(path).parents) if path else ():
+        with contextlib.suppress(OSError):
+            owner = place.lstat().st_uid
+            if owner == own:
+                return f"{place} belongs to this process's uid, {own}: check its mode, and its directory's"
+            return f"run as uid {owner}, which owns {place} (this process is uid {own}); in a Dockerfile: before USER"
+    return f"run as the owner of the directory (this process is uid {own}); in a Dockerfile: before USER"
 
 
 def _errno_name(error: OSError) -> str:

@@ -14,6 +14,22 @@ from gaudi_patch.disk import Disk, FileImage, environment_error, read_image, sha
 from gaudi_patch.errors import Exit, GaudiPatchError
 
 
+def test_permission_denied_names_who_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there may belong to another user than this process, as in a container with an arbitrary user."""
+    (tmp_path / "venv").mkdir()
+
+    def hint(path: Path) -> str:
+        return environment_error(PermissionError(13, "Permission denied", str(path)), "applying").hint
+
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    for path in (tmp_path / "venv", tmp_path / "venv" / "new" / "file"):
+        expected = f"run as uid {own}, which owns {tmp_path / 'venv'} (this process is uid {own + 1})"
+        assert hint(path).startswith(expected), hint(path)
+    monkeypatch.setattr(os, "geteuid", lambda: own)
+    assert hint(tmp_path / "venv" / "new").startswith(f"{tmp_path / 'venv'} belongs to this process's uid, {own}: ")
+
+
 def test_an_image_is_all_that_a_replacement_must_carry_over(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(b"data")
@@ -112,7 +128,7 @@ def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code", "words"),
     [
-        (errno.EACCES, "eacces", "before USER"),
+        (errno.EACCES, "eacces", "uid"),
         (errno.EPERM, "eperm", "lsattr"),
         (errno.EROFS, "erofs", "read-only"),
         (errno.ENOSPC, "enospc", "free some space"),

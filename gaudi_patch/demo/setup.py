@@ -47,7 +47,7 @@ def install_torch(python: Path, torch: str) -> list[str]:
 
 def install_proof(python: Path, torch: str, *, vllm: bool) -> None:
     """Install the imports of PyTorch and LMCache, and vLLM if ``vllm``; leave out LMCache's CUDA packages."""
-    with installing(python, "installing what PyTorch and LMCache import (LMCache's CUDA packages left out)"):
+    with installing(python, "installing what PyTorch and LMCache import, no CUDA"):
         install(python, torch, *IMPORTS)
     if vllm:
         with installing(python, f"installing {VLLM} and what it imports"):

@@ -134,7 +134,7 @@ def verify(
         raise GaudiPatchError(
             Exit.ENVIRONMENT,
             "verify-failed",
-            f"{fault.reason}, and Python would run it; all changes were rolled back",
+            f"{fault.reason}, and Python would run it; all changes were undone",
             "stop the program that writes bytecode of this package at the same time, and run the same command again",
             str(fault.path),
         )

@@ -45,7 +45,7 @@ class Progress:
         return {
             Stage.NOT_STARTED: "nothing was changed",
             Stage.UNDER_WAY: "the next `apply` or `rollback` undoes what was begun",
-            Stage.UNDONE: "all changes were rolled back",
+            Stage.UNDONE: "all changes were undone",
             Stage.COMMITTED: self.goal,
             Stage.ROLLED_BACK: "nothing was proved, and the series was rolled back",
             Stage.UNDO_FAILED: "undoing it failed, and the next `apply` or `rollback` tries again",

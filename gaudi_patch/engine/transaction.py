@@ -283,7 +283,7 @@ def _verify(changes: Sequence[Change], disk: Disk) -> None:
             raise GaudiPatchError(
                 Exit.ENVIRONMENT,
                 "verify-failed",
-                "read-back failed: the file differs from what was just written; all changes were rolled back",
+                "read-back failed: the file differs from what was just written; all changes were undone",
                 "check the disk, and look for a program that changes this directory at the same time",
                 str(change.path),
             )

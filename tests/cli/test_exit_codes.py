@@ -92,7 +92,7 @@ def test_an_environment_error_exits_4(target: Tiny, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Disk, "step", step)
     (error,) = document(target, "apply")["errors"]
     assert error["code"] == "enospc"
-    assert "all changes were rolled back" in error["message"]
+    assert "all changes were undone" in error["message"]
     assert "free some space" in error["hint"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gaudi_patch.demo import needs, setup, story
 from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output import progress
 
 CPU = ["filelock", "sympy>=1.13.3"]
 CUDA = [*CPU, "cuda-toolkit[cudart]==13.0.3; platform_system == 'Linux'", "nvidia-cudnn-cu13==9.20.0.48", "triton"]
@@ -61,6 +62,7 @@ def test_the_demo_stops_before_nvidias_packages_fill_the_disk(
 def test_a_cuda_build_with_room_is_said_to_be_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    progress.start(quiet=False)  # a test before this one may have asked for JSON
     monkeypatch.setattr(needs, "free_space", lambda _: needs.CUDA)
     needs.refuse_cuda_without_room([], tmp_path)
     assert capsys.readouterr().err == ""

@@ -110,6 +110,6 @@ def test_without_a_table_of_mounts_the_error_names_the_mount_and_everything_is_r
     assert done.returncode == Exit.ENVIRONMENT, done
     (error,) = json.loads(done.stdout)["errors"]
     assert (error["code"], error["file"]) == ("ebusy", str(engine))
-    assert error["message"].endswith("; all changes were rolled back")
+    assert error["message"].endswith("; all changes were undone")
     assert "a file that is itself a mount" in error["hint"]
     assert tree(target.site) == before

@@ -29,7 +29,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143, signal.S
 #: What a run may report at its end, and the side that all files are then on: its start or its goal.
 WORDS = {
     "nothing was changed": "begin",
-    "all changes were rolled back": "begin",
+    "all changes were undone": "begin",
     "series 0.5.6 is applied": "end",
     "series 0.5.6 is rolled back": "end",
 }

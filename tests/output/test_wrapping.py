@@ -112,7 +112,7 @@ def test_a_value_with_a_path_stays_on_its_line() -> None:
 
 
 NARRATION = (
-    ("error: the file differs from what was written to it; all changes were rolled back", False),
+    ("error: the file differs from what was written to it; all changes were undone", False),
     ("  why: an unpatched LMCache on Gaudi crashes or overwrites blocks that vLLM shares between requests", False),
     ("  PyTorch is not installed for this interpreter: use another one with --python, or install torch", False),
     ("  next: provide what is missing, in the environment of the target, and run the same command again", False),
