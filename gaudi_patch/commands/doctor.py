@@ -109,7 +109,7 @@ def rendered(examination: Examination, *, verbose: bool = False) -> Result:
         {"findings": [_data(finding) for finding in examination.findings], "count": count},
         blocks,
         errors=[_error(finding) for finding in failures],
-        notices=[Notice(finding.id, f"{finding.id}: {finding.what}; fix: {finding.fix}") for finding in warnings],
+        notices=[Notice(finding.id, f"{finding.what}; fix: {finding.fix}") for finding in warnings],
     )
 
 

@@ -56,8 +56,8 @@ def all_plain(blocks: Iterable[Block]) -> str:
 
 def error_lines(error: GaudiPatchError) -> list[str]:
     """Return what happened and in which file, then the details, then what to do next."""
-    lines = [f"error: {error}"]
-    lines += [f"  {line}" for line in error.details]
+    lines = [as_typed(f"error: {error}")]
+    lines += [as_typed(f"  {line}") for line in error.details]
     if error.hint:
         lines.append(f"  next: {as_typed(error.hint)}")
     return [visible(line) for line in lines]

@@ -17,7 +17,7 @@ from gaudi_patch.doctor.examine import Examination, examine
 from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.errors import Exit
-from gaudi_patch.output.report import plain
+from gaudi_patch.output.report import Color, Format, plain, show
 from gaudi_patch.series.manifest import load
 from gaudi_patch.target.search import Target
 from tests.doctor.hosts import Gaudi, findings, not_ok
@@ -115,6 +115,16 @@ def test_json_tells_what_why_fix_and_source_of_each(gaudi: Gaudi) -> None:
         assert each["source"], each
 
 
+@pytest.mark.parametrize("output", [Format.GITHUB, Format.GITLAB])
+def test_a_warning_on_the_page_of_a_ci_service_names_its_check_once(
+    output: Format, gaudi: Gaudi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gaudi.config.update(chunk_size=200)
+    show(gaudi.run(), output, Color.NEVER)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("::warning", "\x1b[1;33m"))]
+    assert [line.count("config.chunk-size") for line in lines if "config.chunk-size" in line] == [1]
+
+
 def test_a_command_named_as_a_source_runs_as_printed(gaudi: Gaudi) -> None:
     sources = [one["source"] for one in findings(gaudi.run()).values()]
     lines = {line for source in sources for line in re.findall("`([^`]*)`", source)}
@@ -145,7 +155,7 @@ def test_the_text_has_the_warning_in_full_and_one_row_for_one_reason(gaudi: Gaud
         "--manifest", gaudi.folder / "tiny/patches", "--output-format", "github", env={"PYTHONHASHSEED": "0"},
     )  # fmt: skip
     assert "::error title=gaudi-patch config.layerwise::" in github.out
-    assert "::warning title=gaudi-patch config.chunk-size::config.chunk-size: chunks of 200 tokens" in github.out
+    assert "::warning title=gaudi-patch config.chunk-size::chunks of 200 tokens" in github.out
 
 
 def test_what_cannot_be_seen_is_one_line_and_in_full_with_verbose(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gaudi_patch.errors import Exit, GaudiPatchError
+from gaudi_patch.output.plain import error_lines
 from gaudi_patch.output.typed import as_typed
 from tests.support.cli import environment
 
@@ -38,6 +40,17 @@ def test_a_program_started_by_its_path_is_named_by_it(program: Path) -> None:
     assert (
         as_typed("pip install -r <(gaudi-patch requirements 0.5.6)") == f"pip install -r <({named} requirements 0.5.6)"
     )
+
+
+def test_every_line_of_an_error_names_the_program(program: Path) -> None:
+    error = GaudiPatchError(
+        Exit.REFUSED, "x", "`gaudi-patch list` names none", "gaudi-patch list", details=["source: `gaudi-patch show 1`"]
+    )
+    assert error_lines(error) == [
+        f"error: `'{program}' list` names none",
+        f"  source: `'{program}' show 1`",
+        f"  next: '{program}' list",
+    ]
 
 
 @pytest.mark.parametrize(
