@@ -105,7 +105,7 @@ class Moved:
 
     size: bytes of KV. copies: number of copies of KV. host_copied: bytes that the host copied, in the ring or in the
     bridge's bounce buffers. traffic: bytes that the device's operators read and wrote. launches: number of graph
-    launches. overlaps: whether the only wait for copies and graphs is at the end.
+    launches. overlaps: whether copies and graphs are waited for together and not one by one.
     """
 
     size: int

@@ -84,3 +84,11 @@ def test_a_request_is_shown_beside_its_limit_and_a_device_that_does_not_count_sh
     assert float(direct.split()[0]) < float(ring.split()[0]) < float(unpatched.split()[0])
     (uncounted,) = points.pairs_of([make_point("patched", launches=None)])
     assert points.host_row(uncounted, GAUDI_3)[1:] == ("-", "-", "-", "-")
+
+
+@pytest.mark.parametrize(("waits", "overlaps"), [(1, True), (3, True), (9, True), (16, False), (32, False)])
+def test_a_code_that_waits_for_each_object_overlaps_nothing(make_point: MakePoint, waits: int, overlaps: bool) -> None:
+    counts = dict.fromkeys(("graph_launches", "h2d_copies", "blocking_copies", "host_copied_bytes"), 0)
+    point = make_point("patched", counts={**counts, "d2h_copies": 32, "device_traffic_bytes": 1, "device_syncs": waits})
+    assert point.moved is not None
+    assert point.moved.overlaps == overlaps

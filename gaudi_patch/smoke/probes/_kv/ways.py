@@ -188,13 +188,16 @@ class Multiprocess(Way):
             self._worker = kv_server.Worker(self._server, entries, chunk // caches.block_size)
             segment.unlink()  # both sides have mapped it, and nothing is left if this process is killed
             self._stack = stack.pop_all()
-        self._chunks = _probe.load("lmcache.gaudi.server_chunks").server_chunks(entries, chunk // caches.block_size)
-        self.mover = type(self._worker.transfer if self._chunks.transfer is None else self._chunks).__name__
+        self._runtime: Foreign = None
+        if _environment.is_patched():
+            chunks = _probe.load("lmcache.gaudi.server_chunks")
+            self._runtime = chunks.server_chunks(entries, chunk // caches.block_size).transfer
+        self.mover = type(self._worker.transfer if self._runtime is None else self._runtime).__name__
 
     @property
     def host_copied_bytes(self) -> int | None:
-        """Return what the runtime counts."""
-        return None if self._chunks.transfer is None else int(self._chunks.transfer.host_copied_bytes)
+        """Return what the runtime counts; LMCache's own transfer counts nothing."""
+        return None if self._runtime is None else int(self._runtime.host_copied_bytes)
 
     def mover_of(self, direction: str, tokens: int, slots: Sequence[int]) -> Callable[[], None]:
         """Whole chunks, by their blocks."""
