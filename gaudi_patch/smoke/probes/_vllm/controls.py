@@ -124,9 +124,10 @@ def failed_loads_unknown(worker: Foreign) -> Iterator[None]:
     """Disable, within the block, everything that reports a failed load to vLLM in multiprocess mode.
 
     These are the code in LMCache's adapter that withholds the load and, under vllm-gaudi, the code that completes the
-    runner's reports.
+    runner's reports; and the report of a step without a forward pass, which comes sooner or later on a busy machine.
     """
     loads = worker.__dict__.pop("gaudi_loads")
+    worker.get_block_ids_with_load_errors = set
     runner = sys.modules.get("vllm_gaudi.v1.worker.hpu_model_runner")
     report = getattr(runner, "KVConnectorOutput", None)
     completed = getattr(report, "completed_by_gaudi", False)
@@ -136,6 +137,7 @@ def failed_loads_unknown(worker: Foreign) -> Iterator[None]:
         yield
     finally:
         worker.gaudi_loads = loads
+        del worker.get_block_ids_with_load_errors
         if completed:
             runner.KVConnectorOutput = report  # type: ignore[union-attr]
 
