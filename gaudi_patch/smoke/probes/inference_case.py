@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from gaudi_patch.smoke.probes._vllm import engine as vllm_engine
     from gaudi_patch.smoke.probes._vllm import plugin_cases as vllm_plugin_cases
     from gaudi_patch.smoke.probes._vllm import pool_cases as vllm_pool_cases
-    from gaudi_patch.smoke.probes._vllm import prompts as vllm_prompts
     from gaudi_patch.smoke.probes._vllm import setup as vllm_setup
 else:  # run by path, with its neighbours beside it
     sys.path.append(str(Path(__file__).resolve().parent))
@@ -27,7 +26,6 @@ else:  # run by path, with its neighbours beside it
     from _vllm import engine as vllm_engine
     from _vllm import plugin_cases as vllm_plugin_cases
     from _vllm import pool_cases as vllm_pool_cases
-    from _vllm import prompts as vllm_prompts
     from _vllm import setup as vllm_setup
 
 
