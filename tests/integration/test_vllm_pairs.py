@@ -57,6 +57,15 @@ def test_a_patched_pair_serves_vllm_from_the_cache(pair: Pair, tmp_path: Path) -
     assert max(hits) >= 256
 
 
+@pytest.mark.parametrize("lmcache", ["0.5.5", "0.5.6"])
+@pytest.mark.skipif(Pair("0.5.6", "0.26.0") not in WANTED, reason="a pair takes minutes: GAUDI_PATCH_TEST_PAIRS")
+def test_a_server_that_dies_costs_no_wrong_answer_and_no_standstill(lmcache: str, tmp_path: Path) -> None:
+    named = {"inference": ["--cases", "dead-server"]}
+    (result,) = _check(Pair(lmcache, "0.26.0"), tmp_path, levels=("inference",), arguments=named)
+    assert result.status == "passed", _explain([result])
+    assert "a dead server: right answers after" in result.reason
+
+
 @pytest.mark.parametrize("pair", _each(UNPATCHED))
 def test_an_unpatched_pair_fails_in_words_that_lead_to_apply(pair: Pair, tmp_path: Path) -> None:
     level, words = UNPATCHED[pair]

@@ -173,6 +173,13 @@ _MUTANTS = (
         "_DATA_SECONDS = 30.0",
         "_DATA_SECONDS = 300.0",
     ),
+    Mutant(
+        "0.5.5: lookups wait for a server that is dead",
+        _LOADS,
+        "            if is_available():\n                start_heartbeats(self)\n",
+        "",
+        release="0.5.5",
+    ),
     # Copies into the server's memory.
     Mutant(
         "copies into shared memory are not waited for",

@@ -16,6 +16,7 @@ import functools
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +110,11 @@ def check(
     levels: tuple[str, ...] = LEVELS,
     rules: tuple[str, ...] = ("lazy",),
     patched: bool = True,
+    arguments: Mapping[str, Sequence[str]] | None = None,
 ) -> list[LevelResult]:
     """Apply the patches to a private environment of a pair and run the levels there.
 
-    Raises RuntimeError if the patches do not apply.
+    arguments: of the levels' probes, by level. Raises RuntimeError if the patches do not apply.
     """
     environment = private_environment(pair, folder)
     if patched:
@@ -126,6 +128,7 @@ def check(
         rules=rules,
         timeout=600,
         environ=environments.clean_environment(),
+        arguments=arguments,
         on_progress=lambda line: print(f"{pair}: {line}", file=sys.stderr, flush=True),
     )
 

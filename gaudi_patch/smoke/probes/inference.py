@@ -3,7 +3,7 @@
 Each case is a process of its own (``inference_case.py``), with LMCache's servers beside it where it needs one. The
 platform is vllm-gaudi where it is installed, else the plugin in ``vllm_plugin``, which hands KV caches over as
 vllm-gaudi does. Options, beside a probe's own: ``--model DIR`` a real checkpoint (Llama's architecture, or any under
-vllm-gaudi) in place of tiny random ones; ``--cases A,B`` some of the cases; ``--block-size N``,
+vllm-gaudi) in place of tiny random ones; ``--cases A,B`` some of the cases, slow ones too; ``--block-size N``,
 ``--kv-cache-dtype fp8_inc`` and ``--no-prefix-caching`` for vLLM's engine.
 """
 
@@ -14,7 +14,7 @@ import contextlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,8 @@ CASES = (
     "contiguous-attention",
     "short-pool",
 )
+#: Cases that take too long for every image: they run if they are named.
+SLOW_CASES = ("dead-server",)
 _CASE_SECONDS = 300.0
 
 
@@ -63,8 +65,8 @@ class Level:
         self.probe, self.model, self.seconds = probe, options.model, options.case_seconds
         self.habana_packages = options.habana_packages
         self.cases = [name.strip() for name in options.cases.split(",") if name.strip()]
-        if unknown := sorted(set(self.cases) - set(CASES)):
-            raise ValueError(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+        if unknown := sorted(set(self.cases) - {*CASES, *SLOW_CASES}):
+            raise ValueError(f"no such case: {', '.join(unknown)}; there are {', '.join((*CASES, *SLOW_CASES))}")
 
     def run(self, name: str, *extra: str, case: str = "", folder: str = "") -> bool:
         """Run one case in its process; return whether it passed."""
@@ -122,19 +124,30 @@ class Level:
 
     def multiprocess(self) -> None:
         """Check LMCache's multiprocess mode, for the pairs that have it."""
+
+        def phases(below: Path) -> None:
+            if self._over(below, "multiprocess", "store") and "multiprocess" not in self.probe.not_checked:
+                # A new server has nothing in memory, so what it finds comes from the directory below it.
+                self._over(below, "multiprocess", "load")
+
+        self._with_multiprocess("multiprocess", phases)
+
+    def dead_server(self) -> None:
+        """Check a server that dies between a lookup and its load."""
+        self._with_multiprocess("dead-server", lambda below: self._over(below, "dead-server", "store"))
+
+    def _with_multiprocess(self, name: str, phases: Callable[[Path], object]) -> None:
         if reason := _no_multiprocess():
-            vllm_processes.not_checked(self.probe, "multiprocess", reason)
+            vllm_processes.not_checked(self.probe, name, reason)
             return
-        below = (self.probe.scratch / "multiprocess-content").resolve()  # the server has its own directory
+        below = (self.probe.scratch / f"{name}-content").resolve()  # the server has its own directory
         below.mkdir()
         try:
-            if self._over(below, "store") and "multiprocess" not in self.probe.not_checked:
-                # A new server has nothing in memory, so what it finds comes from the directory below it.
-                self._over(below, "load")
+            phases(below)
         except _probe.Skip as skip:  # only the server needs it: the other cases continue
-            vllm_processes.not_checked(self.probe, "multiprocess", str(skip))
+            vllm_processes.not_checked(self.probe, name, str(skip))
 
-    def _over(self, below: Path, phase: str) -> bool:
+    def _over(self, below: Path, name: str, phase: str) -> bool:
         """Run a case with a multiprocess server over the directory ``below``, started as in `recipe multiprocess`."""
         port = vllm_processes.free_port()
         evicts = {"max_capacity_gb": 0.5, "eviction": {"eviction_policy": "LRU"}}
@@ -145,12 +158,12 @@ class Level:
             *("--no-l1-use-lazy", "--shm-name", f"gaudi-patch-{port}", "--supported-transfer-mode", "auto"),
             *("--prometheus-port", str(vllm_processes.free_port()), "--l2-adapter", json.dumps(adapter)),
         ]
-        folder = self.probe.scratch / f"multiprocess-server-{phase}"
-        with _shared_memory(port), vllm_processes.socket_folder() as sockets, self.probe.section("multiprocess"):
+        folder = self.probe.scratch / f"{name}-server-{phase}"
+        with _shared_memory(port), vllm_processes.socket_folder() as sockets, self.probe.section(name):
             environ = self.server_environment(sockets)
-            with vllm_processes.server(command, environ, folder, port, self.seconds):
-                options = ("--port", str(port), "--phase", phase, "--storage", str(below))
-                return self.run("multiprocess", *options, folder=f"multiprocess-{phase}")
+            with vllm_processes.server(command, environ, folder, port, self.seconds) as server:
+                options = ("--port", str(port), "--phase", phase, "--storage", str(below), "--server", str(server))
+                return self.run(name, *options, folder=f"{name}-{phase}")
         return False
 
 
@@ -185,6 +198,7 @@ def body(probe: _probe.Probe) -> None:
         "file-store": level.file_store,
         "lm-server": level.lm_server,
         "multiprocess": level.multiprocess,
+        "dead-server": level.dead_server,
         "short-pool": level.short_pool,
         "contiguous-attention": level.contiguous_attention,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,9 @@ else:  # run by path, with its neighbours beside it
     from _vllm import plugin_cases as vllm_plugin_cases
     from _vllm import pool_cases as vllm_pool_cases
     from _vllm import setup as vllm_setup
+
+#: Two pings of LMCache's heartbeat, each of 10 s, and a load and a store that wait for them; on a busy host.
+_DEAD_SERVER_SECONDS = 90.0
 
 
 def answers(probe: _probe.Probe, *, mla: bool = False) -> None:
@@ -176,8 +180,7 @@ def _wait_for_remote(case: vllm_case.VllmCase, count: int) -> None:
 def multiprocess(probe: _probe.Probe) -> None:
     """Check LMCache's multiprocess mode: the server is already running in its own process, over a directory."""
     given = vllm_case.arguments()
-    extra: dict[str, object] = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": given.port}
-    case = vllm_case.VllmCase(probe, {}, connector="LMCacheMPConnector", extra=extra)
+    case = _multiprocess_case(probe)
     chunk = vllm_setup.chunk_size()
     p = case.prompt(1)
     hit = case.length // chunk * chunk
@@ -198,12 +201,61 @@ def multiprocess(probe: _probe.Probe) -> None:
     probe.summary.append(f"multiprocess mode: answers identical with {hit} of {case.length} tokens cached")
 
 
+def _multiprocess_case(probe: _probe.Probe) -> vllm_case.VllmCase:
+    extra: dict[str, object] = {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": vllm_case.arguments().port}
+    return vllm_case.VllmCase(probe, {}, connector="LMCacheMPConnector", extra=extra)
+
+
+def dead_server(probe: _probe.Probe) -> None:
+    """Check that the answer is right, and comes soon, if the server dies between the lookup and the load.
+
+    Another request computes at the same time. LMCache itself waits 300 s for the reply.
+    """
+    case = _multiprocess_case(probe)
+    p, hit = case.prompt(1), case.length // vllm_setup.chunk_size() * vllm_setup.chunk_size()
+    case.ask("miss", [p], external=[0])
+    case.engine.forget_prefixes()
+    case.ask("hit", [p], external=[hit], local=[0])
+    case.settle()
+    case.engine.forget_prefixes()
+    case.engine.overwrite_caches()  # no block still has the prompt's earlier KV
+    worker = _multiprocess_worker()
+    sound, killed = worker.transfer_ctx.submit_retrieve, list[float]()
+
+    def kill(*arguments: Foreign, **options: Foreign) -> Foreign:
+        if not killed:
+            os.kill(vllm_case.arguments().server, signal.SIGKILL)
+            killed.append(time.monotonic())
+        return sound(*arguments, **options)
+
+    worker.transfer_ctx.submit_retrieve = kill
+    name = "the server dies beside a request that computes"
+    case.ask(name, [case.prompt(7), p])
+    with probe.section(name):
+        probe.check(bool(killed), "no load was asked for: nothing was tested")
+        seconds = time.monotonic() - killed[0]
+        probe.check(seconds < _DEAD_SERVER_SECONDS, f"the answers came after {seconds:.0f} s")
+    worker.transfer_ctx.submit_retrieve = sound
+    case.engine.forget_prefixes()
+    name, began = "requests after the server's death", time.monotonic()
+    case.ask(name, [case.prompt(9), p], external=[0, 0])
+    with probe.section(name):
+        later = time.monotonic() - began
+        probe.check(later < _DEAD_SERVER_SECONDS, f"answered after {later:.0f} s: lookups wait for the server")
+    case.close()
+    probe.summary.append(f"a dead server: right answers after {seconds:.0f} s, later ones after {later:.0f} s")
+
+
+def _multiprocess_worker() -> Foreign:
+    state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
+    return state.get_kv_transfer_group().worker_adapter
+
+
 def _failed_retrieve(case: vllm_case.VllmCase, p: list[int], hit: int) -> None:
     """Check that a failed load beside a computing request is recomputed; as a control, the unprotected answer is
     wrong.
     """
-    state = _probe.load("vllm.distributed.kv_transfer.kv_transfer_state")
-    worker = state.get_kv_transfer_group().worker_adapter
+    worker = _multiprocess_worker()
     answered = _probe.load("lmcache.v1.multiprocess.futures").MessagingFuture()
     answered.set_result(False)
     broken: list[Foreign] = []
@@ -258,6 +310,7 @@ CASES = {
     "disk": disk,
     "outlives": outlives,
     "multiprocess": multiprocess,
+    "dead-server": dead_server,
     "two-ranks": two_ranks,
     "two-ranks-latent-attention": two_ranks_latent_attention,
     **vllm_plugin_cases.CASES,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
@@ -52,6 +53,8 @@ def check_multiprocess(probe: _probe.Probe) -> None:
     if kv_lmcache.release() >= (0, 5, 5):
         with probe.section("LMCache's own adapters"):
             _adapters(probe, module)
+        with probe.section("lookups of a dead server"):
+            _heartbeats(probe)
         with probe.section("a transfer through shared memory"):
             server_memory.check_transfer(probe)
 
@@ -159,6 +162,35 @@ def _adapters(probe: _probe.Probe, module: Foreign) -> None:
         probe.fail(f"a request whose load failed is looked up again: {error}")
     else:
         probe.check(True, "it is computed")
+
+
+def _heartbeats(probe: _probe.Probe) -> None:
+    """The scheduler's side pings its server, and so knows that it is dead before a lookup has waited 300 s for it."""
+    own = _probe.load("lmcache.integration.vllm.vllm_multi_process_adapter")
+    one = own.ParallelStrategy(mla_only=False, vllm_world_size=1, vllm_worker_id=0, tp_size=1, pp_size=1, n_servers=1)
+    dead = SimpleNamespace(ping=_dead, close=lambda: None)
+    kept = own.RequestClientFactory, own.get_lmcache_chunk_size
+    own.RequestClientFactory = SimpleNamespace(create=lambda *given, **more: dead)
+    own.get_lmcache_chunk_size = lambda *given, **more: 64
+    try:
+        scheduler = own.LMCacheMPSchedulerAdapter(["tcp://nowhere"], None, "model", 32, one)
+    finally:
+        own.RequestClientFactory, own.get_lmcache_chunk_size = kept
+    scheduler._ensure_heartbeat_started()
+    started = dict(scheduler._heartbeats)
+    try:
+        deadline = time.monotonic() + _AT_ONCE_SECONDS
+        while scheduler.is_healthy and started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        probe.check(bool(started), "no heartbeat was started")
+        probe.check(not scheduler.is_healthy, "a server that answers no ping counts as healthy")
+    finally:
+        for heartbeat in started.values():
+            heartbeat.stop()
+
+
+def _dead(*given: object) -> Foreign:
+    raise TimeoutError
 
 
 def _reports(probe: _probe.Probe, module: Foreign) -> None:

@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", required=True)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--server", type=int, default=0)
     parser.add_argument("--storage", default="")
     parser.add_argument("--phase", choices=("store", "load", "refused", "served", "control"), default="store")
     return parser.parse_known_args()[0]

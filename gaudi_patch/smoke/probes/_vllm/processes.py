@@ -156,8 +156,8 @@ def _take_over(probe: _probe.Probe, name: str, answer: Path, status: int | None,
 
 
 @contextlib.contextmanager
-def server(command: list[str], environ: dict[str, str], folder: Path, port: int, timeout: float) -> Iterator[None]:
-    """Run a server during the block and yield its process; terminate it at the end, and kill it if needed.
+def server(command: list[str], environ: dict[str, str], folder: Path, port: int, timeout: float) -> Iterator[int]:
+    """Run a server during the block and yield its process's id; terminate it at the end, and kill it if needed.
 
     Raises RuntimeError if it exits, or does not listen on ``port`` after ``timeout`` seconds.
     """
@@ -168,7 +168,7 @@ def server(command: list[str], environ: dict[str, str], folder: Path, port: int,
         process = _children.start([sys.executable, *command], output=stream, environ=environ, folder=folder)
     try:
         _wait_for_port(process, port, timeout, log)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:

@@ -25,7 +25,7 @@ from .device import is_available
 from .layout import normalise
 from .pool import refuse_small_server
 from .server_chunks import forget, server_chunks
-from .watched import WatchedClient
+from .watched import WatchedClient, start_heartbeats
 
 __all__ = ["FailedLoads", "complete_reports", "promise_once", "whole_answer", "withhold_failed_loads"]
 
@@ -187,8 +187,9 @@ def withhold_failed_loads(adapter: type) -> type:
 def promise_once(adapter: type) -> type:
     """Decorate ``LMCacheMPSchedulerAdapter``: a request whose load failed is promised nothing again.
 
-    vLLM looks such a request up again when it recomputes it. A second hit would not be loaded by vLLM's own
-    connector, which would wait for it forever, or fail in the same way again.
+    No lookup waits for a server that is dead, in 0.5.5 either. vLLM looks such a request up again when it recomputes
+    it. A second hit would not be loaded by vLLM's own connector, which would wait for it forever, or fail in the same
+    way again.
 
     Args:
         adapter: The class.
@@ -219,6 +220,15 @@ def promise_once(adapter: type) -> type:
 
         return end_session
 
+    def beat(original: Callable[..., None]) -> Callable[..., None]:
+        def _ensure_heartbeat_started(self: Any) -> None:
+            if is_available():
+                start_heartbeats(self)
+            original(self)
+
+        return _ensure_heartbeat_started
+
+    _wrap(adapter, "_ensure_heartbeat_started", beat)
     _wrap(adapter, "maybe_submit_lookup_request", submit)
     _wrap(adapter, "cleanup_lookup_result", clean)
     _wrap(adapter, "end_session", end)

@@ -4,16 +4,40 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
-__all__ = ["WatchedClient"]
+__all__ = ["WatchedClient", "start_heartbeats"]
 
 # Requests to the server that a step of the engine waits for.
 _DATA_REQUESTS = ("prepare_store", "commit_store", "prepare_retrieve", "commit_retrieve")
 _POLL_SECONDS = 0.25
 # A server that answers pings and nothing else is alive for the heartbeat. LMCache waits 300 s (lmcache.mp.mq_timeout).
 _DATA_SECONDS = 30.0
+
+
+def start_heartbeats(scheduler: Any) -> None:
+    """Start the heartbeats of the scheduler's side, which 0.5.5 never does.
+
+    It begins with an empty dict, and takes all but None for heartbeats that have started. Without them, each lookup
+    waits 300 s for a server that is dead, and its request with it. 0.5.6 begins with None.
+
+    Args:
+        scheduler: LMCache's ``LMCacheMPSchedulerAdapter``.
+    """
+    with scheduler._heartbeat_lock:
+        if scheduler._heartbeats != {}:
+            return
+        heartbeat: Any = vars(sys.modules[type(scheduler).__module__])["HeartbeatThread"]
+        for url, client in scheduler.req_clients.items():
+            pings = heartbeat(
+                req_client=client,
+                health_event=scheduler._health_events[url],
+                interval=scheduler._heartbeat_interval,
+            )
+            pings.start()
+            scheduler._heartbeats[url] = pings
 
 
 class WatchedClient:
