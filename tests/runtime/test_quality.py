@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,12 @@ def test_mypy_strict_has_nothing_to_say(runtime_tree: Path, torch_python: Path, 
 def test_each_module_fits_a_few_screens(runtime_tree: Path) -> None:
     lengths = {file.name: len(file.read_text().splitlines()) for file in runtime_tree.rglob("*.py")}
     assert not {name: length for name, length in lengths.items() if length > 450}
+
+
+def test_each_module_is_named_with_its_job_in_the_package_and_in_the_guide() -> None:
+    package = REPOSITORY / "patches/runtime/lmcache/gaudi"
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    listed = re.findall(r"^\* :mod:`\.(\w+)` -- \w", (package / "__init__.py").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(modules)
+    guide = (REPOSITORY / "gaudi_patch/guides/patch.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)\.py` \| \w", guide, re.MULTILINE)) == sorted({*modules, "__init__"})

@@ -230,6 +230,17 @@ def refuse(worker: Worker, blocks: list[int]) -> None:
     for side, layers in enumerate(worker.truth):
         for layer, plane in enumerate(layers):
             assert torch.equal(worker.planes[layer][side].cpu(), plane), "a refused load has written"
+    chunks = server_chunks.server_chunks(worker.caches, BLOCKS_IN_CHUNK)
+    for refused in (
+        lambda: chunks.store(blocks, [0, 1], [worker.server.held(0)]),
+        lambda: chunks.load(blocks[: BLOCKS_IN_CHUNK * 2 - 1], [worker.server.held(0)] * 2, 0),
+        lambda: chunks.load(blocks, [worker.server.held(0)[..., :-1]], 0),
+    ):
+        try:
+            refused()
+        except ValueError:
+            continue
+        raise AssertionError("memory that does not fit is taken")
 
 
 if __name__ == "__main__":
