@@ -156,7 +156,7 @@ def test_all_reasons_are_given_at_once(install: Any) -> None:
 
 def test_an_engine_that_sleeps_is_refused_without_vllm_gaudi_too() -> None:
     asleep = SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=True))
-    with pytest.raises(GaudiError, match="LMCache can take them once only"):
+    with pytest.raises(GaudiError, match="LMCache accepts them only once"):
         plugin.refuse_engine([PAIR], asleep)
     plugin.refuse_engine([PAIR])
 

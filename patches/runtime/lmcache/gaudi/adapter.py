@@ -171,8 +171,8 @@ def register_multiprocess(adapter: Any, kv_caches: dict[str, Any]) -> None:
         return
     if adapter.kv_caches:
         raise GaudiError(
-            "vLLM registers KV caches once more (after sleep, or for another model), and LMCache can take them once "
-            "only; restart vLLM"
+            "vLLM registered KV caches once more (after sleep, or for another model), and LMCache accepts them only "
+            "once; restart vLLM"
         )
     # vLLM's worker registers within the context of its configuration; elsewhere there is none, which is not an error.
     current = getattr(sys.modules.get("vllm.config"), "get_current_vllm_config_or_none", None)

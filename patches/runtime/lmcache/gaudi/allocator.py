@@ -59,7 +59,7 @@ def memory_pool(config: Any, allocator_class: type) -> type:
 
 
 def one_buffer_reason(config: Any) -> str | None:
-    """Return why LMCache's pool has to be one buffer with this configuration, or None where it need not be."""
+    """Return why LMCache's pool has to be one buffer with this configuration, or None if it need not be."""
     if pin_settings()[0] == 0:
         return "LMCACHE_GAUDI_PIN_MIB=0"
     extra = getattr(config, "extra_config", None) or {}
@@ -105,7 +105,7 @@ def _unknown(allocator_class: type) -> str | None:
     base = module.TensorMemoryAllocator
     missing = [name for name in ("allocate", "batched_allocate", "free", "batched_free") if name not in vars(base)]
     if missing or "tensor" not in inspect.signature(base.__init__).parameters:
-        return f"this release's TensorMemoryAllocator is not as known ({', '.join(missing) or 'its arguments'})"
+        return f"this release's TensorMemoryAllocator is not a known one ({', '.join(missing) or 'its arguments'})"
     return None
 
 
@@ -170,13 +170,13 @@ class _ObjectsInSlabs:
         self.alignment = int(getattr(self, "align_bytes", 4096))
 
     def allocate(self, *arguments: Any, **others: Any) -> Any:
-        """Allocate one object as LMCache does; None where the pool is full."""
+        """Allocate one object as LMCache does; None if the pool is full."""
         with self._slab_lock:
             memory_obj = super().allocate(*arguments, **others)  # type: ignore[misc]
         return memory_obj if memory_obj is None else self._furnish([memory_obj])[0]
 
     def batched_allocate(self, *arguments: Any, **others: Any) -> Any:
-        """Allocate objects of one size as LMCache does; None where the pool is full."""
+        """Allocate objects of one size as LMCache does; None if the pool is full."""
         with self._slab_lock:
             memory_objs = super().batched_allocate(*arguments, **others)  # type: ignore[misc]
         return memory_objs if memory_objs is None else self._furnish(memory_objs)

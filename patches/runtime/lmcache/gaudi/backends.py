@@ -59,7 +59,7 @@ def release(memory_objs: Iterable[Any]) -> None:
 
 
 def _bounded(allocate: Callable[..., Any]) -> Callable[..., Any]:
-    """``LocalCPUBackend.allocate`` with an end: None where memory does not come free in time."""
+    """``LocalCPUBackend.allocate`` with an end: None if no memory is freed in time."""
 
     @functools.wraps(allocate)
     def bounded(*args: Any, busy_loop: bool = True, **kwargs: Any) -> Any:
@@ -70,7 +70,7 @@ def _bounded(allocate: Callable[..., Any]) -> Callable[..., Any]:
                 return memory_obj
             if time.monotonic() >= deadline:
                 logger.error(
-                    "no host memory came free in %.0f s: max_local_cpu_size (%s GB) is held by other requests",
+                    "no host memory was freed within %.0f s: max_local_cpu_size (%s GB) is held by other requests",
                     _ALLOCATE_SECONDS,
                     getattr(getattr(getattr(allocate, "__self__", None), "config", None), "max_local_cpu_size", "?"),
                 )

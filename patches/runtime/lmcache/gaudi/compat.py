@@ -86,7 +86,7 @@ def reconcile(metadata: Any, layout: Layout) -> None:
     tokens = 1
     if not metadata.use_mla and any(section.kv == 1 for section in layout.sections):
         raise LayoutError(
-            f"the KV caches ({layout.describe()}) are one tensor a layer, and the model is no MLA model: K and V are "
+            f"the KV caches ({layout.describe()}) are one tensor per layer, and the model is no MLA model: K and V are "
             "packed into one tensor in an order that is not known here (vLLM 0.26 does so on other devices)"
         )
     expected = [tuple(section.shape(tokens)) for section in layout.sections]
@@ -189,7 +189,7 @@ def header_bytes(connector: Any) -> int:
 
 
 def payload_bytes(header: bytes) -> int | None:
-    """Return the length of what follows a header in a file; None where it is no header."""
+    """Return the length of what follows a header in a file; None if it is not one."""
     from ..v1.protocol import RemoteMetadata
 
     try:

@@ -122,7 +122,7 @@ def describe_device() -> tuple[int, str, int]:
     """Return the description of the device for LMCache's usage statistics.
 
     The process may be the scheduler's, which has no card and must not take one from a worker. Name, properties and
-    memory of a device are told only to the process that holds it (bridge 1.19, hpu/__init__.py: ``_lazy_init``).
+    memory of a device are reported only to the process that holds it (bridge 1.19, hpu/__init__.py: ``_lazy_init``).
 
     Returns:
         Number of devices; a name that is the same for all of them; 0 for the memory.

@@ -65,8 +65,8 @@ def refuse_config(config: Any, engine: str) -> None:
         refused.append("enable_lazy_memory_allocator: in this LMCache release it pins memory with CUDA's runtime")
     if value("enable_scheduler_bypass_lookup"):
         refused.append(
-            "enable_scheduler_bypass_lookup: the scheduler then promises what no worker has brought into its memory, "
-            "and vllm-gaudi cannot recompute what is lost until the load"
+            "enable_scheduler_bypass_lookup: the scheduler then promises chunks that no worker has loaded into its "
+            "memory, and vllm-gaudi cannot recompute those lost before the load"
         )
     if refused:
         raise GaudiError("LMCache cannot run on Gaudi with this configuration:\n- " + "\n- ".join(refused))
@@ -90,8 +90,8 @@ def refuse_partial_lookups(config: Any, metadata: Any) -> None:
     if not loading <= set(given):
         raise GaudiError(
             f"LMCache cannot run on Gaudi with this configuration:\n- {name}: ranks "
-            f"{sorted(loading - set(given))} would load what they have not looked up, and vllm-gaudi cannot recompute "
-            "what they have lost. Leave it out: then all that load are asked"
+            f"{sorted(loading - set(given))} would load chunks that they have not looked up, and vllm-gaudi cannot "
+            "recompute lost chunks. Leave it out: then every rank that loads is asked"
         )
 
 

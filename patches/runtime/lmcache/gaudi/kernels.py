@@ -4,7 +4,7 @@
 Both work by a flat one-dimensional index on dimension 0 of the flat caches, as vLLM itself writes its cache on
 Gaudi (vllm-gaudi: vllm_gaudi/extension/utils.py): large contiguous rows, no boolean mask, no ``index_put_``. The
 index comes as int32, which the bridge copies from where it lies, and becomes int64 on the device, because
-``index_copy_`` of stock PyTorch refuses int32. The device holds both in 32 bits.
+``index_copy_`` of upstream PyTorch refuses int32. The device holds both in 32 bits.
 
 A group of ``g`` chunks moves as ``min(g, planes)`` *parts*. A part is some consecutive planes of one section, all
 rows of the group: ``[planes, g * chunk, width]``. A plane's rows are contiguous in it, so that scatter needs no

@@ -123,7 +123,7 @@ class Layout:
         )
         pad = "no known padding block" if self.pad is None else f"padding block at slot {self.pad[0]}"
         shared = f"; {len(self.shared)} layers more use the caches of these" if self.shared else ""
-        return f"{kinds}{shared}; {self.slots} slots; {pad}; {self.token_bytes} bytes a token"
+        return f"{kinds}{shared}; {self.slots} slots; {pad}; {self.token_bytes} bytes per token"
 
 
 def host_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -134,7 +134,7 @@ def host_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def first_tensor(kvcaches: Sequence[Any]) -> torch.Tensor | None:
-    """Return K or the latent cache of the first layer, None where there is no tensor."""
+    """Return K or the latent cache of the first layer, None if it has no tensor."""
     import torch
 
     entry = kvcaches[0] if kvcaches else None
@@ -191,7 +191,7 @@ def normalise(kvcaches: Sequence[Any], *, bitcast: bool = False) -> Layout:
         ((width, dtype),) = widths
         kinds.setdefault((len(planes), width, dtype), []).append((index, planes))
     if len(devices) != 1:
-        raise LayoutError(f"KV caches lie on several devices: {', '.join(sorted(map(str, devices)))}")
+        raise LayoutError(f"KV caches are on several devices: {', '.join(sorted(map(str, devices)))}")
     if len(capacities) != 1:
         raise LayoutError(
             f"layers have different numbers of slots ({sorted(capacities)}): they do not share one block table, "

@@ -36,7 +36,7 @@ def choose_node(config: Any, metadata: Any) -> None:
     if rank not in mapping:
         raise GaudiError(
             f"numa_mode is manual, and {_MAPPING} has no entry for local rank {rank} of this host (it has "
-            f"{sorted(mapping)}); on Gaudi the mapping goes by local rank"
+            f"{sorted(mapping)}); on Gaudi the mapping is by local rank"
         )
     config.extra_config = {**extra, _MAPPING: {0: mapping[rank]}, _OF_ALL_RANKS: mapping}
 

@@ -134,7 +134,7 @@ class Objects:
         return found
 
     def _file(self, place: str, key: Any) -> tuple[Path | None, int]:
-        """Return the file that holds a chunk, None where the backend has none, and the length of its header."""
+        """Return the file that holds a chunk, None if the backend has none, and the length of its header."""
         backend = self._manager.storage_backends.get(place)
         if place == "LocalDiskBackend":
             entry = backend.dict.get(key)

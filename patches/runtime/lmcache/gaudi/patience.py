@@ -46,15 +46,15 @@ class Patience:
             if not overdue:
                 self._overdue = None
         if overdue:
-            logger.warning("a store has not answered an earlier lookup yet; only host memory is looked at")
+            logger.warning("a store has not answered an earlier lookup yet; only host memory is searched")
             return meanwhile()
         call = _Call(function, late)
         threading.Thread(target=call.run, name="lmcache-gaudi-store", daemon=True).start()
         if call.done.wait(self._seconds) or not call.abandon():
             return call.result()
         logger.error(
-            "a store has not answered within %.1f s (lookup_timeout_ms): a miss, and until it has only host memory is "
-            "looked at",
+            "a store has not answered within %.1f s (lookup_timeout_ms): counted as a miss; until it answers, only "
+            "host memory is searched",
             self._seconds,
         )
         with self._lock:
@@ -83,7 +83,7 @@ class _Call(Generic[R]):
         try:
             self._late()
         except Exception:
-            logger.exception("what a late answer of a store holds could not be released")
+            logger.exception("the chunks of a store's late answer could not be released")
         finally:
             self.done.set()
 

@@ -46,7 +46,7 @@ def pin(nbytes: int) -> torch.Tensor:
     """
     block = _pinned_tensor(nbytes)
     if not _known_to_the_bridge(block):
-        raise PinningError("PyTorch gave memory that the HPU's driver does not know as pinned")
+        raise PinningError("PyTorch returned memory that the HPU's driver does not recognise as pinned")
     address = block.data_ptr()
     with _lock:
         _blocks[address] = nbytes

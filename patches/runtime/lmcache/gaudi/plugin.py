@@ -51,7 +51,7 @@ def refuse_engine(kvcaches: Sequence[Any], vllm_config: Any = None) -> None:
         refusals.append(
             _Refusal(
                 "enable_sleep_mode: waking up gives vLLM new KV caches (vllm_gaudi/v1/worker/hpu_worker.py, wake_up), "
-                "and LMCache can take them once only",
+                "and LMCache accepts them only once",
                 "leave --enable-sleep-mode out",
             )
         )

@@ -77,9 +77,7 @@ class Promises:
         """
         self.drop(request)
         for name in [name for name, (since, _) in self._held.items() if time.monotonic() - since > _FORGOTTEN_SECONDS]:
-            logger.warning(
-                "request %s has not come for its %d chunks; they are released", name, len(self._held[name][1])
-            )
+            logger.warning("request %s did not fetch its %d chunks; they are released", name, len(self._held[name][1]))
             self.drop(name)
         held = self.collect(request, chunks, search_range)
         self._held[request] = (time.monotonic(), {key: memory_obj for _, _, key, memory_obj in held})

@@ -70,7 +70,7 @@ def hold(tensor: torch.Tensor) -> Slab | None:
     """Return the slab that a memory object's tensor fills from the first byte on, or None; it is held for a transfer.
 
     Until :func:`release`, no other object gets the slab, whatever becomes of this one. Known by address, never by
-    ``is_pinned()``: stock PyTorch answers True for any part of a pinned buffer.
+    ``is_pinned()``: upstream PyTorch answers True for any part of a pinned buffer.
     """
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
         return None
@@ -116,7 +116,7 @@ class Slabs:
         pinned: Most bytes of it to pin; None: all.
         ahead: Bytes of free slabs that a thread keeps ready.
         lock: Held while the pool changes; an RLock, since Python may free objects at any time.
-        report: What is told about progress goes there.
+        report: Progress is reported there.
         warn: What could not be pinned, and what to do about it, goes there.
     """
 
@@ -176,7 +176,7 @@ class Slabs:
         return nbytes in self._free
 
     def take(self, nbytes: int) -> Slab | None:
-        """Return a slab for an object of ``nbytes`` bytes; None where it is no whole chunk or cannot be pinned.
+        """Return a slab for an object of ``nbytes`` bytes; None if it is not a whole chunk or cannot be pinned.
 
         Pinning takes a while; the lock is not held for it, unless the caller holds it. Where the last of the room is
         being pinned ahead, that is waited for: the object would be memory beyond the limit otherwise.
@@ -302,7 +302,7 @@ class Slabs:
                 f"no more host memory could be pinned after {self.pinned_bytes / _MIB:.0f} of "
                 f"{self.pin_limit / _MIB:.0f} MiB ({reason}). Memory objects beyond that are copied once more by the "
                 "host. Allow more locked memory (ulimit -l unlimited; docker run --ulimit memlock=-1), give the "
-                "container more memory, or set max_local_cpu_size or LMCACHE_GAUDI_PIN_MIB to what is there"
+                "container more memory, or set max_local_cpu_size or LMCACHE_GAUDI_PIN_MIB to what is available"
                 f"{headroom.memlock()}"
             )
         return None

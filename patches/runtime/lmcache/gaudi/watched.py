@@ -80,5 +80,5 @@ class _WatchedFuture:
             TimeoutError: There is none after ``timeout`` seconds, or 30, or the server is dead.
         """
         if not self.wait(timeout):
-            raise TimeoutError("LMCache's server has not answered; its heartbeat says whether it is alive")
+            raise TimeoutError("LMCache's server has not answered; its heartbeat shows whether it is alive")
         return self._future.result(timeout=0)
