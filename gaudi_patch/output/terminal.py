@@ -54,6 +54,7 @@ _DIFF_STYLES = (
 _NARROWEST = 20  # columns: below this rich drops letters, where a terminal would break the line
 #: A block of code, also indented in a list.
 _FENCE = re.compile(r"^(?P<indent> *)```[^\n]*\n(?P<code>.*?)^(?P=indent)```[^\n]*\n?", re.MULTILINE | re.DOTALL)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Memory(io.StringIO):
@@ -115,13 +116,27 @@ def _style_of(line: str) -> str:
 
 def _print_markdown(console: Console, text: str) -> None:
     """Print Markdown; code keeps its lines so that it can be copied, whereas rich would wrap it."""
+    begun = False
     for part, is_code in _parts(text):
-        if is_code:
-            console.print()
-            _print_lines(console, part.rstrip("\n").split("\n"), lambda line: "cyan")
-            console.print()
-        elif part.strip():
-            console.print(rich.markdown.Markdown(part, code_theme="ansi_dark", hyperlinks=False))
+        with console.capture() as captured:
+            if is_code:
+                _print_lines(console, part.rstrip("\n").split("\n"), lambda line: "cyan")
+            else:
+                console.print(rich.markdown.Markdown(part, code_theme="ansi_dark", hyperlinks=False))
+        shown = captured.get() if is_code else _single_spaced(captured.get())
+        if shown.strip():
+            console.file.write(f"\n{shown}" if begun else shown)
+            begun = True
+
+
+def _single_spaced(text: str) -> str:
+    """Return lines with one blank line in place of several, and none at either end."""
+    kept: list[str] = []
+    for line in text.split("\n"):
+        blank = not _ANSI.sub("", line).strip()
+        if not blank or (kept and kept[-1]):
+            kept.append("" if blank else line)
+    return "\n".join(kept).rstrip("\n") + "\n" if kept else ""
 
 
 def _parts(text: str) -> Iterator[tuple[str, bool]]:

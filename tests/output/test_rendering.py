@@ -209,3 +209,14 @@ def test_a_table_is_set_off_by_one_blank_line_and_nothing_ends_with_one(
         for index, line in enumerate(lines[:-2]):
             after_table = line.endswith("a.py")
             assert (lines[index + 1] == "") is (after_table or (line == "one" and Text("") in blocks)), blocks
+
+
+@pytest.mark.parametrize("name", sorted(guides.NAMES))
+def test_a_guide_has_no_double_blank_lines_but_those_of_its_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = f"{guides.read(name).markdown}\n```\nfirst\n\n\nlast\n```\n"
+    shown, _ = on_terminal(monkeypatch, Result("guide", blocks=[Markdown(text)]), Format.TEXT, Color.ALWAYS)
+    lines = "\n".join(line.rstrip() for line in bare(shown).split("\n"))
+    assert lines.endswith("\n\nfirst\n\n\nlast\n")
+    assert "\n\n\n" not in lines.replace("first\n\n\nlast", "code")
+    assert lines[0] != "\n"
