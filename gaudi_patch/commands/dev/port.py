@@ -38,7 +38,11 @@ def port(
     ] = None,
     go_on: Annotated[
         Path | None,
-        typer.Option("--continue", metavar="DIR", help="Continue in DIR after resolving conflicts."),
+        typer.Option(
+            "--continue",
+            metavar="DIR",
+            help="Continue in DIR after resolving conflicts, with the options it began with.",
+        ),
     ] = None,
     give_up: Annotated[
         Path | None,
