@@ -21,9 +21,9 @@ from gaudi_patch.target.refusals import bad_target, cannot_run, is_named_directo
 if TYPE_CHECKING:
     from gaudi_patch.inside.sys_path import Facts
 
-#: Seconds for an interpreter to start and answer: it needs 0.03 on a local disk. On a cold network file system the
-#: second attempt succeeds.
-PROBE_TIMEOUT = 10.0
+#: Seconds for an interpreter to start and answer. It needs 0.03 on a local disk, and many times that on a cold network
+#: file system, or where an image is built for another processor.
+PROBE_TIMEOUT = 60.0
 #: Isolated from PYTHONPATH, the user site and the current directory; UTF-8 for paths.
 _FLAGS = ("-I", "-B", "-X", "utf8")
 #: Far more entries than any sys.path has; each is examined.

@@ -18,6 +18,7 @@ from gaudi_patch.output.report import Result, Text
 from gaudi_patch.series.manifest import load
 from gaudi_patch.smoke.outcome import LevelResult
 from tests.authoring.conftest import BASE, ENGINE, Shelf, changed
+from tests.support.cli import gaudi_patch
 
 UNPROVED = port.PortOptions(smoke=False)
 FAULT = GaudiPatchError(Exit.SMOKE, "smoke-failed", "1 of 6 smoke checks failed")
@@ -252,3 +253,19 @@ def test_what_lint_of_a_wheel_prints_can_be_typed_as_it_is(shelf: Shelf) -> None
     assert command.text == f"gaudi-patch dev port 1.0.0 1.0.1 --wheel {wheel} --manifest {shelf.directory}"
     same = linted("1.0.0")  # the release has a series: there is nothing to port
     assert "dev port" not in "".join(block.text for block in same.blocks if isinstance(block, Text))
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        (("--no-smoke",), "--no-smoke"),
+        (("--python", "python"), "--python"),
+        (("1.0.0", "1.0.1"), "OLD NEW"),
+        (("--abort", "w"), "--abort"),
+    ],
+)
+def test_a_port_that_goes_on_refuses_options_that_it_would_ignore(others: tuple[str, ...], named: str) -> None:
+    done = gaudi_patch("dev", "port", "--continue", "my port", *others)
+    assert done.code == 2
+    assert f"takes no {named}" in done.err
+    assert "gaudi-patch dev port --continue 'my port'" in done.err

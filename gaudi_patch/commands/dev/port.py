@@ -41,7 +41,7 @@ def port(
         typer.Option(
             "--continue",
             metavar="DIR",
-            help="Continue in DIR after resolving conflicts, with the options it began with.",
+            help="Continue in DIR after resolving conflicts, with the options the port began with; takes no others.",
         ),
     ] = None,
     give_up: Annotated[
@@ -78,6 +78,9 @@ def port(
     def run() -> Result:
         from gaudi_patch.authoring import port as porting
 
+        if go_on is not None or give_up is not None:
+            others = {"OLD NEW": versions, "--dir": folder, "--wheel": wheel}
+            _alone(go_on, give_up, {**others, "--python": python, "--no-smoke": not smoke})
         if go_on is not None:
             return report(porting.proceed(go_on))
         if give_up is not None:
@@ -89,6 +92,17 @@ def port(
         return report(porting.port(old, new, folder, manifest, porting.PortOptions(wheel, smoke, python)))
 
     finish("dev port", run, Format.TEXT, color, as_json)
+
+
+def _alone(go_on: Path | None, give_up: Path | None, others: dict[str, object]) -> None:
+    """Refuse what a port that has begun would not take any more."""
+    chosen = [f"--{name} {shlex.quote(str(path))}" for name, path in (("continue", go_on), ("abort", give_up)) if path]
+    given = [name for name, value in others.items() if value]
+    if len(chosen) == 1 and not given:
+        return
+    unwanted = ", ".join([*(line.split()[0] for line in chosen[1:]), *given])
+    text = f"{chosen[0].split()[0]} keeps the options that the port began with, and takes no {unwanted}"
+    raise GaudiPatchError(Exit.USAGE, "usage", text, f"gaudi-patch dev port {chosen[0]}")
 
 
 def _example(manifest: Path | None) -> str:
