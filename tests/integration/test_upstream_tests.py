@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,16 @@ def test_a_test_that_fails_patched_alone_is_lost_unless_it_is_refused() -> None:
     after = {"a::x": "passed", "a::y": "failed", "a::z": "failed"}
     assert upstream_tests.lost(before, after, {}) == ["a::w", "a::y"]
     assert upstream_tests.lost(before, after, {"a::y": "refused", "*::w": "refused"}) == []
+
+
+def test_a_test_that_ends_its_process_leaves_the_others_their_outcomes(tmp_path: Path) -> None:
+    work, package = tmp_path / "work", tmp_path / "tree"
+    for folder in (work / "tests", package):
+        folder.mkdir(parents=True)
+    (work / "tests" / "test_ends.py").write_text("import os\ndef test_it(): os._exit(3)\n")
+    (work / "tests" / "test_lives.py").write_text("def test_it(): pass\n")
+    try:
+        found = upstream_tests.outcomes(package, work, ["tests"], "host")
+    except EnvironmentUnavailableError as error:
+        unavailable(error)
+    assert found == {"tests/test_ends.py": "failed", "tests.test_lives::test_it": "passed"}

@@ -124,8 +124,34 @@ def unpack_tests(version: str, folder: Path) -> Path:
 
 
 def outcomes(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[str, str]:
-    """Run the tests on one tree; return passed, failed or skipped for each test by name."""
+    """Run the tests on one tree; return passed, failed or skipped for each test by name.
+
+    Where a test ends the whole process, each file of tests runs in a process of its own; a file that ends its process
+    counts as one failed test.
+    """
+    found = _run(package, work, wanted, device)
+    if found is not None:
+        return found
+    found = {}
+    for file in _files(work, wanted):
+        alone = _run(package, work, [file], device)
+        found |= {file: "failed"} if alone is None else alone
+    return found
+
+
+def _files(work: Path, wanted: Sequence[str]) -> list[str]:
+    """Return the files of tests in these directories and files."""
+    files: list[str] = []
+    for path in wanted:
+        below = sorted((work / path).rglob("test_*.py")) if (work / path).is_dir() else [work / path]
+        files += [str(file.relative_to(work)) for file in below]
+    return files
+
+
+def _run(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[str, str] | None:
+    """Run the tests in one process; None if it ended before they did."""
     report = package.with_suffix(".xml")
+    report.unlink(missing_ok=True)
     options = ["-q", "--continue-on-collection-errors", "-o", "log_cli=false", "-p", "no:cacheprovider"]
     start = [str(EMULATOR), "--lazy"] if device == "emulated" else []
     runner = work / "run_pytest.py"
@@ -143,7 +169,7 @@ def outcomes(package: Path, work: Path, wanted: Sequence[str], device: str) -> d
         timeout=_SECONDS,
         check=False,
     )
-    return read(report)
+    return read(report) if report.exists() else None
 
 
 def read(report: Path) -> dict[str, str]:
