@@ -37,10 +37,17 @@ def test_a_test_that_ends_its_process_leaves_the_others_their_outcomes(tmp_path:
     work, package = tmp_path / "work", tmp_path / "tree"
     for folder in (work / "tests", package):
         folder.mkdir(parents=True)
-    (work / "tests" / "test_ends.py").write_text("import os\ndef test_it(): os._exit(3)\n")
+    child = tmp_path / "child"
+    starts = (
+        f"    started = subprocess.Popen(['sleep', '600'])\n    open({str(child)!r}, 'w').write(str(started.pid))\n"
+    )
+    ends = f"import os, subprocess\ndef test_it():\n{starts}    os._exit(3)\n"
+    (work / "tests" / "test_ends.py").write_text(ends)
     (work / "tests" / "test_lives.py").write_text("def test_it(): pass\n")
     try:
         found = upstream_tests.outcomes(package, work, ["tests"], "host")
     except EnvironmentUnavailableError as error:
         unavailable(error)
     assert found == {"tests/test_ends.py": "failed", "tests.test_lives::test_it": "passed"}
+    status = Path("/proc", child.read_text(), "stat")
+    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z", "its child goes on"

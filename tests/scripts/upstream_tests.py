@@ -10,8 +10,11 @@ installs. Without ``--tests``, the whole suite runs, which takes tens of minutes
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -156,7 +159,7 @@ def _run(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[
     start = [str(EMULATOR), "--lazy"] if device == "emulated" else []
     runner = work / "run_pytest.py"
     runner.write_text("import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))\n")
-    subprocess.run(
+    process = subprocess.Popen(
         [
             *(str(environments.torch_python()), "-B", *start, str(runner), *options),
             *(f"--junitxml={report}", f"--rootdir={work}", *wanted),
@@ -166,9 +169,15 @@ def _run(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[
         | {"PYTHONPATH": f"{package}:{work}:{_tools('tests', _TEST_TOOLS)}", "OMP_NUM_THREADS": "1"}
         | {"LMCACHE_TRACK_USAGE": "false", "PYTHONHASHSEED": "0"},
         stdout=sys.stderr,
-        timeout=_SECONDS,
-        check=False,
+        start_new_session=True,
     )
+    try:
+        process.wait(_SECONDS)
+    finally:
+        # Some tests start processes, which go on where the test ends its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     return read(report) if report.exists() else None
 
 
