@@ -215,8 +215,8 @@ _MUTANTS = (
     Mutant(
         "the caches are not known again",
         _CHUNKS,
-        "or not same_caches(_latest.caches, caches):",
-        "or same_caches(_latest.caches, caches):",
+        "blocks_in_chunk and same_caches(self.caches",
+        "blocks_in_chunk and not same_caches(self.caches",
     ),
     Mutant(
         "LMCache's own transfer is not waited for",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lmcache.gaudi import watched
+from lmcache.gaudi import server_chunks, watched
 from lmcache.gaudi.guards import GaudiError
 from lmcache.gaudi.multiprocess import FailedLoads, promise_once, whole_answer, withhold_failed_loads
 from support import make_caches
@@ -121,6 +121,41 @@ def small_server() -> None:
             sys.modules["vllm.config"] = before
 
 
+def chunks_let_go() -> None:
+    """Check that each worker keeps what moves its chunks, and lets go of it with its caches, whatever else fails."""
+
+    def broken(self: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    def caches() -> dict[int, Any]:
+        made = make_caches(
+            "blocks", torch.bfloat16, blocks=8, block_size=16, rows=[(2, 64)] * 2, rng=np.random.default_rng(0)
+        )
+        return dict(enumerate(made.given))
+
+    kind: Any = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter)) | {"shutdown": broken}))
+    kind.pool_size = 1 << 30
+    first, second = kind(), kind()
+    one, two = caches(), caches()
+    before = len(server_chunks._workers)
+    first.register_kv_caches(one)
+    second.register_kv_caches(two)
+    made = [server_chunks.server_chunks(own, 2) for own in (one, two, one, two)]
+    assert made[0] is made[2] is first.gaudi_chunks, "made anew at each call"
+    assert made[1] is made[3] is second.gaudi_chunks is not made[0]
+    first.register_kv_caches(dict(one))
+    assert first.gaudi_chunks is made[0], "a server that has come back is no reason to compile"
+    first.register_kv_caches(caches())
+    assert made[0] not in server_chunks._workers, "the caches of before are kept"
+    for adapter in (first, second):
+        try:
+            adapter.shutdown()
+        except RuntimeError:
+            continue
+        raise AssertionError("LMCache's own error is lost")
+    assert len(server_chunks._workers) == before, "caches of a worker that has ended are kept"
+
+
 def promised_once() -> None:
     """Check that a request whose load failed is not promised the same tokens again."""
     asked: list[str] = []
@@ -160,5 +195,6 @@ def cases() -> dict[str, Callable[[], None]]:
     found["multiprocess: the server dies"] = dead_server
     found["multiprocess: the server hangs"] = server_hangs
     found["multiprocess: a request whose load failed is looked up again"] = promised_once
+    found["multiprocess: two workers in one process, and a shutdown that raises"] = chunks_let_go
     found["multiprocess: a request is ended while its failed load is withheld"] = ended_while_withheld
     return found

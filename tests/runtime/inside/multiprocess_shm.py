@@ -206,7 +206,8 @@ def exercise(kind: str, worker: Worker, chunk_bytes: int) -> None:
         assert server_chunks.server_chunks(dict(worker.caches), BLOCKS_IN_CHUNK) is copied
     refuse(worker, blocks)
     worker.transfer.close()
-    server_chunks.forget()
+    server_chunks.forget(copied)
+    assert not server_chunks._workers
 
 
 def check_cost(what: str, cost: dict[str, int], chunks: int) -> None:

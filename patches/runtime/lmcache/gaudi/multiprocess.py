@@ -153,14 +153,22 @@ def withhold_failed_loads(adapter: type) -> type:
             original(self, kv_caches, *args, **kwargs)
             if is_available():
                 _refuse_small_server(self, kv_caches)
-                server_chunks(kv_caches, self.blocks_in_chunk)  # compiles, before there are requests
+                held = getattr(self, "gaudi_chunks", None)
+                if held is not None and not held.serves(kv_caches.values(), self.blocks_in_chunk):
+                    forget(held)
+                # This compiles, before there are requests.
+                self.gaudi_chunks = server_chunks(kv_caches, self.blocks_in_chunk)
 
         return register_kv_caches
 
     def shut_down(original: Callable[..., None]) -> Callable[..., None]:
         def shutdown(self: Any, *args: Any, **kwargs: Any) -> None:
-            original(self, *args, **kwargs)
-            forget()
+            try:
+                original(self, *args, **kwargs)
+            finally:
+                if (held := getattr(self, "gaudi_chunks", None)) is not None:
+                    del self.gaudi_chunks
+                    forget(held)
 
         return shutdown
 

@@ -38,10 +38,11 @@ __all__ = ["ServerChunks", "forget", "gathering", "scattering", "server_chunks"]
 logger = init_logger(__name__)
 
 _lock = threading.Lock()
-_latest: ServerChunks | None = None
+#: One for each worker of the process; vLLM has one.
+_workers: list[ServerChunks] = []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ServerChunks:
     """What moves the chunks of one worker.
 
@@ -56,6 +57,10 @@ class ServerChunks:
     block: int
     blocks_in_chunk: int
     transfer: Transfer | None
+
+    def serves(self, caches: Sequence[Any], blocks_in_chunk: int) -> bool:
+        """Return whether it was made for these very caches, which are compared by identity, and for such chunks."""
+        return self.blocks_in_chunk == blocks_in_chunk and same_caches(self.caches, list(caches))
 
     def store(self, blocks: Sequence[int], numbers: Sequence[int], out: Sequence[Any] | None) -> list[Any]:
         """Read chunks from the paged cache; complete on return.
@@ -115,7 +120,7 @@ class ServerChunks:
 def server_chunks(kv_caches: dict[str, Any], blocks_in_chunk: int) -> ServerChunks:
     """Return what moves the chunks of these caches; the first time, its graphs are compiled.
 
-    A server that has come back is registered with anew, with the same caches: they are known by identity.
+    A server that has come back is registered with anew, with the same caches.
 
     Args:
         kv_caches: The caches by layer, as vLLM registers them.
@@ -124,19 +129,20 @@ def server_chunks(kv_caches: dict[str, Any], blocks_in_chunk: int) -> ServerChun
     Raises:
         LayoutError: These caches cannot be served.
     """
-    global _latest
     caches = list(kv_caches.values())
     with _lock:
-        if _latest is None or _latest.blocks_in_chunk != blocks_in_chunk or not same_caches(_latest.caches, caches):
-            _latest = _make(caches, blocks_in_chunk)
-        return _latest
+        for worker in _workers:
+            if worker.serves(caches, blocks_in_chunk):
+                return worker
+        worker = _make(caches, blocks_in_chunk)
+        _workers.append(worker)
+        return worker
 
 
-def forget() -> None:
-    """Let go of the caches, and of the memory that was pinned for them."""
-    global _latest
+def forget(worker: ServerChunks) -> None:
+    """Let go of a worker's caches, and of the memory that was pinned for them."""
     with _lock:
-        _latest = None
+        _workers[:] = [other for other in _workers if other is not worker]
 
 
 def gathering(original: Callable[..., Any]) -> Callable[..., Any]:
