@@ -31,6 +31,22 @@ def test_every_file_is_listed_once() -> None:
     assert sorted(guides.NAMES) == sorted(path.stem for path in guides.FOLDER.glob("*.md"))
 
 
+@pytest.mark.parametrize("file", ["README.md", "gaudi_patch/guides/quick-start.md"])
+def test_after_the_installation_python3_is_still_the_users(file: str, tmp_path: Path) -> None:
+    """`command -v python3` then names the target; the first python3 must not become gaudi-patch's own."""
+    text = (guides.FOLDER.parents[1] / file).read_text()
+    (line,) = re.findall(r"^export PATH=.*", text, re.MULTILINE)
+    tool = tmp_path / "gaudi-patch-tool" / "bin"
+    tool.mkdir(parents=True)
+    for name in ("python3", "gaudi-patch"):
+        (tool / name).symlink_to("/bin/true")
+    found = subprocess.run(
+        ["bash", "-c", f"{line}; command -v python3 gaudi-patch"],
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert [Path(path).parent == tool for path in found] == [False, True]
+
+
 @named
 def test_a_guide_begins_with_a_title_and_a_sentence_on_it(name: str) -> None:
     one = guides.read(name)

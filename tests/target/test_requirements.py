@@ -113,6 +113,42 @@ def test_the_command_writes_both_files_and_says_how_to_install_them(bare: Path, 
     ]
 
 
+def test_an_interpreter_without_pytorch_is_told_apart_from_vllms(bare: Path, tmp_path: Path) -> None:
+    """As after `export PATH=TOOL/bin:$PATH`: the first python3 is gaudi-patch's own."""
+    arguments = ("requirements", "0.5.6", "--python", bare)
+    assert gaudi_patch(*arguments, "--json").json["warnings"] == []
+    (metadata,) = bare.parents[1].glob("lib/*/site-packages/torch-1.dist-info/METADATA")
+    metadata.unlink()
+    metadata.parent.rmdir()
+    told = f"{bare} has no PyTorch; --python has to name the interpreter that runs vLLM"
+    assert gaudi_patch(*arguments, "--json").json["warnings"] == [told]
+    done = gaudi_patch(*arguments, "--output", tmp_path / "out")
+    assert (done.code, told in " ".join(done.err.split())) == (0, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("version", "plugin", "instead"),
+    [
+        ("0.5.6", "0.26.0", None),
+        ("0.5.6", "0.26.0.post1+cpu", None),
+        ("0.5.6", "0.21.0", "LMCache 0.4.7 does"),
+        ("0.4.7", "0.11.2", "see `gaudi-patch list`"),
+    ],
+)
+def test_a_release_that_does_not_go_with_the_images_vllm_gaudi_is_told(
+    bare: Path, version: str, plugin: str, instead: str | None
+) -> None:
+    """An image with such a pair can be built and proved: no required level has a vLLM."""
+    (site,) = bare.parents[1].glob("lib/*/site-packages")
+    (site / "vllm_gaudi.dist-info").mkdir()
+    (site / "vllm_gaudi.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm-gaudi\nVersion: {plugin}\n"
+    )
+    told = f"LMCache {version} does not go with vllm-gaudi {plugin}, which {bare} has; {instead}"
+    warnings = gaudi_patch("requirements", version, "--python", bare, "--json").json["warnings"]
+    assert warnings == ([told] if instead else [])
+
+
 def test_stdout_is_a_requirements_file_that_pip_reads(bare: Path, tmp_path: Path) -> None:
     listed = gaudi_patch("requirements", "0.5.6", "--python", bare)
     (tmp_path / "requirements.txt").write_text(listed.out)
