@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -132,6 +134,27 @@ def test_the_dockerfile_installs_patches_proves_and_checks(case: Case, root: Mak
         assert told.stdout.startswith(f"({case.python.replace('.', ', ')}) 13"), told.stdout + told.stderr
         names = re.sub(r"^(cuda-toolkit|nvidia-(cuda-(runtime|cupti)|cufile))==.*", "", names, flags=re.MULTILINE)
     assert not re.search(r"^(nvidia|cupy|cuda)", names, re.MULTILINE | re.IGNORECASE)
+
+
+@pytest.mark.skipif(not FULL, reason="reaches PyPI; GAUDI_PATCH_TEST_FULL=1 runs it")
+def test_what_the_readme_downloads_in_a_container_of_the_base_image_builds_it_offline(
+    root: MakeRoot, wheels: Path, sha256: str
+) -> None:
+    made = root()
+    (block,) = [one for one in dockerfile.snippets(FILES / "README.md", "bash") if "pip download" in one]
+    made.start("base")
+    build = made.place("/build")
+    (build / "wheels").mkdir(parents=True)
+    shutil.copy(next(wheels.glob("gaudi_patch-*.whl")), build / "wheels")
+    made.online = True
+    done = made.run(["sh", "-ec", block], workdir="/build")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in build.iterdir()] == ["wheels"]
+
+    made.online, made.context = False, build
+    case = Case("Dockerfile.pip", "namespace", "root", levels="imports")
+    dockerfile.build((FILES / case.name).read_text(), made, arguments(case, sha256))
+    assert attested(made)["outcome"] == "applied"
 
 
 def _give_the_first_stage_a_compiler(made: Root) -> None:
