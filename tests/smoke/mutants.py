@@ -195,8 +195,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the largest graph is not compiled in advance",
         f"{_GAUDI}/transfer.py",
-        "            for chunks in self.kernels.sizes:\n                group = Group(",
-        "            for chunks in self.kernels.sizes[:-1]:\n                group = Group(",
+        "        for chunks in self.kernels.sizes:\n            group = Group(",
+        "        for chunks in self.kernels.sizes[:-1]:\n            group = Group(",
     ),
     Mutant(
         "the device is waited for after every group",

@@ -162,6 +162,21 @@ def test_device_memory_stays_in_the_room_that_is_given(direction: str, room: int
     assert cost["peak_staging_bytes"] <= max(2, room) * bench.object_bytes + 4 * 8 * CHUNK * 12
 
 
+@pytest.mark.parametrize(("room", "largest"), [(9, 8), (12, 8), (28, 8), (3, 2)])
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_warm_up_stays_in_it_too(direct: bool, room: int, largest: int) -> None:
+    """vLLM has already given the device's memory to the caches when they are registered."""
+    caches = make_caches(
+        "blocks", torch.bfloat16, blocks=90, block_size=16, rows=[(2, 4)] * 8, rng=np.random.default_rng(0)
+    )
+    settings = Settings(staging_bytes=room * 8 * 2 * 2 * 8 * CHUNK)
+    transfer = Transfer(normalise(caches.given), chunk=CHUNK, settings=settings, direct=direct)
+    COUNTERS.reset()
+    transfer.warm_up()
+    assert transfer.largest == largest
+    assert COUNTERS.snapshot()["peak_staging_bytes"] <= settings.staging_bytes + 4 * 8 * CHUNK * 12
+
+
 def test_a_group_of_an_8b_model_takes_288_mib() -> None:
     assert Settings().staging_bytes == 9 * 32 * 2 * 8 * 128 * 2 * 256
 

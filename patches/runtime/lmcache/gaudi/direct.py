@@ -180,7 +180,9 @@ class Direct:
         """Gather a group and scatter it again, which compiles both graphs."""
         index = self._send_index(group)
         flat = []
-        for output in self._kernels.gather_objects(group.chunks, index):
+        outputs = deque(self._kernels.gather_objects(group.chunks, index))
+        while outputs:
+            output = outputs.popleft()  # each makes room for the object that is copied back
             slot = self._ring.acquire()
             host = slot.tensor(output.numel(), output.dtype)
             self._backend.copy(host, output.view(-1))

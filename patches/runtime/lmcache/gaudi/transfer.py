@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -125,9 +126,10 @@ class Transfer:
         Args:
             resident: Also compile the graphs for memory objects that are on the device.
         """
-        with self._request():
-            for chunks in self.kernels.sizes:
-                group = Group(chunks, 0, np.zeros(chunks * self.chunk, dtype=np.int64), (), sink=True)
+        for chunks in self.kernels.sizes:
+            group = Group(chunks, 0, np.zeros(chunks * self.chunk, dtype=np.int64), (), sink=True)
+            with self._request():
+                self._pool.drop()  # as in store
                 if self.direct is not None:
                     self.direct.rewrite(group)
                 else:
@@ -139,10 +141,11 @@ class Transfer:
         """Gather a group and scatter it again."""
         index = self._send_index(group)
         parts = []
-        outputs = self.kernels.gather(group.chunks, index)
-        for part, output in zip(self.kernels.parts(group.chunks), outputs, strict=True):
+        outputs = deque(self.kernels.gather(group.chunks, index))
+        while outputs:
+            output = outputs.popleft()  # each makes room for the part that is copied back
             slot = self.ring.acquire()
-            host = slot.tensor(output.numel(), part.dtype)
+            host = slot.tensor(output.numel(), output.dtype)
             self.backend.copy(host.view(output.shape), output)
             self.backend.record().synchronize()
             parts.append(self._pool.take(host.numel(), host.dtype))
