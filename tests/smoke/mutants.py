@@ -6,6 +6,7 @@ from tests.smoke.guard_mutants import GUARD_MUTANTS
 from tests.smoke.multiprocess_mutants import MULTIPROCESS_MUTANTS
 from tests.smoke.mutant import RUNTIME as _GAUDI
 from tests.smoke.mutant import Mutant
+from tests.smoke.old_routing_mutants import OLD_ROUTING_MUTANTS
 from tests.smoke.pinning_mutants import PINNING_MUTANTS
 from tests.smoke.routing_mutants import ROUTING_MUTANTS
 
@@ -13,6 +14,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *GUARD_MUTANTS,
     *PINNING_MUTANTS,
     *ROUTING_MUTANTS,
+    *OLD_ROUTING_MUTANTS,
     *MULTIPROCESS_MUTANTS,
     # Waiting.
     Mutant(

@@ -19,7 +19,8 @@ from tests.smoke.conftest import explain
 from tests.smoke.guard_mutants import GUARD_MUTANTS
 from tests.smoke.multiprocess_mutants import MULTIPROCESS_MUTANTS
 from tests.smoke.mutants import MUTANTS, Mutant
-from tests.smoke.routing_mutants import OLD, ROUTING_MUTANTS
+from tests.smoke.old_routing_mutants import OLD, OLD_ROUTING_MUTANTS
+from tests.smoke.routing_mutants import ROUTING_MUTANTS
 from tests.support import vllm_pairs
 from tests.support.environments import Environment, EnvironmentUnavailableError
 from tests.support.unavailable import unavailable
@@ -81,7 +82,7 @@ def changes(mutant: Mutant, hunk: Hunk) -> bool:
 def test_there_are_at_least_180_and_no_two_alike() -> None:
     assert len({(one.release, one.file, one.old, one.new) for one in MUTANTS}) == len(MUTANTS) >= 180
     assert len({one.name for one in MUTANTS}) == len(MUTANTS)
-    assert {*GUARD_MUTANTS, *MULTIPROCESS_MUTANTS, *ROUTING_MUTANTS} < set(MUTANTS)
+    assert {*GUARD_MUTANTS, *MULTIPROCESS_MUTANTS, *ROUTING_MUTANTS, *OLD_ROUTING_MUTANTS} < set(MUTANTS)
 
 
 @pytest.mark.parametrize("release", [command.RELEASE, OLD])
@@ -111,7 +112,7 @@ def test_every_edit_of_the_runtime_fits_it_exactly_once() -> None:
 def test_a_sample_has_every_level_release_and_kind() -> None:
     sample = command.sample(4)
     assert {(one.release, one.level) for one in sample} == {(one.release, one.level) for one in MUTANTS}
-    for kind in (GUARD_MUTANTS, MULTIPROCESS_MUTANTS, ROUTING_MUTANTS):
+    for kind in (GUARD_MUTANTS, MULTIPROCESS_MUTANTS, ROUTING_MUTANTS, OLD_ROUTING_MUTANTS):
         assert set(sample) & set(kind)
     assert len(sample) < len(MUTANTS) / 3
 
