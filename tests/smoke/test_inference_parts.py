@@ -384,3 +384,27 @@ def test_a_store_is_read_only_where_it_was_filled(
     level.run = lambda *extra, **options: seen.append(extra[extra.index("--phase") + 1]) or passed
     level._outlives("lm-server", "lm://127.0.0.1:1")
     assert seen == phases
+
+
+@pytest.mark.parametrize(
+    ("vllm", "text", "reason"),
+    [
+        ("0.13.0", None, "this vLLM has no LMCacheMPConnector"),
+        ("0.21.0", "class LMCacheMPConnector: ...", "vLLM 0.21.0 has an LMCacheMPConnector of its own, made for older"),
+        ("0.26.0", "from lmcache.integration.vllm.lmcache_mp_connector import LMCacheMPConnector", ""),
+    ],
+)
+def test_multiprocess_mode_is_not_tried_where_vllm_cannot_start_it(
+    load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vllm: str, text: str | None, reason: str
+) -> None:
+    inference = load("inference")
+    if text is not None:
+        (tmp_path / inference._MP_CONNECTOR).parent.mkdir(parents=True)
+        (tmp_path / inference._MP_CONNECTOR).write_text(text)
+    found = SimpleNamespace(version=vllm, locate_file=lambda name: tmp_path / name)
+    monkeypatch.setattr(inference.importlib.metadata, "distribution", lambda name: found)
+    monkeypatch.setattr(inference.kv_lmcache, "serves_multiprocess", lambda: True)
+    monkeypatch.setattr(inference.kv_lmcache, "release", lambda: (0, 5, 6))
+    told = inference._no_multiprocess()
+    assert told.startswith(reason)
+    assert bool(told) == bool(reason)

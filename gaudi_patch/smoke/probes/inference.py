@@ -50,6 +50,9 @@ CASES = (
 #: Cases that take too long for every image: they run if they are named.
 SLOW_CASES = ("dead-server",)
 _CASE_SECONDS = 300.0
+_MP_CONNECTOR = "vllm/distributed/kv_transfer/kv_connector/v1/lmcache_mp_connector.py"
+#: vLLM's connector, from 0.22 on, hands over to this one if LMCache has it.
+_LMCACHES_OWN = b"lmcache.integration.vllm.lmcache_mp_connector"
 
 
 class Level:
@@ -181,8 +184,13 @@ def _no_multiprocess() -> str:
         return "this release's server is for CUDA only"
     if kv_lmcache.release() < (0, 5, 5):
         return "LMCache before 0.5.5 refuses vllm-gaudi's layout there"
-    vllm = tuple(int(part) for part in importlib.metadata.version(_vllm_distribution()).split(".")[:2])
-    return "this vLLM has no LMCacheMPConnector" if vllm < (0, 14) else ""
+    vllm = importlib.metadata.distribution(_vllm_distribution())
+    if tuple(int(part) for part in vllm.version.split(".")[:2]) < (0, 14):
+        return "this vLLM has no LMCacheMPConnector"
+    # Read, not imported: vLLM is imported by the processes of the cases only.
+    if _LMCACHES_OWN not in Path(str(vllm.locate_file(_MP_CONNECTOR))).read_bytes():
+        return f"vLLM {vllm.version} has an LMCacheMPConnector of its own, made for older releases of LMCache"
+    return ""
 
 
 def _vllm_distribution() -> str:
