@@ -1,9 +1,9 @@
 """Serve random mixes of requests over every way, and compare with the expected results: ``python -m tests.mixes``.
 
-``--mixes 1-112`` selects mixes of each way, ``--way NAME ...`` selects ways, ``--release`` another LMCache. ``--mutant
-TEXT`` puts a fault of tests/smoke/mutants.py into the patched LMCache, which must be detected. Exit 0: all results are
-as computed, and every promise matches what was stored. Exit 1: some differ, and the command for the first such mix is
-printed.
+``--mixes 1-112`` selects mixes of each way, ``--way NAME ...`` selects ways, ``--release`` another LMCache, ``--rules
+eager`` eager mode. ``--mutant TEXT`` puts a fault of tests/smoke/mutants.py into the patched LMCache, which must be
+detected. Exit 0: all results are as computed, and every promise matches what was stored. Exit 1: some differ, and the
+command for the first such mix is printed.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--way", nargs="+", choices=tuple(WAYS), help="all that the release has, by default")
     parser.add_argument("--mutant", type=_mutant, metavar="TEXT")
     parser.add_argument("--release", default=RELEASE)
+    parser.add_argument("--rules", choices=("lazy", "eager"), default="lazy")
     options = parser.parse_args()
     ways = options.way or [name for name, way in WAYS.items() if _has(options.release, way)]
     red, total = False, serve.Counts()
@@ -61,13 +62,14 @@ def main() -> int:
         fault = options.mutant.put_into(made.site_packages) if options.mutant else contextlib.nullcontext()
         with fault:
             for way in ways:
-                outcome = serve.serve(made.python, [way], options.mixes)
+                outcome = serve.serve(made.python, [way], options.mixes, options.rules)
                 print(f"{way}: {outcome}", flush=True)
                 if outcome.red:
                     red = True
                     mutant = f" --mutant {options.mutant.name!r}" if options.mutant else ""
                     release = "" if options.release == RELEASE else f" --release {options.release}"
-                    print(f"  again: python -m tests.mixes{release}{outcome.again}{mutant}", flush=True)
+                    rules = " --rules eager" if options.rules == "eager" else ""
+                    print(f"  again: python -m tests.mixes{release}{rules}{outcome.again}{mutant}", flush=True)
                 total += outcome.counts
     if len(options.mixes) >= _ENOUGH and not total.hits:
         red = True

@@ -71,12 +71,12 @@ def with_server(environment: Environment) -> Environment:
     return environment
 
 
-def serve(python: Path, ways: Sequence[str], mixes: Sequence[int]) -> Outcome:
-    """Serve ``mixes`` over each of ``ways``, in one process, with one engine for each way."""
+def serve(python: Path, ways: Sequence[str], mixes: Sequence[int], rules: str = "lazy") -> Outcome:
+    """Serve ``mixes`` over each of ``ways``, in one process, with one engine for each way, in lazy or in eager mode."""
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-mixes-") as folder:
         answer = Path(folder) / "result.json"
-        command = [str(python), "-B", str(EMULATOR), str(_INSIDE), "--result", str(answer)]
-        command += ["--rules", "lazy", "--device", "emulated", "--way", *ways, "--mix", *map(str, mixes)]
+        command = [str(python), "-B", str(EMULATOR), f"--{rules}", str(_INSIDE), "--result", str(answer)]
+        command += ["--rules", rules, "--device", "emulated", "--way", *ways, "--mix", *map(str, mixes)]
         environ = clean_environment() | {"LMCACHE_TRACK_USAGE": "false", "OMP_NUM_THREADS": "1"}
         try:
             done = subprocess.run(

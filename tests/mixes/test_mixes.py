@@ -1,12 +1,13 @@
 """A sample of the mixes over every way, and faults of the patched LMCache that the mixes must detect.
 
-``GAUDI_PATCH_TEST_FULL=1`` serves 2,016, as ``python -m tests.mixes`` does.
+The sample serves every second way in lazy mode and the others in eager mode. ``GAUDI_PATCH_TEST_FULL=1`` serves 2,016
+mixes, half of those of each way in each mode.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.environments import Environment, EnvironmentUnavailableError
 from tests.support.unavailable import unavailable
 
 FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
+RULES = ("lazy", "eager")
 NAMES = {mutant.name: mutant for mutant in MUTANTS}
 
 # Faults that no smoke level has as a mutant of its own.
@@ -64,24 +66,41 @@ def environment(made: Callable[[str], Environment]) -> Environment:
     return made("0.5.6")
 
 
-@pytest.mark.wheels
-@pytest.mark.torch
-def test_every_way_serves_what_was_computed_and_promises_what_was_stored(environment: Environment) -> None:
-    outcome = serve.serve(environment.python, list(WAYS), range(1, 113 if FULL else 4))
-    assert not outcome.red, f"{outcome.said}; python -m tests.mixes{outcome.again}"
-    assert outcome.counts.mixes == len(WAYS) * (112 if FULL else 3)
-    assert outcome.counts.hits > len(WAYS)
-    assert outcome.counts.preempted > 0
+def share(ways: Sequence[str], rules: str) -> tuple[Sequence[str], range]:
+    """Return the ways and the mixes that are served in a mode."""
+    place = RULES.index(rules)
+    return (ways, range(56 * place + 1, 56 * place + 57)) if FULL else (ways[place::2], range(1, 4))
 
 
 @pytest.mark.wheels
 @pytest.mark.torch
-def test_multiprocess_mode_of_0_5_5_serves_what_was_computed(made: Callable[[str], Environment]) -> None:
-    ways = [name for name, way in WAYS.items() if way.multiprocess]
-    outcome = serve.serve(made("0.5.5").python, ways, range(1, 113 if FULL else 4))
-    assert not outcome.red, f"{outcome.said}; python -m tests.mixes --release 0.5.5{outcome.again}"
+@pytest.mark.parametrize("rules", RULES)
+def test_every_way_serves_what_was_computed_and_promises_what_was_stored(environment: Environment, rules: str) -> None:
+    ways, mixes = share([*WAYS], rules)
+    outcome = serve.serve(environment.python, ways, mixes, rules)
+    assert not outcome.red, f"{outcome.said}; python -m tests.mixes --rules {rules}{outcome.again}"
+    assert outcome.counts.mixes == len(ways) * len(mixes)
     assert outcome.counts.hits > len(ways)
     assert outcome.counts.preempted > 0
+
+
+@pytest.mark.wheels
+@pytest.mark.torch
+@pytest.mark.parametrize("rules", RULES)
+def test_multiprocess_mode_of_0_5_5_serves_what_was_computed(made: Callable[[str], Environment], rules: str) -> None:
+    # Backwards: what 0.5.6 serves in one mode, 0.5.5 serves in the other.
+    ways, mixes = share([name for name, way in reversed(WAYS.items()) if way.multiprocess], rules)
+    outcome = serve.serve(made("0.5.5").python, ways, mixes, rules)
+    assert not outcome.red, f"{outcome.said}; python -m tests.mixes --release 0.5.5 --rules {rules}{outcome.again}"
+    assert outcome.counts.hits > len(ways)
+    assert outcome.counts.preempted > 0
+
+
+def test_the_sample_serves_every_way_and_multiprocess_mode_in_both_modes() -> None:
+    multiprocess = [name for name, way in WAYS.items() if way.multiprocess]
+    served = {rules: [*share([*WAYS], rules)[0], *share(multiprocess[::-1], rules)[0]] for rules in RULES}
+    assert {*served["lazy"], *served["eager"]} == {*WAYS}
+    assert {*multiprocess} <= {*served["lazy"]} & {*served["eager"]}
 
 
 @pytest.mark.wheels
