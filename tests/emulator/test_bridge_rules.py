@@ -38,6 +38,108 @@ for dtype in (torch.int32, torch.int64, torch.float64):
     assert run(program(text, options)).split() == ["1", "0", "0", "1024", "0", "1024"]
 
 
+def test_the_operators_of_all_threads_gather_in_one_graph(run: Run) -> None:
+    text = """
+import threading
+t = torch.ones(16, device="hpu")
+torch.hpu.synchronize()
+device.counters.reset()
+for work in (lambda: t.add_(1), lambda: t.mul_(3)):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+t.sub_(1)
+torch.hpu.synchronize()
+print(count()["ops"], count()["graph_launches"], t.cpu()[0].item())
+"""
+    assert run(program(text, LAZY)) == "3 1 5.0"
+    assert run(program(text, EAGER)) == "3 3 5.0"
+
+
+@pytest.mark.parametrize(("options", "cached"), [(LAZY, True), (EAGER, False)])
+def test_the_current_stream_is_of_a_thread_but_cached_for_all_in_lazy_mode(
+    run: Run, options: str, cached: bool
+) -> None:
+    text = """
+import threading
+side = torch.hpu.Stream()
+torch.hpu.set_stream(side)
+def look():
+    print(torch.hpu.current_stream() == side, torch._C._accelerator_getStream(0).stream_id == side.stream_id)
+thread = threading.Thread(target=look)
+thread.start()
+thread.join()
+look()
+"""
+    assert run(program(text, options)).splitlines() == [f"{cached} False", "True True"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "call", "result"),
+    [
+        ("float32", "t @ t", "bfloat16"),
+        ("float32", "t * t", "bfloat16"),
+        ("float32", "torch.nn.functional.linear(t, t)", "bfloat16"),
+        ("float32", "torch.softmax(t, 0)", "bfloat16"),
+        ("bfloat16", "t.exp()", "float32"),
+        ("bfloat16", "t / t", "float32"),
+        ("bfloat16", "torch.nn.functional.mse_loss(t, t)", "float32"),
+        ("float32", "t + t", "float32"),
+        ("bfloat16", "t + t", "bfloat16"),
+        ("float64", "t @ t", "float64"),
+    ],
+)
+@pytest.mark.parametrize("options", [LAZY, EAGER])
+def test_autocast_casts_by_the_bridges_lists(run: Run, options: str, dtype: str, call: str, result: str) -> None:
+    text = f"""
+t = torch.ones(4, 4, dtype=torch.{dtype}, device="hpu")
+with torch.autocast("hpu", dtype=torch.bfloat16):
+    print(({call}).dtype)
+"""
+    assert run(program(text, options)) == f"torch.{result}"
+
+
+def test_a_copy_from_the_host_into_a_view_is_an_operator_in_lazy_mode(run: Run) -> None:
+    text = """
+t, host = torch.zeros(4, 16, device="hpu"), torch.ones(16)
+torch.hpu.synchronize()
+device.counters.reset()
+t[1].copy_(host)
+torch.hpu.synchronize()
+print(count()["h2d_copies"], count()["op_histogram"])
+"""
+    assert run(program(text, LAZY)) == "1 {'strided_insert': 1}"
+    assert run(program(text, EAGER)) == "1 {}"
+
+
+@pytest.mark.parametrize(("switch", "signatures"), [("", 4), (", signature_offsets=False", 1)])
+def test_the_offset_of_a_view_is_part_of_the_signature_unless_switched_off(
+    run: Run, switch: str, signatures: int
+) -> None:
+    text = """
+t = torch.ones(64, device="hpu")
+torch.hpu.synchronize()
+device.counters.reset(signatures=True)
+for start in range(0, 64, 16):
+    t[start : start + 16] * 2
+    torch.hpu.synchronize()
+print(count()["graph_compilation"])
+"""
+    assert run(program(text, LAZY + switch)) == str(signatures)
+
+
+@pytest.mark.parametrize("options", [LAZY, EAGER])
+def test_a_bounce_is_waited_for_where_the_switch_says_so(run: Run, options: str) -> None:
+    text = """
+out = torch.zeros(64)
+out.copy_(torch.full((64,), 3.0, device="hpu"), non_blocking=True)
+torch.hpu.synchronize()
+print(out[0].item() == 3)
+"""
+    assert run(program(text, options)) == "False"
+    assert run(program(text, f'{options}, bounces="waited"')) == "True"
+
+
 def test_where_int64_is_supported_it_is_copied_like_everything_else(run: Run) -> None:
     text = """
 host = torch.empty(1024, dtype=torch.uint8, pin_memory=True).view(torch.int64)
