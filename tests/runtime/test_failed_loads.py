@@ -20,6 +20,15 @@ EVERY = [series.id for series in load(PATCHES).series]
 RELEASES = EVERY if os.environ.get("GAUDI_PATCH_TEST_FULL") == "1" else ["0.3.7", "0.5.6"]
 
 
+def test_no_fault_of_multiprocess_mode_breaks_a_promise_of_the_first_release_that_has_it(
+    patched_tree: Callable[[str], Path], torch_python: Path, tmp_path: Path
+) -> None:
+    printed = lines(
+        torch_python, "failed_loads.py", tmp_path, "multiprocess", rules="lazy", tree=patched_tree("0.5.5"), timeout=600
+    )
+    assert printed[-1] == "9 of 9 cases passed", printed[-20:]
+
+
 @pytest.mark.parametrize("version", RELEASES)
 def test_no_fault_of_a_store_breaks_a_promise(
     patched: Callable[[str], Environment], version: str, tmp_path: Path

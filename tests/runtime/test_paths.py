@@ -21,6 +21,7 @@ PATHS = {
     "pd_is_refused": ("host", ["0.3.7", "0.3.13"]),
     "pd_on_the_host_is_not_refused": ("host", ["0.3.14", "0.5.6"]),
     "numa_node_of_a_rank": ("host", ["0.3.7", "0.5.6"]),
+    "registration_refuses_what_would_answer_wrongly": ("hpu", ["0.3.7", "0.5.6"]),
     "layer_groups_are_lmcaches_own": (
         "host",
         ["0.3.12", "0.3.13", "0.3.14", "0.3.15", "0.4.4", "0.4.5", "0.5.0", "0.5.2", "0.5.6"],

@@ -154,29 +154,101 @@ def numa_node_of_a_rank() -> None:
     assert "no entry for local rank 4" in words, words
 
 
-def layer_groups_are_lmcaches_own() -> None:
-    """Check that every public reader of the manager answers, not only the four known to be used."""
-    import dataclasses
-
+def caches_of(rows: list[tuple[int, ...]], device: str) -> Any:
     import numpy as np
-    from lmcache.gaudi import compat
-    from lmcache.gaudi.layout import normalise
-    from lmcache.v1.kv_layer_groups import KVLayerGroupsManager
     from support import make_caches
+
+    return make_caches(
+        "blocks", torch.bfloat16, blocks=8, block_size=16, rows=rows, rng=np.random.default_rng(0), device=device
+    )
+
+
+def engine_metadata() -> Any:
+    """Return LMCache's metadata of one rank, three layers and chunks of 64 tokens."""
+    import dataclasses
 
     try:
         from lmcache.v1.metadata import LMCacheMetadata
     except ModuleNotFoundError:  # before 0.3.13
         from lmcache.config import LMCacheEngineMetadata as LMCacheMetadata
 
-    rows: list[tuple[int, ...]] = [(2, 8), (4, 8), (2, 8)]
-    caches = make_caches(
-        "blocks", torch.bfloat16, blocks=8, block_size=16, rows=rows, rng=np.random.default_rng(0), device="cpu"
-    )
     values = {"model_name": "m", "world_size": 1, "local_world_size": 1, "worker_id": 0, "local_worker_id": 0}
     values |= {"fmt": "vllm", "kv_dtype": torch.bfloat16, "kv_shape": (3, 2, 64, 2, 8), "chunk_size": 64}
     known = {field.name for field in dataclasses.fields(LMCacheMetadata)}
-    metadata = LMCacheMetadata(**{name: value for name, value in values.items() if name in known})
+    return LMCacheMetadata(**{name: value for name, value in values.items() if name in known})
+
+
+def registration_refuses_what_would_answer_wrongly() -> None:
+    """Check that the release's own adapter asks the guards, whichever way vLLM hands its caches over."""
+    from unittest.mock import MagicMock
+
+    from lmcache.gaudi.connector import create_connector
+    from lmcache.v1.config import LMCacheEngineConfig
+
+    module = adapter()
+    given = caches_of([(2, 8)] * 3, "hpu").given
+    layers = {f"layer.{number}": entry for number, entry in enumerate(given)}
+    chunk = 64 * 3 * 2 * 2 * 8 * 2  # bytes
+
+    def register(way: str, longest: int, **settings: bool) -> str:
+        """Return the refusal of an adapter whose pool holds eight chunks of 64 tokens."""
+        config = LMCacheEngineConfig.from_defaults(chunk_size=64, max_local_cpu_size=8 * chunk / (1 << 30))
+        connector = create_connector(config, engine_metadata(), "VLLM")
+        engine = SimpleNamespace(gpu_connector=connector, post_init=lambda **_: None)
+        kind = type("Impl", (module.LMCacheConnectorV1Impl,), {"lmcache_engine": engine})
+        side = object.__new__(kind)
+        side.__dict__.update(
+            kv_caches={},
+            async_loading=False,
+            _manager=MagicMock(),
+            _vllm_config=SimpleNamespace(
+                model_config=SimpleNamespace(max_model_len=longest, enable_sleep_mode=False),
+                parallel_config=SimpleNamespace(world_size=1),
+            ),
+        )
+        off = {"use_contiguous_pa": False, "defrag": False, "unified_attn": False}
+        _vllm_gaudi(SimpleNamespace(**off | settings))
+        context = SimpleNamespace(
+            no_compile_layers={name: SimpleNamespace(kv_cache=[entry]) for name, entry in layers.items()},
+            virtual_engine=0,
+        )
+        calls = {
+            "at start": lambda: side.register_kv_caches(layers),
+            "with the first request": lambda: side._init_kv_caches_from_forward_context(context),
+        }
+        return refusal(calls[way])
+
+    ways = ["with the first request"]
+    if hasattr(module.LMCacheConnectorV1Impl, "register_kv_caches"):
+        ways.append("at start")
+    for way in ways:
+        assert register(way, 8 * 64) == "", way
+        told = register(way, 9 * 64)
+        assert "holds 8 chunks of 64 tokens" in told and "or --max-model-len to 512 or less" in told, f"{way}: {told}"
+        for setting, words in (
+            ("use_contiguous_pa", "contiguous paged attention"),  # vllm-gaudi before v0.24.0
+            ("defrag", "online defragmentation"),
+            ("unified_attn", "unified attention"),
+        ):
+            told = register(way, 8 * 64, **{setting: True})
+            assert words in told, f"{way}, {setting}: {told}"
+
+
+def _vllm_gaudi(settings: Any) -> None:
+    """Put a vllm-gaudi before v0.24.0 into sys.modules: its prefills read the first blocks of the cache."""
+    cache = type("VLLMKVCache", (), {"fetch_from_cache": lambda self, cache, blocks: cache[: blocks.size(0)]})
+    sys.modules["vllm_gaudi.extension.runtime"] = SimpleNamespace(get_config=lambda: settings)  # type: ignore[assignment]
+    sys.modules["vllm_gaudi.extension.utils"] = SimpleNamespace(VLLMKVCache=cache)  # type: ignore[assignment]
+
+
+def layer_groups_are_lmcaches_own() -> None:
+    """Check that every public reader of the manager answers, not only the four known to be used."""
+    from lmcache.gaudi import compat
+    from lmcache.gaudi.layout import normalise
+    from lmcache.v1.kv_layer_groups import KVLayerGroupsManager
+
+    caches = caches_of([(2, 8), (4, 8), (2, 8)], "cpu")
+    metadata = engine_metadata()
     compat.reconcile(metadata, normalise(caches.given, bitcast=True))
     manager = metadata.kv_layer_groups_manager
     assert isinstance(manager, KVLayerGroupsManager), type(manager)
