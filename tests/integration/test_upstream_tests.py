@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -48,6 +49,44 @@ def test_a_test_that_ends_its_process_leaves_the_others_their_outcomes(tmp_path:
         found = upstream_tests.outcomes(package, work, ["tests"], "host")
     except EnvironmentUnavailableError as error:
         unavailable(error)
-    assert found == {"tests/test_ends.py": "failed", "tests.test_lives::test_it": "passed"}
+    assert found == {"tests/test_ends.py::test_it": "failed", "tests/test_lives.py::test_it": "passed"}
     status = Path("/proc", child.read_text(), "stat")
     assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z", "its child goes on"
+
+
+def test_a_report_says_what_became_of_each_test_and_which_one_was_under_way(tmp_path: Path) -> None:
+    lines = [
+        ("tests/a.py", "started"),
+        ("tests/a.py", "collected"),
+        ("tests/b.py", "started"),
+        ("tests/b.py", "failed"),
+        ("a::x", "started"),
+        ("a::x", "passed"),
+        ("a::x", "failed"),
+        ("a::x", "passed"),
+        ("a::y", "started"),
+        ("a::y", "skipped"),
+        ("a::y", "passed"),
+        ("a::z", "started"),
+        ("a::z", "passed"),
+    ]
+    report = tmp_path / "report"
+    report.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    outcomes = {"tests/b.py": "failed", "a::x": "failed", "a::y": "skipped", "a::z": "passed"}
+    assert upstream_tests.read(report) == (outcomes, "a::z")
+    with report.open("a") as stream:
+        stream.write('["", "ended"]\n')
+    assert upstream_tests.read(report) == (outcomes, None)
+
+
+def test_a_test_that_takes_too_long_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_tests, "_SECONDS", 3)
+    work = tmp_path / "work"
+    (work / "tests").mkdir(parents=True)
+    (work / "tests" / "test_hangs.py").write_text("import time\ndef test_it(): time.sleep(600)\n")
+    (work / "tests" / "test_lives.py").write_text("def test_it(): pass\n")
+    try:
+        found = upstream_tests.outcomes(tmp_path / "tree", work, ["tests"], "host")
+    except EnvironmentUnavailableError as error:
+        unavailable(error)
+    assert found == {"tests/test_hangs.py::test_it": "failed", "tests/test_lives.py::test_it": "passed"}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import json
 import os
 import shutil
 import signal
@@ -19,10 +20,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.etree import ElementTree  # parses a file that pytest has just written
 
 from gaudi_patch.series import patch_files
 from gaudi_patch.series.manifest import load
@@ -48,7 +49,8 @@ REFUSED: Mapping[str, str] = {}
 
 _TEST_TOOLS = ("pytest<9.1", "pytest-asyncio", "python-multipart", "httpx", "protobuf", "grpcio")
 _BUILD_TOOLS = ("setuptools", "setuptools_scm", "packaging", "wheel", "ninja")
-_SECONDS = 3600
+#: A test that takes longer has failed.
+_SECONDS = 300
 
 
 def sdist(version: str) -> Path:
@@ -129,16 +131,21 @@ def unpack_tests(version: str, folder: Path) -> Path:
 def outcomes(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[str, str]:
     """Run the tests on one tree; return passed, failed or skipped for each test by name.
 
-    Where a test ends the whole process, each file of tests runs in a process of its own; a file that ends its process
-    counts as one failed test.
+    A test that ends the whole process, or that takes too long, has failed. The files after its own go on in another
+    process; the rest of its file is not run.
     """
-    found = _run(package, work, wanted, device)
-    if found is not None:
-        return found
-    found = {}
-    for file in _files(work, wanted):
-        alone = _run(package, work, [file], device)
-        found |= {file: "failed"} if alone is None else alone
+    found: dict[str, str] = {}
+    files = _files(work, wanted)
+    while files:
+        done, running = _run(package, work, files, device)
+        found |= done
+        if running is None:
+            break
+        found[running] = "failed"
+        ended = running.partition("::")[0]
+        if ended not in files:
+            raise RuntimeError(f"the tests ended before the first one, at {running or 'their start'}")
+        files = files[files.index(ended) + 1 :]
     return found
 
 
@@ -151,18 +158,46 @@ def _files(work: Path, wanted: Sequence[str]) -> list[str]:
     return files
 
 
-def _run(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[str, str] | None:
-    """Run the tests in one process; None if it ended before they did."""
-    report = package.with_suffix(".xml")
+#: Runs pytest, and writes a line for each test as it starts and as it ends, so that they outlive the process.
+_RUNNER = """
+import json, os, sys, pytest
+
+class Reports:
+    def __init__(self, path):
+        self.stream, self.process = open(path, "w"), os.getpid()
+    def write(self, name, outcome):
+        if os.getpid() == self.process:
+            print(json.dumps([name, outcome]), file=self.stream, flush=True)
+    def pytest_collectstart(self, collector):
+        self.write(collector.nodeid, "started")
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.write(report.nodeid, "failed")
+        else:
+            self.write(report.nodeid, "collected")
+    def pytest_runtest_logstart(self, nodeid, location):
+        self.write(nodeid, "started")
+    def pytest_runtest_logreport(self, report):
+        self.write(report.nodeid, report.outcome)
+    def pytest_sessionfinish(self, session, exitstatus):
+        self.write("", "ended")
+
+sys.exit(pytest.main(sys.argv[2:], plugins=[Reports(sys.argv[1])]))
+"""
+
+
+def _run(package: Path, work: Path, files: Sequence[str], device: str) -> tuple[dict[str, str], str | None]:
+    """Run files of tests in one process; return the outcomes, and the test that ended it or took too long."""
+    report = package.with_suffix(".jsonl")
     report.unlink(missing_ok=True)
     options = ["-q", "--continue-on-collection-errors", "-o", "log_cli=false", "-p", "no:cacheprovider"]
     start = [str(EMULATOR), "--lazy"] if device == "emulated" else []
     runner = work / "run_pytest.py"
-    runner.write_text("import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))\n")
+    runner.write_text(_RUNNER)
     process = subprocess.Popen(
         [
-            *(str(environments.torch_python()), "-B", *start, str(runner), *options),
-            *(f"--junitxml={report}", f"--rootdir={work}", *wanted),
+            *(str(environments.torch_python()), "-B", *start, str(runner), str(report), *options),
+            *(f"--rootdir={work}", *files),
         ],
         cwd=work,
         env=clean_environment()
@@ -172,23 +207,42 @@ def _run(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[
         start_new_session=True,
     )
     try:
-        process.wait(_SECONDS)
+        _wait(process, report)
     finally:
         # Some tests start processes, which go on where the test ends its own.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return read(report) if report.exists() else None
+    return read(report)
 
 
-def read(report: Path) -> dict[str, str]:
-    """Return the outcome of each test of a JUnit report; a module that could not be imported counts as failed."""
-    found = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = f"{case.get('classname')}::{case.get('name')}"
-        kinds = {child.tag for child in case}
-        found[name] = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
-    return found
+def _wait(process: subprocess.Popen[bytes], report: Path) -> None:
+    """Wait until the process has ended, or one of its tests has taken too long."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+            return
+        since = report.stat().st_mtime if report.exists() else time.time()
+        if time.time() - since > _SECONDS:
+            return
+
+
+def read(report: Path) -> tuple[dict[str, str], str | None]:
+    """Return the outcome of each test that a report has, and the test under way at its end, if it ended early.
+
+    A module that could not be imported counts as failed. A test fails with its setup and its teardown, too.
+    """
+    found: dict[str, str] = {}
+    running: str | None = ""
+    for line in report.read_text().splitlines():
+        name, outcome = json.loads(line)
+        if outcome == "started":
+            running = name
+        elif outcome == "ended":
+            running = None
+        elif outcome != "collected" and found.get(name, "passed") == "passed":
+            found[name] = outcome
+    return found, running
 
 
 def lost(before: Mapping[str, str], after: Mapping[str, str], refused: Mapping[str, str]) -> list[str]:
