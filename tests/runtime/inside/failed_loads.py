@@ -114,6 +114,78 @@ def put_raises(folder: Path, kind: str) -> None:
     store.close()
 
 
+def put_hangs(folder: Path, kind: str) -> None:
+    """Make every write hang: stores go on, until host memory is full of what waits, and requests are computed."""
+    room = 3 * TOKENS * 2 * 3 * 16 * 2 / (1 << 30)  # for three prompts
+    store = Store(folder, kind, own_server=True, lookup_timeout_ms=600, max_local_cpu_size=room)
+    goes_on = threading.Event()
+    first, full = store.prompt, _full(store)
+    if kind == "lm":
+        assert store.server is not None
+        store.server.send_signal(signal.SIGSTOP)
+    elif kind == "fs":
+        put = store.backend.connection.put
+
+        async def hangs(*args: Any, **kwargs: Any) -> Any:
+            while not goes_on.is_set():
+                await asyncio.sleep(0.05)
+            return await put(*args, **kwargs)
+
+        store.backend.connection.put = hangs
+    else:
+        write = store.backend.write_file
+        store.backend.write_file = lambda *args, **kwargs: goes_on.wait(HANGS) and write(*args, **kwargs)
+    for _ in range(8):
+        began = time.monotonic()
+        store.prompt = [random.randrange(50000) for _ in range(TOKENS)]
+        store.engine.store(store.prompt, kvcaches=store.caches.given, slot_mapping=store.slots)
+        promised = store.lookup()
+        assert store.load(promised) == promised
+        store.engine.lookup_unpin(_one_or_list(store.engine, "r"))
+        assert time.monotonic() - began < PATIENCE, "the engine waits for a write"
+    assert full, "host memory was never full of what waits"
+    goes_on.set()
+    if store.server is not None:
+        store.server.send_signal(signal.SIGCONT)
+    if kind == "lm":
+        store.prompt = first
+    else:
+        store.prompt = [random.randrange(50000) for _ in range(TOKENS)]
+        _stores_again(store)
+    _comes_back(store)
+    store.close()
+
+
+def _full(store: Store) -> list[str]:
+    """Return a list that gets an entry for each allocation that found no host memory."""
+    host, full = store.engine.storage_manager.storage_backends["LocalCPUBackend"], []
+
+    def watched(name: str) -> Callable[..., Any]:
+        allocate = getattr(host, name)
+
+        def watch(*args: Any, **kwargs: Any) -> Any:
+            memory_obj = allocate(*args, **kwargs)
+            if memory_obj is None:
+                full.append(name)
+            return memory_obj
+
+        return watch
+
+    for name in ("allocate", "batched_allocate"):
+        setattr(host, name, watched(name))
+    return full
+
+
+def _stores_again(store: Store) -> None:
+    """Store a prompt, once what waits has made room for it."""
+    deadline = time.monotonic() + PATIENCE
+    while store.lookup("stored") != TOKENS and time.monotonic() < deadline:
+        store.engine.lookup_unpin(_one_or_list(store.engine, "stored"))
+        store.engine.store(store.prompt, kvcaches=store.caches.given, slot_mapping=store.slots)
+        time.sleep(0.2)
+    store.engine.lookup_unpin(_one_or_list(store.engine, "stored"))
+
+
 def server_hangs(folder: Path) -> None:
     """Suspend the server of ``lm://`` before the lookup, and resume it later."""
     store = Store(folder, "lm", own_server=True, lookup_timeout_ms=600)
@@ -285,6 +357,7 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
                 )
     for kind in ("disk", "fs", "lm"):
         cases[f"{kind}: the backend raises at a store"] = lambda kind=kind: put_raises(place, kind)
+        cases[f"{kind}: the writes hang"] = lambda kind=kind: put_hangs(place, kind)
         cases[f"{kind}: the backend hangs"] = lambda kind=kind: backend_hangs(place, kind)
         cases[f"{kind}: the store dies before the lookup"] = lambda kind=kind: store_dies(place, kind)
         cases[f"{kind}: the store is lost after the promise"] = lambda kind=kind: lost_after_the_promise(place, kind)
