@@ -26,7 +26,7 @@ def test_no_fault_of_multiprocess_mode_breaks_a_promise_of_the_first_release_tha
     printed = lines(
         torch_python, "failed_loads.py", tmp_path, "multiprocess", rules="lazy", tree=patched_tree("0.5.5"), timeout=600
     )
-    assert printed[-1] == "9 of 9 cases passed", printed[-20:]
+    assert re.fullmatch(r"(\d\d) of \1 cases passed", printed[-1]), printed[-20:]
 
 
 @pytest.mark.parametrize("version", RELEASES)
@@ -35,7 +35,7 @@ def test_no_fault_of_a_store_breaks_a_promise(
 ) -> None:
     printed = lines(patched(version).python, "failed_loads.py", tmp_path, rules="lazy", timeout=1200)
     passed = [line.partition(" ")[2].strip() for line in printed if line.startswith("ok ")]
-    assert len(passed) >= 79
+    assert len(passed) >= 81
     table = (REPOSITORY / "docs" / "failed-loads.md").read_text()
     listed = set(re.findall(r"^\| `(.+?)` \|", table, flags=re.MULTILINE))
     assert listed == set(passed), "docs/failed-loads.md lists other faults than those that were put in"

@@ -63,6 +63,18 @@ _MUTANTS = (
         "        adapter._dropped_retrieves.discard(request)",
     ),
     Mutant(
+        "a store that the server does not answer ends the engine",
+        _LOADS,
+        "            except Exception:  # over shared memory",
+        "            except KeyError:  # over shared memory",
+    ),
+    Mutant(
+        "the blocks of a store that could not be asked for stay pinned",
+        _LOADS,
+        "                    self._completed_store_requests[request_id] = 1",
+        "                    self._completed_store_requests.pop(request_id, None)",
+    ),
+    Mutant(
         "a load that could not be asked for ends the engine",
         _LOADS,
         "                loads.fail(request_id)",

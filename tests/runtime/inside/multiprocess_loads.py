@@ -51,6 +51,20 @@ def ended_while_withheld() -> None:
     assert adapter.get_finished(set()) == (set(), set())
 
 
+def failed_store() -> None:
+    """Check that a store that the server does not answer is dropped: over shared memory LMCache raises TimeoutError."""
+    for lazy in (False, True):
+        adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
+        adapter.lazy_offload, adapter._completed_store_requests, adapter._failed_store_requests = lazy, {}, set()
+        adapter.answer = TimeoutError("on purpose")
+        adapter.submit_store_request("stored", _op(1, 2))
+        assert adapter._completed_store_requests == ({"stored": 1} if lazy else {})
+        assert adapter._failed_store_requests == ({"stored"} if lazy else set())
+        adapter.answer = True
+        adapter.submit_retrieve_request("next", _op(1, 2))
+        assert adapter.get_finished(set()) == (set(), {"next"})
+
+
 def dead_server() -> None:
     """Check that a wait ends once the heartbeat finds the server dead; unregistering waits at most two heartbeats."""
     adapter = withhold_failed_loads(type("Worker", (Adapter,), dict(vars(Adapter))))()
@@ -190,6 +204,7 @@ def cases() -> dict[str, Callable[[], None]]:
     found: dict[str, Callable[[], None]] = {}
     for name, answer in (("returns False", False), ("returns None", None), ("raises", RuntimeError("on purpose"))):
         found[f"multiprocess: the server {name}"] = lambda answer=answer: withheld(answer)
+    found["multiprocess: the server raises at a store"] = failed_store
     found["multiprocess: the server is short"] = short_answer
     found["multiprocess: start-up: the server's memory is smaller than one prompt"] = small_server
     found["multiprocess: the server dies"] = dead_server

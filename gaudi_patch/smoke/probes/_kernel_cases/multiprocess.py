@@ -38,6 +38,8 @@ def check_multiprocess(probe: _probe.Probe) -> None:
         for answer in (False, RuntimeError("put in on purpose")):
             _withheld(probe, module, answer)
         _ended(probe, module)
+    with probe.section("failed stores"):
+        _stores(probe, module)
     with probe.section("a request whose load failed is looked up again"):
         _promised_once(probe, module)
     with probe.section("reports of vllm-gaudi's runner"):
@@ -103,6 +105,22 @@ def _ended(probe: _probe.Probe, module: Foreign) -> None:
     probe.check(adapter.get_finished(set()) == (set(), set()), "an ended request is reported twice")
 
 
+def _stores(probe: _probe.Probe, module: Foreign) -> None:
+    """A store that the server does not answer costs a hit; what LMCache holds for it is let go as for a dropped one."""
+    for lazy in (False, True):
+        adapter = _worker(module)
+        adapter.lazy_offload, adapter._completed_store_requests, adapter._failed_store_requests = lazy, {}, set()
+        adapter.answer = TimeoutError("put in on purpose")
+        try:
+            adapter.submit_store_request("stored", _op(1, 2))
+        except TimeoutError as error:
+            probe.fail(f"a store that the server does not answer ends the engine: {error}")
+            return
+        told = (adapter._completed_store_requests, adapter._failed_store_requests)
+        due = ({"stored": 1}, {"stored"}) if lazy else ({}, set())
+        probe.check(told == due, f"lazy offload {lazy}: the store is reported as {told}, not {due}")
+
+
 def _promised_once(probe: _probe.Probe, module: Foreign) -> None:
     """It is computed: a second hit would be waited for, or fail in the same way."""
     asked: list[str] = []
@@ -145,6 +163,13 @@ def _adapters(probe: _probe.Probe, module: Foreign) -> None:
         probe.fail(f"a load that could not be asked for ends the engine: {_probe.describe(error)}")
     else:
         probe.check(worker.error_block_ids == {1, 2}, f"blocks {worker.error_block_ids} count as failed, not 1 and 2")
+    worker.store_futures = {}
+    try:
+        worker.submit_store_request("stored", _op(1, 2), None)
+    except Exception as error:
+        probe.fail(f"a store that could not be asked for ends the engine: {_probe.describe(error)}")
+    else:
+        probe.check(not worker.store_futures, "a store that could not be asked for is waited for")
     try:
         worker.register_kv_caches({"layer": object()})
     except refusal as error:

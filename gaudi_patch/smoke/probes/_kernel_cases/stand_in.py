@@ -35,6 +35,11 @@ class Adapter:
             raise self.answer
         self.done[request_id] = (self.answer, op.flat_block_ids)
 
+    def submit_store_request(self, request_id: str, op: Foreign) -> None:
+        """Ask for a store."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+
     def get_finished(self, ended: set[str]) -> tuple[set[str], set[str]]:
         """Return the stores and the loads that have finished, failed ones among them."""
         finished = set(self.done) | self._dropped_retrieves

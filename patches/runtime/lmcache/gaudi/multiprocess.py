@@ -140,6 +140,21 @@ def withhold_failed_loads(adapter: type) -> type:
 
         return submit_retrieve_request
 
+    def store(original: Callable[..., None]) -> Callable[..., None]:
+        def submit_store_request(self: Any, request_id: str, *args: Any, **kwargs: Any) -> None:
+            if _loads(self) is None:
+                original(self, request_id, *args, **kwargs)
+                return
+            try:
+                original(self, request_id, *args, **kwargs)
+            except Exception:  # over shared memory, a server that does not answer is one
+                logger.exception("request %s: the store could not be made; its chunks are not cached", request_id)
+                if getattr(self, "lazy_offload", False):  # as LMCache reports a store that it drops
+                    self._completed_store_requests[request_id] = 1
+                    self._failed_store_requests.add(request_id)
+
+        return submit_store_request
+
     def finished(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_finished(self: Any, *args: Any, **kwargs: Any) -> Any:
             sending, receiving = original(self, *args, **kwargs)
@@ -184,6 +199,7 @@ def withhold_failed_loads(adapter: type) -> type:
     _wrap(adapter, "__init__", initialise)
     _wrap(adapter, "register_kv_caches", register)
     _wrap(adapter, "submit_retrieve_request", submit)
+    _wrap(adapter, "submit_store_request", store)
     _wrap(adapter, "shutdown", shut_down)
     _wrap(adapter, "get_finished", finished)
     _wrap(adapter, "get_finished_with_lazy_offload", finished)
