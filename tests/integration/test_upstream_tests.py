@@ -75,7 +75,7 @@ def test_a_report_says_what_became_of_each_test_and_which_one_was_under_way(tmp_
     outcomes = {"tests/b.py": "failed", "a::x": "failed", "a::y": "skipped", "a::z": "passed"}
     assert upstream_tests.read(report) == (outcomes, "a::z")
     with report.open("a") as stream:
-        stream.write('["", "ended"]\n')
+        stream.write('\nprinted by a test\n["", "ended"]\n["cut off')
     assert upstream_tests.read(report) == (outcomes, None)
 
 
