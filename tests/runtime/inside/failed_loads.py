@@ -337,6 +337,36 @@ def prefetch_that_fails(folder: Path, name: str) -> None:
     store.close()
 
 
+def question_that_fails(folder: Path, name: str) -> None:
+    """Check that asynchronous loading counts as a miss what a store does not say in time, and gives back its pins."""
+    backends = importlib.import_module("lmcache.gaudi.backends")
+    engine: Any = SimpleNamespace(config=SimpleNamespace(lookup_timeout_ms=600))
+    unpinned: list[str] = []
+    goes_on = asyncio.Event()
+
+    async def asks(lookup_id: str, keys: list[str], pin: bool = False) -> Any:
+        if name == "raises":
+            raise OSError("put in on purpose")
+        if name == "hangs":
+            await goes_on.wait()
+        return {"hangs": 2, "returns None": None}.get(name, 3)
+
+    backend: Any = SimpleNamespace(
+        batched_async_contains=asks, unpin=unpinned.append, batched_submit_put_task=lambda *_: None
+    )
+    backends.end_waits(engine, {"LocalDiskBackend": backend})
+
+    async def ask() -> Any:
+        found = await asyncio.wait_for(backend.batched_async_contains("r", ["a", "b", "c"], True), PATIENCE)
+        assert unpinned == []
+        goes_on.set()
+        await asyncio.sleep(0.1)
+        return found
+
+    assert asyncio.run(ask()) == (3 if name == "answers" else 0)
+    assert unpinned == (["a", "b"] if name == "hangs" else [])
+
+
 PREFETCHES = ("returns None", "returns False", "returns Nones", "is short", "ends early", "raises", "hangs")
 
 
@@ -370,6 +400,11 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
         cases[f"{kind}: a file is gone"] = lambda kind=kind: damaged_file(place, kind, Path.unlink)
     cases["fs: a header is no header"] = lambda: damaged_file(place, "fs", lambda path: path.write_bytes(b"\xff" * 900))
     cases["fs: promises that nobody takes"] = lambda: forgotten_promises(place)
+    for name in ASKED:
+        cases[f"asynchronous loading: the question whether a chunk is there {name}"] = lambda name=name: (
+            question_that_fails(place, name)
+        )
+    question_that_fails(place, "answers")
     for name in PREFETCHES:
         cases[f"asynchronous loading: the prefetch {name}"] = lambda name=name: prefetch_that_fails(place, name)
     cases["start-up: the pool is smaller than one prompt"] = lambda: small_pool(place)

@@ -40,6 +40,8 @@ def end_waits(engine: Any, backends: Mapping[str, Any]) -> None:
         if name == HOST:
             backend.allocate = _bounded(backend.allocate)
             continue
+        if hasattr(backend, "batched_async_contains"):
+            backend.batched_async_contains = _answered(engine, name, backend)
         if hasattr(backend, "batched_get_non_blocking"):
             backend.batched_get_non_blocking = _checked(engine, name, backend.batched_get_non_blocking)
         if name != _TO_A_DECODER:
@@ -94,6 +96,30 @@ def _optional(place: str, put: Callable[..., Any]) -> Callable[..., Any]:
     return optional
 
 
+def _answered(engine: Any, place: str, backend: Any) -> Callable[..., Any]:
+    """A backend's question of asynchronous loading: how many chunks it has, none if it does not say in time.
+
+    Without an answer LMCache tells the scheduler nothing, which releases before 0.4.2 wait for without an end.
+    """
+    ask = backend.batched_async_contains
+
+    @functools.wraps(ask)
+    async def answered(lookup_id: str, keys: list[Any], pin: bool = False) -> int:
+        def unpin(found: Any) -> None:
+            for key in keys[: int(found or 0)] if pin else ():
+                backend.unpin(key)
+
+        try:
+            return int(await _in_time(engine, ask(lookup_id, keys, pin), unpin) or 0)
+        except TimeoutError:
+            logger.error("request %s: %s has not answered in time: a miss", lookup_id, place)
+        except Exception:
+            logger.exception("request %s: %s was asked in vain: a miss", lookup_id, place)
+        return 0
+
+    return answered
+
+
 def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[..., Any]:
     """A backend's prefetch for asynchronous loading, which then reports what has come, whatever went wrong."""
 
@@ -102,7 +128,8 @@ def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[
         objects = Objects(engine)
         wanted = objects.whole(place, keys)
         try:
-            got = list(await _in_time(engine, prefetch(lookup_id, wanted, *args, **kwargs)) or () if wanted else ())
+            coming = prefetch(lookup_id, wanted, *args, **kwargs) if wanted else None
+            got = list(await _in_time(engine, coming, _release_any) or ()) if coming is not None else []
         except TimeoutError:
             logger.error("request %s: %s has not answered in time; its tokens are recomputed", lookup_id, place)
             return []
@@ -116,16 +143,20 @@ def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[
     return checked
 
 
-async def _in_time(engine: Any, coming: Coroutine[Any, Any, Any]) -> Any:
-    """Await what a store gives; TimeoutError once the scheduler no longer waits, and what comes then is released."""
+def _release_any(memory_objs: Any) -> None:
+    release(memory_objs or ())
+
+
+async def _in_time(engine: Any, coming: Coroutine[Any, Any, Any], give_back: Callable[[Any], None]) -> Any:
+    """Await what a store gives; TimeoutError once the scheduler no longer waits, and what comes then is given back."""
     task = asyncio.ensure_future(coming)
     done, _ = await asyncio.wait({task}, timeout=answer_seconds(engine))
     if not done:
-        task.add_done_callback(_release_late)
+
+        def late(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled() and task.exception() is None:
+                give_back(task.result())
+
+        task.add_done_callback(late)
         raise TimeoutError
     return task.result()
-
-
-def _release_late(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        release(task.result() or ())
