@@ -7,6 +7,7 @@ are LMCache's (stores.py); for multiprocess mode see multiprocess_loads.py.
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import random
@@ -25,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import multiprocess_loads
+from lmcache.gaudi import promises
 from stores import TOKENS, Store
 
 # Seconds: a hanging call lasts longer than anything else takes, even on a busy machine.
@@ -41,6 +43,37 @@ def damaged_file(folder: Path, kind: str, damage: Callable[[Path], None]) -> Non
     if victim.exists():
         raise AssertionError(f"{victim.name} is where lookups find it")
     assert store.lookup("next") <= promised
+    store.serves()
+    store.close()
+
+
+def damaged_and_not_movable(folder: Path, kind: str) -> None:
+    """Damage the last file of a store whose file system has become read-only: a miss, and asynchronously as well."""
+    backends, objects = (importlib.import_module(f"lmcache.gaudi.{name}") for name in ("backends", "objects"))
+    store = Store(folder, kind)
+    for victim in store.files():
+        os.truncate(victim, victim.stat().st_size // 3)
+
+    class ReadOnly(type(victim)):  # type: ignore[misc]
+        def replace(self, target: Any) -> Any:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    async def prefetch(lookup_id: str, keys: list[Any]) -> list[Any]:
+        return []
+
+    failed: list[str] = []
+    told, objects.Path = promises.logger.exception, ReadOnly
+    promises.logger.exception = lambda text, *_: failed.append(text)
+    try:
+        keys = [key for _, _, key in store.engine.token_database.process_tokens(tokens=store.prompt)]
+        place = next(
+            name for name, one in store.engine.storage_manager.storage_backends.items() if one is store.backend
+        )
+        assert asyncio.run(backends._checked(store.engine, place, prefetch)("r", keys)) == []
+        assert store.lookup() == 0
+    finally:
+        promises.logger.exception, objects.Path = told, type(victim)
+    assert not failed, "a damaged file that cannot be moved is an error of the lookup"
     store.serves()
     store.close()
 
@@ -280,6 +313,22 @@ def forgotten_promises(folder: Path) -> None:
         store.engine.lookup_unpin(_one_or_list(store.engine, f"waits {number}"))
     store.engine.lookup_unpin(_one_or_list(store.engine, "aborted"))
     assert store.lookup("after") == TOKENS
+    # The engine's thread takes what it loads while the lookups' thread looks for what was forgotten.
+    held = store.engine.gaudi_promises
+    promises.time = SimpleNamespace(monotonic=lambda: held.drop("after") or 0.0)
+    try:
+        assert store.lookup("another") == TOKENS, "a promise that is taken meanwhile fails the lookup"
+        # As long as LMCache's own configuration says, a request may wait for its blocks, however many others come.
+        held.drop("another")
+        store.engine.config.pin_timeout_sec = 1800
+        store.engine.gaudi_promises = held = promises.Promises(store.engine)
+        assert store.lookup("patient") == TOKENS
+        for now, kept in ((1700.0, True), (1900.0, False)):
+            promises.time = SimpleNamespace(monotonic=lambda now=now: now)
+            store.lookup("another")
+            assert held.holds("patient") is kept, f"after {now} s"
+    finally:
+        promises.time = time
     store.close()
 
 
@@ -305,6 +354,25 @@ def small_pool(folder: Path) -> None:
         raise AssertionError("5 GB were taken for 131,072 tokens of 128 KiB")
     pool.refuse_small_pool(SimpleNamespace(max_local_cpu_size=16.0), layout, **sizes)
     pool.refuse_small_pool(SimpleNamespace(max_local_cpu_size=5.0), layout, **(sizes | {"longest": 40960}))
+    # With MLA the first rank stores for all, in a pool that may have a size of its own.
+    about = lambda first, mla=True: SimpleNamespace(use_mla=mla, is_first_rank=lambda: first)  # noqa: E731
+    of_first = {"first_rank_max_local_cpu_size": 16.0}
+    for size, extra, rank, refused in (
+        (5.0, of_first, about(first=True), ""),
+        (5.0, of_first, about(first=False), ""),
+        (5.0, {}, about(first=False), ""),
+        (5.0, {}, about(first=True), "max_local_cpu_size to 16.0 or more (16.00 GB for 1 rank)"),
+        (16.0, {"first_rank_max_local_cpu_size": 5.0}, about(first=True), "first_rank_max_local_cpu_size to 16.0"),
+        (5.0, of_first, about(first=True, mla=False), "max_local_cpu_size to 16.0 or more (32.00 GB for 2 ranks)"),
+        (5.0, {**of_first, "save_only_first_rank": False}, about(first=True), "Set max_local_cpu_size to 16.0"),
+    ):
+        config = SimpleNamespace(max_local_cpu_size=size, extra_config=extra)
+        told = ""
+        try:
+            pool.refuse_small_pool(config, layout, **sizes, metadata=rank)
+        except pool.GaudiError as error:
+            told = str(error)
+        assert refused in told and bool(refused) == bool(told), (size, extra, told)
 
 
 def prefetch_that_fails(folder: Path, name: str) -> None:
@@ -398,6 +466,8 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
             place, kind, lambda path: os.truncate(path, 0)
         )
         cases[f"{kind}: a file is gone"] = lambda kind=kind: damaged_file(place, kind, Path.unlink)
+    for kind in ("disk", "fs"):
+        cases[f"{kind}: a damaged file cannot be moved"] = lambda kind=kind: damaged_and_not_movable(place, kind)
     cases["fs: a header is no header"] = lambda: damaged_file(place, "fs", lambda path: path.write_bytes(b"\xff" * 900))
     cases["fs: promises that nobody takes"] = lambda: forgotten_promises(place)
     for name in ASKED:

@@ -15,8 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import habana_frameworks.torch.utils.internal as internal
+import standin_vllm
 import torch
 from lmcache.gaudi import server_chunks
+from lmcache.gaudi.multiprocess import FailedLoads
 from lmcache.gaudi.pinning import is_pinned
 from lmcache.v1.multiprocess.custom_types import RegisterEngineDrivenContextResponse
 from lmcache.v1.multiprocess.transfer_context import EngineDrivenContextShm, EngineDrivenTransferContext
@@ -38,6 +40,16 @@ class Reply:
 
     def result(self, timeout: float | None = None) -> Any:
         return self._value
+
+
+class Never(Reply):
+    """No answer."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return False
 
 
 class Server:
@@ -205,6 +217,7 @@ def exercise(kind: str, worker: Worker, chunk_bytes: int) -> None:
     if copied.transfer is not None:
         assert server_chunks.server_chunks(dict(worker.caches), BLOCKS_IN_CHUNK) is copied
     refuse(worker, blocks)
+    unanswered(worker, blocks)
     worker.transfer.close()
     server_chunks.forget(copied)
     assert not server_chunks._workers
@@ -242,6 +255,42 @@ def refuse(worker: Worker, blocks: list[int]) -> None:
         except ValueError:
             continue
         raise AssertionError("memory that does not fit is taken")
+
+
+def unanswered(worker: Worker, blocks: list[int]) -> None:
+    """A server that does not answer a store costs a hit, and no engine, although LMCache's context raises."""
+    standin_vllm.install()
+    from lmcache.integration.vllm.vllm_multi_process_adapter import LMCacheMPWorkerAdapter
+
+    adapter: Any = object.__new__(LMCacheMPWorkerAdapter)
+    for method in ("_ensure_heartbeat_started", "_create_key"):
+        setattr(adapter, method, lambda *_, **__: SimpleNamespace(request_id="stored"))
+    adapter.__dict__.update(
+        {"gaudi_loads": FailedLoads(adapter), "lazy_offload": True, "_completed_store_requests": {}},
+        _failed_store_requests=set(),
+        transfer_ctx=worker.transfer,
+        kv_caches=worker.caches,
+        blocks_in_chunk=BLOCKS_IN_CHUNK,
+        store_futures={},
+        instance_id=7,
+    )
+    adapter._block_ids_per_group = lambda op: op.block_ids
+    kind = type(adapter)
+    properties = {name: getattr(kind, name) for name in ("is_kv_writer", "is_healthy")}
+    for name in properties:
+        setattr(kind, name, True)
+    op = SimpleNamespace(token_ids=[1], start=0, end=1, block_ids=[blocks])
+    answers = worker.server.prepare_store
+    try:
+        for fault in (Never(), Reply(SimpleNamespace(success=True, context={"slots": [{}], "chunk_indices": [0]}))):
+            worker.server.prepare_store = lambda *_, fault=fault: fault  # type: ignore[method-assign]
+            kind.submit_store_request(adapter, "stored", op, None)
+            assert adapter.get_completed_store_requests() == {"stored": 1}, "vLLM's scheduler waits for this rank"
+            assert not adapter.store_futures
+    finally:
+        worker.server.prepare_store = answers  # type: ignore[method-assign]
+        for name, value in properties.items():
+            setattr(kind, name, value)
 
 
 if __name__ == "__main__":

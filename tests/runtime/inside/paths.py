@@ -132,6 +132,46 @@ def pd_on_the_host_is_not_refused() -> None:
     guards.refuse_config(SimpleNamespace(enable_pd=True, pd_buffer_device="cpu"), "VLLM")
 
 
+def pushed_chunks_are_loaded_and_removed() -> None:
+    """Check the decoder of disaggregated serving: chunks are in PDBackend's buffer, which has no room besides them.
+
+    Nobody else removes them, and a prefiller waits until they are. LMCache's backend gives them without a reference.
+    """
+    import tempfile
+    import threading
+    from pathlib import Path
+
+    from lmcache.v1.storage_backend.pd_backend import PDBackend
+    from stores import TOKENS, Store
+
+    for ended in (False, True):
+        store = Store(Path(tempfile.mkdtemp()), "memory", max_local_cpu_size=TOKENS * 2 * 3 * 16 * 2 / (1 << 30))
+        engine, manager = store.engine, store.engine.storage_manager
+        pushed: Any = object.__new__(PDBackend)
+        pushed.data, pushed.data_lock = dict(store.backend.hot_cache), threading.Lock()
+        pushed.pd_config = SimpleNamespace(role="receiver")
+        for name in ("touch_cache", "batched_unpin", "unpin"):
+            setattr(pushed, name, lambda *_, **__: None)
+        store.backend.hot_cache.clear()  # the references are PDBackend's now
+        engine.remove_after_retrieve = engine.config.enable_pd = True
+        manager.storage_backends = type(manager.storage_backends)({"PDBackend": pushed})
+        assert len(pushed.data) == 4 and manager.allocate(*_whole(engine), busy_loop=False) is None
+        assert store.lookup() == TOKENS, "there is no room, and none is needed"
+        if ended:  # before its load
+            engine.lookup_unpin("r")
+            assert all(one.is_valid() for one in pushed.data.values()), "freed, and still listed"
+            assert store.lookup("r") == TOKENS
+        assert store.load(TOKENS) == TOKENS
+        assert not pushed.data, "the buffer is full for ever"
+        assert manager.allocate(*_whole(engine), busy_loop=False) is not None
+
+
+def _whole(engine: Any) -> tuple[Any, Any]:
+    from lmcache.gaudi import compat
+
+    return compat.allocation(*compat.object_shapes(engine.metadata, compat.chunk_size(engine.config, engine.metadata)))
+
+
 def numa_node_of_a_rank() -> None:
     """Check that LMCache's allocator asks for the NUMA node of the rank, not of device 0."""
     from lmcache.gaudi.connector import create_connector

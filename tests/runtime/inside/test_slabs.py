@@ -14,6 +14,7 @@ import torch
 from lmcache.gaudi import headroom, pinning
 from lmcache.gaudi import slabs as module
 from lmcache.gaudi.device import HostBackend
+from lmcache.gaudi.settings import Settings
 from lmcache.gaudi.slabs import Slabs, hold, pin_settings, release
 
 SIZE = 1 << 20
@@ -219,6 +220,18 @@ def test_settings_are_read_and_others_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LMCACHE_GAUDI_PIN_MIB", "a lot")
     with pytest.raises(ValueError, match="LMCACHE_GAUDI_PIN_MIB='a lot'"):
         pin_settings()
+
+
+def test_no_size_of_the_transfer_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment() == Settings()
+    for text, warm_up in (("0", False), ("1", True)):
+        monkeypatch.setenv("LMCACHE_GAUDI_WARMUP", text)
+        assert Settings.from_environment().warm_up is warm_up
+    for name in ("WARMUP", "GROUP", "STAGING_MIB", "RING_MIB", "COPY_THREADS"):
+        with monkeypatch.context() as one:
+            one.setenv(f"LMCACHE_GAUDI_{name}", "false")
+            with pytest.raises(ValueError, match=f"LMCACHE_GAUDI_{name}='false'"):
+                Settings.from_environment()
 
 
 class Slow(Host):

@@ -61,6 +61,7 @@ def register_kv_caches(adapter: Any) -> bool:
                 chunk=connector.chunk_size,
                 longest=int(vllm.model_config.max_model_len),
                 ranks=int(vllm.parallel_config.world_size),
+                metadata=connector.metadata,
             )
     return True
 

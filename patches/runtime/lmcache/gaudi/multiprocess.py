@@ -151,7 +151,8 @@ def withhold_failed_loads(adapter: type) -> type:
                 logger.exception("request %s: the store could not be made; its chunks are not cached", request_id)
                 if getattr(self, "lazy_offload", False):  # as LMCache reports a store that it drops
                     self._completed_store_requests[request_id] = 1
-                    self._failed_store_requests.add(request_id)
+                    if hasattr(self, "_failed_store_requests"):  # from 0.5.6 on
+                        self._failed_store_requests.add(request_id)
 
         return submit_store_request
 

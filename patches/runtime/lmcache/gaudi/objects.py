@@ -9,7 +9,6 @@ file is named and moved aside, so that nobody meets it again.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,12 +172,13 @@ class Objects:
         if fault is None or path is None:
             return
         aside = path.with_name(path.name + _ASIDE)
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                path.replace(aside)
-                logger.error("%s is damaged (%s): a miss; moved to %s", path, fault, aside.name)
-            except PermissionError as error:
-                logger.error("%s is damaged (%s): a miss; it could not be moved aside: %s", path, fault, error)
+        try:
+            path.replace(aside)
+            logger.error("%s is damaged (%s): a miss; moved to %s", path, fault, aside.name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # a file system that turned read-only, as at a damage; no permission
+            logger.error("%s is damaged (%s): a miss; it could not be moved aside: %s", path, fault, error)
         if place == "LocalDiskBackend":
             self._forget_on_disk(key, path)
 

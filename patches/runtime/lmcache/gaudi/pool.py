@@ -20,9 +20,14 @@ __all__ = ["refuse_small_pool", "refuse_small_server"]
 _GB = 1 << 30
 # LMCache's allocators place objects at multiples of this.
 _ALIGNMENT = 4096
+_SIZE = "max_local_cpu_size"
+#: Of ``extra_config``: the first rank's, where it alone stores, as with MLA.
+_SIZE_OF_FIRST = "first_rank_max_local_cpu_size"
 
 
-def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, ranks: int) -> None:
+def refuse_small_pool(
+    config: Any, layout: Layout, *, chunk: int, longest: int, ranks: int, metadata: Any = None
+) -> None:
     """Refuse a pool that cannot hold all chunks of the longest request.
 
     Args:
@@ -31,13 +36,22 @@ def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, 
         chunk: LMCache's chunk size in tokens.
         longest: vLLM's ``max_model_len``, in tokens.
         ranks: Processes on this host that have such a pool each.
+        metadata: LMCache's engine metadata; None: a rank like any other.
 
     Raises:
         GaudiError: With the arithmetic, and the settings to change.
     """
-    size = getattr(config, "max_local_cpu_size", None)
+    name = _SIZE
+    size = getattr(config, name, None)
     if size is None or getattr(config, "enable_pd", False):  # it has a different buffer
         return
+    extra = getattr(config, "extra_config", None) or {}
+    if metadata is not None and metadata.use_mla and extra.get("save_only_first_rank", True):
+        if not metadata.is_first_rank():  # it gets what the first one loads, on the device
+            return
+        ranks = 1
+        if _SIZE_OF_FIRST in extra:  # LMCache then gives the first rank this, and not the other
+            name, size = _SIZE_OF_FIRST, extra[_SIZE_OF_FIRST]
     chunk_bytes = _object_bytes(layout.token_bytes * chunk)
     needed = longest // chunk + bool(longest % chunk and getattr(config, "save_unfull_chunk", False))
     fitting = int(float(size) * _GB) // chunk_bytes
@@ -45,9 +59,9 @@ def refuse_small_pool(config: Any, layout: Layout, *, chunk: int, longest: int, 
         return
     enough = _enough(needed * chunk_bytes)
     raise GaudiError(
-        f"LMCache's host memory is smaller than one prompt: max_local_cpu_size {size} GB holds {fitting} chunks of "
+        f"LMCache's host memory is smaller than one prompt: {name} {size} GB holds {fitting} chunks of "
         f"{chunk} tokens ({layout.token_bytes:,} bytes per token on this rank), {fitting * chunk:,} tokens; "
-        f"max_model_len is {longest:,} tokens, {needed} chunks. Set max_local_cpu_size to {enough} or more "
+        f"max_model_len is {longest:,} tokens, {needed} chunks. Set {name} to {enough} or more "
         f"({enough * ranks:.2f} GB for {ranks} rank{'s' if ranks > 1 else ''}), or --max-model-len to "
         f"{max(fitting * chunk, 1)} or less"
     )

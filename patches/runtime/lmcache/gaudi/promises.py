@@ -32,7 +32,8 @@ logger = init_logger(__name__)
 
 R = TypeVar("R")
 Chunk = tuple[int, int, Any]  # first token, one past the last, key
-# A request that was promised something and never came (it was aborted while it waited) frees its memory after this.
+# A request that was promised something and never came (it was aborted while it waited) frees its memory after this,
+# in releases whose configuration does not say how long LMCache itself keeps what a lookup has pinned.
 _FORGOTTEN_SECONDS = 300.0
 
 
@@ -53,6 +54,7 @@ class Promises:
         self.loading = False
         self.asked: str | None = None
         self._patience = Patience(answer_seconds(engine))
+        self._forgotten = float(getattr(engine.config, "pin_timeout_sec", None) or _FORGOTTEN_SECONDS)
 
     def ask(self, function: Callable[[], R], otherwise: R, meanwhile: Callable[[], R], late: Callable[[], None]) -> R:
         """Return what ``function`` returns; see :meth:`Patience.call` for stores that do not answer in time."""
@@ -76,9 +78,11 @@ class Promises:
             How many tokens are held: the end of the last chunk before the first that is not to be had.
         """
         self.drop(request)
-        for name in [name for name, (since, _) in self._held.items() if time.monotonic() - since > _FORGOTTEN_SECONDS]:
-            logger.warning("request %s did not fetch its %d chunks; they are released", name, len(self._held[name][1]))
-            self.drop(name)
+        # A copy, made at once: the engine's own thread takes what it loads meanwhile.
+        for name, (since, chunks_held) in list(self._held.items()):
+            if time.monotonic() - since > self._forgotten:
+                logger.warning("request %s did not fetch its %d chunks; they are released", name, len(chunks_held))
+                self.drop(name)
         held = self.collect(request, chunks, search_range)
         self._held[request] = (time.monotonic(), {key: memory_obj for _, _, key, memory_obj in held})
         return held[-1][1] if held else 0
@@ -292,8 +296,13 @@ def _prepare(engine: Any) -> None:
 
 
 def _promises(engine: Any) -> Promises | None:
+    """Return the engine's promises; None without an HPU, and for a decoder of disaggregated serving.
+
+    A prefiller has pushed a decoder's chunks into host memory, where nothing but their load removes them. So they are
+    sure to be there. PDBackend gives them without a reference of their own, and its buffer need not have room for more.
+    """
     found: Promises | None = engine.__dict__.get("gaudi_promises")
-    return found
+    return None if getattr(engine, "remove_after_retrieve", False) else found
 
 
 def _release_pins(engine: Any, request: str) -> None:

@@ -34,7 +34,7 @@ class Settings:
         """Read LMCACHE_GAUDI_{GROUP,STAGING_MIB,RING_MIB,COPY_THREADS,WARMUP}.
 
         Raises:
-            ValueError: A value is not a positive integer.
+            ValueError: A value is not a positive integer, that of WARMUP no integer.
         """
 
         def number(name: str, default: int) -> int:
@@ -45,10 +45,13 @@ class Settings:
                 raise ValueError(f"LMCACHE_GAUDI_{name}={text!r} is not a positive integer")
             return int(text)
 
+        warm_up = os.environ.get("LMCACHE_GAUDI_WARMUP", "1")
+        if not warm_up.isdecimal():
+            raise ValueError(f"LMCACHE_GAUDI_WARMUP={warm_up!r} is not a number; 0 turns it off")
         return cls(
             largest_group=number("GROUP", cls.largest_group),
             staging_bytes=number("STAGING_MIB", cls.staging_bytes // _MIB) * _MIB,
             ring_bytes=number("RING_MIB", cls.ring_bytes // _MIB) * _MIB,
             threads=number("COPY_THREADS", 0) or None,
-            warm_up=os.environ.get("LMCACHE_GAUDI_WARMUP", "1") != "0",
+            warm_up=int(warm_up) != 0,
         )
