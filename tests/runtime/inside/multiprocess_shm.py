@@ -267,7 +267,6 @@ def unanswered(worker: Worker, blocks: list[int]) -> None:
         setattr(adapter, method, lambda *_, **__: SimpleNamespace(request_id="stored"))
     adapter.__dict__.update(
         {"gaudi_loads": FailedLoads(adapter), "lazy_offload": True, "_completed_store_requests": {}},
-        _failed_store_requests=set(),
         transfer_ctx=worker.transfer,
         kv_caches=worker.caches,
         blocks_in_chunk=BLOCKS_IN_CHUNK,
@@ -276,6 +275,8 @@ def unanswered(worker: Worker, blocks: list[int]) -> None:
     )
     adapter._block_ids_per_group = lambda op: op.block_ids
     kind = type(adapter)
+    if hasattr(kind, "get_failed_store_requests"):  # from 0.5.6 on
+        adapter._failed_store_requests = set()
     properties = {name: getattr(kind, name) for name in ("is_kv_writer", "is_healthy")}
     for name in properties:
         setattr(kind, name, True)
