@@ -75,7 +75,7 @@ def _report(
 ) -> Result:
     from gaudi_patch.target.requirements import constraints
 
-    pins = constraints(there) if there is not None else []
+    pins = constraints(there, needs) if there is not None else []
     data = {
         "version": needs.version,
         "missing": list(needs.missing),

@@ -123,16 +123,25 @@ def _unbounded(requirement: Requirement) -> str:
     return f"{requirement.name}{','.join(sorted(kept))}"
 
 
-def constraints(there: Distributions) -> list[str]:
-    """Return a constraint for each installed distribution, so that an installer changes none."""
+def constraints(there: Distributions, needs: Needs | None = None) -> list[str]:
+    """Return a constraint for each installed distribution, so that an installer changes none.
+
+    One exception: an older setuptools than LMCache declares gets LMCache's range, if ``needs`` are given. It is never
+    asked for, but packages that are need it (grpcio-observability), and a plain environment has that of its Python.
+    """
+    from packaging.requirements import Requirement
     from packaging.version import InvalidVersion, Version
 
+    declared = {_normal(one.name): one for one in map(Requirement, needs.left_out if needs else ())}
     lines = []
     for name, version in sorted(there.versions.items()):
         try:
-            lines.append(f"{name}=={Version(version)}")
+            pin = f"{name}=={Version(version)}"
         except InvalidVersion:
             continue  # no constraint can express it
+        build = declared.get(name) if name in BUILD_ONLY else None
+        lowest = [Version(one.version) for one in build.specifier if one.operator == ">="] if build else []
+        lines.append(_text(build) if build and any(Version(version) < one for one in lowest) else pin)
     return lines
 
 

@@ -149,6 +149,27 @@ def test_a_release_that_does_not_go_with_the_images_vllm_gaudi_is_told(
     assert warnings == ([told] if instead else [])
 
 
+@pytest.mark.parametrize(
+    ("installed", "constraint"),
+    [
+        ("66.1.1", "setuptools<81.0.0,>=77.0.3"),
+        ("80.9.0", "setuptools==80.9.0"),
+        ("84.2.1", "setuptools==84.2.1"),
+    ],
+)
+def test_the_setuptools_of_a_plain_environment_does_not_bar_what_needs_a_newer_one(
+    bare: Path, installed: str, constraint: str
+) -> None:
+    """grpcio-observability 1.78.0 requires setuptools>=77.0.1; python3.11 -m venv gives 65 or 66."""
+    (site,) = bare.parents[1].glob("lib/*/site-packages")
+    (site / "setuptools.dist-info").mkdir()
+    (site / "setuptools.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: setuptools\nVersion: {installed}\n"
+    )
+    done = gaudi_patch("requirements", "0.5.6", "--python", bare, "--constraints")
+    assert done.out.splitlines() == ["aiofile==3.1", constraint, "torch==2.9.0a0+gitb2fb688"]
+
+
 def test_stdout_is_a_requirements_file_that_pip_reads(bare: Path, tmp_path: Path) -> None:
     listed = gaudi_patch("requirements", "0.5.6", "--python", bare)
     (tmp_path / "requirements.txt").write_text(listed.out)
