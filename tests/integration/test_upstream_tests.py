@@ -42,23 +42,29 @@ def test_a_test_that_ends_its_process_leaves_the_others_their_outcomes(tmp_path:
     starts = (
         f"    started = subprocess.Popen(['sleep', '600'])\n    open({str(child)!r}, 'w').write(str(started.pid))\n"
     )
-    ends = f"import os, subprocess\ndef test_it():\n{starts}    os._exit(3)\n"
+    ends = f"import os, subprocess\ndef test_it():\n{starts}    os._exit(3)\ndef test_next(): pass\n"
     (work / "tests" / "test_ends.py").write_text(ends)
+    (work / "tests" / "test_imports.py").write_text("import os\nos._exit(3)\n")
     (work / "tests" / "test_lives.py").write_text("def test_it(): pass\n")
     try:
         found = upstream_tests.outcomes(package, work, ["tests"], "host")
     except EnvironmentUnavailableError as error:
         unavailable(error)
-    assert found == {"tests/test_ends.py::test_it": "failed", "tests/test_lives.py::test_it": "passed"}
+    assert found == {
+        "tests/test_ends.py::test_it": "failed",
+        "tests/test_ends.py::test_next": "passed",
+        "tests/test_imports.py": "failed",
+        "tests/test_lives.py::test_it": "passed",
+    }
     status = Path("/proc", child.read_text(), "stat")
     assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z", "its child goes on"
 
 
 def test_a_report_says_what_became_of_each_test_and_which_one_was_under_way(tmp_path: Path) -> None:
     lines = [
-        ("tests/a.py", "started"),
+        ("tests/a.py", "collecting"),
         ("tests/a.py", "collected"),
-        ("tests/b.py", "started"),
+        ("tests/b.py", "collecting"),
         ("tests/b.py", "failed"),
         ("a::x", "started"),
         ("a::x", "passed"),

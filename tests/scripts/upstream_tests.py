@@ -131,21 +131,19 @@ def unpack_tests(version: str, folder: Path) -> Path:
 def outcomes(package: Path, work: Path, wanted: Sequence[str], device: str) -> dict[str, str]:
     """Run the tests on one tree; return passed, failed or skipped for each test by name.
 
-    A test that ends the whole process, or that takes too long, has failed. The files after its own go on in another
-    process; the rest of its file is not run.
+    A test that ends the whole process, or that takes too long, has failed. Those without an outcome go on in another
+    process. A file that ends the process as it is imported counts as one failed test.
     """
     found: dict[str, str] = {}
     files = _files(work, wanted)
     while files:
-        done, running = _run(package, work, files, device)
-        found |= done
+        done, running = _run(package, work, files, device, found)
         if running is None:
-            break
-        found[running] = "failed"
-        ended = running.partition("::")[0]
-        if ended not in files:
-            raise RuntimeError(f"the tests ended before the first one, at {running or 'their start'}")
-        files = files[files.index(ended) + 1 :]
+            return done | found
+        if running in found or not running:
+            raise RuntimeError(f"the tests ended without an outcome, at {running or 'their start'}")
+        found |= {name: outcome for name, outcome in done.items() if name not in found} | {running: "failed"}
+        files = [file for file in files if file != running]
     return found
 
 
@@ -170,7 +168,12 @@ class Reports:
             with open(self.path, "a") as stream:  # anew: some tests close files that are not theirs
                 print(json.dumps([name, outcome]), file=stream)
     def pytest_collectstart(self, collector):
-        self.write(collector.nodeid, "started")
+        self.write(collector.nodeid, "collecting")
+    def pytest_collection_modifyitems(self, config, items):
+        with open(sys.argv[2]) as stream:
+            done = set(json.load(stream))
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
     def pytest_collectreport(self, report):
         if report.failed:
             self.write(report.nodeid, "failed")
@@ -183,21 +186,25 @@ class Reports:
     def pytest_sessionfinish(self, session, exitstatus):
         self.write("", "ended")
 
-sys.exit(pytest.main(sys.argv[2:], plugins=[Reports(sys.argv[1])]))
+sys.exit(pytest.main(sys.argv[3:], plugins=[Reports(sys.argv[1])]))
 """
 
 
-def _run(package: Path, work: Path, files: Sequence[str], device: str) -> tuple[dict[str, str], str | None]:
-    """Run files of tests in one process; return the outcomes, and the test that ended it or took too long."""
+def _run(
+    package: Path, work: Path, files: Sequence[str], device: str, done: Mapping[str, str]
+) -> tuple[dict[str, str], str | None]:
+    """Run the tests of files that are not done; return the outcomes, and the test that ended it or took too long."""
     report = package.with_suffix(".jsonl")
     report.unlink(missing_ok=True)
     options = ["-q", "--continue-on-collection-errors", "-o", "log_cli=false", "-p", "no:cacheprovider"]
     start = [str(EMULATOR), "--lazy"] if device == "emulated" else []
     runner = work / "run_pytest.py"
     runner.write_text(_RUNNER)
+    known = work / "done.json"
+    known.write_text(json.dumps([*done]))
     process = subprocess.Popen(
         [
-            *(str(environments.torch_python()), "-B", *start, str(runner), str(report), *options),
+            *(str(environments.torch_python()), "-B", *start, str(runner), str(report), str(known), *options),
             *(f"--rootdir={work}", *files),
         ],
         cwd=work,
@@ -229,7 +236,7 @@ def _wait(process: subprocess.Popen[bytes], report: Path) -> None:
 
 
 def read(report: Path) -> tuple[dict[str, str], str | None]:
-    """Return the outcome of each test that a report has, and the test under way at its end, if it ended early.
+    """Return the outcome of each test that a report has, and the test or file under way at its end, if it ended early.
 
     A module that could not be imported counts as failed. A test fails with its setup and its teardown, too.
     """
@@ -242,6 +249,8 @@ def read(report: Path) -> tuple[dict[str, str], str | None]:
             continue
         if outcome == "started":
             running = name
+        elif outcome == "collecting":
+            running = name.partition("::")[0]
         elif outcome == "ended":
             running = None
         elif outcome != "collected" and found.get(name, "passed") == "passed":
