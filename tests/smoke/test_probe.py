@@ -83,6 +83,7 @@ def test_a_failure_of_an_unpatched_lmcache_says_what_to_do(tmp_path: Path) -> No
 def test_a_dependency_that_lmcache_declares_is_a_skip_by_name(tmp_path: Path) -> None:
     body = (
         "declared = ['PyYAML>=5', 'cupy-cuda13x', 'absent-one', 'no-such.Module[x]; python_version > \"3\"']\n"
+        "declared += ['setuptools_scm>=8', 'pytest']\n"
         "import importlib.metadata\n"
         "importlib.metadata.requires = lambda name: declared\n"
         "try:\n"

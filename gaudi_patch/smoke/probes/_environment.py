@@ -22,6 +22,8 @@ _DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "zmq": "pyzmq",
 }
+# Declared, but imported by nothing of LMCache; BUILD_ONLY of gaudi_patch/target/requirements.py.
+BUILD_ONLY = frozenset({"pytest", "setuptools", "setuptools-scm"})
 # Libraries that exist only for CUDA. LMCache declares some of them; a Gaudi host has none.
 _CUDA_DISTRIBUTION = re.compile(r"(^|-)(cuda|cufile|cupy|nixl|nvidia|pynvml)(\d|-|$)|-cu(da)?\d")
 CUDA_LIBRARIES = ("cuda", "cufile", "cupy", "cupy_backends", "nixl", "nixl_cu12", "nixl_cu13", "pynvml")
@@ -91,13 +93,13 @@ def not_installed(module: str) -> str:
 
 
 def _missing_distributions() -> list[str]:
-    """Return what LMCache's metadata declares and is not installed, without CUDA packages."""
+    """Return what LMCache's metadata declares and is not installed, without CUDA and build packages."""
     missing = []
     for name in sorted(_requirements()):
         try:
             importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            if not _CUDA_DISTRIBUTION.search(name):
+            if name not in BUILD_ONLY and not _CUDA_DISTRIBUTION.search(name):
                 missing.append(name)
     return missing
 
