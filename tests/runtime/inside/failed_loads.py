@@ -74,6 +74,11 @@ def damaged_and_not_movable(folder: Path, kind: str) -> None:
     finally:
         promises.logger.exception, objects.Path = told, type(victim)
     assert not failed, "a damaged file that cannot be moved is an error of the lookup"
+    whole, objects.Objects.whole = objects.Objects.whole, lambda *_: _raises(None, None)
+    try:
+        assert asyncio.run(backends._checked(store.engine, place, prefetch)("r", keys)) == [], "it has to answer"
+    finally:
+        objects.Objects.whole = whole
     store.serves()
     store.close()
 

@@ -126,8 +126,8 @@ def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[
     @functools.wraps(prefetch)
     async def checked(lookup_id: str, keys: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         objects = Objects(engine)
-        wanted = objects.whole(place, keys)
         try:
+            wanted = objects.whole(place, keys)
             coming = prefetch(lookup_id, wanted, *args, **kwargs) if wanted else None
             got = list(await _in_time(engine, coming, _release_any) or ()) if coming is not None else []
         except TimeoutError:

@@ -252,7 +252,10 @@ class Slabs:
             self._drop(slab)
 
     def _drop(self, slab: Slab) -> None:
-        """Unpin a free slab. Its address is forgotten first, because the host may reuse it at once."""
+        """Give a free slab back to the bridge, which keeps it pinned for its next allocations (host_memory.cpp, free).
+
+        Its address is forgotten first, because it may be given out again at once.
+        """
         _KNOWN.pop(slab.address, None)
         self.pinned_bytes -= slab.nbytes
 
