@@ -44,8 +44,13 @@ SAMPLE = (
     "tests/v1/test_kv_layer_groups_manager.py",
     "tests/v1/test_retrieve_pin_ownership.py",
 )
-#: Tests that the patch fails by design: a pattern of the test's name, and the reason.
-REFUSED: Mapping[str, str] = {}
+#: Tests that the patch fails by design on an HPU: a pattern of the test's name, and the reason.
+_DEGRADED = "an engine that could not start its cache ends with the reason: without one it would go on without a word"
+REFUSED: Mapping[str, str] = {
+    "*::TestLMCacheManagerInitFailure::test_init_components_exception_makes_unhealthy": _DEGRADED,
+    "*::TestLMCacheManagerInitFailure::test_post_init_exception_makes_unhealthy": _DEGRADED,
+    "*::TestLMCacheManagerInitFailure::test_post_init_skipped_when_init_failed": _DEGRADED,
+}
 
 _TEST_TOOLS = ("pytest<9.1", "pytest-asyncio", "python-multipart", "httpx", "protobuf", "grpcio")
 _BUILD_TOOLS = ("setuptools", "setuptools_scm", "packaging", "wheel", "ninja")
@@ -277,7 +282,7 @@ def compare(version: str, wanted: Sequence[str], device: str) -> tuple[list[str]
         there = [path for path in wanted if (work / path).exists()] or ["tests"]
         before = outcomes(tree(version, folder, patched=False), work, there, device)
         after = outcomes(tree(version, folder, patched=True), work, there, device)
-    return lost(before, after, REFUSED), before, after
+    return lost(before, after, REFUSED if device == "emulated" else {}), before, after
 
 
 def main() -> int:
