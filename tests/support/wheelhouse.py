@@ -15,7 +15,8 @@ LMCACHE = "0.5.6"
 def needs(python: Path) -> tuple[list[str], list[str]]:
     """Return what the Dockerfiles install besides LMCache over ``python``: requirements and their constraints."""
     there = requirements.distributions(python, environments.clean_environment())
-    return list(requirements.needs(LMCACHE, there).missing), requirements.constraints(there)
+    found = requirements.needs(LMCACHE, there)
+    return list(found.missing), requirements.constraints(there, found)
 
 
 def make(folder: Path) -> Path:

@@ -14,6 +14,7 @@ import pytest
 
 from gaudi_patch.authoring.requires_dist import of_wheel
 from gaudi_patch.errors import GaudiPatchError
+from gaudi_patch.smoke.probes import _environment
 from gaudi_patch.target import requirements
 from gaudi_patch.target.requirements import Distributions, needs
 from tests.support.cli import gaudi_patch
@@ -43,6 +44,19 @@ def test_the_table_is_what_the_wheel_says(lmcache_wheel: Callable[..., Path], ve
 )
 def test_cudas_packages_are_known_by_their_names(name: str, cuda: bool) -> None:
     assert requirements.is_cuda(name) is cuda
+
+
+def test_the_smoke_checks_leave_out_the_same_packages() -> None:
+    """A probe runs in the target and imports nothing of gaudi-patch, so it has a copy of both rules."""
+    assert _environment.BUILD_ONLY == requirements.BUILD_ONLY
+    names = {
+        requirements._normal(re.split(r"[\s\[(<>=!~;]", line, maxsplit=1)[0])
+        for lines in requirements.table().values()
+        for line in lines
+    }
+    assert len(names) > 30
+    for name in (*names, "cupy", "nixl", "pynvml", "cuda-python", "nvidia-ml-py", "torch-cuda121", "barracuda"):
+        assert bool(_environment._CUDA_DISTRIBUTION.search(name)) == requirements.is_cuda(name), name
 
 
 def test_every_requirement_is_asked_for_or_left_out_and_none_twice() -> None:
