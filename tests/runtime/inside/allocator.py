@@ -214,22 +214,21 @@ def memory_runs_out() -> None:
     mine.batched_free(batch)
     assert state(mine) == (0, 0, True) and mine.slabs.plain_bytes == 0
 
-    plain, left = mine.slabs.plain, iter([True, True])
-
-    def some(nbytes: int) -> torch.Tensor:
-        if next(left, None) is None:
-            raise MemoryError("no memory")
-        return plain(nbytes)
-
+    # The host refuses memory, as without overcommit: to LMCache the pool is full.
+    empty = torch.empty
     tail = torch.Size((*CHUNK[:2], 8, CHUNK[3]))
-    with mock.patch.object(mine.slabs, "plain", some):
-        try:
-            mine.batched_allocate(tail, torch.bfloat16, 3)
-        except MemoryError:
-            pass
-        else:
-            raise AssertionError("three objects, and memory for two")
-    assert state(mine) == (0, 0, True) and mine.slabs.plain_bytes == 0
+    for refusal in (MemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        left = iter([True, True])
+
+        def some(*size: Any, refusal: Exception = refusal, left: Any = left, **others: Any) -> torch.Tensor:
+            if next(left, None) is None:
+                raise refusal
+            return empty(*size, **others)
+
+        with mock.patch.object(torch, "empty", some):
+            assert mine.batched_allocate(tail, torch.bfloat16, 3) is None, "three objects, and memory for two"
+            assert mine.allocate(tail, torch.bfloat16) is None
+        assert state(mine) == (0, 0, True) and mine.slabs.plain_bytes == 0
     assert mine.allocate(tail, torch.bfloat16) is not None
     mine.close()
 

@@ -173,7 +173,7 @@ class _ObjectsInSlabs:
         """Allocate one object as LMCache does; None if the pool is full."""
         with self._slab_lock:
             memory_obj = super().allocate(*arguments, **others)  # type: ignore[misc]
-        return memory_obj if memory_obj is None else self._furnish([memory_obj])[0]
+        return memory_obj if memory_obj is None else (self._furnish([memory_obj]) or [None])[0]
 
     def batched_allocate(self, *arguments: Any, **others: Any) -> Any:
         """Allocate objects of one size as LMCache does; None if the pool is full."""
@@ -200,8 +200,8 @@ class _ObjectsInSlabs:
         with self._slab_lock:
             return super().memcheck()  # type: ignore[misc]
 
-    def _furnish(self, memory_objs: list[Any]) -> list[Any]:
-        """Back objects that have an address with memory; free the objects if there is none.
+    def _furnish(self, memory_objs: list[Any]) -> list[Any] | None:
+        """Back objects that have an address with memory; free all of them and return None if there is none for one.
 
         No other thread has these objects yet, so the lock is not held while memory is pinned: other threads that
         allocate, free or copy meanwhile do not wait for it.
@@ -214,17 +214,24 @@ class _ObjectsInSlabs:
                     raise RuntimeError(f"LMCache has allocated address {address} twice")
                 slab = self._slabs.take(nbytes)
                 memory = self._slabs.plain(nbytes) if slab is None else slab.buffer
+                if memory is None:
+                    self._unfurnish(memory_objs, done)
+                    return None
                 self._at[address] = nbytes if slab is None else slab
                 done += 1
                 memory_obj.raw_data = memory[: memory_obj.raw_data.numel()]
         except BaseException:
-            addresses = [one.meta.address for one in memory_objs[:done]]
-            with self._slab_lock:
-                for memory_obj in memory_objs:
-                    super().free(memory_obj)  # type: ignore[misc]
-                self._take_back(addresses)
+            self._unfurnish(memory_objs, done)
             raise
         return memory_objs
+
+    def _unfurnish(self, memory_objs: list[Any], done: int) -> None:
+        """Free objects of which only the first ``done`` have memory."""
+        addresses = [one.meta.address for one in memory_objs[:done]]
+        with self._slab_lock:
+            for memory_obj in memory_objs:
+                super().free(memory_obj)  # type: ignore[misc]
+            self._take_back(addresses)
 
     def _take_back(self, addresses: Sequence[int]) -> None:
         for address in addresses:

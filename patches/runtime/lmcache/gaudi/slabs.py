@@ -145,6 +145,7 @@ class Slabs:
         self._latest = 0
         self._paused_until = 0.0
         self._told = False
+        self._refused = False
         self._wanted = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -218,11 +219,23 @@ class Slabs:
             if not slab.used:
                 self._offer(slab)
 
-    def plain(self, nbytes: int) -> torch.Tensor:
-        """Return ordinary memory, in the place of free slabs where the pool would grow over its limit."""
+    def plain(self, nbytes: int) -> torch.Tensor | None:
+        """Return ordinary memory, in the place of free slabs where the pool would grow over its limit.
+
+        None if the host has no more: to LMCache the pool is full then, so that it evicts, or does not store.
+        """
         with self._lock:
             self._shrink(nbytes)
-            tensor = torch.empty(nbytes, dtype=torch.uint8)
+            try:
+                tensor = torch.empty(nbytes, dtype=torch.uint8)
+            except (RuntimeError, MemoryError) as error:  # overcommit is off, or the address space is limited
+                if not self._refused:
+                    self._refused = True
+                    held = (self.pinned_bytes + self.plain_bytes) / _MIB
+                    self._warn(
+                        f"the host has no memory for more than {held:.0f} of {self.limit / _MIB:.0f} MiB: {error}"
+                    )
+                return None
             self.plain_bytes += nbytes
             return tensor
 
