@@ -139,10 +139,26 @@ def applied(
         from gaudi_patch.attestation.attest import apply_and_attest
 
         proved = apply_and_attest(manifest, installation, options, smoke, report, progress)
-        return rendered(proved, diff=diff, verbose=verbose)
-    from gaudi_patch.attestation.prove import apply_and_prove
+    else:
+        from gaudi_patch.attestation.prove import apply_and_prove
 
-    return rendered(apply_and_prove(manifest, installation, options, smoke, progress), diff=diff, verbose=verbose)
+        proved = apply_and_prove(manifest, installation, options, smoke, progress)
+    result = rendered(proved, diff=diff, verbose=verbose)
+    result.warnings += _mismatch(manifest, installation)
+    return result
+
+
+def _mismatch(manifest: Manifest, installation: Installation) -> list[str]:
+    """Return a warning if LMCache does not go with the vllm-gaudi beside it: the levels that run here cannot see that.
+
+    The name of its directory of metadata is enough; none of its files is opened.
+    """
+    from gaudi_patch.series import pairs
+    from gaudi_patch.target.packages import find
+
+    plugin = find([str(installation.root)]).get("vllm-gaudi")
+    told = pairs.mismatch(manifest, installation.version, plugin.named, installation.root) if plugin else None
+    return [told] if told else []
 
 
 def rendered(proved: ProvedApply, *, diff: bool, verbose: bool = False) -> Result:

@@ -14,8 +14,6 @@ from gaudi_patch.errors import Exit, GaudiPatchError
 from gaudi_patch.output.report import Color, Format, Preformatted, Result, Text
 
 if TYPE_CHECKING:
-    from packaging.version import Version
-
     from gaudi_patch.target.requirements import Distributions, Needs
 
 app = command_app()
@@ -84,7 +82,7 @@ def _report(
         "constraints": pins,
     }
     result = Result("requirements", data=data)
-    result.warnings += _cautions(needs.version, there, python) if there is not None else []
+    result.warnings += _cautions(needs.version, there, python) if there is not None and python is not None else []
     lines = pins if only_constraints else _requirements_file(needs, python)
     if output is None:
         result.blocks.append(Preformatted("\n".join(lines)))
@@ -100,29 +98,16 @@ def _report(
     return result
 
 
-def _cautions(lmcache: str, there: Distributions, python: Path | None) -> list[str]:
-    """Return why LMCache will not serve there. Such an image can still be built: smoke levels prove no pair."""
-    from packaging import version
-
+def _cautions(lmcache: str, there: Distributions, python: Path) -> list[str]:
+    """Return why LMCache will not serve there."""
     from gaudi_patch.series import pairs
-    from gaudi_patch.series.manifest import load, newest_release
+    from gaudi_patch.series.manifest import load
 
     if "torch" not in there.versions:  # e.g. gaudi-patch's own interpreter
         return [f"{python} has no PyTorch; --python has to name the interpreter that runs vLLM"]
-    try:
-        plugin = version.Version(there.versions["vllm-gaudi"])
-    except (KeyError, version.InvalidVersion):
-        return []
-    manifest = load()
-
-    def together(release: str | Version | None) -> bool:
-        return any(pairs.holds(pair, plugin) for pair in pairs.fitting(manifest, release))
-
-    if together(lmcache):
-        return []
-    newest = next(filter(together, map(newest_release, manifest.series)), None)
-    instead = f"LMCache {newest} does" if newest else "see `gaudi-patch list`"
-    return [f"LMCache {lmcache} does not go with vllm-gaudi {plugin}, which {python} has; {instead}"]
+    plugin = there.versions.get("vllm-gaudi")
+    told = pairs.mismatch(load(), lmcache, plugin, python) if plugin else None
+    return [told] if told else []
 
 
 def _requirements_file(needs: Needs, python: Path | None) -> list[str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from gaudi_patch.series.model import Pair
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from packaging.version import Version
 
     from gaudi_patch.series.manifest import Manifest
@@ -33,6 +35,32 @@ def fitting(manifest: Manifest, lmcache: str | Version | None) -> list[Pair]:
     return [
         pair for pair in manifest.pairs if lmcache and SpecifierSet(pair.lmcache).contains(lmcache, prereleases=True)
     ]
+
+
+def mismatch(manifest: Manifest, lmcache: str, plugin: str, where: Path) -> str | None:
+    """Return why an LMCache release will not serve with the vllm-gaudi that is in ``where``, and which one will.
+
+    None if they are a pair, if the manifest names no pairs, or if one of the versions is none. Smoke levels other than
+    inference prove no pair.
+    """
+    from packaging.version import InvalidVersion, Version
+
+    from gaudi_patch.series.manifest import newest_release
+
+    try:
+        there = Version(plugin)
+        Version(lmcache)
+    except InvalidVersion:
+        return None
+
+    def together(release: str | Version | None) -> bool:
+        return any(holds(pair, there) for pair in fitting(manifest, release))
+
+    if together(lmcache) or not manifest.pairs:
+        return None
+    newest = next(filter(together, map(newest_release, manifest.series)), None)
+    instead = f"LMCache {newest} does" if newest else "see `gaudi-patch list`"
+    return f"LMCache {lmcache} does not go with vllm-gaudi {there}, which {where} has; {instead}"
 
 
 def vllm_gaudi(pairs: Iterable[Pair], *, notes: bool = False) -> str:
