@@ -1,13 +1,13 @@
 """Failed loads on the emulated HPU, with LMCache's own classes; a script, run in a patched environment.
 
 Arguments: a directory, then texts that select the cases whose names contain one of them. Engine, backends and stores
-are LMCache's (stores.py); for multiprocess mode see multiprocess_loads.py.
+are LMCache's (stores.py); for multiprocess mode see multiprocess_loads.py, for
+asynchronous loading asynchronous_loads.py, for files damaged_files.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import importlib
 import os
 import random
@@ -25,62 +25,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import asynchronous_loads
+import damaged_files
 import multiprocess_loads
 from lmcache.gaudi import promises
-from stores import TOKENS, Store
-
-# Seconds: a hanging call lasts longer than anything else takes, even on a busy machine.
-HANGS, PATIENCE = 600.0, 100.0
-
-
-def damaged_file(folder: Path, kind: str, damage: Callable[[Path], None]) -> None:
-    store = Store(folder, kind)
-    victim = store.files()[0]
-    damage(victim)
-    promised = store.lookup()
-    assert promised < TOKENS, f"{promised} tokens promised, one chunk of which is damaged"
-    assert store.load(promised) == promised
-    if victim.exists():
-        raise AssertionError(f"{victim.name} is where lookups find it")
-    assert store.lookup("next") <= promised
-    store.serves()
-    store.close()
-
-
-def damaged_and_not_movable(folder: Path, kind: str) -> None:
-    """Damage the last file of a store whose file system has become read-only: a miss, and asynchronously as well."""
-    backends, objects = (importlib.import_module(f"lmcache.gaudi.{name}") for name in ("backends", "objects"))
-    store = Store(folder, kind)
-    for victim in store.files():
-        os.truncate(victim, victim.stat().st_size // 3)
-
-    class ReadOnly(type(victim)):  # type: ignore[misc]
-        def replace(self, target: Any) -> Any:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
-
-    async def prefetch(lookup_id: str, keys: list[Any]) -> list[Any]:
-        return []
-
-    failed: list[str] = []
-    told, objects.Path = promises.logger.exception, ReadOnly
-    promises.logger.exception = lambda text, *_: failed.append(text)
-    try:
-        keys = [key for _, _, key in store.engine.token_database.process_tokens(tokens=store.prompt)]
-        place = next(
-            name for name, one in store.engine.storage_manager.storage_backends.items() if one is store.backend
-        )
-        assert asyncio.run(backends._checked(store.engine, place, prefetch)("r", keys)) == []
-        assert store.lookup() == 0
-    finally:
-        promises.logger.exception, objects.Path = told, type(victim)
-    assert not failed, "a damaged file that cannot be moved is an error of the lookup"
-    whole, objects.Objects.whole = objects.Objects.whole, lambda *_: _raises(None, None)
-    try:
-        assert asyncio.run(backends._checked(store.engine, place, prefetch)("r", keys)) == [], "it has to answer"
-    finally:
-        objects.Objects.whole = whole
-    store.serves()
-    store.close()
+from stores import HANGS, PATIENCE, TOKENS, Store
 
 
 def backend_fault(folder: Path, kind: str, name: str) -> None:
@@ -380,72 +329,8 @@ def small_pool(folder: Path) -> None:
         assert refused in told and bool(refused) == bool(told), (size, extra, told)
 
 
-def prefetch_that_fails(folder: Path, name: str) -> None:
-    """Check that asynchronous loading promises nothing that the prefetch fails on, omits or delivers too late."""
-    backends = importlib.import_module("lmcache.gaudi.backends")
-    store = Store(folder, "memory", lookup_timeout_ms=600)
-    objects = store.engine.storage_manager.batched_get(list(store.backend.hot_cache)[:4], location="LocalCPUBackend")
-    answer, due = {
-        "returns None": (None, 0),
-        "returns False": (False, 0),
-        "returns Nones": ([None, None, None], 0),
-        "is short": ([objects[0], None, objects[1]], 1),
-        "ends early": (objects[:2], 2),
-        "raises": (OSError("put in on purpose"), 0),
-        "hangs": (None, 0),
-    }[name]
-
-    async def prefetch(lookup_id: str, keys: list[Any]) -> Any:
-        if name == "hangs":
-            await asyncio.sleep(HANGS)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
-    keys = list(store.backend.hot_cache)[:3]
-    began = time.monotonic()
-    got = asyncio.run(backends._checked(store.engine, "LocalCPUBackend", prefetch)("r", keys))
-    assert got == objects[:due]
-    assert time.monotonic() - began < PATIENCE
-    store.close()
-
-
-def question_that_fails(folder: Path, name: str) -> None:
-    """Check that asynchronous loading counts as a miss what a store does not say in time, and gives back its pins."""
-    backends = importlib.import_module("lmcache.gaudi.backends")
-    engine: Any = SimpleNamespace(config=SimpleNamespace(lookup_timeout_ms=600))
-    unpinned: list[str] = []
-    goes_on = asyncio.Event()
-
-    async def asks(lookup_id: str, keys: list[str], pin: bool = False) -> Any:
-        if name == "raises":
-            raise OSError("put in on purpose")
-        if name == "hangs":
-            await goes_on.wait()
-        return {"hangs": 2, "returns None": None}.get(name, 3)
-
-    backend: Any = SimpleNamespace(
-        batched_async_contains=asks, unpin=unpinned.append, batched_submit_put_task=lambda *_: None
-    )
-    backends.end_waits(engine, {"LocalDiskBackend": backend})
-
-    async def ask() -> Any:
-        found = await asyncio.wait_for(backend.batched_async_contains("r", ["a", "b", "c"], True), PATIENCE)
-        assert unpinned == []
-        goes_on.set()
-        await asyncio.sleep(0.1)
-        return found
-
-    assert asyncio.run(ask()) == (3 if name == "answers" else 0)
-    assert unpinned == (["a", "b"] if name == "hangs" else [])
-
-
-PREFETCHES = ("returns None", "returns False", "returns Nones", "is short", "ends early", "raises", "hangs")
-
-
 def main(folder: str, wanted: Sequence[str] = ()) -> int:
     place = Path(folder)
-    cut = lambda path: os.truncate(path, path.stat().st_size // 3)  # noqa: E731
     cases: dict[str, Callable[[], None]] = {}
     for kind in ("memory", "disk", "fs", "lm"):
         for name in FAULTS:
@@ -465,23 +350,9 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
         cases[f"{kind}: the store dies before the lookup"] = lambda kind=kind: store_dies(place, kind)
         cases[f"{kind}: the store is lost after the promise"] = lambda kind=kind: lost_after_the_promise(place, kind)
     cases["lm: the server hangs"] = lambda: server_hangs(place)
-    for kind in ("disk", "fs"):
-        cases[f"{kind}: a file was cut short"] = lambda kind=kind: damaged_file(place, kind, cut)
-        cases[f"{kind}: a file is empty"] = lambda kind=kind: damaged_file(
-            place, kind, lambda path: os.truncate(path, 0)
-        )
-        cases[f"{kind}: a file is gone"] = lambda kind=kind: damaged_file(place, kind, Path.unlink)
-    for kind in ("disk", "fs"):
-        cases[f"{kind}: a damaged file cannot be moved"] = lambda kind=kind: damaged_and_not_movable(place, kind)
-    cases["fs: a header is no header"] = lambda: damaged_file(place, "fs", lambda path: path.write_bytes(b"\xff" * 900))
+    cases |= damaged_files.cases(place)
     cases["fs: promises that nobody takes"] = lambda: forgotten_promises(place)
-    for name in ASKED:
-        cases[f"asynchronous loading: the question whether a chunk is there {name}"] = lambda name=name: (
-            question_that_fails(place, name)
-        )
-    question_that_fails(place, "answers")
-    for name in PREFETCHES:
-        cases[f"asynchronous loading: the prefetch {name}"] = lambda name=name: prefetch_that_fails(place, name)
+    cases |= asynchronous_loads.cases(place)
     cases["start-up: the pool is smaller than one prompt"] = lambda: small_pool(place)
     cases |= multiprocess_loads.cases()
     if wanted:

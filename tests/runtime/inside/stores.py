@@ -24,6 +24,8 @@ from lmcache.v1.cache_engine import LMCacheEngineBuilder
 from lmcache.v1.config import LMCacheEngineConfig
 from support import make_caches
 
+# Seconds: a hanging call lasts longer than anything else takes, even on a busy machine.
+HANGS, PATIENCE = 600.0, 100.0
 TOKENS = 4 * CHUNK
 
 
