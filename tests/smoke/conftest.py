@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,6 +17,8 @@ from gaudi_patch.smoke.outcome import LevelResult
 from tests.support import environments
 from tests.support.cli import gaudi_patch
 from tests.support.environments import Environment, clean_environment
+
+PROBES = Path(runner.__file__).parent / "probes"
 
 Overlay = Callable[[str], Environment]
 
@@ -67,3 +73,24 @@ def patched(lmcache_overlay: Overlay, tmp_path_factory: pytest.TempPathFactory) 
 def patched_copy(lmcache_copy: Overlay) -> Overlay:
     """``patched_copy(version)``: a private copy for one test, which may change it."""
     return lambda version: patch(lmcache_copy(version))
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import a probe's module by its bare name, as the target interpreter does."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(PROBES))
+
+    def named(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield named
+    for name in set(sys.modules) - before:
+        if name.startswith(("_vllm", "_kv")) or name in (
+            "_environment",
+            "_probe",
+            "inference",
+            "inference_case",
+            "connector_case",
+        ):
+            del sys.modules[name]

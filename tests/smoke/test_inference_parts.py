@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,27 +19,6 @@ from gaudi_patch.smoke import runner
 
 SMOKE = Path(__file__).resolve().parents[2] / "gaudi_patch" / "smoke"
 PROBES, PLUGIN = SMOKE / "probes", SMOKE / "vllm_plugin"
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Import a probe's module by its bare name, as the target interpreter does."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(PROBES))
-
-    def named(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield named
-    for name in set(sys.modules) - before:
-        if name.startswith(("_vllm", "_kv")) or name in (
-            "_environment",
-            "_probe",
-            "inference",
-            "inference_case",
-            "connector_case",
-        ):
-            del sys.modules[name]
 
 
 def _run(python: Path, code: str, folder: Path) -> str:
@@ -368,43 +346,3 @@ both = models.PagedModel(models.load(folder, torch.float32, 'cpu')), pattern.Pat
 print(*(list(model.modules()) == [model] for model in both))
 """
     assert _run(torch_python, code, tmp_path) == "True True"
-
-
-@pytest.mark.parametrize(
-    ("passed", "not_checked", "phases"),
-    [(True, {}, ["store", "load"]), (False, {}, ["store"]), (True, {"lm-server": "no keys"}, ["store"])],
-)
-def test_a_store_is_read_only_where_it_was_filled(
-    load: Any, passed: bool, not_checked: dict[str, str], phases: list[str]
-) -> None:
-    seen: list[str] = []
-    kind = load("inference").Level
-    level = object.__new__(kind)
-    level.probe = SimpleNamespace(not_checked=not_checked)
-    level.run = lambda *extra, **options: seen.append(extra[extra.index("--phase") + 1]) or passed
-    level._outlives("lm-server", "lm://127.0.0.1:1")
-    assert seen == phases
-
-
-@pytest.mark.parametrize(
-    ("vllm", "text", "reason"),
-    [
-        ("0.13.0", None, "this vLLM has no LMCacheMPConnector"),
-        ("0.21.0", "class LMCacheMPConnector: ...", "vLLM 0.21.0 has an LMCacheMPConnector of its own, made for older"),
-        ("0.26.0", "from lmcache.integration.vllm.lmcache_mp_connector import LMCacheMPConnector", ""),
-    ],
-)
-def test_multiprocess_mode_is_not_tried_where_vllm_cannot_start_it(
-    load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vllm: str, text: str | None, reason: str
-) -> None:
-    inference = load("inference")
-    if text is not None:
-        (tmp_path / inference._MP_CONNECTOR).parent.mkdir(parents=True)
-        (tmp_path / inference._MP_CONNECTOR).write_text(text)
-    found = SimpleNamespace(version=vllm, locate_file=lambda name: tmp_path / name)
-    monkeypatch.setattr(inference.importlib.metadata, "distribution", lambda name: found)
-    monkeypatch.setattr(inference.kv_lmcache, "serves_multiprocess", lambda: True)
-    monkeypatch.setattr(inference.kv_lmcache, "release", lambda: (0, 5, 6))
-    told = inference._no_multiprocess()
-    assert told.startswith(reason)
-    assert bool(told) == bool(reason)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ CASES = (
 #: Cases that take too long for every image: they run if they are named.
 SLOW_CASES = ("dead-server",)
 _CASE_SECONDS = 300.0
-_MP_CONNECTOR = "vllm/distributed/kv_transfer/kv_connector/v1/lmcache_mp_connector.py"
+_MP_CONNECTOR = ("distributed", "kv_transfer", "kv_connector", "v1", "lmcache_mp_connector.py")
 #: vLLM's connector, from 0.22 on, hands over to this one if LMCache has it.
 _LMCACHES_OWN = b"lmcache.integration.vllm.lmcache_mp_connector"
 
@@ -184,12 +185,15 @@ def _no_multiprocess() -> str:
         return "this release's server is for CUDA only"
     if kv_lmcache.release() < (0, 5, 5):
         return "LMCache before 0.5.5 refuses vllm-gaudi's layout there"
-    vllm = importlib.metadata.distribution(_vllm_distribution())
-    if tuple(int(part) for part in vllm.version.split(".")[:2]) < (0, 14):
+    version = importlib.metadata.version(_vllm_distribution())
+    if tuple(int(part) for part in version.split(".")[:2]) < (0, 14):
         return "this vLLM has no LMCacheMPConnector"
-    # Read, not imported: vLLM is imported by the processes of the cases only.
-    if _LMCACHES_OWN not in Path(str(vllm.locate_file(_MP_CONNECTOR))).read_bytes():
-        return f"vLLM {vllm.version} has an LMCacheMPConnector of its own, made for older releases of LMCache"
+    # Found and read, not imported: only the processes of the cases import vLLM. It may be an editable installation.
+    found = importlib.util.find_spec("vllm")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        file = Path(folder, *_MP_CONNECTOR)
+        if file.is_file() and _LMCACHES_OWN not in file.read_bytes():
+            return f"vLLM {version} has an LMCacheMPConnector of its own, made for older releases of LMCache"
     return ""
 
 
