@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from tests.smoke.mutant import RUNTIME, Mutant
+from tests.smoke.mutant import RUNTIME, Mutant, each
 
 _MUTANTS = (
     # Engines that move blocks, or read other blocks.
@@ -225,4 +223,4 @@ _MUTANTS = (
 )
 
 #: Level kernels tests all these rules in one quick part.
-GUARD_MUTANTS = tuple(dataclasses.replace(mutant, cases="guards") for mutant in _MUTANTS)
+GUARD_MUTANTS = each(_MUTANTS, cases="guards")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from tests.smoke.mutant import RUNTIME, Mutant
+from tests.smoke.mutant import RUNTIME, Mutant, each
 
 _LOADS = f"{RUNTIME}/multiprocess.py"
 _WATCHED = f"{RUNTIME}/watched.py"
@@ -239,4 +237,4 @@ _MUTANTS = (
 )
 
 #: Level kernels tests all these rules in one quick part.
-MULTIPROCESS_MUTANTS = tuple(dataclasses.replace(mutant, cases="multiprocess") for mutant in _MUTANTS)
+MULTIPROCESS_MUTANTS = each(_MUTANTS, cases="multiprocess")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,3 +57,8 @@ class Mutant:
 
 #: The runtime's directory, below site-packages.
 RUNTIME = "lmcache/gaudi"
+
+
+def each(mutants: Iterable[Mutant], **changes: str) -> tuple[Mutant, ...]:
+    """Return the mutants with some of their fields changed."""
+    return tuple(dataclasses.replace(mutant, **changes) for mutant in mutants)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from tests.smoke.mutant import Mutant
+from tests.smoke.mutant import Mutant, each
 
 _ADAPTER = "lmcache/integration/vllm/vllm_v1_adapter.py"
 _ENGINE = "lmcache/v1/cache_engine.py"
@@ -183,13 +181,9 @@ _VLLM_ROUTES = (
 )
 
 
-def _of(mutants: tuple[Mutant, ...], **changes: str) -> tuple[Mutant, ...]:
-    return tuple(dataclasses.replace(mutant, **changes) for mutant in mutants)
-
-
 OLD_ROUTING_MUTANTS = (
-    dataclasses.replace(_ROUTE, level="imports", release=OLD),
-    *_of(_KERNEL_ROUTES, cases="routes", release=OLD),
-    *_of(_ENGINE_ROUTES, level="engine", release=OLD),
-    *_of(_VLLM_ROUTES, level="connector", release=OLD),
+    *each((_ROUTE,), level="imports", release=OLD),
+    *each(_KERNEL_ROUTES, cases="routes", release=OLD),
+    *each(_ENGINE_ROUTES, level="engine", release=OLD),
+    *each(_VLLM_ROUTES, level="connector", release=OLD),
 )

@@ -5,9 +5,7 @@ In LMCache 0.5.6; those of 0.3.9 are in ``old_routing_mutants``.
 
 from __future__ import annotations
 
-import dataclasses
-
-from tests.smoke.mutant import Mutant
+from tests.smoke.mutant import Mutant, each
 
 _ADAPTER = "lmcache/integration/vllm/vllm_v1_adapter.py"
 _ENGINE = "lmcache/v1/cache_engine.py"
@@ -216,13 +214,9 @@ _VLLM_ROUTES = (
 )
 
 
-def _of(mutants: tuple[Mutant, ...], **changes: str) -> tuple[Mutant, ...]:
-    return tuple(dataclasses.replace(mutant, **changes) for mutant in mutants)
-
-
 ROUTING_MUTANTS = (
-    *_of(_ROUTES, cases="routes"),
-    *_of(_MULTIPROCESS_ROUTES, cases="multiprocess"),
-    *_of(_ENGINE_ROUTES, level="engine"),
-    *_of(_VLLM_ROUTES, level="connector"),
+    *each(_ROUTES, cases="routes"),
+    *each(_MULTIPROCESS_ROUTES, cases="multiprocess"),
+    *each(_ENGINE_ROUTES, level="engine"),
+    *each(_VLLM_ROUTES, level="connector"),
 )
