@@ -86,7 +86,7 @@ def pairing(case: Case) -> Answer:
         return unknown("the version of LMCache is not known")
     if plugin is None:
         return unknown(_NO_PLUGIN)
-    if any(pairs.holds(pair, plugin) for pair in pairs.fitting(case.manifest, lmcache.version)):
+    if pairs.together(case.manifest, lmcache.version, plugin):
         return ok(f"LMCache {lmcache.version} with vllm-gaudi {plugin}")
     if plugin.release < (0, 13):
         return failure(

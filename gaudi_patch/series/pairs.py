@@ -37,6 +37,11 @@ def fitting(manifest: Manifest, lmcache: str | Version | None) -> list[Pair]:
     ]
 
 
+def together(manifest: Manifest, lmcache: str | Version | None, plugin: Version) -> bool:
+    """Return whether this LMCache release works with this vllm-gaudi."""
+    return any(holds(pair, plugin) for pair in fitting(manifest, lmcache))
+
+
 def mismatch(manifest: Manifest, lmcache: str, plugin: str, where: Path) -> str | None:
     """Return why an LMCache release will not serve with the vllm-gaudi that is in ``where``, and which one will.
 
@@ -53,13 +58,11 @@ def mismatch(manifest: Manifest, lmcache: str, plugin: str, where: Path) -> str 
     except InvalidVersion:
         return None
 
-    def together(release: str | Version | None) -> bool:
-        return any(holds(pair, there) for pair in fitting(manifest, release))
-
-    if together(lmcache) or not manifest.pairs:
+    if together(manifest, lmcache, there) or not manifest.pairs:
         return None
-    newest = next(filter(together, map(newest_release, manifest.series)), None)
-    instead = f"LMCache {newest} does" if newest else "see `gaudi-patch list`"
+    releases = map(newest_release, manifest.series)
+    newest = next((release for release in releases if together(manifest, release, there)), None)
+    instead = f"LMCache {newest} does" if newest else "no release that can be patched does"
     return f"LMCache {lmcache} does not go with vllm-gaudi {there}, which {where} has; {instead}"
 
 

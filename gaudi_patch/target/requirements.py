@@ -123,16 +123,16 @@ def _unbounded(requirement: Requirement) -> str:
     return f"{requirement.name}{','.join(sorted(kept))}"
 
 
-def constraints(there: Distributions, needs: Needs | None = None) -> list[str]:
+def constraints(there: Distributions, needs: Needs) -> list[str]:
     """Return a constraint for each installed distribution, so that an installer changes none.
 
-    One exception: an older setuptools than LMCache declares gets LMCache's range, if ``needs`` are given. It is never
-    asked for, but packages that are need it (grpcio-observability), and a plain environment has that of its Python.
+    One exception: an older setuptools than LMCache declares gets LMCache's range. It is never asked for, but packages
+    that are need it (grpcio-observability), and a plain environment has that of its Python.
     """
     from packaging.requirements import Requirement
     from packaging.version import InvalidVersion, Version
 
-    declared = {_normal(one.name): one for one in map(Requirement, needs.left_out if needs else ())}
+    declared = {_normal(one.name): one for one in map(Requirement, needs.left_out)}
     lines = []
     for name, version in sorted(there.versions.items()):
         try:
