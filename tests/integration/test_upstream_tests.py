@@ -34,7 +34,11 @@ def test_a_test_that_fails_patched_alone_is_lost_unless_it_is_refused() -> None:
     assert upstream_tests.lost(before, after, {"a::y": "refused", "*::w": "refused"}) == []
 
 
-def test_a_test_that_ends_its_process_leaves_the_others_their_outcomes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [2, 20])
+def test_a_test_that_ends_its_process_leaves_the_others_their_outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr(upstream_tests, "_FILES", files)
     work, package = tmp_path / "work", tmp_path / "tree"
     for folder in (work / "tests", package):
         folder.mkdir(parents=True)
