@@ -11,6 +11,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "gaudi_patch" / "guides").glob("*.md"))]
+ALL_DOCUMENTS = [
+    *DOCUMENTS,
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md")),
+    *(ROOT / "gaudi_patch" / room / "README.md" for room in ("container", "emulator")),
+]
 LONGEST = 30  # words in a sentence, docs/style.md
 #: Words of docs/style.md's table that have no other meaning here, so that a program can judge them.
 NOT_OUR_WORDS = re.compile(
@@ -45,7 +51,7 @@ def sentences(paragraph: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+(?=\S)", text)
 
 
-@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", ALL_DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_sentence_is_too_long_to_be_read_once(file: Path) -> None:
     long = [
         f"{file.name}:{line}: {len(sentence.split())} words: {sentence}"
@@ -174,6 +180,14 @@ def test_the_readme_says_on_its_first_screen_what_has_not_been_done_and_stays_sh
     text = (ROOT / "README.md").read_text()
     assert "verified on an emulated HPU, never on Gaudi hardware" in "\n".join(text.splitlines()[:8])
     assert len(text.encode()) < 6400
+
+
+def test_the_readme_asks_for_the_disk_space_that_the_demo_asks_for() -> None:
+    from gaudi_patch.demo.needs import CUDA, ROOM
+    from gaudi_patch.sizing.plan import GIB
+
+    (asked,) = re.findall(r"(\d+) GiB of disk \((\d+) where", (ROOT / "README.md").read_text())
+    assert asked == (f"{ROOM['torch'] / GIB:g}", f"{(ROOM['torch'] + CUDA) / GIB:g}")
 
 
 def test_the_readme_has_no_link_that_an_index_page_would_break() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXIT_CODES = """
 Exit codes: 0 success (including: nothing to do) - 1 refused (drift, conflict) - 2 usage, bad manifest or patch -
 3 not installed, unknown or refused version - 4 environment (not writable, no space, locked, --json not
-written) - 5 smoke failed, rolled back - 6 manual repair needed - 10 (check) a series would apply - 70 a bug.
+written) - 5 smoke failed (apply rolls back) - 6 manual repair needed - 10 (check) a series would apply - 70 a bug.
 """
 
 #: In the order in which the help shows them.

@@ -55,7 +55,7 @@ def demo(
     emulated HPU, before and after the patch; -v shows what it counted.
 
     Before any download it checks for pip, the release, g++ and disk space. It leaves nothing behind.
-    --full takes about ten minutes and 2 GB, and adds a table of prompts, cache hits, answers and
+    --full takes about 15 minutes and 2 GB, and adds a table of prompts, cache hits, answers and
     times.
 
     Example:

@@ -163,7 +163,7 @@ def refuse_cuda_without_room(nvidia: Sequence[str], folder: Path) -> None:
         "demo-cuda",
         f"pip's index gives PyTorch as a CUDA build, and NVIDIA's packages need {CUDA / GIB:.2g} GiB: {folder} has "
         f"{free / GIB:.1f} GiB free",
-        f"{cpu} for a build without them, or name use another --keep DIR (or TMPDIR) on a larger file system",
+        f"{cpu} for a build without them, or use another --keep DIR (or TMPDIR) on a larger file system",
     )
 
 

@@ -98,7 +98,7 @@ def _disaggregated(release: Release, settings: Settings) -> Recipe:
     entries = _engine(release, settings, store.entries)
     processes = (
         *_servers(store),
-        # Not kv_producer: up to 0.3.10 that role fails without NIXL, because there is no disagg_spec.
+        # Not kv_producer: up to 0.3.10.post2 that role fails without NIXL, because there is no disagg_spec.
         replace(serve.engine(release, prefill, store=ours[prefill]), name="prefill"),
         replace(serve.engine(release, decode, store=ours[decode], role="kv_consumer"), name="decode"),
     )

@@ -28,7 +28,8 @@ CARDS = {"gaudi2": 96 * GIB, "gaudi3": 128 * GIB}
 UTILIZATION, GRAPHS, UNAVAILABLE = 0.9, 0.1, 2 * GIB
 #: vLLM's default of --max-num-seqs, as vllm-gaudi warms it up.
 MOST_SEQUENCES = 256
-#: Context from which vllm-gaudi's guide asks for longer time limits (docs/configuration/long_context.md).
+#: Context from which recipes set the time limits of vllm-gaudi's guide, whose tables are for 32K tokens
+#: (docs/configuration/long_context.md).
 LONG = 32_768
 #: Contexts that `size` prints.
 STEPS = tuple(2**power for power in range(11, 19))

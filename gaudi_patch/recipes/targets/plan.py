@@ -16,7 +16,8 @@ from gaudi_patch.sizing.plan import GIB, RANK_OVERHEAD, SPARE
 
 #: Huge pages of a pod in Intel's Kubernetes guide (docs.habana.ai, Running Kubernetes Workloads with Gaudi).
 HUGE_PAGES = "95000Mi"
-#: vllm-gaudi's warm-up "can even take a couple of hours" (v0.26.0, docs/features/warmup.md): seconds to wait for it.
+#: Seconds to wait for vllm-gaudi's warm-up, which "can even take a couple of hours" (v0.26.0,
+#: docs/configuration/performance_tuning.md).
 WARM_UP = 4 * 3600
 #: Seconds for an engine to end its requests, and for LMCache to end its stores.
 GRACE = 120
