@@ -132,7 +132,7 @@ CHECKS = (
     Check(
         "config.pd-device",
         "pd_buffer_device",
-        "LMCache's NIXL path cannot address HPU memory; a buffer on the host works from LMCache 0.3.14 on",
+        "LMCache's NIXL path cannot address HPU memory; a buffer on the host is accepted from LMCache 0.3.14 on",
         _RUNTIME,
         ("settings",),
         _pd,
@@ -140,7 +140,7 @@ CHECKS = (
     _refusal(
         "config.nixl-device",
         "nixl_buffer_device",
-        "LMCache's NIXL path cannot address HPU memory; a buffer on the host works",
+        "LMCache's NIXL path cannot address HPU memory; a buffer on the host is accepted",
         _device("nixl_buffer_device", _nixl),
         "nixl_buffer_device: cpu",
     ),
