@@ -8,13 +8,11 @@ from urllib.parse import urlsplit
 from gaudi_patch.doctor import sources
 from gaudi_patch.doctor.case import Case
 from gaudi_patch.doctor.finding import Answer, check, failure, ok, unknown, warning
+from gaudi_patch.recipes.process import DISK_CHUNKS
 from gaudi_patch.sizing.plan import GIB
 
 #: Bytes of KV per token: Llama 3.1 8B in bf16, 32 layers of 8 heads of 128, keys and values.
 _TOKEN = 2 * 32 * 8 * 128 * 2
-
-#: A file of the disk backend is named after its key, whose parts "@" separates; a damaged file has a suffix.
-_CHUNKS = "*@*.pt*"
 
 #: Schemes whose URL names the servers by host and port.
 _SERVERS = (
@@ -81,7 +79,7 @@ def leftovers(case: Case) -> Answer:
     folders = _disks(case)
     if not folders:
         return ok("not used")
-    sizes = [size for folder in folders for size in case.host.sizes(folder, _CHUNKS)]
+    sizes = [size for folder in folders for size in case.host.sizes(folder, DISK_CHUNKS)]
     if not sizes:
         return ok("none")
     where = " ".join(shlex.quote(folder) for folder in folders)
@@ -89,7 +87,7 @@ def leftovers(case: Case) -> Answer:
         f"{len(sizes):,} chunks, {sum(sizes) / GIB:.1f} GiB in {', '.join(folders)}; unless an engine that runs now "
         "has stored them, no engine finds them",
         f"give each engine a directory of its own, and empty it before a start: find {where} -maxdepth 1 -type f "
-        f"-name {shlex.quote(_CHUNKS)} -delete",
+        f"-name {shlex.quote(DISK_CHUNKS)} -delete",
     )
 
 

@@ -20,7 +20,7 @@ DAY = 24 * 3600
 
 
 def chunks(folder):
-    """Yield (modification time, bytes, path) of every chunk, and remove partial files of killed engines."""
+    """Yield (modification time, bytes, path) of every chunk, damaged or not; remove partial files of killed engines."""
     for where, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(where, name)
@@ -31,7 +31,7 @@ def chunks(folder):
             half = name.endswith(".tmp") or os.path.basename(where).split("-")[0] == "tmp"
             if half and found.st_mtime < time.time() - DAY:
                 removed(path)
-            elif not half and name.endswith(".data"):
+            elif not half and name.endswith((".data", ".data.damaged")):
                 yield found.st_mtime, found.st_size, path
 
 

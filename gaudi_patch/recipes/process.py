@@ -10,6 +10,8 @@ from typing import NamedTuple
 HERE = "@HERE@"
 #: Placeholder in a value: a name of this host.
 HOST = "@HOST@"
+#: The files of LMCache's disk backend: named after a key, whose parts "@" separates; ".damaged" follows a damaged one.
+DISK_CHUNKS = "*@*.pt*"
 
 
 def secret(name: str) -> str:

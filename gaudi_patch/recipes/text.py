@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from gaudi_patch.recipes import cleaner, preflight
-from gaudi_patch.recipes.process import HERE, HOST, Process, Variable
+from gaudi_patch.recipes.process import DISK_CHUNKS, HERE, HOST, Process, Variable
 from gaudi_patch.recipes.release import Release
 
 CONFIG = "lmcache.yaml"
@@ -93,7 +93,7 @@ def _scratch(folder: str) -> Iterator[str]:
     yield f"mkdir -p {shlex.quote(folder)}"
     yield f"exec 9>{shlex.quote(folder + '/.lock')}"
     yield "flock -n 9 || { echo " + shlex.quote(f"another engine uses {folder}") + " >&2; exit 1; }"
-    yield f"find {shlex.quote(folder)} -maxdepth 1 -type f -name '*.pt' -delete"
+    yield f"find {shlex.quote(folder)} -maxdepth 1 -type f -name '{DISK_CHUNKS}' -delete"
 
 
 def _segment(name: str) -> Iterator[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shlex
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,10 +20,11 @@ from gaudi_patch.doctor.environment import device_type, gpu_migration
 from gaudi_patch.doctor.finding import Level
 from gaudi_patch.doctor.host import Host
 from gaudi_patch.doctor.kv_blocks import contiguous_attention, defragmentation, preemption
-from gaudi_patch.doctor.storage import remote
+from gaudi_patch.doctor.storage import leftovers, remote
 from gaudi_patch.doctor.vllm_args import connector, lora
 from gaudi_patch.engine.situation import Situation
 from gaudi_patch.target.search import Target
+from tests.doctor.broken import left_chunks
 from tests.doctor.hosts import Gaudi, findings
 
 
@@ -265,3 +268,25 @@ def test_a_tool_that_hangs_is_ended(gaudi: Gaudi, monkeypatch: pytest.MonkeyPatc
     gaudi.tool("hl-smi", "while :; do :; done")
     found = findings(gaudi.run())["device.hl-smi"]
     assert (found["level"], "did not answer" in found["what"]) == ("failure", True)
+
+
+def test_all_that_an_earlier_engine_left_is_counted_and_the_advice_removes_exactly_that(gaudi: Gaudi) -> None:
+    place = gaudi.root / "cache"
+    (place / "m@1@0@3f@bfloat16.pt").mkdir()
+    (place / "elsewhere").mkdir()
+    neighbour = place / "elsewhere" / "vllm@m@1@0@1f@bfloat16.pt"
+    neighbour.write_bytes(b"another engine's")
+    case = with_settings(case_of(gaudi), local_disk="file:///cache/")
+    assert leftovers(case).level is Level.OK
+    left_chunks(gaudi)
+    found = leftovers(case)
+    assert (found.level, found.what.split(",")[0]) == (Level.WARNING, "2 chunks")
+    command = found.fix.partition("before a start: ")[2].replace("find /cache/", f"find {shlex.quote(str(place))}")
+    subprocess.run(["sh", "-ec", command], check=True, timeout=30)
+    assert {path.relative_to(place).as_posix() for path in place.rglob("*")} == {
+        "weights.pt",
+        "m@1@0@3f@bfloat16.pt",
+        "elsewhere",
+        "elsewhere/vllm@m@1@0@1f@bfloat16.pt",
+    }
+    assert leftovers(case).level is Level.OK

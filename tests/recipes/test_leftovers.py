@@ -39,6 +39,13 @@ def test_the_oldest_chunks_go_until_the_rest_fits_and_nothing_else_does(tmp_path
     assert "removed 3 of 5 chunks" in done.stdout
 
 
+def test_damaged_chunks_that_an_engine_has_set_aside_count_and_go_as_the_others(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    chunks = [chunk(store / f"{number}.data{'.damaged' * (number == 0)}", age=100 - number) for number in range(3)]
+    assert clean(store, 2.5).returncode == 0
+    assert [file.exists() for file in chunks] == [False, True, True]
+
+
 def test_half_written_files_go_after_a_day_only(tmp_path: Path) -> None:
     store = tmp_path / "store"
     old = chunk(store / "tmp-host-8000" / "a.tmp", age=2 * 24 * 3600)
@@ -63,18 +70,20 @@ def test_an_engine_empties_its_own_directory_and_refuses_one_in_use(tmp_path: Pa
     found = recipe("disk", storage=str(tmp_path / "kv"))
     for name, content in found.files.items():
         (tmp_path / name).write_text(content)
-    stale = chunk(tmp_path / "kv" / "engine-8000" / "a.pt")
-    neighbour = chunk(tmp_path / "kv" / "engine-8100" / "a.pt")
+    stale = chunk(tmp_path / "kv" / "engine-8000" / "m@1@0@a@bfloat16.pt")
+    damaged = chunk(tmp_path / "kv" / "engine-8000" / "m@1@0@c@bfloat16.pt.damaged")
+    neighbour = chunk(tmp_path / "kv" / "engine-8100" / "m@1@0@a@bfloat16.pt")
     mine = chunk(tmp_path / "kv" / "engine-8000" / "notes.txt")
     environment = {"PATH": f"{fake_python(tmp_path, 'sleep 60').parent}:/usr/bin:/bin"}
     first = subprocess.Popen(["sh", str(tmp_path / "serve.sh")], env=environment, start_new_session=True)
     try:
         deadline = time.monotonic() + 30
-        while stale.exists() and time.monotonic() < deadline:
+        while (stale.exists() or damaged.exists()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not stale.exists()
+        assert not damaged.exists(), "no engine counts it, so the disk fills"
         assert neighbour.exists() and mine.exists()
-        written = chunk(tmp_path / "kv" / "engine-8000" / "b.pt")
+        written = chunk(tmp_path / "kv" / "engine-8000" / "m@1@0@b@bfloat16.pt")
         command = ["sh", str(tmp_path / "serve.sh")]
         second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
         assert second.returncode == 1
