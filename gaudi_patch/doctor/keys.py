@@ -56,7 +56,7 @@ def hash_algorithm(case: Case) -> Answer:
     if name is None:
         return ok("this LMCache has only one algorithm")
     if name != "builtin":
-        return ok(str(name))
+        return _digest(case, str(name), sharing)
     if case.arguments is not None and case.arguments.connector == "LMCacheMPConnector":
         return ok("not used: LMCache's server computes the keys with its own --hash-algorithm")
     if not sharing:
@@ -69,12 +69,27 @@ def hash_algorithm(case: Case) -> Answer:
     return ok("builtin, and processes of the target's Python agree (measured), with one PYTHONHASHSEED")
 
 
-def _stable_keys(case: Case) -> str:
+def _digest(case: Case, name: str, sharing: str) -> Answer:
+    """Judge another algorithm than builtin: vLLM's digests are bytes, which old releases cannot write into a store."""
+    stored = sharing or ("local_disk is used" if case.settings.values.get("local_disk") else "")
+    vllm = case.version("vllm")
+    if not (stored and name.startswith("sha256") and _writes_numbers_only(case)) or (vllm and vllm < Version("0.11")):
+        return ok(name)
+    return failure(
+        f"{name}, and {stored}: this LMCache cannot write such keys, and stores nothing there",
+        "pre_caching_hash_algorithm: builtin; or LMCache 0.3.13 or later",
+    )._replace(why="vLLM computes these keys as bytes from 0.11 on; LMCache before 0.3.13 writes keys as numbers")
+
+
+def _writes_numbers_only(case: Case) -> bool:
     try:
-        bytes_are_refused = Version(getattr(case.lmcache, "version", None) or "") < Version("0.3.13")
+        return Version(getattr(case.lmcache, "version", None) or "") < Version("0.3.13")
     except InvalidVersion:
-        bytes_are_refused = False
-    if bytes_are_refused:
+        return False
+
+
+def _stable_keys(case: Case) -> str:
+    if _writes_numbers_only(case):
         # vLLM's sha256_cbor returns bytes from 0.11 on; LMCache before 0.3.13 formats keys as numbers: TypeError.
         return "use Python 3.12 or later: this LMCache cannot write the keys of sha256_cbor with vLLM 0.11"
     return "pre_caching_hash_algorithm: sha256_cbor, in every process"

@@ -271,6 +271,4 @@ def test_the_table_has_forty_hosts_and_configurations_and_every_check_fails_once
         "software.interpreter",  # in test_healthy
         "storage.bandwidth",  # a measurement without a limit
     }
-    if not OLD_PYTHON:
-        cannot.add("config.hash-algorithm")  # in test_keys
     assert {check.id for check in CHECKS} - found == cannot
