@@ -20,6 +20,7 @@ PATHS = {
     "telemetry_names_the_hpu": ("hpu", ["0.5.2", "0.5.6"]),
     "pd_is_refused": ("host", ["0.3.7", "0.3.13"]),
     "pd_on_the_host_is_not_refused": ("host", ["0.3.14", "0.5.6"]),
+    "weka_is_refused": ("host", ["0.3.7", "0.3.11"]),
     "pushed_chunks_are_loaded_and_removed": ("hpu", ["0.3.14", "0.5.6"]),
     "numa_node_of_a_rank": ("host", ["0.3.7", "0.5.6"]),
     "registration_refuses_what_would_answer_wrongly": ("hpu", ["0.3.7", "0.5.6"]),

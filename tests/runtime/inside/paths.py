@@ -132,6 +132,16 @@ def pd_on_the_host_is_not_refused() -> None:
     guards.refuse_config(SimpleNamespace(enable_pd=True, pd_buffer_device="cpu"), "VLLM")
 
 
+def weka_is_refused() -> None:
+    """Check the setting as this release itself reads it; releases after 0.3.11 have none."""
+    from lmcache.gaudi.connector import create_connector
+    from lmcache.v1.config import LMCacheEngineConfig
+
+    config = LMCacheEngineConfig.from_defaults(weka_path="/mnt/weka")
+    words = refusal(lambda: create_connector(config, engine_metadata(), "VLLM"))
+    assert "weka_path: GPUDirect Storage" in words, words
+
+
 def pushed_chunks_are_loaded_and_removed() -> None:
     """Check the decoder of disaggregated serving: chunks are in PDBackend's buffer, which has no room besides them.
 
