@@ -33,7 +33,8 @@ def pending(result: Result) -> str:
     steps = [
         visible(block.text.strip()) for block in result.blocks if isinstance(block, Text) and block.style == "next"
     ]
-    return "\n".join([f"{result.command}: not patched; a series would apply", *steps])
+    state = "patched with other patches" if result.data.get("state") == "outdated" else "not patched"
+    return "\n".join([f"{result.command}: {state}; a series would apply", *steps])
 
 
 def error_annotation(error: GaudiPatchError) -> str:

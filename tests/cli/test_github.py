@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gaudi_patch.errors import Exit
+from gaudi_patch.output.github import pending
+from gaudi_patch.output.report import Result
 from tests.cli.command_line import arguments
 from tests.support import tiny
 from tests.support.cli import gaudi_patch
@@ -58,3 +61,11 @@ def test_a_gitlab_log_says_below_its_section_that_a_series_would_apply(tmp_path:
     assert "[collapsed=true]" not in head
     assert "\x1b[1;33mwarning:\x1b[0m check: not patched; a series would apply; next: gaudi-patch apply" in below
     assert "pristine  lmcache/engine.py" in head
+
+
+def test_an_older_series_is_not_called_unpatched() -> None:
+    said = {state: pending(Result("check", Exit.PENDING, {"state": state})) for state in ("pristine", "outdated")}
+    assert said == {
+        "pristine": "check: not patched; a series would apply",
+        "outdated": "check: patched with other patches; a series would apply",
+    }
