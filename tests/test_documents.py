@@ -170,6 +170,43 @@ def test_every_environment_variable_of_the_tests_is_in_contributing() -> None:
     assert sorted(listed) == sorted(read)
 
 
+#: Files that a reader writes by a document, and one of LMCache's own.
+_OTHERS_FILES = {
+    "gaudi_patch/commands/where.py",
+    "tests/commands/test_where.py",
+    "patches/site/0.5.5.patch",
+    "tests/v1/test_token_database.py",
+}
+
+
+def untrue_names(text: str) -> list[str]:
+    """Return the files and scripts of this repository that a document names and that do not exist.
+
+    A script's options are looked for in its source.
+    """
+    named = re.findall(
+        r"(?<![\w/.])(?:tests|gaudi_patch|patches|docs)/[\w./-]+\.(?:py|md|toml|lock|json|ya?ml|sh|patch)\b", text
+    )
+    wrong = [name for name in named if not (ROOT / name).exists() and name not in _OTHERS_FILES]
+    for module, arguments in re.findall(r"python -m (tests[\w.]+)([^`\n]*)", text):
+        place = ROOT / module.replace(".", "/")
+        file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+        source = file.read_text() if file.is_file() else None
+        options = re.findall(r"--[a-z-]+", arguments)
+        wrong += [module] if source is None else [f"{module} {one}" for one in options if f'"{one}"' not in source]
+    return wrong
+
+
+@pytest.mark.parametrize("file", ALL_DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_scripts_that_a_document_names_exist(file: Path) -> None:
+    assert untrue_names(file.read_text()) == []
+
+
+def test_a_file_a_script_and_an_option_that_do_not_exist_are_noticed() -> None:
+    text = "`docs/none.md`\n\n    python -m tests.none --x\n    python -m tests.rig --count 3 --none\n"
+    assert untrue_names(text) == ["docs/none.md", "tests.none", "tests.rig --none"]
+
+
 def test_every_guide_is_on_the_site() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     guides = [file for file in DOCUMENTS if file.parent.name == "guides"]
