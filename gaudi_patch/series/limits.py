@@ -44,6 +44,7 @@ LIMITS: Sequence[Limit] = (
     Limit("peer to peer (enable_p2p)", "a remote store"),
     Limit("NIXL on HPU memory", "a buffer on the host: pd_buffer_device or nixl_buffer_device: cpu"),
     Limit("lookups that bypass the workers (enable_scheduler_bypass_lookup)", "leave it out", ">=0.3.9.post1"),
+    Limit("lookups in another service (external_lookup_client)", "leave it out: all workers are asked"),
     Limit("lookups by one of the ranks (mla_lookup_server_worker_id)", "leave it out: all are asked", "==0.3.9"),
     Limit("lookups by some of the ranks (lookup_server_worker_ids)", "leave it out: all are asked", ">=0.3.9.post1"),
     Limit(
@@ -66,6 +67,7 @@ LIMITS: Sequence[Limit] = (
     Limit("hits for prompt log probabilities and pooled vectors", "nothing to do: they are computed in full"),
     Limit("multiprocess mode", "LMCache 0.5.5 or later, or a mode in the engine's process", without="mp-engine-driven"),
     Limit("disaggregated serving by enable_pd", "LMCache 0.3.14 or later", "<0.3.14"),
+    Limit("disaggregated serving with asynchronous loading (enable_async_loading)", "leave enable_async_loading out"),
     Limit("enable_lazy_memory_allocator, which pins by CUDA", "the default allocator", ">=0.3.13,<=0.5.0"),
     Limit("models that mix MLA with other attention", "another release", ">=0.4.5,<=0.5.0"),
     Limit("models whose layers differ, or share the KV of another", "LMCache 0.3.12 or later", without="hybrid-layers"),

@@ -64,8 +64,20 @@ _MUTANTS = (
     Mutant(
         "lookups that bypass the workers are not refused",
         f"{RUNTIME}/guards.py",
-        '    if value("enable_scheduler_bypass_lookup"):',
-        '    if value("scheduler_bypass_lookup"):',
+        '("enable_scheduler_bypass_lookup", "external_lookup_client")',
+        '("external_lookup_client",)',
+    ),
+    Mutant(
+        "lookups in another service are not refused",
+        f"{RUNTIME}/guards.py",
+        '("enable_scheduler_bypass_lookup", "external_lookup_client")',
+        '("enable_scheduler_bypass_lookup",)',
+    ),
+    Mutant(
+        "asynchronous loading of disaggregated serving is not refused",
+        f"{RUNTIME}/guards.py",
+        'value("enable_pd") and value("enable_async_loading")',
+        'value("enable_pd") and value("async_loading")',
     ),
     Mutant(
         "lookups by some of the ranks that load are not refused",
@@ -125,7 +137,7 @@ _MUTANTS = (
     Mutant(
         "the allocator's alignment is not counted",
         f"{RUNTIME}/pool.py",
-        "math.ceil(size / _ALIGNMENT) * _ALIGNMENT",
+        "math.ceil(size / alignment) * alignment",
         "size",
     ),
     Mutant(

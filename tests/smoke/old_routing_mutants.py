@@ -158,6 +158,13 @@ _VLLM_ROUTES = (
         cases="identities",
     ),
     Mutant(
+        "0.3.9: an id that is used again is forgotten in the step that ends it",
+        _ADAPTER,
+        "gaudi.ended(scheduler_output)",
+        "scheduler_output.finished_req_ids",
+        cases="identities",
+    ),
+    Mutant(
         "0.3.9: a request that must be computed is promised a hit",
         _ADAPTER,
         "        if gaudi.promise_nothing(self, request, num_computed_tokens):\n            return 0\n",

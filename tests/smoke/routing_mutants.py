@@ -191,6 +191,13 @@ _VLLM_ROUTES = (
         cases="identities",
     ),
     Mutant(
+        "an id that is used again is forgotten in the step that ends it",
+        _ADAPTER,
+        "gaudi.ended(scheduler_output)",
+        "scheduler_output.finished_req_ids",
+        cases="identities",
+    ),
+    Mutant(
         "in multiprocess mode the salt is the client's alone",
         "lmcache/integration/vllm/lmcache_mp_metadata.py",
         "self.cache_salt: str = salt(request)",

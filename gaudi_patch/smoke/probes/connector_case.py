@@ -198,6 +198,8 @@ def identities(probe: _probe.Probe) -> None:
         with probe.section("log probabilities of the prompt"):
             found = vllm_identities.offered(case.engine, tokens, None, logprobs=True)
             probe.check(found == 0, f"{found} tokens of KV offered, whose positions have no log probabilities then")
+        with probe.section("an id that is used again"):
+            vllm_identities.check_reused_id(probe, case.engine)
         with probe.section("adapters of their own in multiprocess mode"):
             vllm_identities.check_multiprocess_keys(probe)
         with probe.section("requests that multiprocess mode does not look up"):
@@ -218,9 +220,9 @@ def failed_load(probe: _probe.Probe) -> None:
 
     def break_the_promise(runner: Foreign, scheduler_output: Foreign) -> None:
         promises: Foreign = getattr(engine(), "gaudi_promises", None)
-        for new in scheduler_output.scheduled_new_reqs:
-            if promises is not None:  # unpatched, LMCache holds nothing
-                promises.drop(new.req_id)
+        if scheduler_output.scheduled_new_reqs and promises is not None:  # unpatched, LMCache holds nothing
+            for name in list(promises._held):  # 0.3.7 has other names than the requests'
+                promises.drop(name)
 
     def engine() -> Foreign:
         return case.engine.adapter.lmcache_engine

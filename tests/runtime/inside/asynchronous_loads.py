@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from lmcache.v1.config import LMCacheEngineConfig
 from stores import HANGS, PATIENCE, Store
 
 QUESTIONS = ("returns None", "raises", "hangs")
@@ -81,6 +83,33 @@ def _ask(name: str) -> None:
     assert unpinned == (["a", "b"] if name == "hangs" else [])
 
 
+def backend_of_disaggregated_serving() -> None:
+    """Check that LMCache's PD backend is not asked asynchronously: it cannot answer, and keeps its references."""
+    backends = importlib.import_module("lmcache.gaudi.backends")
+    guards = importlib.import_module("lmcache.gaudi.guards")
+    kind = importlib.import_module("lmcache.v1.storage_backend.pd_backend").PDBackend
+    made: Any = object.__new__(kind)
+    references: dict[str, int] = {}
+    made.data, made.data_lock = {"a": SimpleNamespace(ref_count_down=lambda: references.clear())}, threading.RLock()
+    references["a"] = 1
+    engine: Any = SimpleNamespace(config=SimpleNamespace(lookup_timeout_ms=600), storage_manager=None, metadata=None)
+    engine.config.chunk_size = 64
+    engine.storage_manager = SimpleNamespace(storage_backends={"PDBackend": made})
+    backends.end_waits(engine, {"PDBackend": made})
+    assert asyncio.run(made.batched_async_contains("r", ["a"], True)) == 0
+    assert asyncio.run(made.batched_get_non_blocking("r", ["a"])) == []
+    assert references == {"a": 1}, "a reference that the backend has not given was released"
+    config = LMCacheEngineConfig.from_defaults(enable_async_loading=True)
+    guards.refuse_config(config, "VLLM")
+    config.enable_pd, config.pd_buffer_device = True, "cpu"
+    refused = ""
+    try:
+        guards.refuse_config(config, "VLLM")
+    except guards.GaudiError as error:
+        refused = str(error)
+    assert "enable_async_loading with enable_pd" in refused, "every lookup of a decoder would be a miss"
+
+
 def cases(place: Path) -> dict[str, Callable[[], None]]:
     """Return the cases by name; ``place`` is a directory for stores."""
     found: dict[str, Callable[[], None]] = {}
@@ -88,6 +117,7 @@ def cases(place: Path) -> dict[str, Callable[[], None]]:
         found[f"asynchronous loading: the question whether a chunk is there {name}"] = lambda name=name: (
             question_that_fails(name)
         )
+    found["asynchronous loading: disaggregated serving"] = backend_of_disaggregated_serving
     for name in PREFETCHES:
         found[f"asynchronous loading: the prefetch {name}"] = lambda name=name: prefetch_that_fails(place, name)
     return found

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,8 +29,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import asynchronous_loads
 import damaged_files
 import multiprocess_loads
-from lmcache.gaudi import promises
+from about import metadata
+from lmcache.gaudi import adapter, compat, promises
+from lmcache.v1.config import LMCacheEngineConfig
 from stores import HANGS, PATIENCE, TOKENS, Store
+from support import make_caches
 
 
 def backend_fault(folder: Path, kind: str, name: str) -> None:
@@ -228,6 +232,12 @@ def _wrong_size(sound: Any, keys: Any) -> Any:
     return found
 
 
+def _other_format(sound: Any, keys: Any) -> Any:
+    for memory_obj in (found := sound(keys)):
+        memory_obj.metadata.fmt = type(memory_obj.metadata.fmt).KV_MLA_FMT
+    return found
+
+
 FAULTS: dict[str, Callable[[Any, Any], Any]] = {
     "returns None": lambda sound, keys: None,
     "returns False": lambda sound, keys: False,
@@ -236,6 +246,7 @@ FAULTS: dict[str, Callable[[Any, Any], Any]] = {
     "ends early": lambda sound, keys: sound(keys[:2]),
     "raises": _raises,
     "gives another size": _wrong_size,
+    "gives another format": _other_format,
 }
 
 
@@ -252,6 +263,22 @@ def lost_after_the_promise(folder: Path, kind: str) -> None:
     if hasattr(store.engine, "set_health_monitor"):
         store.engine.set_health_monitor(SimpleNamespace(is_healthy=lambda: False))
     assert store.load(promised) == TOKENS
+    store.close()
+
+
+def looked_up_under_another_name(folder: Path) -> None:
+    """Check a load of what was looked up under a name of its own, as the adapter of 0.3.7 does.
+
+    Host memory has room for one prompt, and the store is lost after the promise.
+    """
+    store = Store(folder, "fs", max_local_cpu_size=TOKENS * 2 * 3 * 16 * 2 / (1 << 30))
+    promised = store.lookup("a name of its own")
+    assert promised == TOKENS
+    for path in store.files():
+        path.unlink()
+    assert store.load(promised) == TOKENS
+    store.engine.lookup_unpin(_one_or_list(store.engine, "a name of its own"))
+    assert store.lookup() == 0, "host memory is not released"
     store.close()
 
 
@@ -286,9 +313,34 @@ def forgotten_promises(folder: Path) -> None:
     store.close()
 
 
-def _one_or_list(engine: Any, request: str) -> Any:
-    from lmcache.gaudi import compat
+def dropped_promise(folder: Path) -> None:
+    """Drop a promise, as one that nobody took, before its load: loaded again, or the adapter says what is missing."""
+    store = Store(folder, "fs")
+    held = store.engine.gaudi_promises
+    for lost in (False, True):
+        promised = store.lookup()
+        promises.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)
+        try:
+            store.lookup("another")
+        finally:
+            promises.time = time
+        assert not held.holds("r")
+        held.drop("another")
+        if lost:
+            for path in store.files()[:2]:
+                path.unlink()
+        mask, expected = torch.zeros(TOKENS, dtype=torch.bool), torch.ones(promised, dtype=torch.bool)
+        mask[: store.load(promised)] = True
+        reason = ""
+        try:
+            adapter.refuse_short_load("r", mask[:promised], expected)
+        except adapter.GaudiError as error:
+            reason = str(error)
+        assert bool(reason) == lost and ("cached tokens could not be loaded" in reason or not lost), reason
+    store.close()
 
+
+def _one_or_list(engine: Any, request: str) -> Any:
     return [request] if compat.unpins_lists(engine) else request
 
 
@@ -311,6 +363,8 @@ def small_pool(folder: Path) -> None:
     # With MLA the first rank stores for all, in a pool that may have a size of its own.
     about = lambda first, mla=True: SimpleNamespace(use_mla=mla, is_first_rank=lambda: first)  # noqa: E731
     of_first = {"first_rank_max_local_cpu_size": 16.0}
+    host = importlib.import_module("lmcache.v1.storage_backend.local_cpu_backend")
+    host.SystemMemoryDetector = SimpleNamespace(get_available_memory_gb=lambda: 1000.0)
     for size, extra, rank, refused in (
         (5.0, of_first, about(first=True), ""),
         (5.0, of_first, about(first=False), ""),
@@ -320,13 +374,54 @@ def small_pool(folder: Path) -> None:
         (5.0, of_first, about(first=True, mla=False), "max_local_cpu_size to 16.0 or more (32.00 GB for 2 ranks)"),
         (5.0, {**of_first, "save_only_first_rank": False}, about(first=True), "Set max_local_cpu_size to 16.0"),
     ):
-        config = SimpleNamespace(max_local_cpu_size=size, extra_config=extra)
+        config = LMCacheEngineConfig.from_defaults(max_local_cpu_size=size, extra_config=extra)
         told = ""
         try:
             pool.refuse_small_pool(config, layout, **sizes, metadata=rank)
         except pool.GaudiError as error:
             told = str(error)
         assert refused in told and bool(refused) == bool(told), (size, extra, told)
+    small_pool_of_the_host(pool, host, layout, sizes)
+    store = Store(folder, "memory")
+    assert compat.pool_bytes(store.engine) == int(0.1 * (1 << 30)), "the pool that there is, is not seen"
+    store.close()
+
+
+def small_pool_of_the_host(pool: Any, host: Any, layout: Any, sizes: dict[str, int]) -> None:
+    """Check that registration computes with the pool that LMCache makes, and not with the one that it is asked for."""
+    first = metadata(latent_caches(), use_mla=True)
+
+    def told(there: int | None = None, **settings: Any) -> str:
+        config = LMCacheEngineConfig.from_defaults(chunk_size=256, **settings)
+        try:
+            pool.refuse_small_pool(config, layout, **sizes, metadata=first, there=there)
+        except pool.GaudiError as error:
+            return str(error)
+        return ""
+
+    assert told(max_local_cpu_size=17.0, there=16 << 30) == ""
+    assert "cut to 6.00 GB" in told(max_local_cpu_size=17.0, there=6 << 30), "there is a pool, of another size"
+    if hasattr(host.LocalCPUBackend, "_calculate_effective_cpu_size"):
+        host.SystemMemoryDetector = SimpleNamespace(get_available_memory_gb=lambda: 20.0)
+        for reserve, size in ((0.0, 17.0), (4.0, 16.0), (14.0, 6.0), (30.0, 0.0)):
+            settings = {"max_local_cpu_size": 17.0, "reserve_local_cpu_size": reserve}
+            refused = told(**settings)
+            assert bool(refused) == (size < 16), refused
+            if refused:
+                assert f"17.0 GB, cut to {size:.2f} GB by" in refused, refused
+                assert f"reserve_local_cpu_size {reserve} GB" in refused, refused
+            if size:  # otherwise LMCache's own start fails
+                made = object.__new__(host.LocalCPUBackend)
+                config = LMCacheEngineConfig.from_defaults(**settings)
+                assert made.initialize_allocator(config, first).size == size * (1 << 30)
+    if hasattr(host.LocalCPUBackend, "_resolve_local_cpu_allocator_alignment"):
+        aligned = {"max_local_cpu_size": 17.0, "extra_config": {"local_cpu.pinned_align_bytes": 1 << 26}}
+        assert "holds 272 chunks" in told(there=17 << 30, **aligned), "an object takes 64 MiB, not 32"
+
+
+def latent_caches() -> Any:
+    rng = np.random.default_rng(0)
+    return make_caches("latent blocks", torch.bfloat16, blocks=4, block_size=16, rows=[(1, 16)] * 3, rng=rng)
 
 
 def main(folder: str, wanted: Sequence[str] = ()) -> int:
@@ -334,7 +429,7 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
     cases: dict[str, Callable[[], None]] = {}
     for kind in ("memory", "disk", "fs", "lm"):
         for name in FAULTS:
-            if (kind, name) == ("memory", "gives another size"):
+            if kind == "memory" and name.startswith("gives another"):
                 continue  # an object in host memory is the stored one
             cases[f"{kind}: the backend {name}"] = lambda kind=kind, name=name: backend_fault(place, kind, name)
     for kind in ("memory", "disk", "fs", "lm"):
@@ -352,6 +447,8 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
     cases["lm: the server hangs"] = lambda: server_hangs(place)
     cases |= damaged_files.cases(place)
     cases["fs: promises that nobody takes"] = lambda: forgotten_promises(place)
+    cases["fs: a lookup has another name than its request"] = lambda: looked_up_under_another_name(place)
+    cases["fs: a promise is dropped before its load"] = lambda: dropped_promise(place)
     cases |= asynchronous_loads.cases(place)
     cases["start-up: the pool is smaller than one prompt"] = lambda: small_pool(place)
     cases |= multiprocess_loads.cases()

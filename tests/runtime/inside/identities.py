@@ -154,6 +154,11 @@ def in_process() -> dict[str, Any]:
     side = scheduler(module)
     side.get_num_new_matched_tokens(request(99, {}, stolen), 0)
     assert side.lookup_client.last[1] == {"lmcache.tag.own": "kept"}, side.lookup_client.last[1]
+    for value in ([1], {"a": [1]}):
+        side.get_num_new_matched_tokens(request(99, {}, {"lmcache.tag.own": value, "lmcache.skip_save": value}), 0)
+        configs = side.lookup_client.last[1]
+        assert configs["lmcache.skip_save"] == value
+        key(configs)
     return found
 
 
@@ -170,6 +175,7 @@ def key(configs: Any) -> str:
     known = {field.name for field in dataclasses.fields(CacheEngineKey)}
     made = CacheEngineKey(**{k: v for k, v in (values | {"request_configs": configs}).items() if k in known})
     assert CacheEngineKey.from_string(made.to_string()) == made
+    hash(made)
     return str(made.to_string())
 
 

@@ -26,6 +26,12 @@ REFUSED: dict[str, dict[str, Any]] = {
     "nixl_buffer_device=None": {"extra_config": {"enable_nixl_storage": True}},
     "enable_lazy_memory_allocator": {"enable_lazy_memory_allocator": True},
     "enable_scheduler_bypass_lookup": {"enable_scheduler_bypass_lookup": True},
+    "external_lookup_client": {"external_lookup_client": "mooncakestore://host:1"},
+    "enable_async_loading with enable_pd": {
+        "enable_pd": True,
+        "pd_buffer_device": "cpu",
+        "enable_async_loading": True,
+    },
 }
 
 

@@ -94,6 +94,39 @@ def check_multiprocess_lookups(probe: _probe.Probe) -> None:
             probe.check(bool(asked) is looked_up, f"{what} is {'' if asked else 'not '}looked up")
 
 
+def check_reused_id(probe: _probe.Probe, engine: vllm_engine.Engine) -> None:
+    """Check that an id which is resubmitted in the step that ends it, as vLLM allows, is the new request's."""
+    side = engine.scheduler.connector._lmcache_engine
+    request = plain_request([1, 2, 3], "reused")
+    name = request.request_id
+    new = SimpleNamespace(
+        req_id=name,
+        prompt_token_ids=[1, 2, 3],
+        sampling_params=request.sampling_params,
+        block_ids=([0],),
+        num_computed_tokens=0,
+        mm_features=[],
+        mm_hashes=[],
+        mm_positions=[],
+        mm_kwargs=[],
+    )
+    step = SimpleNamespace(
+        finished_req_ids={name},
+        scheduled_new_reqs=[new],
+        scheduled_cached_reqs=SimpleNamespace(req_ids=[], new_block_ids=[]),
+        num_scheduled_tokens={name: 3},
+    )
+    side.update_state_after_alloc(request, 0)
+    try:
+        side.build_connector_meta(step)
+        probe.check(name in side._unfinished_requests, "the new request is forgotten; its next step ends the engine")
+    except Exception as error:
+        probe.fail(f"the scheduler is ended by {_probe.describe(error)}")
+    finally:
+        side._request_trackers.pop(name, None)
+        side._unfinished_requests.pop(name, None)
+
+
 def offered(engine: vllm_engine.Engine, tokens: Sequence[int], adapter: str | None, *, logprobs: bool = False) -> int:
     """Ask LMCache's scheduler side what it has for a request with a LoRA adapter; the request goes no further.
 

@@ -8,6 +8,7 @@ Every function does nothing without an HPU, so that the lines that call them are
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from . import compat
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "ended",
     "is_resumed",
     "loads_without_attention_metadata",
     "must_compute",
@@ -62,8 +64,21 @@ def register_kv_caches(adapter: Any) -> bool:
                 longest=int(vllm.model_config.max_model_len),
                 ranks=int(vllm.parallel_config.world_size),
                 metadata=connector.metadata,
+                there=compat.pool_bytes(engine),
             )
     return True
+
+
+def ended(step: Any) -> list[str]:
+    """Return the requests that have ended, without those whose ids are used again in the same step.
+
+    vLLM allows it for a request that is aborted and resubmitted. LMCache's notes under its id are the new one's then.
+
+    Args:
+        step: vLLM's ``SchedulerOutput``.
+    """
+    again = {request.req_id for request in step.scheduled_new_reqs}
+    return [request_id for request_id in step.finished_req_ids if request_id not in again]
 
 
 def is_resumed(cached_requests: Any, number: int, request_id: str) -> bool:
@@ -116,7 +131,7 @@ def must_compute(request: Any) -> bool:
 
 
 def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
-    """Answer the scheduler's question about cached tokens if nothing may be loaded.
+    """Answer the scheduler's question about cached tokens if nothing may be loaded; else LMCache has to look.
 
     Leaves the same traces as a lookup without a hit: LMCache expects them for every resumed request.
 
@@ -131,6 +146,7 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
     if _starts_anew(adapter, request):
         return True
     if not must_compute(request):
+        _ask_again(adapter, request)
         return False
     from ..integration.vllm.vllm_v1_adapter import LoadSpec
 
@@ -142,6 +158,25 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
         # The omitted lookup would set this, for ``priority_limit``: without it the request would be stored.
         priorities[request.request_id] = getattr(request, "priority", 0)
     return True
+
+
+def _ask_again(adapter: Any, request: Any) -> None:
+    """Make LMCache forget a lookup's answer that is not this request's, or so old that its chunks may be released.
+
+    It keeps an answer until its request is scheduled: for one that waits for blocks, and for another request with the
+    id of one that was aborted while it waited. Asynchronous loading holds its chunks until then, and is told of aborted
+    requests (from 0.3.10 on).
+    """
+    client = getattr(adapter, "lookup_client", None)
+    if not is_available() or client is None or getattr(adapter, "async_loading", False):
+        return
+    now = time.monotonic()
+    asked = getattr(request, "gaudi_asked", None)
+    if asked is not None and now - asked < compat.kept_seconds(adapter.config) / 2:
+        return
+    if hasattr(client, "clear_lookup_status"):  # 0.3.7 keeps no answers
+        client.clear_lookup_status(request.request_id)
+    request.gaudi_asked = now
 
 
 def _starts_anew(adapter: Any, request: Any) -> bool:

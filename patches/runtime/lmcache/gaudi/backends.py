@@ -137,6 +137,7 @@ def _checked(engine: Any, place: str, prefetch: Callable[..., Any]) -> Callable[
             logger.exception("request %s: the prefetch from %s failed; its tokens are recomputed", lookup_id, place)
             return []
         sound = list(itertools.takewhile(objects.fits, got))
+        sound = sound[: len(objects.whole(place, wanted[: len(sound)], read=True))]
         release(got[len(sound) :])
         return sound
 

@@ -26,10 +26,14 @@ __all__ = [
     "allocation",
     "chunk_size",
     "header_bytes",
+    "kept_seconds",
     "knows_resumed_requests",
     "object_shapes",
     "object_tensors",
     "payload_bytes",
+    "pool_alignment",
+    "pool_bytes",
+    "pool_gigabytes",
     "reconcile",
     "tag_format",
     "taken_once",
@@ -197,6 +201,51 @@ def payload_bytes(header: bytes) -> int | None:
     except Exception:  # releases' parsers raise different errors for bytes that are not a header
         return None
     return length if length >= 0 else None
+
+
+def pool_bytes(engine: Any) -> int | None:
+    """Return the size of LMCache's pool in host memory; None if it is not made yet.
+
+    Up to 0.3.11 it is made before the caches are registered, later after that.
+    """
+    manager = getattr(engine, "storage_manager", None)
+    backend = getattr(manager, "storage_backends", {}).get("LocalCPUBackend")
+    size = getattr(getattr(backend, "memory_allocator", None), "size", None)
+    return size if isinstance(size, int) else None
+
+
+def pool_gigabytes(config: Any, metadata: Any, size: float) -> float:
+    """Return how large LMCache will make a pool that is to have ``size`` gigabytes; 0 where it would give up.
+
+    From 0.3.9 on it gives the one pool of a latent-attention model what the host has left, less a reserve.
+    """
+    if metadata is None:
+        return size
+    calculate = getattr(_host_backend(), "_calculate_effective_cpu_size", None)
+    if calculate is None:
+        return size
+    try:
+        return float(calculate(None, size, config, metadata))
+    except AssertionError:
+        return 0.0
+
+
+def pool_alignment(config: Any) -> int | None:
+    """Return the alignment of objects in LMCache's pool as it is configured; None: LMCache's own."""
+    if not getattr(config, "extra_config", None):
+        return None
+    backend = _host_backend()
+    resolve = getattr(backend, "_resolve_local_cpu_allocator_alignment", None)  # from 0.3.15 on
+    return resolve(backend, config) if resolve is not None else None
+
+
+def _host_backend() -> Any:
+    return importlib.import_module("lmcache.v1.storage_backend.local_cpu_backend").LocalCPUBackend
+
+
+def kept_seconds(config: Any) -> float:
+    """Return how long LMCache keeps what a lookup has pinned for a request that does not come; before 0.3.12, 300 s."""
+    return float(getattr(config, "pin_timeout_sec", None) or 300.0)
 
 
 def unpins_lists(engine: Any) -> bool:

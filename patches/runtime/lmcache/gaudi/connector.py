@@ -79,6 +79,15 @@ class GaudiConnector(GPUConnectorInterface):  # type: ignore[misc]
         """Whether this is the only rank; LMCache's engine asks before it broadcasts MLA objects, to itself then."""
         return bool(self.metadata.world_size == 1)
 
+    def reads(self, memory_obj: Any) -> bool:
+        """Return whether a memory object is in the format that a load expects; other hosts may store others."""
+        mla = bool(self.metadata.use_mla) if self.transfer is None else _is_mla(self.transfer.layout)
+        try:
+            compat.tag_format(memory_obj, mla=mla, check=True)
+        except ValueError:
+            return False
+        return True
+
     def to_gpu(self, memory_obj: Any, start: int, end: int, **kwargs: Any) -> None:
         """Load one memory object; see :meth:`batched_to_gpu`."""
         self.batched_to_gpu([memory_obj], [start], [end], **kwargs)

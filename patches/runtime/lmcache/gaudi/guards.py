@@ -63,11 +63,17 @@ def refuse_config(config: Any, engine: str) -> None:
         refused.append(f"nixl_buffer_device={value('nixl_buffer_device')}: NIXL cannot address HPU memory; use cpu")
     if value("enable_lazy_memory_allocator") and _pins_with_cuda():
         refused.append("enable_lazy_memory_allocator: in this LMCache release it pins memory with CUDA's runtime")
-    if value("enable_scheduler_bypass_lookup"):
+    if value("enable_pd") and value("enable_async_loading"):
         refused.append(
-            "enable_scheduler_bypass_lookup: the scheduler then promises chunks that no worker has loaded into its "
-            "memory, and vllm-gaudi cannot recompute those lost before the load"
+            "enable_async_loading with enable_pd: LMCache's backend of disaggregated serving has no asynchronous "
+            "lookup, so every lookup would be a miss; leave enable_async_loading out"
         )
+    refused += [
+        f"{name}: the scheduler then promises chunks that no worker has loaded into its memory, and vllm-gaudi cannot "
+        "recompute those lost before the load"
+        for name in ("enable_scheduler_bypass_lookup", "external_lookup_client")
+        if value(name)
+    ]
     if refused:
         raise GaudiError("LMCache cannot run on Gaudi with this configuration:\n- " + "\n- ".join(refused))
 

@@ -18,7 +18,8 @@ from typing import Any
 
 __all__ = ["image_tokens", "salt", "tag"]
 
-_TAG = "lmcache.tag.identity"
+_TAGS = "lmcache.tag."
+_TAG = _TAGS + "identity"
 _SALT_PREFIX = "identity-"
 #: Characters that LMCache refuses in a salt (lmcache/v1/multiprocess/custom_types.py), and its longest salt.
 _FORBIDDEN = frozenset("@/\\\0")
@@ -31,13 +32,13 @@ def tag(request: Any, configs: Mapping[str, Any] | None) -> dict[str, Any] | Non
 
     Args:
         request: vLLM's ``Request``.
-        configs: What LMCache read from the request's parameters; a client's own tags stay, one in the place of the
-            identity does not.
+        configs: What LMCache read from the request's parameters; a client's own tags stay, or their digest where they
+            are no plain values. One in the place of the identity does not.
 
     Returns:
         None as LMCache has it, where there is nothing.
     """
-    tagged = {name: value for name, value in (configs or {}).items() if name != _TAG}
+    tagged = {name: _plain(name, value) for name, value in (configs or {}).items() if name != _TAG}
     if identity := _identity(request, images=False):
         tagged[_TAG] = _digest(identity)
     return tagged or None
@@ -75,6 +76,11 @@ def image_tokens(identifier: object, count: int) -> Any:
     words = memoryview(stream).cast("B")
     values = [int.from_bytes(words[4 * n : 4 * n + 4], "big") & _TOKEN_MASK for n in range(count)]
     return torch.tensor(values, dtype=torch.int64)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a setting of a request; a tag of lists or objects as its digest. Keys are hashed, and they cannot be."""
+    return _digest({"value": repr(value)}) if name.startswith(_TAGS) and isinstance(value, list | dict) else value
 
 
 def _identity(request: Any, *, images: bool) -> dict[str, str]:

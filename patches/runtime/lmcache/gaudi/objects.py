@@ -22,6 +22,7 @@ __all__ = ["Objects"]
 logger = init_logger(__name__)
 
 _HOST = "LocalCPUBackend"
+_DISK = "LocalDiskBackend"
 _ASIDE = ".damaged"
 
 
@@ -51,7 +52,8 @@ class Objects:
         objects = self._load(place, keys[: self._room(place, keys, lengths)])
         found = []
         for (start, end, key), memory_obj in zip(chunks, objects, strict=False):
-            if memory_obj is None or not self.fits(memory_obj, end - start):
+            sound = memory_obj is not None and self.fits(memory_obj, end - start)
+            if not sound or self._fault(place, key, end - start, read=True) is not None:
                 self._set_aside(place, key, lengths[key])
                 break
             found.append((start, end, key, memory_obj))
@@ -60,18 +62,22 @@ class Objects:
                 memory_obj.ref_count_down()
         return found
 
-    def whole(self, place: str, keys: Sequence[Any], lengths: dict[Any, int] | None = None) -> list[Any]:
+    def whole(
+        self, place: str, keys: Sequence[Any], lengths: dict[Any, int] | None = None, *, read: bool = False
+    ) -> list[Any]:
         """Return the leading keys whose files, where the backend has files, are as long as they must be.
 
         Args:
             place: The backend's name.
             keys: The chunks' keys.
             lengths: Their lengths in tokens; default: whole chunks.
+            read: They were read just now. A file that was cut or removed meanwhile may have been read in part: LMCache
+                reads a missing one without an error.
         """
         full = compat.chunk_size(self._engine.config, self._engine.metadata)
         intact = []
         for key in keys:
-            if self._fault(place, key, (lengths or {}).get(key, full)) is not None:
+            if self._fault(place, key, (lengths or {}).get(key, full), read=read) is not None:
                 self._set_aside(place, key, (lengths or {}).get(key, full))
                 break
             intact.append(key)
@@ -86,7 +92,8 @@ class Objects:
             tensors = compat.object_tensors(memory_obj, len(shapes))
         except (ValueError, IndexError, AssertionError, RuntimeError):  # a shape that does not fit its bytes
             return False
-        return [(tuple(tensor.shape), tensor.dtype) for tensor in tensors] == list(zip(shapes, dtypes, strict=True))
+        found = [(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+        return found == list(zip(shapes, dtypes, strict=True)) and self._engine.gpu_connector.reads(memory_obj)
 
     def _expected(self, tokens: int) -> tuple[list[tuple[int, ...]], list[Any]]:
         return compat.object_shapes(self._engine.metadata, tokens)
@@ -135,7 +142,7 @@ class Objects:
     def _file(self, place: str, key: Any) -> tuple[Path | None, int]:
         """Return the file that holds a chunk, None if the backend has none, and the length of its header."""
         backend = self._manager.storage_backends.get(place)
-        if place == "LocalDiskBackend":
+        if place == _DISK:
             entry = backend.dict.get(key)
             return (Path(entry.path), 0) if entry is not None else (None, 0)
         connection: Any = getattr(backend, "connection", None)
@@ -146,11 +153,11 @@ class Objects:
             return None, 0
         return Path(path_of(key)), compat.header_bytes(connection)
 
-    def _fault(self, place: str, key: Any, tokens: int) -> str | None:
-        """Return what is wrong with a chunk's file; None if nothing is, or if there is no file."""
+    def _fault(self, place: str, key: Any, tokens: int, *, read: bool = False) -> str | None:
+        """Return what is wrong with a chunk's file; None if nothing is, or if there is none and it was not read."""
         path, header = self._file(place, key)
         if path is None:
-            return None
+            return "gone" if read and place == _DISK else None
         try:
             size = path.stat().st_size
             if not header:
@@ -179,12 +186,12 @@ class Objects:
             pass
         except OSError as error:  # a file system that turned read-only, as at a damage; no permission
             logger.error("%s is damaged (%s): a miss; it could not be moved aside: %s", path, fault, error)
-        if place == "LocalDiskBackend":
+        if place == _DISK:
             self._forget_on_disk(key, path)
 
     def _forget_on_disk(self, key: Any, path: Path) -> None:
         # LMCache's remove() deletes the file, which is no longer there; it must find one to forget the key.
-        backend = self._manager.storage_backends["LocalDiskBackend"]
+        backend = self._manager.storage_backends[_DISK]
         try:
             path.touch()
             backend.remove(key)

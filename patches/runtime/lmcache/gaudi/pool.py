@@ -12,21 +12,30 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from . import compat
 from .guards import GaudiError
 from .layout import Layout
 
 __all__ = ["refuse_small_pool", "refuse_small_server"]
 
 _GB = 1 << 30
-# LMCache's allocators place objects at multiples of this.
+# LMCache's allocators place objects at multiples of this, unless it is told otherwise.
 _ALIGNMENT = 4096
+_RESERVE = "reserve_local_cpu_size"
 _SIZE = "max_local_cpu_size"
 #: Of ``extra_config``: the first rank's, where it alone stores, as with MLA.
 _SIZE_OF_FIRST = "first_rank_max_local_cpu_size"
 
 
 def refuse_small_pool(
-    config: Any, layout: Layout, *, chunk: int, longest: int, ranks: int, metadata: Any = None
+    config: Any,
+    layout: Layout,
+    *,
+    chunk: int,
+    longest: int,
+    ranks: int,
+    metadata: Any = None,
+    there: int | None = None,
 ) -> None:
     """Refuse a pool that cannot hold all chunks of the longest request.
 
@@ -37,6 +46,7 @@ def refuse_small_pool(
         longest: vLLM's ``max_model_len``, in tokens.
         ranks: Processes on this host that have such a pool each.
         metadata: LMCache's engine metadata; None: a rank like any other.
+        there: Bytes of the pool, if LMCache has made it already; None: as it will make it.
 
     Raises:
         GaudiError: With the arithmetic, and the settings to change.
@@ -52,17 +62,24 @@ def refuse_small_pool(
         ranks = 1
         if _SIZE_OF_FIRST in extra:  # LMCache then gives the first rank this, and not the other
             name, size = _SIZE_OF_FIRST, extra[_SIZE_OF_FIRST]
-    chunk_bytes = _object_bytes(layout.token_bytes * chunk)
+    wanted = float(size)
+    real = compat.pool_gigabytes(config, metadata, wanted) if there is None else there / _GB
+    chunk_bytes = _object_bytes(layout.token_bytes * chunk, compat.pool_alignment(config) or _ALIGNMENT)
     needed = longest // chunk + bool(longest % chunk and getattr(config, "save_unfull_chunk", False))
-    fitting = int(float(size) * _GB) // chunk_bytes
+    fitting = int(real * _GB) // chunk_bytes
     if fitting >= needed:
         return
     enough = _enough(needed * chunk_bytes)
+    cut, reserved = "", ""
+    if real < wanted:
+        reserve = getattr(config, _RESERVE, 0.0)
+        cut = f", cut to {real:.2f} GB by what the host has left less {_RESERVE} {reserve} GB,"
+        reserved = f", leave the host that much and the {_RESERVE}"
     raise GaudiError(
-        f"LMCache's host memory is smaller than one prompt: {name} {size} GB holds {fitting} chunks of "
+        f"LMCache's host memory is smaller than one prompt: {name} {size} GB{cut} holds {fitting} chunks of "
         f"{chunk} tokens ({layout.token_bytes:,} bytes per token on this rank), {fitting * chunk:,} tokens; "
         f"max_model_len is {longest:,} tokens, {needed} chunks. Set {name} to {enough} or more "
-        f"({enough * ranks:.2f} GB for {ranks} rank{'s' if ranks > 1 else ''}), or --max-model-len to "
+        f"({enough * ranks:.2f} GB for {ranks} rank{'s' if ranks > 1 else ''}){reserved}, or --max-model-len to "
         f"{max(fitting * chunk, 1)} or less"
     )
 
@@ -83,7 +100,7 @@ def refuse_small_server(size: int, token_bytes: int, *, chunk: int, longest: int
     Raises:
         GaudiError: With the arithmetic, and the settings to change.
     """
-    chunk_bytes = _object_bytes(token_bytes * chunk) * ranks
+    chunk_bytes = _object_bytes(token_bytes * chunk, _ALIGNMENT) * ranks
     needed = longest // chunk
     enough = _enough(needed * chunk_bytes)
     if size > 0 and size // chunk_bytes < needed:
@@ -97,8 +114,8 @@ def refuse_small_server(size: int, token_bytes: int, *, chunk: int, longest: int
     return enough
 
 
-def _object_bytes(size: int) -> int:
-    return math.ceil(size / _ALIGNMENT) * _ALIGNMENT
+def _object_bytes(size: int, alignment: int) -> int:
+    return math.ceil(size / alignment) * alignment
 
 
 def _enough(size: int) -> float:

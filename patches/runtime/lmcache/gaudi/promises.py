@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -32,9 +33,6 @@ logger = init_logger(__name__)
 
 R = TypeVar("R")
 Chunk = tuple[int, int, Any]  # first token, one past the last, key
-# A request that was promised something and never came (it was aborted while it waited) frees its memory after this,
-# in releases whose configuration does not say how long LMCache itself keeps what a lookup has pinned.
-_FORGOTTEN_SECONDS = 300.0
 
 
 class Promises:
@@ -51,10 +49,11 @@ class Promises:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._held: dict[str, tuple[float, dict[Any, Any]]] = {}
+        self._lock = threading.Lock()
         self.loading = False
         self.asked: str | None = None
         self._patience = Patience(answer_seconds(engine))
-        self._forgotten = float(getattr(engine.config, "pin_timeout_sec", None) or _FORGOTTEN_SECONDS)
+        self._forgotten = compat.kept_seconds(engine.config)
 
     def ask(self, function: Callable[[], R], otherwise: R, meanwhile: Callable[[], R], late: Callable[[], None]) -> R:
         """Return what ``function`` returns; see :meth:`Patience.call` for stores that do not answer in time."""
@@ -84,7 +83,9 @@ class Promises:
                 logger.warning("request %s did not fetch its %d chunks; they are released", name, len(chunks_held))
                 self.drop(name)
         held = self.collect(request, chunks, search_range)
-        self._held[request] = (time.monotonic(), {key: memory_obj for _, _, key, memory_obj in held})
+        entry = time.monotonic(), {key: memory_obj for _, _, key, memory_obj in held}
+        with self._lock:
+            self._held[request] = entry
         return held[-1][1] if held else 0
 
     def collect(self, request: str | None, chunks: Sequence[Chunk], search_range: Any = None) -> list[Any]:
@@ -111,8 +112,25 @@ class Promises:
 
     def take(self, request: str | None) -> dict[Any, Any] | None:
         """Hand over what is held for a request, with its references; None if nothing was promised."""
-        entry = self._held.pop(request, None) if request is not None else None
+        with self._lock:
+            entry = self._held.pop(request, None) if request is not None else None
         return entry[1] if entry else None
+
+    def share(self, chunks: Sequence[Chunk]) -> list[Any]:
+        """Return ``(start, end, key, memory object)``, with a reference, of the leading chunks that anybody holds.
+
+        0.3.7 looks up under a name of its own, so that a load does not know what was promised for it.
+        """
+        shared = []
+        with self._lock:
+            holders = [held for _, held in self._held.values()]
+            for start, end, key in chunks:
+                memory_obj = next((held[key] for held in holders if key in held), None)
+                if memory_obj is None:
+                    break
+                memory_obj.ref_count_up()
+                shared.append((start, end, key, memory_obj))
+        return shared
 
     def drop(self, request: str) -> None:
         """Release what is held for a request, if anything."""
@@ -251,7 +269,7 @@ def keep_promises(engine: type) -> type:
 
 
 def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any, **kwargs: Any) -> Any:
-    """What ``_process_tokens_internal`` does, from what is held; checked here and now where nothing was promised."""
+    """What ``_process_tokens_internal`` does, from what is held; the rest is looked for and checked here and now."""
     request = kwargs.get("req_id")
     chunks = list(
         engine.token_database.process_tokens(tokens=tokens, mask=mask, request_configs=kwargs.get("request_configs"))
@@ -259,20 +277,22 @@ def _load(engine: Any, promises: Promises, tokens: Any, mask: Any, ret_mask: Any
     held = promises.take(request)
     if held is None or any(key not in held for _, _, key in chunks):
         release((held or {}).values())
+        shared = promises.share(chunks)
+        rest = chunks[len(shared) :]
         # The engine itself is blocked here, so it waits no longer than a lookup would.
         late: list[Any] = []
 
         def collect() -> list[Any]:
-            late.extend(promises.collect(None, chunks))
+            late.extend(promises.collect(None, rest))
             return late
 
         def collect_from_host_memory() -> list[Any]:
-            return promises.collect(None, chunks, [HOST])
+            return promises.collect(None, rest, [HOST])
 
-        got: list[Any] = promises.ask(
-            collect, [], collect_from_host_memory, lambda: release(entry[3] for entry in late)
-        )
-        held = {key: memory_obj for _, _, key, memory_obj in got}
+        got: list[Any] = []
+        if rest:
+            got = promises.ask(collect, [], collect_from_host_memory, lambda: release(entry[3] for entry in late))
+        held = {key: memory_obj for _, _, key, memory_obj in (*shared, *got)}
     loaded = []
     for start, end, key in chunks:
         memory_obj = held.pop(key, None)
