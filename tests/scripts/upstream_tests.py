@@ -46,10 +46,15 @@ SAMPLE = (
 )
 #: Tests that the patch fails by design on an HPU: a pattern of the test's name, and the reason.
 _DEGRADED = "an engine that could not start its cache ends with the reason: without one it would go on without a word"
+_PRETENDED = "it tells LMCache alone of a device, on a host with an HPU: the connector is that of the HPU"
+_WORDS = "refused as well, with the patches' error, which names every setting that is refused and why"
 REFUSED: Mapping[str, str] = {
     "*::TestLMCacheManagerInitFailure::test_init_components_exception_makes_unhealthy": _DEGRADED,
     "*::TestLMCacheManagerInitFailure::test_post_init_exception_makes_unhealthy": _DEGRADED,
     "*::TestLMCacheManagerInitFailure::test_post_init_skipped_when_init_failed": _DEGRADED,
+    "*/test_musa_support.py::test_create_gpu_connector_*musa*": _PRETENDED,
+    "*/test_musa_support.py::test_create_gpu_connector_blending_rejected_on_unsupported_devices[[]hpu[]]": _WORDS,
+    "*/test_musa_support.py::test_create_gpu_connector_layerwise_rejected_on_hpu": _WORDS,
 }
 
 _TEST_TOOLS = ("pytest<9.1", "pytest-asyncio", "python-multipart", "httpx", "protobuf", "grpcio")
