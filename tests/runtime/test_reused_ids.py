@@ -1,4 +1,4 @@
-"""In each release, neither a request id that is used again nor a long wait ends the engine."""
+"""In each release, no request id that is used again, no long wait and no setting of a client ends the engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLE = ["0.3.7", "0.3.10", "0.4.2", "0.5.6"]
 
 
 @pytest.mark.parametrize("version", SERIES if os.environ.get("GAUDI_PATCH_TEST_FULL") == "1" else SAMPLE)
-def test_an_id_that_is_used_again_and_an_old_promise_end_nothing(
+def test_an_id_that_is_used_again_an_old_promise_and_a_clients_settings_end_nothing(
     version: str, patched_tree: Callable[[str], Path], torch_python: Path
 ) -> None:
     assert lines(torch_python, "reused_ids.py", tree=patched_tree(version))[-1] == "the engine goes on"

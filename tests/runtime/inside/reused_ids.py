@@ -1,7 +1,8 @@
 """Check the scheduler's side of a patched release with request ids that are used again, and with a long wait.
 
 vLLM allows that a request is aborted and resubmitted with its id before the next step. The script runs the real adapter
-over a stand-in for vLLM, and prints ``the engine goes on`` if neither this nor a promise that has become old ends it.
+over a stand-in for vLLM, and prints ``the engine goes on`` if this does not end it, nor a promise that has become old,
+nor settings that a client has sent along.
 """
 
 from __future__ import annotations
@@ -113,6 +114,30 @@ def a_promise_that_becomes_old(module: Any) -> None:
     assert client.asked == 3
 
 
+def settings_that_only_a_proxy_may_set(module: Any) -> None:
+    """Check that a client's settings of disaggregated serving end nothing, and that its proxy's are kept."""
+    decoder = {"req_id": "r1", "receiver_host": "h", "receiver_init_port": [1], "receiver_alloc_port": [2]}
+    both = {"ret_first_tok": True, "disagg_spec": decoder, "another": 1}
+    for prefiller, given, kept in (
+        (False, both, {"another"}),
+        (False, {"disagg_spec": {}}, set()),
+        (True, both, {*both}),
+        (True, both | {"disagg_spec": {}}, {"ret_first_tok", "another"}),
+        (True, both | {"disagg_spec": decoder | {"receiver_host": None}}, {"ret_first_tok", "another"}),
+    ):
+        side, _ = scheduler(module)
+        side.config.enable_pd = prefiller
+        side.config.get_extra_config_value = lambda name, default: default
+        outputs = [7] if prefiller else []  # of an abort before the first token
+        sent = {"kv_transfer_params": {**given}, "_output_token_ids": outputs, "status": None}
+        one = identities.request(1, PLAIN | sent)
+        side.get_num_new_matched_tokens(one, 0)
+        side.update_state_after_alloc(one, 0)
+        assert {*one.kv_transfer_params} == kept, one.kv_transfer_params
+        side.request_finished(one, [])
+        assert (module.tmp_disagg_tracker.pop("r1", None) is not None) == ("disagg_spec" in kept)
+
+
 def main() -> int:
     module = importlib.import_module("lmcache.integration.vllm.vllm_v1_adapter")
     try:
@@ -121,6 +146,7 @@ def main() -> int:
             resubmitted_in_the_step_that_ends_it(module)
         another_request_of_this_id_waited(module)
         a_promise_that_becomes_old(module)
+        settings_that_only_a_proxy_may_set(module)
     except Exception:
         traceback.print_exc()
         return 1

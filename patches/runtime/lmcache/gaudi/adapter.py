@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..logging import init_logger
 from . import compat
 from .device import is_available
 from .guards import GaudiError
@@ -33,6 +35,11 @@ __all__ = [
     "slot_mapping_device",
     "tag_identity",
 ]
+
+logger = init_logger(__name__)
+
+# What LMCache reads of a request's ``disagg_spec``.
+_DECODER = ("req_id", "receiver_host", "receiver_init_port", "receiver_alloc_port")
 
 
 def register_kv_caches(adapter: Any) -> bool:
@@ -143,6 +150,7 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
     Returns:
         Whether the answer is 0; else LMCache has to look.
     """
+    _take_out_bad_settings(adapter, request)
     if _starts_anew(adapter, request):
         return True
     if not must_compute(request):
@@ -158,6 +166,28 @@ def promise_nothing(adapter: Any, request: Any, computed: int) -> bool:
         # The omitted lookup would set this, for ``priority_limit``: without it the request would be stored.
         priorities[request.request_id] = getattr(request, "priority", 0)
     return True
+
+
+def _take_out_bad_settings(adapter: Any, request: Any) -> None:
+    """Take out of a request what LMCache reads unchecked, and what would end the engine.
+
+    The proxy of disaggregated serving sends ``disagg_spec`` and ``ret_first_tok`` to a prefiller. Elsewhere only a
+    client can have set them, and LMCache would raise: at the first if it is incomplete, at the second if the request is
+    aborted before its first token.
+    """
+    given = getattr(request, "kv_transfer_params", None)
+    if not given or not is_available():
+        return
+    wrong = {"disagg_spec", "ret_first_tok"} & {*given}
+    if getattr(adapter.config, "enable_pd", False):
+        spec = given.get("disagg_spec")
+        named = isinstance(spec, Mapping) and {*_DECODER} <= {*spec} and isinstance(spec["receiver_host"], str)
+        wrong &= set() if named else {"disagg_spec"}
+    if wrong:
+        logger.warning(
+            "request %s: its kv_transfer_params %s are ignored", request.request_id, ", ".join(sorted(wrong))
+        )
+        request.kv_transfer_params = {name: value for name, value in given.items() if name not in wrong}
 
 
 def _ask_again(adapter: Any, request: Any) -> None:
