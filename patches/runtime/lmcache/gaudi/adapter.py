@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..logging import init_logger
 from . import compat
 from .device import is_available
 from .guards import GaudiError
@@ -35,8 +34,6 @@ __all__ = [
     "slot_mapping_device",
     "tag_identity",
 ]
-
-logger = init_logger(__name__)
 
 # What LMCache reads of a request's ``disagg_spec``.
 _DECODER = ("req_id", "receiver_host", "receiver_init_port", "receiver_alloc_port")
@@ -184,9 +181,10 @@ def _take_out_bad_settings(adapter: Any, request: Any) -> None:
         named = isinstance(spec, Mapping) and {*_DECODER} <= {*spec} and isinstance(spec["receiver_host"], str)
         wrong &= set() if named else {"disagg_spec"}
     if wrong:
-        logger.warning(
-            "request %s: its kv_transfer_params %s are ignored", request.request_id, ", ".join(sorted(wrong))
-        )
+        from ..logging import init_logger  # here: nothing of LMCache is needed to import this module
+
+        names = ", ".join(sorted(wrong))
+        init_logger(__name__).warning("request %s: %s in its kv_transfer_params ignored", request.request_id, names)
         request.kv_transfer_params = {name: value for name, value in given.items() if name not in wrong}
 
 
