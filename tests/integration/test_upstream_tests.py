@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,28 @@ FULL = os.environ.get("GAUDI_PATCH_TEST_FULL") == "1"
 @pytest.mark.parametrize("version", upstream_tests.FAMILIES if FULL else ["0.5.6"])
 def test_what_passes_unpatched_passes_patched(version: str) -> None:
     try:
-        lost, before, _ = upstream_tests.compare(version, upstream_tests.SAMPLE, "host")
+        compared = upstream_tests.compare(version, upstream_tests.SAMPLE, "host")
     except EnvironmentUnavailableError as error:
         unavailable(error)
-    assert sum(one == "passed" for one in before.values()) >= 20, before
-    assert lost == []
+    assert sum(one == "passed" for one in compared.before.values()) >= 20, compared.before
+    assert compared.lost == []
+
+
+def test_what_fails_patched_has_a_second_try_and_is_lost_if_it_fails_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Sequence[str]] = []
+    patched = iter([{"t/a.py::x": "failed", "t/a.py::y": "failed", "t/b.py::z": "passed"}, {"t/a.py::x": "passed"}])
+
+    def outcomes(package: str, work: Path, wanted: Sequence[str], device: str) -> dict[str, str]:
+        runs.append(wanted)
+        return dict.fromkeys(("t/a.py::x", "t/a.py::y", "t/b.py::z"), "passed") if package == "0" else next(patched)
+
+    monkeypatch.setattr(upstream_tests, "unpack_tests", lambda version, folder: folder)
+    monkeypatch.setattr(upstream_tests, "tree", lambda version, folder, patched: str(int(patched)))
+    monkeypatch.setattr(upstream_tests, "outcomes", outcomes)
+    compared = upstream_tests.compare("0.5.6", ["t"], "host")
+    assert (compared.lost, compared.retried) == (["t/a.py::y"], ["t/a.py::x"])
+    assert compared.after["t/a.py::x"] == "failed"
+    assert runs[-1] == ["t/a.py"]
 
 
 def test_a_test_that_fails_patched_alone_is_lost_unless_it_is_refused() -> None:

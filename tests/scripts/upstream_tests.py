@@ -2,9 +2,10 @@
 
     python -m tests.scripts.upstream_tests 0.5.6 [--device emulated] [--tests tests/v1/platform ...]
 
-A test that passes unpatched must pass patched, or be listed in ``REFUSED`` with its reason. Exit 0: all do; 1: the
-others are named. The tests run from a separate directory, with the release's wheel on the path, so they test what pip
-installs. Without ``--tests``, the whole suite runs, which takes tens of minutes on two cores.
+A test that passes unpatched must pass patched, at its second try at the latest, or be listed in ``REFUSED`` with its
+reason. Exit 0: all do; 1: the others are named. The tests run from a separate directory, with the release's wheel on
+the path, so they test what pip installs. Without ``--tests``, the whole suite runs, which takes tens of minutes on two
+cores.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gaudi_patch.series import patch_files
@@ -289,15 +291,40 @@ def lost(before: Mapping[str, str], after: Mapping[str, str], refused: Mapping[s
     )
 
 
-def compare(version: str, wanted: Sequence[str], device: str) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """Run the tests on both trees; return the lost tests and both outcomes."""
+@dataclass(frozen=True)
+class Comparison:
+    """What became of the tests on both trees.
+
+    Attributes:
+        before: Outcomes on the unpatched release, by test.
+        after: Those on the patched one.
+        lost: Tests that the patch has lost: they failed twice.
+        retried: Tests that failed on the patched release, and passed at their second try.
+    """
+
+    before: dict[str, str]
+    after: dict[str, str]
+    lost: list[str]
+    retried: list[str]
+
+
+def compare(version: str, wanted: Sequence[str], device: str) -> Comparison:
+    """Run the tests on both trees, and those that are lost a second time.
+
+    Some of LMCache's tests want a port that another process may have taken, or have no patience with a busy machine.
+    """
+    refused = REFUSED if device == "emulated" else {}
     with tempfile.TemporaryDirectory(prefix="gaudi-patch-upstream-") as name:
         folder = Path(name)
         work = unpack_tests(version, folder)
         there = [path for path in wanted if (work / path).exists()] or ["tests"]
         before = outcomes(tree(version, folder, patched=False), work, there, device)
-        after = outcomes(tree(version, folder, patched=True), work, there, device)
-    return lost(before, after, REFUSED if device == "emulated" else {}), before, after
+        patched = tree(version, folder, patched=True)
+        after = outcomes(patched, work, there, device)
+        names = lost(before, after, refused)
+        again = outcomes(patched, work, sorted({name.partition("::")[0] for name in names}), device)
+    retried = [name for name in names if again.get(name) == "passed"]
+    return Comparison(before, after, [name for name in names if name not in retried], retried)
 
 
 def main() -> int:
@@ -309,12 +336,14 @@ def main() -> int:
     options = parser.parse_args()
     worse = False
     for version in options.versions:
-        names, before, after = compare(version, options.tests, options.device)
-        for label, found in (("unpatched", before), ("patched", after)):
+        compared = compare(version, options.tests, options.device)
+        for label, found in (("unpatched", compared.before), ("patched", compared.after)):
             counts = {kind: sum(one == kind for one in found.values()) for kind in ("passed", "failed", "skipped")}
             print(f"{version} {options.device} {label}: {counts}")
-        print("\n".join(f"lost: {name}" for name in names) or "nothing lost")
-        worse = worse or bool(names)
+        for name in compared.retried:
+            print(f"passed at its second try: {name}")
+        print("\n".join(f"lost: {name}" for name in compared.lost) or "nothing lost")
+        worse = worse or bool(compared.lost)
     return 1 if worse else 0
 
 
