@@ -1,14 +1,13 @@
 """Failed loads on the emulated HPU, with LMCache's own classes; a script, run in a patched environment.
 
 Arguments: a directory, then texts that select the cases whose names contain one of them. Engine, backends and stores
-are LMCache's (stores.py); for multiprocess mode see multiprocess_loads.py, for
-asynchronous loading asynchronous_loads.py, for files damaged_files.py.
+are LMCache's (stores.py). Other modules have cases too: multiprocess_loads.py, asynchronous_loads.py, damaged_files.py,
+kept_promises.py, and small_pools.py for start-up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import random
 import signal
@@ -18,22 +17,18 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import asynchronous_loads
 import damaged_files
+import kept_promises
 import multiprocess_loads
-from about import metadata
-from lmcache.gaudi import adapter, compat, promises
-from lmcache.v1.config import LMCacheEngineConfig
-from stores import HANGS, PATIENCE, TOKENS, Store
-from support import make_caches
+import small_pools
+from stores import HANGS, PATIENCE, TOKENS, Store, one_or_list
 
 
 def backend_fault(folder: Path, kind: str, name: str) -> None:
@@ -132,7 +127,7 @@ def put_hangs(folder: Path, kind: str) -> None:
         store.engine.store(store.prompt, kvcaches=store.caches.given, slot_mapping=store.slots)
         promised = store.lookup()
         assert store.load(promised) == promised
-        store.engine.lookup_unpin(_one_or_list(store.engine, "r"))
+        store.engine.lookup_unpin(one_or_list(store.engine, "r"))
         assert time.monotonic() - began < PATIENCE, "the engine waits for a write"
     assert full, "host memory was never full of what waits"
     goes_on.set()
@@ -171,10 +166,10 @@ def _stores_again(store: Store) -> None:
     """Store a prompt, once what waits has made room for it."""
     deadline = time.monotonic() + PATIENCE
     while store.lookup("stored") != TOKENS and time.monotonic() < deadline:
-        store.engine.lookup_unpin(_one_or_list(store.engine, "stored"))
+        store.engine.lookup_unpin(one_or_list(store.engine, "stored"))
         store.engine.store(store.prompt, kvcaches=store.caches.given, slot_mapping=store.slots)
         time.sleep(0.2)
-    store.engine.lookup_unpin(_one_or_list(store.engine, "stored"))
+    store.engine.lookup_unpin(one_or_list(store.engine, "stored"))
 
 
 def server_hangs(folder: Path) -> None:
@@ -250,180 +245,6 @@ FAULTS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def lost_after_the_promise(folder: Path, kind: str) -> None:
-    """Check that a promised hit is loaded from host memory, whatever happens to the store."""
-    store = Store(folder, kind, own_server=True)
-    promised = store.lookup()
-    assert promised == TOKENS
-    if kind == "lm":
-        store.die()
-    for path in store.files():
-        path.unlink()
-    store.backend.batched_get_blocking = lambda keys: _raises(None, keys)
-    if hasattr(store.engine, "set_health_monitor"):
-        store.engine.set_health_monitor(SimpleNamespace(is_healthy=lambda: False))
-    assert store.load(promised) == TOKENS
-    store.close()
-
-
-def looked_up_under_another_name(folder: Path) -> None:
-    """Check a load of what was looked up under a name of its own, as the adapter of 0.3.7 does.
-
-    Host memory has room for one prompt, and the store is lost after the promise.
-    """
-    store = Store(folder, "fs", max_local_cpu_size=TOKENS * 2 * 3 * 16 * 2 / (1 << 30))
-    promised = store.lookup("a name of its own")
-    assert promised == TOKENS
-    for path in store.files():
-        path.unlink()
-    assert store.load(promised) == TOKENS
-    store.engine.lookup_unpin(_one_or_list(store.engine, "a name of its own"))
-    assert store.lookup() == 0, "host memory is not released"
-    store.close()
-
-
-def forgotten_promises(folder: Path) -> None:
-    """Check that aborted requests do not hold host memory forever, nor does a full pool block the lookup thread."""
-    store = Store(folder, "fs", max_local_cpu_size=2 * TOKENS * 2 * 3 * 16 * 2 / (1 << 30))
-    assert store.lookup("aborted") > 0
-    began = time.monotonic()
-    for number in range(4):
-        store.lookup(f"waits {number}")
-    assert time.monotonic() - began < PATIENCE
-    for number in range(4):
-        store.engine.lookup_unpin(_one_or_list(store.engine, f"waits {number}"))
-    store.engine.lookup_unpin(_one_or_list(store.engine, "aborted"))
-    assert store.lookup("after") == TOKENS
-    # The engine's thread takes what it loads while the lookups' thread looks for what was forgotten.
-    held = store.engine.gaudi_promises
-    promises.time = SimpleNamespace(monotonic=lambda: held.drop("after") or 0.0)
-    try:
-        assert store.lookup("another") == TOKENS, "a promise that is taken meanwhile fails the lookup"
-        # As long as LMCache's own configuration says, a request may wait for its blocks, however many others come.
-        held.drop("another")
-        store.engine.config.pin_timeout_sec = 1800
-        store.engine.gaudi_promises = held = promises.Promises(store.engine)
-        assert store.lookup("patient") == TOKENS
-        for now, kept in ((1700.0, True), (1900.0, False)):
-            promises.time = SimpleNamespace(monotonic=lambda now=now: now)
-            store.lookup("another")
-            assert held.holds("patient") is kept, f"after {now} s"
-    finally:
-        promises.time = time
-    store.close()
-
-
-def dropped_promise(folder: Path) -> None:
-    """Drop a promise, as one that nobody took, before its load: loaded again, or the adapter says what is missing."""
-    store = Store(folder, "fs")
-    held = store.engine.gaudi_promises
-    for lost in (False, True):
-        promised = store.lookup()
-        promises.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)
-        try:
-            store.lookup("another")
-        finally:
-            promises.time = time
-        assert not held.holds("r")
-        held.drop("another")
-        if lost:
-            for path in store.files()[:2]:
-                path.unlink()
-        mask, expected = torch.zeros(TOKENS, dtype=torch.bool), torch.ones(promised, dtype=torch.bool)
-        mask[: store.load(promised)] = True
-        reason = ""
-        try:
-            adapter.refuse_short_load("r", mask[:promised], expected)
-        except adapter.GaudiError as error:
-            reason = str(error)
-        assert bool(reason) == lost and ("cached tokens could not be loaded" in reason or not lost), reason
-    store.close()
-
-
-def _one_or_list(engine: Any, request: str) -> Any:
-    return [request] if compat.unpins_lists(engine) else request
-
-
-def small_pool(folder: Path) -> None:
-    """Check that registration refuses a pool smaller than the longest request and names a sufficient setting."""
-    pool = importlib.import_module("lmcache.gaudi.pool")
-    layout: Any = SimpleNamespace(token_bytes=131072)  # an 8B model of 32 layers, 8 heads of 128, bfloat16
-    sizes = {"chunk": 256, "longest": 131072, "ranks": 2}
-    try:
-        pool.refuse_small_pool(SimpleNamespace(max_local_cpu_size=5.0), layout, **sizes)
-    except pool.GaudiError as error:
-        told = str(error)
-        assert "40,960 tokens" in told and "131,072" in told, told
-        assert "max_local_cpu_size to 16.0 or more (32.00 GB for 2 ranks)" in told, told
-        assert "--max-model-len to 40960" in told, told
-    else:
-        raise AssertionError("5 GB were taken for 131,072 tokens of 128 KiB")
-    pool.refuse_small_pool(SimpleNamespace(max_local_cpu_size=16.0), layout, **sizes)
-    pool.refuse_small_pool(SimpleNamespace(max_local_cpu_size=5.0), layout, **(sizes | {"longest": 40960}))
-    # With MLA the first rank stores for all, in a pool that may have a size of its own.
-    about = lambda first, mla=True: SimpleNamespace(use_mla=mla, is_first_rank=lambda: first)  # noqa: E731
-    of_first = {"first_rank_max_local_cpu_size": 16.0}
-    host = importlib.import_module("lmcache.v1.storage_backend.local_cpu_backend")
-    host.SystemMemoryDetector = SimpleNamespace(get_available_memory_gb=lambda: 1000.0)
-    for size, extra, rank, refused in (
-        (5.0, of_first, about(first=True), ""),
-        (5.0, of_first, about(first=False), ""),
-        (5.0, {}, about(first=False), ""),
-        (5.0, {}, about(first=True), "max_local_cpu_size to 16.0 or more (16.00 GB for 1 rank)"),
-        (16.0, {"first_rank_max_local_cpu_size": 5.0}, about(first=True), "first_rank_max_local_cpu_size to 16.0"),
-        (5.0, of_first, about(first=True, mla=False), "max_local_cpu_size to 16.0 or more (32.00 GB for 2 ranks)"),
-        (5.0, {**of_first, "save_only_first_rank": False}, about(first=True), "Set max_local_cpu_size to 16.0"),
-    ):
-        config = LMCacheEngineConfig.from_defaults(max_local_cpu_size=size, extra_config=extra)
-        told = ""
-        try:
-            pool.refuse_small_pool(config, layout, **sizes, metadata=rank)
-        except pool.GaudiError as error:
-            told = str(error)
-        assert refused in told and bool(refused) == bool(told), (size, extra, told)
-    small_pool_of_the_host(pool, host, layout, sizes)
-    store = Store(folder, "memory")
-    assert compat.pool_bytes(store.engine) == int(0.1 * (1 << 30)), "the pool that there is, is not seen"
-    store.close()
-
-
-def small_pool_of_the_host(pool: Any, host: Any, layout: Any, sizes: dict[str, int]) -> None:
-    """Check that registration computes with the pool that LMCache makes, and not with the one that it is asked for."""
-    first = metadata(latent_caches(), use_mla=True)
-
-    def told(there: int | None = None, **settings: Any) -> str:
-        config = LMCacheEngineConfig.from_defaults(chunk_size=256, **settings)
-        try:
-            pool.refuse_small_pool(config, layout, **sizes, metadata=first, there=there)
-        except pool.GaudiError as error:
-            return str(error)
-        return ""
-
-    assert told(max_local_cpu_size=17.0, there=16 << 30) == ""
-    assert "cut to 6.00 GB" in told(max_local_cpu_size=17.0, there=6 << 30), "there is a pool, of another size"
-    if hasattr(host.LocalCPUBackend, "_calculate_effective_cpu_size"):
-        host.SystemMemoryDetector = SimpleNamespace(get_available_memory_gb=lambda: 20.0)
-        for reserve, size in ((0.0, 17.0), (4.0, 16.0), (14.0, 6.0), (30.0, 0.0)):
-            settings = {"max_local_cpu_size": 17.0, "reserve_local_cpu_size": reserve}
-            refused = told(**settings)
-            assert bool(refused) == (size < 16), refused
-            if refused:
-                assert f"17.0 GB, cut to {size:.2f} GB by" in refused, refused
-                assert f"reserve_local_cpu_size {reserve} GB" in refused, refused
-            if size:  # otherwise LMCache's own start fails
-                made = object.__new__(host.LocalCPUBackend)
-                config = LMCacheEngineConfig.from_defaults(**settings)
-                assert made.initialize_allocator(config, first).size == size * (1 << 30)
-    if hasattr(host.LocalCPUBackend, "_resolve_local_cpu_allocator_alignment"):
-        aligned = {"max_local_cpu_size": 17.0, "extra_config": {"local_cpu.pinned_align_bytes": 1 << 26}}
-        assert "holds 272 chunks" in told(there=17 << 30, **aligned), "an object takes 64 MiB, not 32"
-
-
-def latent_caches() -> Any:
-    rng = np.random.default_rng(0)
-    return make_caches("latent blocks", torch.bfloat16, blocks=4, block_size=16, rows=[(1, 16)] * 3, rng=rng)
-
-
 def main(folder: str, wanted: Sequence[str] = ()) -> int:
     place = Path(folder)
     cases: dict[str, Callable[[], None]] = {}
@@ -443,14 +264,11 @@ def main(folder: str, wanted: Sequence[str] = ()) -> int:
         cases[f"{kind}: the writes hang"] = lambda kind=kind: put_hangs(place, kind)
         cases[f"{kind}: the backend hangs"] = lambda kind=kind: backend_hangs(place, kind)
         cases[f"{kind}: the store dies before the lookup"] = lambda kind=kind: store_dies(place, kind)
-        cases[f"{kind}: the store is lost after the promise"] = lambda kind=kind: lost_after_the_promise(place, kind)
     cases["lm: the server hangs"] = lambda: server_hangs(place)
     cases |= damaged_files.cases(place)
-    cases["fs: promises that nobody takes"] = lambda: forgotten_promises(place)
-    cases["fs: a lookup has another name than its request"] = lambda: looked_up_under_another_name(place)
-    cases["fs: a promise is dropped before its load"] = lambda: dropped_promise(place)
+    cases |= kept_promises.cases(place)
     cases |= asynchronous_loads.cases(place)
-    cases["start-up: the pool is smaller than one prompt"] = lambda: small_pool(place)
+    cases |= small_pools.cases(place)
     cases |= multiprocess_loads.cases()
     if wanted:
         cases = {name: run for name, run in cases.items() if any(text in name for text in wanted)}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from about import BLOCK, BLOCKS, CHUNK, metadata
+from lmcache.gaudi import compat
 from lmcache.gaudi.connector import create_connector
 from lmcache.v1.cache_engine import LMCacheEngineBuilder
 from lmcache.v1.config import LMCacheEngineConfig
@@ -130,3 +131,8 @@ def lm_server() -> tuple[subprocess.Popen[bytes], str]:
 def shared_server() -> tuple[subprocess.Popen[bytes], str]:
     """Return the server shared by cases that do not damage it."""
     return lm_server()
+
+
+def one_or_list(engine: Any, request: str) -> Any:
+    """Return a request as this release's ``lookup_unpin`` takes it."""
+    return [request] if compat.unpins_lists(engine) else request
